@@ -1,0 +1,106 @@
+"""The settings of a process, read once from the environment.
+
+The only reader of os.environ. A bad value raises ConfigError with a sentence that names the variable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from jobmanager.errors import ConfigError
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an operator can set; the variable of a field is JOBMANAGER_ and its name in capitals."""
+
+    #: SQLAlchemy URL of the store; "" means the SQLite file data_dir/jobmanager.db; its password is kept out of repr
+    database_url: str = field(default="", repr=False)
+    #: files of jobs, sample data, the SQLite store
+    data_dir: Path = Path("var")
+    #: what Export may read; None means data_dir/datasets.toml
+    datasets: Path | None = None
+    #: jobs running at once in a process; 0: a process that only serves HTTP
+    slots: int = 8
+    #: submitted jobs beyond which submit is refused
+    queue_limit: int = 1_000_000
+    #: a silent owner loses its jobs after this
+    lease_seconds: float = 15.0
+    #: least time between two saved checkpoints of a job
+    checkpoint_seconds: float = 1.0
+    #: how long a halted job keeps its thread
+    park_seconds: float = 60.0
+    #: deaths of the owner under a job, without progress in between, after which it is failed
+    max_crashes: int = 3
+    #: after which a stopping job counts as unresponsive
+    stop_grace_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Fill in what follows from data_dir."""
+        object.__setattr__(self, "data_dir", Path(self.data_dir).absolute())
+        if not self.database_url:
+            object.__setattr__(self, "database_url", f"sqlite:///{self.data_dir}/jobmanager.db")
+        if self.datasets is None:
+            object.__setattr__(self, "datasets", self.data_dir / "datasets.toml")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read the settings; raises ConfigError where a value cannot be used."""
+        read = _Reader(environ)
+        return cls(
+            database_url=read.text("DATABASE_URL", "", check=_check_url),
+            data_dir=Path(read.text("DATA_DIR", "var")),
+            datasets=Path(value) if (value := read.text("DATASETS", "")) else None,
+            slots=read.number("SLOTS", 8, least=0),
+            queue_limit=read.number("QUEUE_LIMIT", 1_000_000, least=1),
+            lease_seconds=read.number("LEASE_SECONDS", 15.0, least=0.1),
+            checkpoint_seconds=read.number("CHECKPOINT_SECONDS", 1.0, least=0.0),
+            park_seconds=read.number("PARK_SECONDS", 60.0, least=0.0),
+            max_crashes=read.number("MAX_CRASHES", 3, least=1),
+            stop_grace_seconds=read.number("STOP_GRACE_SECONDS", 30.0, least=0.0),
+        )
+
+
+class _Reader:
+    """Reads one variable at a time, and names it when its value is wrong."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def text(self, name: str, default: str, *, check: Callable[[str], None] | None = None) -> str:
+        value = self._environ.get(f"JOBMANAGER_{name}", "").strip()
+        if value and check:
+            try:
+                check(value)
+            except ValueError as error:
+                raise ConfigError(f"JOBMANAGER_{name} cannot be used: {error}.") from None
+        return value or default
+
+    def number(self, name: str, default: Number, *, least: Number) -> Number:
+        value = self._environ.get(f"JOBMANAGER_{name}", "").strip()
+        if not value:
+            return default
+        kind = type(default)
+        try:
+            number = kind(value)
+        except ValueError:
+            wanted = "a whole number" if kind is int else "a number"
+            raise ConfigError(f"JOBMANAGER_{name} must be {wanted}, not {value!r}.") from None
+        if not least <= number < float("inf"):
+            raise ConfigError(f"JOBMANAGER_{name} must be at least {least} and finite, not {value}.")
+        return number
+
+
+def _check_url(value: str) -> None:
+    """Raise ValueError if *value* is no URL of a store we can use; never repeats the URL, which may hold a password."""
+    scheme, separator, _ = value.partition("://")
+    if not separator:
+        raise ValueError("it is no SQLAlchemy URL, as in sqlite:////var/lib/jobmanager/jobmanager.db")
+    if scheme.partition("+")[0] != "sqlite":
+        raise ValueError(f"the store can be SQLite, not {scheme}")

@@ -1,0 +1,293 @@
+"""Claim jobs, keep their leases alive, and take back those whose owner died.
+
+Safe with any number of processes on one store: each job has one live lease, and every write carries the attempt it
+speaks for. The only creator of threads; it reads the clock and decides nothing about statuses (see states.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+from jobmanager.config import Settings
+from jobmanager.errors import JobManagerError, LeaseLost, TimedOut, Unwind
+from jobmanager.records import Applied, Change, JobRecord
+from jobmanager.registry import Registry
+from jobmanager.runner import Runner
+from jobmanager.states import Action
+from jobmanager.store import Store
+from jobmanager.store.sqlite import Watch
+
+#: How often the store is asked whether other processes have committed anything.
+WATCH_SECONDS = 0.02
+#: How long Python code that was interrupted by force may take to end before its thread is abandoned.
+FORCE_SECONDS = 2.0
+#: How often the lines that jobs log between checkpoints are stored.
+_LOG_SECONDS = 1.0
+#: How long the engine rests after the store failed it.
+_REST_SECONDS = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """The threads of one process: one that dispatches, and one for each attempt at work here."""
+
+    def __init__(self, store: Store, registry: Registry, settings: Settings) -> None:
+        self._store = store
+        self._registry = registry
+        self._settings = settings
+        self._lock = threading.Lock()  # guards _runners, _forced; never held while calling the store or a runner
+        self._runners: dict[str, Runner] = {}
+        self._forced: dict[str, float] = {}  # by job: when its thread is abandoned
+        self._wake = threading.Event()  # there is something to do: a slot came free, a job was submitted
+        self._closing = threading.Event()
+        self._deadline = float("inf")
+        self._moved = threading.Condition()  # guards _moves; notified whenever a status may have changed
+        self._moves = 0
+        self._seen_seq = 0
+        self._due_at: datetime | None = None
+        self._timers = [
+            _Timer(settings.lease_seconds / 3, self._keep_leases),
+            _Timer(settings.lease_seconds / 3, self._expire),
+            _Timer(_LOG_SECONDS, self._keep_logs),
+        ]
+        self._thread = threading.Thread(target=self._run, name="jobmanager-engine", daemon=True)
+
+    # Called by other threads
+
+    def start(self) -> None:
+        """Begin to claim jobs; does not block."""
+        self._seen_seq = self._store.last_seq()
+        self._wake.set()
+        self._thread.start()
+
+    def begin_shutdown(self, grace_seconds: float) -> None:
+        """Claim no more, and hand over what runs, within *grace_seconds*; does not block, fit for a signal handler."""
+        self._deadline = min(self._deadline, time.monotonic() + grace_seconds)
+        self._closing.set()
+
+    def close(self, grace_seconds: float) -> None:
+        """Hand over what runs and end every thread; blocks for at most about *grace_seconds*. May be called twice."""
+        self.begin_shutdown(grace_seconds)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def obey(self, applied: Applied) -> None:
+        """Pass on a change that this process has committed to the job's thread, if it is here."""
+        if applied.change is not None:
+            self._pass_on(applied.change, is_forced=applied.job.is_forced)
+        self.notify()
+
+    def notify(self) -> None:
+        """Say that there may be something to do, and that a status may have changed."""
+        self._wake.set()
+        self._tell_waiters()
+
+    def moves(self) -> int:
+        """Return a number that grows whenever a status may have changed, in any process."""
+        return self._moves
+
+    def wait_for_move(self, seen: int, timeout_seconds: float) -> None:
+        """Wait until `moves` is no longer *seen*; at most *timeout_seconds*."""
+        with self._moved:
+            self._moved.wait_for(lambda: self._moves != seen, timeout_seconds)
+
+    def _tell_waiters(self) -> None:
+        with self._moved:
+            self._moves += 1
+            self._moved.notify_all()
+
+    # The dispatching thread
+
+    def _run(self) -> None:
+        watch = self._store.watch()
+        try:
+            while not self._has_ended():
+                self._wake.wait(WATCH_SECONDS)
+                try:
+                    self._turn(watch)
+                except JobManagerError as error:
+                    _log.warning("The engine goes on in a moment: %s", error)
+                    time.sleep(_REST_SECONDS)
+                except Exception:
+                    _log.exception("The engine goes on in a moment.")
+                    time.sleep(_REST_SECONDS)
+            self._hand_over_the_rest()
+        finally:
+            watch.close()
+
+    def _turn(self, watch: Watch) -> None:
+        is_woken = self._wake.is_set()
+        self._wake.clear()
+        has_moved = watch.has_moved()
+        if has_moved:
+            self._read_signals()
+            self._tell_waiters()
+        if self._closing.is_set():
+            self._interrupt_all()
+        elif has_moved or is_woken or self._is_due():
+            self._claim()
+        for timer in self._timers:
+            timer.run_if_due()
+        self._look_after_runners()
+
+    def _has_ended(self) -> bool:
+        # Signals are obeyed and leases kept until the last job's thread has ended: a person may stop a job meanwhile.
+        return self._closing.is_set() and (not self._held() or time.monotonic() >= self._deadline)
+
+    def _read_signals(self) -> None:
+        for change in self._store.signals(self._seen_seq):
+            self._seen_seq = change.seq
+            is_forced = change.action is Action.STOP and self._store.get(change.job_id).is_forced
+            self._pass_on(change, is_forced=is_forced)
+
+    def _pass_on(self, change: Change, *, is_forced: bool) -> None:
+        with self._lock:
+            runner = self._runners.get(change.job_id)
+        if runner is None:
+            return
+        runner.obey(change)
+        if change.action is Action.STOP and is_forced:
+            runner.force()
+            with self._lock:
+                self._forced[change.job_id] = time.monotonic() + FORCE_SECONDS
+        if change.action is Action.RESUME and runner.is_parked and self._free_slots() == 0:
+            # It would wait here for a slot that another process may have.
+            runner.interrupt(Unwind(change.job_id))
+
+    def _is_due(self) -> bool:
+        return self._due_at is not None and self._due_at <= self._store.now()
+
+    def _claim(self) -> None:
+        """Fill the free slots with the most urgent jobs, and take jobs to clean."""
+        self._due_at = self._store.next_due()
+        if self._settings.slots == 0:
+            return
+        types = list(self._registry)
+        # Stopping does not wait for a slot: a job that is to end would hold one for nothing.
+        for record in self._store.claim_to_clean(self._free_cleaners(), types=types):
+            self._launch(record)
+        free = self._free_slots()
+        if free > 0:
+            claimed = self._store.claim(free, types=types, max_running=self._max_running())
+            for record in claimed:
+                self._launch(record)
+            if claimed:
+                self._wake.set()  # there may be more: a bound per type, or slots that came free meanwhile
+
+    def _launch(self, record: JobRecord) -> None:
+        """Have the job's parked thread go on, or start one."""
+        with self._lock:
+            predecessor = self._runners.get(record.id)
+        if predecessor is not None and predecessor.wake(record):
+            return
+        runner = Runner(
+            record,
+            self._registry.get(record.type),
+            store=self._store,
+            settings=self._settings,
+            on_change=self._changed,
+            on_end=self._ended,
+            predecessor=predecessor,
+        )
+        with self._lock:
+            self._runners[record.id] = runner
+        runner.start()
+
+    def _changed(self, _runner: Runner) -> None:
+        self.notify()
+
+    def _ended(self, runner: Runner) -> None:
+        with self._lock:
+            if self._runners.get(runner.record.id) is runner:
+                del self._runners[runner.record.id]
+                self._forced.pop(runner.record.id, None)
+        self.notify()
+
+    # Timers
+
+    def _keep_leases(self) -> None:
+        if held := self._held():
+            self._store.heartbeat([runner.record.id for runner in held])
+
+    def _expire(self) -> None:
+        for applied in self._store.expire():
+            if applied.change is not None:
+                # It may have been ours, if we were frozen for longer than a lease.
+                self._lose(applied.change)
+            self.notify()
+
+    def _lose(self, change: Change) -> None:
+        with self._lock:
+            runner = self._runners.get(change.job_id)
+        if runner is not None and runner.record.attempt == change.attempt:
+            runner.interrupt(LeaseLost(change.job_id))
+
+    def _keep_logs(self) -> None:
+        for runner in self._held():
+            runner.keep_log()
+
+    def _look_after_runners(self) -> None:
+        now = time.monotonic()
+        for runner in self._held():
+            limit = runner.record.timeout_seconds
+            if limit is not None and runner.run_seconds() > limit and not runner.is_cleaner:
+                runner.interrupt(TimedOut(f"The attempt took longer than {limit:g} seconds."))
+            with self._lock:
+                is_due = self._forced.get(runner.record.id, now) < now
+            if is_due:
+                self._abandon(runner)
+
+    def _abandon(self, runner: Runner) -> None:
+        _log.error("Job %s does not end even by force; its thread is abandoned.", runner.record.id)
+        runner.abandon()
+        self._ended(runner)
+
+    # Shutdown: interrupt every thread, wait for them while keeping their leases, release what is left
+
+    def _interrupt_all(self) -> None:
+        for runner in self._held():
+            runner.interrupt(Unwind(runner.record.id))
+
+    def _hand_over_the_rest(self) -> None:
+        for runner in self._held():
+            _log.warning("Job %s did not reach a checkpoint in time; it is handed over as it is.", runner.record.id)
+            try:
+                runner.hand_over()
+            except (JobManagerError, LeaseLost):
+                _log.exception("Job %s could not be handed over; its lease will expire.", runner.record.id)
+
+    # What is here
+
+    def _held(self) -> list[Runner]:
+        with self._lock:
+            return list(self._runners.values())
+
+    def _free_slots(self) -> int:
+        held = self._held()
+        return self._settings.slots - sum(not runner.is_parked and not runner.is_cleaner for runner in held)
+
+    def _free_cleaners(self) -> int:
+        return self._settings.slots - sum(runner.is_cleaner for runner in self._held())
+
+    def _max_running(self) -> dict[str, int]:
+        bounds = ((name, self._registry.get(name).max_running) for name in self._registry)
+        return {name: bound for name, bound in bounds if bound is not None}
+
+
+class _Timer:
+    """Calls something every so many seconds, as long as it is asked."""
+
+    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._call = call
+        self._due = 0.0
+
+    def run_if_due(self) -> None:
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._seconds
+            self._call()

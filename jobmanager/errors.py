@@ -1,0 +1,113 @@
+"""Every error the service raises, as one tree.
+
+    JobManagerError
+    ├── ConfigError            a setting is wrong; the process must not start
+    ├── InvalidRequest         what was asked makes no sense; names the field
+    │   └── UnknownType        no job type has that name
+    ├── NotFound               no such job, or no such thing of a job
+    │   └── UnknownJob
+    ├── NotAllowed             the job's status does not allow the action
+    ├── Conflict               the idempotency key was used for another submission
+    ├── QueueFull              too many jobs wait; come back later
+    └── StoreUnavailable       the store does not answer; come back later
+    Fatal                      raised by a job's code: do not try again
+
+    Interrupt (BaseException)  what unwinds a job's code; control flow, not an error
+    ├── StopRequested          the job has to end for good
+    ├── Unwind                 the attempt has to end, its job goes on later
+    ├── TimedOut               the attempt took longer than it may
+    └── LeaseLost              another attempt owns the job now; write nothing more
+
+Interrupts derive from BaseException so that a job's `except Exception` cannot swallow them.
+This module knows nothing of HTTP: the map from errors to statuses is in http/errors.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class JobManagerError(Exception):
+    """The root of what callers of the JobManager have to expect."""
+
+
+class ConfigError(JobManagerError):
+    """A setting has a value the service cannot start with; the message names it."""
+
+
+class InvalidRequest(JobManagerError):
+    """A request that can never succeed as it is; `field` is a dotted path into it, or ""."""
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class UnknownType(InvalidRequest):
+    """No job type is registered under the name that was submitted."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"There is no job type {name!r}. Known types: {', '.join(sorted(known))}.", field="type")
+
+
+class NotFound(JobManagerError):
+    """What was asked for is not there."""
+
+
+class UnknownJob(NotFound):
+    """No job has this id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"There is no job {job_id!r}.")
+        self.job_id = job_id
+
+
+class NotAllowed(JobManagerError):
+    """The job's status does not allow the action; `allowed` names the actions a person may ask for."""
+
+    def __init__(self, job_id: str, status: str, action: str, allowed: Iterable[str]) -> None:
+        self.job_id, self.status, self.action, self.allowed = job_id, status, action, tuple(allowed)
+        choice = f"allowed: {', '.join(self.allowed)}" if self.allowed else "it is final"
+        super().__init__(f"A job that is {status} cannot be asked to {action} ({choice}).")
+
+
+class Conflict(JobManagerError):
+    """The idempotency key belongs to another submission."""
+
+
+class QueueFull(JobManagerError):
+    """As many jobs wait as JOBMANAGER_QUEUE_LIMIT allows; try again after `retry_after_seconds`."""
+
+    def __init__(self, limit: int, *, retry_after_seconds: int = 5) -> None:
+        super().__init__(f"The queue is full: {limit} jobs are waiting. Try again later.")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class StoreUnavailable(JobManagerError):
+    """The store did not answer, or its volume is full; nothing was changed."""
+
+    retry_after_seconds = 2
+
+
+class Fatal(Exception):
+    """Raise this from a job's code when trying again cannot help: the job fails at once."""
+
+
+class Interrupt(BaseException):
+    """What unwinds a job's code from inside `checkpoint()` or `wait()`."""
+
+
+class StopRequested(Interrupt):
+    """The job has to end for good; `clean` runs next."""
+
+
+class Unwind(Interrupt):
+    """This attempt has to end (parked too long, shutdown); the job goes on in another."""
+
+
+class TimedOut(Interrupt):
+    """The attempt ran longer than its `timeout_seconds`; counts as a failure."""
+
+
+class LeaseLost(Interrupt):
+    """Another attempt owns the job, or nobody does: this thread may write nothing more."""

@@ -1,0 +1,160 @@
+"""What an author of a job type subclasses.
+
+A job knows its arguments, its cursor and its folder. It knows nothing of HTTP, of the store, or of other threads:
+every hook is called in the thread that runs `start`, or in one that runs `clean` when `start` has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+from jobmanager.config import Settings
+from jobmanager.signals import Signals
+
+# Spelled out here because Job has a class attribute named type.
+ArgsModel: TypeAlias = type[BaseModel]
+
+
+class NoArgs(BaseModel):
+    """The arguments of a job type that takes none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Keeper(Protocol):
+    """What stands behind a job: it saves checkpoints and carries out what was asked meanwhile."""
+
+    signals: Signals
+    #: `time.monotonic()` from which on a checkpoint is worth saving
+    due: float
+
+    def meet(self, job: Job) -> None:
+        """Save the job's checkpoint, then obey: return to go on, block while halted, or raise an Interrupt."""
+
+    def folder(self) -> Path:
+        """Return the folder of the job's own, made if it is missing."""
+
+
+class Job:
+    """One unit of long-running work that can be halted, resumed and stopped.
+
+    Subclass it, give it `Args` and `start`, and register it: see docs/job-types.md.
+    """
+
+    #: the name clients submit; the class name unless set
+    type: ClassVar[str] = ""
+    #: can begin again from its cursor in a new thread; if not, a halted job keeps its thread
+    resumable: ClassVar[bool] = True
+    #: jobs of this type that may run at once, over all processes; None: as many as there are slots
+    max_running: ClassVar[int | None] = None
+    #: tries in all, unless the submission says otherwise
+    max_attempts: ClassVar[int] = 1
+    #: most time one attempt may run, unless the submission says otherwise; halts do not count
+    timeout_seconds: ClassVar[float | None] = None
+
+    #: validates the arguments at submission; its JSON Schema is in the API docs
+    Args: ClassVar[ArgsModel] = NoArgs
+
+    args: Any
+    #: where to begin: what the last checkpoint saved, None at first
+    cursor: Any
+    job_id: str
+    #: counts executions of this job from 1
+    attempt: int
+    #: the settings of the process it runs in
+    settings: Settings
+    #: lines written here are kept with the job
+    log: logging.Logger
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        *,
+        job_id: str,
+        attempt: int,
+        args: BaseModel,
+        cursor: Any,
+        settings: Settings,
+        log: logging.Logger,
+    ) -> None:
+        self.job_id = job_id
+        self.attempt = attempt
+        self.args = args
+        self.cursor = cursor
+        self.settings = settings
+        self.log = log
+        self.done: float | None = None
+        self.total: float | None = None
+        self.message: str | None = None
+        #: something was passed to checkpoint() that is not saved yet
+        self.is_dirty = False
+        self._keeper = keeper
+        self._is_asked = keeper.signals.halt.is_set
+
+    def start(self) -> dict[str, Any] | None:
+        """Do the work, beginning at `self.cursor`; what it returns (JSON) is the job's result. Raising is failure."""
+        raise NotImplementedError(f"{type(self).__name__} has to define start()")
+
+    def halt(self) -> None:
+        """Let go of connections and locks: the job is about to park."""
+
+    def resume(self) -> None:
+        """Take again what `halt` let go of: the job has just been woken."""
+
+    def stop(self) -> None:
+        """Put things in order before `clean`: the job has to end for good."""
+
+    def clean(self) -> None:
+        """Roll back what was done. May run in another process, with only args and cursor, and may run again."""
+        shutil.rmtree(self.workdir, ignore_errors=False)
+
+    def details(self) -> dict[str, Any]:
+        """Return what else the job's details should show (JSON); called whenever a checkpoint is saved."""
+        return {}
+
+    def flush(self) -> None:
+        """Make durable what the cursor claims; called right before a checkpoint is saved."""
+
+    @property
+    def workdir(self) -> Path:
+        """The folder of the job's own; the default `clean` removes it."""
+        return self._keeper.folder()
+
+    def checkpoint(
+        self, cursor: Any = None, done: float | None = None, total: float | None = None, message: str | None = None
+    ) -> None:
+        """Say that all up to *cursor* is done, and obey a halt or a stop.
+
+        Cheap enough for every unit of work: it is saved when JOBMANAGER_CHECKPOINT_SECONDS have passed since the last
+        one, and whenever the job halts, stops, ends or is handed over. What is None stays as it was. Pass a fresh
+        value as *cursor*, do not change one in place. Blocks while the job is halted. Raises an Interrupt, which is a
+        BaseException, when the attempt has to end.
+        """
+        if cursor is not None:
+            self.cursor = cursor
+        if done is not None:
+            self.done = done
+        if total is not None:
+            self.total = total
+        if message is not None:
+            self.message = message
+        self.is_dirty = True
+        if self._is_asked() or time.monotonic() >= self._keeper.due:
+            self._keeper.meet(self)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but wake at once for a halt or a stop, and obey it; after a resume, sleep for what was left."""
+        left = seconds
+        while left > 0:
+            began = time.monotonic()
+            until_due = self._keeper.due - began if self.is_dirty else left
+            asked = self._keeper.signals.halt.wait(max(0.0, min(left, until_due)))
+            left -= time.monotonic() - began
+            if asked or (self.is_dirty and time.monotonic() >= self._keeper.due):
+                self._keeper.meet(self)

@@ -1,0 +1,237 @@
+"""JobManager: the only door for HTTP, the command line and embedders.
+
+Thread-safe; every method may be called from any thread. It joins the store, which decides, and the engine, which acts.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import uuid_utils
+
+from jobmanager.config import Settings
+from jobmanager.engine import Engine
+from jobmanager.errors import ConfigError, InvalidRequest, NotFound
+from jobmanager.job import Job
+from jobmanager.jobs import BUILT_IN
+from jobmanager.records import Change, JobRecord, LogLine, NewJob
+from jobmanager.registry import Registry, parse_args, registry
+from jobmanager.states import REACHED, UNDER_WAY, Action, Status
+from jobmanager.store import Store
+
+#: How long `close` lets running jobs reach a checkpoint, unless told otherwise.
+GRACE_SECONDS = 20.0
+
+
+class JobManager:
+    """Submits jobs, runs them in threads, and halts, resumes and stops them wherever they run.
+
+    Opens nothing before `start`, so that it may be made before a fork. As a context manager it starts and closes:
+
+        with JobManager(Settings(data_dir=Path("var"))) as manager:
+            job = manager.submit("Simple", {"steps": 3})
+    """
+
+    def __init__(self, settings: Settings | None = None, types: Registry = registry) -> None:
+        """Raises ConfigError if the environment, where *settings* are not given, holds a bad value."""
+        self.settings = settings or Settings.from_env()
+        self.types = types
+        self._lock = threading.Lock()  # guards the start and the close of _store and _engine
+        self._store: Store | None = None
+        self._engine: Engine | None = None
+
+    def start(self) -> None:
+        """Open the store and begin to run jobs; called by every other method, so that calling it is optional.
+
+        Does nothing if it has started. Raises ConfigError, StoreUnavailable.
+        """
+        if self._engine is not None:
+            return
+        with self._lock:
+            if self._engine is not None:
+                return
+            for job_type in BUILT_IN:
+                self.types.register(job_type)
+            self.types.load_entry_points()
+            _make_data_dir(self.settings.data_dir)
+            self._store = Store(
+                self.settings.database_url,
+                lease_seconds=self.settings.lease_seconds,
+                max_crashes=self.settings.max_crashes,
+                queue_limit=self.settings.queue_limit,
+            )
+            engine = Engine(self._store, self.types, self.settings)
+            engine.start()
+            self._engine = engine
+
+    def begin_shutdown(self, grace_seconds: float = GRACE_SECONDS) -> None:
+        """Claim no more jobs and hand over those that run; does not block, fit for a signal handler."""
+        if self._engine is not None:
+            self._engine.begin_shutdown(grace_seconds)
+
+    def close(self, grace_seconds: float = GRACE_SECONDS) -> None:
+        """Save and hand over what runs, end every thread, close the store. Blocks; may be called twice."""
+        with self._lock:
+            if self._engine is None or self._store is None:
+                return
+            self._engine.close(grace_seconds)
+            self._store.close()
+            self._engine = self._store = None
+
+    def __enter__(self) -> JobManager:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Submitting and looking
+
+    def submit(
+        self,
+        type: str,  # noqa: A002 - the name it has everywhere
+        args: dict[str, Any] | None = None,
+        *,
+        priority: int = 0,
+        run_at: datetime | None = None,
+        max_attempts: int | None = None,
+        timeout_seconds: float | None = None,
+        labels: dict[str, str] | None = None,
+        actor: str = "embedder",
+    ) -> JobRecord:
+        """Store a job, to be run as soon as there is a slot; it is durable when this returns.
+
+        Raises UnknownType, InvalidRequest, QueueFull, StoreUnavailable.
+        """
+        job_type = self._type(type)
+        parse_args(job_type, args or {}, self.settings)
+        if run_at is not None and run_at.tzinfo is None:
+            raise InvalidRequest("run_at must say its time zone.", field="run_at")
+        new = NewJob(
+            id=str(uuid_utils.uuid7()),
+            type=type,
+            args=args or {},
+            priority=priority,
+            labels=labels or {},
+            run_at=run_at,
+            max_attempts=job_type.max_attempts if max_attempts is None else max_attempts,
+            timeout_seconds=job_type.timeout_seconds if timeout_seconds is None else timeout_seconds,
+        )
+        (job,) = self._opened().add([new], actor=actor)
+        self._started().notify()
+        return job
+
+    def get(self, job_id: str) -> JobRecord:
+        """Return the job; raises UnknownJob, StoreUnavailable."""
+        return self._opened().get(job_id)
+
+    def changes(self, job_id: str) -> list[Change]:
+        """Return what happened to the job, oldest first; raises UnknownJob, StoreUnavailable."""
+        return self._opened().changes(job_id)
+
+    def log(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
+        """Return lines that the job logged, behind the one numbered *after*; raises UnknownJob, StoreUnavailable."""
+        self.get(job_id)
+        return self._opened().log(job_id, after=after, limit=limit)
+
+    def artifact(self, job_id: str) -> Path:
+        """Return the file that a completed job made; raises UnknownJob, and NotFound if there is none."""
+        job = self.get(job_id)
+        name = job.result.get("file") if job.status is Status.COMPLETED and isinstance(job.result, dict) else None
+        if not isinstance(name, str):
+            raise NotFound(f"Job {job_id} has no file: it is {job.status}.")
+        folder = self.settings.data_dir / "jobs" / job_id
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+            raise NotFound(f"The file of job {job_id} is no longer there.")
+        return path
+
+    def ping(self) -> None:
+        """Return if the store answers; raises StoreUnavailable."""
+        self._opened().ping()
+
+    def is_unresponsive(self, job: JobRecord) -> bool:
+        """Tell whether the job has not answered a stop within JOBMANAGER_STOP_GRACE_SECONDS."""
+        if job.status is not Status.STOPPING or job.asked_at is None:
+            return False
+        return (self._opened().now() - job.asked_at).total_seconds() > self.settings.stop_grace_seconds
+
+    # Halt, resume, stop
+
+    def halt(self, job_id: str, *, actor: str = "embedder", reason: str | None = None, wait: float = 0) -> JobRecord:
+        """Have the job pause where it stands, everything kept; waits up to *wait* seconds until it has.
+
+        Raises UnknownJob, NotAllowed, StoreUnavailable.
+        """
+        return self._ask(job_id, Action.HALT, actor, reason, wait)
+
+    def resume(self, job_id: str, *, actor: str = "embedder", reason: str | None = None, wait: float = 0) -> JobRecord:
+        """Have a halted or failed job go on where it stood; waits up to *wait* seconds until it runs.
+
+        Raises UnknownJob, NotAllowed, StoreUnavailable.
+        """
+        return self._ask(job_id, Action.RESUME, actor, reason, wait)
+
+    def stop(
+        self,
+        job_id: str,
+        *,
+        actor: str = "embedder",
+        reason: str | None = None,
+        wait: float = 0,
+        force: bool = False,
+    ) -> JobRecord:
+        """End the job for good and roll back what it did; waits up to *wait* seconds until that is done.
+
+        *force* interrupts Python code that does not answer. Raises UnknownJob, NotAllowed, StoreUnavailable.
+        """
+        return self._ask(job_id, Action.STOP, actor, reason, wait, is_forced=force)
+
+    def wait(self, job_id: str, *, unless: Sequence[Status], wait: float) -> JobRecord:
+        """Return the job as soon as its status is one of *unless* no more, or after *wait* seconds."""
+        deadline = time.monotonic() + wait
+        while True:
+            seen = self._started().moves()
+            job = self.get(job_id)
+            left = deadline - time.monotonic()
+            if job.status not in unless or left <= 0:
+                return job
+            self._started().wait_for_move(seen, left)
+
+    def _ask(
+        self, job_id: str, action: Action, actor: str, reason: str | None, wait: float, *, is_forced: bool = False
+    ) -> JobRecord:
+        applied = self._opened().apply(job_id, action, actor=actor, reason=reason, is_forced=is_forced)
+        self._started().obey(applied)
+        if applied.job.status in REACHED[action] or wait <= 0:
+            return applied.job
+        return self.wait(job_id, unless=tuple(UNDER_WAY[action]), wait=wait)
+
+    def _type(self, name: str) -> type[Job]:
+        self.start()
+        return self.types.get(name)
+
+    def _opened(self) -> Store:
+        self.start()
+        assert self._store is not None
+        return self._store
+
+    def _started(self) -> Engine:
+        self.start()
+        assert self._engine is not None
+        return self._engine
+
+
+def _make_data_dir(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"JOBMANAGER_DATA_DIR cannot be used: {error.strerror}.") from None

@@ -1,0 +1,235 @@
+"""The values that travel between the layers, and the pure decisions about them.
+
+No I/O, no clock, no threads: time and chance are arguments.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any
+
+from jobmanager.states import Action, Status
+
+#: How often `clean` is tried before the job is shown as failed; a stop asked again starts anew.
+CLEAN_ATTEMPTS = 5
+
+JSON = Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What a job has saved: where to go on, and how far it is."""
+
+    #: grows by one with every checkpoint saved; 0 before the first
+    seq: int = 0
+    #: where to go on, as the job's code gave it; None before the first
+    cursor: JSON = None
+    #: units of work done
+    done: float | None = None
+    #: units of work in all, where known
+    total: float | None = None
+    #: what the job says about itself
+    message: str | None = None
+    #: when it was saved
+    saved_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """One job, as the store has it."""
+
+    #: place in the order of submission
+    number: int
+    id: str
+    type: str
+    args: dict[str, JSON]
+    status: Status
+    #: higher is claimed first
+    priority: int
+    labels: dict[str, str]
+    #: tries in all before a failure is final
+    max_attempts: int
+    #: most time one attempt may run; None: no limit
+    timeout_seconds: float | None
+
+    #: not claimed before
+    run_at: datetime
+    submitted_at: datetime
+    #: begin of the first attempt
+    started_at: datetime | None
+    #: begin of the stretch of work under way
+    running_since: datetime | None
+    finished_at: datetime | None
+    #: time at work in all stretches that have ended; halts and waits are not in it
+    ran_seconds: float
+
+    #: executions so far, and the fencing token of the present one
+    attempt: int
+    #: errors raised by the job's code since the last resume
+    failures: int
+    #: deaths of the owner under it since it last saved progress
+    crashes: int
+    #: the process that holds it
+    owner: str | None
+    lease_expires_at: datetime | None
+
+    checkpoint: Checkpoint
+    #: what the type's `details()` told at the last checkpoint
+    details: dict[str, JSON]
+    result: JSON
+    #: why it failed, or why its last attempt did
+    error: str | None
+    #: when the halt, resume or stop under way was asked for, and by whom
+    asked_at: datetime | None
+    #: a stop that may interrupt Python code that does not answer
+    is_forced: bool
+
+    def has_begun(self) -> bool:
+        """Tell whether any attempt was ever made."""
+        return self.attempt > 0
+
+    def run_seconds(self, now: datetime) -> float:
+        """Return the time at work so far, in seconds, without halts and waits."""
+        stretch = (now - self.running_since).total_seconds() if self.running_since else 0.0
+        return self.ran_seconds + max(0.0, stretch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A submission that was checked and waits to be stored."""
+
+    id: str
+    type: str
+    args: dict[str, JSON]
+    priority: int = 0
+    labels: dict[str, str] = field(default_factory=dict)
+    #: None: as soon as there is a slot
+    run_at: datetime | None = None
+    max_attempts: int = 1
+    timeout_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A transition that was committed."""
+
+    #: grows with every change in the store
+    seq: int
+    job_id: str
+    action: Action
+    from_status: Status | None
+    to_status: Status
+    attempt: int
+    #: who asked: a token's name, a client's address, or "engine"
+    actor: str
+    reason: str | None
+    #: when it was asked for; differs from `at` where the job's code had to get there first
+    asked_at: datetime
+    #: when it took effect
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What the store answers to an action: the job as it now is, and the change if there was one."""
+
+    job: JobRecord
+    #: None: it was already so
+    change: Change | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """One line that a job wrote to its log."""
+
+    #: place in the job's log
+    number: int
+    attempt: int
+    at: datetime
+    #: name of the level, as `logging` has it
+    level: str
+    message: str
+
+
+class Ending(Enum):
+    """How one call into a job's code ended."""
+
+    DONE = "start returned"
+    RAISED = "start raised"
+    INTERRUPTED = "stop asked: clean is next"
+    CLEANED = "clean returned"
+    CLEAN_RAISED = "clean raised"
+    UNWOUND = "the attempt ended, its job goes on"
+    LOST = "another attempt owns the job"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of one call into a job's code."""
+
+    ending: Ending
+    result: JSON = None
+    #: one line: the exception's type and text
+    error: str | None = None
+    #: trying again cannot help
+    is_fatal: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What an outcome means for the job: the action to apply, and what to write with it."""
+
+    action: Action
+    failures: int
+    error: str | None = None
+    result: JSON = None
+    run_at: datetime | None = None
+
+
+def backoff(
+    failures: int, *, base: float = 1.0, cap: float = 3600.0, rng: Callable[[], float] = random.random
+) -> float:
+    """Return how long to wait, in seconds, after the given number of failures (from 1).
+
+    Full jitter: uniform in [0, min(cap, base · 2^(failures-1))].
+    Source: M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015.
+    Raises ValueError if failures < 1.
+
+    >>> backoff(3, rng=lambda: 1.0)
+    4.0
+    """
+    if failures < 1:
+        raise ValueError(f"failures counts from 1, not {failures}")
+    return rng() * min(cap, base * 2.0 ** min(failures - 1, 64))
+
+
+#: How often a failing call is made (None: as often as the job says), and what leads to the next try.
+_TRIES: dict[Ending, tuple[int | None, Action]] = {
+    Ending.RAISED: (None, Action.RETRY),
+    Ending.CLEAN_RAISED: (CLEAN_ATTEMPTS, Action.RELEASE),
+}
+
+
+def settle(outcome: Outcome, job: JobRecord, *, now: datetime, rng: Callable[[], float] = random.random) -> Settlement:
+    """Decide what *outcome* means for *job*, as it was when the attempt began.
+
+    Raises ValueError for the endings that settle nothing (INTERRUPTED, LOST).
+    """
+    failures = job.failures + 1
+    if outcome.ending is Ending.DONE:
+        return Settlement(action=Action.COMPLETE, failures=job.failures, result=outcome.result)
+    if outcome.ending is Ending.CLEANED:
+        return Settlement(action=Action.YIELD, failures=job.failures, error=job.error)
+    if outcome.ending is Ending.UNWOUND:
+        return Settlement(action=Action.RELEASE, failures=job.failures, error=job.error)
+    if outcome.ending not in _TRIES:
+        raise ValueError(f"{outcome.ending.name} settles nothing")
+    tries, again = _TRIES[outcome.ending]
+    if outcome.is_fatal or failures >= (tries or job.max_attempts):
+        return Settlement(action=Action.FAIL, failures=failures, error=outcome.error)
+    run_at = now + timedelta(seconds=backoff(failures, rng=rng))
+    return Settlement(action=again, failures=failures, error=outcome.error, run_at=run_at)

@@ -1,0 +1,109 @@
+"""Job types by name: the built-in ones, those of entry points, and those registered by hand.
+
+Knows classes only; makes no jobs and starts nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from jobmanager.config import Settings
+from jobmanager.errors import InvalidRequest, UnknownType
+from jobmanager.job import Job
+
+ENTRY_POINT_GROUP = "jobmanager.jobs"
+
+JobType = TypeVar("JobType", bound=type[Job])
+
+_log = logging.getLogger(__name__)
+
+
+class Registry:
+    """The job types a process knows. Filled before jobs run; reading it needs no lock."""
+
+    def __init__(self) -> None:
+        self._types: dict[str, type[Job]] = {}
+
+    def register(self, job_type: JobType) -> JobType:
+        """Add a job type under its name, and return it, so that it serves as a decorator.
+
+        Raises TypeError or ValueError if it is no usable job type, or the name is taken by another.
+        """
+        name = type_name(job_type)
+        if job_type.start is Job.start:
+            raise TypeError(f"{name} has to define start()")
+        if not issubclass(job_type.Args, BaseModel):
+            raise TypeError(f"{name}.Args has to be a pydantic BaseModel")
+        if self._types.get(name, job_type) is not job_type:
+            raise ValueError(f"there is a job type {name!r} already: {self._types[name].__qualname__}")
+        self._types[name] = job_type
+        return job_type
+
+    def load_entry_points(self) -> None:
+        """Register what installed packages offer; one that cannot be loaded is logged and left out."""
+        for point in entry_points(group=ENTRY_POINT_GROUP):
+            try:
+                self.register(point.load())
+            except Exception:
+                _log.exception("The job type %r of %r cannot be used.", point.name, point.value)
+
+    def get(self, name: str) -> type[Job]:
+        """Return the type of that name; raises UnknownType."""
+        if name not in self._types:
+            raise UnknownType(name, self._types)
+        return self._types[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._types
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._types))
+
+
+#: The registry of the process, which a JobManager uses unless it is given another.
+registry = Registry()
+
+
+def type_name(job_type: type[Job]) -> str:
+    """Return the name clients submit."""
+    return job_type.__dict__.get("type") or job_type.__name__
+
+
+def describe(job_type: type[Job]) -> str:
+    """Return the description of a type: its docstring."""
+    return inspect.cleandoc(job_type.__doc__ or "")
+
+
+def parse_args(job_type: type[Job], args: dict[str, Any], settings: Settings) -> BaseModel:
+    """Return the validated arguments; raises InvalidRequest that names the first wrong one, and says why.
+
+    Validators find the settings in the validation's context, under "settings".
+    """
+    try:
+        return job_type.Args.model_validate(args, context={"settings": settings})
+    except ValidationError as error:
+        raise InvalidRequest(explain(error), field=field_of(error, under="args")) from None
+
+
+def field_of(error: ValidationError, *, under: str = "") -> str:
+    """Return the dotted path of the first wrong field."""
+    return ".".join(str(part) for part in ((under,) if under else ()) + error.errors()[0]["loc"])
+
+
+def explain(error: ValidationError) -> str:
+    """Return one sentence that says what is wrong, without repeating what was sent.
+
+    Source of the messages: pydantic; "Value error, " is its prefix to what our own validators say.
+    """
+    problems = []
+    for problem in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(part) for part in problem["loc"])
+        text = problem["msg"].removeprefix("Value error, ")
+        problems.append(f"{where}: {text}" if where else text)
+    return "; ".join(problems)

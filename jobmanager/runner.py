@@ -1,0 +1,429 @@
+"""One attempt of one job, in one thread.
+
+An attempt is a pipeline: perform (the only calls into a job's code) → settle (a pure decision) → the store's writer.
+This module obeys what it is told; it claims nothing and decides nothing about statuses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jobmanager.config import Settings
+from jobmanager.errors import (
+    Fatal,
+    Interrupt,
+    InvalidRequest,
+    LeaseLost,
+    StopRequested,
+    StoreUnavailable,
+    TimedOut,
+    Unwind,
+)
+from jobmanager.job import Job
+from jobmanager.records import Change, Checkpoint, Ending, JobRecord, LogLine, Outcome, Settlement, settle
+from jobmanager.registry import parse_args
+from jobmanager.signals import Signals
+from jobmanager.states import Action, Status
+from jobmanager.store import Store
+
+T = TypeVar("T")
+
+#: How long to wait before the store is asked again when it did not answer.
+_STORE_RETRY_SECONDS = 0.25
+
+#: Where the halt that a job has just met was taken back, or beaten by a stop.
+_UNHALTED = (Status.RUNNING, Status.STOPPING)
+
+_log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs one attempt; stands behind its job as the Keeper. Any thread may call the public methods."""
+
+    def __init__(
+        self,
+        record: JobRecord,
+        job_type: type[Job],
+        *,
+        store: Store,
+        settings: Settings,
+        on_change: Callable[[Runner], None],
+        on_end: Callable[[Runner], None],
+        predecessor: Runner | None = None,
+    ) -> None:
+        self.record = record  # as claimed; replaced when a parked thread is woken for a new attempt
+        self.signals = Signals()
+        self.due = 0.0
+        self.is_parked = False
+        #: cleans a job whose work was done, or given up, by another attempt
+        self.is_cleaner = record.status is Status.STOPPING
+        self._job_type = job_type
+        self._store = store
+        self._settings = settings
+        self._on_change = on_change  # after a status was written
+        self._on_end = on_end  # last thing the thread does
+        self._predecessor = predecessor  # an earlier attempt whose thread may still be unwinding
+        self._lock = threading.Lock()  # guards is_parked, _is_in_job and record; never held while calling the store
+        self._is_in_job = False  # the job's code is on top of the stack: it may be interrupted by force
+        self._is_cleaning = False
+        self._seen_seq = 0
+        self._began = time.monotonic()
+        self._log_keeper = _LogKeeper(self._log_line)
+        self._thread = threading.Thread(target=self._run, name=f"job-{record.id}-{record.attempt}", daemon=True)
+
+    # Called by other threads
+
+    def start(self) -> None:
+        """Start the thread; does not block."""
+        self._thread.start()
+
+    def obey(self, change: Change) -> None:
+        """Pass on to the thread what a committed change asks for.
+
+        Threads that commit one after the other may call this in another order: what is outdated is ignored.
+        """
+        with self._lock:
+            if change.seq <= self._seen_seq or change.attempt < self.record.attempt:
+                return
+            self._seen_seq = change.seq
+            if change.attempt > self.record.attempt:
+                self.signals.ask_interrupt(LeaseLost(change.job_id))
+            elif change.to_status is Status.HALTING:
+                self.signals.ask_halt()
+            elif change.to_status is Status.RUNNING:
+                self.signals.ask_resume()
+            elif change.to_status is Status.STOPPING:
+                self.signals.ask_stop()
+
+    def wake(self, record: JobRecord) -> bool:
+        """Have the parked thread go on as the attempt that *record* claimed; False if it is leaving already."""
+        with self._lock:
+            if not self.is_parked or self.signals.resume.is_set():
+                return False
+            self.is_parked = False
+            self.record = record
+            self._began = time.monotonic()
+            self.signals.ask_resume()
+            return True
+
+    def interrupt(self, interrupt: Interrupt) -> None:
+        """Have the attempt end at its next checkpoint, or at once if it is parked."""
+        self.signals.ask_interrupt(interrupt)
+
+    def force(self) -> None:
+        """Raise StopRequested inside the job's Python code, wherever it is; code inside C is reached when it returns.
+
+        Source: PyThreadState_SetAsyncExc of the C API. Never raised while the thread is in the store.
+        """
+        with self._lock:
+            if self._is_in_job and self._thread.ident is not None:
+                target, error = ctypes.c_ulong(self._thread.ident), ctypes.py_object(StopRequested)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(target, error)
+
+    def abandon(self) -> None:
+        """Fence off a thread that answers to nothing: its job is released, and it can write nothing more."""
+        self.signals.ask_interrupt(LeaseLost(self.record.id))
+        self._settle(Outcome(ending=Ending.UNWOUND))
+
+    def hand_over(self) -> None:
+        """Release the job of a thread that did not end in time, for when this process is certainly gone."""
+        record = self._store.get(self.record.id)
+        release = Settlement(
+            action=Action.RELEASE, failures=record.failures, error=record.error, run_at=record.lease_expires_at
+        )
+        self._store.settle(record.id, self.record.attempt, release)
+
+    def run_seconds(self) -> float:
+        """Return how long this attempt has been at work, in seconds; 0 while it is parked."""
+        return 0.0 if self.is_parked else time.monotonic() - self._began
+
+    def keep_log(self) -> None:
+        """Store the lines that the job has logged since the last time."""
+        lines = self._log_keeper.drain()
+        if lines:
+            self._store.add_log(self.record.id, lines)
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for the thread to end; tell whether it has."""
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    # The thread's own
+
+    def _run(self) -> None:
+        try:
+            if self._predecessor is not None:
+                self._predecessor.join(self._settings.lease_seconds)
+            outcome = Outcome(ending=Ending.INTERRUPTED) if self.is_cleaner else self._perform()
+            if not self._is_settled(outcome):
+                self._settle(self._clean())
+        except (LeaseLost, Unwind):
+            _log.warning("Attempt %d of job %s lost its lease; it ends.", self.record.attempt, self.record.id)
+        except Exception:
+            _log.exception("Attempt %d of job %s could not be recorded.", self.record.attempt, self.record.id)
+        finally:
+            self._on_end(self)
+
+    def _is_settled(self, outcome: Outcome) -> bool:
+        """Record the outcome of `start`; tell whether that ended the attempt, or `clean` is to be called."""
+        if outcome.ending is Ending.LOST:
+            raise LeaseLost(self.record.id)
+        if outcome.ending is Ending.INTERRUPTED:
+            return False
+        if self.is_parked:
+            return self._patiently(lambda: self._store.let_go(self.record.id, self.record.attempt))
+        return self._settle(outcome, unless_stopping=outcome.ending is not Ending.UNWOUND)
+
+    def _settle(self, outcome: Outcome, *, unless_stopping: bool = False) -> bool:
+        """Write down what became of the attempt; False if nothing was, because a stop came first."""
+        if outcome.ending is Ending.LOST:
+            raise LeaseLost(self.record.id)
+        self._patiently(self.keep_log)
+        record = self.record
+        settlement = settle(outcome, record, now=self._store.now())
+        unless = (Status.STOPPING,) if unless_stopping else ()
+        applied = self._patiently(lambda: self._store.settle(record.id, record.attempt, settlement, unless=unless))
+        self._on_change(self)
+        return applied is not None
+
+    def _perform(self) -> Outcome:
+        """Run the job's `start`; returns what came of it, never raises."""
+        job: Job | None = None
+        try:
+            job = self._make_job()
+            result = self._call(job.start)
+            if job.is_dirty:
+                self._save(job)
+            json.dumps(result, allow_nan=False)
+            return Outcome(ending=Ending.DONE, result=result)
+        except StopRequested:
+            self._prepare_clean(job)
+            return Outcome(ending=Ending.INTERRUPTED)
+        except Unwind:
+            return Outcome(ending=Ending.UNWOUND)
+        except LeaseLost:
+            return Outcome(ending=Ending.LOST)
+        except BaseException as error:
+            self._save_after_failure(job)
+            return self._failure(Ending.RAISED, error)
+
+    def _clean(self) -> Outcome:
+        """Run the job's `clean`; returns what came of it, never raises.
+
+        It is always called on a fresh instance: what `start` left in memory is not there after a crash either.
+        """
+        self._is_cleaning = True
+        self.signals.quiet()
+        try:
+            record = self._patiently(lambda: self._store.get(self.record.id))
+            with self._lock:
+                self.is_parked = False
+                self.record = record
+            self._call(self._make_job().clean)
+            return Outcome(ending=Ending.CLEANED)
+        except Unwind:
+            return Outcome(ending=Ending.UNWOUND)
+        except LeaseLost:
+            return Outcome(ending=Ending.LOST)
+        except BaseException as error:
+            return self._failure(Ending.CLEAN_RAISED, error)
+
+    def _call(self, code: Callable[[], T]) -> T:
+        """Call into the job's code, which may be interrupted by force as long as it runs."""
+        with self._lock:
+            self._is_in_job = not self._is_cleaning
+        try:
+            return code()
+        finally:
+            with self._lock:
+                self._is_in_job = False
+
+    def _make_job(self) -> Job:
+        record = self.record
+        logger = logging.Logger(f"jobmanager.jobs.{record.id}", logging.INFO)
+        logger.parent = logging.getLogger("jobmanager.jobs")
+        logger.addHandler(self._log_keeper)
+        job = self._job_type(
+            self,
+            job_id=record.id,
+            attempt=record.attempt,
+            args=parse_args(self._job_type, record.args, self._settings),
+            cursor=record.checkpoint.cursor,
+            settings=self._settings,
+            log=logger,
+        )
+        job.done, job.total = record.checkpoint.done, record.checkpoint.total
+        job.message = record.checkpoint.message
+        return job
+
+    def _failure(self, ending: Ending, error: BaseException) -> Outcome:
+        """Turn what a job's code raised into an outcome, and keep the traceback in the job's log."""
+        text = str(error) if isinstance(error, TimedOut) else f"{type(error).__name__}: {error}"
+        if isinstance(error, (Fatal, InvalidRequest)):
+            text = str(error)
+        self._log_keeper.keep("ERROR", "".join(traceback.format_exception(error)))
+        return Outcome(ending=ending, error=text, is_fatal=isinstance(error, Fatal))
+
+    def _prepare_clean(self, job: Job | None) -> None:
+        """Call the job's `stop` hook; whatever it raises, `clean` comes next."""
+        try:
+            if job is not None:
+                job.stop()
+        except BaseException as error:
+            self._failure(Ending.RAISED, error)
+
+    def _save_after_failure(self, job: Job | None) -> None:
+        """Save what the job had reached before it raised, if that can be done: a retry goes on from there."""
+        try:
+            if job is not None and job.is_dirty:
+                self._save(job)
+        except BaseException as error:
+            self._failure(Ending.RAISED, error)
+
+    # The Keeper behind checkpoint() and wait()
+
+    def meet(self, job: Job) -> None:
+        """Save the job's checkpoint, then obey what was asked meanwhile; see Keeper."""
+        with self._lock:
+            self._is_in_job = False
+        try:
+            self.signals.take()
+            self._obey(job, self._save(job))
+        finally:
+            with self._lock:
+                self._is_in_job = not self._is_cleaning
+
+    def folder(self) -> Path:
+        """Return the job's folder, made if it is missing."""
+        path = self._settings.data_dir / "jobs" / self.record.id
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _obey(self, job: Job, status: Status) -> None:
+        if self.signals.interrupt is not None:
+            raise self.signals.interrupt
+        if self._is_cleaning:
+            return
+        if status is Status.STOPPING:
+            raise StopRequested(self.record.id)
+        if status is Status.HALTING:
+            job.halt()
+            self._park(job)
+
+    def _park(self, job: Job) -> None:
+        """Record that the job has halted, give its slot back, and wait to be woken."""
+        while not self._has_halted():
+            status = self._patiently(lambda: self._store.checkpoint(self.record.id, self.record.attempt, None, None))
+            if status is Status.STOPPING:
+                raise StopRequested(self.record.id)
+            if status is Status.RUNNING:  # resumed before it had halted
+                job.resume()
+                return
+        self._on_change(self)
+        patience = self._settings.park_seconds if job.resumable else None
+        self.signals.resume.wait(patience)  # woken by wake(), a stop or an interrupt
+        self._leave_park(job)
+
+    def _leave_park(self, job: Job) -> None:
+        with self._lock:
+            # From here on wake() answers False: whoever claims the job starts a new thread for it.
+            self.signals.resume.set()
+            is_woken, record = not self.is_parked, self.record
+        if not is_woken:
+            if self.signals.stop.is_set() and self.signals.interrupt is None:
+                raise StopRequested(record.id)
+            raise self.signals.interrupt or Unwind(record.id)
+        job.attempt = record.attempt
+        job.resume()
+        # What was asked between the claim and now is in the store, if its Event was cleared.
+        self.due = 0.0
+
+    def _has_halted(self) -> bool:
+        record = self.record
+        halted = Settlement(action=Action.YIELD, failures=record.failures, error=record.error)
+        with self._lock:
+            self.is_parked = True
+        applied = None
+        try:
+            applied = self._patiently(
+                lambda: self._store.settle(record.id, record.attempt, halted, unless=_UNHALTED, parked=True)
+            )
+        finally:
+            if applied is None:
+                with self._lock:
+                    self.is_parked = False
+        return applied is not None
+
+    def _save(self, job: Job) -> Status:
+        """Save the checkpoint if there is anything new, renew the lease, and return the job's status."""
+        saved, details = None, None
+        if job.is_dirty and not self._is_cleaning:
+            job.flush()
+            json.dumps(job.cursor, allow_nan=False)
+            saved = Checkpoint(cursor=job.cursor, done=job.done, total=job.total, message=job.message)
+            details = self._details(job)
+        lines = self._log_keeper.drain()
+        record = self.record
+        status = self._patiently(
+            lambda: self._store.checkpoint(record.id, record.attempt, saved, details, lines),
+        )
+        job.is_dirty = False
+        self.due = time.monotonic() + self._settings.checkpoint_seconds
+        return status
+
+    def _details(self, job: Job) -> dict[str, Any] | None:
+        """Return what the type's `details` tells; None, and the last one stays, where it raises."""
+        try:
+            details = job.details()
+            json.dumps(details, allow_nan=False)
+            return dict(details)
+        except Exception as error:
+            self._failure(Ending.RAISED, error)
+            return None
+
+    def _log_line(self, level: str, message: str) -> LogLine:
+        return LogLine(number=0, attempt=self.record.attempt, at=self._store.now(), level=level, message=message)
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Call the store; while it does not answer, hold here and try again until the attempt is interrupted."""
+        while True:
+            try:
+                return call()
+            except StoreUnavailable as error:
+                if self.signals.interrupt is not None:
+                    raise self.signals.interrupt from error
+                time.sleep(_STORE_RETRY_SECONDS)
+
+
+class _LogKeeper(logging.Handler):
+    """Collects what a job logs until it is stored."""
+
+    def __init__(self, make_line: Callable[[str, str], LogLine]) -> None:
+        super().__init__()
+        self._make_line = make_line
+        self._guard = threading.Lock()  # guards _lines
+        self._lines: list[LogLine] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one record; a traceback that comes with it is kept too."""
+        self.keep(record.levelname, self.format(record))
+
+    def keep(self, level: str, message: str) -> None:
+        """Keep one line."""
+        line = self._make_line(level, message)
+        with self._guard:
+            self._lines.append(line)
+
+    def drain(self) -> list[LogLine]:
+        """Take the lines kept since the last time."""
+        with self._guard:
+            lines, self._lines = self._lines, []
+        return lines

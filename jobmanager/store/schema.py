@@ -1,0 +1,135 @@
+"""The tables, and how values are kept in them.
+
+Times are microseconds since 1970 (UTC) in integer columns: compared, indexed and stored alike by every database.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    text,
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Time(TypeDecorator[datetime]):
+    """An aware datetime, kept as microseconds since 1970."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Return what is stored."""
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """Return what is shown."""
+        return None if value is None else _EPOCH + value * _MICROSECOND
+
+
+#: SQLite numbers rows by itself only in a column of this very type.
+_Number = BigInteger().with_variant(Integer, "sqlite")
+_Json = JSON(none_as_null=True)
+
+metadata = MetaData()
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("type", String, nullable=False),
+    Column("args", _Json, nullable=False),
+    Column("status", String, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("labels", _Json, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("timeout_seconds", Float),
+    Column("run_at", Time, nullable=False),
+    Column("submitted_at", Time, nullable=False),
+    Column("started_at", Time),
+    Column("running_since", Time),
+    Column("finished_at", Time),
+    Column("ran_seconds", Float, nullable=False, default=0.0),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("crashes", Integer, nullable=False, default=0),
+    Column("owner", String),
+    Column("lease_expires_at", Time),
+    Column("checkpoint_seq", BigInteger, nullable=False, default=0),
+    Column("cursor", _Json),
+    Column("done", Float),
+    Column("total", Float),
+    Column("message", Text),
+    Column("saved_at", Time),
+    Column("details", _Json, nullable=False, default=dict),
+    Column("result", _Json),
+    Column("error", Text),
+    Column("asked_at", Time),
+    Column("is_forced", Boolean, nullable=False, default=False),
+    sqlite_autoincrement=True,
+)
+
+# The order in which jobs are claimed; only jobs that wait are in it.
+Index(
+    "jobs_waiting",
+    jobs.c.priority.desc(),
+    jobs.c.number,
+    sqlite_where=text("status = 'submitted'"),
+)
+Index("jobs_due", jobs.c.run_at, sqlite_where=text("status IN ('submitted', 'stopping')"))
+# Jobs that a thread attends to: what can expire, and what a stop has left to be cleaned.
+Index(
+    "jobs_attended",
+    jobs.c.status,
+    jobs.c.lease_expires_at,
+    sqlite_where=text("status IN ('running', 'halting', 'stopping')"),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("seq", _Number, primary_key=True, autoincrement=True),
+    Column("job_id", String(36), nullable=False),
+    Column("action", String, nullable=False),
+    Column("from_status", String),
+    Column("to_status", String, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("reason", Text),
+    Column("asked_at", Time, nullable=False),
+    Column("at", Time, nullable=False),
+    Column("signal_to", String),  # the process that holds the job and has to be told, unless it made the change
+    sqlite_autoincrement=True,
+)
+Index("changes_of_job", changes.c.job_id, changes.c.seq)
+Index("changes_signals", changes.c.signal_to, changes.c.seq, sqlite_where=text("signal_to IS NOT NULL"))
+
+log_lines = Table(
+    "log_lines",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=True),
+    Column("job_id", String(36), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("at", Time, nullable=False),
+    Column("level", String, nullable=False),
+    Column("message", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+Index("log_lines_of_job", log_lines.c.job_id, log_lines.c.number)

@@ -1,0 +1,499 @@
+"""The durable truth about every job, and the only writer of statuses.
+
+Safe for any number of threads and processes on one database. What states.py allows is decided inside the write
+transaction; writes of an attempt carry its number and its owner, so that one that lost its lease can write nothing.
+This module starts no threads and runs no job's code.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy.exc import DBAPIError
+
+from jobmanager.errors import LeaseLost, QueueFull, StoreUnavailable, UnknownJob
+from jobmanager.records import Applied, Change, Checkpoint, JobRecord, LogLine, NewJob, Settlement
+from jobmanager.states import ATTENDED, FINAL, Action, Fact, Status, advance
+from jobmanager.store import sqlite
+from jobmanager.store.commits import GroupCommit
+from jobmanager.store.schema import changes, jobs, log_lines
+
+_log = logging.getLogger(__name__)
+
+Values = dict[str, Any]
+
+
+def utc_now() -> datetime:
+    """Return the present time."""
+    return datetime.now(UTC)
+
+
+class Store:
+    """Jobs, their changes and their logs, in one database."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease_seconds: float = 15.0,
+        max_crashes: int = 3,
+        queue_limit: int = 1_000_000,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """Open the store, and make its tables if it is new. Blocks; raises StoreUnavailable, ConfigError."""
+        #: names this process among the owners of jobs; new at every start, so that no successor is taken for it
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.now = clock
+        self._lease = timedelta(seconds=lease_seconds)
+        self._max_crashes = max_crashes
+        self._queue_limit = queue_limit
+        self._room = 0  # submissions that certainly fit the queue before it has to be counted again
+        try:
+            self._engine = sqlite.connect(url, _to_json)
+            self._turns = sqlite.Turns(self._engine)
+            self._turns.create_tables()
+        except (OSError, DBAPIError) as error:
+            raise StoreUnavailable(f"The store cannot be opened: {_cause(error)}.") from error
+        self._commits = GroupCommit(self._turns.begin)
+
+    def close(self) -> None:
+        """Close every connection; may be called twice. No other method may run meanwhile or after."""
+        self._turns.close()
+        self._engine.dispose()
+
+    def watch(self) -> sqlite.Watch:
+        """Return what tells one thread whether the store has moved; to be closed by that thread."""
+        return sqlite.Watch(self._engine)
+
+    # Submitting and reading
+
+    def add(self, new: Sequence[NewJob], *, actor: str) -> list[JobRecord]:
+        """Store new jobs, all or none; durable when this returns. Raises QueueFull, StoreUnavailable."""
+        return self._commits.run(lambda connection: self._add(connection, new, actor))
+
+    def get(self, job_id: str) -> JobRecord:
+        """Return the job; raises UnknownJob."""
+        return _job(self._read_one(select(jobs).where(jobs.c.id == job_id), job_id))
+
+    def changes(self, job_id: str) -> list[Change]:
+        """Return what happened to the job, oldest first; raises UnknownJob."""
+        rows = self._read(select(changes).where(changes.c.job_id == job_id).order_by(changes.c.seq))
+        if not rows:
+            raise UnknownJob(job_id)
+        return [_change(row) for row in rows]
+
+    def log(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
+        """Return lines that the job logged, oldest first, beginning behind the one numbered *after*."""
+        query = select(log_lines).where(log_lines.c.job_id == job_id, log_lines.c.number > after)
+        rows = self._read(query.order_by(log_lines.c.number).limit(limit))
+        return [
+            LogLine(number=row.number, attempt=row.attempt, at=row.at, level=row.level, message=row.message)
+            for row in rows
+        ]
+
+    def count_by_status(self) -> dict[Status, int]:
+        """Return how many jobs there are in each status that has any."""
+        rows = self._read(select(jobs.c.status, func.count()).group_by(jobs.c.status))
+        return {Status(row[0]): row[1] for row in rows}
+
+    def ping(self) -> None:
+        """Return if the store answers; raises StoreUnavailable."""
+        self._read(select(func.count()).select_from(select(jobs.c.number).limit(1).subquery()))
+
+    # The one writer of statuses
+
+    def apply(
+        self,
+        job_id: str,
+        action: Action,
+        *,
+        actor: str = "engine",
+        reason: str | None = None,
+        is_forced: bool = False,
+        run_at: datetime | None = None,
+    ) -> Applied:
+        """Carry out what a person asked of the job; committed when this returns.
+
+        *run_at* puts off a resume, *is_forced* belongs to a stop. Raises UnknownJob, NotAllowed, StoreUnavailable.
+        """
+
+        def write(connection: Connection) -> Applied:
+            job = _job(_one(connection, select(jobs).where(jobs.c.id == job_id), job_id))
+            values: Values = {"is_forced": True} if is_forced else {}
+            if run_at is not None:
+                values["run_at"] = run_at
+            return self._transition(connection, job, action, values, actor=actor, reason=reason)
+
+        return self._commits.run(write)
+
+    def settle(
+        self,
+        job_id: str,
+        attempt: int,
+        settlement: Settlement,
+        *,
+        unless: Collection[Status] = (),
+        parked: bool = False,
+    ) -> Applied | None:
+        """Record what became of an attempt of this process; committed when this returns.
+
+        Returns None, and writes nothing, where the job's status is one of *unless*. *parked* keeps the lease: the
+        thread waits and may be woken. Raises LeaseLost, NotAllowed, StoreUnavailable.
+        """
+
+        def write(connection: Connection) -> Applied | None:
+            job = self._held(connection, job_id, attempt)
+            if job.status in unless:
+                return None
+            values: Values = {"failures": settlement.failures, "error": settlement.error, "result": settlement.result}
+            if settlement.run_at is not None:
+                values["run_at"] = settlement.run_at
+            if not parked:
+                values |= {"owner": None, "lease_expires_at": None}
+            return self._transition(connection, job, settlement.action, values)
+
+        return self._commits.run(write)
+
+    def checkpoint(
+        self, job_id: str, attempt: int, saved: Checkpoint | None, details: Values | None, lines: Sequence[LogLine] = ()
+    ) -> Status:
+        """Save where an attempt of this process stands, renew its lease, and return what its job's status is now.
+
+        *saved* None: nothing new since the last one; its `seq` and `saved_at` are set here. An empty cursor never
+        replaces a good one. Committed when this returns. Raises LeaseLost, StoreUnavailable.
+        """
+        now = self.now()
+        values: Values = {"lease_expires_at": now + self._lease}
+        if saved is not None:
+            values |= {"done": saved.done, "total": saved.total, "message": saved.message, "saved_at": now}
+            values |= {"checkpoint_seq": jobs.c.checkpoint_seq + 1, "crashes": 0}
+            if saved.cursor is not None:
+                values["cursor"] = saved.cursor
+        if details is not None:
+            values["details"] = details
+        statement = update(jobs).where(*self._is_held(job_id, attempt)).values(values).returning(jobs.c.status)
+
+        def write(connection: Connection) -> Status:
+            row = connection.execute(statement).first()
+            if row is None:
+                raise LeaseLost(job_id)
+            _add_lines(connection, job_id, lines)
+            return Status(row.status)
+
+        return self._commits.run(write)
+
+    def add_log(self, job_id: str, lines: Sequence[LogLine]) -> None:
+        """Keep lines that the job logged; committed when this returns."""
+        self._commits.run(lambda connection: _add_lines(connection, job_id, lines))
+
+    # What the engine needs
+
+    def claim(self, limit: int, *, types: Collection[str], max_running: dict[str, int]) -> list[JobRecord]:
+        """Take up to *limit* waiting jobs of the given types, the most urgent first; each is running when this returns.
+
+        *max_running* bounds how many of a type may run at once, over all processes.
+        """
+        return self._claim(self._waiting(types), limit, max_running)
+
+    def claim_to_clean(self, limit: int, *, types: Collection[str]) -> list[JobRecord]:
+        """Take up to *limit* stopping jobs that nobody attends to, in order to clean them."""
+        now = self.now()
+        query = select(jobs).where(jobs.c.status == Status.STOPPING, jobs.c.owner.is_(None), jobs.c.run_at <= now)
+        return self._claim(query.where(jobs.c.type.in_(types)).order_by(jobs.c.run_at), limit, {})
+
+    def next_due(self) -> datetime | None:
+        """Return when the next job that waits for its time is due, if any is to come."""
+        waits = jobs.c.status.in_([Status.SUBMITTED, Status.STOPPING])
+        (row,) = self._read(select(func.min(jobs.c.run_at)).where(waits, jobs.c.run_at > self.now()))
+        due: datetime | None = row[0]
+        return due
+
+    def expire(self) -> list[Applied]:
+        """Take jobs from owners that fell silent; returns what became of each."""
+        silent = and_(jobs.c.status.in_(ATTENDED), jobs.c.lease_expires_at <= bindparam("now"))
+        query = select(jobs).where(silent).order_by(jobs.c.number).limit(500)
+        if not self._read(query, now=self.now()):
+            return []
+
+        def write(connection: Connection) -> list[Applied]:
+            rows = connection.execute(query, {"now": self.now()}).all()
+            return [self._expire(connection, _job(row)) for row in rows]
+
+        return self._commits.run(write)
+
+    def heartbeat(self, job_ids: Collection[str]) -> None:
+        """Renew the leases of jobs that this process holds; others' are left alone."""
+        ids = list(job_ids)
+
+        def write(connection: Connection) -> None:
+            for begin in range(0, len(ids), 500):
+                held = and_(jobs.c.owner == self.owner, jobs.c.id.in_(ids[begin : begin + 500]))
+                connection.execute(update(jobs).where(held).values(lease_expires_at=self.now() + self._lease))
+
+        self._commits.run(write)
+
+    def let_go(self, job_id: str, attempt: int) -> bool:
+        """Give up a parked job, whose thread is about to end: any process may claim it when it is resumed.
+
+        Returns False, and changes nothing, where it was asked to stop meanwhile. Raises LeaseLost.
+        """
+        parked = jobs.c.status.in_([Status.HALTED, Status.SUBMITTED])
+        release = update(jobs).where(*self._is_held(job_id, attempt), parked).values(owner=None, lease_expires_at=None)
+
+        def write(connection: Connection) -> bool:
+            self._held(connection, job_id, attempt)
+            return connection.execute(release).rowcount == 1
+
+        return self._commits.run(write)
+
+    def last_seq(self) -> int:
+        """Return the number of the newest change; 0 in a new store."""
+        (row,) = self._read(select(func.coalesce(func.max(changes.c.seq), 0)))
+        return int(row[0])
+
+    def signals(self, after: int) -> list[Change]:
+        """Return changes behind number *after* that other processes made to jobs which this one held, oldest first."""
+        mine = and_(changes.c.signal_to == self.owner, changes.c.seq > after)
+        return [_change(row) for row in self._read(select(changes).where(mine).order_by(changes.c.seq))]
+
+    # Inside a write transaction
+
+    def _add(self, connection: Connection, new: Sequence[NewJob], actor: str) -> list[JobRecord]:
+        self._make_room(connection, len(new))
+        now = self.now()
+        rows = [
+            {
+                "id": job.id,
+                "type": job.type,
+                "args": job.args,
+                "status": Status.SUBMITTED,
+                "priority": job.priority,
+                "labels": job.labels,
+                "max_attempts": job.max_attempts,
+                "timeout_seconds": job.timeout_seconds,
+                "run_at": job.run_at or now,
+                "submitted_at": now,
+            }
+            for job in new
+        ]
+        submit = {"action": "submit", "to_status": Status.SUBMITTED, "attempt": 0, "actor": actor}
+        submit |= {"asked_at": now, "at": now}
+        added = connection.execute(insert(jobs).returning(jobs, sort_by_parameter_order=True), rows).all()
+        connection.execute(insert(changes), [submit | {"job_id": job.id} for job in new])
+        return [_job(row) for row in added]
+
+    def _make_room(self, connection: Connection, wanted: int) -> None:
+        """Raise QueueFull if *wanted* more jobs are too many. Counts only when the last count cannot tell any more."""
+        if self._room < wanted:
+            waiting = select(func.count()).select_from(jobs).where(jobs.c.status == Status.SUBMITTED)
+            free = self._queue_limit - connection.execute(waiting).scalar_one()
+            if wanted > free:
+                raise QueueFull(self._queue_limit)
+            # Other processes fill the same queue: use a part of what is free before counting again.
+            self._room = max(wanted, free // 8)
+        self._room -= wanted
+
+    def _waiting(self, types: Collection[str]) -> Select[Any]:
+        now = self.now()
+        # A job whose thread is parked in another process is that process's to wake, while it lives.
+        free = or_(jobs.c.owner.is_(None), jobs.c.owner == self.owner, jobs.c.lease_expires_at <= now)
+        query = select(jobs).where(jobs.c.status == Status.SUBMITTED, jobs.c.run_at <= now, free)
+        return query.where(jobs.c.type.in_(types)).order_by(jobs.c.priority.desc(), jobs.c.number)
+
+    def _claim(self, query: Select[Any], limit: int, max_running: dict[str, int]) -> list[JobRecord]:
+        if not self._read(query.with_only_columns(jobs.c.number).limit(1)):
+            return []
+
+        def write(connection: Connection) -> list[JobRecord]:
+            full = _full_types(connection, max_running)
+            claimed: list[JobRecord] = []
+            for row in connection.execute(query.where(jobs.c.type.not_in(full)).limit(limit)).all():
+                # Types with a bound are claimed one at a time: the next round counts again.
+                if row.type not in max_running or all(job.type != row.type for job in claimed):
+                    values = {"owner": self.owner, "lease_expires_at": self.now() + self._lease}
+                    applied = self._transition(connection, _job(row), Action.CLAIM, values)
+                    claimed.append(applied.job)
+            return claimed
+
+        return self._commits.run(write)
+
+    def _expire(self, connection: Connection, job: JobRecord) -> Applied:
+        crashes = job.crashes + 1
+        values: Values = {"crashes": crashes, "owner": None, "lease_expires_at": None}
+        if job.status is Status.RUNNING and crashes >= self._max_crashes:
+            values["error"] = f"Its process died under it {crashes} times without progress in between."
+        applied = self._transition(connection, job, Action.EXPIRE, values, reason="its owner fell silent")
+        _log.warning("Job %s of %s expired: %s.", job.id, job.owner, applied.job.status)
+        return applied
+
+    def _held(self, connection: Connection, job_id: str, attempt: int) -> JobRecord:
+        """Return the job if this attempt of this process holds it; raises LeaseLost."""
+        row = connection.execute(select(jobs).where(*self._is_held(job_id, attempt))).first()
+        if row is None:
+            raise LeaseLost(job_id)
+        return _job(row)
+
+    def _is_held(self, job_id: str, attempt: int) -> tuple[Any, ...]:
+        return jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.owner == self.owner
+
+    def _transition(
+        self,
+        connection: Connection,
+        job: JobRecord,
+        action: Action,
+        values: Values,
+        *,
+        actor: str = "engine",
+        reason: str | None = None,
+    ) -> Applied:
+        """Move the job along the table and record it: the only place where a status is written."""
+        facts = self._facts(job, action, values)
+        to_status = advance(job.id, job.status, action, facts)
+        asks_force = values.get("is_forced", False) and not job.is_forced
+        if (to_status is job.status and action in (Action.HALT, Action.RESUME, Action.STOP)) and not asks_force:
+            return Applied(job=job, change=None)
+        now = self.now()
+        values = _consequences(job, action, to_status, now) | values | {"status": to_status}
+        seen = and_(jobs.c.id == job.id, jobs.c.status == job.status, jobs.c.attempt == job.attempt)
+        row = connection.execute(update(jobs).where(seen).values(values).returning(jobs)).one()
+        record: Values = {
+            "job_id": job.id,
+            "action": action,
+            "from_status": job.status,
+            "to_status": to_status,
+            "attempt": row.attempt,
+            "actor": actor,
+            "reason": reason,
+            "asked_at": job.asked_at if action in (Action.YIELD, Action.CLAIM) and job.asked_at else now,
+            "at": now,
+            "signal_to": job.owner if job.owner != self.owner else None,
+        }
+        (seq,) = connection.execute(insert(changes).returning(changes.c.seq), record).one()
+        del record["signal_to"]
+        return Applied(job=_job(row), change=Change(seq=seq, **record))
+
+    def _facts(self, job: JobRecord, action: Action, values: Values) -> set[Fact]:
+        facts = set()
+        if not job.has_begun():
+            facts.add(Fact.NEVER_BEGAN)
+        if action is Action.EXPIRE and values["crashes"] >= self._max_crashes:
+            facts.add(Fact.CRASHED_TOO_OFTEN)
+        return facts
+
+    # Reading
+
+    def _read(self, query: Select[Any], **parameters: Any) -> Sequence[Row[Any]]:
+        try:
+            with self._engine.connect() as connection:
+                return connection.execute(query, parameters).all()
+        except DBAPIError as error:
+            raise StoreUnavailable("The store does not answer. Try again later.") from error
+
+    def _read_one(self, query: Select[Any], job_id: str) -> Row[Any]:
+        rows = self._read(query)
+        if not rows:
+            raise UnknownJob(job_id)
+        return rows[0]
+
+
+def _consequences(job: JobRecord, action: Action, to_status: Status, now: datetime) -> Values:
+    """Return what follows for a job's other columns when *action* moves it to *to_status*."""
+    values: Values = {}
+    if job.running_since is not None and (to_status not in ATTENDED or action is Action.EXPIRE):
+        # Of an owner that fell silent, nobody knows when it ceased: count no more than its lease.
+        until = min(now, job.lease_expires_at) if action is Action.EXPIRE and job.lease_expires_at else now
+        values |= {"running_since": None, "ran_seconds": job.run_seconds(until)}
+    if to_status in FINAL or to_status is Status.FAILED:
+        values |= {"finished_at": now, "owner": None, "lease_expires_at": None}
+    match action:
+        case Action.CLAIM:
+            values |= {"attempt": job.attempt + 1, "started_at": job.started_at or now}
+            if to_status is Status.RUNNING:
+                values |= {"running_since": now, "asked_at": None}
+        case Action.HALT:
+            values |= {"asked_at": now}
+        case Action.STOP:
+            # The tries of clean count anew, and it is due at once, whatever the job waited for.
+            values |= {"asked_at": now, "failures": 0, "run_at": now}
+            if to_status is Status.STOPPING:
+                values["finished_at"] = None
+        case Action.RESUME:
+            values |= {"asked_at": now}
+            if to_status is Status.SUBMITTED:
+                values |= {"run_at": now, "finished_at": None}
+            if job.status is Status.FAILED:
+                values |= {"failures": 0, "crashes": 0, "error": None}
+    return values
+
+
+def _full_types(connection: Connection, max_running: dict[str, int]) -> list[str]:
+    """Return the types of which as many jobs run as may."""
+    if not max_running:
+        return []
+    at_work = and_(jobs.c.status.in_(ATTENDED), jobs.c.owner.is_not(None), jobs.c.type.in_(max_running))
+    counts = connection.execute(select(jobs.c.type, func.count()).where(at_work).group_by(jobs.c.type))
+    return [name for name, count in counts if count >= max_running[name]]
+
+
+def _add_lines(connection: Connection, job_id: str, lines: Sequence[LogLine]) -> None:
+    if lines:
+        rows: Iterable[Values] = (
+            {"job_id": job_id, "attempt": line.attempt, "at": line.at, "level": line.level, "message": line.message}
+            for line in lines
+        )
+        connection.execute(insert(log_lines), list(rows))
+
+
+def _one(connection: Connection, query: Select[Any], job_id: str) -> Row[Any]:
+    row = connection.execute(query).first()
+    if row is None:
+        raise UnknownJob(job_id)
+    return row
+
+
+def _job(row: Row[Any]) -> JobRecord:
+    """Return the row of a job as a value."""
+    values = dict(row._mapping)
+    values["status"] = Status(values["status"])
+    values["checkpoint"] = Checkpoint(
+        seq=values.pop("checkpoint_seq"),
+        cursor=values.pop("cursor"),
+        done=values.pop("done"),
+        total=values.pop("total"),
+        message=values.pop("message"),
+        saved_at=values.pop("saved_at"),
+    )
+    return JobRecord(**values)
+
+
+def _change(row: Row[Any]) -> Change:
+    """Return the row of a change as a value."""
+    return Change(
+        seq=row.seq,
+        job_id=row.job_id,
+        action=Action(row.action),
+        from_status=Status(row.from_status) if row.from_status else None,
+        to_status=Status(row.to_status),
+        attempt=row.attempt,
+        actor=row.actor,
+        reason=row.reason,
+        asked_at=row.asked_at,
+        at=row.at,
+    )
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _cause(error: Exception) -> str:
+    """Return what went wrong, for the operator who starts the service."""
+    return str(error.orig) if isinstance(error, DBAPIError) else str(error)
