@@ -18,9 +18,8 @@ import uuid_utils
 from jobmanager.config import Settings
 from jobmanager.engine import Engine
 from jobmanager.errors import ConfigError, InvalidRequest, NotFound
-from jobmanager.job import Job
 from jobmanager.jobs import BUILT_IN
-from jobmanager.records import Change, JobRecord, LogLine, NewJob
+from jobmanager.records import Artifact, Change, JobRecord, LogLine, NewJob
 from jobmanager.registry import Registry, parse_args, registry
 from jobmanager.states import REACHED, UNDER_WAY, Action, Status
 from jobmanager.store import Store
@@ -45,6 +44,9 @@ class JobManager:
         self._lock = threading.Lock()  # guards the start and the close of _store and _engine
         self._store: Store | None = None
         self._engine: Engine | None = None
+        for job_type in BUILT_IN:
+            types.register(job_type)
+        types.load_entry_points()
 
     def start(self) -> None:
         """Open the store and begin to run jobs; called by every other method, so that calling it is optional.
@@ -56,9 +58,6 @@ class JobManager:
         with self._lock:
             if self._engine is not None:
                 return
-            for job_type in BUILT_IN:
-                self.types.register(job_type)
-            self.types.load_entry_points()
             _make_data_dir(self.settings.data_dir)
             self._store = Store(
                 self.settings.database_url,
@@ -111,7 +110,7 @@ class JobManager:
 
         Raises UnknownType, InvalidRequest, QueueFull, StoreUnavailable.
         """
-        job_type = self._type(type)
+        job_type = self.types.get(type)
         parse_args(job_type, args or {}, self.settings)
         if run_at is not None and run_at.tzinfo is None:
             raise InvalidRequest("run_at must say its time zone.", field="run_at")
@@ -142,17 +141,25 @@ class JobManager:
         self.get(job_id)
         return self._opened().log(job_id, after=after, limit=limit)
 
-    def artifact(self, job_id: str) -> Path:
-        """Return the file that a completed job made; raises UnknownJob, and NotFound if there is none."""
+    def artifact(self, job_id: str) -> Artifact:
+        """Return the file that a completed job made; raises UnknownJob, and NotFound if there is none.
+
+        A job's result tells of it: `file` (relative to its workdir), and `filename`, `media_type`, `sha256` if known.
+        """
         job = self.get(job_id)
-        name = job.result.get("file") if job.status is Status.COMPLETED and isinstance(job.result, dict) else None
-        if not isinstance(name, str):
-            raise NotFound(f"Job {job_id} has no file: it is {job.status}.")
-        folder = self.settings.data_dir / "jobs" / job_id
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+        told = job.result if job.status is Status.COMPLETED and isinstance(job.result, dict) else {}
+        if not isinstance(told.get("file"), str):
+            raise NotFound(f"Job {job_id} has no file; it is {job.status}.")
+        folder = (self.settings.data_dir / "jobs" / job_id).resolve()
+        path = (folder / told["file"]).resolve()
+        if not path.is_relative_to(folder) or not path.is_file():
             raise NotFound(f"The file of job {job_id} is no longer there.")
-        return path
+        return Artifact(
+            path=path,
+            filename=told.get("filename", path.name),
+            media_type=told.get("media_type", "application/octet-stream"),
+            etag=told.get("sha256", f"{job_id}-{job.attempt}"),
+        )
 
     def ping(self) -> None:
         """Return if the store answers; raises StoreUnavailable."""
@@ -214,10 +221,6 @@ class JobManager:
         if applied.job.status in REACHED[action] or wait <= 0:
             return applied.job
         return self.wait(job_id, unless=tuple(UNDER_WAY[action]), wait=wait)
-
-    def _type(self, name: str) -> type[Job]:
-        self.start()
-        return self.types.get(name)
 
     def _opened(self) -> Store:
         self.start()

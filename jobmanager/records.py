@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from jobmanager.states import Action, Status
@@ -153,6 +154,18 @@ class LogLine:
     #: name of the level, as `logging` has it
     level: str
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """The file that a completed job made."""
+
+    path: Path
+    #: the name to save it under
+    filename: str
+    media_type: str
+    #: stands for the content: equal only where the bytes are
+    etag: str
 
 
 class Ending(Enum):

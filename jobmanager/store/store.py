@@ -101,8 +101,8 @@ class Store:
 
     def count_by_status(self) -> dict[Status, int]:
         """Return how many jobs there are in each status that has any."""
-        rows = self._read(select(jobs.c.status, func.count()).group_by(jobs.c.status))
-        return {Status(row[0]): row[1] for row in rows}
+        rows = self._read(select(jobs.c.status, func.count().label("jobs")).group_by(jobs.c.status))
+        return {Status(row.status): row.jobs for row in rows}
 
     def ping(self) -> None:
         """Return if the store answers; raises StoreUnavailable."""

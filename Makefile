@@ -1,0 +1,43 @@
+# Everything a newcomer needs: `make run` serves, `make test` tests.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+
+export HOST ?= 127.0.0.1
+export PORT ?= 8080
+
+.PHONY: run test lint sample docker bench clean
+
+run: $(VENV)/run sample ## Serve on http://HOST:PORT, by default http://127.0.0.1:8080
+	exec $(BIN)/gunicorn wsgi:app
+
+test: $(VENV)/dev ## Run the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+sample: $(VENV)/run ## Make the sample data, the first time
+	$(BIN)/python -m jobmanager sample
+
+docker: ## Build the container image
+	docker build -t jobmanager .
+
+bench: $(VENV)/dev ## Measure, side by side with what we are compared to
+	$(BIN)/python benchmarks/export.py
+
+clean: ## Remove what was installed and made here, but not the data
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/run: requirements.txt setup.cfg
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+$(VENV)/dev: $(VENV)/run requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,22 @@
+"""What routes share: the way to the manager, and the name of who asks."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from flask import current_app, request
+
+from jobmanager.manager import JobManager
+
+#: The key of the JobManager among the extensions of the Flask application.
+EXTENSION = "jobmanager"
+
+
+def manager() -> JobManager:
+    """Return the application's JobManager."""
+    return cast(JobManager, current_app.extensions[EXTENSION])
+
+
+def actor() -> str:
+    """Return who asks, to be kept with the change."""
+    return request.remote_addr or "local"
