@@ -121,14 +121,14 @@ UNDER_WAY: dict[Action, frozenset[Status]] = {
 
 
 def allowed(status: Status) -> list[Action]:
-    """Return what a person may ask of a job in this status.
+    """Return what a person may ask of a job in this status that would change it.
 
     >>> [str(action) for action in allowed(Status.HALTED)]
-    ['halt', 'resume', 'stop']
+    ['resume', 'stop']
     >>> allowed(Status.COMPLETED)
     []
     """
-    return [action for action in ASKED if (status, action) in TRANSITIONS or (status, action) in ALREADY_SO]
+    return [action for action in ASKED if (status, action) in TRANSITIONS]
 
 
 def advance(job_id: str, status: Status, action: Action, facts: Collection[Fact] = ()) -> Status:
