@@ -102,5 +102,5 @@ def _check_url(value: str) -> None:
     scheme, separator, _ = value.partition("://")
     if not separator:
         raise ValueError("it is no SQLAlchemy URL, as in sqlite:////var/lib/jobmanager/jobmanager.db")
-    if scheme.partition("+")[0] != "sqlite":
-        raise ValueError(f"the store can be SQLite, not {scheme}")
+    if scheme.partition("+")[0] not in ("sqlite", "postgresql"):
+        raise ValueError(f"the store can be SQLite or PostgreSQL, not {scheme}")

@@ -19,7 +19,7 @@ from jobmanager.registry import Registry
 from jobmanager.runner import Runner
 from jobmanager.states import Action
 from jobmanager.store import Store
-from jobmanager.store.sqlite import Watch
+from jobmanager.store.store import Watch
 
 #: How often the store is asked whether other processes have committed anything.
 WATCH_SECONDS = 0.02
@@ -48,7 +48,6 @@ class Engine:
         self._deadline = float("inf")
         self._moved = threading.Condition()  # guards _moves; notified whenever a status may have changed
         self._moves = 0
-        self._seen_seq = 0
         self._due_at: datetime | None = None
         self._timers = [
             _Timer(settings.lease_seconds / 3, self._keep_leases),
@@ -61,7 +60,6 @@ class Engine:
 
     def start(self) -> None:
         """Begin to claim jobs; does not block."""
-        self._seen_seq = self._store.last_seq()
         self._wake.set()
         self._thread.start()
 
@@ -140,8 +138,7 @@ class Engine:
         return self._closing.is_set() and (not self._held() or time.monotonic() >= self._deadline)
 
     def _read_signals(self) -> None:
-        for change in self._store.signals(self._seen_seq):
-            self._seen_seq = change.seq
+        for change in self._store.signals():
             is_forced = change.action is Action.STOP and self._store.get(change.job_id).is_forced
             self._pass_on(change, is_forced=is_forced)
 

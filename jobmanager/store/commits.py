@@ -92,13 +92,13 @@ class GroupCommit:
                     entry.perform(connection)
         except BaseException as error:
             if len(batch) == 1:
-                batch[0].error = _translate(error)
+                batch[0].error = translate(error)
                 return
             for entry in batch:
                 self._commit([entry])
 
 
-def _translate(error: BaseException) -> BaseException:
+def translate(error: BaseException) -> BaseException:
     """Return our error for a failure of the database, without its text, which may show paths and values."""
     if isinstance(error, DBAPIError) and not isinstance(error.orig, (TypeError, ValueError)):
         reason = "its volume is full" if "full" in str(error.orig) else "it does not answer"

@@ -6,6 +6,7 @@ Times are microseconds since 1970 (UTC) in integer columns: compared, indexed an
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    literal_column,
     text,
 )
 
@@ -48,6 +50,12 @@ _Number = BigInteger().with_variant(Integer, "sqlite")
 _Json = JSON(none_as_null=True)
 
 metadata = MetaData()
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """Return what makes an index hold only the rows of which *condition* is true."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
 
 jobs = Table(
     "jobs",
@@ -86,21 +94,15 @@ jobs = Table(
     sqlite_autoincrement=True,
 )
 
-# The order in which jobs are claimed; only jobs that wait are in it.
-Index(
-    "jobs_waiting",
-    jobs.c.priority.desc(),
-    jobs.c.number,
-    sqlite_where=text("status = 'submitted'"),
-)
-Index("jobs_due", jobs.c.run_at, sqlite_where=text("status IN ('submitted', 'stopping')"))
-# Jobs that a thread attends to: what can expire, and what a stop has left to be cleaned.
-Index(
-    "jobs_attended",
-    jobs.c.status,
-    jobs.c.lease_expires_at,
-    sqlite_where=text("status IN ('running', 'halting', 'stopping')"),
-)
+# Conditions that partial indexes know by their text: a bound parameter would keep SQLite from using them.
+IS_WAITING = jobs.c.status == literal_column("'submitted'")
+IS_STOPPING = jobs.c.status == literal_column("'stopping'")
+IS_HELD = jobs.c.owner.is_not(None)
+
+Index("jobs_waiting", jobs.c.priority.desc(), jobs.c.number, **_where("status = 'submitted'"))  # in order of claims
+Index("jobs_due", jobs.c.run_at, **_where("status = 'submitted'"))
+Index("jobs_to_clean", jobs.c.run_at, **_where("status = 'stopping'"))
+Index("jobs_held", jobs.c.lease_expires_at, **_where("owner IS NOT NULL"))
 
 changes = Table(
     "changes",
@@ -119,7 +121,7 @@ changes = Table(
     sqlite_autoincrement=True,
 )
 Index("changes_of_job", changes.c.job_id, changes.c.seq)
-Index("changes_signals", changes.c.signal_to, changes.c.seq, sqlite_where=text("signal_to IS NOT NULL"))
+Index("changes_to_signal", changes.c.signal_to, changes.c.seq, **_where("signal_to IS NOT NULL"))
 
 log_lines = Table(
     "log_lines",

@@ -13,27 +13,37 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import (
+    CompoundSelect,
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.exc import DBAPIError
 
 from jobmanager.errors import LeaseLost, QueueFull, StoreUnavailable, UnknownJob
 from jobmanager.records import Applied, Change, Checkpoint, JobRecord, LogLine, NewJob, Settlement
 from jobmanager.states import ATTENDED, FINAL, Action, Fact, Status, advance
-from jobmanager.store import sqlite
-from jobmanager.store.commits import GroupCommit
-from jobmanager.store.schema import changes, jobs, log_lines
+from jobmanager.store import postgres, sqlite
+from jobmanager.store.schema import IS_HELD, IS_STOPPING, IS_WAITING, changes, jobs, log_lines, metadata
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Values = dict[str, Any]
-
-
-def utc_now() -> datetime:
-    """Return the present time."""
-    return datetime.now(UTC)
+Watch = sqlite.Watch | postgres.Watch
 
 
 class Store:
@@ -46,42 +56,45 @@ class Store:
         lease_seconds: float = 15.0,
         max_crashes: int = 3,
         queue_limit: int = 1_000_000,
-        clock: Callable[[], datetime] = utc_now,
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
-        """Open the store, and make its tables if it is new. Blocks; raises StoreUnavailable, ConfigError."""
+        """Open the store, and make its tables if it is new. Blocks; raises StoreUnavailable, ConfigError.
+
+        *clock*, for a SQLite file, takes the place of the clocks of the machine.
+        """
         #: names this process among the owners of jobs; new at every start, so that no successor is taken for it
-        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self.now = clock
+        self.owner = f"{_boot()}:{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._lease = timedelta(seconds=lease_seconds)
         self._max_crashes = max_crashes
         self._queue_limit = queue_limit
         self._room = 0  # submissions that certainly fit the queue before it has to be counted again
         try:
-            self._engine = sqlite.connect(url, _to_json)
-            self._turns = sqlite.Turns(self._engine)
-            self._turns.create_tables()
+            self._database = _connect(url, clock)
+            with self._database.begin_alone() as connection:
+                metadata.create_all(connection)
+                self._forget_earlier_boots(connection)
         except (OSError, DBAPIError) as error:
             raise StoreUnavailable(f"The store cannot be opened: {_cause(error)}.") from error
-        self._commits = GroupCommit(self._turns.begin)
+        #: the clock of everything that is recorded
+        self.now = self._database.now
 
     def close(self) -> None:
         """Close every connection; may be called twice. No other method may run meanwhile or after."""
-        self._turns.close()
-        self._engine.dispose()
+        self._database.close()
 
-    def watch(self) -> sqlite.Watch:
+    def watch(self) -> Watch:
         """Return what tells one thread whether the store has moved; to be closed by that thread."""
-        return sqlite.Watch(self._engine)
+        return self._database.watch()
 
     # Submitting and reading
 
     def add(self, new: Sequence[NewJob], *, actor: str) -> list[JobRecord]:
         """Store new jobs, all or none; durable when this returns. Raises QueueFull, StoreUnavailable."""
-        return self._commits.run(lambda connection: self._add(connection, new, actor))
+        return self._commit(lambda connection: self._add(connection, new, actor))
 
     def get(self, job_id: str) -> JobRecord:
         """Return the job; raises UnknownJob."""
-        return _job(self._read_one(select(jobs).where(jobs.c.id == job_id), job_id))
+        return self._job(self._read_one(select(jobs).where(jobs.c.id == job_id), job_id))
 
     def changes(self, job_id: str) -> list[Change]:
         """Return what happened to the job, oldest first; raises UnknownJob."""
@@ -126,13 +139,13 @@ class Store:
         """
 
         def write(connection: Connection) -> Applied:
-            job = _job(_one(connection, select(jobs).where(jobs.c.id == job_id), job_id))
+            job = self._job(_one(connection, select(jobs).where(jobs.c.id == job_id).with_for_update(), job_id))
             values: Values = {"is_forced": True} if is_forced else {}
             if run_at is not None:
                 values["run_at"] = run_at
             return self._transition(connection, job, action, values, actor=actor, reason=reason)
 
-        return self._commits.run(write)
+        return self._commit(write)
 
     def settle(
         self,
@@ -160,7 +173,7 @@ class Store:
                 values |= {"owner": None, "lease_expires_at": None}
             return self._transition(connection, job, settlement.action, values)
 
-        return self._commits.run(write)
+        return self._commit(write)
 
     def checkpoint(
         self, job_id: str, attempt: int, saved: Checkpoint | None, details: Values | None, lines: Sequence[LogLine] = ()
@@ -171,7 +184,7 @@ class Store:
         replaces a good one. Committed when this returns. Raises LeaseLost, StoreUnavailable.
         """
         now = self.now()
-        values: Values = {"lease_expires_at": now + self._lease}
+        values: Values = {"lease_expires_at": self._lease_end()}
         if saved is not None:
             values |= {"done": saved.done, "total": saved.total, "message": saved.message, "saved_at": now}
             values |= {"checkpoint_seq": jobs.c.checkpoint_seq + 1, "crashes": 0}
@@ -188,11 +201,11 @@ class Store:
             _add_lines(connection, job_id, lines)
             return Status(row.status)
 
-        return self._commits.run(write)
+        return self._database.run(write)
 
     def add_log(self, job_id: str, lines: Sequence[LogLine]) -> None:
         """Keep lines that the job logged; committed when this returns."""
-        self._commits.run(lambda connection: _add_lines(connection, job_id, lines))
+        self._database.run(lambda connection: _add_lines(connection, job_id, lines))
 
     # What the engine needs
 
@@ -205,29 +218,31 @@ class Store:
 
     def claim_to_clean(self, limit: int, *, types: Collection[str]) -> list[JobRecord]:
         """Take up to *limit* stopping jobs that nobody attends to, in order to clean them."""
-        now = self.now()
-        query = select(jobs).where(jobs.c.status == Status.STOPPING, jobs.c.owner.is_(None), jobs.c.run_at <= now)
+        query = select(jobs).where(IS_STOPPING, jobs.c.owner.is_(None), jobs.c.run_at <= self.now())
         return self._claim(query.where(jobs.c.type.in_(types)).order_by(jobs.c.run_at), limit, {})
 
     def next_due(self) -> datetime | None:
         """Return when the next job that waits for its time is due, if any is to come."""
-        waits = jobs.c.status.in_([Status.SUBMITTED, Status.STOPPING])
-        (row,) = self._read(select(func.min(jobs.c.run_at)).where(waits, jobs.c.run_at > self.now()))
-        due: datetime | None = row[0]
-        return due
+        now = self.now()
+        queries = (
+            select(func.min(jobs.c.run_at)).where(waits, jobs.c.run_at > now) for waits in (IS_WAITING, IS_STOPPING)
+        )
+        dues: list[datetime] = [row[0] for row in self._read(union_all(*queries)) if row[0] is not None]
+        return min(dues, default=None)
 
     def expire(self) -> list[Applied]:
         """Take jobs from owners that fell silent; returns what became of each."""
-        silent = and_(jobs.c.status.in_(ATTENDED), jobs.c.lease_expires_at <= bindparam("now"))
+        silent = and_(IS_HELD, jobs.c.lease_expires_at <= bindparam("now"), jobs.c.status.in_(ATTENDED))
         query = select(jobs).where(silent).order_by(jobs.c.number).limit(500)
-        if not self._read(query, now=self.now()):
+        if not self._read(query, now=self._database.lease_now()):
             return []
 
         def write(connection: Connection) -> list[Applied]:
-            rows = connection.execute(query, {"now": self.now()}).all()
-            return [self._expire(connection, _job(row)) for row in rows]
+            found = query.with_for_update(skip_locked=True)
+            rows = connection.execute(found, {"now": self._database.lease_now()}).all()
+            return [self._expire(connection, self._job(row)) for row in rows]
 
-        return self._commits.run(write)
+        return self._commit(write)
 
     def heartbeat(self, job_ids: Collection[str]) -> None:
         """Renew the leases of jobs that this process holds; others' are left alone."""
@@ -236,9 +251,9 @@ class Store:
         def write(connection: Connection) -> None:
             for begin in range(0, len(ids), 500):
                 held = and_(jobs.c.owner == self.owner, jobs.c.id.in_(ids[begin : begin + 500]))
-                connection.execute(update(jobs).where(held).values(lease_expires_at=self.now() + self._lease))
+                connection.execute(update(jobs).where(held).values(lease_expires_at=self._lease_end()))
 
-        self._commits.run(write)
+        self._database.run(write)
 
     def let_go(self, job_id: str, attempt: int) -> bool:
         """Give up a parked job, whose thread is about to end: any process may claim it when it is resumed.
@@ -252,17 +267,17 @@ class Store:
             self._held(connection, job_id, attempt)
             return connection.execute(release).rowcount == 1
 
-        return self._commits.run(write)
+        return self._database.run(write)
 
-    def last_seq(self) -> int:
-        """Return the number of the newest change; 0 in a new store."""
-        (row,) = self._read(select(func.coalesce(func.max(changes.c.seq), 0)))
-        return int(row[0])
-
-    def signals(self, after: int) -> list[Change]:
-        """Return changes behind number *after* that other processes made to jobs which this one held, oldest first."""
-        mine = and_(changes.c.signal_to == self.owner, changes.c.seq > after)
-        return [_change(row) for row in self._read(select(changes).where(mine).order_by(changes.c.seq))]
+    def signals(self) -> list[Change]:
+        """Return changes that other processes made to jobs which this one held, oldest first; each one once."""
+        mine = changes.c.signal_to == self.owner
+        rows = self._read(select(changes).where(mine, changes.c.signal_to.is_not(None)).order_by(changes.c.seq))
+        if rows:
+            # They are taken off one by one: a change with a lower number may be committed by another process later.
+            taken = update(changes).where(changes.c.seq.in_([row.seq for row in rows])).values(signal_to=None)
+            self._database.run(lambda connection: connection.execute(taken))
+        return [_change(row) for row in rows]
 
     # Inside a write transaction
 
@@ -288,12 +303,12 @@ class Store:
         submit |= {"asked_at": now, "at": now}
         added = connection.execute(insert(jobs).returning(jobs, sort_by_parameter_order=True), rows).all()
         connection.execute(insert(changes), [submit | {"job_id": job.id} for job in new])
-        return [_job(row) for row in added]
+        return [self._job(row) for row in added]
 
     def _make_room(self, connection: Connection, wanted: int) -> None:
         """Raise QueueFull if *wanted* more jobs are too many. Counts only when the last count cannot tell any more."""
         if self._room < wanted:
-            waiting = select(func.count()).select_from(jobs).where(jobs.c.status == Status.SUBMITTED)
+            waiting = select(func.count()).select_from(jobs).where(IS_WAITING)
             free = self._queue_limit - connection.execute(waiting).scalar_one()
             if wanted > free:
                 raise QueueFull(self._queue_limit)
@@ -304,8 +319,9 @@ class Store:
     def _waiting(self, types: Collection[str]) -> Select[Any]:
         now = self.now()
         # A job whose thread is parked in another process is that process's to wake, while it lives.
-        free = or_(jobs.c.owner.is_(None), jobs.c.owner == self.owner, jobs.c.lease_expires_at <= now)
-        query = select(jobs).where(jobs.c.status == Status.SUBMITTED, jobs.c.run_at <= now, free)
+        is_over = jobs.c.lease_expires_at <= self._database.lease_now()
+        free = or_(jobs.c.owner.is_(None), jobs.c.owner == self.owner, is_over)
+        query = select(jobs).where(IS_WAITING, jobs.c.run_at <= now, free)
         return query.where(jobs.c.type.in_(types)).order_by(jobs.c.priority.desc(), jobs.c.number)
 
     def _claim(self, query: Select[Any], limit: int, max_running: dict[str, int]) -> list[JobRecord]:
@@ -313,17 +329,20 @@ class Store:
             return []
 
         def write(connection: Connection) -> list[JobRecord]:
+            if max_running:
+                self._database.take_turn(connection, "bounded claim")
             full = _full_types(connection, max_running)
             claimed: list[JobRecord] = []
-            for row in connection.execute(query.where(jobs.c.type.not_in(full)).limit(limit)).all():
+            found = query.where(jobs.c.type.not_in(full)).limit(limit).with_for_update(skip_locked=True)
+            for row in connection.execute(found).all():
                 # Types with a bound are claimed one at a time: the next round counts again.
                 if row.type not in max_running or all(job.type != row.type for job in claimed):
-                    values = {"owner": self.owner, "lease_expires_at": self.now() + self._lease}
-                    applied = self._transition(connection, _job(row), Action.CLAIM, values)
+                    values = {"owner": self.owner, "lease_expires_at": self._lease_end()}
+                    applied = self._transition(connection, self._job(row), Action.CLAIM, values)
                     claimed.append(applied.job)
             return claimed
 
-        return self._commits.run(write)
+        return self._commit(write)
 
     def _expire(self, connection: Connection, job: JobRecord) -> Applied:
         crashes = job.crashes + 1
@@ -336,10 +355,10 @@ class Store:
 
     def _held(self, connection: Connection, job_id: str, attempt: int) -> JobRecord:
         """Return the job if this attempt of this process holds it; raises LeaseLost."""
-        row = connection.execute(select(jobs).where(*self._is_held(job_id, attempt))).first()
+        row = connection.execute(select(jobs).where(*self._is_held(job_id, attempt)).with_for_update()).first()
         if row is None:
             raise LeaseLost(job_id)
-        return _job(row)
+        return self._job(row)
 
     def _is_held(self, job_id: str, attempt: int) -> tuple[Any, ...]:
         return jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.owner == self.owner
@@ -378,7 +397,7 @@ class Store:
         }
         (seq,) = connection.execute(insert(changes).returning(changes.c.seq), record).one()
         del record["signal_to"]
-        return Applied(job=_job(row), change=Change(seq=seq, **record))
+        return Applied(job=self._job(row), change=Change(seq=seq, **record))
 
     def _facts(self, job: JobRecord, action: Action, values: Values) -> set[Fact]:
         facts = set()
@@ -388,11 +407,46 @@ class Store:
             facts.add(Fact.CRASHED_TOO_OFTEN)
         return facts
 
+    def _commit(self, write: Callable[[Connection], T]) -> T:
+        """Run a write that other processes may be waiting for."""
+
+        def announced(connection: Connection) -> T:
+            result = write(connection)
+            self._database.announce(connection)
+            return result
+
+        return self._database.run(announced)
+
+    def _forget_earlier_boots(self, connection: Connection) -> None:
+        """End the leases of processes of this machine that ran before it booted: the clock of leases began anew."""
+        if isinstance(self._database, sqlite.Database):
+            earlier = and_(IS_HELD, jobs.c.owner.not_like(f"{_boot()}:%"))
+            connection.execute(update(jobs).where(earlier).values(lease_expires_at=self._database.lease_now()))
+
+    def _lease_end(self) -> datetime:
+        return self._database.lease_now() + self._lease
+
     # Reading
 
-    def _read(self, query: Select[Any], **parameters: Any) -> Sequence[Row[Any]]:
+    def _job(self, row: Row[Any]) -> JobRecord:
+        """Return the row of a job as a value, its lease on the clock of everything else."""
+        values = dict(row._mapping)
+        values["status"] = Status(values["status"])
+        if values["lease_expires_at"] is not None:
+            values["lease_expires_at"] += self.now() - self._database.lease_now()
+        values["checkpoint"] = Checkpoint(
+            seq=values.pop("checkpoint_seq"),
+            cursor=values.pop("cursor"),
+            done=values.pop("done"),
+            total=values.pop("total"),
+            message=values.pop("message"),
+            saved_at=values.pop("saved_at"),
+        )
+        return JobRecord(**values)
+
+    def _read(self, query: Select[Any] | CompoundSelect[Any], **parameters: Any) -> Sequence[Row[Any]]:
         try:
-            with self._engine.connect() as connection:
+            with self._database.engine.connect() as connection:
                 return connection.execute(query, parameters).all()
         except DBAPIError as error:
             raise StoreUnavailable("The store does not answer. Try again later.") from error
@@ -459,21 +513,6 @@ def _one(connection: Connection, query: Select[Any], job_id: str) -> Row[Any]:
     return row
 
 
-def _job(row: Row[Any]) -> JobRecord:
-    """Return the row of a job as a value."""
-    values = dict(row._mapping)
-    values["status"] = Status(values["status"])
-    values["checkpoint"] = Checkpoint(
-        seq=values.pop("checkpoint_seq"),
-        cursor=values.pop("cursor"),
-        done=values.pop("done"),
-        total=values.pop("total"),
-        message=values.pop("message"),
-        saved_at=values.pop("saved_at"),
-    )
-    return JobRecord(**values)
-
-
 def _change(row: Row[Any]) -> Change:
     """Return the row of a change as a value."""
     return Change(
@@ -488,6 +527,17 @@ def _change(row: Row[Any]) -> Change:
         asked_at=row.asked_at,
         at=row.at,
     )
+
+
+def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database | postgres.Database:
+    if url.startswith("sqlite"):
+        return sqlite.Database(url, _to_json, clock=clock)
+    return postgres.Database(url, _to_json)
+
+
+def _boot() -> str:
+    """Return what names this boot of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
 
 
 def _to_json(value: Any) -> str:

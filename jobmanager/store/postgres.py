@@ -1,0 +1,147 @@
+"""What is peculiar to PostgreSQL: a pool, one clock for all hosts, and LISTEN/NOTIFY."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, func, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from jobmanager.store.commits import translate
+
+T = TypeVar("T")
+
+#: How often the offset to the database's clock is measured.
+_SYNC_SECONDS = 60.0
+#: How often a lost listening connection is tried again, and the store asked without it.
+_RECONNECT_SECONDS = 0.5
+#: The channel on which every commit that may concern another process is announced.
+_CHANNEL = "jobmanager"
+
+
+class Database:
+    """The engine, transactions and clock of one process on a PostgreSQL database."""
+
+    def __init__(self, url: str, json_serializer: Any) -> None:
+        """Connects to nothing yet."""
+        self.engine = create_engine(
+            make_url(url).set(drivername="postgresql+psycopg"),
+            json_serializer=json_serializer,
+            pool_size=16,
+            max_overflow=16,
+            pool_pre_ping=True,
+            pool_timeout=10,
+            connect_args={"connect_timeout": 5, "application_name": "jobmanager"},
+        )
+        self._lock = threading.Lock()  # guards _offset and _synced_at; never held while asking the database
+        self._offset: datetime | None = None  # the database's clock where ours, the monotonic one, is zero
+        self._synced_at = 0.0
+
+    def run(self, write: Callable[[Connection], T]) -> T:
+        """Return what *write* returns, once it is committed; PostgreSQL groups concurrent commits by itself."""
+        try:
+            with self.engine.begin() as connection:
+                return write(connection)
+        except DBAPIError as error:
+            raise translate(error) from error
+
+    @contextmanager
+    def begin_alone(self) -> Iterator[Connection]:
+        """Open a transaction that no other process has open at the same time; for changes of the schema."""
+        with self.engine.begin() as connection:
+            self.take_turn(connection, "schema")
+            yield connection
+
+    def take_turn(self, connection: Connection, what: str) -> None:
+        """Wait until no other transaction has the turn at *what*; kept until this one ends."""
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"jobmanager {what}"))))
+
+    def announce(self, connection: Connection) -> None:
+        """Have the processes that watch told, once the transaction is committed."""
+        connection.execute(select(func.pg_notify(_CHANNEL, "")))
+
+    def now(self) -> datetime:
+        """Return the database's clock: it is one for all hosts, and no step of a host's clock moves it."""
+        monotonic = time.monotonic()
+        with self._lock:
+            offset, is_stale = self._offset, monotonic - self._synced_at > _SYNC_SECONDS
+        if offset is None or is_stale:
+            offset = self._sync(offset)
+        return offset + timedelta(seconds=monotonic)
+
+    def lease_now(self) -> datetime:
+        """Return the clock that leases are judged by: the same."""
+        return self.now()
+
+    def _sync(self, known: datetime | None) -> datetime:
+        """Measure the offset to the database's clock; where it does not answer, the one known still holds."""
+        try:
+            with self.engine.connect() as connection:
+                began = time.monotonic()
+                theirs: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+                ours = (began + time.monotonic()) / 2
+        except DBAPIError:
+            if known is None:
+                raise
+            return known
+        with self._lock:
+            self._offset, self._synced_at = theirs - timedelta(seconds=ours), ours
+            return self._offset
+
+    def watch(self) -> Watch:
+        """Return what tells one thread whether anything was announced."""
+        return Watch(self.engine)
+
+    def close(self) -> None:
+        """Close the pool; may be called twice."""
+        self.engine.dispose()
+
+
+class Watch:
+    """Tells whether anything was announced since it was asked last. For one thread.
+
+    Where its connection is lost it says yes every now and then, so that nothing waits for the announcement alone.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: psycopg.Connection[Any] | None = None
+        self._tried_at = float("-inf")
+
+    def has_moved(self) -> bool:
+        """Tell whether anything was announced; does not block, but for connecting anew."""
+        if self._connection is None:
+            return self._connect()
+        try:
+            heard = list(self._connection.notifies(timeout=0))
+        except psycopg.OperationalError:
+            self.close()
+            return True
+        return bool(heard)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _connect(self) -> bool:
+        """Listen, if it is time to try; tells whether it tried, for something may have been missed until now."""
+        if time.monotonic() - self._tried_at < _RECONNECT_SECONDS:
+            return False
+        self._tried_at = time.monotonic()
+        arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
+        try:
+            connection = psycopg.connect(*arguments, **options, autocommit=True, connect_timeout=5)
+            connection.execute(f"LISTEN {_CHANNEL}")
+            self._connection = connection
+        except psycopg.OperationalError:
+            return True
+        return True
