@@ -37,7 +37,8 @@ from jobmanager.errors import LeaseLost, QueueFull, StoreUnavailable, UnknownJob
 from jobmanager.records import Applied, Change, Checkpoint, JobRecord, LogLine, NewJob, Settlement
 from jobmanager.states import ATTENDED, FINAL, Action, Fact, Status, advance
 from jobmanager.store import postgres, sqlite
-from jobmanager.store.schema import IS_HELD, IS_STOPPING, IS_WAITING, changes, jobs, log_lines, metadata
+from jobmanager.store.migrate import bring_up_to_date
+from jobmanager.store.schema import IS_HELD, IS_STOPPING, IS_WAITING, changes, jobs, log_lines
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Store:
         try:
             self._database = _connect(url, clock)
             with self._database.begin_alone() as connection:
-                metadata.create_all(connection)
+                bring_up_to_date(connection)
                 self._forget_earlier_boots(connection)
         except (OSError, DBAPIError) as error:
             raise StoreUnavailable(f"The store cannot be opened: {_cause(error)}.") from error
@@ -437,8 +438,8 @@ class Store:
         values["checkpoint"] = Checkpoint(
             seq=values.pop("checkpoint_seq"),
             cursor=values.pop("cursor"),
-            done=values.pop("done"),
-            total=values.pop("total"),
+            done=_whole(values.pop("done")),
+            total=_whole(values.pop("total")),
             message=values.pop("message"),
             saved_at=values.pop("saved_at"),
         )
@@ -538,6 +539,11 @@ def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database 
 def _boot() -> str:
     """Return what names this boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+
+
+def _whole(number: float | None) -> float | None:
+    """Return a whole number as an int, which is how most jobs count and people read."""
+    return int(number) if number is not None and number.is_integer() else number
 
 
 def _to_json(value: Any) -> str:
