@@ -543,7 +543,8 @@ def _boot() -> str:
 
 def _whole(number: float | None) -> float | None:
     """Return a whole number as an int, which is how most jobs count and people read."""
-    return int(number) if number is not None and number.is_integer() else number
+    # SQLite answers with an int or a float: int has is_integer() only from Python 3.12 on.
+    return int(number) if number is not None and float(number).is_integer() else number
 
 
 def _to_json(value: Any) -> str:
