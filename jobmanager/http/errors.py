@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from jobmanager.errors import (
     Conflict,
@@ -21,6 +21,7 @@ from jobmanager.errors import (
     QueueFull,
     StoreUnavailable,
 )
+from jobmanager.http.guard import MAX_BODY_BYTES
 
 _STATUSES: dict[type[JobManagerError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.BAD_REQUEST,
@@ -48,7 +49,9 @@ def status_of(error: Exception) -> HTTPStatus:
 
 
 def _answer(error: Exception) -> Response:
-    if isinstance(error, HTTPException):
+    if isinstance(error, RequestEntityTooLarge):
+        status, text = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {MAX_BODY_BYTES} bytes."
+    elif isinstance(error, HTTPException):
         status, text = HTTPStatus(error.code or 500), error.description or HTTPStatus(error.code or 500).description
     elif isinstance(error, JobManagerError):
         status, text = status_of(error), str(error)
@@ -79,5 +82,5 @@ def _add_headers(response: Response, error: Exception) -> None:
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, HTTPException):
         for name, value in error.get_headers(request.environ):
-            if name == "Allow":
+            if name in ("Allow", "Content-Range"):
                 response.headers[name] = value

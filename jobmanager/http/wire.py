@@ -17,6 +17,13 @@ from jobmanager.records import JobRecord
 
 JOB_ID = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
 
+#: How deep arrays and objects of a body may lie in each other. Far below what Python's recursion limit lets through,
+#: which is less where the stack is deeper: what one thread could write, another could not read.
+MAX_DEPTH = 100
+
+_TOO_DEEP = f"arrays and objects in it lie more than {MAX_DEPTH} deep in each other"
+_EXAMPLE = 'It looks like this: {"Type": "Simple", "args": {}}.'
+
 
 class ClassicSubmission(BaseModel):
     """A job to run. Names of fields are read in any case (`Type`, `type`); further fields are ignored."""
@@ -68,23 +75,25 @@ class Health(BaseModel):
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object that *body* holds; raises InvalidRequest."""
+    """Return the JSON object that *body* holds; raises InvalidRequest that says what is wrong, and where."""
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate cannot be stored
-    except (ValueError, RecursionError):
-        raise InvalidRequest('The body must be a JSON object, as in {"Type": "Simple", "args": {}}.') from None
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # what cannot be stored is refused here
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"The body cannot be read: {_fault(error)}. {_EXAMPLE}") from None
     if not isinstance(value, dict):
-        raise InvalidRequest(f"The body must be a JSON object, not {_kind(value)}.")
+        raise InvalidRequest(f"The body must be a JSON object, not {_kind(value)}. {_EXAMPLE}")
+    if _is_deeper(value, MAX_DEPTH):
+        raise InvalidRequest(f"The body cannot be read: {_TOO_DEEP}. {_EXAMPLE}")
     return value
 
 
 def parse_classic(body: bytes) -> tuple[str, dict[str, Any]]:
     """Return type and arguments of a submission, read as the Go service did; raises InvalidRequest."""
-    fields = {name.lower(): value for name, value in parse_object(body).items()}
+    fields = {name.casefold(): value for name, value in parse_object(body).items()}
     name, args = fields.get("type"), fields.get("args")
     if not isinstance(name, str) or not name:
-        raise InvalidRequest('"Type" must name a job type, as in {"Type": "Simple"}.', field="type")
+        raise InvalidRequest(f'"Type" must name a job type. {_EXAMPLE}', field="type")
     if args is None:
         args = {}
     if not isinstance(args, dict):
@@ -126,7 +135,29 @@ def format_time(at: datetime | None) -> str | None:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise InvalidRequest(f"The body cannot be read: {name} is no JSON. {_EXAMPLE}")
+
+
+def _fault(error: Exception) -> str:
+    """Return what is wrong with a body, without repeating it."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg.lower()} at line {error.lineno}, column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        return "half of a surrogate pair is no text"
+    return _TOO_DEEP if isinstance(error, RecursionError) else "a number in it is too large"
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Tell whether arrays and objects lie more than *levels* deep in each other."""
+    layer = [value]
+    for _ in range(levels + 1):
+        boxes = [box.values() if isinstance(box, dict) else box for box in layer if isinstance(box, (dict, list))]
+        if not boxes:
+            return False
+        layer = [inner for box in boxes for inner in box]
+    return True
 
 
 def _kind(value: Any) -> str:
