@@ -148,17 +148,18 @@ class JobManager:
         """
         job = self.get(job_id)
         told = job.result if job.status is Status.COMPLETED and isinstance(job.result, dict) else {}
-        if not isinstance(told.get("file"), str):
+        file = _line(told, "file", "")
+        if not file:
             raise NotFound(f"Job {job_id} has no file; it is {job.status}.")
         folder = (self.settings.data_dir / "jobs" / job_id).resolve()
-        path = (folder / told["file"]).resolve()
+        path = (folder / file).resolve()
         if not path.is_relative_to(folder) or not path.is_file():
             raise NotFound(f"The file of job {job_id} is no longer there.")
         return Artifact(
             path=path,
-            filename=told.get("filename", path.name),
-            media_type=told.get("media_type", "application/octet-stream"),
-            etag=told.get("sha256", f"{job_id}-{job.attempt}"),
+            filename=_line(told, "filename", path.name),
+            media_type=_line(told, "media_type", "application/octet-stream"),
+            etag=_line(told, "sha256", f"{job_id}-{job.attempt}"),
         )
 
     def ping(self) -> None:
@@ -231,6 +232,12 @@ class JobManager:
         self.start()
         assert self._engine is not None
         return self._engine
+
+
+def _line(result: dict[str, Any], name: str, otherwise: str) -> str:
+    """Return what a job's result tells under the name, if it is a line of text: it goes into paths and headers."""
+    value = result.get(name)
+    return value if isinstance(value, str) and value and value.isprintable() else otherwise
 
 
 def _make_data_dir(path: Path) -> None:
