@@ -1,6 +1,7 @@
 """The one map from what went wrong to what HTTP says about it.
 
-A message of a JobManagerError is written for the client; of anything else the client learns only that it happened.
+What a client did wrong is told in the words of the JobManagerError. What went wrong here is told to the operator, in
+the log: it may show paths, hosts and values. Of it the client learns only that it happened, and when to come back.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from jobmanager.errors import (
+    ConfigError,
     Conflict,
     InvalidRequest,
     JobManagerError,
@@ -49,21 +51,29 @@ def status_of(error: Exception) -> HTTPStatus:
 
 
 def _answer(error: Exception) -> Response:
-    if isinstance(error, RequestEntityTooLarge):
-        status, text = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {MAX_BODY_BYTES} bytes."
-    elif isinstance(error, HTTPException):
-        status, text = HTTPStatus(error.code or 500), error.description or HTTPStatus(error.code or 500).description
-    elif isinstance(error, JobManagerError):
-        status, text = status_of(error), str(error)
-    else:
-        _log.exception("%s %s failed.", request.method, request.path)
-        status, text = HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; it was logged."
+    status, text = _tell(error)
     response = jsonify(_classic(text) if request.blueprint == "classic" else _problem(error, status, text))
     response.status_code = status
     if request.blueprint != "classic":
         response.mimetype = "application/problem+json"
     _add_headers(response, error)
     return response
+
+
+def _tell(error: Exception) -> tuple[HTTPStatus, str]:
+    """Return the status and what the client is told; the operator is told of what went wrong here."""
+    if isinstance(error, RequestEntityTooLarge):
+        return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {MAX_BODY_BYTES} bytes."
+    if isinstance(error, HTTPException):
+        status = HTTPStatus(error.code or 500)
+        return status, error.description or status.description
+    if isinstance(error, StoreUnavailable):
+        _log.warning("%s %r was refused. %s", request.method, request.path, error)
+        return status_of(error), "The store does not answer. Nothing was changed; try again later."
+    if isinstance(error, JobManagerError) and not isinstance(error, ConfigError):
+        return status_of(error), str(error)
+    _log.exception("%s %r failed.", request.method, request.path)
+    return HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; it was logged."
 
 
 def _classic(text: str) -> dict[str, Any]:
