@@ -1,0 +1,89 @@
+"""Dates as clients write them, and as databases keep them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+
+#: Dates as the Go service took them: its layout 2006-Jan-02.
+_GO_MONTHS = {
+    name: number
+    for number, name in enumerate(
+        ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"), start=1
+    )
+}
+
+
+class DateFormat(StrEnum):
+    """How a column keeps its dates."""
+
+    SPACE = "space"  # text, 2024-03-09 12:30:00
+    T = "t"  # text, 2024-03-09T12:30:00
+    UNIX = "unix"  # seconds since 1970
+    NATIVE = "native"  # a type of the database's own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A date or a time that a client named."""
+
+    #: naive, in UTC
+    at: datetime
+    #: a day without a time
+    is_day: bool
+
+    def after(self) -> datetime:
+        """Return the exclusive end of a range that ends with it: a day is included whole."""
+        return self.at + timedelta(days=1) if self.is_day else self.at
+
+
+def parse_moment(text: str) -> Moment:
+    """Return what *text* names: an ISO date or datetime, or a date in the layout 2006-Jan-02.
+
+    A datetime with an offset is converted to UTC, one without is taken as UTC. Raises ValueError with a sentence.
+
+    >>> parse_moment("2024-Mar-09").at
+    datetime.datetime(2024, 3, 9, 0, 0)
+    """
+    try:
+        day = _parse_day(text)
+        if day is not None:
+            return Moment(at=datetime.combine(day, time()), is_day=True)
+        at = datetime.fromisoformat(text)
+        return Moment(at=at.astimezone(UTC).replace(tzinfo=None) if at.tzinfo else at, is_day=False)
+    except (ValueError, OverflowError):
+        raise ValueError("must be a date, as in 2024-03-09, 2024-Mar-09 or 2024-03-09T12:30:00") from None
+
+
+def _parse_day(text: str) -> date | None:
+    """Return the day that *text* names, or None if it has another form; raises ValueError for a day that is none."""
+    parts = text.split("-")
+    if len(parts) != 3 or not (parts[0].isdecimal() and len(parts[0]) == 4 and len(parts[2]) == 2):
+        return None
+    year, month, day = parts
+    number = _GO_MONTHS.get(month.title())
+    if number is not None:
+        return date(int(year), number, int(day))
+    return date.fromisoformat(text)
+
+
+def to_column(at: datetime, date_format: DateFormat) -> str | float | datetime:
+    """Return *at* (naive, UTC) as a value that compares with those in a column.
+
+    Zeros at the end of a fraction are left out: as text, "12:00:00.5" then sorts before every way to write that time.
+
+    >>> to_column(datetime(2024, 3, 9, 12, 30), DateFormat.T)
+    '2024-03-09T12:30:00'
+    >>> to_column(datetime(2024, 3, 9), DateFormat.SPACE)
+    '2024-03-09'
+    """
+    if date_format is DateFormat.NATIVE:
+        return at
+    if date_format is DateFormat.UNIX:
+        seconds = at.replace(tzinfo=UTC).timestamp()
+        return int(seconds) if seconds.is_integer() else seconds
+    if at.time() == time():
+        return at.date().isoformat()
+    text = at.isoformat(sep="T" if date_format is DateFormat.T else " ")
+    return text.rstrip("0") if at.microsecond else text

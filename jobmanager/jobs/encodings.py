@@ -1,0 +1,147 @@
+"""How rows are written: the bytes of each format, chunk by chunk, so that they do not depend on where it was halted."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+
+#: Rows that are Python objects at once: a chunk of them takes a hundred times the memory of its columns.
+_ROWS_AS_OBJECTS = 5_000
+
+
+class Encoding(Protocol):
+    """One format of an export."""
+
+    #: of the file as it is downloaded
+    extension: str
+    media_type: str
+    #: of the part file, which may hold the rows in another form until they are all there
+    part_extension: str
+
+    def head(self, schema: pa.Schema) -> Any:
+        """Return the bytes a part begins with."""
+
+    def body(self, rows: pa.Table) -> Any:
+        """Return the bytes of a chunk of rows."""
+
+    def finish(self, part: Path, target: Path, on_chunk: Callable[[], None]) -> None:
+        """Make the file that is downloaded from a complete part, durably; calls *on_chunk* now and then."""
+
+    def recover(self, part: Path, target: Path) -> int | None:
+        """Put things right after a crash in `finish`: return the rows of the finished file; None: go on as before."""
+
+
+class _AsItIs:
+    """A format of which the part is the file already."""
+
+    def finish(self, part: Path, target: Path, on_chunk: Callable[[], None]) -> None:
+        """Give the part its name."""
+        os.replace(part, target)
+
+    def recover(self, part: Path, target: Path) -> int | None:
+        """Take the name back: the file may hold more than the last checkpoint knows."""
+        if target.exists() and not part.exists():
+            os.replace(target, part)
+        return None
+
+
+class Csv(_AsItIs):
+    """Comma-separated values (RFC 4180, but for line ends of \\n): text in quotes, nothing where there is no value."""
+
+    extension = "csv"
+    part_extension = "csv"
+    media_type = "text/csv; charset=utf-8"
+
+    def head(self, schema: pa.Schema) -> Any:
+        """Return the line of names."""
+        return _csv(schema.empty_table(), include_header=True)
+
+    def body(self, rows: pa.Table) -> Any:
+        """Return a line for each row."""
+        return _csv(rows, include_header=False)
+
+
+class JsonLines(_AsItIs):
+    """One JSON object a line; dates as ISO text, bytes in base64."""
+
+    extension = "jsonl"
+    part_extension = "jsonl"
+    media_type = "application/x-ndjson"
+
+    def head(self, schema: pa.Schema) -> Any:
+        """Return nothing: every line is complete."""
+        return b""
+
+    def body(self, rows: pa.Table) -> Any:
+        """Return a line for each row."""
+        batches = rows.to_batches(max_chunksize=_ROWS_AS_OBJECTS)
+        lines = (_line(row) for batch in batches for row in batch.to_pylist())
+        return b"".join(lines)
+
+
+class Parquet:
+    """Apache Parquet, a row group for each chunk.
+
+    A Parquet file cannot be cut back: until all rows are there, the part is an Arrow IPC stream.
+    """
+
+    extension = "parquet"
+    part_extension = "arrows"
+    media_type = "application/vnd.apache.parquet"
+
+    def head(self, schema: pa.Schema) -> Any:
+        """Return the message that tells the schema."""
+        return schema.serialize()
+
+    def body(self, rows: pa.Table) -> Any:
+        """Return the message that holds the rows."""
+        (batch,) = rows.combine_chunks().to_batches()
+        return batch.serialize()
+
+    def finish(self, part: Path, target: Path, on_chunk: Callable[[], None]) -> None:
+        """Write the rows of the stream as Parquet, and remove it."""
+        unfinished = target.with_suffix(".unfinished")
+        with (
+            pa.OSFile(str(part), "rb") as source,
+            pa.ipc.open_stream(source) as batches,
+            pa.parquet.ParquetWriter(unfinished, batches.schema) as writer,
+        ):
+            for batch in batches:
+                writer.write_batch(batch)
+                on_chunk()
+        with open(unfinished, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, target)
+        part.unlink()
+
+    def recover(self, part: Path, target: Path) -> int | None:
+        """Return the rows of the finished file: it has its name only when it is complete."""
+        return int(pa.parquet.read_metadata(target).num_rows) if target.exists() else None
+
+
+ENCODINGS: dict[str, Encoding] = {"csv": Csv(), "jsonl": JsonLines(), "parquet": Parquet()}
+
+
+def _csv(rows: pa.Table, *, include_header: bool) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pa.csv.write_csv(rows, sink, pa.csv.WriteOptions(include_header=include_header, batch_size=rows.num_rows or 1))
+    return sink.getvalue()
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return orjson.dumps(row, default=_to_json, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _to_json(value: Any) -> str:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return str(value)

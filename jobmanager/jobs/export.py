@@ -1,0 +1,249 @@
+"""Rows of a dataset between two dates, to a file: exact, however often it is halted, resumed or killed.
+
+The rows are read by keyset in chunks, each is appended to a part file, and a checkpoint claims what was appended, after
+an fsync. Starting again cuts the file back to what was claimed. Knows nothing of HTTP or of the store of jobs.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from jobmanager.config import Settings
+from jobmanager.errors import Fatal
+from jobmanager.job import Job
+from jobmanager.jobs.datasets import Dataset, DatasetAway, Place, Reader, load_datasets, open_reader
+from jobmanager.jobs.dates import parse_moment
+from jobmanager.jobs.encodings import ENCODINGS
+from jobmanager.jobs.part import Part, PartDamaged, sha256, space_needed, sync_folder
+
+
+class Export(Job):
+    """Writes the rows of a dataset between two dates to a file, in the order of date and key."""
+
+    # A database that is away for a moment should not end an export.
+    max_attempts: ClassVar[int] = 5
+    #: rows read, and appended to the file, at once
+    chunk_rows: ClassVar[int] = 50_000
+
+    class Args(BaseModel):
+        """What to export."""
+
+        model_config = ConfigDict(extra="forbid")
+
+        from_date: str = Field(
+            description="The first day or time, as in 2024-03-09, 2024-Mar-09 or 2024-03-09T12:30:00 (UTC).",
+            examples=["2024-01-01", "2024-Jan-01"],
+        )
+        to_date: str = Field(
+            description="The last day, which is included whole; or a time, which is not included.",
+            examples=["2024-03-31", "2024-Mar-31"],
+        )
+        dataset: str | None = Field(
+            None, description="The dataset, as the operator named it; may be left out if there is one only."
+        )
+        format: Literal["csv", "jsonl", "parquet"] = Field("csv", description="The format of the file.")
+        columns: list[str] | None = Field(
+            None, min_length=1, description="The columns, in this order; all of them by default."
+        )
+
+        @field_validator("from_date", "to_date")
+        @classmethod
+        def _is_moment(cls, text: str) -> str:
+            parse_moment(text)
+            return text
+
+        @model_validator(mode="after")
+        def _is_range(self) -> Export.Args:
+            begin, end = parse_moment(self.from_date), parse_moment(self.to_date)
+            if begin.at > end.at and begin.at >= end.after():
+                raise ValueError("from_date must not be after to_date")
+            return self
+
+        @model_validator(mode="after")
+        def _is_configured(self, info: ValidationInfo) -> Export.Args:
+            context: dict[str, Settings] = info.context or {}
+            dataset = find_dataset(self.dataset, context["settings"])
+            if self.columns is not None:
+                _check_columns(self.columns, dataset)
+            return self
+
+        def bounds(self) -> tuple[datetime, datetime]:
+            """Return begin and exclusive end, naive and in UTC."""
+            return parse_moment(self.from_date).at, parse_moment(self.to_date).after()
+
+    args: Export.Args
+
+    _reader: Reader | None = None
+    _part: Part | None = None
+
+    def start(self) -> dict[str, Any]:
+        """Append the chunks that are left, then make the file."""
+        self._dataset = find_dataset(self.args.dataset, self.settings)
+        self._encoding = ENCODINGS[self.args.format]
+        try:
+            rows = self._rows_of_finished_file()
+            if rows is None:
+                rows = self._append_chunks()
+                self._make_file()
+            return self._result(rows)
+        finally:
+            self._let_go()
+
+    def halt(self) -> None:
+        """Close the file and the connection for as long as the job is halted."""
+        self._let_go()
+
+    def flush(self) -> None:
+        """Make durable what the cursor claims."""
+        if self._part is not None:
+            self._part.sync()
+
+    def details(self) -> dict[str, Any]:
+        """Tell what is written so far."""
+        cursor = self.cursor or {}
+        told = {"dataset": self._dataset.name, "format": self.args.format}
+        return told | {"rows": cursor.get("rows", 0), "bytes": cursor.get("bytes", 0)}
+
+    # One chunk after the other
+
+    def _append_chunks(self) -> int:
+        """Append all rows that the part lacks; returns how many it holds then."""
+        begin, end = self.args.bounds()
+        self._open_part()
+        if self.total is None:
+            self.total = self._open_reader().count(begin, end)
+        while True:
+            cursor = self.cursor or {}
+            after = Place(date=cursor["date"], key=cursor["key"]) if cursor else None
+            rows, place = self._open_reader().read(self._columns(), after, begin, end, self.chunk_rows)
+            if place is None:
+                return int(cursor.get("rows", 0))
+            self._open_part().write(self._encoding.body(rows))
+            self._claim(cursor.get("rows", 0) + rows.num_rows, place)
+
+    def _claim(self, rows: int, place: Place) -> None:
+        """Say that the part holds everything up to *place*."""
+        part = self._open_part()
+        cursor = {"date": place.date, "key": place.key, "rows": rows}
+        cursor |= {"part": part.path.name, "bytes": part.length, "crc32": part.crc32}
+        self.checkpoint(cursor, done=rows, total=self.total)
+
+    def _open_part(self) -> Part:
+        """Return the part, opened where the cursor says, or begun."""
+        if self._part is None:
+            self._part = self._reopen_part() or self._begin_part()
+        return self._part
+
+    def _reopen_part(self) -> Part | None:
+        """Go on with the part that the cursor names; None, and the export starts over, if it is not what it was."""
+        if not self.cursor:
+            return None
+        path = self.workdir / self.cursor["part"]
+        try:
+            return Part.reopen(
+                path,
+                length=self.cursor["bytes"],
+                crc32=self.cursor["crc32"],
+                copy_to=self._new_part_path(),
+                on_block=self.checkpoint,
+            )
+        except PartDamaged as error:
+            self.log.warning("The export starts over: the part file cannot be used, %s.", error)
+            self.cursor, self.done, self.total = None, 0, None
+            return None
+
+    def _begin_part(self) -> Part:
+        part = Part.create(self._new_part_path())
+        types = self._open_reader().columns()
+        part.write(self._encoding.head(pa.schema([(name, types[name]) for name in self._columns()])))
+        return part
+
+    def _new_part_path(self) -> Path:
+        return self.workdir / f"export-{self.attempt}.{self._encoding.part_extension}.part"
+
+    def _open_reader(self) -> Reader:
+        if self._reader is None:
+            self._reader = open_reader(self._dataset)
+        return self._reader
+
+    def _columns(self) -> list[str]:
+        return self.args.columns or list(self._open_reader().columns())
+
+    def _let_go(self) -> None:
+        """Close what is open; it is opened again when it is needed."""
+        if self._reader is not None:
+            self._reader.close()
+        if self._part is not None:
+            self._part.close()
+        self._reader = self._part = None
+
+    # The file
+
+    def _make_file(self) -> None:
+        """Turn the complete part into the file that is downloaded."""
+        part = self._open_part()
+        part.sync()
+        part.close()
+        self._part_name, self._part = part.path.name, None
+        with space_needed():
+            self._encoding.finish(part.path, self._target(), self.checkpoint)
+            sync_folder(self.workdir)
+
+    def _rows_of_finished_file(self) -> int | None:
+        """Return the rows of the file, if an earlier attempt has made it but did not live to tell."""
+        if not self.cursor:
+            return None
+        self._part_name = self.cursor["part"]
+        return self._encoding.recover(self.workdir / self._part_name, self._target())
+
+    def _target(self) -> Path:
+        # Named after its part, and so after an attempt: one that lost its lease unaware cannot replace another's file.
+        stem = self._part_name.partition(".")[0]
+        return self.workdir / f"{stem}.{self._encoding.extension}"
+
+    def _result(self, rows: int) -> dict[str, Any]:
+        path = self._target()
+        name = f"{self._dataset.name}_{self.args.from_date}_{self.args.to_date}".replace(":", "")
+        return {
+            "file": path.name,
+            "filename": f"{name}.{self._encoding.extension}",
+            "media_type": self._encoding.media_type,
+            "rows": rows,
+            "bytes": path.stat().st_size,
+            "sha256": sha256(path, self.checkpoint),
+        }
+
+
+def find_dataset(name: str | None, settings: Settings) -> Dataset:
+    """Return the dataset of that name, or the only one; raises ValueError with a sentence that names the choice."""
+    datasets = load_datasets(settings.datasets) if settings.datasets else {}
+    if not datasets:
+        raise ValueError("no dataset is configured; the operator has to name one in datasets.toml")
+    known = ", ".join(sorted(datasets))
+    if name is None and len(datasets) == 1:
+        return next(iter(datasets.values()))
+    if name is None:
+        raise ValueError(f"dataset must be one of: {known}")
+    if name not in datasets:
+        raise ValueError(f"there is no dataset {name!r}; known datasets: {known}")
+    return datasets[name]
+
+
+def _check_columns(columns: list[str], dataset: Dataset) -> None:
+    """Raise ValueError that names the columns which the table does not have, if its database can be asked."""
+    if len(set(columns)) < len(columns):
+        raise ValueError("columns must not name one twice")
+    try:
+        with closing(open_reader(dataset)) as reader:
+            known = list(reader.columns())
+    except (DatasetAway, Fatal):
+        return  # the job finds out, and says so, when it runs
+    unknown = [column for column in columns if column not in known]
+    if unknown:
+        raise ValueError(f"unknown columns {', '.join(unknown)}; there are: {', '.join(known)}")

@@ -1,0 +1,98 @@
+"""The sample data that a newcomer exports: survey responses over two years, the same on every machine."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
+
+_FIRST = datetime(2023, 1, 1)
+_SECONDS = 731 * 86_400  # 2023 and 2024, a leap year
+
+_COUNTRIES = ("AT", "BR", "CA", "DE", "FR", "IN", "JP", "KE", "PL", "US")
+_QUESTIONS = ("How was your stay?", "Would you come again?", "How did you hear of us?")
+_COMMENTS = (
+    None,
+    "",
+    "Fine.",
+    'They said "see you soon", and we will.',
+    "Clean, quiet, close to the station",
+    "Überraschend gut; Frühstück à la carte",
+    "とても良かったです",
+    "First line\nsecond line",
+    "Доброе утро 🙂",
+)
+
+_DATASETS = """# What Export may read. Add a table of your own: [name], then these four.
+[responses]
+url = "sqlite:///sample.db"
+table = "responses"
+date_column = "submitted_at"
+key = "id"
+"""
+
+_SCHEMA = """
+CREATE TABLE responses (
+    id INTEGER PRIMARY KEY,
+    submitted_at TEXT NOT NULL,
+    respondent INTEGER NOT NULL,
+    country TEXT NOT NULL,
+    question TEXT NOT NULL,
+    score REAL,
+    comment TEXT
+);
+"""
+
+
+def make_sample(data_dir: Path, rows: int = 1_000_000) -> Path:
+    """Make sample.db, and a datasets.toml that names its table, in *data_dir*; what is there already is left alone.
+
+    Each file appears whole or not at all, even when the process dies meanwhile. Returns the path of sample.db.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    path = data_dir / "sample.db"
+    if not path.exists():
+        unfinished = data_dir / f"sample.db.{os.getpid()}"
+        unfinished.unlink(missing_ok=True)
+        _fill(unfinished, rows)
+        os.replace(unfinished, path)
+    datasets = data_dir / "datasets.toml"
+    if not datasets.exists():
+        unfinished = data_dir / f"datasets.toml.{os.getpid()}"
+        unfinished.write_text(_DATASETS, encoding="utf-8")
+        os.replace(unfinished, datasets)
+    return path
+
+
+def _fill(path: Path, rows: int) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.executescript(_SCHEMA)
+        with connection:
+            connection.executemany("INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)", _responses(rows))
+            connection.execute("CREATE INDEX responses_by_date ON responses (submitted_at, id)")
+        connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _responses(rows: int) -> Iterator[tuple[object, ...]]:
+    """Yield responses in the order they came in; some share a second."""
+    chance = random.Random(20230101)
+    pick, number = chance.choice, chance.random
+    seconds = sorted(int(number() * _SECONDS) for _ in range(rows))
+    for key, second in enumerate(seconds, start=1):
+        at = _FIRST + timedelta(seconds=second)
+        score = None if number() < 0.05 else round(number() * 10, 1)
+        yield (
+            key,
+            at.isoformat(sep=" "),
+            int(number() * 1e6),
+            pick(_COUNTRIES),
+            pick(_QUESTIONS),
+            score,
+            pick(_COMMENTS),
+        )
