@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-
 #: Rows that are Python objects at once: a chunk of them takes a hundred times the memory of its columns.
 _ROWS_AS_OBJECTS = 5_000
 
