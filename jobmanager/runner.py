@@ -104,9 +104,13 @@ class Runner:
                 self.signals.ask_stop()
 
     def wake(self, record: JobRecord) -> bool:
-        """Have the parked thread go on as the attempt that *record* claimed; False if it is leaving already."""
+        """Have the parked thread go on as the attempt that *record* claimed; False if it is leaving, or has to."""
         with self._lock:
             if not self.is_parked or self.signals.resume.is_set():
+                return False
+            if record.status is not Status.RUNNING or record.attempt != self.record.attempt + 1:
+                # Another process worked on it while this one was frozen: what the thread has in memory is outdated.
+                self.signals.ask_interrupt(LeaseLost(record.id))
                 return False
             self.is_parked = False
             self.record = record

@@ -232,8 +232,11 @@ class Store:
         return min(dues, default=None)
 
     def expire(self) -> list[Applied]:
-        """Take jobs from owners that fell silent; returns what became of each."""
-        silent = and_(IS_HELD, jobs.c.lease_expires_at <= bindparam("now"), jobs.c.status.in_(ATTENDED))
+        """Take jobs from owners that fell silent; returns what became of each.
+
+        A job that was parked, or is to be woken, changes in nothing but that any process may claim it.
+        """
+        silent = and_(IS_HELD, jobs.c.lease_expires_at <= bindparam("now"))
         query = select(jobs).where(silent).order_by(jobs.c.number).limit(500)
         if not self._read(query, now=self._database.lease_now()):
             return []
@@ -346,6 +349,10 @@ class Store:
         return self._commit(write)
 
     def _expire(self, connection: Connection, job: JobRecord) -> Applied:
+        if job.status not in ATTENDED:
+            free = update(jobs).where(jobs.c.id == job.id).values(owner=None, lease_expires_at=None)
+            connection.execute(free)
+            return Applied(job=job, change=None)
         crashes = job.crashes + 1
         values: Values = {"crashes": crashes, "owner": None, "lease_expires_at": None}
         if job.status is Status.RUNNING and crashes >= self._max_crashes:

@@ -1,0 +1,106 @@
+"""What the tests serve in place of wsgi.py: the same application, with job types that tell what happens to them.
+
+Each job writes lines to DATA_DIR/trace/<job id>, outside its own folder, so that they are there when it was cleaned:
+one write with O_APPEND a line, which the kernel keeps whole and in order, whatever process it comes from.
+"""
+
+import os
+import threading
+import time
+
+from pydantic import BaseModel
+
+from jobmanager import Job, registry
+
+
+class Traced(Job):
+    """Writes down its begin, its units of work, its hooks and its end."""
+
+    def tell(self, what: str, unit: int = -1) -> None:
+        folder = self.settings.data_dir / "trace"
+        folder.mkdir(exist_ok=True)
+        line = f"{time.monotonic_ns()} {os.getpid()} {self.attempt} {what} {unit}\n"
+        file = os.open(folder / self.job_id, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(file, line.encode())
+        finally:
+            os.close(file)
+
+    def is_there(self, name: str) -> bool:
+        """Tell whether the test has made this file, which is how it lets a job go on."""
+        return (self.settings.data_dir / name).exists()
+
+    def halt(self) -> None:
+        self.tell("halt")
+
+    def resume(self) -> None:
+        self.tell("resume")
+
+    def clean(self) -> None:
+        self.tell("clean")
+        super().clean()
+        self.tell("cleaned")
+
+
+@registry.register
+class Units(Traced):
+    """Appends units to a file, exactly once each: it cuts the file to what the cursor claims before it goes on."""
+
+    class Args(BaseModel):
+        units: int = 100
+        seconds: float = 0.01
+        tag: str = ""
+
+    def start(self) -> dict[str, int]:
+        self.tell("begin")
+        first, length = self.cursor or (0, 0)
+        with open(self.workdir / "units", "ab", buffering=0) as self.file:
+            self.file.truncate(length)
+            for unit in range(first, self.args.units):
+                self.wait(self.args.seconds)
+                self.tell("tick", unit)
+                self.file.write(f"{unit}\n".encode())
+                self.checkpoint([unit + 1, self.file.tell()], done=unit + 1, total=self.args.units)
+            os.fsync(self.file.fileno())
+        self.tell("end")
+        return {"units": self.args.units}
+
+    def flush(self) -> None:
+        if not self.file.closed:  # the last checkpoint is saved when start has returned
+            os.fsync(self.file.fileno())
+
+
+@registry.register
+class SlowClean(Units):
+    """Cannot be cleaned before the test allows it."""
+
+    def clean(self) -> None:
+        self.tell("clean")
+        while not self.is_there("may-clean"):
+            time.sleep(0.005)
+        Traced.clean(self)
+
+
+@registry.register
+class Deaf(Traced):
+    """Never reaches a checkpoint before the test allows it."""
+
+    def start(self) -> dict[str, int]:
+        self.tell("begin")
+        while not self.is_there("may-end"):
+            time.sleep(0.005)
+            self.tell("tick")
+        return {"attempt": self.attempt}
+
+
+@registry.register
+class Deadly(Traced):
+    """Kills the process that runs it."""
+
+    def start(self) -> None:
+        self.tell("begin")
+        os.kill(os.getpid(), 9)
+        threading.Event().wait(10)
+
+
+from wsgi import app  # noqa: E402, F401 - after the job types are registered
