@@ -25,6 +25,8 @@ from jobmanager.store.store import Watch
 WATCH_SECONDS = 0.02
 #: How long Python code that was interrupted by force may take to end before its thread is abandoned.
 FORCE_SECONDS = 2.0
+#: How often jobs of processes that died are looked for.
+_EXPIRE_SECONDS = 1.0
 #: How often the lines that jobs log between checkpoints are stored.
 _LOG_SECONDS = 1.0
 #: How long the engine rests after the store failed it.
@@ -44,14 +46,14 @@ class Engine:
         self._runners: dict[str, Runner] = {}
         self._forced: dict[str, float] = {}  # by job: when its thread is abandoned
         self._wake = threading.Event()  # there is something to do: a slot came free, a job was submitted
-        self._closing = threading.Event()
+        self._is_closing = False  # no Event: a signal handler that sets it may interrupt another that does
         self._deadline = float("inf")
         self._moved = threading.Condition()  # guards _moves; notified whenever a status may have changed
         self._moves = 0
         self._due_at: datetime | None = None
         self._timers = [
             _Timer(settings.lease_seconds / 3, self._keep_leases),
-            _Timer(settings.lease_seconds / 3, self._expire),
+            _Timer(min(_EXPIRE_SECONDS, settings.lease_seconds / 3), self._expire),
             _Timer(_LOG_SECONDS, self._keep_logs),
         ]
         self._thread = threading.Thread(target=self._run, name="jobmanager-engine", daemon=True)
@@ -66,7 +68,7 @@ class Engine:
     def begin_shutdown(self, grace_seconds: float) -> None:
         """Claim no more, and hand over what runs, within *grace_seconds*; does not block, fit for a signal handler."""
         self._deadline = min(self._deadline, time.monotonic() + grace_seconds)
-        self._closing.set()
+        self._is_closing = True
 
     def close(self, grace_seconds: float) -> None:
         """Hand over what runs and end every thread; blocks for at most about *grace_seconds*. May be called twice."""
@@ -125,7 +127,7 @@ class Engine:
         if has_moved:
             self._read_signals()
             self._tell_waiters()
-        if self._closing.is_set():
+        if self._is_closing:
             self._interrupt_all()
         elif has_moved or is_woken or self._is_due():
             self._claim()
@@ -135,7 +137,7 @@ class Engine:
 
     def _has_ended(self) -> bool:
         # Signals are obeyed and leases kept until the last job's thread has ended: a person may stop a job meanwhile.
-        return self._closing.is_set() and (not self._held() or time.monotonic() >= self._deadline)
+        return self._is_closing and (not self._held() or time.monotonic() >= self._deadline)
 
     def _read_signals(self) -> None:
         for change in self._store.signals():

@@ -95,6 +95,13 @@ class Database:
             self._offset, self._synced_at = theirs - timedelta(seconds=ours), ours
             return self._offset
 
+    def join(self, owner: str) -> None:
+        """Do nothing: processes on other hosts could not tell whether this one lives."""
+
+    def dead_owners(self) -> list[str]:
+        """Return nothing: only the end of a lease tells, across hosts."""
+        return []
+
     def watch(self) -> Watch:
         """Return what tells one thread whether anything was announced."""
         return Watch(self.engine)

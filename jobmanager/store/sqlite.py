@@ -56,6 +56,7 @@ class Database:
         self._lock = threading.Lock()  # held for a turn; guards _writer and _file
         self._file = os.open(f"{path}-turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._commits = GroupCommit(self._begin)
+        self._owners = Owners(Path(f"{path}-owners"))
 
     def run(self, write: Callable[[Connection], T]) -> T:
         """Return what *write* returns, once it is committed, together with the writes of other threads; see commits."""
@@ -77,6 +78,14 @@ class Database:
     def announce(self, connection: Connection) -> None:
         """Do nothing: every commit is seen by those who watch."""
 
+    def join(self, owner: str) -> None:
+        """Say that this process is at work under that name, until `close` or its death."""
+        self._owners.join(owner)
+
+    def dead_owners(self) -> list[str]:
+        """Return the names of processes that have died since anyone asked, without waiting for their leases to end."""
+        return self._owners.take_dead()
+
     def watch(self) -> Watch:
         """Return what tells one thread whether anything was committed."""
         return Watch(self.engine)
@@ -90,6 +99,7 @@ class Database:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
+        self._owners.leave()
         self.engine.dispose()
 
     @contextmanager
@@ -109,6 +119,57 @@ class Database:
                 yield
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+class Owners:
+    """The processes at work on a file, each by a file of its own that it keeps locked.
+
+    The kernel lets go of the lock when the last thread of the process has ended: whoever gets it knows that the process
+    can do nothing more, and need not wait for its leases to end.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._own: tuple[Path, int] | None = None
+
+    def join(self, owner: str) -> None:
+        """Add this process under that name; raises OSError."""
+        self._folder.mkdir(exist_ok=True)
+        path = self._folder / owner
+        # Locked under a name that nobody looks at first: an unlocked file would be taken for that of a dead process.
+        unseen = self._folder / f".{owner}"
+        descriptor = os.open(unseen, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.rename(unseen, path)
+        self._own = (path, descriptor)
+
+    def leave(self) -> None:
+        """Take this process away; may be called twice."""
+        if self._own is not None:
+            path, descriptor = self._own
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+            self._own = None
+
+    def take_dead(self) -> list[str]:
+        """Return the names of processes that died, and forget them."""
+        return [path.name for path in self._folder.glob("[!.]*") if self._is_dead(path)]
+
+    def _is_dead(self, path: Path) -> bool:
+        if self._own is not None and path == self._own[0]:
+            return False
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:  # another process was faster, or its own has left
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        path.unlink(missing_ok=True)
+        return True
 
 
 def _wall_clock() -> datetime:

@@ -74,6 +74,7 @@ class Store:
             with self._database.begin_alone() as connection:
                 bring_up_to_date(connection)
                 self._forget_earlier_boots(connection)
+            self._database.join(self.owner)
         except (OSError, DBAPIError) as error:
             raise StoreUnavailable(f"The store cannot be opened: {_cause(error)}.") from error
         #: the clock of everything that is recorded
@@ -236,6 +237,7 @@ class Store:
 
         A job that was parked, or is to be woken, changes in nothing but that any process may claim it.
         """
+        self._end_leases_of_the_dead()
         silent = and_(IS_HELD, jobs.c.lease_expires_at <= bindparam("now"))
         query = select(jobs).where(silent).order_by(jobs.c.number).limit(500)
         if not self._read(query, now=self._database.lease_now()):
@@ -424,6 +426,13 @@ class Store:
             return result
 
         return self._database.run(announced)
+
+    def _end_leases_of_the_dead(self) -> None:
+        dead = self._database.dead_owners()
+        if dead:
+            theirs = and_(IS_HELD, jobs.c.owner.in_(dead))
+            ended = update(jobs).where(theirs).values(lease_expires_at=self._database.lease_now())
+            self._database.run(lambda connection: connection.execute(ended))
 
     def _forget_earlier_boots(self, connection: Connection) -> None:
         """End the leases of processes of this machine that ran before it booted: the clock of leases began anew."""
