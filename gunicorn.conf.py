@@ -5,9 +5,11 @@ Each worker runs jobs in threads of its own. gunicorn forks first; the manager s
 
 import os
 import signal
+import sys
 
 from gunicorn.errors import AppImportError
 
+from jobmanager import JobManager
 from jobmanager.errors import ConfigError, StoreUnavailable
 
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
@@ -15,16 +17,28 @@ worker_class = "gthread"
 threads = 16
 # How long a worker may take to answer its last requests and hand its jobs over.
 graceful_timeout = 30
-# The time of it that running jobs have to reach a checkpoint; the rest is for handing them over.
-hand_over_seconds = 20
 # The heartbeat of a worker; its file must not be on a disk that may be slow.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # Nothing here needs the control socket, whose path several services of one user would share.
 control_socket_disable = True
 
+_QUITTING = (signal.SIGINT, signal.SIGQUIT)
+_LEAVING = (signal.SIGTERM, *_QUITTING)
+
+
+def on_starting(server):
+    """Refuse what the service cannot start with before there are workers: several that fail would be as many voices."""
+    try:
+        JobManager().check()
+    except ConfigError as error:
+        print(f"The service cannot start. {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except StoreUnavailable:
+        pass  # it may come back; the workers say so, and try again
+
 
 def post_worker_init(worker):
-    """Start the manager, so that jobs go on without anyone asking, and have it told of a SIGTERM at once."""
+    """Start the manager, so that jobs go on without anyone asking, and have it told at once when it has to leave."""
     manager = worker.wsgi.extensions["jobmanager"]
     try:
         manager.start()
@@ -32,17 +46,37 @@ def post_worker_init(worker):
         raise AppImportError(f"The service cannot start. {error}") from None
     except StoreUnavailable as error:
         worker.log.error("%s The worker serves, and tries again with each request.", error)
-    leave = signal.getsignal(signal.SIGTERM)
-
-    def begin_shutdown(number, frame):
-        manager.begin_shutdown(hand_over_seconds)
-        leave(number, frame)
-
-    signal.signal(signal.SIGTERM, begin_shutdown)
+    for number in _LEAVING:
+        signal.signal(number, _leave(worker, signal.getsignal(number)))
 
 
 def worker_exit(server, worker):
     """Hand over what still runs, and close the store."""
+    _ignore(_LEAVING)
     application = getattr(worker, "wsgi", None)
     if application is not None:
-        application.extensions["jobmanager"].close(hand_over_seconds)
+        application.extensions["jobmanager"].close(_hand_over_seconds(worker))
+
+
+def _leave(worker, as_gunicorn_does):
+    """Return a handler that has running jobs handed over before gunicorn does its part."""
+
+    def handle(number, frame):
+        if number in _QUITTING:
+            # A terminal, systemd and then gunicorn's master send the signal to each worker: gunicorn's handler raises
+            # SystemExit, which must not happen again while jobs are handed over.
+            _ignore(_LEAVING)
+        worker.wsgi.extensions["jobmanager"].begin_shutdown(_hand_over_seconds(worker))
+        as_gunicorn_does(number, frame)
+
+    return handle
+
+
+def _hand_over_seconds(worker):
+    """Return the time that running jobs have to reach a checkpoint; the rest is for handing them over."""
+    return worker.cfg.graceful_timeout * 2 / 3
+
+
+def _ignore(numbers):
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)

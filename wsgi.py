@@ -1,6 +1,6 @@
 """What a WSGI server loads: `gunicorn wsgi:app`. Opens nothing; the manager starts in the worker, after the fork."""
 
-from gunicorn.errors import AppImportError
+import sys
 
 from jobmanager.errors import ConfigError
 from jobmanager.http import create_app
@@ -8,5 +8,6 @@ from jobmanager.http import create_app
 try:
     app = create_app()
 except ConfigError as error:
-    # The one error that gunicorn prints as a sentence, and does not answer by starting the worker again.
-    raise AppImportError(f"The service cannot start. {error}") from None
+    print(f"The service cannot start. {error}", file=sys.stderr, flush=True)
+    # The code that has gunicorn's master end, rather than start the worker again; in the master too, with --preload.
+    sys.exit(4)

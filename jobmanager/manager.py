@@ -17,7 +17,7 @@ import uuid_utils
 
 from jobmanager.config import Settings
 from jobmanager.engine import Engine
-from jobmanager.errors import ConfigError, InvalidRequest, NotFound
+from jobmanager.errors import ConfigError, InvalidRequest, NotFound, StoreUnavailable
 from jobmanager.jobs import BUILT_IN
 from jobmanager.records import Artifact, Change, JobRecord, LogLine, NewJob
 from jobmanager.registry import Registry, parse_args, registry
@@ -44,6 +44,7 @@ class JobManager:
         self._lock = threading.Lock()  # guards the start and the close of _store and _engine
         self._store: Store | None = None
         self._engine: Engine | None = None
+        self._is_ending = False
         for job_type in BUILT_IN:
             types.register(job_type)
         types.load_entry_points()
@@ -51,31 +52,35 @@ class JobManager:
     def start(self) -> None:
         """Open the store and begin to run jobs; called by every other method, so that calling it is optional.
 
-        Does nothing if it has started. Raises ConfigError, StoreUnavailable.
+        Does nothing if it has started; it does not start again once it was closed. Raises ConfigError,
+        StoreUnavailable.
         """
         if self._engine is not None:
             return
         with self._lock:
             if self._engine is not None:
                 return
-            _make_data_dir(self.settings.data_dir)
-            self._store = Store(
-                self.settings.database_url,
-                lease_seconds=self.settings.lease_seconds,
-                max_crashes=self.settings.max_crashes,
-                queue_limit=self.settings.queue_limit,
-            )
+            if self._is_ending:
+                # A request that is still under way must not start it anew in a process that is about to end.
+                raise StoreUnavailable("The service is shutting down. Try again later.")
+            self._store = self._open_store()
             engine = Engine(self._store, self.types, self.settings)
             engine.start()
             self._engine = engine
 
+    def check(self) -> None:
+        """Raise ConfigError or StoreUnavailable if it could not start; leaves nothing open, so a fork may follow."""
+        self._open_store().close()
+
     def begin_shutdown(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """Claim no more jobs and hand over those that run; does not block, fit for a signal handler."""
+        self._is_ending = True
         if self._engine is not None:
             self._engine.begin_shutdown(grace_seconds)
 
     def close(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """Save and hand over what runs, end every thread, close the store. Blocks; may be called twice."""
+        self._is_ending = True
         with self._lock:
             if self._engine is None or self._store is None:
                 return
@@ -222,6 +227,15 @@ class JobManager:
         if applied.job.status in REACHED[action] or wait <= 0:
             return applied.job
         return self.wait(job_id, unless=tuple(UNDER_WAY[action]), wait=wait)
+
+    def _open_store(self) -> Store:
+        _make_data_dir(self.settings.data_dir)
+        return Store(
+            self.settings.database_url,
+            lease_seconds=self.settings.lease_seconds,
+            max_crashes=self.settings.max_crashes,
+            queue_limit=self.settings.queue_limit,
+        )
 
     def _opened(self) -> Store:
         self.start()

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -140,9 +141,8 @@ class Runner:
     def hand_over(self) -> None:
         """Release the job of a thread that did not end in time, for when this process is certainly gone."""
         record = self._store.get(self.record.id)
-        release = Settlement(
-            action=Action.RELEASE, failures=record.failures, error=record.error, run_at=record.lease_expires_at
-        )
+        gone_at = self._store.now() + timedelta(seconds=self._settings.lease_seconds)
+        release = Settlement(action=Action.RELEASE, failures=record.failures, error=record.error, run_at=gone_at)
         self._store.settle(record.id, self.record.attempt, release)
 
     def run_seconds(self) -> float:

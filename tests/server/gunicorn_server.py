@@ -62,9 +62,9 @@ class Server:
     def launch(self, *arguments: str) -> None:
         """Start it without waiting."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBMANAGER_")}
-        environment |= {f"JOBMANAGER_{name}": str(value) for name, value in self.settings.items()}
+        settings = {"DATA_DIR": self.data_dir} | self.settings
+        environment |= {f"JOBMANAGER_{name}": str(value) for name, value in settings.items()}
         environment |= {
-            "JOBMANAGER_DATA_DIR": str(self.data_dir),
             "WEB_CONCURRENCY": str(self.workers),
             "HOST": "127.0.0.1",
             "PORT": str(self.port),

@@ -1,0 +1,179 @@
+"""Signals to gunicorn: nothing is lost, nothing counts as a crash, and it ends in time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+from gunicorn_server import Server, assert_attempts_never_overlap, until
+
+INTERRUPTS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
+
+
+def test_sigterm_hands_running_jobs_over_and_a_new_start_goes_on(server: Server) -> None:
+    jobs = [server.submit("Units", units=200) for _ in range(3)]
+    for job in jobs:
+        server.until_done(job, 5)
+
+    server.signal(signal.SIGTERM)
+    assert server.wait(10) == 0
+    _assert_handed_over(server, *jobs)
+    server.start()
+    server.until_status("completed", *jobs)
+
+    for job in jobs:
+        # A checkpoint was saved on the way out: no unit was done twice.
+        assert [line.unit for line in server.told(job, "tick")] == list(range(200))
+        assert server.units(job) == list(range(200))
+        assert_attempts_never_overlap(server.trace(job))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT], ids=lambda number: number.name)
+def test_quick_signals_hand_running_jobs_over_too(server: Server, number: int) -> None:
+    job = server.submit("Units", units=10_000)
+    server.until_done(job, 5)
+
+    server.signal(number)
+    assert server.wait(10) == 0
+
+    _assert_handed_over(server, job)
+
+
+@pytest.mark.parametrize("number", INTERRUPTS, ids=lambda number: number.name)
+def test_a_signal_to_every_process_at_once_as_a_terminal_or_systemd_sends_it_loses_nothing(
+    server: Server, number: int
+) -> None:
+    job = server.submit("Units", units=10_000)
+    server.until_done(job, 5)
+
+    os.killpg(server.process.pid, number)
+    assert server.wait(10) == 0
+
+    _assert_handed_over(server, job)
+
+
+def test_a_halted_job_stays_halted_over_a_sigterm_and_resumes_in_the_next_process(server: Server) -> None:
+    job = server.submit("Units", units=50)
+    server.until_done(job, 5)
+    server.ask("halt", job)
+
+    server.signal(signal.SIGTERM)
+    server.wait(10)
+    assert server.status(job) == "halted"
+    assert server.owner_pid(job) is None
+    server.start()
+    server.ask("resume", job)
+    server.until_status("completed", job)
+
+    assert [line.unit for line in server.told(job, "tick")] == list(range(50))
+
+
+def test_sighup_hands_running_jobs_over_to_the_new_workers(server: Server) -> None:
+    job = server.submit("Units", units=300)
+    server.until_done(job, 5)
+    old = server.worker_pids()
+
+    server.signal(signal.SIGHUP)
+    until(lambda: len(server.worker_pids()) == server.workers and not set(old) & set(server.worker_pids()), server.log)
+    server.until_status("completed", job)
+
+    assert server.job(job)["crashes"] == server.job(job)["failures"] == 0
+    assert {line.pid for line in server.told(job, "end")} <= set(server.worker_pids())
+    assert [line.unit for line in server.told(job, "tick")] == list(range(300))
+    assert server.units(job) == list(range(300))
+    assert_attempts_never_overlap(server.trace(job))
+
+
+def test_a_client_that_waits_for_a_halt_is_answered_when_sigterm_comes(server: Server) -> None:
+    job = server.submit("Deaf")
+    until(lambda: server.told(job, "tick"), server.log)
+    answers: list[str] = []
+    client = threading.Thread(target=lambda: answers.append(server.ask("halt", job)["status"]))
+
+    client.start()
+    until(lambda: server.status(job) == "halting")
+    server.signal(signal.SIGTERM)
+    client.join(10)
+    (server.data_dir / "may-end").touch()
+    server.wait(20)
+
+    assert answers == ["Halting"]
+    assert server.status(job) == "completed"  # the last unit of work beat the halt
+
+
+@pytest.mark.parametrize("number", INTERRUPTS, ids=lambda number: number.name)
+def test_a_job_that_never_reaches_a_checkpoint_does_not_hold_the_exit_up_and_is_handed_over(
+    make_server: Callable[..., Server], number: int
+) -> None:
+    server = make_server(workers=1).start("--graceful-timeout", "3")
+    job = server.submit("Deaf")
+    until(lambda: server.told(job, "tick"), server.log)
+    began = time.monotonic()
+
+    server.signal(number)
+    assert server.wait(10) == 0
+    assert time.monotonic() - began < 4
+    _assert_handed_over(server, job, checkpoint=False)
+    (server.data_dir / "may-end").touch()
+    server.start()
+    server.until_status("completed", job)
+
+    assert server.job(job)["attempt"] == 2
+    assert_attempts_never_overlap(server.trace(job))
+
+
+def test_a_stop_is_obeyed_while_the_server_shuts_down(server: Server) -> None:
+    job = server.submit("SlowClean", units=10_000)
+    server.until_done(job, 3)
+    server.client.post(f"/stop/{job}")
+    until(lambda: server.told(job, "clean"), server.log)
+
+    server.signal(signal.SIGTERM)
+    (server.data_dir / "may-clean").touch()
+    assert server.wait(10) == 0
+
+    assert server.status(job) == "stopped"
+    assert not server.folder(job).exists()
+
+
+@pytest.mark.parametrize("number", INTERRUPTS, ids=lambda number: number.name)
+def test_a_request_under_way_at_the_end_does_not_start_the_service_anew(
+    make_server: Callable[..., Server], number: int
+) -> None:
+    server = make_server(workers=1, SLOTS=1).start()
+    deaf = server.submit("Deaf")
+    until(lambda: server.told(deaf, "tick"), server.log)
+    waiting = server.submit("Units", units=1000)
+    client = threading.Thread(target=_ask_in_vain, args=(server, f"/halt/{deaf}"))
+
+    client.start()
+    until(lambda: server.status(deaf) == "halting")
+    server.signal(number)
+    (server.data_dir / "may-end").touch()
+    assert server.wait(20) == 0
+    client.join(20)
+
+    assert server.status(waiting) == "submitted"
+    assert server.rows("SELECT * FROM jobs WHERE owner IS NOT NULL") == []
+    assert "Traceback" not in server.log()
+
+
+def _ask_in_vain(server: Server, path: str) -> None:
+    """Ask for something of a server that may be gone before it answers."""
+    with contextlib.suppress(httpx.TransportError):
+        server.client.get(path)
+
+
+def _assert_handed_over(server: Server, *jobs: str, checkpoint: bool = True) -> None:
+    for job in map(server.job, jobs):
+        told = f"{job}\n{server.log()}"
+        assert (job["status"], job["owner"]) == ("submitted", None), told
+        assert (job["failures"], job["crashes"], job["error"]) == (0, 0, None), told
+        if checkpoint:
+            assert job["done"] == len(server.told(job["id"], "tick")), told
