@@ -5,6 +5,8 @@ No I/O, no clock, no threads: time and chance are arguments.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -112,6 +114,14 @@ class NewJob:
     run_at: datetime | None = None
     max_attempts: int = 1
     timeout_seconds: float | None = None
+    #: the same key with the same submission gives the same job
+    idempotency_key: str | None = None
+
+    def fingerprint(self) -> str:
+        """Return what stands for the submission: equal only where what was asked for is."""
+        asked = [self.type, self.args, self.priority, self.labels, self.max_attempts, self.timeout_seconds]
+        asked.append(self.run_at.isoformat() if self.run_at else None)
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from jobmanager.errors import Interrupt, JobManagerError, StoreUnavailable
+from jobmanager.errors import StoreUnavailable
 
 T = TypeVar("T")
 Write = Callable[[Connection], Any]
@@ -30,14 +30,6 @@ class _Entry:
         self.error: BaseException | None = None
         self.is_done = False
         self.turn = threading.Event()  # set when it is done, or when its thread has to lead
-
-    def perform(self, connection: Connection) -> None:
-        """Run the write; an error of ours is the caller's answer, and must be raised before anything is written."""
-        self.error = None
-        try:
-            self.result = self.write(connection)
-        except (JobManagerError, Interrupt) as error:
-            self.error = error
 
 
 class GroupCommit:
@@ -89,7 +81,7 @@ class GroupCommit:
         try:
             with self._begin() as connection:
                 for entry in batch:
-                    entry.perform(connection)
+                    entry.result = entry.write(connection)
         except BaseException as error:
             if len(batch) == 1:
                 batch[0].error = translate(error)

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, func, select
+from sqlalchemy import Connection, Engine, Table, create_engine, func, select
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
@@ -58,6 +59,10 @@ class Database:
         with self.engine.begin() as connection:
             self.take_turn(connection, "schema")
             yield connection
+
+    def insert(self, table: Table) -> Insert:
+        """Return an insert of this dialect, which may say what is to be done where a key is there already."""
+        return insert(table)
 
     def take_turn(self, connection: Connection, what: str) -> None:
         """Wait until no other transaction has the turn at *what*; kept until this one ends."""

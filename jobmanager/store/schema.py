@@ -98,10 +98,12 @@ jobs = Table(
 IS_WAITING = jobs.c.status == literal_column("'submitted'")
 IS_STOPPING = jobs.c.status == literal_column("'stopping'")
 IS_HELD = jobs.c.owner.is_not(None)
+IS_FINISHED = jobs.c.finished_at.is_not(None)
 
 Index("jobs_waiting", jobs.c.priority.desc(), jobs.c.number, **_where("status = 'submitted'"))  # in order of claims
 Index("jobs_due", jobs.c.run_at, **_where("status = 'submitted'"))
 Index("jobs_to_clean", jobs.c.run_at, **_where("status = 'stopping'"))
+Index("jobs_finished", jobs.c.finished_at, **_where("finished_at IS NOT NULL"))
 Index("jobs_held", jobs.c.lease_expires_at, **_where("owner IS NOT NULL"))
 
 changes = Table(
@@ -122,6 +124,16 @@ changes = Table(
 )
 Index("changes_of_job", changes.c.job_id, changes.c.seq)
 Index("changes_to_signal", changes.c.signal_to, changes.c.seq, **_where("signal_to IS NOT NULL"))
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("fingerprint", String, nullable=False),
+    Column("job_id", String(36), nullable=False),
+    Column("made_at", Time, nullable=False),
+)
+Index("idempotency_keys_by_age", idempotency_keys.c.made_at)
 
 log_lines = Table(
     "log_lines",

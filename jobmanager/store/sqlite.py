@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import QueuePool
 
@@ -71,6 +72,10 @@ class Database:
             driver.execute("PRAGMA journal_mode = WAL")
             with connection.begin():
                 yield connection
+
+    def insert(self, table: Table) -> Insert:
+        """Return an insert of this dialect, which may say what is to be done where a key is there already."""
+        return insert(table)
 
     def take_turn(self, connection: Connection, what: str) -> None:
         """Do nothing: whoever writes has the only turn there is."""

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    delete,
     func,
     insert,
     or_,
@@ -33,12 +34,21 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
-from jobmanager.errors import LeaseLost, QueueFull, StoreUnavailable, UnknownJob
+from jobmanager.errors import Conflict, LeaseLost, QueueFull, StoreUnavailable, UnknownJob
 from jobmanager.records import Applied, Change, Checkpoint, JobRecord, LogLine, NewJob, Settlement
 from jobmanager.states import ATTENDED, FINAL, Action, Fact, Status, advance
 from jobmanager.store import postgres, sqlite
 from jobmanager.store.migrate import bring_up_to_date
-from jobmanager.store.schema import IS_HELD, IS_STOPPING, IS_WAITING, changes, jobs, log_lines
+from jobmanager.store.schema import (
+    IS_FINISHED,
+    IS_HELD,
+    IS_STOPPING,
+    IS_WAITING,
+    changes,
+    idempotency_keys,
+    jobs,
+    log_lines,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +101,11 @@ class Store:
     # Submitting and reading
 
     def add(self, new: Sequence[NewJob], *, actor: str) -> list[JobRecord]:
-        """Store new jobs, all or none; durable when this returns. Raises QueueFull, StoreUnavailable."""
+        """Store new jobs, all or none; durable when this returns.
+
+        One whose idempotency key was used for the same submission is not stored again: the answer is the job that is
+        there. Raises Conflict if it was used for another, QueueFull, StoreUnavailable.
+        """
         return self._commit(lambda connection: self._add(connection, new, actor))
 
     def get(self, job_id: str) -> JobRecord:
@@ -285,11 +299,66 @@ class Store:
             self._database.run(lambda connection: connection.execute(taken))
         return [_change(row) for row in rows]
 
+    def prune(self, *, before: datetime | None, keep: int | None, limit: int = 200) -> list[str]:
+        """Remove up to *limit* finished jobs, with their changes and logs, the oldest first; returns their ids.
+
+        Those that finished before *before* go, and those beyond the newest *keep*. Failed jobs, which may be resumed,
+        go by age alone.
+        """
+        bounds = [jobs.c.finished_at < before] if before is not None else []
+        if keep is not None:
+            final = [IS_FINISHED, jobs.c.status.in_(FINAL)]
+            newest = select(jobs.c.finished_at).where(*final).order_by(jobs.c.finished_at.desc()).offset(keep).limit(1)
+            oldest_kept = [row.finished_at for row in self._read(newest)]
+            bounds += [and_(jobs.c.finished_at <= at, jobs.c.status.in_(FINAL)) for at in oldest_kept]
+        if not bounds:
+            return []
+        surplus = select(jobs.c.id).where(IS_FINISHED, or_(*bounds)).order_by(jobs.c.finished_at).limit(limit)
+        if not self._read(surplus):
+            return []
+
+        def write(connection: Connection) -> list[str]:
+            ids = list(connection.execute(surplus.with_for_update(skip_locked=True)).scalars())
+            for table in (changes, log_lines):
+                connection.execute(delete(table).where(table.c.job_id.in_(ids)))
+            connection.execute(delete(jobs).where(jobs.c.id.in_(ids)))
+            return ids
+
+        return self._database.run(write)
+
+    def forget_keys(self, *, before: datetime) -> None:
+        """Forget idempotency keys that were first used before *before*."""
+        old = idempotency_keys.c.made_at < before
+        if self._read(select(idempotency_keys.c.key).where(old).limit(1)):
+            self._database.run(lambda connection: connection.execute(delete(idempotency_keys).where(old)))
+
     # Inside a write transaction
 
     def _add(self, connection: Connection, new: Sequence[NewJob], actor: str) -> list[JobRecord]:
-        self._make_room(connection, len(new))
         now = self.now()
+        known = {job.id: found for job in new if (found := self._find_by_key(connection, job, now))}
+        fresh = [job for job in new if job.id not in known]
+        added = self._insert(connection, fresh, actor, now) if fresh else []
+        records = {job.id: job for job in added} | known
+        return [records[job.id] for job in new]
+
+    def _find_by_key(self, connection: Connection, job: NewJob, now: datetime) -> JobRecord | None:
+        """Return the job that the key of a submission was used for; None, and the key is used now, if it is new."""
+        if job.idempotency_key is None:
+            return None
+        row = {"key": job.idempotency_key, "fingerprint": job.fingerprint(), "job_id": job.id, "made_at": now}
+        # Where another process uses the key at the same instant, this waits until it has committed.
+        used = self._database.insert(idempotency_keys).values(row).on_conflict_do_nothing()
+        if connection.execute(used.returning(idempotency_keys.c.key)).first() is not None:
+            return None
+        mine = idempotency_keys.c.key == job.idempotency_key
+        earlier = connection.execute(select(idempotency_keys).where(mine)).one()
+        if earlier.fingerprint != row["fingerprint"]:
+            raise Conflict("The idempotency key was used for another submission; use a new one.")
+        return self._job(_one(connection, select(jobs).where(jobs.c.id == earlier.job_id), earlier.job_id))
+
+    def _insert(self, connection: Connection, new: Sequence[NewJob], actor: str, now: datetime) -> list[JobRecord]:
+        self._make_room(connection, len(new))
         rows = [
             {
                 "id": job.id,

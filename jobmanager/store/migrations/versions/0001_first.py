@@ -42,6 +42,15 @@ def upgrade() -> None:
         postgresql_where=sa.text("signal_to IS NOT NULL"),
     )
     op.create_table(
+        "idempotency_keys",
+        sa.Column("key", sa.String(), nullable=False),
+        sa.Column("fingerprint", sa.String(), nullable=False),
+        sa.Column("job_id", sa.String(length=36), nullable=False),
+        sa.Column("made_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("key"),
+    )
+    op.create_index("idempotency_keys_by_age", "idempotency_keys", ["made_at"], unique=False)
+    op.create_table(
         "jobs",
         sa.Column("number", NUMBER, autoincrement=True, nullable=False),
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -85,6 +94,14 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("status = 'submitted'"),
         postgresql_where=sa.text("status = 'submitted'"),
+    )
+    op.create_index(
+        "jobs_finished",
+        "jobs",
+        ["finished_at"],
+        unique=False,
+        sqlite_where=sa.text("finished_at IS NOT NULL"),
+        postgresql_where=sa.text("finished_at IS NOT NULL"),
     )
     op.create_index(
         "jobs_held",
