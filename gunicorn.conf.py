@@ -5,12 +5,8 @@ Each worker runs jobs in threads of its own. gunicorn forks first; the manager s
 
 import os
 import signal
+import subprocess
 import sys
-
-from gunicorn.errors import AppImportError
-
-from jobmanager import JobManager
-from jobmanager.errors import ConfigError, StoreUnavailable
 
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
 worker_class = "gthread"
@@ -27,23 +23,20 @@ _LEAVING = (signal.SIGTERM, *_QUITTING)
 
 
 def on_starting(server):
-    """Refuse what the service cannot start with before there are workers: several that fail would be as many voices."""
-    try:
-        JobManager().check()
-    except ConfigError as error:
-        print(f"The service cannot start. {error}", file=sys.stderr, flush=True)
+    """Refuse what the service cannot start with before there are workers: several that fail would be as many voices.
+
+    A process of its own looks: what this one imports, its workers would have too, and a reload would bring no new code.
+    """
+    if subprocess.run([sys.executable, "-m", "jobmanager", "check"], check=False).returncode != 0:
         sys.exit(1)
-    except StoreUnavailable:
-        pass  # it may come back; the workers say so, and try again
 
 
 def post_worker_init(worker):
     """Start the manager, so that jobs go on without anyone asking, and have it told at once when it has to leave."""
-    manager = worker.wsgi.extensions["jobmanager"]
+    from jobmanager.errors import StoreUnavailable  # noqa: PLC0415 - after the fork: see on_starting
+
     try:
-        manager.start()
-    except ConfigError as error:
-        raise AppImportError(f"The service cannot start. {error}") from None
+        worker.wsgi.extensions["jobmanager"].start()
     except StoreUnavailable as error:
         worker.log.error("%s The worker serves, and tries again with each request.", error)
     for number in _LEAVING:

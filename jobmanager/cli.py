@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from jobmanager.config import Settings
-from jobmanager.errors import JobManagerError
+from jobmanager.errors import ConfigError, StoreUnavailable
+from jobmanager.manager import JobManager
 from jobmanager.sample import make_sample
 
 
@@ -15,12 +16,25 @@ def main() -> None:
 
 
 @main.command()
+def check() -> None:
+    """Tell whether the service could start: whether its settings are right, and its store is of this version."""
+    try:
+        JobManager().check()
+    except StoreUnavailable as error:
+        # No reason to refuse: it may come back, and the service tries again.
+        click.echo(str(error), err=True)
+    except ConfigError as error:
+        click.echo(f"The service cannot start. {error}", err=True)
+        raise SystemExit(1) from None
+
+
+@main.command()
 @click.option("--rows", default=1_000_000, show_default=True, help="How many survey responses to make.")
 def sample(rows: int) -> None:
     """Make the sample data that Export can read at once; does nothing where datasets are configured."""
     try:
         settings = Settings.from_env()
-    except JobManagerError as error:
+    except ConfigError as error:
         raise click.ClickException(str(error)) from None
     if settings.datasets is not None and settings.datasets.exists():
         click.echo(f"Datasets are configured in {settings.datasets}; nothing to do.")
