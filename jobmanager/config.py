@@ -40,6 +40,10 @@ class Settings:
     max_crashes: int = 3
     #: after which a stopping job counts as unresponsive
     stop_grace_seconds: float = 30.0
+    #: finished jobs are removed after this, with their files; 0: never
+    keep_days: float = 0.0
+    #: completed and stopped jobs that are kept, the newest; 0: all
+    keep_jobs: int = 0
 
     def __post_init__(self) -> None:
         """Fill in what follows from data_dir."""
@@ -64,6 +68,8 @@ class Settings:
             park_seconds=read.number("PARK_SECONDS", 60.0, least=0.0),
             max_crashes=read.number("MAX_CRASHES", 3, least=1),
             stop_grace_seconds=read.number("STOP_GRACE_SECONDS", 30.0, least=0.0),
+            keep_days=read.number("KEEP_DAYS", 0.0, least=0.0),
+            keep_jobs=read.number("KEEP_JOBS", 0, least=0),
         )
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
+from jobmanager import retention
 from jobmanager.config import Settings
 from jobmanager.errors import JobManagerError, LeaseLost, TimedOut, Unwind
 from jobmanager.records import Applied, Change, JobRecord
@@ -29,6 +30,8 @@ FORCE_SECONDS = 2.0
 _EXPIRE_SECONDS = 1.0
 #: How often the lines that jobs log between checkpoints are stored.
 _LOG_SECONDS = 1.0
+#: How often finished jobs are removed, if the settings say so.
+_PRUNE_SECONDS = 5.0
 #: How long the engine rests after the store failed it.
 _REST_SECONDS = 0.5
 
@@ -55,6 +58,7 @@ class Engine:
             _Timer(settings.lease_seconds / 3, self._keep_leases),
             _Timer(min(_EXPIRE_SECONDS, settings.lease_seconds / 3), self._expire),
             _Timer(_LOG_SECONDS, self._keep_logs),
+            _Timer(_PRUNE_SECONDS, self._prune),
         ]
         self._thread = threading.Thread(target=self._run, name="jobmanager-engine", daemon=True)
 
@@ -229,6 +233,9 @@ class Engine:
     def _keep_logs(self) -> None:
         for runner in self._held():
             runner.keep_log()
+
+    def _prune(self) -> None:
+        retention.prune_as_set(self._store, self._settings, seconds=_PRUNE_SECONDS / 10)
 
     def _look_after_runners(self) -> None:
         now = time.monotonic()

@@ -57,6 +57,8 @@ class Job:
     max_attempts: ClassVar[int] = 1
     #: most time one attempt may run, unless the submission says otherwise; halts do not count
     timeout_seconds: ClassVar[float | None] = None
+    #: a running job that has saved no checkpoint for this long is shown as stuck; None: never
+    stuck_after_seconds: ClassVar[float | None] = 300.0
 
     #: validates the arguments at submission; its JSON Schema is in the API docs
     Args: ClassVar[ArgsModel] = NoArgs

@@ -15,6 +15,7 @@ from typing import Any
 
 import uuid_utils
 
+from jobmanager import retention
 from jobmanager.config import Settings
 from jobmanager.engine import Engine
 from jobmanager.errors import ConfigError, InvalidRequest, NotFound, StoreUnavailable
@@ -109,11 +110,14 @@ class JobManager:
         max_attempts: int | None = None,
         timeout_seconds: float | None = None,
         labels: dict[str, str] | None = None,
+        idempotency_key: str | None = None,
         actor: str = "embedder",
     ) -> JobRecord:
         """Store a job, to be run as soon as there is a slot; it is durable when this returns.
 
-        Raises UnknownType, InvalidRequest, QueueFull, StoreUnavailable.
+        The same *idempotency_key* with the same submission returns the job that was stored before, for at least a day.
+        Raises UnknownType, InvalidRequest, Conflict (the key was used for another submission), QueueFull,
+        StoreUnavailable.
         """
         job_type = self.types.get(type)
         parse_args(job_type, args or {}, self.settings)
@@ -128,6 +132,7 @@ class JobManager:
             run_at=run_at,
             max_attempts=job_type.max_attempts if max_attempts is None else max_attempts,
             timeout_seconds=job_type.timeout_seconds if timeout_seconds is None else timeout_seconds,
+            idempotency_key=idempotency_key,
         )
         (job,) = self._opened().add([new], actor=actor)
         self._started().notify()
@@ -176,6 +181,21 @@ class JobManager:
         if job.status is not Status.STOPPING or job.asked_at is None:
             return False
         return (self._opened().now() - job.asked_at).total_seconds() > self.settings.stop_grace_seconds
+
+    def is_stuck(self, job: JobRecord) -> bool:
+        """Tell whether the job runs but has saved no checkpoint for longer than its type allows."""
+        allowed = self.types.get(job.type).stuck_after_seconds if job.type in self.types else None
+        if job.status not in (Status.RUNNING, Status.HALTING) or job.running_since is None or allowed is None:
+            return False
+        last_sign = max(job.running_since, job.checkpoint.saved_at or job.running_since)
+        return (self._opened().now() - last_sign).total_seconds() > allowed
+
+    def prune(self, *, before: datetime | None = None, keep: int | None = None) -> int:
+        """Remove finished jobs, with their changes, logs and files; returns how many.
+
+        Those that finished before *before* go, and those beyond the newest *keep*; see retention.
+        """
+        return retention.prune(self._opened(), self.settings.data_dir, before=before, keep=keep, seconds=float("inf"))
 
     # Halt, resume, stop
 

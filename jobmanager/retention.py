@@ -1,0 +1,36 @@
+"""Remove what has long finished: jobs with their changes, logs and files, and idempotency keys."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from jobmanager.config import Settings
+from jobmanager.store import Store
+
+#: Idempotency keys are kept at least this long; they promise a day.
+_KEEP_KEYS = timedelta(days=2)
+
+
+def prune(store: Store, data_dir: Path, *, before: datetime | None, keep: int | None, seconds: float) -> int:
+    """Remove finished jobs older than *before*, or beyond the newest *keep*, for about *seconds*; returns how many.
+
+    Works in small transactions, so that nothing else waits for it. A download that is under way has its file open and
+    goes on to its end.
+    """
+    deadline, removed = time.monotonic() + seconds, 0
+    while time.monotonic() < deadline and (ids := store.prune(before=before, keep=keep)):
+        for job_id in ids:
+            shutil.rmtree(data_dir / "jobs" / job_id, ignore_errors=True)
+        removed += len(ids)
+    return removed
+
+
+def prune_as_set(store: Store, settings: Settings, *, seconds: float) -> None:
+    """Remove what the settings say, for about *seconds*."""
+    now = store.now()
+    store.forget_keys(before=now - _KEEP_KEYS)
+    before = now - timedelta(days=settings.keep_days) if settings.keep_days else None
+    prune(store, settings.data_dir, before=before, keep=settings.keep_jobs or None, seconds=seconds)
