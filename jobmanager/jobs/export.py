@@ -159,10 +159,12 @@ class Export(Job):
             return None
 
     def _begin_part(self) -> Part:
-        part = Part.create(self._new_part_path())
         types = self._open_reader().columns()
-        part.write(self._encoding.head(pa.schema([(name, types[name]) for name in self._columns()])))
-        return part
+        head = self._encoding.head(pa.schema([(name, types[name]) for name in self._columns()]))
+        # Kept before anything is written, so that it is closed even if the volume is full.
+        self._part = Part.create(self._new_part_path())
+        self._part.write(head)
+        return self._part
 
     def _new_part_path(self) -> Path:
         return self.workdir / f"export-{self.attempt}.{self._encoding.part_extension}.part"
