@@ -7,8 +7,8 @@ from typing import Any
 from flask import Blueprint, redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from jobmanager.http import wire
-from jobmanager.http.docs import SUBMIT_EXAMPLES, Answers, describe, job_id_parameter
+from jobmanager.http import examples, wire
+from jobmanager.http.docs import Answer, Answers, describe, job_id_parameter, refusal
 from jobmanager.http.door import actor, manager
 from jobmanager.records import JobRecord
 
@@ -17,25 +17,39 @@ WAIT_SECONDS = 2.0
 
 blueprint = Blueprint("classic", __name__)
 
+_NO_STORE = refusal("The store does not answer.", examples.NO_STORE, headers=["Retry-After"])
+_BROKEN = refusal("A mistake of the service; it is in its log.", examples.BROKEN)
+
 _REFUSALS: Answers = {
-    403: (wire.ClassicError, "A browser asked on behalf of another site."),
-    404: (wire.ClassicError, "No job has this id."),
-    409: (wire.ClassicError, "The job's status does not allow it; the error says what is allowed."),
-    503: (wire.ClassicError, "The store does not answer; try again after Retry-After seconds."),
+    403: refusal("A browser asked on behalf of a page of another site.", examples.FOREIGN),
+    404: refusal("No job has this id.", examples.NO_JOB),
+    409: refusal(
+        "The job's status does not allow it; the error says what is allowed.",
+        "A job that is completed cannot be asked to halt (it is final).",
+    ),
+    500: _BROKEN,
+    503: _NO_STORE,
 }
 
 
 @blueprint.post("/submit")
 @describe(
     tag="classic",
-    body=(wire.ClassicSubmission, SUBMIT_EXAMPLES),
+    text="Names of fields are read in any case, as Go reads them; further fields are ignored, and so is the content "
+    "type. When this is answered with 200, the job is stored and no crash loses it.",
+    body=(wire.ClassicSubmission, examples.SUBMISSIONS),
     answers={
-        200: (wire.ClassicAnswer, "The job is stored and will run."),
-        400: (wire.ClassicError, "The body, the type or an argument is wrong."),
-        403: _REFUSALS[403],
-        413: (wire.ClassicError, "The body is larger than 1 MiB."),
-        429: (wire.ClassicError, "Too many jobs wait; try again after Retry-After seconds."),
-        503: _REFUSALS[503],
+        200: Answer(text="The job is stored and will run.", model=wire.ClassicAnswer, examples=examples.SUBMITTED),
+        400: Answer(
+            text="The body, the type or an argument is wrong; the error names it.",
+            model=wire.ClassicError,
+            examples=examples.UNREADABLE,
+        ),
+        403: refusal("A browser asked on behalf of a page of another site.", examples.FOREIGN, job_id=""),
+        413: refusal("The body is larger than 1 MiB.", examples.TOO_LARGE, job_id=""),
+        429: refusal("Too many jobs wait.", examples.QUEUE_FULL, job_id="", headers=["Retry-After"]),
+        500: refusal("A mistake of the service; it is in its log.", examples.BROKEN, job_id=""),
+        503: refusal("The store does not answer.", examples.NO_STORE, job_id="", headers=["Retry-After"]),
     },
 )
 def submit() -> dict[str, Any]:
@@ -47,8 +61,17 @@ def submit() -> dict[str, Any]:
 @blueprint.route("/halt/<job_id>", methods=["GET", "POST"])
 @describe(
     tag="classic",
+    text="Waits up to two seconds for the job to reach a checkpoint: if the answer says Halted, it has ceased. A job "
+    "that waits for a slot halts at once. GET and POST do the same.",
     parameters=[job_id_parameter()],
-    answers={200: (wire.ClassicAnswer, "The job has halted, or is about to: see its status."), **_REFUSALS},
+    answers={
+        200: Answer(
+            text="The job has halted, or is about to: see its status.",
+            model=wire.ClassicAnswer,
+            examples=examples.HALTED,
+        ),
+        **_REFUSALS,
+    },
 )
 def halt(job_id: str) -> dict[str, Any]:
     """Halt a job: it pauses where it stands, and everything is kept."""
@@ -58,8 +81,17 @@ def halt(job_id: str) -> dict[str, Any]:
 @blueprint.route("/resume/<job_id>", methods=["GET", "POST"])
 @describe(
     tag="classic",
+    text="Waits up to two seconds for the job to run. It goes back in the queue like any other, and goes on from its "
+    "checkpoint, in this process or another. A failed job is tried again. GET and POST do the same.",
     parameters=[job_id_parameter()],
-    answers={200: (wire.ClassicAnswer, "The job goes on, or waits for a slot: see its status."), **_REFUSALS},
+    answers={
+        200: Answer(
+            text="The job goes on, or waits for a slot: see its status.",
+            model=wire.ClassicAnswer,
+            examples=examples.RESUMED,
+        ),
+        **_REFUSALS,
+    },
 )
 def resume(job_id: str) -> dict[str, Any]:
     """Resume a halted or failed job: it goes on exactly where it stood."""
@@ -69,8 +101,17 @@ def resume(job_id: str) -> dict[str, Any]:
 @blueprint.route("/stop/<job_id>", methods=["GET", "POST"])
 @describe(
     tag="classic",
+    text="Waits up to two seconds for the job to end and be rolled back: an Export's file is removed. A stopped job "
+    "cannot be resumed. GET and POST do the same.",
     parameters=[job_id_parameter()],
-    answers={200: (wire.ClassicAnswer, "The job is stopped, or being rolled back: see its status."), **_REFUSALS},
+    answers={
+        200: Answer(
+            text="The job is stopped, or being rolled back: see its status.",
+            model=wire.ClassicAnswer,
+            examples=examples.STOPPED,
+        ),
+        **_REFUSALS,
+    },
 )
 def stop(job_id: str) -> dict[str, Any]:
     """Stop a job for good: what it did is rolled back."""
@@ -80,8 +121,14 @@ def stop(job_id: str) -> dict[str, Any]:
 @blueprint.get("/details/<job_id>")
 @describe(
     tag="classic",
+    text="Status, progress, what is kept in its checkpoint, its result or its error, and what its type tells.",
     parameters=[job_id_parameter()],
-    answers={200: (wire.ClassicAnswer, "The job."), 404: _REFUSALS[404], 503: _REFUSALS[503]},
+    answers={
+        200: Answer(text="The job.", model=wire.ClassicAnswer, examples=examples.SHOWN),
+        404: _REFUSALS[404],
+        500: _BROKEN,
+        503: _NO_STORE,
+    },
 )
 def details(job_id: str) -> dict[str, Any]:
     """Look at a job."""

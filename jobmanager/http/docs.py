@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,15 +16,56 @@ from flask import Blueprint, Flask
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from jobmanager.http import wire
+from jobmanager.http import examples, wire
 from jobmanager.http.door import EXTENSION
+from jobmanager.job import Job
 from jobmanager.registry import Registry
 from jobmanager.registry import describe as description_of
 
 View = TypeVar("View", bound=Callable[..., Any])
 
-#: What an answer carries: a model, the bytes of a file, or nothing.
-Answers = dict[int, tuple[type | None, str]]
+Example = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One answer of a route."""
+
+    #: what it means
+    text: str
+    #: what it carries: a model, the bytes of a file, or nothing
+    model: type | None = None
+    #: what it may look like, by name
+    examples: Mapping[str, Example] = field(default_factory=dict)
+    #: names of headers that tell more, see _HEADERS
+    headers: Sequence[str] = ()
+
+
+Answers = dict[int, Answer]
+
+#: What the headers of answers say.
+_HEADERS: dict[str, dict[str, Any]] = {
+    "Retry-After": {
+        "description": "How many seconds to wait before trying again.",
+        "schema": {"type": "integer"},
+        "example": 5,
+    },
+    "ETag": {
+        "description": "Names this very content, for If-None-Match and If-Range.",
+        "schema": {"type": "string"},
+        "example": '"9f86d081884c7d65"',
+    },
+    "Content-Disposition": {
+        "description": "The name to save the file under.",
+        "schema": {"type": "string"},
+        "example": "attachment; filename=responses_2024-01-01_2024-03-31.csv",
+    },
+    "Content-Range": {
+        "description": "Which part of the file this is, and how long the file is.",
+        "schema": {"type": "string"},
+        "example": "bytes 0-99/7300412",
+    },
+}
 
 _REF = "#/components/schemas/{model}"
 
@@ -33,41 +77,59 @@ _MODELS: tuple[type[BaseModel], ...] = (
     wire.Health,
 )
 
-SUBMIT_EXAMPLES = {
-    "Simple": {"summary": "A job that works for a minute", "value": {"Type": "Simple", "args": {"steps": 60}}},
-    "Export": {
-        "summary": "Rows of a dataset to a CSV file",
-        "value": {"Type": "Export", "args": {"from_date": "2024-01-01", "to_date": "2024-03-31", "format": "csv"}},
-    },
-    "Go layout": {
-        "summary": "Dates as the Go service took them",
-        "value": {"Type": "Export", "args": {"from_date": "2024-Jan-01", "to_date": "2024-Mar-09"}},
-    },
-}
+_INTRODUCTION = """\
+Long jobs that people can **halt** (reversible, everything kept), **resume** (exactly where they stood) and **stop**
+(final, rolled back). Elsewhere these are called pause, resume and cancel.
 
-_INTRODUCTION = """Long jobs that people can **halt** (reversible, everything kept), **resume** (exactly where they
-stood) and **stop** (final, rolled back). Elsewhere these are called pause, resume and cancel."""
+| status | |
+|---|---|
+| Submitted | waits for a slot, or for its next try |
+| Running | works |
+| Halting | a halt was asked for; the job has not reached a checkpoint yet |
+| Halted | has ceased; everything is kept, and it can be resumed |
+| Stopping | a stop was asked for, or what the job did is being rolled back |
+| Stopped | has ended and is rolled back |
+| Completed | is done |
+| Failed | its code raised an error; it can be resumed, which tries again from its last checkpoint, or stopped |
+
+A job whose submission was answered with 200 is stored: neither a crash nor a power cut loses it. Asking for what is
+already so (to halt a halted job) changes nothing and is answered like success. Times are RFC 3339 in UTC. Bodies may
+be 1 MiB long."""
 
 
 def describe(
     *,
     tag: str,
     answers: Answers,
+    text: str = "",
     parameters: list[dict[str, Any]] | None = None,
-    body: tuple[type[BaseModel], Mapping[str, Any]] | None = None,
+    body: tuple[type[BaseModel], Mapping[str, Example]] | None = None,
 ) -> Callable[[View], View]:
-    """Document a view; its docstring is the summary."""
+    """Document a view: its docstring is the summary, *text* tells more."""
     specification: dict[str, Any] = {
         "tags": [tag],
+        "description": text,
         "parameters": parameters or [],
-        "responses": {str(status): _answer(kind, text) for status, (kind, text) in answers.items()},
+        "responses": {str(status): _answer(answer) for status, answer in answers.items()},
     }
     if body is not None:
-        model, examples = body
-        content = {"schema": _reference(model), "examples": dict(examples)}
+        model, shown = body
+        content = {"schema": _reference(model), "examples": dict(shown)}
         specification["requestBody"] = {"required": True, "content": {"application/json": content}}
     decorate: Callable[[View], View] = swag_from(specification)
     return decorate
+
+
+def refusal(text: str, error: str, *, job_id: str = wire.JOB_ID, headers: Sequence[str] = ()) -> Answer:
+    """Return an error of the classic routes."""
+    example = {"error": examples.classic_error(error, job_id=job_id)}
+    return Answer(text=text, model=wire.ClassicError, examples=example, headers=headers)
+
+
+def problem(status: HTTPStatus, text: str, detail: str, *, headers: Sequence[str] = ()) -> Answer:
+    """Return an error as RFC 9457 has it."""
+    example = {"problem": examples.problem(status, detail)}
+    return Answer(text=text, model=wire.Problem, examples=example, headers=headers)
 
 
 def job_id_parameter() -> dict[str, Any]:
@@ -76,9 +138,19 @@ def job_id_parameter() -> dict[str, Any]:
         "name": "job_id",
         "in": "path",
         "required": True,
-        "description": "The id that the submission was answered with.",
+        "description": "The `jobID` that the submission was answered with.",
         "schema": {"type": "string"},
         "example": wire.JOB_ID,
+    }
+
+
+def header_parameter(name: str, text: str, *, shown: str) -> dict[str, Any]:
+    """Return the description of a header that a request may carry; *shown* tells how it may look."""
+    return {
+        "name": name,
+        "in": "header",
+        "description": f"{text} For instance `{shown}`.",
+        "schema": {"type": "string"},
     }
 
 
@@ -109,9 +181,14 @@ _CONFIG: dict[str, Any] = {
 
 def _template(types: Registry) -> dict[str, Any]:
     return {
-        "info": {"title": "Job manager", "version": _version(), "description": _INTRODUCTION},
+        "info": {
+            "title": "Job manager",
+            "version": _version(),
+            "description": _INTRODUCTION,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
         "tags": [
-            {"name": "classic", "description": "Submit and steer jobs."},
+            {"name": "classic", "description": "Submit and steer jobs, as in the Go service."},
             {"name": "jobs", "description": "What jobs made."},
             {"name": "health", "description": "Whether the service works."},
         ],
@@ -123,29 +200,59 @@ def _schemas(types: Registry) -> dict[str, Any]:
     """Return the schemas of all bodies, and of the arguments of every job type."""
     _, definitions = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_REF)
     schemas: dict[str, Any] = definitions["$defs"]
-    names = []
+    choices = []
     for name in types:
         job_type = types.get(name)
         schema = job_type.Args.model_json_schema(ref_template=_REF)
         schemas |= schema.pop("$defs", {})
-        schema |= {"title": f"Arguments of {name}", "description": description_of(job_type)}
-        names.append(f"{name}Args")
-        schemas[names[-1]] = schema
-    choice = [{"$ref": _REF.format(model=name)} for name in names]
-    schemas["ClassicSubmission"]["properties"]["args"] = {
-        "description": "The arguments of the job type; missing or null for none.",
-        "anyOf": [*choice, {"type": "null"}],
-    }
+        schemas[f"{name}Args"] = schema | {"title": f"{name}Args", "description": _described(job_type)}
+        schemas[f"{name}Submission"] = _submission(name, job_type, required=bool(schema.get("required")))
+        choices.append({"$ref": _REF.format(model=f"{name}Submission")})
+    submission = schemas["ClassicSubmission"]
+    schemas["ClassicSubmission"] = {"description": submission["description"], "oneOf": choices}
+    for schema in schemas.values():
+        _tidy(schema)
     return schemas
 
 
-def _answer(kind: type | None, text: str) -> dict[str, Any]:
-    if kind is None:
-        return {"description": text}
-    if kind is bytes:
-        return {"description": text, "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
-    media_type = "application/problem+json" if kind is wire.Problem else "application/json"
-    return {"description": text, "content": {media_type: {"schema": _reference(kind)}}}
+def _submission(name: str, job_type: type[Job], *, required: bool) -> dict[str, Any]:
+    """Return the schema of a submission of one type."""
+    args: dict[str, Any] = {"$ref": _REF.format(model=f"{name}Args")}
+    return {
+        "title": f"{name}Submission",
+        "description": description_of(job_type),
+        "type": "object",
+        "properties": {
+            "Type": {"type": "string", "const": name},
+            "args": args if required else {"anyOf": [args, {"type": "null"}]},
+        },
+        "required": ["Type", "args"] if required else ["Type"],
+    }
+
+
+def _described(job_type: type[Job]) -> str:
+    """Return what a type says of its arguments, or else of itself."""
+    own = job_type.Args.__dict__.get("__doc__")
+    return inspect.cleandoc(own) if own else description_of(job_type)
+
+
+def _tidy(schema: dict[str, Any]) -> None:
+    """Take away titles that repeat the names of properties, which Swagger UI would show in their place."""
+    for name, described in schema.get("properties", {}).items():
+        if described.get("title", "").replace(" ", "").casefold() == name.replace("_", "").casefold():
+            del described["title"]
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    shown: dict[str, Any] = {"description": answer.text}
+    if answer.headers:
+        shown["headers"] = {name: _HEADERS[name] for name in answer.headers}
+    if answer.model is bytes:
+        shown["content"] = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+    elif answer.model is not None:
+        media_type = "application/problem+json" if answer.model is wire.Problem else "application/json"
+        shown["content"] = {media_type: {"schema": _reference(answer.model), "examples": dict(answer.examples)}}
+    return shown
 
 
 def _reference(model: type) -> dict[str, str]:

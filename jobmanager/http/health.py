@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from flask import Blueprint
 
-from jobmanager.http import wire
-from jobmanager.http.docs import describe
+from jobmanager.http import examples, wire
+from jobmanager.http.docs import Answer, describe, problem
 from jobmanager.http.door import manager
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")
 
+_OK = {"ok": {"summary": "ok", "value": {"status": "ok"}}}
+
 
 @blueprint.get("/live")
-@describe(tag="health", answers={200: (wire.Health, "The process answers.")})
+@describe(
+    tag="health",
+    text="Opens nothing, and says nothing of the store: a process that does not answer this should be started again.",
+    answers={200: Answer(text="The process answers.", model=wire.Health, examples=_OK)},
+)
 def live() -> dict[str, str]:
     """Tell whether the process answers."""
     return {"status": "ok"}
@@ -21,7 +29,14 @@ def live() -> dict[str, str]:
 @blueprint.get("/ready")
 @describe(
     tag="health",
-    answers={200: (wire.Health, "The store answers."), 503: (wire.Problem, "The store does not answer.")},
+    text="A process that does not answer this with 200 should be sent no requests for now.",
+    answers={
+        200: Answer(text="The store answers.", model=wire.Health, examples=_OK),
+        500: problem(HTTPStatus.INTERNAL_SERVER_ERROR, "A mistake of the service; it is in its log.", examples.BROKEN),
+        503: problem(
+            HTTPStatus.SERVICE_UNAVAILABLE, "The store does not answer.", examples.NO_STORE, headers=["Retry-After"]
+        ),
+    },
 )
 def ready() -> dict[str, str]:
     """Tell whether the store answers too, so that requests can be served."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from jobmanager.errors import InvalidRequest
 from jobmanager.job import Job
 from jobmanager.records import JobRecord
+from jobmanager.states import Status
 
 JOB_ID = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
 
@@ -25,53 +26,85 @@ _TOO_DEEP = f"arrays and objects in it lie more than {MAX_DEPTH} deep in each ot
 _EXAMPLE = 'It looks like this: {"Type": "Simple", "args": {}}.'
 
 
+def _leave_out_nulls(schema: dict[str, Any]) -> None:
+    """Have the schema say that a field is left out, rather than null, where there is nothing to tell."""
+    for name, described in schema["properties"].items():
+        if described.get("default", "") is None:
+            del described["default"]
+            kinds = [kind for kind in described.pop("anyOf", []) if kind != {"type": "null"}]
+            schema["properties"][name] = described | (kinds[0] if kinds else {})
+
+
 class ClassicSubmission(BaseModel):
     """A job to run. Names of fields are read in any case (`Type`, `type`); further fields are ignored."""
 
-    Type: str = Field(description="The name of the job type.", examples=["Simple"])
-    args: dict[str, Any] | None = Field(None, description="The arguments of the job type; see its schema.")
+    Type: str = Field(description="The name of the job type.")
+    args: dict[str, Any] | None = Field(None, description="The arguments of the job type; missing or null for none.")
+
+
+class ClassicCheckpoint(BaseModel):
+    """What a job has saved: here it goes on, whatever happens."""
+
+    seq: int = Field(description="Grows by one with every checkpoint saved.")
+    saved_at: datetime = Field(description="When it was saved.")
+    done: float | None = Field(description="Units of work done, where the type counts them.")
 
 
 class ClassicDetails(BaseModel):
-    """What is known about a job. Each type adds what is its own: an Export its dates, rows and bytes."""
+    """What is known about a job; what is not there yet is left out.
 
-    model_config = ConfigDict(extra="allow")
+    Beside these fields there are the arguments as they were given, and what the type tells of itself: an Export its
+    rows and bytes so far.
+    """
 
-    jobID: str = Field(examples=[JOB_ID])  # noqa: N815 - the name on the wire
+    model_config = ConfigDict(extra="allow", json_schema_extra=_leave_out_nulls)
+
+    jobID: str = Field(description="The job's id.")  # noqa: N815 - the name on the wire
     status: str = Field(
-        description="Submitted, Running, Halting, Halted, Stopping, Stopped, Completed or Failed.", examples=["Running"]
+        description="Where the job stands.", json_schema_extra={"enum": [status.capitalize() for status in Status]}
     )
+    type: str | None = Field(None, description="The name of the job type.")
+    done: float | None = Field(None, description="Units of work done.")
+    total: float | None = Field(None, description="Units of work in all.")
+    message: str | None = Field(None, description="What the job says about itself.")
+    attempt: int | None = Field(None, description="How many times the job was executed, the present one included.")
+    checkpoint: ClassicCheckpoint | None = Field(None, description="What is kept.")
+    result: Any = Field(None, description="What the job returned; for an Export, its file, rows, bytes and SHA-256.")
+    error: str | None = Field(None, description="Why the job failed, or why its last attempt did.")
+    unresponsive: bool | None = Field(None, description="True if the job does not answer a stop.")
 
 
 class ClassicAnswer(BaseModel):
     """The job that was asked about."""
 
-    jobID: str = Field(examples=[JOB_ID])  # noqa: N815 - the name on the wire
-    message: str = Field(examples=["Success"])
+    jobID: str = Field(description="The job's id.")  # noqa: N815 - the name on the wire
+    message: str = Field(description="Always Success.")
     details: ClassicDetails
 
 
 class ClassicError(BaseModel):
     """What was wrong with a request; nothing was changed."""
 
-    jobID: str = Field(description="The job that was asked about, or empty.", examples=[""])  # noqa: N815
-    error: str = Field(examples=["There is no job type 'Simpel'. Known types: Export, Simple."])
+    jobID: str = Field(description="The job that was asked about, or empty.")  # noqa: N815 - the name on the wire
+    error: str = Field(description="What is wrong, in a sentence.")
 
 
 class Problem(BaseModel):
     """What was wrong with a request (RFC 9457); nothing was changed."""
 
-    type: str = Field(examples=["about:blank"])
-    title: str = Field(examples=["Not Found"])
-    status: int = Field(examples=[404])
-    detail: str = Field(examples=[f"There is no job '{JOB_ID}'."])
+    model_config = ConfigDict(json_schema_extra=_leave_out_nulls)
+
+    type: str = Field(description="Always about:blank: the status says it all.")
+    title: str = Field(description="The name of the status.")
+    status: int = Field(description="The status, once more.")
+    detail: str = Field(description="What is wrong, in a sentence.")
     field: str | None = Field(None, description="The field that is wrong, as a dotted path.")
 
 
 class Health(BaseModel):
     """Whether the service works."""
 
-    status: str = Field(examples=["ok"])
+    status: str = Field(description="Always ok.")
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -1,0 +1,342 @@
+"""The API docs: every route, every answer, with examples that are true, and nothing from a foreign host."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from jsonschema import Draft202012Validator, FormatChecker
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from pydantic import BaseModel, Field
+from werkzeug.test import TestResponse
+
+from jobmanager import Job, JobManager, Settings
+from jobmanager.http import create_app
+from jobmanager.records import JobRecord
+from jobmanager.registry import Registry
+
+#: What is not documented: files of the pages, the docs themselves, and ways to them.
+UNDOCUMENTED = {
+    "static",
+    "swagger_ui.static",
+    "flasgger.static",
+    "flasgger.apidocs",
+    "flasgger.apispec",
+    "flasgger.oauth_redirect",
+    "flasgger.<lambda>",
+    "classic.swagger",
+}
+
+Operation = tuple[str, str]
+#: A method, a path and a status that the docs name.
+Documented = tuple[str, str, int]
+
+#: What the docs have to name, written down so that an answer that vanishes from them is missed.
+STEERING = (200, 403, 404, 409, 500, 503)
+ANSWERS: dict[Operation, tuple[int, ...]] = {
+    ("POST", "/submit"): (200, 400, 403, 413, 429, 500, 503),
+    ("GET", "/halt/{job_id}"): STEERING,
+    ("POST", "/halt/{job_id}"): STEERING,
+    ("GET", "/resume/{job_id}"): STEERING,
+    ("POST", "/resume/{job_id}"): STEERING,
+    ("GET", "/stop/{job_id}"): STEERING,
+    ("POST", "/stop/{job_id}"): STEERING,
+    ("GET", "/details/{job_id}"): (200, 404, 500, 503),
+    ("GET", "/jobs/{job_id}/artifact"): (200, 206, 304, 404, 416, 500, 503),
+    ("GET", "/health/live"): (200,),
+    ("GET", "/health/ready"): (200, 500, 503),
+}
+EVERY_ANSWER = [(method, path, status) for (method, path), statuses in ANSWERS.items() for status in statuses]
+
+
+@pytest.fixture(scope="module")
+def specification(quiet: FlaskClient) -> dict[str, Any]:
+    return dict(quiet.get("/apispec.json").json)
+
+
+def operations(specification: dict[str, Any]) -> Iterator[tuple[Operation, dict[str, Any]]]:
+    for path, methods in specification["paths"].items():
+        for method, operation in methods.items():
+            yield (method.upper(), path), operation
+
+
+def bodies(specification: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the content of every body and of every answer that has one, with a name for it."""
+    for (method, path), operation in operations(specification):
+        contents = {"body": operation.get("requestBody", {}).get("content", {})}
+        contents |= {status: answer.get("content", {}) for status, answer in operation["responses"].items()}
+        for which, content in contents.items():
+            for media_type, described in content.items():
+                yield f"{method} {path} {which} {media_type}", described
+
+
+def validator(specification: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
+    whole = schema | {"components": specification["components"]}
+    return Draft202012Validator(whole, format_checker=FormatChecker())
+
+
+def test_the_specification_is_valid_openapi(specification: dict[str, Any]) -> None:
+    errors = [error.message for error in OpenAPIV31SpecValidator(specification).iter_errors()]
+
+    assert errors == []
+    assert specification["openapi"].startswith("3.")
+
+
+def test_every_route_is_documented_and_no_other(quiet: FlaskClient, specification: dict[str, Any]) -> None:
+    rules = [rule for rule in quiet.application.url_map.iter_rules() if rule.endpoint not in UNDOCUMENTED]
+    routes = {
+        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in rules
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+
+    assert {operation for operation, _ in operations(specification)} == routes
+
+
+def test_every_operation_has_a_summary_a_text_and_a_tag_that_is_explained(specification: dict[str, Any]) -> None:
+    tags = {tag["name"] for tag in specification["tags"] if tag["description"]}
+
+    for name, operation in operations(specification):
+        assert operation["summary"].endswith("."), name
+        assert operation["description"].endswith("."), name
+        assert set(operation["tags"]) <= tags, name
+        for parameter in operation.get("parameters", []):
+            assert parameter["description"], name
+
+
+def test_every_answer_is_documented_with_what_it_means(specification: dict[str, Any]) -> None:
+    documented = {
+        name: tuple(sorted(int(status) for status in operation["responses"]))
+        for name, operation in operations(specification)
+    }
+
+    assert documented == ANSWERS
+    for name, operation in operations(specification):
+        for status, answer in operation["responses"].items():
+            assert answer["description"].endswith("."), f"{name} {status}"
+            assert ("Retry-After" in answer.get("headers", {})) == (status in ("429", "503")), f"{name} {status}"
+
+
+def test_every_body_has_examples_that_its_schema_allows(specification: dict[str, Any]) -> None:
+    seen = 0
+    for name, content in bodies(specification):
+        if content["schema"].get("format") == "binary":
+            continue
+        assert content["examples"], name
+        for example in content["examples"].values():
+            assert example["summary"], name
+            errors = validator(specification, content["schema"]).iter_errors(example["value"])
+            assert [error.message for error in errors] == [], name
+            seen += 1
+    assert seen > 40
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"Type": "Simpel"},
+        {"args": {}},
+        {"Type": "Export"},
+        {"Type": "Simple", "args": []},
+        {"Type": "Simple", "args": {"steps": -1}},
+    ],
+)
+def test_the_schema_of_a_submission_refuses_what_the_route_refuses(
+    quiet: FlaskClient, specification: dict[str, Any], body: dict[str, Any]
+) -> None:
+    schema = {"$ref": "#/components/schemas/ClassicSubmission"}
+
+    assert not validator(specification, schema).is_valid(body)
+    assert quiet.post("/submit", json=body).status_code == 400
+
+
+def test_the_arguments_of_every_job_type_are_described(settings: Settings, types: Registry) -> None:
+    @types.register
+    class Paint(Job):
+        """Paints a fence."""
+
+        class Args(BaseModel):
+            colour: str = Field(description="The colour of the fence.")
+
+        def start(self) -> None:
+            """Do nothing."""
+
+    specification = create_app(JobManager(settings, types)).test_client().get("/apispec.json").json
+
+    schemas = specification["components"]["schemas"]
+    assert schemas["PaintSubmission"]["description"] == "Paints a fence."
+    assert schemas["PaintSubmission"]["required"] == ["Type", "args"]
+    assert schemas["PaintArgs"]["properties"]["colour"]["description"] == "The colour of the fence."
+    assert {"$ref": "#/components/schemas/PaintSubmission"} in schemas["ClassicSubmission"]["oneOf"]
+    for name in ("ExportArgs", "SimpleArgs"):
+        for field, described in schemas[name]["properties"].items():
+            assert described["description"], f"{name}.{field}"
+
+
+class Note(Job):
+    """Writes a file of ten bytes."""
+
+    def start(self) -> dict[str, str]:
+        """Write it."""
+        (self.workdir / "note").write_bytes(b"0123456789")
+        return {"file": "note", "sha256": "5ea1"}
+
+
+class Broken(JobManager):
+    """Has a mistake everywhere."""
+
+    def _ask(self, *_: Any, **__: Any) -> JobRecord:
+        raise RuntimeError("a mistake")
+
+    submit = halt = resume = stop = get = ping = _ask  # type: ignore[assignment]
+
+
+@pytest.fixture(scope="module")
+def provoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return what makes the service answer as the docs say, with the id of a fitting job."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "away" / "jobmanager.db").mkdir(parents=True)
+    types = Registry()
+    types.register(Note)
+    managers = {
+        "whole": JobManager(Settings(data_dir=folder / "whole"), types),
+        "full": JobManager(Settings(data_dir=folder / "full", queue_limit=1, slots=0), types),
+        "away": JobManager(Settings(data_dir=folder / "away"), types),
+        "broken": Broken(Settings(data_dir=folder / "broken"), types),
+    }
+    clients = {name: create_app(manager).test_client() for name, manager in managers.items()}
+    job_id = managers["whole"].submit("Note").id
+    managers["whole"].wait(job_id, unless=("submitted", "running"), wait=10)
+    managers["full"].submit("Note")
+
+    def answer(method: str, path: str, status: int) -> TestResponse:
+        return clients[_SERVICES.get(status, "whole")].open(
+            path.replace("{job_id}", _job_id(managers["whole"], path, status, job_id)),
+            method=method,
+            headers=_HEADERS.get(status, {}),
+            data=_BODIES.get(status, b'{"Type": "Simple"}') if path == "/submit" else None,
+            buffered=True,
+        )
+
+    yield answer
+    for manager in managers.values():
+        manager.close()
+
+
+_SERVICES = {429: "full", 500: "broken", 503: "away"}
+_HEADERS = {
+    206: {"Range": "bytes=2-4"},
+    304: {"If-None-Match": '"5ea1"'},
+    403: {"Sec-Fetch-Site": "cross-site"},
+    416: {"Range": "bytes=99-"},
+}
+_BODIES = {400: b"{}", 413: b" " * (1024 * 1024 + 1)}
+
+
+def _job_id(manager: JobManager, path: str, status: int, completed_id: str) -> str:
+    if status == 404:
+        return "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
+    if status == 200 and path.startswith(("/halt", "/resume", "/stop")):
+        return manager.submit("Simple").id
+    return completed_id
+
+
+@pytest.mark.parametrize(("method", "path", "status"), EVERY_ANSWER)
+def test_every_documented_answer_is_given_as_documented(
+    provoke: Any, specification: dict[str, Any], method: str, path: str, status: int
+) -> None:
+    documented = specification["paths"][path][method.lower()]["responses"][str(status)]
+
+    response = provoke(method, path, status)
+
+    assert response.status_code == status, response.text
+    for header in documented.get("headers", {}):
+        assert header in response.headers
+    for media_type, content in documented.get("content", {}).items():
+        if media_type == "*/*":
+            continue
+        assert response.mimetype == media_type
+        errors = validator(specification, content["schema"]).iter_errors(response.json)
+        assert [error.message for error in errors] == []
+        shapes = [example["value"].keys() for example in content["examples"].values()]
+        assert response.json.keys() in shapes
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [answer for answer in EVERY_ANSWER if answer[2] in (403, 413, 500, 503)]
+)
+def test_the_example_of_an_error_is_what_is_said(
+    provoke: Any, specification: dict[str, Any], method: str, path: str, status: int
+) -> None:
+    ((_, content),) = specification["paths"][path][method.lower()]["responses"][str(status)]["content"].items()
+    (example,) = content["examples"].values()
+
+    response = provoke(method, path, status)
+
+    said = {name: value for name, value in response.json.items() if name != "jobID"}
+    assert said == {name: value for name, value in example["value"].items() if name != "jobID"}
+
+
+class _Loads(HTMLParser):
+    """Collects what a page loads, and the scripts and styles written into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.inline: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        address = values.get("src") or (values.get("href") if tag == "link" else None)
+        if address:
+            self.loaded.append(address)
+        elif tag in ("script", "style"):
+            self.inline.append(tag)
+
+
+def loads(page: str) -> _Loads:
+    parser = _Loads()
+    parser.feed(page)
+    return parser
+
+
+def test_the_page_loads_its_parts_from_here_and_each_is_there(quiet: FlaskClient) -> None:
+    page = loads(quiet.get("/apidocs/").text)
+
+    assert len(page.loaded) >= 4
+    assert page.inline == []
+    for address in page.loaded:
+        assert re.match(r"/[^/]", address), address
+        response = quiet.get(address, buffered=True)
+        assert response.status_code == 200, address
+        assert response.data, address
+
+
+def test_the_styles_load_nothing_from_elsewhere(quiet: FlaskClient) -> None:
+    sheets = [address for address in loads(quiet.get("/apidocs/").text).loaded if address.endswith(".css")]
+
+    assert sheets
+    for address in sheets:
+        text = quiet.get(address, buffered=True).text
+        assert "@import" not in text
+        wanted = re.findall(r"url\(\s*[\"']?([^\"')]{1,60})", text)
+        assert [target for target in wanted if not target.startswith(("data:", "#"))] == []
+
+
+def test_our_scripts_name_no_other_host_and_ask_no_validator(quiet: FlaskClient) -> None:
+    text = quiet.get("/static/apidocs.js", buffered=True).text
+
+    assert "//" not in re.sub(r"^//.*$", "", text, flags=re.MULTILINE)
+    assert "validatorUrl: null" in text
+
+
+@pytest.mark.parametrize("path", ["/apidocs/index.html", "/oauth2-redirect.html"])
+def test_other_pages_of_the_docs_load_nothing_from_elsewhere_either(quiet: FlaskClient, path: str) -> None:
+    response = quiet.get(path, follow_redirects=True, buffered=True)
+
+    for address in loads(response.text).loaded:
+        assert "//" not in address, address
