@@ -1,0 +1,65 @@
+"""What every test shares: a patient look, and the check that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+#: How long anything may take to come true, on a slow machine; a test that succeeds never waits so long.
+PATIENCE_SECONDS = 15.0
+#: How long a thread or a file may outlive the test that opened it.
+_FAREWELL_SECONDS = 5.0
+
+Until = Callable[..., Any]
+
+
+def until(look: Callable[[], Any], what: object = "", *, seconds: float = PATIENCE_SECONDS) -> Any:
+    """Return what *look* returns as soon as that is true; fail after *seconds*, saying *what* was waited for."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what() if callable(what) else what or look}")
+        time.sleep(0.002)
+    return found
+
+
+@pytest.fixture(name="until", scope="session")
+def _until() -> Until:
+    return until
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail a test that leaves a thread of ours, or a connection to a store of its own, behind."""
+    folder = tmp_path_factory.getbasetemp()
+    threads, files = _our_threads(), _open_files(folder)
+    yield
+    until(
+        lambda: _our_threads() <= threads, lambda: f"left alive: {_our_threads() - threads}", seconds=_FAREWELL_SECONDS
+    )
+    until(
+        lambda: _open_files(folder) <= files,
+        lambda: f"left open: {sorted(_open_files(folder) - files)}",
+        seconds=_FAREWELL_SECONDS,
+    )
+
+
+def _our_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith(("job-", "jobmanager-"))}
+
+
+def _open_files(folder: Path) -> set[str]:
+    """Return the files in *folder* that this process has open."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+        except FileNotFoundError:  # the descriptor of the listing itself
+            continue
+    return {path for path in found if path.startswith(f"{folder}/")}

@@ -1,0 +1,120 @@
+"""Every setting comes from its variable; a value that cannot be used names the variable, and shows no password."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from jobmanager.config import Settings
+from jobmanager.errors import ConfigError
+
+NUMBERS = {
+    "SLOTS": ("3", "slots", 3),
+    "QUEUE_LIMIT": ("10", "queue_limit", 10),
+    "LEASE_SECONDS": ("2.5", "lease_seconds", 2.5),
+    "CHECKPOINT_SECONDS": ("0", "checkpoint_seconds", 0.0),
+    "PARK_SECONDS": ("7", "park_seconds", 7.0),
+    "MAX_CRASHES": ("5", "max_crashes", 5),
+    "STOP_GRACE_SECONDS": ("9", "stop_grace_seconds", 9.0),
+}
+
+
+def test_an_empty_environment_means_the_defaults() -> None:
+    assert Settings.from_env({}) == Settings()
+
+
+def test_the_defaults_keep_everything_under_the_data_directory() -> None:
+    settings = Settings(data_dir=Path("/data"))
+
+    assert settings.database_url == "sqlite:////data/jobmanager.db"
+    assert settings.datasets == Path("/data/datasets.toml")
+
+
+def test_a_relative_data_directory_stays_where_it_was_when_the_process_changes_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    settings = Settings(data_dir=Path("var"))
+    monkeypatch.chdir("/")
+
+    assert settings.data_dir == tmp_path / "var"
+    assert settings.database_url == f"sqlite:///{tmp_path}/var/jobmanager.db"
+
+
+@pytest.mark.parametrize(("name", "text", "field", "value"), [(name, *rest) for name, rest in NUMBERS.items()])
+def test_every_number_is_read_from_its_variable(name: str, text: str, field: str, value: float) -> None:
+    settings = Settings.from_env({f"JOBMANAGER_{name}": f" {text} "})
+
+    assert getattr(settings, field) == value
+    assert type(getattr(settings, field)) is type(value)
+
+
+def test_every_text_is_read_from_its_variable() -> None:
+    settings = Settings.from_env(
+        {
+            "JOBMANAGER_DATABASE_URL": "postgresql://me:secret@db/jobs",
+            "JOBMANAGER_DATA_DIR": "/data",
+            "JOBMANAGER_DATASETS": "/etc/datasets.toml",
+        }
+    )
+
+    assert settings.database_url == "postgresql://me:secret@db/jobs"
+    assert (settings.data_dir, settings.datasets) == (Path("/data"), Path("/etc/datasets.toml"))
+
+
+def test_every_field_has_a_variable_of_its_name() -> None:
+    """A field that this test does not know is one that from_env may have forgotten."""
+    known = {"database_url", "data_dir", "datasets"} | {field for _, field, _ in NUMBERS.values()}
+
+    assert {field.name for field in dataclasses.fields(Settings)} == known
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("text", ["many", "-1", "nan", "inf", "1e999", "0x10", "1,5", "٣x"])
+def test_a_number_that_cannot_be_used_names_its_variable(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"JOBMANAGER_{name} must be"):
+        Settings.from_env({f"JOBMANAGER_{name}": text})
+
+
+@pytest.mark.parametrize("name", ["QUEUE_LIMIT", "LEASE_SECONDS", "MAX_CRASHES"])
+def test_zero_is_refused_where_nothing_would_work_with_it(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"JOBMANAGER_{name} must be at least"):
+        Settings.from_env({f"JOBMANAGER_{name}": "0"})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_an_empty_variable_means_the_default(name: str) -> None:
+    assert Settings.from_env({f"JOBMANAGER_{name}": "  "}) == Settings()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres:hunter2@db",
+        "mysql://me:hunter2@db/jobs",
+        "hunter2",
+        "oracle+x://me:hunter2@db",
+        "://me:hunter2@db",
+    ],
+)
+def test_a_database_url_that_cannot_be_used_names_the_variable_and_shows_no_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="JOBMANAGER_DATABASE_URL") as refused:
+        Settings.from_env({"JOBMANAGER_DATABASE_URL": url})
+
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+def test_the_database_url_is_kept_out_of_logs() -> None:
+    settings = Settings(database_url="postgresql://me:hunter2@db/jobs")
+
+    assert "hunter2" not in repr(settings)
+
+
+def test_the_environment_of_the_process_is_what_is_read_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBMANAGER_SLOTS", "21")
+
+    assert Settings.from_env().slots == 21
