@@ -81,10 +81,7 @@ class Store:
         self._room = 0  # submissions that certainly fit the queue before it has to be counted again
         try:
             self._database = _connect(url, clock)
-            with self._database.begin_alone() as connection:
-                bring_up_to_date(connection)
-                self._forget_earlier_boots(connection)
-            self._database.join(self.owner)
+            self._prepare()
         except (OSError, DBAPIError) as error:
             raise StoreUnavailable(f"The store cannot be opened: {_cause(error)}.") from error
         #: the clock of everything that is recorded
@@ -502,6 +499,17 @@ class Store:
             theirs = and_(IS_HELD, jobs.c.owner.in_(dead))
             ended = update(jobs).where(theirs).values(lease_expires_at=self._database.lease_now())
             self._database.run(lambda connection: connection.execute(ended))
+
+    def _prepare(self) -> None:
+        """Bring the tables up to date; where that cannot be done, nothing stays open."""
+        try:
+            with self._database.begin_alone() as connection:
+                bring_up_to_date(connection)
+                self._forget_earlier_boots(connection)
+            self._database.join(self.owner)
+        except BaseException:
+            self._database.close()
+            raise
 
     def _forget_earlier_boots(self, connection: Connection) -> None:
         """End the leases of processes of this machine that ran before it booted: the clock of leases began anew."""

@@ -1,0 +1,145 @@
+"""A store is opened by any number of processes at once, or refused with a sentence and nothing left open."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from jobmanager.errors import ConfigError, StoreUnavailable
+from jobmanager.store import Store
+
+
+def open_files(folder: Path) -> list[str]:
+    """Return the files in *folder* that this process has open."""
+    links = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
+    return [path for link in links if os.path.exists(link) and (path := os.readlink(link)).startswith(str(folder))]
+
+
+def test_a_store_that_cannot_be_opened_leaves_nothing_open(tmp_path: Path) -> None:
+    (tmp_path / "jobs.db").mkdir()
+
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable, match="cannot be opened"):
+            Store(f"sqlite:///{tmp_path}/jobs.db")
+
+    assert open_files(tmp_path) == []
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "jobs.db").write_bytes(b"something else, and longer than any header of a page" * 50)
+
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        Store(f"sqlite:///{tmp_path}/jobs.db")
+
+    assert open_files(tmp_path) == []
+
+
+def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    Store(url).close()
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.commit()
+
+    with pytest.raises(ConfigError, match="newer version"):
+        Store(url)
+
+    assert open_files(tmp_path) == []
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_store_in_memory_is_refused_for_no_other_process_could_see_it(url: str) -> None:
+    with pytest.raises(ConfigError, match="JOBMANAGER_DATABASE_URL must name a file"):
+        Store(url)
+
+
+def test_closing_twice_is_fine(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+
+    store.close()
+    store.close()
+
+    assert open_files(tmp_path) == []
+
+
+def test_processes_that_open_a_new_file_at_the_same_instant_do_not_collide(tmp_path: Path) -> None:
+    script = (
+        "import sys, threading\n"
+        "from jobmanager.store import Store\n"
+        "from jobmanager.records import NewJob\n"
+        "sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.readline()\n"
+        "store = Store(sys.argv[1])\n"
+        "store.add([NewJob(id=sys.argv[2], type='T', args={})], actor='me')\n"
+        "store.close()\n"
+    )
+    command = [sys.executable, "-c", script, f"sqlite:///{tmp_path}/jobs.db"]
+    root = Path(__file__).parents[2]
+    processes = [
+        subprocess.Popen(
+            [*command, str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"PYTHONPATH": str(root)},
+        )
+        for number in range(4)
+    ]
+
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    ended = [process.communicate("go\n", timeout=30) for process in processes]
+
+    assert [(process.returncode, errors) for process, (_, errors) in zip(processes, ended, strict=True)] == [
+        (0, "")
+    ] * 4
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM jobs").fetchall() == [(4,)]
+        assert connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+
+
+def test_what_a_process_acknowledged_is_there_after_it_was_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys, threading\n"
+        "from jobmanager.store import Store\n"
+        "from jobmanager.records import NewJob\n"
+        "store = Store(sys.argv[1])\n"
+        "lock = threading.Lock()\n"
+        "def submit(worker):\n"
+        "    for number in range(10**9):\n"
+        "        name = f'{worker}-{number}'\n"
+        "        store.add([NewJob(id=name, type='T', args={})], actor='me')\n"
+        "        with lock:\n"
+        "            sys.stdout.write(name + '\\n'); sys.stdout.flush()\n"
+        "for worker in range(4):\n"
+        "    threading.Thread(target=submit, args=(worker,)).start()\n"
+    )
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, url],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert process.stdout is not None
+    acknowledged = [process.stdout.readline().strip() for _ in range(100)]
+    process.kill()
+    # The last line may be cut off in its middle: it was not acknowledged.
+    acknowledged += [line.strip() for line in process.stdout if line.endswith("\n")]
+    process.wait()
+    process.stdout.close()
+
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        stored = {name for (name,) in connection.execute("SELECT id FROM jobs")}
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert len(acknowledged) >= 100
+    assert set(acknowledged) <= stored
