@@ -128,6 +128,10 @@ class Server:
         # The health check alone says nothing of the workers that it does not land in.
         if sum(map(_has_opened_the_store, self.worker_pids())) < self.workers:
             return False
+        return self.answers()
+
+    def answers(self) -> bool:
+        """Tell whether any worker answers, and the store does."""
         try:
             return self.client.get("/health/ready", timeout=2).status_code == 200
         except httpx.TransportError:

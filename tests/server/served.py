@@ -5,12 +5,17 @@ one write with O_APPEND a line, which the kernel keeps whole and in order, whate
 """
 
 import os
+import random
 import threading
 import time
 
 from pydantic import BaseModel
 
 from jobmanager import Job, registry
+from jobmanager.jobs.export import Export
+
+# Small enough for a test to find an export in the middle of many.
+Export.chunk_rows = 500
 
 
 class Traced(Job):
@@ -52,22 +57,42 @@ class Units(Traced):
         tag: str = ""
 
     def start(self) -> dict[str, int]:
-        self.tell("begin")
         first, length = self.cursor or (0, 0)
+        self.tell("begin", first)
         with open(self.workdir / "units", "ab", buffering=0) as self.file:
             self.file.truncate(length)
             for unit in range(first, self.args.units):
                 self.wait(self.args.seconds)
                 self.tell("tick", unit)
+                self.work(unit)
                 self.file.write(f"{unit}\n".encode())
                 self.checkpoint([unit + 1, self.file.tell()], done=unit + 1, total=self.args.units)
             os.fsync(self.file.fileno())
         self.tell("end")
         return {"units": self.args.units}
 
+    def work(self, unit: int) -> None:
+        """Do nothing more; other types do."""
+
     def flush(self) -> None:
         if not self.file.closed:  # the last checkpoint is saved when start has returned
             os.fsync(self.file.fileno())
+
+
+@registry.register
+class Flaky(Units):
+    """Fails now and then, and so does its clean."""
+
+    max_attempts = 4
+
+    def work(self, unit: int) -> None:
+        if random.random() < 0.05:
+            raise OSError("not today")
+
+    def clean(self) -> None:
+        if random.random() < 0.3:
+            raise OSError("not yet")
+        super().clean()
 
 
 @registry.register
