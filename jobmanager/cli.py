@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import click
 
 from jobmanager.config import Settings
-from jobmanager.errors import ConfigError, StoreUnavailable
+from jobmanager.errors import ConfigError, JobManagerError, StoreUnavailable
 from jobmanager.manager import JobManager
 from jobmanager.sample import make_sample
+from jobmanager.torture import torture
 
 
 @click.group()
@@ -26,6 +30,30 @@ def check() -> None:
     except ConfigError as error:
         click.echo(f"The service cannot start. {error}", err=True)
         raise SystemExit(1) from None
+
+
+@main.command("torture")
+@click.argument("type_name", metavar="TYPE")
+@click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="An argument of the job; JSON, or text.")
+def torture_command(type_name: str, pairs: tuple[str, ...]) -> None:
+    """Prove that a job type can be halted, killed and stopped at every checkpoint, or show where it cannot."""
+    try:
+        manager = JobManager()
+        verdict = torture(manager.types.get(type_name), dict(map(_parse_pair, pairs)), settings=manager.settings)
+    except JobManagerError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(str(verdict))
+    raise SystemExit(0 if verdict.is_sound() else 1)
+
+
+def _parse_pair(pair: str) -> tuple[str, Any]:
+    name, separator, text = pair.partition("=")
+    if not separator:
+        raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--arg")
+    try:
+        return name, json.loads(text)
+    except ValueError:
+        return name, text
 
 
 @main.command()

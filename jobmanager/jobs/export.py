@@ -91,6 +91,7 @@ class Export(Job):
             if rows is None:
                 rows = self._append_chunks()
                 self._make_file()
+            self._remove_leftovers()
             return self._result(rows)
         finally:
             self._let_go()
@@ -196,6 +197,12 @@ class Export(Job):
         with space_needed():
             self._encoding.finish(part.path, self._target(), self.checkpoint)
             sync_folder(self.workdir)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what attempts have begun that died before their first checkpoint was saved."""
+        for path in self.workdir.iterdir():
+            if path != self._target():
+                path.unlink(missing_ok=True)
 
     def _rows_of_finished_file(self) -> int | None:
         """Return the rows of the file, if an earlier attempt has made it but did not live to tell."""
