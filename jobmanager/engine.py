@@ -129,12 +129,11 @@ class Engine:
         self._wake.clear()
         has_moved = watch.has_moved()
         if has_moved:
-            self._read_signals()
             self._tell_waiters()
+        if has_moved or is_woken or self._is_due():
+            self._look()
         if self._is_closing:
             self._interrupt_all()
-        elif has_moved or is_woken or self._is_due():
-            self._claim()
         for timer in self._timers:
             timer.run_if_due()
         self._look_after_runners()
@@ -165,22 +164,27 @@ class Engine:
     def _is_due(self) -> bool:
         return self._due_at is not None and self._due_at <= self._store.now()
 
-    def _claim(self) -> None:
-        """Fill the free slots with the most urgent jobs, and take jobs to clean."""
-        self._due_at = self._store.next_due()
-        if self._settings.slots == 0:
+    def _look(self) -> None:
+        """Do what there is to do: obey what other processes ask for, clean what was stopped, fill the free slots."""
+        types = tuple(self._registry)
+        outlook = self._store.look(types)
+        self._due_at = outlook.next_due_at
+        if outlook.is_signalled:
+            self._read_signals()
+        if self._settings.slots == 0 or self._is_closing:
             return
-        types = list(self._registry)
-        # Stopping does not wait for a slot: a job that is to end would hold one for nothing.
-        for record in self._store.claim_to_clean(self._free_cleaners(), types=types):
-            self._launch(record)
+        if outlook.has_to_clean:
+            # Stopping does not wait for a slot: a job that is to end would hold one for nothing.
+            self._launch_all(self._store.claim_to_clean(self._free_cleaners(), types=types))
         free = self._free_slots()
-        if free > 0:
-            claimed = self._store.claim(free, types=types, max_running=self._max_running())
-            for record in claimed:
-                self._launch(record)
-            if claimed:
-                self._wake.set()  # there may be more: a bound per type, or slots that came free meanwhile
+        if outlook.has_waiting and free > 0:
+            self._launch_all(self._store.claim(free, types=types, max_running=self._max_running()))
+
+    def _launch_all(self, claimed: list[JobRecord]) -> None:
+        for record in claimed:
+            self._launch(record)
+        if claimed:
+            self._wake.set()  # there may be more: a bound per type, or slots that came free meanwhile
 
     def _launch(self, record: JobRecord) -> None:
         """Have the job's parked thread go on, or start one."""

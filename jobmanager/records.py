@@ -154,6 +154,20 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What there is to do for a process."""
+
+    #: other processes have made changes to jobs that this one holds
+    is_signalled: bool
+    #: jobs wait that it may claim
+    has_waiting: bool
+    #: stopping jobs wait to be cleaned
+    has_to_clean: bool
+    #: when the next job is due that waits for its time
+    next_due_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogLine:
     """One line that a job wrote to its log."""
 

@@ -29,20 +29,18 @@ from sqlalchemy import (
     insert,
     or_,
     select,
-    union_all,
     update,
 )
 from sqlalchemy.exc import DBAPIError
 
 from jobmanager.errors import Conflict, LeaseLost, QueueFull, StoreUnavailable, UnknownJob
-from jobmanager.records import Applied, Change, Checkpoint, JobRecord, LogLine, NewJob, Settlement
+from jobmanager.records import Applied, Change, Checkpoint, JobRecord, LogLine, NewJob, Outlook, Settlement
 from jobmanager.states import ATTENDED, FINAL, Action, Fact, Status, advance
-from jobmanager.store import postgres, sqlite
+from jobmanager.store import postgres, queries, sqlite
 from jobmanager.store.migrate import bring_up_to_date
 from jobmanager.store.schema import (
     IS_FINISHED,
     IS_HELD,
-    IS_STOPPING,
     IS_WAITING,
     changes,
     idempotency_keys,
@@ -107,7 +105,10 @@ class Store:
 
     def get(self, job_id: str) -> JobRecord:
         """Return the job; raises UnknownJob."""
-        return self._job(self._read_one(select(jobs).where(jobs.c.id == job_id), job_id))
+        rows = self._read(queries.JOB, id_is=job_id)
+        if not rows:
+            raise UnknownJob(job_id)
+        return self._job(rows[0])
 
     def changes(self, job_id: str) -> list[Change]:
         """Return what happened to the job, oldest first; raises UnknownJob."""
@@ -152,7 +153,7 @@ class Store:
         """
 
         def write(connection: Connection) -> Applied:
-            job = self._job(_one(connection, select(jobs).where(jobs.c.id == job_id).with_for_update(), job_id))
+            job = self._found(connection, job_id)
             values: Values = {"is_forced": True} if is_forced else {}
             if run_at is not None:
                 values["run_at"] = run_at
@@ -196,19 +197,19 @@ class Store:
         *saved* None: nothing new since the last one; its `seq` and `saved_at` are set here. An empty cursor never
         replaces a good one. Committed when this returns. Raises LeaseLost, StoreUnavailable.
         """
-        now = self.now()
         values: Values = {"lease_expires_at": self._lease_end()}
         if saved is not None:
-            values |= {"done": saved.done, "total": saved.total, "message": saved.message, "saved_at": now}
-            values |= {"checkpoint_seq": jobs.c.checkpoint_seq + 1, "crashes": 0}
+            values |= {"done": saved.done, "total": saved.total, "message": saved.message}
+            values |= {"saved_at": self.now(), "crashes": 0}
             if saved.cursor is not None:
                 values["cursor"] = saved.cursor
         if details is not None:
             values["details"] = details
-        statement = update(jobs).where(*self._is_held(job_id, attempt)).values(values).returning(jobs.c.status)
+        statement = queries.save_checkpoint(tuple(values))
+        held = {"id_is": job_id, "attempt_is": attempt, "owner_is": self.owner}
 
         def write(connection: Connection) -> Status:
-            row = connection.execute(statement).first()
+            row = connection.execute(statement, values | held).first()
             if row is None:
                 raise LeaseLost(job_id)
             _add_lines(connection, job_id, lines)
@@ -227,21 +228,22 @@ class Store:
 
         *max_running* bounds how many of a type may run at once, over all processes.
         """
-        return self._claim(self._waiting(types), limit, max_running)
+        return self._claim(queries.waiting(tuple(types)), limit, max_running)
 
     def claim_to_clean(self, limit: int, *, types: Collection[str]) -> list[JobRecord]:
         """Take up to *limit* stopping jobs that nobody attends to, in order to clean them."""
-        query = select(jobs).where(IS_STOPPING, jobs.c.owner.is_(None), jobs.c.run_at <= self.now())
-        return self._claim(query.where(jobs.c.type.in_(types)).order_by(jobs.c.run_at), limit, {})
+        return self._claim(queries.to_clean(tuple(types)), limit, {})
 
-    def next_due(self) -> datetime | None:
-        """Return when the next job that waits for its time is due, if any is to come."""
-        now = self.now()
-        queries = (
-            select(func.min(jobs.c.run_at)).where(waits, jobs.c.run_at > now) for waits in (IS_WAITING, IS_STOPPING)
+    def look(self, types: Collection[str]) -> Outlook:
+        """Return what there is to do for a process that knows these types, in one question."""
+        (row,) = self._read(queries.look(tuple(types)), **self._clocks())
+        dues = [at for at in (row.next_waiting_at, row.next_to_clean_at) if at is not None]
+        return Outlook(
+            is_signalled=row.is_signalled,
+            has_waiting=row.has_waiting,
+            has_to_clean=row.has_to_clean,
+            next_due_at=min(dues, default=None),
         )
-        dues: list[datetime] = [row[0] for row in self._read(union_all(*queries)) if row[0] is not None]
-        return min(dues, default=None)
 
     def expire(self) -> list[Applied]:
         """Take jobs from owners that fell silent; returns what became of each.
@@ -288,8 +290,7 @@ class Store:
 
     def signals(self) -> list[Change]:
         """Return changes that other processes made to jobs which this one held, oldest first; each one once."""
-        mine = changes.c.signal_to == self.owner
-        rows = self._read(select(changes).where(mine, changes.c.signal_to.is_not(None)).order_by(changes.c.seq))
+        rows = self._read(queries.SIGNALS, owner_is=self.owner)
         if rows:
             # They are taken off one by one: a change with a lower number may be committed by another process later.
             taken = update(changes).where(changes.c.seq.in_([row.seq for row in rows])).values(signal_to=None)
@@ -352,7 +353,7 @@ class Store:
         earlier = connection.execute(select(idempotency_keys).where(mine)).one()
         if earlier.fingerprint != row["fingerprint"]:
             raise Conflict("The idempotency key was used for another submission; use a new one.")
-        return self._job(_one(connection, select(jobs).where(jobs.c.id == earlier.job_id), earlier.job_id))
+        return self._found(connection, earlier.job_id)
 
     def _insert(self, connection: Connection, new: Sequence[NewJob], actor: str, now: datetime) -> list[JobRecord]:
         self._make_room(connection, len(new))
@@ -373,7 +374,7 @@ class Store:
         ]
         submit = {"action": "submit", "to_status": Status.SUBMITTED, "attempt": 0, "actor": actor}
         submit |= {"asked_at": now, "at": now}
-        added = connection.execute(insert(jobs).returning(jobs, sort_by_parameter_order=True), rows).all()
+        added = connection.execute(queries.ADD_JOBS, rows).all()
         connection.execute(insert(changes), [submit | {"job_id": job.id} for job in new])
         return [self._job(row) for row in added]
 
@@ -388,25 +389,17 @@ class Store:
             self._room = max(wanted, free // 8)
         self._room -= wanted
 
-    def _waiting(self, types: Collection[str]) -> Select[Any]:
-        now = self.now()
-        # A job whose thread is parked in another process is that process's to wake, while it lives.
-        is_over = jobs.c.lease_expires_at <= self._database.lease_now()
-        free = or_(jobs.c.owner.is_(None), jobs.c.owner == self.owner, is_over)
-        query = select(jobs).where(IS_WAITING, jobs.c.run_at <= now, free)
-        return query.where(jobs.c.type.in_(types)).order_by(jobs.c.priority.desc(), jobs.c.number)
+    def _clocks(self) -> Values:
+        return {"now": self.now(), "lease_now": self._database.lease_now(), "owner_is": self.owner}
 
     def _claim(self, query: Select[Any], limit: int, max_running: dict[str, int]) -> list[JobRecord]:
-        if not self._read(query.with_only_columns(jobs.c.number).limit(1)):
-            return []
-
         def write(connection: Connection) -> list[JobRecord]:
             if max_running:
                 self._database.take_turn(connection, "bounded claim")
             full = _full_types(connection, max_running)
+            found = query.where(jobs.c.type.not_in(full)) if full else query
             claimed: list[JobRecord] = []
-            found = query.where(jobs.c.type.not_in(full)).limit(limit).with_for_update(skip_locked=True)
-            for row in connection.execute(found).all():
+            for row in connection.execute(found, self._clocks() | {"limit": limit}).all():
                 # Types with a bound are claimed one at a time: the next round counts again.
                 if row.type not in max_running or all(job.type != row.type for job in claimed):
                     values = {"owner": self.owner, "lease_expires_at": self._lease_end()}
@@ -429,9 +422,17 @@ class Store:
         _log.warning("Job %s of %s expired: %s.", job.id, job.owner, applied.job.status)
         return applied
 
+    def _found(self, connection: Connection, job_id: str) -> JobRecord:
+        """Return the job, which no other transaction changes until this one ends; raises UnknownJob."""
+        row = connection.execute(queries.JOB_LOCKED, {"id_is": job_id}).first()
+        if row is None:
+            raise UnknownJob(job_id)
+        return self._job(row)
+
     def _held(self, connection: Connection, job_id: str, attempt: int) -> JobRecord:
         """Return the job if this attempt of this process holds it; raises LeaseLost."""
-        row = connection.execute(select(jobs).where(*self._is_held(job_id, attempt)).with_for_update()).first()
+        held = {"id_is": job_id, "attempt_is": attempt, "owner_is": self.owner}
+        row = connection.execute(queries.JOB_HELD, held).first()
         if row is None:
             raise LeaseLost(job_id)
         return self._job(row)
@@ -457,8 +458,8 @@ class Store:
             return Applied(job=job, change=None)
         now = self.now()
         values = _consequences(job, action, to_status, now) | values | {"status": to_status}
-        seen = and_(jobs.c.id == job.id, jobs.c.status == job.status, jobs.c.attempt == job.attempt)
-        row = connection.execute(update(jobs).where(seen).values(values).returning(jobs)).one()
+        seen = {"number_is": job.number, "status_is": job.status, "attempt_is": job.attempt}
+        row = connection.execute(queries.advance_job(values), values | seen).one()
         record: Values = {
             "job_id": job.id,
             "action": action,
@@ -471,7 +472,7 @@ class Store:
             "at": now,
             "signal_to": job.owner if job.owner != self.owner else None,
         }
-        (seq,) = connection.execute(insert(changes).returning(changes.c.seq), record).one()
+        (seq,) = connection.execute(queries.ADD_CHANGE, record).one()
         del record["signal_to"]
         return Applied(job=self._job(row), change=Change(seq=seq, **record))
 
@@ -545,12 +546,6 @@ class Store:
         except DBAPIError as error:
             raise StoreUnavailable("The store does not answer. Try again later.") from error
 
-    def _read_one(self, query: Select[Any], job_id: str) -> Row[Any]:
-        rows = self._read(query)
-        if not rows:
-            raise UnknownJob(job_id)
-        return rows[0]
-
 
 def _consequences(job: JobRecord, action: Action, to_status: Status, now: datetime) -> Values:
     """Return what follows for a job's other columns when *action* moves it to *to_status*."""
@@ -598,13 +593,6 @@ def _add_lines(connection: Connection, job_id: str, lines: Sequence[LogLine]) ->
             for line in lines
         )
         connection.execute(insert(log_lines), list(rows))
-
-
-def _one(connection: Connection, query: Select[Any], job_id: str) -> Row[Any]:
-    row = connection.execute(query).first()
-    if row is None:
-        raise UnknownJob(job_id)
-    return row
 
 
 def _change(row: Row[Any]) -> Change:

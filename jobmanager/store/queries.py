@@ -1,0 +1,93 @@
+"""The statements that every job goes through, built once: building one takes longer than the database takes to run it.
+
+Statements only; what they mean for a job is decided in store.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Integer, Select, Update, and_, bindparam, exists, func, insert, literal, or_, select, update
+
+from jobmanager.store.schema import IS_STOPPING, IS_WAITING, changes, jobs
+
+_NOW = bindparam("now", type_=jobs.c.run_at.type)
+_LEASE_NOW = bindparam("lease_now", type_=jobs.c.lease_expires_at.type)
+_OWNER = bindparam("owner_is", type_=jobs.c.owner.type)
+_LIMIT = bindparam("limit", type_=Integer())
+
+_IS_JOB = jobs.c.id == bindparam("id_is")
+_IS_HELD = and_(_IS_JOB, jobs.c.attempt == bindparam("attempt_is"), jobs.c.owner == _OWNER)
+# A job whose thread is parked in another process is that process's to wake, while it lives.
+_IS_FREE = or_(jobs.c.owner.is_(None), jobs.c.owner == _OWNER, jobs.c.lease_expires_at <= _LEASE_NOW)
+_IS_CLAIMABLE = and_(IS_WAITING, jobs.c.run_at <= _NOW, _IS_FREE)
+_IS_TO_CLEAN = and_(IS_STOPPING, jobs.c.owner.is_(None), jobs.c.run_at <= _NOW)
+
+JOB = select(jobs).where(_IS_JOB)
+JOB_LOCKED = JOB.with_for_update()
+JOB_HELD = select(jobs).where(_IS_HELD).with_for_update()
+ADD_JOBS = insert(jobs).returning(jobs, sort_by_parameter_order=True)
+ADD_CHANGE = insert(changes).returning(changes.c.seq)
+SIGNALS = select(changes).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)).order_by(changes.c.seq)
+
+
+@cache
+def look(types: tuple[str, ...]) -> Select[Any]:
+    """Return the query of all that an engine wants to know before it does anything: one row, five answers."""
+    known = jobs.c.type.in_(types)
+    is_signalled = exists(select(literal(1)).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)))
+    due = [
+        select(func.min(jobs.c.run_at)).where(waits, jobs.c.run_at > _NOW).scalar_subquery()
+        for waits in (IS_WAITING, IS_STOPPING)
+    ]
+    return select(
+        is_signalled.label("is_signalled"),
+        exists(select(literal(1)).where(_IS_CLAIMABLE, known)).label("has_waiting"),
+        exists(select(literal(1)).where(_IS_TO_CLEAN, known)).label("has_to_clean"),
+        due[0].label("next_waiting_at"),
+        due[1].label("next_to_clean_at"),
+    )
+
+
+@cache
+def waiting(types: tuple[str, ...]) -> Select[Any]:
+    """Return the query of jobs that can be claimed, the most urgent first."""
+    query = select(jobs).where(_IS_CLAIMABLE, jobs.c.type.in_(types))
+    return query.order_by(jobs.c.priority.desc(), jobs.c.number).limit(_LIMIT).with_for_update(skip_locked=True)
+
+
+@cache
+def to_clean(types: tuple[str, ...]) -> Select[Any]:
+    """Return the query of stopping jobs that nobody attends to, those that waited longest first."""
+    query = select(jobs).where(_IS_TO_CLEAN, jobs.c.type.in_(types))
+    return query.order_by(jobs.c.run_at).limit(_LIMIT).with_for_update(skip_locked=True)
+
+
+def advance_job(columns: Iterable[str]) -> Update:
+    """Return the update that moves a job on from the status and the attempt it was seen in, setting *columns*."""
+    return _advance_job(tuple(sorted(columns)))
+
+
+@cache
+def _advance_job(columns: tuple[str, ...]) -> Update:
+    seen = and_(
+        jobs.c.number == bindparam("number_is"),
+        jobs.c.status == bindparam("status_is"),
+        jobs.c.attempt == bindparam("attempt_is"),
+    )
+    return update(jobs).where(seen).values(_parameters(columns)).returning(jobs)
+
+
+@cache
+def save_checkpoint(columns: tuple[str, ...]) -> Update:
+    """Return the update of a held job that saves what an attempt has reached, setting *columns*; counts if any are."""
+    values = _parameters(columns)
+    if "saved_at" in columns:
+        values["checkpoint_seq"] = jobs.c.checkpoint_seq + 1
+    return update(jobs).where(_IS_HELD).values(values).returning(jobs.c.status)
+
+
+def _parameters(columns: tuple[str, ...]) -> dict[str, Any]:
+    return {name: bindparam(name, type_=jobs.c[name].type) for name in columns}
