@@ -203,6 +203,7 @@ class Runner:
         job: Job | None = None
         try:
             job = self._make_job()
+            self._catch_up()
             result = self._call(job.start)
             if job.is_dirty:
                 self._save(job)
@@ -218,6 +219,14 @@ class Runner:
         except BaseException as error:
             self._save_after_failure(job)
             return self._failure(Ending.RAISED, error)
+
+    def _catch_up(self) -> None:
+        """Hear what was asked after the job was claimed, and before this attempt could be told."""
+        status = self._patiently(lambda: self._store.get(self.record.id)).status
+        if status is Status.HALTING:
+            self.signals.ask_halt()
+        elif status is Status.STOPPING:
+            self.signals.ask_stop()
 
     def _clean(self) -> Outcome:
         """Run the job's `clean`; returns what came of it, never raises.

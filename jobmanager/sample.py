@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -51,21 +52,39 @@ CREATE TABLE responses (
 def make_sample(data_dir: Path, rows: int = 1_000_000) -> Path:
     """Make sample.db, and a datasets.toml that names its table, in *data_dir*; what is there already is left alone.
 
-    Each file appears whole or not at all, even when the process dies meanwhile. Returns the path of sample.db.
+    Each file appears whole or not at all, even when the process dies meanwhile. Of several processes that come at
+    once, one works and the others wait for it. Returns the path of sample.db.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     path = data_dir / "sample.db"
-    if not path.exists():
-        unfinished = data_dir / f"sample.db.{os.getpid()}"
-        unfinished.unlink(missing_ok=True)
-        _fill(unfinished, rows)
-        os.replace(unfinished, path)
-    datasets = data_dir / "datasets.toml"
-    if not datasets.exists():
-        unfinished = data_dir / f"datasets.toml.{os.getpid()}"
-        unfinished.write_text(_DATASETS, encoding="utf-8")
-        os.replace(unfinished, datasets)
+    with _turn(data_dir):
+        if not path.exists():
+            _appear(path, lambda unfinished: _fill(unfinished, rows))
+        datasets = data_dir / "datasets.toml"
+        if not datasets.exists():
+            _appear(datasets, lambda unfinished: unfinished.write_text(_DATASETS, encoding="utf-8"))
     return path
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Keep other processes out for a while; the kernel lets them in when this one dies."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _appear(path: Path, make: Callable[[Path], object]) -> None:
+    """Have *make* write a file, which gets its name when it is complete and durable."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.unlink(missing_ok=True)  # of a process that died
+    make(unfinished)
+    with open(unfinished, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
 
 
 def _fill(path: Path, rows: int) -> None:

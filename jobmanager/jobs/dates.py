@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
+from typing import Any
+
+_DAY = timedelta(days=1)
 
 #: Dates as the Go service took them: its layout 2006-Jan-02.
 _GO_MONTHS = {
@@ -35,7 +38,9 @@ class Moment:
 
     def after(self) -> datetime:
         """Return the exclusive end of a range that ends with it: a day is included whole."""
-        return self.at + timedelta(days=1) if self.is_day else self.at
+        if not self.is_day:
+            return self.at
+        return self.at + _DAY if self.at < datetime.max - _DAY else datetime.max
 
 
 def parse_moment(text: str) -> Moment:
@@ -57,24 +62,33 @@ def parse_moment(text: str) -> Moment:
 
 
 def _parse_day(text: str) -> date | None:
-    """Return the day that *text* names, or None if it has another form; raises ValueError for a day that is none."""
-    parts = text.split("-")
-    if len(parts) != 3 or not (parts[0].isdecimal() and len(parts[0]) == 4 and len(parts[2]) == 2):
-        return None
-    year, month, day = parts
+    """Return the day that *text* names, or None if it names none by itself."""
+    year, _, rest = text.partition("-")
+    month, _, day = rest.partition("-")
     number = _GO_MONTHS.get(month.title())
-    if number is not None:
-        return date(int(year), number, int(day))
-    return date.fromisoformat(text)
+    try:
+        # As in Go, months are taken in any case, and days have two digits.
+        return date.fromisoformat(f"{year}-{number:02}-{day}" if number else text)
+    except ValueError:
+        return None
+
+
+def format_of(value: Any) -> DateFormat:
+    """Tell from a value of a date column how it keeps dates."""
+    if isinstance(value, (int, float)):
+        return DateFormat.UNIX
+    if isinstance(value, (date, datetime)):
+        return DateFormat.NATIVE
+    return DateFormat.T if isinstance(value, str) and value[10:11] == "T" else DateFormat.SPACE
 
 
 def to_column(at: datetime, date_format: DateFormat) -> str | float | datetime:
     """Return *at* (naive, UTC) as a value that compares with those in a column.
 
-    Zeros at the end of a fraction are left out: as text, "12:00:00.5" then sorts before every way to write that time.
+    What is zero at the end is left out: as text, "12:30" sorts before every way to write that time.
 
     >>> to_column(datetime(2024, 3, 9, 12, 30), DateFormat.T)
-    '2024-03-09T12:30:00'
+    '2024-03-09T12:30'
     >>> to_column(datetime(2024, 3, 9), DateFormat.SPACE)
     '2024-03-09'
     """
@@ -86,4 +100,4 @@ def to_column(at: datetime, date_format: DateFormat) -> str | float | datetime:
     if at.time() == time():
         return at.date().isoformat()
     text = at.isoformat(sep="T" if date_format is DateFormat.T else " ")
-    return text.rstrip("0") if at.microsecond else text
+    return text.rstrip("0") if at.microsecond else text.removesuffix(":00")

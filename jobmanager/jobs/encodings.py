@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from jobmanager.jobs.part import sync_folder
+
 #: Rows that are Python objects at once: a chunk of them takes a hundred times the memory of its columns.
 _ROWS_AS_OBJECTS = 5_000
 
@@ -45,6 +47,7 @@ class _AsItIs:
     def finish(self, part: Path, target: Path, on_chunk: Callable[[], None]) -> None:
         """Give the part its name."""
         os.replace(part, target)
+        sync_folder(target.parent)
 
     def recover(self, part: Path, target: Path) -> int | None:
         """Take the name back: the file may hold more than the last checkpoint knows."""
@@ -54,7 +57,10 @@ class _AsItIs:
 
 
 class Csv(_AsItIs):
-    """Comma-separated values (RFC 4180, but for line ends of \\n): text in quotes, nothing where there is no value."""
+    """Comma-separated values (RFC 4180, but for line ends of \\n).
+
+    Text in quotes, so that "" differs from no value, which is nothing; bytes in base64.
+    """
 
     extension = "csv"
     part_extension = "csv"
@@ -70,7 +76,7 @@ class Csv(_AsItIs):
 
 
 class JsonLines(_AsItIs):
-    """One JSON object a line; dates as ISO text, bytes in base64."""
+    """One JSON object a line; dates as ISO text, bytes in base64, null for numbers JSON lacks (NaN, infinity)."""
 
     extension = "jsonl"
     part_extension = "jsonl"
@@ -109,18 +115,29 @@ class Parquet:
     def finish(self, part: Path, target: Path, on_chunk: Callable[[], None]) -> None:
         """Write the rows of the stream as Parquet, and remove it."""
         unfinished = target.with_suffix(".unfinished")
+        try:
+            self._convert(part, unfinished, on_chunk)
+        except BaseException:
+            # It is made anew from the part; on a volume that is full, it would be in the way.
+            unfinished.unlink(missing_ok=True)
+            raise
+        os.replace(unfinished, target)
+        sync_folder(target.parent)
+        part.unlink()
+
+    def _convert(self, part: Path, target: Path, on_chunk: Callable[[], None]) -> None:
         with (
+            open(target, "wb") as sink,
             pa.OSFile(str(part), "rb") as source,
             pa.ipc.open_stream(source) as batches,
-            pa.parquet.ParquetWriter(unfinished, batches.schema) as writer,
+            pa.parquet.ParquetWriter(sink, batches.schema) as writer,
         ):
             for batch in batches:
                 writer.write_batch(batch)
                 on_chunk()
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, target)
-        part.unlink()
+            writer.close()
+            sink.flush()
+            os.fsync(sink.fileno())
 
     def recover(self, part: Path, target: Path) -> int | None:
         """Return the rows of the finished file: it has its name only when it is complete."""
@@ -131,6 +148,10 @@ ENCODINGS: dict[str, Encoding] = {"csv": Csv(), "jsonl": JsonLines(), "parquet":
 
 
 def _csv(rows: pa.Table, *, include_header: bool) -> pa.Buffer:
+    for index, field in enumerate(rows.schema):
+        if pa.types.is_binary(field.type):
+            texts = [None if value is None else _base64(value) for value in rows.column(index).to_pylist()]
+            rows = rows.set_column(index, field.name, pa.array(texts, pa.string()))
     sink = pa.BufferOutputStream()
     pa.csv.write_csv(rows, sink, pa.csv.WriteOptions(include_header=include_header, batch_size=rows.num_rows or 1))
     return sink.getvalue()
@@ -142,5 +163,9 @@ def _line(row: dict[str, Any]) -> bytes:
 
 def _to_json(value: Any) -> str:
     if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
+        return _base64(value)
     return str(value)
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode("ascii")

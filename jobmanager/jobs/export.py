@@ -6,21 +6,29 @@ an fsync. Starting again cuts the file back to what was claimed. Knows nothing o
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal
 from jobmanager.job import Job
-from jobmanager.jobs.datasets import Dataset, DatasetAway, Place, Reader, load_datasets, open_reader
+from jobmanager.jobs.datasets import Dataset, DatasetAway, Reader, load_datasets, schema_of
 from jobmanager.jobs.dates import parse_moment
 from jobmanager.jobs.encodings import ENCODINGS
-from jobmanager.jobs.part import Part, PartDamaged, sha256, space_needed, sync_folder
+from jobmanager.jobs.part import Part, PartDamaged, in_our_words, sha256
+from jobmanager.jobs.places import Place
+from jobmanager.jobs.sql_reader import SqlReader
+from jobmanager.jobs.sqlite_reader import SqliteReader
+
+#: Rows are counted this many at a time, so that a halt never waits for a whole count.
+COUNT_STEP = 500_000
+#: Rows are counted up to here, at 50 ms a million; an export of more shows no total.
+COUNT_LIMIT = 100_000_000
 
 
 class Export(Job):
@@ -81,29 +89,34 @@ class Export(Job):
 
     _reader: Reader | None = None
     _part: Part | None = None
+    _is_finishing = False
 
     def start(self) -> dict[str, Any]:
         """Append the chunks that are left, then make the file."""
-        self._dataset = find_dataset(self.args.dataset, self.settings)
+        self._dataset = self._configured()
         self._encoding = ENCODINGS[self.args.format]
-        try:
-            rows = self._rows_of_finished_file()
-            if rows is None:
-                rows = self._append_chunks()
-                self._make_file()
-            self._remove_leftovers()
-            return self._result(rows)
-        finally:
-            self._let_go()
+        with in_our_words():
+            try:
+                rows = self._rows_of_finished_file()
+                if rows is None:
+                    rows = self._append_chunks()
+                    self._make_file()
+                self._remove_leftovers()
+                return self._result(rows)
+            finally:
+                self._let_go()
 
     def halt(self) -> None:
         """Close the file and the connection for as long as the job is halted."""
-        self._let_go()
+        # The lock of a complete part is kept: else another attempt might turn it into the same file at the same time.
+        if not self._is_finishing:
+            self._let_go()
 
     def flush(self) -> None:
         """Make durable what the cursor claims."""
         if self._part is not None:
-            self._part.sync()
+            with in_our_words():
+                self._part.sync()
 
     def details(self) -> dict[str, Any]:
         """Tell what is written so far."""
@@ -111,44 +124,61 @@ class Export(Job):
         told = {"dataset": self._dataset.name, "format": self.args.format}
         return told | {"rows": cursor.get("rows", 0), "bytes": cursor.get("bytes", 0)}
 
+    def _configured(self) -> Dataset:
+        try:
+            return find_dataset(self.args.dataset, self.settings)
+        except ValueError as error:
+            raise Fatal(f"{error}.") from None
+
     # One chunk after the other
 
     def _append_chunks(self) -> int:
         """Append all rows that the part lacks; returns how many it holds then."""
         begin, end = self.args.bounds()
         self._open_part()
-        if self.total is None:
-            self.total = self._open_reader().count(begin, end)
+        if not self.cursor:
+            self.total = self._count(begin, end)
         while True:
             cursor = self.cursor or {}
-            after = Place(date=cursor["date"], key=cursor["key"]) if cursor else None
+            after = Place.from_json(cursor) if cursor else None
             rows, place = self._open_reader().read(self._columns(), after, begin, end, self.chunk_rows)
             if place is None:
                 return int(cursor.get("rows", 0))
             self._open_part().write(self._encoding.body(rows))
             self._claim(cursor.get("rows", 0) + rows.num_rows, place)
 
+    def _count(self, begin: datetime, end: datetime) -> int | None:
+        """Return how many rows there are to export: exact, if nobody adds any; None if there are too many to count."""
+        counted = 0
+        place: Place | None = None
+        while counted < COUNT_LIMIT:
+            step, place = self._open_reader().count(place, begin, end, COUNT_STEP)
+            counted += step
+            if place is None:
+                return counted
+            self.checkpoint(done=0)
+        return None
+
     def _claim(self, rows: int, place: Place) -> None:
         """Say that the part holds everything up to *place*."""
         part = self._open_part()
-        cursor = {"date": place.date, "key": place.key, "rows": rows}
+        cursor = place.to_json() | {"rows": rows}
         cursor |= {"part": part.path.name, "bytes": part.length, "crc32": part.crc32}
         self.checkpoint(cursor, done=rows, total=self.total)
 
     def _open_part(self) -> Part:
         """Return the part, opened where the cursor says, or begun."""
         if self._part is None:
-            self._part = self._reopen_part() or self._begin_part()
-        return self._part
+            self._part = self._reopen_part()
+        return self._part or self._begin_part()
 
     def _reopen_part(self) -> Part | None:
         """Go on with the part that the cursor names; None, and the export starts over, if it is not what it was."""
         if not self.cursor:
             return None
-        path = self.workdir / self.cursor["part"]
         try:
             return Part.reopen(
-                path,
+                self.workdir / self.cursor["part"],
                 length=self.cursor["bytes"],
                 crc32=self.cursor["crc32"],
                 copy_to=self._new_part_path(),
@@ -161,11 +191,11 @@ class Export(Job):
 
     def _begin_part(self) -> Part:
         types = self._open_reader().columns()
-        head = self._encoding.head(pa.schema([(name, types[name]) for name in self._columns()]))
+        head = self._encoding.head(schema_of(self._columns(), types))
         # Kept before anything is written, so that it is closed even if the volume is full.
-        self._part = Part.create(self._new_part_path())
-        self._part.write(head)
-        return self._part
+        part = self._part = Part.create(self._new_part_path())
+        part.write(head)
+        return part
 
     def _new_part_path(self) -> Path:
         return self.workdir / f"export-{self.attempt}.{self._encoding.part_extension}.part"
@@ -180,11 +210,14 @@ class Export(Job):
 
     def _let_go(self) -> None:
         """Close what is open; it is opened again when it is needed."""
-        if self._reader is not None:
-            self._reader.close()
-        if self._part is not None:
-            self._part.close()
+        reader, part = self._reader, self._part
         self._reader = self._part = None
+        if reader is not None:
+            reader.close()
+        if part is not None:
+            with closing(part):
+                # After a failure, the last claim is saved when the part is closed already.
+                part.sync()
 
     # The file
 
@@ -192,11 +225,8 @@ class Export(Job):
         """Turn the complete part into the file that is downloaded."""
         part = self._open_part()
         part.sync()
-        part.close()
-        self._part_name, self._part = part.path.name, None
-        with space_needed():
-            self._encoding.finish(part.path, self._target(), self.checkpoint)
-            sync_folder(self.workdir)
+        self._part_name, self._is_finishing = part.path.name, True
+        self._encoding.finish(part.path, self._target(), self.checkpoint)
 
     def _remove_leftovers(self) -> None:
         """Remove what attempts have begun that died before their first checkpoint was saved."""
@@ -218,7 +248,7 @@ class Export(Job):
 
     def _result(self, rows: int) -> dict[str, Any]:
         path = self._target()
-        name = f"{self._dataset.name}_{self.args.from_date}_{self.args.to_date}".replace(":", "")
+        name = re.sub(r"[^\w.+-]", "", f"{self._dataset.name}_{self.args.from_date}_{self.args.to_date}")
         return {
             "file": path.name,
             "filename": f"{name}.{self._encoding.extension}",
@@ -229,11 +259,16 @@ class Export(Job):
         }
 
 
+def open_reader(dataset: Dataset) -> Reader:
+    """Connect to the dataset's database; raises DatasetAway, Fatal."""
+    return SqliteReader(dataset) if dataset.url.get_backend_name() == "sqlite" else SqlReader(dataset)
+
+
 def find_dataset(name: str | None, settings: Settings) -> Dataset:
     """Return the dataset of that name, or the only one; raises ValueError with a sentence that names the choice."""
     datasets = load_datasets(settings.datasets) if settings.datasets else {}
     if not datasets:
-        raise ValueError("no dataset is configured; the operator has to name one in datasets.toml")
+        raise ValueError("no dataset is configured; the operator has to name one in the list of datasets")
     known = ", ".join(sorted(datasets))
     if name is None and len(datasets) == 1:
         return next(iter(datasets.values()))

@@ -13,17 +13,20 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
-
-from jobmanager.errors import Fatal
 
 _BLOCK = 4 * 1024 * 1024
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class NoSpace(Fatal):
-    """The volume of the job's files is full; the part file is kept."""
+class NoSpace(Exception):
+    """The volume of the job's files is full; what was written before is kept."""
+
+
+class FilesUnusable(Exception):
+    """The job's files cannot be read or written."""
 
 
 class PartDamaged(Exception):
@@ -33,8 +36,9 @@ class PartDamaged(Exception):
 class Part:
     """A file open for appending, of which length and checksum are known."""
 
-    def __init__(self, file: Any, path: Path, *, length: int, crc32: int) -> None:
+    def __init__(self, file: FileIO, path: Path, *, length: int, crc32: int) -> None:
         self._file = file
+        self._is_synced = False
         self.path = path
         self.length = length
         self.crc32 = crc32
@@ -42,9 +46,7 @@ class Part:
     @classmethod
     def create(cls, path: Path) -> Part:
         """Begin an empty part; what is there under its name goes."""
-        file = open(path, "w+b")  # noqa: SIM115 - closed by close()
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return cls(file, path, length=0, crc32=0)
+        return cls._lock(open(path, "w+b", buffering=0), path)
 
     @classmethod
     def reopen(cls, path: Path, *, length: int, crc32: int, copy_to: Path, on_block: Callable[[], None]) -> Part:
@@ -53,70 +55,87 @@ class Part:
         Calls *on_block* now and then, for a long part takes a while to be checked. Raises PartDamaged.
         """
         try:
-            file = open(path, "r+b")  # noqa: SIM115 - closed by close()
+            file = open(path, "r+b", buffering=0)  # noqa: SIM115 - closed by close()
         except FileNotFoundError:
             raise PartDamaged("its file is missing") from None
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part = cls._lock(file, path)
         except BlockingIOError:
-            return cls._copy(file, copy_to, length, crc32, on_block)
+            return cls._copy(path, copy_to, length, crc32, on_block)
+        with part._closed_on_error():
+            for block in _blocks(file, length, on_block):
+                part._count(block)
+            part._check(length, crc32)
+            file.truncate(length)
+        return part
+
+    @classmethod
+    def _copy(cls, held: Path, path: Path, length: int, crc32: int, on_block: Callable[[], None]) -> Part:
+        part = cls.create(path)
+        with part._closed_on_error(), open(held, "rb", buffering=0) as file:
+            for block in _blocks(file, length, on_block):
+                part.write(block)
+            part._check(length, crc32)
+        return part
+
+    @classmethod
+    def _lock(cls, file: FileIO, path: Path) -> Part:
+        """Take the lock of a file, which is closed if another has it; raises BlockingIOError."""
         try:
-            _check(file, length, crc32, on_block)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException:
             file.close()
             raise
-        file.truncate(length)
-        file.seek(length)
-        return cls(file, path, length=length, crc32=crc32)
-
-    @classmethod
-    def _copy(cls, held: Any, path: Path, length: int, crc32: int, on_block: Callable[[], None]) -> Part:
-        part = cls.create(path)
-        with held:
-            left = length
-            while left > 0:
-                block = held.read(min(left, _BLOCK))
-                if not block:
-                    break
-                part.write(block)
-                left -= len(block)
-                on_block()
-        if part.length != length or part.crc32 != crc32:
-            part.close()
-            raise PartDamaged("its content has changed")
-        return part
+        return cls(file, path, length=0, crc32=0)
 
     def write(self, data: Any) -> None:
-        """Append; raises NoSpace, then nothing of *data* counts."""
-        with space_needed():
-            self._file.write(data)
-        self.length += len(data)
-        self.crc32 = zlib.crc32(data, self.crc32)
+        """Append bytes; where it raises, nothing of *data* counts."""
+        self._is_synced = False
+        # Without a buffer of Python's: what earlier calls wrote must not depend on what becomes of later ones.
+        rest = memoryview(data).cast("B")
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        self._count(data)
 
     def sync(self) -> None:
-        """Make all that was written durable; raises NoSpace."""
-        with space_needed():
-            self._file.flush()
+        """Make all that was written durable."""
+        if not self._is_synced:
             os.fsync(self._file.fileno())
+            self._is_synced = True
 
     def close(self) -> None:
         """Close the file, and let go of it; what was not synced may be lost."""
+        self._file.close()
+
+    def _count(self, data: Any) -> None:
+        self.length += len(data)
+        self.crc32 = zlib.crc32(data, self.crc32)
+
+    def _check(self, length: int, crc32: int) -> None:
+        if self.length < length:
+            raise PartDamaged("it is shorter than its checkpoint says")
+        if self.crc32 != crc32:
+            raise PartDamaged("its content has changed")
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
         try:
-            self._file.close()
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
+            yield
+        except BaseException:
+            self.close()
+            raise
 
 
 @contextmanager
-def space_needed() -> Iterator[None]:
-    """Raise NoSpace where the volume turns out to be full."""
+def in_our_words() -> Iterator[None]:
+    """Tell what the file system says without its paths: raises NoSpace or FilesUnusable instead of OSError."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise NoSpace("There is no space left on the volume of the job's files.") from None
-        raise
+        reason = os.strerror(error.errno) if error.errno else "input or output failed"
+        raise FilesUnusable(f"The job's files cannot be used: {reason}.") from None
 
 
 def sync_folder(folder: Path) -> None:
@@ -131,21 +150,16 @@ def sync_folder(folder: Path) -> None:
 def sha256(path: Path, on_block: Callable[[], None]) -> str:
     """Return the SHA-256 of a file in hexadecimal; calls *on_block* now and then."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
+    with open(path, "rb", buffering=0) as file:
+        for block in _blocks(file, path.stat().st_size, on_block):
             digest.update(block)
-            on_block()
     return digest.hexdigest()
 
 
-def _check(file: Any, length: int, crc32: int, on_block: Callable[[], None]) -> None:
-    """Raise PartDamaged unless the first *length* bytes have that checksum."""
-    found, left = 0, length
-    while left > 0:
-        block = file.read(min(left, _BLOCK))
-        if not block:
-            raise PartDamaged("it is shorter than its checkpoint says")
-        found, left = zlib.crc32(block, found), left - len(block)
+def _blocks(file: FileIO, length: int, on_block: Callable[[], None]) -> Iterator[bytes]:
+    """Yield the first *length* bytes of a file, or as many as it has."""
+    left = length
+    while left > 0 and (block := file.read(min(left, _BLOCK))):
+        yield block
+        left -= len(block)
         on_block()
-    if found != crc32:
-        raise PartDamaged("its content has changed")

@@ -214,13 +214,16 @@ def provoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     managers["full"].submit("Note")
 
     def answer(method: str, path: str, status: int) -> TestResponse:
-        return clients[_SERVICES.get(status, "whole")].open(
+        response = clients[_SERVICES.get(status, "whole")].open(
             path.replace("{job_id}", _job_id(managers["whole"], path, status, job_id)),
             method=method,
             headers=_HEADERS.get(status, {}),
             data=_BODIES.get(status, b'{"Type": "Simple"}') if path == "/submit" else None,
             buffered=True,
         )
+        if response.status_code == 200 and _is_steering(path):
+            managers["whole"].stop(response.json["jobID"], wait=10)
+        return response
 
     yield answer
     for manager in managers.values():
@@ -237,10 +240,14 @@ _HEADERS = {
 _BODIES = {400: b"{}", 413: b" " * (1024 * 1024 + 1)}
 
 
+def _is_steering(path: str) -> bool:
+    return path.startswith(("/submit", "/halt", "/resume", "/stop"))
+
+
 def _job_id(manager: JobManager, path: str, status: int, completed_id: str) -> str:
     if status == 404:
         return "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
-    if status == 200 and path.startswith(("/halt", "/resume", "/stop")):
+    if status == 200 and path != "/submit" and _is_steering(path):
         return manager.submit("Simple").id
     return completed_id
 

@@ -42,7 +42,9 @@ def door(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Any:
     """A client of a service that takes exports and runs none."""
     settings = Settings(data_dir=tmp_path_factory.mktemp("door"), datasets=data / "datasets.toml", slots=0)
     with JobManager(settings, Registry()) as manager:
-        yield create_app(manager).test_client()
+        client = create_app(manager).test_client()
+        submit(client, **YEAR)
+        yield client
 
 
 def submit(client: FlaskClient, **args: Any) -> Any:

@@ -14,7 +14,9 @@ from flask.testing import FlaskClient
 from jobmanager import Job, JobManager, Settings
 from jobmanager.http import create_app
 from jobmanager.http.classic import WAIT_SECONDS
+from jobmanager.records import JobRecord
 from jobmanager.registry import Registry
+from jobmanager.states import Status
 
 UNKNOWN_ID = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
 MALFORMED_IDS = [
@@ -160,6 +162,36 @@ def test_a_job_that_does_not_listen_is_shown_as_halting_when_the_wait_is_over(de
     assert response.status_code == 200
     assert response.json["details"]["status"] == "Halting"
     assert WAIT_SECONDS <= time.monotonic() - began < WAIT_SECONDS + 2
+
+
+@pytest.mark.parametrize(("verb", "status"), [("halt", "Halted"), ("stop", "Stopped")])
+def test_what_is_asked_in_the_moment_that_a_job_is_claimed_is_heard_at_once(
+    manager: JobManager, service: Any, types: Registry, verb: str, status: str
+) -> None:
+    @types.register
+    class Sleeper(Job):
+        """Sleeps for long before its first checkpoint."""
+
+        def start(self) -> None:
+            """Sleep."""
+            self.wait(60)
+
+    store = manager._opened()
+    claim = store.claim
+
+    def claim_and_ask(*args: Any, **kwargs: Any) -> list[JobRecord]:
+        claimed = claim(*args, **kwargs)
+        for job in claimed:
+            getattr(manager, verb)(job.id)
+        return claimed
+
+    store.claim = claim_and_ask
+    job_id = service.submit("Sleeper")
+    manager.wait(job_id, unless=(Status.SUBMITTED,), wait=5)
+
+    response = service.ask(verb, job_id)
+
+    assert response.json["details"]["status"] == status
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""Reads a dataset from any database that SQLAlchemy knows, row by row, and makes Arrow of the rows.
+
+The rows of one read are Python objects at once, no more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from jobmanager.errors import Fatal
+from jobmanager.jobs.datasets import Dataset, away, check_order, check_table, keyless, misfit, schema_of, unusable
+from jobmanager.jobs.dates import DateFormat, format_of, to_column
+from jobmanager.jobs.places import Place
+
+_CONNECT_SECONDS = 10
+
+#: What these raise may be over in a moment; anything else SQLAlchemy raises is for the operator to put right.
+_AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
+
+
+class SqlReader:
+    """A connection to a database; see Reader."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._date_format = dataset.date_format
+        with self._translated():
+            patience = {} if dataset.url.get_backend_name() == "sqlite" else {"connect_timeout": _CONNECT_SECONDS}
+            # No pool: a connection is kept for the life of the reader.
+            self._engine = sa.create_engine(dataset.url, connect_args=patience, poolclass=sa.pool.NullPool)
+            self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            with self._translated():
+                self._table = sa.Table(dataset.table, sa.MetaData(), autoload_with=self._connection)
+            check_table(dataset, self.columns())
+        except BaseException:
+            self.close()
+            raise
+        self._date = self._table.columns[dataset.date_column]
+        self._key = self._table.columns[dataset.key]
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """Return name and type of every column."""
+        return {column.name: _arrow_type(column.type) for column in self._table.columns}
+
+    def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
+        """Count a step at a time; see Reader."""
+        within = self._within(after, begin, end)
+        step = sa.select(self._date, self._key).where(*within).order_by(self._date, self._key)
+        found = self._rows(step.limit(1).offset(limit - 1))
+        if found:
+            return limit, Place(date=found[0][0], key=found[0][1])
+        return self._rows(sa.select(sa.func.count()).select_from(self._table).where(*within))[0][0], None
+
+    def read(
+        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
+    ) -> tuple[pa.Table, Place | None]:
+        """Return the next rows; see Reader."""
+        wanted = schema_of(columns, self.columns())
+        query = sa.select(*(self._table.columns[name] for name in columns), self._date, self._key)
+        query = query.where(*self._within(after, begin, end)).order_by(self._date, self._key)
+        # One row more than wanted is read: it shows whether the key is unique.
+        found = self._rows(query.limit(limit + 1))
+        places = [Place(date=row[-2], key=row[-1]) for row in found[-2:]]
+        if not places:
+            return wanted.empty_table(), None
+        if any(row[-1] is None for row in found):
+            raise keyless(self._dataset)
+        following = places.pop() if len(found) > limit else None
+        check_order(self._dataset, places[-1], following)
+        arrays = [self._array([row[index] for row in found[:limit]], field) for index, field in enumerate(wanted)]
+        return pa.table(arrays, schema=wanted), places[-1]
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+        self._engine.dispose()
+
+    def _within(self, after: Place | None, begin: datetime, end: datetime) -> list[Any]:
+        """Return the conditions for the rows of [begin, end) behind *after*."""
+        conditions = [self._date >= self._bound(begin), self._date < self._bound(end)]
+        if after is None:
+            return conditions
+        place = sa.tuple_(sa.literal(after.date, self._date.type), sa.literal(after.key, self._key.type))
+        return [*conditions, sa.tuple_(self._date, self._key) > place]
+
+    def _bound(self, at: datetime) -> Any:
+        """Return *at* as a value that compares with those of the date column, which is taken as UTC."""
+        if isinstance(self._date.type, sa.DateTime):
+            return at.replace(tzinfo=UTC) if self._date.type.timezone else at
+        if isinstance(self._date.type, sa.Date):
+            # A date is at its first moment: the first one that is not before *at*.
+            return at.date() if at.time() == time() else at.date() + timedelta(days=1)
+        return to_column(at, self._format())
+
+    def _format(self) -> DateFormat:
+        """Return how the date column keeps dates, if it is no date to the database."""
+        if self._date_format is None:
+            found = self._rows(sa.select(self._date).where(self._date.is_not(None)).limit(1))
+            self._date_format = format_of(found[0][0]) if found else DateFormat.SPACE
+        return self._date_format
+
+    def _rows(self, query: Any) -> list[Any]:
+        with self._translated():
+            return list(self._connection.execute(query).all())
+
+    def _array(self, values: list[Any], field: pa.Field) -> pa.Array:
+        if pa.types.is_string(field.type):
+            values = [_text(value) for value in values]
+        try:
+            return pa.array(values, field.type)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
+            raise misfit(field, str(self._table.columns[field.name].type)) from None
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.NoSuchTableError:
+            raise Fatal(f"The table of dataset {self._dataset.name!r} is not there.") from None
+        except _AWAY:
+            raise away(self._dataset) from None
+        except (sa.exc.SQLAlchemyError, ImportError, ValueError, TypeError):
+            raise unusable(self._dataset) from None
+
+
+def _arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
+    """Return the type that a column is exported with; numbers that are exact to more digits are text."""
+    known = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary(), date: pa.date32()}
+    try:
+        python_type = declared.python_type
+    except NotImplementedError:
+        return pa.string()
+    if python_type is datetime:
+        return pa.timestamp("us", tz="UTC" if getattr(declared, "timezone", False) else None)
+    return known.get(python_type, pa.string())
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)

@@ -1,0 +1,297 @@
+"""Drive one job in an author's unit test, without server, store or threads.
+
+What a job meets here is what it meets in the service: hooks in the same order, a cursor that went through JSON, a fresh
+instance after a restart and for `clean`. Every checkpoint is saved, and nothing sleeps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jobmanager.config import Settings
+from jobmanager.errors import Fatal, Interrupt, StopRequested, Unwind
+from jobmanager.job import Job
+from jobmanager.records import JSON, Checkpoint
+from jobmanager.registry import Registry, parse_args
+from jobmanager.signals import Signals
+
+#: Larger files are told by their SHA-256, not by their content.
+_CONTENT_BYTES = 1 << 20
+
+Status = Literal["completed", "failed", "stopped"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """What became of a job that `run` drove."""
+
+    status: Status
+    #: what `start` returned, after a round through JSON; None unless completed
+    result: JSON
+    #: why it failed, as the service would show it; the traceback is in `log`
+    error: str | None
+    #: every checkpoint that was saved, in order; `seq` counts from 1
+    checkpoints: tuple[Checkpoint, ...]
+    #: where another attempt would begin
+    cursor: JSON
+    #: what `details` told at the last checkpoint
+    details: dict[str, JSON]
+    #: lines of `self.log`, each as "LEVEL message"
+    log: tuple[str, ...]
+    #: what is left in the workdir: by relative path the content, or the SHA-256 in hex where it is over 1 MiB
+    files: dict[str, bytes | str]
+    #: seconds that `wait` would have slept in all
+    waited_seconds: float
+
+
+def run(
+    job_type: type[Job],
+    args: dict[str, JSON] | None = None,
+    *,
+    cursor: JSON = None,
+    halt_after: int | None = None,
+    restart_after: int | None = None,
+    stop_after: int | None = None,
+    clean_times: int = 1,
+    settings: Settings | None = None,
+) -> RunOutcome:
+    """Run a job of that type to its end, in this thread and in a temporary folder; returns what became of it.
+
+    *cursor*: where the first attempt begins, as if an earlier one had saved it.
+    *halt_after*: at that checkpoint (from 1, over all attempts) `halt` and `resume` are called; the work goes on.
+    *restart_after*: at that checkpoint the attempt is unwound, and a new instance begins from the saved cursor, as
+    after a shutdown. Together with the same *halt_after*: `halt`, but no `resume`, as when it was parked for long.
+    *stop_after*: at that checkpoint the job is stopped: `stop`, then `clean` on a fresh instance.
+    *clean_times*: how often `clean` is called then, each time afresh; it has to bear more than one.
+    *settings*: what the job and the validation of its arguments see; the defaults unless given.
+
+    A job that raises is failed, and is not retried. Raises InvalidRequest if *args* are wrong, ValueError for an option
+    below 1, AssertionError if the job ended before the checkpoint at which something was to happen.
+
+        >>> class Twice(Job):
+        ...     def start(self):
+        ...         for step in range(self.cursor or 0, 2):
+        ...             self.checkpoint(cursor=step + 1)
+        >>> run(Twice, restart_after=1).checkpoints[-1].cursor
+        2
+    """
+    plan = {"halt_after": halt_after, "restart_after": restart_after, "stop_after": stop_after}
+    for name, number in {**plan, "clean_times": clean_times}.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} counts from 1, not {number}")
+    Registry().register(job_type)
+    with tempfile.TemporaryDirectory(prefix="jobmanager-") as folder:
+        trial = _Trial(job_type, args or {}, settings or Settings(data_dir=Path(folder) / "data"), Path(folder), plan)
+        trial.cursor = _through_json(cursor)
+        outcome = trial.run(clean_times)
+    for name, number in plan.items():
+        assert number is None or number <= trial.seen, f"{name}={number}, but the job made {trial.seen} checkpoints"
+    return outcome
+
+
+class _Trial:
+    """The Keeper of a job under test; acts at the checkpoints that the plan names."""
+
+    def __init__(
+        self, job_type: type[Job], args: dict[str, JSON], settings: Settings, folder: Path, plan: dict[str, int | None]
+    ) -> None:
+        self.signals = Signals()
+        self.due = 0.0  # always: every checkpoint is saved
+        self.cursor: JSON = None
+        self.seen = 0  # checkpoints that count for the plan: those of start
+        self._job_type = job_type
+        self._args = parse_args(job_type, args, settings)
+        self._settings = settings
+        self._folder = folder / "workdir"
+        self._plan = plan
+        self._attempt = 0
+        self._saved: list[Checkpoint] = []
+        self._details: dict[str, JSON] = {}
+        self._log = _Lines()
+        self._waited = 0.0
+        self._interrupt: Interrupt | None = None  # raised again at every checkpoint until the attempt has ended
+        self._is_saving = False
+        self._is_in_hook = False
+
+    def run(self, clean_times: int) -> RunOutcome:
+        """Run attempts until one ends the job."""
+        while (outcome := self._attempt_once(clean_times)) is None:
+            self._interrupt = None
+        return outcome
+
+    def _attempt_once(self, clean_times: int) -> RunOutcome | None:
+        """Run one attempt; None if it was unwound."""
+        job = self._make_job()
+        result, error = None, None
+        try:
+            result = _through_json(job.start())
+        except StopRequested:
+            self._in_hook(lambda: self._logged(job.stop))
+        except Unwind:
+            return None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:
+            error = self._told(raised)
+        if isinstance(self._interrupt, StopRequested):
+            return self._clean(clean_times)
+        return self._outcome("completed" if error is None else "failed", result=result, error=error)
+
+    def _clean(self, times: int) -> RunOutcome:
+        self._interrupt = None
+        try:
+            for _ in range(times):
+                job = self._make_job()
+                self._in_hook(job.clean)
+        except Exception as error:
+            return self._outcome("failed", error=self._told(error))
+        return self._outcome("stopped")
+
+    def _make_job(self) -> Job:
+        self._attempt += 1
+        logger = logging.Logger(f"jobmanager.jobs.test-{self._attempt}", logging.INFO)
+        logger.parent = logging.getLogger("jobmanager.jobs")
+        logger.addHandler(self._log)
+        job = self._job_type(
+            self,
+            job_id="test",
+            attempt=self._attempt,
+            args=self._args.model_copy(deep=True),
+            cursor=_through_json(self.cursor),
+            settings=self._settings,
+            log=logger,
+        )
+        if self._saved:
+            last = self._saved[-1]
+            job.done, job.total, job.message = last.done, last.total, last.message
+        # Shadows Job.wait for this instance: a test must not sleep.
+        vars(job)["wait"] = self._skip
+        return job
+
+    # The Keeper behind checkpoint() and wait()
+
+    def meet(self, job: Job) -> None:
+        """Save the checkpoint, then do what the plan says; see Keeper."""
+        if self._is_saving:
+            return
+        self._save(job)
+        if self._is_in_hook:
+            return
+        self.seen += 1
+        self._obey(job)
+
+    def folder(self) -> Path:
+        """Return the folder of the job's own, made if it is missing."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder
+
+    def _skip(self, seconds: float) -> None:
+        self._waited += max(0.0, seconds)
+        self._raise_again()
+
+    def _obey(self, job: Job) -> None:
+        self._raise_again()
+        if self._is_now("halt_after"):
+            self._in_hook(job.halt)
+        if self._is_now("stop_after"):
+            self._interrupt = StopRequested("test")
+        elif self._is_now("restart_after"):
+            self._interrupt = Unwind("test")
+        elif self._is_now("halt_after"):
+            self._in_hook(job.resume)
+        self._raise_again()
+
+    def _is_now(self, name: str) -> bool:
+        return self._plan[name] == self.seen
+
+    def _raise_again(self) -> None:
+        if self._interrupt is not None and not self._is_in_hook:
+            raise self._interrupt
+
+    def _in_hook(self, hook: Callable[[], None]) -> None:
+        """Call a hook, whose own checkpoints are saved but obey nothing."""
+        self._is_in_hook = True
+        try:
+            hook()
+        finally:
+            self._is_in_hook = False
+
+    def _save(self, job: Job) -> None:
+        self._is_saving = True
+        try:
+            job.flush()
+            cursor = _through_json(job.cursor)
+            self.cursor = self.cursor if cursor is None else cursor
+            self._logged(lambda: self._take_details(job))
+        finally:
+            self._is_saving = False
+        job.is_dirty = False
+        number = len(self._saved) + 1
+        self._saved.append(
+            Checkpoint(seq=number, cursor=self.cursor, done=job.done, total=job.total, message=job.message)
+        )
+
+    def _take_details(self, job: Job) -> None:
+        self._details = dict(_through_json(job.details()))
+
+    def _logged(self, code: Callable[[], None]) -> None:
+        """Call code of the job's whose errors are logged, but do not fail it."""
+        try:
+            code()
+        except Exception as error:
+            self._told(error)
+
+    def _told(self, error: BaseException) -> str:
+        """Return the error as the service would show it, and log its traceback."""
+        self._log.lines.append("ERROR " + "".join(traceback.format_exception(error)))
+        return str(error) if isinstance(error, Fatal) else f"{type(error).__name__}: {error}"
+
+    def _outcome(self, status: Status, *, result: JSON = None, error: str | None = None) -> RunOutcome:
+        return RunOutcome(
+            status=status,
+            result=result if status == "completed" else None,
+            error=error,
+            checkpoints=tuple(self._saved),
+            cursor=self.cursor,
+            details=self._details,
+            log=tuple(self._log.lines),
+            files=_files(self._folder),
+            waited_seconds=self._waited,
+        )
+
+
+class _Lines(logging.Handler):
+    """Keeps what a job logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one record, with its traceback."""
+        self.lines.append(f"{record.levelname} {self.format(record)}")
+
+
+def _through_json(value: Any) -> JSON:
+    """Return the value as the store gives it back: tuples as lists, keys as strings. Raises where it is no JSON."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _files(folder: Path) -> dict[str, bytes | str]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): _content(path) for path in found}
+
+
+def _content(path: Path) -> bytes | str:
+    if path.stat().st_size <= _CONTENT_BYTES:
+        return path.read_bytes()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
