@@ -6,6 +6,7 @@ an fsync. Starting again cuts the file back to what was claimed. Knows nothing o
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import closing
 from datetime import datetime
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from sqlalchemy.engine import make_url
 
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal
@@ -264,12 +266,26 @@ def find_dataset(name: str | None, settings: Settings) -> Dataset:
         raise ValueError("no dataset is configured; the operator has to name one in the list of datasets")
     known = ", ".join(sorted(datasets))
     if name is None and len(datasets) == 1:
-        return next(iter(datasets.values()))
+        (name,) = datasets
     if name is None:
         raise ValueError(f"dataset must be one of: {known}")
     if name not in datasets:
         raise ValueError(f"there is no dataset {name!r}; known datasets: {known}")
+    if _is_store(datasets[name], settings):
+        raise ValueError(f"dataset {name!r} is the service's own database, which cannot be exported")
     return datasets[name]
+
+
+def _is_store(dataset: Dataset, settings: Settings) -> bool:
+    """Tell whether the dataset is the service's own SQLite file.
+
+    ADBC brings a SQLite of its own. When one library of a process closes a file, the kernel drops the locks that the
+    other has on it: the store would be damaged. Source: "How To Corrupt An SQLite Database File", 2.2.1.
+    """
+    store = make_url(settings.database_url)
+    if {store.get_backend_name(), dataset.url.get_backend_name()} != {"sqlite"}:
+        return False
+    return os.path.realpath(store.database or "") == os.path.realpath(dataset.url.database or "")
 
 
 def _check_columns(columns: list[str], dataset: Dataset) -> None:
