@@ -15,7 +15,7 @@ from datetime import datetime
 from jobmanager import retention
 from jobmanager.config import Settings
 from jobmanager.errors import JobManagerError, LeaseLost, TimedOut, Unwind
-from jobmanager.records import Applied, Change, JobRecord
+from jobmanager.records import Applied, Change, JobRecord, Outlook
 from jobmanager.registry import Registry
 from jobmanager.runner import Runner
 from jobmanager.states import Action
@@ -45,15 +45,18 @@ class Engine:
         self._store = store
         self._registry = registry
         self._settings = settings
-        self._lock = threading.Lock()  # guards _runners, _forced; never held while calling the store or a runner
+        self._lock = threading.Lock()  # guards _runners, _forced, _early; not held while calling the store or a runner
         self._runners: dict[str, Runner] = {}
         self._forced: dict[str, float] = {}  # by job: when its thread is abandoned
+        self._early: list[tuple[Change, bool]] | None = None  # what was asked of jobs that are just being claimed
+        self._is_behind = False  # a turn failed: something may not have been looked at
         self._wake = threading.Event()  # there is something to do: a slot came free, a job was submitted
         self._is_closing = False  # no Event: a signal handler that sets it may interrupt another that does
         self._deadline = float("inf")
         self._moved = threading.Condition()  # guards _moves; notified whenever a status may have changed
         self._moves = 0
         self._due_at: datetime | None = None
+        self._kept_at = float("-inf")  # when leases were renewed
         self._timers = [
             _Timer(settings.lease_seconds / 3, self._keep_leases),
             _Timer(min(_EXPIRE_SECONDS, settings.lease_seconds / 3), self._expire),
@@ -116,18 +119,24 @@ class Engine:
                     self._turn(watch)
                 except JobManagerError as error:
                     _log.warning("The engine goes on in a moment: %s", error)
-                    time.sleep(_REST_SECONDS)
+                    self._rest()
                 except Exception:
                     _log.exception("The engine goes on in a moment.")
-                    time.sleep(_REST_SECONDS)
+                    self._rest()
             self._hand_over_the_rest()
         finally:
             watch.close()
 
+    def _rest(self) -> None:
+        """Wait for a failure to pass; the next turn looks at everything, whatever has moved."""
+        time.sleep(_REST_SECONDS)
+        self._is_behind = True
+
     def _turn(self, watch: Watch) -> None:
         is_woken = self._wake.is_set()
         self._wake.clear()
-        has_moved = watch.has_moved()
+        has_moved = watch.has_moved() or self._is_behind
+        self._is_behind = False
         if has_moved:
             self._tell_waiters()
         if has_moved or is_woken or self._is_due():
@@ -150,6 +159,9 @@ class Engine:
     def _pass_on(self, change: Change, *, is_forced: bool) -> None:
         with self._lock:
             runner = self._runners.get(change.job_id)
+            if self._early is not None and (runner is None or runner.record.attempt < change.attempt):
+                self._early.append((change, is_forced))
+                return
         if runner is None:
             return
         runner.obey(change)
@@ -157,7 +169,8 @@ class Engine:
             runner.force()
             with self._lock:
                 self._forced[change.job_id] = time.monotonic() + FORCE_SECONDS
-        if change.action is Action.RESUME and runner.is_parked and self._free_slots() == 0:
+        is_resumed = change.action is Action.RESUME and runner.is_parked
+        if is_resumed and runner.is_resumable() and self._free_slots() == 0:
             # It would wait here for a slot that another process may have.
             runner.interrupt(Unwind(change.job_id))
 
@@ -173,6 +186,17 @@ class Engine:
             self._read_signals()
         if self._settings.slots == 0 or self._is_closing:
             return
+        with self._lock:
+            self._early = []
+        try:
+            self._claim(outlook, types)
+        finally:
+            with self._lock:
+                early, self._early = self._early, None
+            for change, is_forced in early:
+                self._pass_on(change, is_forced=is_forced)
+
+    def _claim(self, outlook: Outlook, types: tuple[str, ...]) -> None:
         if outlook.has_to_clean:
             # Stopping does not wait for a slot: a job that is to end would hold one for nothing.
             self._launch_all(self._store.claim_to_clean(self._free_cleaners(), types=types))
@@ -203,7 +227,12 @@ class Engine:
         )
         with self._lock:
             self._runners[record.id] = runner
-        runner.start()
+        try:
+            runner.start()
+        except RuntimeError:
+            _log.exception("There is no thread for job %s; it is given back.", record.id)
+            self._ended(runner)
+            runner.hand_over()
 
     def _changed(self, _runner: Runner) -> None:
         self.notify()
@@ -219,9 +248,16 @@ class Engine:
 
     def _keep_leases(self) -> None:
         if held := self._held():
-            self._store.heartbeat([runner.record.id for runner in held])
+            lost = self._store.heartbeat([runner.record.id for runner in held])
+            for runner in held:
+                if runner.record.id in lost:
+                    runner.interrupt(LeaseLost(runner.record.id))
+        self._kept_at = time.monotonic()
 
     def _expire(self) -> None:
+        if time.monotonic() - self._kept_at > self._settings.lease_seconds / 3:
+            # The store was away, or we were frozen: our own come first, or we would take them from ourselves.
+            self._keep_leases()
         for applied in self._store.expire():
             if applied.change is not None:
                 # It may have been ours, if we were frozen for longer than a lease.
@@ -245,7 +281,7 @@ class Engine:
         now = time.monotonic()
         for runner in self._held():
             limit = runner.record.timeout_seconds
-            if limit is not None and runner.run_seconds() > limit and not runner.is_cleaner:
+            if limit is not None and runner.run_seconds() > limit:
                 runner.interrupt(TimedOut(f"The attempt took longer than {limit:g} seconds."))
             with self._lock:
                 is_due = self._forced.get(runner.record.id, now) < now
@@ -254,7 +290,11 @@ class Engine:
 
     def _abandon(self, runner: Runner) -> None:
         _log.error("Job %s does not end even by force; its thread is abandoned.", runner.record.id)
-        runner.abandon()
+        try:
+            runner.abandon()
+        except (JobManagerError, LeaseLost) as error:
+            # It ended in this very moment, or the store does not answer: then its lease will expire.
+            _log.warning("Job %s was not released: %s", runner.record.id, error)
         self._ended(runner)
 
     # Shutdown: interrupt every thread, wait for them while keeping their leases, release what is left

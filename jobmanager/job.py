@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -156,7 +157,7 @@ class Job:
         while left > 0:
             began = time.monotonic()
             until_due = self._keeper.due - began if self.is_dirty else left
-            asked = self._keeper.signals.halt.wait(max(0.0, min(left, until_due)))
+            asked = self._keeper.signals.halt.wait(max(0.0, min(left, until_due, threading.TIMEOUT_MAX)))
             left -= time.monotonic() - began
             if asked or (self.is_dirty and time.monotonic() >= self._keeper.due):
                 self._keeper.meet(self)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -225,6 +226,41 @@ class Settlement:
     error: str | None = None
     result: JSON = None
     run_at: datetime | None = None
+
+
+def storable(text: str, *, longest: int = 10_000) -> str:
+    r"""Return *text* as every database can keep it: in UTF-8, without NUL, and not endless.
+
+    >>> storable("a\0b \udcff")
+    'a\\x00b \\udcff'
+    """
+    if len(text) > longest:
+        text = f"{text[:longest]} … ({len(text) - longest} more characters)"
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def check_json(value: JSON, what: str) -> None:
+    """Raise TypeError or ValueError, which name *what* it is, unless *value* can be kept as JSON."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{what} is no JSON: {error}") from None
+
+
+def finite(value: object, what: str) -> float | None:
+    """Return *value* as a number that can be kept; raises TypeError or ValueError, which name *what* it is."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise TypeError(f"{what} has to be a number, not {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{what} has to be a finite number")
+    return number
 
 
 def backoff(

@@ -7,7 +7,6 @@ This module obeys what it is told; it claims nothing and decides nothing about s
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import threading
 import time
@@ -29,7 +28,19 @@ from jobmanager.errors import (
     Unwind,
 )
 from jobmanager.job import Job
-from jobmanager.records import Change, Checkpoint, Ending, JobRecord, LogLine, Outcome, Settlement, settle
+from jobmanager.records import (
+    Change,
+    Checkpoint,
+    Ending,
+    JobRecord,
+    LogLine,
+    Outcome,
+    Settlement,
+    check_json,
+    finite,
+    settle,
+    storable,
+)
 from jobmanager.registry import parse_args
 from jobmanager.signals import Signals
 from jobmanager.states import Action, Status
@@ -39,6 +50,9 @@ T = TypeVar("T")
 
 #: How long to wait before the store is asked again when it did not answer.
 _STORE_RETRY_SECONDS = 0.25
+
+#: Characters of one line of a job's log.
+_LONGEST_LINE = 100_000
 
 #: Where the halt that a job has just met was taken back, or beaten by a stop.
 _UNHALTED = (Status.RUNNING, Status.STOPPING)
@@ -75,6 +89,10 @@ class Runner:
         self._lock = threading.Lock()  # guards is_parked, _is_in_job and record; never held while calling the store
         self._is_in_job = False  # the job's code is on top of the stack: it may be interrupted by force
         self._is_cleaning = False
+        self._is_leaving = False  # was parked for too long: nobody can wake the thread any more
+        self._is_lost = False  # another attempt owns the job, or nobody does
+        self._is_meeting = False  # in meet(), which calls hooks that may call checkpoint()
+        self._unwinding: Unwind | None = None  # raised again and again, in case the job's code swallows it
         self._seen_seq = 0
         self._began = time.monotonic()
         self._log_keeper = _LogKeeper(self._log_line)
@@ -83,8 +101,12 @@ class Runner:
     # Called by other threads
 
     def start(self) -> None:
-        """Start the thread; does not block."""
+        """Start the thread; does not block. Raises RuntimeError where the system has no more threads."""
         self._thread.start()
+
+    def is_resumable(self) -> bool:
+        """Tell whether a new thread could begin where this one parks."""
+        return self._job_type.resumable
 
     def obey(self, change: Change) -> None:
         """Pass on to the thread what a committed change asks for.
@@ -107,7 +129,7 @@ class Runner:
     def wake(self, record: JobRecord) -> bool:
         """Have the parked thread go on as the attempt that *record* claimed; False if it is leaving, or has to."""
         with self._lock:
-            if not self.is_parked or self.signals.resume.is_set():
+            if not self.is_parked or self._is_leaving or self.signals.interrupt is not None:
                 return False
             if record.status is not Status.RUNNING or record.attempt != self.record.attempt + 1:
                 # Another process worked on it while this one was frozen: what the thread has in memory is outdated.
@@ -135,25 +157,34 @@ class Runner:
 
     def abandon(self) -> None:
         """Fence off a thread that answers to nothing: its job is released, and it can write nothing more."""
+        self._is_lost = True
         self.signals.ask_interrupt(LeaseLost(self.record.id))
         self._settle(Outcome(ending=Ending.UNWOUND))
 
     def hand_over(self) -> None:
         """Release the job of a thread that did not end in time, for when this process is certainly gone."""
+        if self.is_parked:
+            self._store.let_go(self.record.id, self.record.attempt)
+            return
         record = self._store.get(self.record.id)
         gone_at = self._store.now() + timedelta(seconds=self._settings.lease_seconds)
         release = Settlement(action=Action.RELEASE, failures=record.failures, error=record.error, run_at=gone_at)
         self._store.settle(record.id, self.record.attempt, release)
 
     def run_seconds(self) -> float:
-        """Return how long this attempt has been at work, in seconds; 0 while it is parked."""
-        return 0.0 if self.is_parked else time.monotonic() - self._began
+        """Return how long this attempt has been at work, in seconds; 0 while it is parked, or cleans."""
+        return 0.0 if self.is_parked or self._is_cleaning else time.monotonic() - self._began
 
     def keep_log(self) -> None:
-        """Store the lines that the job has logged since the last time."""
+        """Store the lines that the job has logged since the last time; they are kept for the next where it fails."""
         lines = self._log_keeper.drain()
-        if lines:
+        if not lines:
+            return
+        try:
             self._store.add_log(self.record.id, lines)
+        except BaseException:
+            self._log_keeper.put_back(lines)
+            raise
 
     def join(self, timeout_seconds: float) -> bool:
         """Wait for the thread to end; tell whether it has."""
@@ -169,8 +200,8 @@ class Runner:
             outcome = Outcome(ending=Ending.INTERRUPTED) if self.is_cleaner else self._perform()
             if not self._is_settled(outcome):
                 self._settle(self._clean())
-        except (LeaseLost, Unwind):
-            _log.warning("Attempt %d of job %s lost its lease; it ends.", self.record.attempt, self.record.id)
+        except Interrupt:
+            _log.warning("Attempt %d of job %s ends unrecorded.", self.record.attempt, self.record.id)
         except Exception:
             _log.exception("Attempt %d of job %s could not be recorded.", self.record.attempt, self.record.id)
         finally:
@@ -203,30 +234,33 @@ class Runner:
         job: Job | None = None
         try:
             job = self._make_job()
-            self._catch_up()
             result = self._call(job.start)
             if job.is_dirty:
                 self._save(job)
-            json.dumps(result, allow_nan=False)
+            check_json(result, "the result")
             return Outcome(ending=Ending.DONE, result=result)
-        except StopRequested:
+        except BaseException as error:
+            return self._ended_by(job, error)
+
+    def _ended_by(self, job: Job | None, error: BaseException) -> Outcome:
+        """Return what it means that `start` raised; an interrupt that nobody asked for is the job's own error."""
+        if self._has_lost():
+            return Outcome(ending=Ending.LOST)
+        if isinstance(error, StopRequested) and self.signals.stop.is_set():
             self._prepare_clean(job)
             return Outcome(ending=Ending.INTERRUPTED)
-        except Unwind:
+        if self._is_to_unwind() and _is_due_to_unwinding(error):
+            if not isinstance(error, Unwind):
+                self._failure(Ending.RAISED, error)  # kept in the log; the job goes on later all the same
             return Outcome(ending=Ending.UNWOUND)
-        except LeaseLost:
-            return Outcome(ending=Ending.LOST)
-        except BaseException as error:
-            self._save_after_failure(job)
-            return self._failure(Ending.RAISED, error)
+        self._save_after_failure(job)
+        return self._failure(Ending.RAISED, error)
 
-    def _catch_up(self) -> None:
-        """Hear what was asked after the job was claimed, and before this attempt could be told."""
-        status = self._patiently(lambda: self._store.get(self.record.id)).status
-        if status is Status.HALTING:
-            self.signals.ask_halt()
-        elif status is Status.STOPPING:
-            self.signals.ask_stop()
+    def _has_lost(self) -> bool:
+        return self._is_lost or isinstance(self.signals.interrupt, LeaseLost)
+
+    def _is_to_unwind(self) -> bool:
+        return self._unwinding is not None or isinstance(self.signals.interrupt, Unwind)
 
     def _clean(self) -> Outcome:
         """Run the job's `clean`; returns what came of it, never raises.
@@ -234,20 +268,28 @@ class Runner:
         It is always called on a fresh instance: what `start` left in memory is not there after a crash either.
         """
         self._is_cleaning = True
+        self._unwinding = None
         self.signals.quiet()
         try:
-            record = self._patiently(lambda: self._store.get(self.record.id))
-            with self._lock:
-                self.is_parked = False
-                self.record = record
+            self._take_over()
             self._call(self._make_job().clean)
             return Outcome(ending=Ending.CLEANED)
-        except Unwind:
-            return Outcome(ending=Ending.UNWOUND)
-        except LeaseLost:
-            return Outcome(ending=Ending.LOST)
         except BaseException as error:
+            if self._has_lost():
+                return Outcome(ending=Ending.LOST)
+            if isinstance(error, Unwind) and self._is_to_unwind():
+                return Outcome(ending=Ending.UNWOUND)
             return self._failure(Ending.CLEAN_RAISED, error)
+
+    def _take_over(self) -> None:
+        """Read anew what is to be cleaned; raises LeaseLost where that has become another attempt's to do."""
+        record = self._patiently(lambda: self._store.get(self.record.id))
+        if self._has_lost() or record.attempt != self.record.attempt or record.owner != self._store.owner:
+            self._is_lost = True
+            raise LeaseLost(record.id)
+        with self._lock:
+            self.is_parked = False
+            self.record = record
 
     def _call(self, code: Callable[[], T]) -> T:
         """Call into the job's code, which may be interrupted by force as long as it runs."""
@@ -279,17 +321,20 @@ class Runner:
 
     def _failure(self, ending: Ending, error: BaseException) -> Outcome:
         """Turn what a job's code raised into an outcome, and keep the traceback in the job's log."""
-        text = str(error) if isinstance(error, TimedOut) else f"{type(error).__name__}: {error}"
-        if isinstance(error, (Fatal, InvalidRequest)):
-            text = str(error)
+        text = _words_of(error)
+        if not isinstance(error, (TimedOut, Fatal, InvalidRequest)):
+            text = f"{type(error).__name__}: {text}"
         self._log_keeper.keep("ERROR", "".join(traceback.format_exception(error)))
-        return Outcome(ending=ending, error=text, is_fatal=isinstance(error, Fatal))
+        return Outcome(ending=ending, error=storable(text), is_fatal=isinstance(error, Fatal))
 
     def _prepare_clean(self, job: Job | None) -> None:
-        """Call the job's `stop` hook; whatever it raises, `clean` comes next."""
+        """Call the job's `stop` hook, and save what it tells `clean`; whatever it raises, `clean` comes next."""
+        self.signals.quiet()
         try:
             if job is not None:
                 job.stop()
+                if job.is_dirty:
+                    self._save(job)
         except BaseException as error:
             self._failure(Ending.RAISED, error)
 
@@ -305,14 +350,24 @@ class Runner:
 
     def meet(self, job: Job) -> None:
         """Save the job's checkpoint, then obey what was asked meanwhile; see Keeper."""
-        with self._lock:
-            self._is_in_job = False
-        try:
+        if self._is_meeting:
+            # From flush, details or halt: what they pass to checkpoint() is saved with the rest.
             self.signals.take()
-            self._obey(job, self._save(job))
+            self._raise_if_over()
+            return
+        with self._lock:
+            was_in_job, self._is_in_job = self._is_in_job, False
+        self._is_meeting = True
+        try:
+            if self._unwinding is None:
+                self.signals.take()
+            was_halted = self._obey(job, self._save(job))
         finally:
+            self._is_meeting = False
             with self._lock:
-                self._is_in_job = not self._is_cleaning
+                self._is_in_job = was_in_job
+        if was_halted:
+            job.resume()
 
     def folder(self) -> Path:
         """Return the job's folder, made if it is missing."""
@@ -320,25 +375,35 @@ class Runner:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _obey(self, job: Job, status: Status) -> None:
-        if self.signals.interrupt is not None:
-            raise self.signals.interrupt
-        if self._is_cleaning:
-            return
+    def _obey(self, job: Job, status: Status) -> bool:
+        """Carry out what was asked; True if the job's `halt` was called, and its `resume` has to be."""
         if status is Status.STOPPING:
+            self.signals.ask_stop()  # another process may have asked, and the Event not be set yet
+        self._raise_if_over()
+        if status is not Status.HALTING or self.signals.is_quiet:
+            return False
+        job.halt()
+        if job.is_dirty:
+            self._save(job)
+        self._park(job)
+        return True
+
+    def _raise_if_over(self) -> None:
+        """Raise what the attempt has to end by, if anything."""
+        over = self.signals.interrupt or self._unwinding
+        if over is not None:
+            raise over
+        if self.signals.stop.is_set():
             raise StopRequested(self.record.id)
-        if status is Status.HALTING:
-            job.halt()
-            self._park(job)
 
     def _park(self, job: Job) -> None:
-        """Record that the job has halted, give its slot back, and wait to be woken."""
+        """Record that the job has halted, give its slot back, and wait to be woken; returns to go on."""
         while not self._has_halted():
             status = self._patiently(lambda: self._store.checkpoint(self.record.id, self.record.attempt, None, None))
             if status is Status.STOPPING:
-                raise StopRequested(self.record.id)
+                self.signals.ask_stop()
+                self._raise_if_over()
             if status is Status.RUNNING:  # resumed before it had halted
-                job.resume()
                 return
         self._on_change(self)
         patience = self._settings.park_seconds if job.resumable else None
@@ -347,17 +412,14 @@ class Runner:
 
     def _leave_park(self, job: Job) -> None:
         with self._lock:
-            # From here on wake() answers False: whoever claims the job starts a new thread for it.
-            self.signals.resume.set()
-            is_woken, record = not self.is_parked, self.record
-        if not is_woken:
-            if self.signals.stop.is_set() and self.signals.interrupt is None:
-                raise StopRequested(record.id)
-            raise self.signals.interrupt or Unwind(record.id)
+            # A thread that leaves cannot be woken: whoever claims the job starts a new one for it.
+            self._is_leaving, record = self.is_parked, self.record
+        if self._is_leaving:
+            self._raise_if_over()
+            self._unwinding = Unwind(record.id)
+            self.signals.halt.set()
+            raise self._unwinding
         job.attempt = record.attempt
-        job.resume()
-        # What was asked between the claim and now is in the store, if its Event was cleared.
-        self.due = 0.0
 
     def _has_halted(self) -> bool:
         record = self.record
@@ -370,9 +432,13 @@ class Runner:
                 lambda: self._store.settle(record.id, record.attempt, halted, unless=_UNHALTED, parked=True)
             )
         finally:
-            if applied is None:
-                with self._lock:
+            with self._lock:
+                if applied is None:
                     self.is_parked = False
+                elif self.is_parked and applied.change is not None:
+                    # What was asked before the halt took effect is outdated: it must not wake the thread.
+                    self._seen_seq = max(self._seen_seq, applied.change.seq)
+                    self.signals.take()
         return applied is not None
 
     def _save(self, job: Job) -> Status:
@@ -380,9 +446,8 @@ class Runner:
         saved, details = None, None
         if job.is_dirty and not self._is_cleaning:
             job.flush()
-            json.dumps(job.cursor, allow_nan=False)
-            saved = Checkpoint(cursor=job.cursor, done=job.done, total=job.total, message=job.message)
             details = self._details(job)
+            saved = _checkpoint_of(job)
         lines = self._log_keeper.drain()
         record = self.record
         status = self._patiently(
@@ -395,9 +460,9 @@ class Runner:
     def _details(self, job: Job) -> dict[str, Any] | None:
         """Return what the type's `details` tells; None, and the last one stays, where it raises."""
         try:
-            details = job.details()
-            json.dumps(details, allow_nan=False)
-            return dict(details)
+            details = dict(job.details())
+            check_json(details, "what details() returned")
+            return details
         except Exception as error:
             self._failure(Ending.RAISED, error)
             return None
@@ -410,10 +475,38 @@ class Runner:
         while True:
             try:
                 return call()
+            except LeaseLost:
+                self._is_lost = True
+                raise
             except StoreUnavailable as error:
-                if self.signals.interrupt is not None:
+                # Too late or not: what was reached can be written down when the store is back.
+                if self.signals.interrupt is not None and not isinstance(self.signals.interrupt, TimedOut):
                     raise self.signals.interrupt from error
                 time.sleep(_STORE_RETRY_SECONDS)
+
+
+def _checkpoint_of(job: Job) -> Checkpoint:
+    """Return what the job passed to checkpoint(); raises TypeError or ValueError where that cannot be kept."""
+    check_json(job.cursor, "the cursor")
+    message = None if job.message is None else storable(str(job.message))
+    return Checkpoint(
+        cursor=job.cursor, done=finite(job.done, "done"), total=finite(job.total, "total"), message=message
+    )
+
+
+def _is_due_to_unwinding(error: BaseException | None) -> bool:
+    """Tell whether *error* is an Unwind, or was raised while one went through, by a `finally` of the job."""
+    while error is not None and not isinstance(error, Unwind):
+        error = error.__context__
+    return error is not None
+
+
+def _words_of(error: BaseException) -> str:
+    """Return the text of an error, which is the job's own and may be unable to tell it."""
+    try:
+        return str(error)
+    except Exception:
+        return "(its text cannot be made)"
 
 
 class _LogKeeper(logging.Handler):
@@ -427,11 +520,15 @@ class _LogKeeper(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one record; a traceback that comes with it is kept too."""
-        self.keep(record.levelname, self.format(record))
+        try:
+            message = self.format(record)
+        except Exception:  # the job's arguments do not fit its text, or cannot be shown
+            message = str(record.msg)
+        self.keep(record.levelname, message)
 
     def keep(self, level: str, message: str) -> None:
         """Keep one line."""
-        line = self._make_line(level, message)
+        line = self._make_line(level, storable(message, longest=_LONGEST_LINE))
         with self._guard:
             self._lines.append(line)
 
@@ -440,3 +537,8 @@ class _LogKeeper(logging.Handler):
         with self._guard:
             lines, self._lines = self._lines, []
         return lines
+
+    def put_back(self, lines: list[LogLine]) -> None:
+        """Keep again, before all others, what was taken and could not be stored."""
+        with self._guard:
+            self._lines[:0] = lines

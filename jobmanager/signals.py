@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 
-from jobmanager.errors import Interrupt
+from jobmanager.errors import Interrupt, TimedOut
 
 
 class Signals:
@@ -27,6 +27,11 @@ class Signals:
         """What the thread has to raise instead of going on, if anything but a stop."""
         return self._interrupt
 
+    @property
+    def is_quiet(self) -> bool:
+        """Tell whether the job is about to be cleaned, so that no halt and no stop disturbs it any more."""
+        return self._is_quiet
+
     def take(self) -> None:
         """Clear what was asked, before the store is asked what holds now; a stop and an interrupt stay.
 
@@ -38,10 +43,12 @@ class Signals:
                 self.resume.clear()
 
     def quiet(self) -> None:
-        """From now on pay no heed to halts and stops: `clean` has begun. An interrupt is heard all the same."""
+        """From now on pay no heed to halts, stops and timeouts: `clean` is next. Other interrupts are heard."""
         with self._lock:
             self._is_quiet = True
             self.stop.clear()
+            if isinstance(self._interrupt, TimedOut):
+                self._interrupt = None
             if self._interrupt is None:
                 self.halt.clear()
 
@@ -49,7 +56,7 @@ class Signals:
         """Have the thread park at its next checkpoint."""
         with self._lock:
             if not self._is_quiet and not self.stop.is_set() and self._interrupt is None:
-                self.resume.clear()
+                # Resume stays set: the thread that it has to wake may not have looked yet.
                 self.halt.set()
 
     def ask_resume(self) -> None:
@@ -72,6 +79,8 @@ class Signals:
     def ask_interrupt(self, interrupt: Interrupt) -> None:
         """Have the thread raise *interrupt* at its next checkpoint, or at once if it is parked; the first counts."""
         with self._lock:
+            if self._is_quiet and isinstance(interrupt, TimedOut):
+                return
             self._interrupt = self._interrupt or interrupt
             self.halt.set()
             self.resume.set()

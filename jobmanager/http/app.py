@@ -17,7 +17,6 @@ def create_app(manager: JobManager | None = None) -> Flask:
     app = Flask("jobmanager.http")
     app.extensions[EXTENSION] = manager or JobManager()
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a property of Flask's default provider
-    app.config["MAX_CONTENT_LENGTH"] = guard.MAX_BODY_BYTES
     guard.protect(app)
     for blueprint in (classic.blueprint, jobs.blueprint, health.blueprint):
         app.register_blueprint(blueprint)

@@ -20,16 +20,19 @@ blueprint = Blueprint("classic", __name__)
 _NO_STORE = refusal("The store does not answer.", examples.NO_STORE, headers=["Retry-After"])
 _BROKEN = refusal("A mistake of the service; it is in its log.", examples.BROKEN)
 
-_REFUSALS: Answers = {
-    403: refusal("A browser asked on behalf of a page of another site.", examples.FOREIGN),
-    404: refusal("No job has this id.", examples.NO_JOB),
-    409: refusal(
-        "The job's status does not allow it; the error says what is allowed.",
-        "A job that is completed cannot be asked to halt (it is final).",
-    ),
-    500: _BROKEN,
-    503: _NO_STORE,
-}
+_NO_JOB = refusal("No job has this id.", examples.NO_JOB)
+
+
+def _refusals(verb: str) -> Answers:
+    """Return the errors of a route that steers a job."""
+    not_allowed = f"A job that is completed cannot be asked to {verb} (it is final)."
+    return {
+        403: refusal("A browser asked on behalf of a page of another site.", examples.FOREIGN),
+        404: _NO_JOB,
+        409: refusal("The job's status does not allow it; the error says what is allowed.", not_allowed),
+        500: _BROKEN,
+        503: _NO_STORE,
+    }
 
 
 @blueprint.post("/submit")
@@ -70,7 +73,7 @@ def submit() -> dict[str, Any]:
             model=wire.ClassicAnswer,
             examples=examples.HALTED,
         ),
-        **_REFUSALS,
+        **_refusals("halt"),
     },
 )
 def halt(job_id: str) -> dict[str, Any]:
@@ -90,7 +93,7 @@ def halt(job_id: str) -> dict[str, Any]:
             model=wire.ClassicAnswer,
             examples=examples.RESUMED,
         ),
-        **_REFUSALS,
+        **_refusals("resume"),
     },
 )
 def resume(job_id: str) -> dict[str, Any]:
@@ -110,7 +113,7 @@ def resume(job_id: str) -> dict[str, Any]:
             model=wire.ClassicAnswer,
             examples=examples.STOPPED,
         ),
-        **_REFUSALS,
+        **_refusals("stop"),
     },
 )
 def stop(job_id: str) -> dict[str, Any]:
@@ -125,7 +128,7 @@ def stop(job_id: str) -> dict[str, Any]:
     parameters=[job_id_parameter()],
     answers={
         200: Answer(text="The job.", model=wire.ClassicAnswer, examples=examples.SHOWN),
-        404: _REFUSALS[404],
+        404: _NO_JOB,
         500: _BROKEN,
         503: _NO_STORE,
     },

@@ -81,7 +81,7 @@ _INTRODUCTION = """\
 Long jobs that people can **halt** (reversible, everything kept), **resume** (exactly where they stood) and **stop**
 (final, rolled back). Elsewhere these are called pause, resume and cancel.
 
-| status | |
+| status | the job |
 |---|---|
 | Submitted | waits for a slot, or for its next try |
 | Running | works |
@@ -185,7 +185,7 @@ def _template(types: Registry) -> dict[str, Any]:
             "title": "Job manager",
             "version": _version(),
             "description": _INTRODUCTION,
-            "license": {"name": "MIT", "identifier": "MIT"},
+            "license": {"name": "MIT"},
         },
         "tags": [
             {"name": "classic", "description": "Submit and steer jobs, as in the Go service."},
@@ -248,11 +248,19 @@ def _answer(answer: Answer) -> dict[str, Any]:
     if answer.headers:
         shown["headers"] = {name: _HEADERS[name] for name in answer.headers}
     if answer.model is bytes:
-        shown["content"] = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+        shown["content"] = {"*/*": {"schema": {"type": "string", "format": "binary"}} | _examples(answer.examples)}
     elif answer.model is not None:
         media_type = "application/problem+json" if answer.model is wire.Problem else "application/json"
-        shown["content"] = {media_type: {"schema": _reference(answer.model), "examples": dict(answer.examples)}}
+        shown["content"] = {media_type: {"schema": _reference(answer.model)} | _examples(answer.examples)}
     return shown
+
+
+def _examples(shown: Mapping[str, Example]) -> dict[str, Any]:
+    """Return one example as such: Swagger UI would draw a choice of one."""
+    if len(shown) == 1:
+        (only,) = shown.values()
+        return {"example": only["value"]}
+    return {"examples": dict(shown)}
 
 
 def _reference(model: type) -> dict[str, str]:

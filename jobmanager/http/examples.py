@@ -29,15 +29,15 @@ def job(status: str, *, summary: str = "", **details: Any) -> dict[str, Any]:
     return {"summary": summary or status, "value": {"jobID": JOB_ID, "message": "Success", "details": shown}}
 
 
-def classic_error(error: str, *, job_id: str = JOB_ID, summary: str = "") -> dict[str, Any]:
+def classic_error(error: str, *, job_id: str = JOB_ID, summary: str = "Refused") -> dict[str, Any]:
     """Return an example of an error of the classic routes."""
-    return {"summary": summary or error, "value": {"jobID": job_id, "error": error}}
+    return {"summary": summary, "value": {"jobID": job_id, "error": error}}
 
 
 def problem(status: HTTPStatus, detail: str) -> dict[str, Any]:
     """Return an example of an error as RFC 9457 has it."""
     shown = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
-    return {"summary": detail, "value": shown}
+    return {"summary": status.phrase, "value": shown}
 
 
 def _checkpoint(done: int) -> dict[str, Any]:
@@ -96,6 +96,8 @@ SHOWN = {
         error="OSError: [Errno 28] No space left on device",
     ),
 }
+
+FILE = {"csv": {"summary": "A CSV file", "value": '"id","score"\n1,9.2\n2,4.5\n'}}
 
 UNREADABLE = {
     "type": classic_error(

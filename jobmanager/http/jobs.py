@@ -27,8 +27,13 @@ _ONE_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
         header_parameter("If-None-Match", "The ETag of the file that the client has.", shown='"9f86d081884c7d65"'),
     ],
     answers={
-        200: Answer(text="The file.", model=bytes, headers=["Content-Disposition", "ETag"]),
-        206: Answer(text="The part of the file that Range asked for.", model=bytes, headers=["Content-Range", "ETag"]),
+        200: Answer(text="The file.", model=bytes, examples=examples.FILE, headers=["Content-Disposition", "ETag"]),
+        206: Answer(
+            text="The part of the file that Range asked for.",
+            model=bytes,
+            examples=examples.FILE,
+            headers=["Content-Range", "ETag"],
+        ),
         304: Answer(text="The file is what If-None-Match says.", headers=["ETag"]),
         404: problem(HTTPStatus.NOT_FOUND, "No job has this id, or it has no file.", examples.NO_FILE),
         416: problem(

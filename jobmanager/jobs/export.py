@@ -6,6 +6,7 @@ an fsync. Starting again cuts the file back to what was claimed. Knows nothing o
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import closing
 from datetime import datetime
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from sqlalchemy.engine import make_url
 
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal
@@ -20,7 +22,7 @@ from jobmanager.job import Job
 from jobmanager.jobs.datasets import Dataset, DatasetAway, Reader, load_datasets, schema_of
 from jobmanager.jobs.dates import parse_moment
 from jobmanager.jobs.encodings import ENCODINGS
-from jobmanager.jobs.part import Part, PartDamaged, in_our_words, sha256
+from jobmanager.jobs.part import Part, PartDamaged, in_our_words, remove_unless_held, sha256
 from jobmanager.jobs.places import Place
 from jobmanager.jobs.sql_reader import SqlReader
 from jobmanager.jobs.sqlite_reader import SqliteReader
@@ -232,7 +234,7 @@ class Export(Job):
         """Remove what attempts have begun that died before their first checkpoint was saved."""
         for path in self.workdir.iterdir():
             if path != self._target():
-                path.unlink(missing_ok=True)
+                remove_unless_held(path)
 
     def _rows_of_finished_file(self) -> int | None:
         """Return the rows of the file, if an earlier attempt has made it but did not live to tell."""
@@ -271,12 +273,26 @@ def find_dataset(name: str | None, settings: Settings) -> Dataset:
         raise ValueError("no dataset is configured; the operator has to name one in the list of datasets")
     known = ", ".join(sorted(datasets))
     if name is None and len(datasets) == 1:
-        return next(iter(datasets.values()))
+        (name,) = datasets
     if name is None:
         raise ValueError(f"dataset must be one of: {known}")
     if name not in datasets:
         raise ValueError(f"there is no dataset {name!r}; known datasets: {known}")
+    if _is_store(datasets[name], settings):
+        raise ValueError(f"dataset {name!r} is the service's own database, which cannot be exported")
     return datasets[name]
+
+
+def _is_store(dataset: Dataset, settings: Settings) -> bool:
+    """Tell whether the dataset is the service's own SQLite file.
+
+    ADBC brings a SQLite of its own. When one library of a process closes a file, the kernel drops the locks that the
+    other has on it: the store would be damaged. Source: "How To Corrupt An SQLite Database File", 2.2.1.
+    """
+    store = make_url(settings.database_url)
+    if {store.get_backend_name(), dataset.url.get_backend_name()} != {"sqlite"}:
+        return False
+    return os.path.realpath(store.database or "") == os.path.realpath(dataset.url.database or "")
 
 
 def _check_columns(columns: list[str], dataset: Dataset) -> None:

@@ -147,6 +147,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def remove_unless_held(path: Path) -> None:
+    """Remove a part, or what else is there, unless an attempt that is still at work holds it."""
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        path.unlink(missing_ok=True)
+
+
 def sha256(path: Path, on_block: Callable[[], None]) -> str:
     """Return the SHA-256 of a file in hexadecimal; calls *on_block* now and then."""
     digest = hashlib.sha256()

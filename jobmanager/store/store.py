@@ -263,16 +263,19 @@ class Store:
 
         return self._commit(write)
 
-    def heartbeat(self, job_ids: Collection[str]) -> None:
-        """Renew the leases of jobs that this process holds; others' are left alone."""
+    def heartbeat(self, job_ids: Collection[str]) -> set[str]:
+        """Renew the leases of jobs that this process holds; others are left alone, and returned."""
         ids = list(job_ids)
 
-        def write(connection: Connection) -> None:
+        def write(connection: Connection) -> set[str]:
+            held: set[str] = set()
             for begin in range(0, len(ids), 500):
-                held = and_(jobs.c.owner == self.owner, jobs.c.id.in_(ids[begin : begin + 500]))
-                connection.execute(update(jobs).where(held).values(lease_expires_at=self._lease_end()))
+                ours = and_(jobs.c.owner == self.owner, jobs.c.id.in_(ids[begin : begin + 500]))
+                renew = update(jobs).where(ours).values(lease_expires_at=self._lease_end()).returning(jobs.c.id)
+                held |= set(connection.execute(renew).scalars())
+            return set(ids) - held
 
-        self._database.run(write)
+        return self._database.run(write)
 
     def let_go(self, job_id: str, attempt: int) -> bool:
         """Give up a parked job, whose thread is about to end: any process may claim it when it is resumed.
@@ -286,7 +289,7 @@ class Store:
             self._held(connection, job_id, attempt)
             return connection.execute(release).rowcount == 1
 
-        return self._database.run(write)
+        return self._commit(write)
 
     def signals(self) -> list[Change]:
         """Return changes that other processes made to jobs which this one held, oldest first; each one once."""
@@ -558,14 +561,15 @@ def _consequences(job: JobRecord, action: Action, to_status: Status, now: dateti
         values |= {"finished_at": now, "owner": None, "lease_expires_at": None}
     match action:
         case Action.CLAIM:
-            values |= {"attempt": job.attempt + 1, "started_at": job.started_at or now}
+            # Force was asked against the attempt before; it can be asked for anew.
+            values |= {"attempt": job.attempt + 1, "started_at": job.started_at or now, "is_forced": False}
             if to_status is Status.RUNNING:
                 values |= {"running_since": now, "asked_at": None}
         case Action.HALT:
             values |= {"asked_at": now}
         case Action.STOP:
             # The tries of clean count anew, and it is due at once, whatever the job waited for.
-            values |= {"asked_at": now, "failures": 0, "run_at": now}
+            values |= {"asked_at": now, "failures": 0, "run_at": now, "is_forced": False}
             if to_status is Status.STOPPING:
                 values["finished_at"] = None
         case Action.RESUME:

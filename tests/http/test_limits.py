@@ -30,8 +30,12 @@ def submission_of(size: int) -> bytes:
 def send(client: FlaskClient, body: bytes, *, is_chunked: bool) -> Any:
     """Submit the body with its length, or in chunks, as a WSGI server hands them on."""
     if is_chunked:
-        environ = {"wsgi.input_terminated": True}
-        return client.post("/submit", input_stream=io.BytesIO(body), environ_overrides=environ)
+        return client.post(
+            "/submit",
+            input_stream=io.BytesIO(body),
+            headers={"Transfer-Encoding": "chunked"},
+            environ_overrides={"wsgi.input_terminated": True},
+        )
     return client.post("/submit", data=body)
 
 
@@ -49,6 +53,15 @@ def test_a_larger_body_is_refused(quiet: FlaskClient, size: int, is_chunked: boo
 
     assert response.status_code == 413
     assert response.json == {"jobID": "", "error": "The body is larger than 1048576 bytes."}
+
+
+@pytest.mark.parametrize("more", [1, 2, MIB])
+def test_a_larger_body_is_refused_even_if_its_first_mebibyte_makes_sense(quiet: FlaskClient, more: int) -> None:
+    body = b'{"Type": "Simple"}'.ljust(MIB) + b"x" * more
+
+    response = send(quiet, body, is_chunked=True)
+
+    assert response.status_code == 413
 
 
 def test_a_full_queue_asks_to_come_back_later(settings: Settings) -> None:

@@ -27,7 +27,13 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.close()
 
 
+@pytest.fixture
+def server(make_server: Callable[..., Server]) -> Server:
+    """Return a server that runs, with two workers."""
+    return make_server(workers=2, MAX_CRASHES=1000).start()
+
+
 @pytest.fixture(params=[1, 2], ids=["one worker", "two workers"])
-def server(request: pytest.FixtureRequest, make_server: Callable[..., Server]) -> Server:
+def server_of_any_size(request: pytest.FixtureRequest, make_server: Callable[..., Server]) -> Server:
     """Return a server that runs, with one worker and with two."""
     return make_server(workers=request.param, MAX_CRASHES=1000).start()

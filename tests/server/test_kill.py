@@ -12,7 +12,8 @@ import pytest
 from gunicorn_server import Server, assert_attempts_never_overlap, until
 
 
-def test_a_job_goes_on_from_its_checkpoint_by_itself_after_every_process_was_killed(server: Server) -> None:
+def test_a_job_goes_on_from_its_checkpoint_by_itself_after_every_process_was_killed(server_of_any_size: Server) -> None:
+    server = server_of_any_size
     job = server.submit("Units", units=150)
     kept = server.until_done(job, 20)
 
@@ -39,7 +40,10 @@ def test_submitted_jobs_are_all_there_after_every_process_was_killed(make_server
     assert [len(server.told(job, "begin")) for job in jobs] == [1] * 50
 
 
-def test_a_halted_job_stays_halted_after_every_process_was_killed_and_resumes_where_it_stood(server: Server) -> None:
+def test_a_halted_job_stays_halted_after_every_process_was_killed_and_resumes_where_it_stood(
+    server_of_any_size: Server,
+) -> None:
+    server = server_of_any_size
     parked = server.submit("Units", units=100)
     server.until_done(parked, 20)
     assert server.ask("halt", parked)["status"] == "Halted"
@@ -71,7 +75,8 @@ def test_a_halted_job_whose_process_was_killed_can_be_stopped(server: Server) ->
     assert not server.folder(job).exists()
 
 
-def test_a_clean_that_was_killed_runs_again_until_it_succeeds(server: Server) -> None:
+def test_a_clean_that_was_killed_runs_again_until_it_succeeds(server_of_any_size: Server) -> None:
+    server = server_of_any_size
     job = server.submit("SlowClean", units=100)
     server.until_done(job, 5)
     assert server.ask("stop", job)["status"] == "Stopping"

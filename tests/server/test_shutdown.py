@@ -16,7 +16,8 @@ from gunicorn_server import Server, assert_attempts_never_overlap, until
 INTERRUPTS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
 
 
-def test_sigterm_hands_running_jobs_over_and_a_new_start_goes_on(server: Server) -> None:
+def test_sigterm_hands_running_jobs_over_and_a_new_start_goes_on(server_of_any_size: Server) -> None:
+    server = server_of_any_size
     jobs = [server.submit("Units", units=200) for _ in range(3)]
     for job in jobs:
         server.until_done(job, 5)
@@ -74,7 +75,8 @@ def test_a_halted_job_stays_halted_over_a_sigterm_and_resumes_in_the_next_proces
     assert [line.unit for line in server.told(job, "tick")] == list(range(50))
 
 
-def test_sighup_hands_running_jobs_over_to_the_new_workers(server: Server) -> None:
+def test_sighup_hands_running_jobs_over_to_the_new_workers(server_of_any_size: Server) -> None:
+    server = server_of_any_size
     job = server.submit("Units", units=300)
     server.until_done(job, 5)
     old = server.worker_pids()

@@ -62,7 +62,7 @@ def test_it_runs_under_any_arrangement_of_workers_and_threads(
 
 
 def test_two_servers_that_start_at_the_same_moment_on_new_data_both_work(make_server: Callable[..., Server]) -> None:
-    for number in range(3):
+    for number in range(2):
         servers = [make_server(data=f"new-{number}", workers=2) for _ in range(2)]
         for server in servers:
             server.launch()

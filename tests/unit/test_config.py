@@ -18,6 +18,8 @@ NUMBERS = {
     "PARK_SECONDS": ("7", "park_seconds", 7.0),
     "MAX_CRASHES": ("5", "max_crashes", 5),
     "STOP_GRACE_SECONDS": ("9", "stop_grace_seconds", 9.0),
+    "KEEP_DAYS": ("0.5", "keep_days", 0.5),
+    "KEEP_JOBS": ("100", "keep_jobs", 100),
 }
 
 

@@ -20,7 +20,7 @@ LAYERS = [
     {"job"},
     {"registry"},
     {"jobs", "store"},
-    {"runner"},
+    {"runner", "retention"},
     {"engine"},
     {"manager"},
     {"testing", "client", "sample"},

@@ -1,0 +1,126 @@
+"""The API docs in a browser: everything comes from the service itself, and "Try it out" works."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+
+@pytest.fixture
+def docs(page: Page) -> Page:
+    """The docs, drawn."""
+    page.goto("/apidocs/")
+    expect(page.locator(".opblock")).to_have_count(11)
+    return page
+
+
+def operation(page: Page, tag: str, method: str, path: str) -> Locator:
+    """Return the block of an operation, opened."""
+    block = page.locator(f"#operations-{tag}-{method}{re.sub(r'[^a-z]', '_', path)}")
+    block.locator(".opblock-summary-control").click()
+    expect(block.get_by_role("button", name="Execute")).to_be_visible()
+    return block
+
+
+def execute(block: Locator) -> tuple[str, Any]:
+    """Press Execute; returns the status and the body that the page shows."""
+    block.get_by_role("button", name="Execute").click()
+    live = block.locator(".live-responses-table")
+    expect(live).to_be_visible()
+    status = live.locator("tbody .response-col_status").first.inner_text().split()[0]
+    return status, json.loads(live.locator("tbody pre.microlight, tbody .microlight").first.inner_text())
+
+
+def test_the_docs_are_drawn_without_an_error_and_ask_no_other_host(page: Page) -> None:
+    asked: list[str] = []
+    said: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("requestfailed", lambda request: said.append(f"{request.url} failed"))
+    page.on("response", lambda response: response.ok or said.append(f"{response.url} answered {response.status}"))
+    page.on("console", lambda message: message.type in ("error", "warning") and said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+
+    page.goto("/apidocs/", wait_until="networkidle")
+
+    expect(page.locator(".info .title")).to_contain_text("Job manager")
+    expect(page.locator(".opblock")).to_have_count(11)
+    expect(page.locator(".errors-wrapper")).to_have_count(0)
+    assert page.evaluate("window.versions.swaggerUI.version").startswith("5.")
+    assert said == []
+    assert len(asked) >= 5
+    hosts = {urlsplit(address).netloc for address in asked if not address.startswith("data:")}
+    assert hosts == {urlsplit(page.url).netloc}
+
+
+def test_a_job_is_submitted_looked_at_and_halted_from_the_page(docs: Page) -> None:
+    submit = operation(docs, "classic", "post", "/submit")
+    submit.locator(".opblock-section-request-body select").last.select_option(label="A job that works for a minute")
+
+    status, submitted = execute(submit)
+
+    assert status == "200"
+    assert submitted["details"]["status"] in ("Submitted", "Running")
+    assert submitted["details"]["steps"] == 60
+
+    details = operation(docs, "classic", "get", "/details/{job_id}")
+    details.get_by_placeholder("job_id").fill(submitted["jobID"])
+
+    status, shown = execute(details)
+
+    assert status == "200"
+    assert shown["jobID"] == submitted["jobID"]
+
+    halt = operation(docs, "classic", "post", "/halt/{job_id}")
+    halt.get_by_placeholder("job_id").fill(submitted["jobID"])
+
+    status, halted = execute(halt)
+
+    assert status == "200"
+    assert halted["details"]["status"] == "Halted"
+
+
+def test_an_error_is_shown_as_the_service_says_it(docs: Page) -> None:
+    details = operation(docs, "classic", "get", "/details/{job_id}")
+
+    status, shown = execute(details)
+
+    assert status == "404"
+    assert shown == {"jobID": shown["jobID"], "error": f"There is no job '{shown['jobID']}'."}
+
+
+@pytest.mark.parametrize(
+    ("tag", "path", "shown"),
+    [
+        ("classic", "/stop/{job_id}", ["It has ended and is rolled back", "Stopped", "cannot be asked to"]),
+        ("jobs", "/jobs/{job_id}/artifact", ["Range", "If-None-Match", "Content-Disposition", "206", "416"]),
+    ],
+)
+def test_an_operation_shows_its_parameters_its_answers_and_examples(
+    docs: Page, tmp_path: Path, tag: str, path: str, shown: list[str]
+) -> None:
+    block = operation(docs, tag, "get", path)
+
+    for text in shown:
+        expect(block).to_contain_text(text)
+    expect(block).not_to_contain_text("undefined")
+    block.screenshot(path=tmp_path / f"{tag}.png")
+
+
+def test_the_arguments_of_job_types_are_described_under_submit(docs: Page) -> None:
+    submit = operation(docs, "classic", "post", "/submit")
+
+    submit.locator(".opblock-section-request-body").get_by_role("tab", name="Schema").click()
+
+    schema = submit.locator(
+        ".opblock-section-request-body .model-box, .opblock-section-request-body .json-schema-2020-12"
+    )
+    expect(schema.first).to_be_visible()
+    submit.locator(".opblock-section-request-body").get_by_role("button", name="Expand all").first.click()
+    expect(submit).to_contain_text("Writes the rows of a dataset between two dates")
+    expect(submit).to_contain_text("How many steps to take")

@@ -1,0 +1,304 @@
+"""What comes out of a database is what is in it: kinds of columns, dates, keys, and places to go on from."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pyarrow as pa
+import pytest
+from sqlalchemy.engine import make_url
+
+from jobmanager.errors import Fatal
+from jobmanager.jobs.datasets import Dataset, DatasetAway, Reader
+from jobmanager.jobs.dates import DateFormat
+from jobmanager.jobs.encodings import ENCODINGS
+from jobmanager.jobs.places import Place
+from jobmanager.jobs.sql_reader import SqlReader
+from jobmanager.jobs.sqlite_reader import SqliteReader
+
+BEGIN, END = datetime(2024, 3, 1), datetime(2024, 4, 1)
+READERS = {"adbc": SqliteReader, "sqlalchemy": SqlReader}
+
+
+@pytest.fixture(params=READERS)
+def kind(request: pytest.FixtureRequest) -> Any:
+    return READERS[request.param]
+
+
+def table(path: Path, columns: str, rows: list[tuple[Any, ...]], index: str = "at, id") -> Path:
+    """Make a database with one table t."""
+    with closing(sqlite3.connect(path / "data.db")) as connection, connection:
+        connection.execute(f"CREATE TABLE t ({columns})")
+        connection.execute(f"CREATE INDEX by_date ON t ({index})")
+        for row in rows:
+            connection.execute(f"INSERT INTO t VALUES ({', '.join('?' * len(row))})", row)
+    return path / "data.db"
+
+
+def dataset(path: Path, date_format: DateFormat | None = None, name: str = "t") -> Dataset:
+    url = make_url(f"sqlite:///{path}")
+    return Dataset(name="set", url=url, table=name, date_column="at", key="id", date_format=date_format)
+
+
+def read_all(reader: Reader, columns: list[str], limit: int) -> list[dict[str, Any]]:
+    """Read everything in chunks, going on from places that a cursor has kept."""
+    found: list[dict[str, Any]] = []
+    place: Place | None = None
+    while True:
+        rows, place = reader.read(columns, place, BEGIN, END, limit)
+        if place is None:
+            assert rows.num_rows == 0
+            return found
+        assert 0 < rows.num_rows <= limit
+        found += rows.to_pylist()
+        place = Place.from_json(json.loads(json.dumps(place.to_json())))
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 10, 11, 100])
+def test_rows_of_one_date_are_neither_lost_nor_doubled_wherever_a_chunk_ends(
+    tmp_path: Path, kind: Any, limit: int
+) -> None:
+    dates = ["2024-02-29 23:59:59", *["2024-03-01 00:00:00"] * 7, "2024-03-02", "2024-03-31 23:59:59", "2024-04-01"]
+    path = table(tmp_path, "id INTEGER PRIMARY KEY, at TEXT", list(enumerate(dates)))
+
+    with closing(kind(dataset(path))) as reader:
+        rows = read_all(reader, ["id"], limit)
+
+    assert [row["id"] for row in rows] == list(range(1, 10))
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 8, 9, 100])
+def test_counting_in_steps_counts_every_row_once(tmp_path: Path, kind: Any, step: int) -> None:
+    path = table(tmp_path, "id INTEGER PRIMARY KEY, at TEXT", [(n, f"2024-03-{1 + n // 5:02}") for n in range(9)])
+    counted, place = 0, None
+
+    with closing(kind(dataset(path))) as reader:
+        while True:
+            more, place = reader.count(place, BEGIN, END, step)
+            counted += more
+            if place is None:
+                break
+
+    assert counted == 9
+
+
+@pytest.mark.parametrize(
+    ("date_format", "values"),
+    [
+        (None, ["2024-02-29 23:59:59", "2024-03-01 00:00:00", "2024-03-31 23:59:59.999", "2024-04-01 00:00:00"]),
+        (None, ["2024-02-29T23:59:59", "2024-03-01T00:00:00Z", "2024-03-31T23:59", "2024-04-01T00:00:00Z"]),
+        (None, ["2024-02-29", "2024-03-01", "2024-03-31", "2024-04-01"]),
+        (None, [1709251199, 1709251200, 1711929599, 1711929600]),
+        (None, [1709251199.9, 1709251200.0, 1711929599.9, 1711929600.0]),
+        (DateFormat.UNIX, [1709251199, 1709251200, 1711929599, 1711929600]),
+    ],
+)
+def test_dates_are_found_in_whatever_form_the_column_keeps_them(
+    tmp_path: Path, kind: Any, date_format: DateFormat | None, values: list[Any]
+) -> None:
+    declared = "TEXT" if isinstance(values[0], str) else "REAL"
+    path = table(tmp_path, f"id INTEGER PRIMARY KEY, at {declared}", list(enumerate(values)))
+
+    with closing(kind(dataset(path, date_format))) as reader:
+        rows = read_all(reader, ["id"], 1)
+
+    assert [row["id"] for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize("key", ["a", b"\x00\xff", 2.5, 10**15], ids=["text", "bytes", "real", "integer"])
+def test_any_kind_of_key_keeps_the_place_in_a_checkpoint(tmp_path: Path, key: Any) -> None:
+    kinds = {str: "TEXT", bytes: "BLOB", float: "REAL", int: "INTEGER"}
+    keys = [key * n for n in (1, 2, 3)]
+    path = table(tmp_path, f"id {kinds[type(key)]}, at TEXT", [(value, "2024-03-01") for value in keys])
+
+    with closing(SqliteReader(dataset(path))) as reader:
+        rows = read_all(reader, ["id"], 1)
+
+    assert [row["id"] for row in rows] == keys
+
+
+@pytest.mark.parametrize("limit", [2, 3])
+def test_a_key_that_is_not_unique_fails_the_job_before_a_row_is_lost(tmp_path: Path, kind: Any, limit: int) -> None:
+    path = table(tmp_path, "id INTEGER, at TEXT", [(n // 2, "2024-03-01") for n in range(1, 12)])
+
+    with closing(kind(dataset(path))) as reader, pytest.raises(Fatal, match="not unique: rows would be lost"):
+        read_all(reader, ["id"], limit)
+
+
+def test_a_key_without_a_value_fails_the_job(tmp_path: Path, kind: Any) -> None:
+    path = table(tmp_path, "id INTEGER, at TEXT", [(1, "2024-03-01"), (None, "2024-03-02"), (3, "2024-03-03")])
+
+    with closing(kind(dataset(path))) as reader, pytest.raises(Fatal, match="no value in some rows"):
+        read_all(reader, ["id"], 10)
+
+
+def test_a_column_has_one_type_whatever_a_chunk_of_it_holds(tmp_path: Path) -> None:
+    declared = "id INTEGER PRIMARY KEY, at TEXT, a INT, b REAL, c VARCHAR(9), d BLOB, e, f NUMERIC(9, 2), g JSON"
+    rows: list[tuple[Any, ...]] = [
+        (1, "2024-03-01", None, None, None, None, None, None, None),
+        (2, "2024-03-01", 7, 7, "7", b"\xff\x00", 7, 7, "[7]"),
+        (3, "2024-03-01", None, 1.5, "é", None, 1.5, 0.25, "7"),
+        (4, "2024-03-01", -1, None, "", b"", "x", None, None),
+    ]
+    path = table(tmp_path, declared, rows)
+
+    with closing(SqliteReader(dataset(path))) as reader:
+        types = reader.columns()
+        one_by_one, at_once = read_all(reader, list("abcdefg"), 1), read_all(reader, list("abcdefg"), 10)
+
+    text, number = pa.string(), pa.float64()
+    assert [types[name] for name in "abcdefg"] == [pa.int64(), number, text, pa.binary(), text, number, text]
+    assert one_by_one == at_once
+    assert at_once == [
+        dict.fromkeys("abcdefg"),
+        dict(zip("abcdefg", [7, 7.0, "7", b"\xff\x00", "7", 7.0, "[7]"], strict=True)),
+        dict(zip("abcdefg", [None, 1.5, "é", None, "1.5", 0.25, "7"], strict=True)),
+        dict(zip("abcdefg", [-1, None, "", b"", "x", None, None], strict=True)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"),
+    [("INTEGER", "secret"), ("REAL", "secret"), ("DECIMAL(9, 2)", "secret"), ("INTEGER", 0.5), ("INT", b"secret")],
+)
+def test_a_value_that_does_not_fit_names_its_column_and_type_but_is_not_shown(
+    tmp_path: Path, declared: str, value: Any
+) -> None:
+    rows = [(1, "2024-03-01", 1), (2, "2024-03-01", value)]
+    path = table(tmp_path, f"id INTEGER PRIMARY KEY, at TEXT, score {declared}", rows)
+
+    with closing(SqliteReader(dataset(path))) as reader, pytest.raises(Fatal) as caught:
+        read_all(reader, ["score"], 10)
+
+    assert str(caught.value) == f"A value of column 'score' does not fit its declared type, {declared}."
+
+
+@pytest.mark.parametrize("declared", ["TEXT", "CLOB", ""])
+def test_text_that_is_no_text_fails_the_job_instead_of_coming_out_garbled(tmp_path: Path, declared: str) -> None:
+    path = table(tmp_path, f"id INTEGER PRIMARY KEY, at TEXT, a {declared}", [(1, "2024-03-01", "fine")])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO t VALUES (2, '2024-03-02', CAST(x'41ff42' AS TEXT))")
+
+    with closing(SqliteReader(dataset(path))) as reader, pytest.raises(Fatal, match="column 'a' does not fit"):
+        read_all(reader, ["a"], 10)
+
+
+def test_names_with_quotes_spaces_and_words_of_sql_are_only_names(tmp_path: Path, kind: Any) -> None:
+    with closing(sqlite3.connect(tmp_path / "data.db")) as connection, connection:
+        connection.execute(
+            'CREATE TABLE "order ""by""; --" (id INTEGER PRIMARY KEY, at TEXT, "a""b c" INT, "select" INT)'
+        )
+        connection.execute('INSERT INTO "order ""by""; --" VALUES (1, \'2024-03-01\', 2, 3)')
+
+    with closing(kind(dataset(tmp_path / "data.db", name='order "by"; --'))) as reader:
+        rows = read_all(reader, ["select", 'a"b c'], 10)
+
+    assert rows == [{"select": 3, 'a"b c': 2}]
+
+
+def test_generated_columns_and_views_can_be_exported(tmp_path: Path) -> None:
+    rows = [(1, "2024-03-01", 4)]
+    path = table(tmp_path, "id INTEGER PRIMARY KEY, at TEXT, a INT, b INT AS (a * 2)", [])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executemany("INSERT INTO t (id, at, a) VALUES (?, ?, ?)", rows)
+        connection.execute("CREATE VIEW v AS SELECT id, at, a + b AS c FROM t")
+
+    with closing(SqliteReader(dataset(path))) as of_table, closing(SqliteReader(dataset(path, name="v"))) as of_view:
+        assert read_all(of_table, list(of_table.columns()), 10) == [{"id": 1, "at": "2024-03-01", "a": 4, "b": 8}]
+        assert read_all(of_view, ["c"], 10) == [{"c": "12"}]
+
+
+@pytest.mark.parametrize("missing", ["file", "folder", "database"])
+def test_a_database_that_is_not_there_is_away_and_asking_does_not_make_it(tmp_path: Path, missing: str) -> None:
+    path = tmp_path / "none" / "data.db" if missing == "folder" else tmp_path / "data.db"
+    if missing == "database":
+        path.write_bytes(b"no database at all" * 100)
+
+    with pytest.raises(DatasetAway) as caught, closing(SqliteReader(dataset(path))) as reader:
+        reader.columns()
+
+    assert str(caught.value) == "The database of dataset 'set' cannot be read; its error is in the service's log."
+    assert missing == "database" or not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("postgresql+psycopg://me:secret@127.0.0.1:1/secret", DatasetAway),
+        ("nosuch://me:secret@127.0.0.1:1/secret", Fatal),
+        ("mysql+nosuch://me:secret@127.0.0.1:1/secret", Fatal),
+    ],
+)
+def test_a_server_that_is_away_can_be_tried_again_and_a_driver_that_is_missing_cannot(
+    tmp_path: Path, url: str, error: type[Exception]
+) -> None:
+    away = Dataset(name="set", url=make_url(url), table="t", date_column="at", key="id", date_format=None)
+
+    with pytest.raises(error) as caught:
+        SqlReader(away)
+
+    assert "secret" not in str(caught.value)
+    assert "127.0.0.1" not in str(caught.value)
+    assert isinstance(caught.value, Fatal) == (error is Fatal)
+
+
+def test_a_date_column_of_the_database_s_own_is_compared_as_dates(tmp_path: Path) -> None:
+    rows = [(1, "2024-02-29"), (2, "2024-03-01"), (3, "2024-03-31"), (4, "2024-04-01")]
+    path = table(tmp_path, "id INTEGER PRIMARY KEY, at DATE", rows)
+
+    with closing(SqlReader(dataset(path))) as reader:
+        assert reader.columns()["at"] == pa.date32()
+        assert [row["id"] for row in read_all(reader, ["id"], 1)] == [2, 3]
+        noon = reader.read(["id"], None, datetime(2024, 3, 1, 12), datetime(2024, 3, 31, 12), 10)[0]
+
+    assert noon["id"].to_pylist() == [3], "a date is at its first moment"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1, 1.5, "x", b"\x00", date(2024, 3, 9), datetime(2024, 3, 9, 1, 2, 3, 4), Decimal("1.10"), UUID(int=7)],
+)
+def test_a_place_survives_a_checkpoint(value: Any) -> None:
+    place = Place(date=value, key=value)
+
+    again = Place.from_json(json.loads(json.dumps(place.to_json())))
+
+    assert again == place
+    assert type(again.key) is type(value)
+
+
+def test_what_no_checkpoint_can_keep_is_no_key() -> None:
+    with pytest.raises(TypeError, match="by a list"):
+        Place(date=1, key=[]).to_json()
+
+
+def test_bytes_dates_and_odd_numbers_have_one_form_in_each_format() -> None:
+    rows = pa.table(
+        {
+            "bytes": pa.array([b"\x00\xff", b"", None]),
+            "number": pa.array([float("inf"), float("nan"), 0.1 + 0.2]),
+            "at": pa.array([datetime(2024, 3, 9, 12), None, datetime(2024, 3, 9)], pa.timestamp("us", "UTC")),
+            "day": pa.array([date(2024, 3, 9), None, None]),
+        }
+    )
+
+    lines = bytes(ENCODINGS["csv"].body(rows)).decode().splitlines()
+    objects = [json.loads(line) for line in bytes(ENCODINGS["jsonl"].body(rows)).splitlines()]
+
+    assert lines == [
+        '"AP8=",inf,2024-03-09 12:00:00.000000Z,2024-03-09',
+        '"",nan,,',
+        ",0.30000000000000004,2024-03-09 00:00:00.000000Z,",
+    ]
+    assert objects == [
+        {"bytes": "AP8=", "number": None, "at": "2024-03-09T12:00:00+00:00", "day": "2024-03-09"},
+        {"bytes": "", "number": None, "at": None, "day": None},
+        {"bytes": None, "number": 0.1 + 0.2, "at": "2024-03-09T00:00:00+00:00", "day": None},
+    ]
