@@ -288,9 +288,10 @@ class Engine:
                 self._abandon(runner, in_clean=in_clean)
 
     def _abandon(self, runner: Runner, *, in_clean: bool) -> None:
-        _log.error("Job %s does not end even by force; its thread is abandoned.", runner.record.id)
         try:
-            runner.abandon()
+            if not runner.abandon(in_clean=in_clean):
+                return
+            _log.error("Job %s does not end even by force; its thread is abandoned.", runner.record.id)
         except (JobManagerError, LeaseLost) as error:
             # It ended in this very moment, or the store does not answer: then its lease will expire.
             _log.warning("Job %s was not released: %s", runner.record.id, error)
