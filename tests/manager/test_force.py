@@ -171,14 +171,16 @@ def test_force_at_the_end_of_a_job_that_fails_ends_in_one_of_the_two(manager: An
             stage.tell(self.job_id)
 
     ends = set()
-    for number in range(60):
+    seconds = 0.004
+    for _ in range(40):
         job_id = manager.submit("Short").id
         manager.until(job_id, "running", "failed")
-        time.sleep(number % 20 * 0.0004)
+        time.sleep(seconds)
         manager.stop(job_id, force=True)
 
         ended = manager.until(job_id, "stopped")
         ends.add(ended.error)
+        seconds *= 1.15 if ended.error is None else 0.85  # to the moment at which it ends
         assert stage.told.count(job_id) == 1
         assert ended.crashes == 0
 
