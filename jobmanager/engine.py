@@ -47,7 +47,7 @@ class Engine:
         self._settings = settings
         self._lock = threading.Lock()  # guards _runners, _forced, _early; not held while calling the store or a runner
         self._runners: dict[str, Runner] = {}
-        self._forced: dict[str, float] = {}  # by job: when its thread is abandoned
+        self._forced: dict[str, tuple[float, bool]] = {}  # by job: when its thread is abandoned, and if it cleaned then
         self._early: list[tuple[Change, bool]] | None = None  # what was asked of jobs that are just being claimed
         self._is_behind = False  # a turn failed: something may not have been looked at
         self._wake = threading.Event()  # there is something to do: a slot came free, a job was submitted
@@ -133,6 +133,9 @@ class Engine:
         self._is_behind = True
 
     def _turn(self, watch: Watch) -> None:
+        if self._is_closing:
+            # First of all: the store may be away, and what waits for it has to end.
+            self._interrupt_all()
         is_woken = self._wake.is_set()
         self._wake.clear()
         has_moved = watch.has_moved() or self._is_behind
@@ -141,8 +144,6 @@ class Engine:
             self._tell_waiters()
         if has_moved or is_woken or self._is_due():
             self._look()
-        if self._is_closing:
-            self._interrupt_all()
         for timer in self._timers:
             timer.run_if_due()
         self._look_after_runners()
@@ -168,7 +169,7 @@ class Engine:
         if change.action is Action.STOP and is_forced:
             runner.force()
             with self._lock:
-                self._forced[change.job_id] = time.monotonic() + FORCE_SECONDS
+                self._forced[change.job_id] = time.monotonic() + FORCE_SECONDS, runner.is_cleaning
         is_resumed = change.action is Action.RESUME and runner.is_parked
         if is_resumed and runner.is_resumable() and self._free_slots() == 0:
             # It would wait here for a slot that another process may have.
@@ -284,14 +285,15 @@ class Engine:
             if limit is not None and runner.run_seconds() > limit:
                 runner.interrupt(TimedOut(f"The attempt took longer than {limit:g} seconds."))
             with self._lock:
-                is_due = self._forced.get(runner.record.id, now) < now
-            if is_due:
-                self._abandon(runner)
+                due_at, in_clean = self._forced.get(runner.record.id, (now, False))
+            if due_at < now and runner.is_cleaning is in_clean:
+                self._abandon(runner, in_clean=in_clean)
 
-    def _abandon(self, runner: Runner) -> None:
-        _log.error("Job %s does not end even by force; its thread is abandoned.", runner.record.id)
+    def _abandon(self, runner: Runner, *, in_clean: bool) -> None:
         try:
-            runner.abandon()
+            if not runner.abandon(in_clean=in_clean):
+                return
+            _log.error("Job %s does not end even by force; its thread is abandoned.", runner.record.id)
         except (JobManagerError, LeaseLost) as error:
             # It ended in this very moment, or the store does not answer: then its lease will expire.
             _log.warning("Job %s was not released: %s", runner.record.id, error)

@@ -86,9 +86,9 @@ class Runner:
         self._on_change = on_change  # after a status was written
         self._on_end = on_end  # last thing the thread does
         self._predecessor = predecessor  # an earlier attempt whose thread may still be unwinding
-        self._lock = threading.Lock()  # guards is_parked, _is_in_job and record; never held while calling the store
+        self._lock = threading.Lock()  # guards is_parked, is_cleaning, _is_in_job, record; not held in the store
         self._is_in_job = False  # the job's code is on top of the stack: it may be interrupted by force
-        self._is_cleaning = False
+        self.is_cleaning = False
         self._is_leaving = False  # was parked for too long: nobody can wake the thread any more
         self._is_lost = False  # another attempt owns the job, or nobody does
         self._is_meeting = False  # in meet(), which calls hooks that may call checkpoint()
@@ -155,14 +155,23 @@ class Runner:
                 target, error = ctypes.c_ulong(self._thread.ident), ctypes.py_object(StopRequested)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(target, error)
 
-    def abandon(self) -> None:
-        """Fence off a thread that answers to nothing: its job is released, and it can write nothing more."""
-        self._is_lost = True
+    def abandon(self, *, in_clean: bool) -> bool:
+        """Fence off a thread that answers to nothing: its job is released, and it can write nothing more.
+
+        False, and nothing is done, where force was meant for the work and the thread has left that for `clean` by now.
+        Raises LeaseLost if its job was no longer its own.
+        """
+        with self._lock:
+            if self.is_cleaning and not in_clean:
+                return False
+            self._is_lost = True
         self.signals.ask_interrupt(LeaseLost(self.record.id))
         self._settle(Outcome(ending=Ending.UNWOUND))
+        return True
 
     def hand_over(self) -> None:
         """Release the job of a thread that did not end in time, for when this process is certainly gone."""
+        self._is_lost = True
         if self.is_parked:
             self._store.let_go(self.record.id, self.record.attempt)
             return
@@ -173,7 +182,7 @@ class Runner:
 
     def run_seconds(self) -> float:
         """Return how long this attempt has been at work, in seconds; 0 while it is parked, or cleans."""
-        return 0.0 if self.is_parked or self._is_cleaning else time.monotonic() - self._began
+        return 0.0 if self.is_parked or self.is_cleaning else time.monotonic() - self._began
 
     def keep_log(self) -> None:
         """Store the lines that the job has logged since the last time; they are kept for the next where it fails."""
@@ -259,6 +268,11 @@ class Runner:
     def _has_lost(self) -> bool:
         return self._is_lost or isinstance(self.signals.interrupt, LeaseLost)
 
+    def _raise_if_lost(self) -> None:
+        """Raise LeaseLost where nothing may be written; the store may even be closed by now."""
+        if self._has_lost():
+            raise LeaseLost(self.record.id)
+
     def _is_to_unwind(self) -> bool:
         return self._unwinding is not None or isinstance(self.signals.interrupt, Unwind)
 
@@ -267,7 +281,8 @@ class Runner:
 
         It is always called on a fresh instance: what `start` left in memory is not there after a crash either.
         """
-        self._is_cleaning = True
+        with self._lock:
+            self.is_cleaning = True  # from here on it is not abandoned for the work that it has left
         self._unwinding = None
         self.signals.quiet()
         try:
@@ -283,6 +298,7 @@ class Runner:
 
     def _take_over(self) -> None:
         """Read anew what is to be cleaned; raises LeaseLost where that has become another attempt's to do."""
+        self._raise_if_lost()
         record = self._patiently(lambda: self._store.get(self.record.id))
         if self._has_lost() or record.attempt != self.record.attempt or record.owner != self._store.owner:
             self._is_lost = True
@@ -294,7 +310,7 @@ class Runner:
     def _call(self, code: Callable[[], T]) -> T:
         """Call into the job's code, which may be interrupted by force as long as it runs."""
         with self._lock:
-            self._is_in_job = not self._is_cleaning
+            self._is_in_job = not self.is_cleaning
         try:
             return code()
         finally:
@@ -443,8 +459,9 @@ class Runner:
 
     def _save(self, job: Job) -> Status:
         """Save the checkpoint if there is anything new, renew the lease, and return the job's status."""
+        self._raise_if_lost()
         saved, details = None, None
-        if job.is_dirty and not self._is_cleaning:
+        if job.is_dirty and not self.is_cleaning:
             job.flush()
             details = self._details(job)
             saved = _checkpoint_of(job)

@@ -231,9 +231,11 @@ class Export(Job):
         self._encoding.finish(part.path, self._target(), self.checkpoint)
 
     def _remove_leftovers(self) -> None:
-        """Remove what attempts have begun that died before their first checkpoint was saved."""
-        for path in self.workdir.iterdir():
-            if path != self._target():
+        """Remove what earlier attempts have begun that died before their first checkpoint was saved."""
+        for path in self.workdir.glob("export-*"):
+            # Later attempts are none of our business: if there are any, this one has lost its lease unaware.
+            is_earlier = int(path.name.partition(".")[0].removeprefix("export-")) < self.attempt
+            if is_earlier and path != self._target():
                 remove_unless_held(path)
 
     def _rows_of_finished_file(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sqlite3
 from contextlib import closing
@@ -12,7 +13,10 @@ from typing import Any
 from uuid import UUID
 
 import pyarrow as pa
+import pyarrow.csv
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
 from jobmanager.errors import Fatal
@@ -302,3 +306,43 @@ def test_bytes_dates_and_odd_numbers_have_one_form_in_each_format() -> None:
         {"bytes": "", "number": None, "at": None, "day": None},
         {"bytes": None, "number": 0.1 + 0.2, "at": "2024-03-09T00:00:00+00:00", "day": None},
     ]
+
+
+def _read_json(rows: pa.Table) -> list[Any]:
+    return [json.loads(line) for line in bytes(ENCODINGS["jsonl"].body(rows)).split(b"\n")[:-1]]
+
+
+@given(st.lists(st.none() | st.text(), min_size=1))
+def test_any_text_comes_back_from_json_lines_and_csv(texts: list[str | None]) -> None:
+    rows = pa.table({'a"\n': pa.array(texts, pa.string()), "b": pa.array(texts, pa.string())})
+
+    lines = _read_json(rows)
+    back = pyarrow.csv.read_csv(
+        io.BytesIO(bytes(ENCODINGS["csv"].head(rows.schema)) + bytes(ENCODINGS["csv"].body(rows))),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=rows.schema, strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False
+        ),
+    )
+
+    assert lines == [{'a"\n': text, "b": text} for text in texts]
+    assert back.equals(rows)
+
+
+@given(st.lists(st.none() | st.floats(allow_nan=False, allow_infinity=False), min_size=1))
+def test_any_number_comes_back_from_json_lines_and_csv(numbers: list[float | None]) -> None:
+    rows = pa.table({"a": pa.array(numbers, pa.float64())})
+
+    assert [line["a"] for line in _read_json(rows)] == numbers
+    texts = bytes(ENCODINGS["csv"].body(rows)).decode().splitlines()
+    assert [float(text) if text else None for text in texts] == numbers
+
+
+@given(
+    st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), min_size=1), st.lists(st.none() | st.booleans(), min_size=1)
+)
+def test_any_integer_and_any_truth_comes_back_from_json_lines(
+    integers: list[int | None], truths: list[bool | None]
+) -> None:
+    assert [line["a"] for line in _read_json(pa.table({"a": pa.array(integers, pa.int64())}))] == integers
+    assert [line["a"] for line in _read_json(pa.table({"a": pa.array(truths, pa.bool_())}))] == truths

@@ -23,7 +23,7 @@ LAYERS = [
     {"runner", "retention"},
     {"engine"},
     {"manager"},
-    {"testing", "client", "sample"},
+    {"testing", "client", "sample", "torture"},
     {"http"},
     {"cli"},
 ]

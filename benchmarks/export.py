@@ -1,0 +1,130 @@
+"""How fast Export is against the database's own tool, side by side on the same rows.
+
+Exports a million rows by date range, in turns with `sqlite3 -csv`, so that a slow moment of the machine meets both;
+then two exports at once, in two threads. The job is driven alone: no store, but every chunk is flushed and synced.
+
+    python benchmarks/export.py [--rows N] [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from jobmanager.config import Settings
+from jobmanager.job import Job
+from jobmanager.jobs.export import Export
+from jobmanager.registry import parse_args
+from jobmanager.sample import make_sample
+from jobmanager.signals import Signals
+
+EVERYTHING = {"from_date": "2023-01-01", "to_date": "2024-12-31"}
+QUERY = (
+    "SELECT * FROM responses WHERE submitted_at >= '2023-01-01' AND submitted_at < '2025-01-01' "
+    "ORDER BY submitted_at, id"
+)
+
+
+class Keeper:
+    """Saves nowhere, but has every checkpoint flushed, as one that is saved would be."""
+
+    def __init__(self, folder: Path) -> None:
+        self.signals = Signals()
+        self.due = 0.0
+        self._folder = folder
+
+    def meet(self, job: Job) -> None:
+        job.flush()
+
+    def folder(self) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder
+
+
+def export(settings: Settings, name: str, file_format: str = "csv") -> None:
+    """Export everything, and remove the file."""
+    job = Export(
+        Keeper(settings.data_dir / name),
+        job_id=name,
+        attempt=1,
+        args=parse_args(Export, EVERYTHING | {"format": file_format}, settings),
+        cursor=None,
+        settings=settings,
+        log=logging.getLogger("benchmark"),
+    )
+    job.start()
+    job.clean()
+
+
+def two_exports(settings: Settings) -> None:
+    """Export everything twice at once, in two threads."""
+    threads = [threading.Thread(target=export, args=(settings, f"thread-{number}")) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def cli(settings: Settings) -> None:
+    """Export everything with the database's own tool."""
+    target = settings.data_dir / "cli.csv"
+    with open(target, "wb") as file:
+        subprocess.run(["sqlite3", "-csv", "-header", settings.data_dir / "sample.db", QUERY], stdout=file, check=True)
+    target.unlink()
+
+
+def seconds(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def measure(settings: Settings, rows: int, rounds: int) -> None:
+    """Print rows a second, medians of the rounds, and what the goals are about: ratios."""
+    ways: dict[str, Callable[[], None]] = {
+        "sqlite3 -csv": lambda: cli(settings),
+        "Export csv": lambda: export(settings, "csv"),
+        "two Exports at once": lambda: two_exports(settings),
+        "Export jsonl": lambda: export(settings, "jsonl", "jsonl"),
+        "Export parquet": lambda: export(settings, "parquet", "parquet"),
+    }
+    for work in ways.values():
+        work()  # once to warm up
+    times = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, work in ways.items():
+            times[name].append(seconds(work))
+    speed = {name: rows / statistics.median(found) for name, found in times.items()}
+    speed["two Exports at once"] *= 2
+    for name, found in speed.items():
+        print(f"{name:20} {found:>12,.0f} rows/s")
+    print(f"Export csv / sqlite3 -csv  {speed['Export csv'] / speed['sqlite3 -csv']:.2f}   (goal: 1.00)")
+    print(f"two Exports / one          {speed['two Exports at once'] / speed['Export csv']:.2f}   (goal: 1.70)")
+    print(f"most memory                {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="export-") as folder:
+        settings = Settings(data_dir=Path(folder))
+        print(f"making {options.rows:,} rows ...", flush=True)
+        print(f"made in {seconds(lambda: make_sample(settings.data_dir, options.rows)):.1f} s", flush=True)
+        measure(settings, options.rows, options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Force ends the work and nothing else: never the clean that follows, nor a write to the store."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from jobmanager import Job
+from jobmanager.registry import Registry
+
+
+def started(manager: Any, stage: Any, job_type: str) -> str:
+    """Submit a job; return its id when its code runs."""
+    job_id = str(manager.submit(job_type).id)
+    manager._until(lambda: "start" in stage.told)
+    return job_id
+
+
+def test_a_clean_that_takes_long_after_a_forced_stop_is_left_alone(
+    manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["jobmanager.engine"], "FORCE_SECONDS", 0.2)
+
+    @types.register
+    class Careful(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            while not stage._gates["end"].is_set():
+                pass
+
+        def clean(self) -> None:
+            stage.tell("begin")
+            for _ in range(80):
+                time.sleep(0.01)
+            stage.tell("end")
+
+    job_id = started(manager, stage, "Careful")
+
+    stopped = manager.stop(job_id, wait=10, force=True)
+
+    assert stopped.status == "stopped"
+    assert stage.told == ["start", "begin", "end"]
+    assert manager.actions(job_id) == ["submit", "claim", "stop", "yield"]
+
+
+def test_a_stop_hook_that_takes_long_after_a_forced_stop_is_followed_by_one_clean(
+    manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["jobmanager.engine"], "FORCE_SECONDS", 0.2)
+    lock = threading.Lock()
+
+    @types.register
+    class Careful(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            while not stage._gates["end"].is_set():
+                pass
+
+        def stop(self) -> None:
+            for _ in range(60):
+                time.sleep(0.01)
+
+        def clean(self) -> None:
+            assert lock.acquire(blocking=False), "two cleans at once"
+            time.sleep(0.3)
+            lock.release()
+            stage.tell("clean")
+
+    job_id = started(manager, stage, "Careful")
+
+    assert manager.stop(job_id, wait=10, force=True).status == "stopped"
+    assert stage.told == ["start", "clean"]
+
+
+def test_force_reaches_code_in_c_when_it_returns(manager: Any, types: Registry, stage: Any) -> None:
+    @types.register
+    class InC(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            time.sleep(0.7)
+            stage.tell("returned")
+
+        def clean(self) -> None:
+            stage.tell("clean")
+
+    job_id = started(manager, stage, "InC")
+
+    stopped = manager.stop(job_id, wait=10, force=True)
+
+    assert stopped.status == "stopped"
+    assert stage.told == ["start", "clean"]
+    assert stopped.attempt == 1, "its own thread cleaned"
+
+
+def test_a_job_that_swallows_force_is_stopped_at_its_next_checkpoint(manager: Any, types: Registry, stage: Any) -> None:
+    @types.register
+    class Greedy(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            try:
+                while not stage._gates["end"].is_set():
+                    pass
+            except BaseException:
+                stage.tell("swallowed")
+            self.checkpoint(cursor="swallowed")
+            stage.tell("went on")
+
+        def clean(self) -> None:
+            stage.tell(f"clean {self.cursor}")
+
+    job_id = started(manager, stage, "Greedy")
+
+    assert manager.stop(job_id, wait=10, force=True).status == "stopped"
+    assert stage.told == ["start", "swallowed", "clean swallowed"]
+
+
+def test_force_has_nothing_to_wait_for_where_a_job_is_parked_or_waits(make_manager: Any, steps: Any) -> None:
+    manager = make_manager()
+    parked, waiting = manager.submit("Steps").id, manager.submit("Steps").id
+    manager.until(parked, "running")
+    manager.until(waiting, "running")
+    manager.halt(parked, wait=10)
+
+    stopped = [manager.stop(job_id, wait=10, force=True) for job_id in (parked, waiting)]
+
+    assert [(job.status, job.attempt) for job in stopped] == [("stopped", 1), ("stopped", 1)]
+
+
+def test_force_at_any_moment_leaves_a_job_that_is_stopped_and_cleaned_once(
+    manager: Any, types: Registry, stage: Any
+) -> None:
+    @types.register
+    class Busy(Job):
+        def start(self) -> None:
+            for step in range(100_000):
+                self.log.info("step %d", step)
+                self.checkpoint(cursor=step)
+
+        def details(self) -> dict[str, Any]:
+            return {"at": self.cursor}
+
+        def clean(self) -> None:
+            stage.tell(self.job_id)
+
+    for number in range(25):
+        job_id = manager.submit("Busy").id
+        manager.until(job_id, "running")
+        time.sleep(number * 0.0007)
+
+        stopped = manager.stop(job_id, wait=10, force=True)
+
+        assert stopped.status == "stopped", stopped
+        assert stage.told.count(job_id) == 1
+        assert (stopped.failures, stopped.error, stopped.attempt) == (0, None, 1)
+
+
+def test_force_at_the_end_of_a_job_that_fails_ends_in_one_of_the_two(manager: Any, types: Registry, stage: Any) -> None:
+    @types.register
+    class Short(Job):
+        def start(self) -> None:
+            deadline = time.monotonic() + 0.004
+            while time.monotonic() < deadline:
+                pass
+            raise ValueError("no")
+
+        def clean(self) -> None:
+            stage.tell(self.job_id)
+
+    ends = set()
+    seconds = 0.004
+    for _ in range(40):
+        job_id = manager.submit("Short").id
+        manager.until(job_id, "running", "failed")
+        time.sleep(seconds)
+        manager.stop(job_id, force=True)
+
+        ended = manager.until(job_id, "stopped")
+        ends.add(ended.error)
+        seconds *= 1.15 if ended.error is None else 0.85  # to the moment at which it ends
+        assert stage.told.count(job_id) == 1
+        assert ended.crashes == 0
+
+    assert ends == {None, "ValueError: no"}, "the race was one"

@@ -1,0 +1,321 @@
+"""A stop always ends, whatever the job's code does, and what is left of it can do no harm."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from jobmanager import Job
+from jobmanager.errors import LeaseLost, StoreUnavailable
+from jobmanager.registry import Registry
+
+
+@pytest.fixture(autouse=True)
+def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["jobmanager.engine"], "FORCE_SECONDS", 0.3)
+
+
+def started(manager: Any, job_type: str) -> str:
+    """Submit a job and return its id when it runs."""
+    job = manager.submit(job_type)
+    manager.until(job.id, "running")
+    return str(job.id)
+
+
+def test_a_job_that_does_not_answer_a_stop_is_shown_as_unresponsive(
+    make_manager: Any, types: Registry, stage: Any, until: Any
+) -> None:
+    @types.register
+    class Deaf(Job):
+        def start(self) -> None:
+            stage.pass_gate("go")
+
+    manager = make_manager(stop_grace_seconds=0.1)
+    job_id = started(manager, "Deaf")
+
+    manager.stop(job_id)
+    assert not manager.is_unresponsive(manager.get(job_id))
+    until(lambda: manager.is_unresponsive(manager.get(job_id)))
+    stage.open("go")
+
+    assert not manager.is_unresponsive(manager.until(job_id, "stopped"))
+
+
+def test_force_ends_a_loop_that_never_looks(manager: Any, types: Registry, stage: Any) -> None:
+    @types.register
+    class Loop(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            try:
+                while not stage._gates["end"].is_set():
+                    pass
+            finally:
+                stage.tell("finally")
+
+        def stop(self) -> None:
+            stage.tell("stop")
+
+        def clean(self) -> None:
+            stage.tell("clean")
+
+    job_id = started(manager, "Loop")
+    manager._until(lambda: stage.told)
+    assert manager.stop(job_id, wait=0.1).status == "stopping"
+
+    manager.stop(job_id, force=True, wait=10)
+
+    assert manager.get(job_id).status == "stopped"
+    assert stage.told == ["start", "finally", "stop", "clean"], "it ended in its own thread"
+    assert manager.actions(job_id) == ["submit", "claim", "stop", "stop", "yield"]
+
+
+def test_a_stop_may_be_forced_from_the_start(manager: Any, types: Registry, stage: Any) -> None:
+    @types.register
+    class Loop(Job):
+        def start(self) -> None:
+            while not stage._gates["end"].is_set():
+                pass
+
+    job_id = started(manager, "Loop")
+
+    assert manager.stop(job_id, force=True, wait=10).status == "stopped"
+
+
+def test_a_thread_that_sleeps_in_c_is_abandoned_and_its_job_is_cleaned_once(
+    make_manager: Any, types: Registry, stage: Any, until: Any
+) -> None:
+    @types.register
+    class Sleeper(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            try:
+                time.sleep(1.0)
+                stage.tell("awake")
+                self.checkpoint(cursor="too late")
+            finally:
+                stage.tell("finally")
+
+        def stop(self) -> None:
+            stage.tell("stop")
+
+        def clean(self) -> None:
+            stage.tell("clean")
+
+    manager = make_manager(slots=1)
+    job_id = started(manager, "Sleeper")
+    manager._until(lambda: stage.told)
+    (thread,) = (thread for thread in threading.enumerate() if thread.name.startswith("job-"))
+
+    stopped = manager.stop(job_id, force=True, wait=10)
+    told = list(stage.told)
+    thread.join(10)
+
+    assert (stopped.status, told) == ("stopped", ["start", "clean"]), "clean did not wait for the sleeper"
+    assert not thread.is_alive()
+    assert stage.told == ["start", "clean", "finally"], "what was abandoned calls no hook, and cleans nothing"
+    assert manager.get(job_id).checkpoint.cursor is None
+    assert manager.actions(job_id) == ["submit", "claim", "stop", "release", "claim", "yield"]
+
+
+def test_a_job_that_swallows_even_force_is_abandoned_and_fenced_off_and_gives_its_slot_back(
+    make_manager: Any, types: Registry, stage: Any, until: Any
+) -> None:
+    @types.register
+    class Greedy(Job):
+        def start(self) -> None:
+            while not stage._gates["end"].is_set():
+                try:
+                    self.wait(0.001)
+                    self.checkpoint(cursor=self.attempt, done=1)
+                except BaseException as error:
+                    stage.tell(type(error).__name__)
+
+        def clean(self) -> None:
+            stage.tell("clean")
+
+    @types.register
+    class Empty(Job):
+        def start(self) -> None:
+            """Do nothing."""
+
+    manager = make_manager(slots=1)
+    job_id = started(manager, "Greedy")
+
+    stopped = manager.stop(job_id, force=True, wait=10)
+    other = manager.submit("Empty").id
+    manager.until(other, "completed")
+    until(lambda: "LeaseLost" in stage.told)
+    seen = manager.get(job_id).checkpoint
+    stage.told.clear()
+    until(lambda: len(stage.told) > 10)
+    stage.open("end")
+
+    assert stopped.status == "stopped"
+    assert manager.get(job_id) == stopped, "nothing was written by the thread that goes on"
+    assert seen == stopped.checkpoint
+    assert set(stage.told) <= {"LeaseLost"}
+
+
+def test_force_interrupts_no_clean(manager: Any, types: Registry, stage: Any) -> None:
+    @types.register
+    class Slow(Job):
+        def start(self) -> None:
+            self.wait(60)
+
+        def clean(self) -> None:
+            stage.tell("begin")
+            for _ in range(100):
+                time.sleep(0.001)
+            stage.tell("end")
+
+    job_id = started(manager, "Slow")
+    manager.stop(job_id)
+    manager._until(lambda: stage.told == ["begin"])
+
+    assert manager.stop(job_id, force=True, wait=10).status == "stopped"
+    assert stage.told == ["begin", "end"]
+
+
+def test_a_clean_that_hangs_can_be_forced_as_often_as_it_hangs(
+    make_manager: Any, types: Registry, stage: Any, until: Any
+) -> None:
+    @types.register
+    class Stuck(Job):
+        def start(self) -> None:
+            self.wait(60)
+
+        def clean(self) -> None:
+            stage.tell("clean")
+            if len(stage.told) < 3:
+                stage.pass_gate("never")
+
+    manager = make_manager(slots=1)
+    job_id = started(manager, "Stuck")
+    manager.stop(job_id)
+
+    for times in (1, 2):
+        until(lambda times=times: len(stage.told) == times)
+        manager.stop(job_id, force=True)
+
+    assert manager.until(job_id, "stopped").status == "stopped"
+    assert len(stage.told) == 3
+
+
+def test_force_of_one_stop_is_not_kept_for_the_next(manager: Any, types: Registry, stage: Any) -> None:
+    @types.register
+    class Mixed(Job):
+        def start(self) -> None:
+            if self.attempt == 1:
+                while not stage._gates["end"].is_set():
+                    pass
+            stage.tell("second")
+            for _ in range(1000):
+                time.sleep(0.001)
+            stage.tell("in peace")
+
+        def clean(self) -> None:
+            if "second" not in stage.told:
+                raise OSError("busy")
+
+    job_id = started(manager, "Mixed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["jobmanager.records"].settle, "__kwdefaults__", {"rng": lambda: 0.0})
+        manager.stop(job_id, force=True)
+        manager.until(job_id, "failed")
+    manager.resume(job_id)
+    manager._until(lambda: stage.told == ["second"])
+
+    manager.stop(job_id, wait=10)
+
+    assert stage.told == ["second", "in peace"], "nobody asked for force this time"
+
+
+@pytest.mark.parametrize("error", [LeaseLost("7"), StoreUnavailable("away")], ids=lambda error: type(error).__name__)
+def test_a_process_goes_on_when_a_job_to_be_abandoned_cannot_be_released(
+    make_manager: Any, types: Registry, stage: Any, error: BaseException, until: Any
+) -> None:
+    @types.register
+    class Deaf(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            stage.pass_gate("go")
+
+        def clean(self) -> None:
+            stage.tell("clean")
+
+    manager = make_manager(lease_seconds=0.5)
+    job_id = started(manager, "Deaf")
+    failed = threading.Event()
+
+    def fault(name: str) -> BaseException | None:
+        if name == "settle" and threading.current_thread().name == "jobmanager-engine":
+            failed.set()
+            return error
+        return None
+
+    manager.store.fault = fault
+    manager.stop(job_id, force=True)
+    until(failed.is_set)
+    manager.store.fault = lambda name: None
+
+    assert manager.until(job_id, "stopped").status == "stopped", "its lease ended, and it was cleaned"
+    other = manager.submit("Deaf").id
+    stage.open("go")
+    assert manager.until(other, "completed").status == "completed"
+
+
+def test_a_stop_that_is_forced_in_the_moment_of_the_claim_is_not_lost(
+    make_manager: Any, types: Registry, stage: Any
+) -> None:
+    @types.register
+    class Loop(Job):
+        def start(self) -> None:
+            while not stage._gates["end"].is_set():
+                pass
+
+    manager = make_manager(slots=0)
+    job = manager.submit("Loop")
+    asked = threading.Event()
+    other = make_manager(slots=1)
+
+    def claim_and_force(*args: Any, **kwargs: Any) -> Any:
+        claimed = other.store._store.claim(*args, **kwargs)
+        for record in claimed:
+            other.stop(record.id, force=True)
+            asked.set()
+        return claimed
+
+    other.store.claim = claim_and_force
+    other._started().notify()
+
+    assert other.until(job.id, "stopped").status == "stopped"
+    assert asked.is_set()
+
+
+def test_a_job_whose_thread_cannot_be_started_is_given_back(
+    make_manager: Any, types: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @types.register
+    class Empty(Job):
+        def start(self) -> None:
+            """Do nothing."""
+
+    start, refused = threading.Thread.start, threading.Event()
+
+    def start_but_once(thread: threading.Thread) -> None:
+        if thread.name.startswith("job-") and not refused.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_but_once)
+    manager = make_manager(lease_seconds=0.3)
+    job = manager.submit("Empty")
+    completed = manager.until(job.id, "completed")
+
+    assert (completed.crashes, completed.failures) == (0, 0)
+    assert manager.actions(job.id) == ["submit", "claim", "release", "claim", "complete"]
