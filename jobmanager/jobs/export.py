@@ -141,13 +141,24 @@ class Export(Job):
         if not self.cursor:
             self.total = self._count(begin, end)
         while True:
-            cursor = self.cursor or {}
-            after = Place.from_json(cursor) if cursor else None
-            rows, place = self._open_reader().read(self._columns(), after, begin, end, self.chunk_rows)
+            rows, place = self._append_chunk(begin, end)
             if place is None:
-                return int(cursor.get("rows", 0))
+                return self._rows_so_far()
+            self._claim(self._rows_so_far() + rows, place)
+
+    def _append_chunk(self, begin: datetime, end: datetime) -> tuple[int, Place | None]:
+        """Append the next rows; returns how many, and the place of the last, or None if there were none.
+
+        A function of its own, so that the rows are let go before the next are read, or the job is halted.
+        """
+        after = Place.from_json(self.cursor) if self.cursor else None
+        rows, place = self._open_reader().read(self._columns(), after, begin, end, self.chunk_rows)
+        if place is not None:
             self._open_part().write(self._encoding.body(rows))
-            self._claim(cursor.get("rows", 0) + rows.num_rows, place)
+        return rows.num_rows, place
+
+    def _rows_so_far(self) -> int:
+        return int(self.cursor["rows"]) if self.cursor else 0
 
     def _count(self, begin: datetime, end: datetime) -> int | None:
         """Return how many rows there are to export: exact, if nobody adds any; None if there are too many to count."""

@@ -84,20 +84,21 @@ class SqliteReader:
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows; see Reader."""
         wanted = schema_of(columns, self.columns())
-        chosen = ", ".join(_selected(field, self._declared[field.name]) for field in wanted)
+        selected = [_selected(field, self._declared[field.name]) for field in wanted]
+        selected += [name for name in (self._date, self._key) if name not in selected]
         pieces: list[pa.Table] = []
         places: list[Place] = []
         # One row more than wanted is read: it shows whether the key is unique.
         left = limit + 1
         for stretch in self._stretches(after, begin, end):
             found = self._query(
-                f"SELECT {chosen}, {self._date}, {self._key} FROM {self._table} WHERE {stretch.condition} "
+                f"SELECT {', '.join(selected)} FROM {self._table} WHERE {stretch.condition} "
                 f"ORDER BY {self._date}, {self._key} LIMIT {left}",
                 stretch.bounds,
                 batch_rows=left,
             )
-            places += self._last_places(found)
-            pieces.append(self._fit(found.columns[:-2], wanted))
+            places += self._last_places(*(found.columns[selected.index(name)] for name in (self._date, self._key)))
+            pieces.append(self._fit(found.columns[: len(wanted)], wanted))
             left -= found.num_rows
             if not left:
                 break
@@ -140,15 +141,14 @@ class SqliteReader:
             f"ORDER BY {self._date}, {self._key} LIMIT 1 OFFSET {number - 1}",
             stretch.bounds,
         )
-        return self._last_places(row)[-1] if row.num_rows else None
+        return self._last_places(*row.columns)[-1] if row.num_rows else None
 
-    def _last_places(self, rows: pa.Table) -> list[Place]:
-        """Return the places of the last two rows, from the last two columns."""
-        dates, keys = rows.columns[-2:]
+    def _last_places(self, dates: pa.ChunkedArray, keys: pa.ChunkedArray) -> list[Place]:
+        """Return the places of the last two rows."""
         if keys.null_count:
             raise keyless(self._dataset)
-        first = max(0, rows.num_rows - 2)
-        return [Place(date=dates[index].as_py(), key=keys[index].as_py()) for index in range(first, rows.num_rows)]
+        last_two = range(max(0, len(keys) - 2), len(keys))
+        return [Place(date=dates[index].as_py(), key=keys[index].as_py()) for index in last_two]
 
     def _fit(self, arrays: Arrays, wanted: pa.Schema) -> pa.Table:
         """Give every chunk of an export the same types; raises Fatal that names the column, not the value."""

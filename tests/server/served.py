@@ -83,14 +83,14 @@ class Units(Traced):
 class Flaky(Units):
     """Fails now and then, and so does its clean."""
 
-    max_attempts = 4
+    max_attempts = 3
 
     def work(self, unit: int) -> None:
         if random.random() < 0.05:
             raise OSError("not today")
 
     def clean(self) -> None:
-        if random.random() < 0.3:
+        if random.random() < 0.2:
             raise OSError("not yet")
         super().clean()
 
