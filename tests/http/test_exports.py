@@ -233,7 +233,8 @@ def test_a_database_that_is_away_shows_neither_path_nor_url_in_the_details(
 ) -> None:
     gone = data / "gone.toml"
     gone.write_text((data / "datasets.toml").read_text().replace("sample.db", "secret/missing.db"))
-    with JobManager(replace(settings, datasets=gone, data_dir=settings.data_dir / "other"), Registry()) as manager:
+    elsewhere = replace(settings, datasets=gone, data_dir=settings.data_dir / "other", database_url="")
+    with JobManager(elsewhere, Registry()) as manager:
         client = create_app(manager).test_client()
         other = type(service)(http=client)
         job_id = submit(client, **YEAR).json["jobID"]
