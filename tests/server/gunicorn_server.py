@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import psycopg
+from psycopg.rows import dict_row
 
 T = TypeVar("T")
 
@@ -126,7 +128,7 @@ class Server:
         """Tell whether every worker has booted and the store answers."""
         assert self.process.poll() is None, self.log()
         # The health check alone says nothing of the workers that it does not land in.
-        if sum(map(_has_opened_the_store, self.worker_pids())) < self.workers:
+        if "DATABASE_URL" not in self.settings and sum(map(_has_opened_the_store, self.worker_pids())) < self.workers:
             return False
         return self.answers()
 
@@ -174,7 +176,10 @@ class Server:
     # Looking into the file, past the product
 
     def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
-        """Return what the store's file holds; works with no server too."""
+        """Return what the store holds; works with no server too."""
+        if "DATABASE_URL" in self.settings:
+            with psycopg.connect(str(self.settings["DATABASE_URL"]), row_factory=dict_row) as postgres:
+                return postgres.execute(query.replace("?", "%s"), parameters).fetchall()
         with contextlib.closing(sqlite3.connect(self._uri, uri=True, timeout=10)) as connection:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute(query, parameters)]
