@@ -47,7 +47,8 @@ class UnknownType(InvalidRequest):
     """No job type is registered under the name that was submitted."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
-        super().__init__(f"There is no job type {name!r}. Known types: {', '.join(sorted(known))}.", field="type")
+        shown = repr(name) if len(name) <= 80 else f"{name[:80]!r}…"
+        super().__init__(f"There is no job type {shown}. Known types: {', '.join(sorted(known))}.", field="type")
 
 
 class NotFound(JobManagerError):

@@ -148,4 +148,6 @@ def swagger() -> Response:
 def _answer(job: JobRecord) -> dict[str, Any]:
     types = manager().types
     job_type = types.get(job.type) if job.type in types else None
-    return wire.classic_answer(job, job_type, is_unresponsive=manager().is_unresponsive(job))
+    return wire.classic_answer(
+        job, job_type, is_unresponsive=manager().is_unresponsive(job), is_stuck=manager().is_stuck(job)
+    )

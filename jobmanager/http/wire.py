@@ -72,6 +72,9 @@ class ClassicDetails(BaseModel):
     result: Any = Field(None, description="What the job returned; for an Export, its file, rows, bytes and SHA-256.")
     error: str | None = Field(None, description="Why the job failed, or why its last attempt did.")
     unresponsive: bool | None = Field(None, description="True if the job does not answer a stop.")
+    stuck: bool | None = Field(
+        None, description="True if the job runs, but has saved no checkpoint for longer than its type allows."
+    )
 
 
 class ClassicAnswer(BaseModel):
@@ -134,7 +137,9 @@ def parse_classic(body: bytes) -> tuple[str, dict[str, Any]]:
     return name, args
 
 
-def classic_answer(job: JobRecord, job_type: type[Job] | None, *, is_unresponsive: bool) -> dict[str, Any]:
+def classic_answer(
+    job: JobRecord, job_type: type[Job] | None, *, is_unresponsive: bool, is_stuck: bool
+) -> dict[str, Any]:
     """Show a job as the Go service did: of its arguments those its type declares, then what it tells of itself."""
     declared = job_type.Args.model_fields if job_type else {}
     details: dict[str, Any] = {name: value for name, value in job.args.items() if name in declared}
@@ -142,6 +147,8 @@ def classic_answer(job: JobRecord, job_type: type[Job] | None, *, is_unresponsiv
     details |= {"jobID": job.id, "status": job.status.capitalize()}
     if is_unresponsive:
         details["unresponsive"] = True
+    if is_stuck:
+        details["stuck"] = True
     return {"jobID": job.id, "message": "Success", "details": details}
 
 

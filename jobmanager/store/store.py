@@ -35,7 +35,7 @@ from sqlalchemy.exc import DBAPIError
 
 from jobmanager.errors import Conflict, LeaseLost, QueueFull, StoreUnavailable, UnknownJob
 from jobmanager.records import Applied, Change, Checkpoint, JobRecord, LogLine, NewJob, Outlook, Settlement
-from jobmanager.states import ATTENDED, FINAL, Action, Fact, Status, advance
+from jobmanager.states import ASKED, ATTENDED, FINAL, Action, Fact, Status, advance
 from jobmanager.store import postgres, queries, sqlite
 from jobmanager.store.migrate import bring_up_to_date
 from jobmanager.store.schema import (
@@ -49,6 +49,9 @@ from jobmanager.store.schema import (
 )
 
 _log = logging.getLogger(__name__)
+
+#: What two clocks, read one after the other, may seem to differ by without one of them having been set.
+_CLOCK_JITTER = timedelta(milliseconds=50)
 
 T = TypeVar("T")
 Values = dict[str, Any]
@@ -76,6 +79,7 @@ class Store:
         self._lease = timedelta(seconds=lease_seconds)
         self._max_crashes = max_crashes
         self._queue_limit = queue_limit
+        self._clock_offset = timedelta(0)  # between the clock of leases and that of everything else, as last measured
         self._room = 0  # submissions that certainly fit the queue before it has to be counted again
         try:
             self._database = _connect(url, clock)
@@ -456,8 +460,9 @@ class Store:
         """Move the job along the table and record it: the only place where a status is written."""
         facts = self._facts(job, action, values)
         to_status = advance(job.id, job.status, action, facts)
-        asks_force = values.get("is_forced", False) and not job.is_forced
-        if (to_status is job.status and action in (Action.HALT, Action.RESUME, Action.STOP)) and not asks_force:
+        # Force is worth telling each time that it is asked for, as long as there is something to stop.
+        is_forced_on = to_status is Status.STOPPING and values.get("is_forced", False)
+        if to_status is job.status and action in ASKED and not is_forced_on:
             return Applied(job=job, change=None)
         now = self.now()
         values = _consequences(job, action, to_status, now) | values | {"status": to_status}
@@ -531,7 +536,7 @@ class Store:
         values = dict(row._mapping)
         values["status"] = Status(values["status"])
         if values["lease_expires_at"] is not None:
-            values["lease_expires_at"] += self.now() - self._database.lease_now()
+            values["lease_expires_at"] += self._from_lease_clock()
         values["checkpoint"] = Checkpoint(
             seq=values.pop("checkpoint_seq"),
             cursor=values.pop("cursor"),
@@ -541,6 +546,13 @@ class Store:
             saved_at=values.pop("saved_at"),
         )
         return JobRecord(**values)
+
+    def _from_lease_clock(self) -> timedelta:
+        """Return what to add to a time of leases; the same from call to call, so that an unchanged job reads alike."""
+        measured = self.now() - self._database.lease_now()
+        if abs(measured - self._clock_offset) > _CLOCK_JITTER:
+            self._clock_offset = measured
+        return self._clock_offset
 
     def _read(self, query: Select[Any] | CompoundSelect[Any], **parameters: Any) -> Sequence[Row[Any]]:
         try:

@@ -230,3 +230,29 @@ def test_a_job_that_does_not_answer_a_stop_is_shown_as_unresponsive_until_it_end
     assert response.json["details"]["unresponsive"] is True
     Deaf.let_go.set()
     assert "unresponsive" not in service.wait_for(job_id, "Stopped")
+
+
+def test_a_job_that_saves_no_checkpoint_for_longer_than_its_type_allows_is_shown_as_stuck(
+    types: Registry, service: Any
+) -> None:
+    go_on = threading.Event()
+
+    @types.register
+    class Silent(Job):
+        """Works without a word."""
+
+        stuck_after_seconds: ClassVar[float | None] = 0.05
+
+        def start(self) -> None:
+            """Wait for the test."""
+            go_on.wait(10)
+
+    job_id = service.submit("Silent")
+    try:
+        details = service.wait_until(job_id, lambda details: "stuck" in details)
+    finally:
+        go_on.set()
+
+    assert details["stuck"] is True
+    assert details["status"] == "Running"
+    assert "stuck" not in service.wait_for(job_id, "Completed")

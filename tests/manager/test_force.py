@@ -185,3 +185,42 @@ def test_force_at_the_end_of_a_job_that_fails_ends_in_one_of_the_two(manager: An
         assert ended.crashes == 0
 
     assert ends == {None, "ValueError: no"}, "the race was one"
+
+
+def test_force_may_be_asked_for_again_by_whoever_sees_that_it_did_not_help(
+    manager: Any, types: Registry, stage: Any
+) -> None:
+    @types.register
+    class Deaf(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            for _ in range(2):  # it takes force to get out of each
+                try:
+                    while True:
+                        pass
+                except BaseException:
+                    stage.tell("forced")
+
+    job_id = started(manager, stage, "Deaf")
+    manager.stop(job_id, force=True)
+    manager._until(lambda: "forced" in stage.told)
+
+    stopped = manager.stop(job_id, wait=10, force=True)
+
+    assert stopped.status == "stopped"
+    assert stage.told == ["start", "forced", "forced"]
+    assert manager.actions(job_id) == ["submit", "claim", "stop", "stop", "yield"]
+
+
+def test_force_changes_nothing_of_a_job_that_is_stopped(manager: Any, types: Registry, stage: Any) -> None:
+    @types.register
+    class Brief(Job):
+        def start(self) -> None:
+            stage.tell("start")
+
+    job_id = str(manager.submit("Brief", run_at=manager.store.now().replace(year=2100)).id)
+    stopped = manager.stop(job_id, wait=10)
+
+    again = manager.stop(job_id, force=True)
+
+    assert again == stopped
