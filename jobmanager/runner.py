@@ -11,7 +11,8 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -185,15 +186,9 @@ class Runner:
         return 0.0 if self.is_parked or self.is_cleaning else time.monotonic() - self._began
 
     def keep_log(self) -> None:
-        """Store the lines that the job has logged since the last time; they are kept for the next where it fails."""
-        lines = self._log_keeper.drain()
-        if not lines:
-            return
-        try:
-            self._store.add_log(self.record.id, lines)
-        except BaseException:
-            self._log_keeper.put_back(lines)
-            raise
+        """Store the lines that the job has logged since the last time, unless its own thread is just about to."""
+        if not self._has_lost():
+            self._store_log(waits=False)
 
     def join(self, timeout_seconds: float) -> bool:
         """Wait for the thread to end; tell whether it has."""
@@ -230,7 +225,7 @@ class Runner:
         """Write down what became of the attempt; False if nothing was, because a stop came first."""
         if outcome.ending is Ending.LOST:
             raise LeaseLost(self.record.id)
-        self._patiently(self.keep_log)
+        self._patiently(self._store_log)
         record = self.record
         settlement = settle(outcome, record, now=self._store.now())
         unless = (Status.STOPPING,) if unless_stopping else ()
@@ -465,11 +460,11 @@ class Runner:
             job.flush()
             details = self._details(job)
             saved = _checkpoint_of(job)
-        lines = self._log_keeper.drain()
         record = self.record
-        status = self._patiently(
-            lambda: self._store.checkpoint(record.id, record.attempt, saved, details, lines),
-        )
+        with self._log_keeper.taken() as lines:
+            status = self._patiently(
+                lambda: self._store.checkpoint(record.id, record.attempt, saved, details, lines),
+            )
         job.is_dirty = False
         self.due = time.monotonic() + self._settings.checkpoint_seconds
         return status
@@ -483,6 +478,11 @@ class Runner:
         except Exception as error:
             self._failure(Ending.RAISED, error)
             return None
+
+    def _store_log(self, *, waits: bool = True) -> None:
+        with self._log_keeper.taken(waits=waits) as lines:
+            if lines:
+                self._store.add_log(self.record.id, lines)
 
     def _log_line(self, level: str, message: str) -> LogLine:
         return LogLine(number=0, attempt=self.record.attempt, at=self._store.now(), level=level, message=message)
@@ -533,6 +533,7 @@ class _LogKeeper(logging.Handler):
         super().__init__()
         self._make_line = make_line
         self._guard = threading.Lock()  # guards _lines
+        self._turn = threading.Lock()  # held while lines are stored
         self._lines: list[LogLine] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -549,13 +550,23 @@ class _LogKeeper(logging.Handler):
         with self._guard:
             self._lines.append(line)
 
-    def drain(self) -> list[LogLine]:
-        """Take the lines kept since the last time."""
-        with self._guard:
-            lines, self._lines = self._lines, []
-        return lines
+    @contextmanager
+    def taken(self, *, waits: bool = True) -> Iterator[list[LogLine]]:
+        """Give out the lines kept since the last time, to be stored; where that raises, they are kept again.
 
-    def put_back(self, lines: list[LogLine]) -> None:
-        """Keep again, before all others, what was taken and could not be stored."""
-        with self._guard:
-            self._lines[:0] = lines
+        One thread at a time, so that they stay in order; without *waits*, nothing is given to one that comes meanwhile.
+        """
+        if not self._turn.acquire(blocking=waits):
+            yield []
+            return
+        try:
+            with self._guard:
+                lines, self._lines = self._lines, []
+            try:
+                yield lines
+            except BaseException:
+                with self._guard:
+                    self._lines[:0] = lines
+                raise
+        finally:
+            self._turn.release()
