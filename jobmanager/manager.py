@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import uuid_utils
 
@@ -20,13 +21,37 @@ from jobmanager.config import Settings
 from jobmanager.engine import Engine
 from jobmanager.errors import ConfigError, InvalidRequest, NotFound, StoreUnavailable
 from jobmanager.jobs import BUILT_IN
-from jobmanager.records import Artifact, Change, JobRecord, LogLine, NewJob
+from jobmanager.records import Applied, Artifact, Change, JobRecord, LogLine, NewJob, check_json
 from jobmanager.registry import Registry, parse_args, registry
 from jobmanager.states import REACHED, UNDER_WAY, Action, Status
 from jobmanager.store import Store
 
 #: How long `close` lets running jobs reach a checkpoint, unless told otherwise.
 GRACE_SECONDS = 20.0
+#: How long `close` waits for calls under way, which are about to return.
+_LAST_CALLS_SECONDS = 10.0
+#: What every database keeps as a whole number.
+_LARGEST_INTEGER = 2**31 - 1
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _counted(method: Callable[Concatenate[JobManager, P], T]) -> Callable[Concatenate[JobManager, P], T]:
+    """Have `close` wait for calls of *method* that are under way: the store is not closed beneath them."""
+
+    @wraps(method)
+    def call(manager: JobManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with manager._calls:
+            manager._under_way += 1
+        try:
+            return method(manager, *args, **kwargs)
+        finally:
+            with manager._calls:
+                manager._under_way -= 1
+                manager._calls.notify_all()
+
+    return call
 
 
 class JobManager:
@@ -45,6 +70,8 @@ class JobManager:
         self._lock = threading.Lock()  # guards the start and the close of _store and _engine
         self._store: Store | None = None
         self._engine: Engine | None = None
+        self._calls = threading.Condition()  # guards _under_way; notified whenever a call returns
+        self._under_way = 0
         self._is_ending = False
         for job_type in BUILT_IN:
             types.register(job_type)
@@ -58,16 +85,19 @@ class JobManager:
         """
         if self._engine is not None:
             return
+        if self._is_ending:
+            # Said without the lock: close holds it while it waits for calls under way.
+            raise _shutting_down()
         with self._lock:
             if self._engine is not None:
                 return
             if self._is_ending:
                 # A request that is still under way must not start it anew in a process that is about to end.
-                raise StoreUnavailable("The service is shutting down. Try again later.")
-            self._store = self._open_store()
-            engine = Engine(self._store, self.types, self.settings)
+                raise _shutting_down()
+            store = self._open_store()
+            engine = Engine(store, self.types, self.settings)
             engine.start()
-            self._engine = engine
+            self._store, self._engine = store, engine
 
     def check(self) -> None:
         """Raise ConfigError or StoreUnavailable if it could not start; leaves nothing open, so a fork may follow."""
@@ -85,9 +115,13 @@ class JobManager:
         with self._lock:
             if self._engine is None or self._store is None:
                 return
-            self._engine.close(grace_seconds)
-            self._store.close()
+            engine, store = self._engine, self._store
+            engine.close(grace_seconds)  # until then, everything can be asked
             self._engine = self._store = None
+            engine.notify()  # whoever waits for a job is told
+            with self._calls:
+                self._calls.wait_for(lambda: self._under_way == 0, _LAST_CALLS_SECONDS)
+            store.close()
 
     def __enter__(self) -> JobManager:
         self.start()
@@ -100,6 +134,7 @@ class JobManager:
 
     # Submitting and looking
 
+    @_counted
     def submit(
         self,
         type: str,  # noqa: A002 - the name it has everywhere
@@ -121,8 +156,6 @@ class JobManager:
         """
         job_type = self.types.get(type)
         parse_args(job_type, args or {}, self.settings)
-        if run_at is not None and run_at.tzinfo is None:
-            raise InvalidRequest("run_at must say its time zone.", field="run_at")
         new = NewJob(
             id=str(uuid_utils.uuid7()),
             type=type,
@@ -134,18 +167,23 @@ class JobManager:
             timeout_seconds=job_type.timeout_seconds if timeout_seconds is None else timeout_seconds,
             idempotency_key=idempotency_key,
         )
+        _check(new)
+        engine = self._started()
         (job,) = self._opened().add([new], actor=actor)
-        self._started().notify()
+        engine.notify()
         return job
 
+    @_counted
     def get(self, job_id: str) -> JobRecord:
         """Return the job; raises UnknownJob, StoreUnavailable."""
         return self._opened().get(job_id)
 
+    @_counted
     def changes(self, job_id: str) -> list[Change]:
         """Return what happened to the job, oldest first; raises UnknownJob, StoreUnavailable."""
         return self._opened().changes(job_id)
 
+    @_counted
     def log(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
         """Return lines that the job logged, behind the one numbered *after*; raises UnknownJob, StoreUnavailable."""
         self.get(job_id)
@@ -172,16 +210,19 @@ class JobManager:
             etag=_line(told, "sha256", f"{job_id}-{job.attempt}"),
         )
 
+    @_counted
     def ping(self) -> None:
         """Return if the store answers; raises StoreUnavailable."""
         self._opened().ping()
 
+    @_counted
     def is_unresponsive(self, job: JobRecord) -> bool:
         """Tell whether the job has not answered a stop within JOBMANAGER_STOP_GRACE_SECONDS."""
         if job.status is not Status.STOPPING or job.asked_at is None:
             return False
         return (self._opened().now() - job.asked_at).total_seconds() > self.settings.stop_grace_seconds
 
+    @_counted
     def is_stuck(self, job: JobRecord) -> bool:
         """Tell whether the job runs but has saved no checkpoint for longer than its type allows."""
         allowed = self.types.get(job.type).stuck_after_seconds if job.type in self.types else None
@@ -190,6 +231,7 @@ class JobManager:
         last_sign = max(job.running_since, job.checkpoint.saved_at or job.running_since)
         return (self._opened().now() - last_sign).total_seconds() > allowed
 
+    @_counted
     def prune(self, *, before: datetime | None = None, keep: int | None = None) -> int:
         """Remove finished jobs, with their changes, logs and files; returns how many.
 
@@ -232,21 +274,28 @@ class JobManager:
         """Return the job as soon as its status is one of *unless* no more, or after *wait* seconds."""
         deadline = time.monotonic() + wait
         while True:
-            seen = self._started().moves()
+            engine = self._started()
+            seen = engine.moves()
             job = self.get(job_id)
             left = deadline - time.monotonic()
             if job.status not in unless or left <= 0:
                 return job
-            self._started().wait_for_move(seen, left)
+            engine.wait_for_move(seen, left)
 
     def _ask(
         self, job_id: str, action: Action, actor: str, reason: str | None, wait: float, *, is_forced: bool = False
     ) -> JobRecord:
-        applied = self._opened().apply(job_id, action, actor=actor, reason=reason, is_forced=is_forced)
-        self._started().obey(applied)
+        applied = self._apply(job_id, action, actor, reason, is_forced=is_forced)
         if applied.job.status in REACHED[action] or wait <= 0:
             return applied.job
         return self.wait(job_id, unless=tuple(UNDER_WAY[action]), wait=wait)
+
+    @_counted
+    def _apply(self, job_id: str, action: Action, actor: str, reason: str | None, *, is_forced: bool) -> Applied:
+        engine = self._started()
+        applied = self._opened().apply(job_id, action, actor=actor, reason=reason, is_forced=is_forced)
+        engine.obey(applied)
+        return applied
 
     def _open_store(self) -> Store:
         _make_data_dir(self.settings.data_dir)
@@ -259,13 +308,36 @@ class JobManager:
 
     def _opened(self) -> Store:
         self.start()
-        assert self._store is not None
-        return self._store
+        if (store := self._store) is None:
+            raise _shutting_down()
+        return store
 
     def _started(self) -> Engine:
         self.start()
-        assert self._engine is not None
-        return self._engine
+        if (engine := self._engine) is None:
+            raise _shutting_down()
+        return engine
+
+
+def _shutting_down() -> StoreUnavailable:
+    return StoreUnavailable("The service is shutting down. Try again later.")
+
+
+def _check(new: NewJob) -> None:
+    """Raise InvalidRequest where a submission cannot be kept, or could never do what it says."""
+    for name, value in (("args", new.args), ("labels", new.labels)):
+        try:
+            check_json(value, name)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"{error}.", field=name) from None
+    if not -_LARGEST_INTEGER <= new.priority <= _LARGEST_INTEGER:
+        raise InvalidRequest("priority has to be a number of at most 31 bits.", field="priority")
+    if not 1 <= new.max_attempts <= _LARGEST_INTEGER:
+        raise InvalidRequest("max_attempts has to be at least 1, and of at most 31 bits.", field="max_attempts")
+    if new.timeout_seconds is not None and not 0 < new.timeout_seconds < float("inf"):
+        raise InvalidRequest("timeout_seconds has to be more than 0, and finite.", field="timeout_seconds")
+    if new.run_at is not None and new.run_at.tzinfo is None:
+        raise InvalidRequest("run_at must say its time zone.", field="run_at")
 
 
 def _line(result: dict[str, Any], name: str, otherwise: str) -> str:
