@@ -19,7 +19,7 @@ from typing import Any, Literal
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal, Interrupt, StopRequested, Unwind
 from jobmanager.job import Job
-from jobmanager.records import JSON, Checkpoint
+from jobmanager.records import JSON, Checkpoint, check_json, finite, storable
 from jobmanager.registry import Registry, parse_args
 from jobmanager.signals import Signals
 
@@ -90,7 +90,7 @@ def run(
     Registry().register(job_type)
     with tempfile.TemporaryDirectory(prefix="jobmanager-") as folder:
         trial = _Trial(job_type, args or {}, settings or Settings(data_dir=Path(folder) / "data"), Path(folder), plan)
-        trial.cursor = _through_json(cursor)
+        trial.cursor = _through_json(cursor, "cursor")
         outcome = trial.run(clean_times)
     for name, number in plan.items():
         assert number is None or number <= trial.seen, f"{name}={number}, but the job made {trial.seen} checkpoints"
@@ -132,7 +132,7 @@ class _Trial:
         job = self._make_job()
         result, error = None, None
         try:
-            result = _through_json(job.start())
+            result = _through_json(job.start(), "the result")
         except StopRequested:
             self._in_hook(lambda: self._logged(job.stop))
         except Unwind:
@@ -165,7 +165,7 @@ class _Trial:
             job_id="test",
             attempt=self._attempt,
             args=self._args.model_copy(deep=True),
-            cursor=_through_json(self.cursor),
+            cursor=_through_json(self.cursor, "the cursor"),
             settings=self._settings,
             log=logger,
         )
@@ -228,19 +228,25 @@ class _Trial:
         self._is_saving = True
         try:
             job.flush()
-            cursor = _through_json(job.cursor)
-            self.cursor = self.cursor if cursor is None else cursor
             self._logged(lambda: self._take_details(job))
+            self._saved.append(self._checkpoint_of(job))
         finally:
             self._is_saving = False
+        self.cursor = self._saved[-1].cursor
         job.is_dirty = False
-        number = len(self._saved) + 1
-        self._saved.append(
-            Checkpoint(seq=number, cursor=self.cursor, done=job.done, total=job.total, message=job.message)
+
+    def _checkpoint_of(self, job: Job) -> Checkpoint:
+        cursor = _through_json(job.cursor, "the cursor")
+        return Checkpoint(
+            seq=len(self._saved) + 1,
+            cursor=self.cursor if cursor is None else cursor,
+            done=finite(job.done, "done"),
+            total=finite(job.total, "total"),
+            message=None if job.message is None else storable(str(job.message)),
         )
 
     def _take_details(self, job: Job) -> None:
-        self._details = dict(_through_json(job.details()))
+        self._details = _through_json(dict(job.details()), "what details() returned")
 
     def _logged(self, code: Callable[[], None]) -> None:
         """Call code of the job's whose errors are logged, but do not fail it."""
@@ -280,9 +286,10 @@ class _Lines(logging.Handler):
         self.lines.append(f"{record.levelname} {self.format(record)}")
 
 
-def _through_json(value: Any) -> JSON:
+def _through_json(value: Any, what: str) -> JSON:
     """Return the value as the store gives it back: tuples as lists, keys as strings. Raises where it is no JSON."""
-    return json.loads(json.dumps(value, allow_nan=False))
+    check_json(value, what)
+    return json.loads(json.dumps(value))
 
 
 def _files(folder: Path) -> dict[str, bytes | str]:

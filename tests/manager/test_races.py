@@ -109,7 +109,7 @@ def test_jobs_that_are_halted_and_resumed_at_random_do_each_unit_of_their_work_o
         manager = rng.choice(managers)
         unless_final(rng.choice([manager.halt, manager.resume]), rng.choice(jobs))
 
-    at_once(pester(ask, seed=seed, seconds=1.0) for seed in range(4))
+    at_once(pester(ask, seed=seed, seconds=0.6) for seed in range(4))
     for job in jobs:
         unless_final(managers[-1].resume, job)
 

@@ -217,7 +217,20 @@ def test_what_is_no_json_fails_the_job(where: str) -> None:
     outcome = run(Odd)
 
     assert outcome.status == "failed"
-    assert outcome.error == "TypeError: Object of type set is not JSON serializable"
+    assert outcome.error == f"TypeError: the {where} is no JSON: Object of type set is not JSON serializable"
+
+
+@pytest.mark.parametrize("done", ["many", float("nan"), 10**400])
+def test_progress_that_is_no_number_fails_the_job(done: Any) -> None:
+    class Odd(Job):
+        def start(self) -> None:
+            self.checkpoint(cursor=1, done=1)
+            self.checkpoint(cursor=2, done=done)
+
+    outcome = run(Odd)
+
+    assert (outcome.status, outcome.cursor) == ("failed", 1)
+    assert [checkpoint.done for checkpoint in outcome.checkpoints] == [1]
 
 
 def test_an_empty_cursor_never_replaces_a_good_one() -> None:
