@@ -218,6 +218,7 @@ class Runner:
         if outcome.ending is Ending.INTERRUPTED:
             return False
         if self.is_parked:
+            self._patiently(self._store_log)
             return self._patiently(lambda: self._store.let_go(self.record.id, self.record.attempt))
         return self._settle(outcome, unless_stopping=outcome.ending is not Ending.UNWOUND)
 

@@ -140,6 +140,8 @@ class _Trial:
         except KeyboardInterrupt:
             raise
         except BaseException as raised:
+            if job.is_dirty:
+                self._logged(lambda: self._save(job))  # what was reached is kept for a retry
             error = self._told(raised)
         if isinstance(self._interrupt, StopRequested):
             return self._clean(clean_times)
@@ -258,7 +260,7 @@ class _Trial:
     def _told(self, error: BaseException) -> str:
         """Return the error as the service would show it, and log its traceback."""
         self._log.lines.append("ERROR " + "".join(traceback.format_exception(error)))
-        return str(error) if isinstance(error, Fatal) else f"{type(error).__name__}: {error}"
+        return storable(str(error) if isinstance(error, Fatal) else f"{type(error).__name__}: {error}")
 
     def _outcome(self, status: Status, *, result: JSON = None, error: str | None = None) -> RunOutcome:
         return RunOutcome(
@@ -283,7 +285,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one record, with its traceback."""
-        self.lines.append(f"{record.levelname} {self.format(record)}")
+        self.lines.append(f"{record.levelname} {storable(self.format(record))}")
 
 
 def _through_json(value: Any, what: str) -> JSON:
