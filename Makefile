@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 export HOST ?= 127.0.0.1
 export PORT ?= 8080
 
-.PHONY: run test lint sample docker bench clean
+.PHONY: run test lint sample docker faults bench clean
 
 run: $(VENV)/run sample ## Serve on http://HOST:PORT, by default http://127.0.0.1:8080
 	exec $(BIN)/gunicorn wsgi:app
@@ -25,6 +25,9 @@ sample: $(VENV)/run ## Make the sample data, the first time
 
 docker: ## Build the container image
 	docker build -t jobmanager .
+
+faults: $(VENV)/dev ## Have some 600 faults strike servers on both databases; takes a quarter of an hour
+	CAMPAIGN_ROUNDS=400 $(BIN)/python -m pytest -s tests/server/test_campaign.py
 
 bench: $(VENV)/dev ## Measure, side by side with what we are compared to
 	$(BIN)/python benchmarks/export.py

