@@ -312,6 +312,6 @@ def _print_figures(struck: Counter[str], clients: list[Client], jobs: list[dict[
     controls = sum(count for name, count in answers.items() if name.split()[0] in ("halt", "resume", "stop"))
     print(
         f"{struck.total()} faults survived, {dict(struck)}; {answers['submit 200']} submissions acknowledged,"
-        f" {len(jobs)} stored; {controls} controls answered; {changes} changes checked; {sum(job['attempt'] for job in jobs)} attempts;"
-        f" {dict(Counter(job['status'] for job in jobs))}; {dict(answers)}"
+        f" {len(jobs)} stored; {controls} controls answered; {changes} changes checked;"
+        f" {sum(job['attempt'] for job in jobs)} attempts; {dict(Counter(job['status'] for job in jobs))}; {dict(answers)}"
     )
