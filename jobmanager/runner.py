@@ -204,6 +204,8 @@ class Runner:
             outcome = Outcome(ending=Ending.INTERRUPTED) if self.is_cleaner else self._perform()
             if not self._is_settled(outcome):
                 self._settle(self._clean())
+        except LeaseLost:
+            _log.warning("Attempt %d of job %s lost its lease; it ends.", self.record.attempt, self.record.id)
         except Interrupt:
             _log.warning("Attempt %d of job %s ends unrecorded.", self.record.attempt, self.record.id)
         except Exception:

@@ -310,8 +310,7 @@ def _check_stops(clients: list[Client], jobs: list[dict[str, Any]]) -> None:
 def _print_figures(struck: Counter[str], clients: list[Client], jobs: list[dict[str, Any]], changes: int) -> None:
     answers: Counter[str] = sum((client.answers for client in clients), Counter())
     controls = sum(count for name, count in answers.items() if name.split()[0] in ("halt", "resume", "stop"))
-    print(
-        f"{struck.total()} faults survived, {dict(struck)}; {answers['submit 200']} submissions acknowledged,"
-        f" {len(jobs)} stored; {controls} controls answered; {changes} changes checked;"
-        f" {sum(job['attempt'] for job in jobs)} attempts; {dict(Counter(job['status'] for job in jobs))}; {dict(answers)}"
-    )
+    statuses = dict(Counter(job["status"] for job in jobs))
+    print(f"{struck.total()} faults survived: {dict(struck)}")
+    print(f"{answers['submit 200']} submissions acknowledged, {len(jobs)} stored; {controls} controls answered")
+    print(f"{changes} changes checked; {sum(job['attempt'] for job in jobs)} attempts; {statuses}; {dict(answers)}")
