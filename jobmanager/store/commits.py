@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from jobmanager.errors import StoreUnavailable
 
@@ -91,10 +91,19 @@ class GroupCommit:
 
 
 def translate(error: BaseException) -> BaseException:
-    """Return our error for a failure of the database, without its text, which may show paths and values."""
-    if isinstance(error, DBAPIError) and not isinstance(error.orig, (TypeError, ValueError)):
+    """Return our error for a failure of the database, without its text, which may show paths and values.
+
+    A value that cannot be kept is no failure of the database: a TypeError or ValueError, for trying again cannot help.
+    """
+    if isinstance(error, StatementError) and isinstance(error.orig, (TypeError, ValueError, OverflowError)):
+        return error.orig
+    if not isinstance(error, DBAPIError):
+        return error
+    ours: Exception
+    if isinstance(error, (DataError, IntegrityError)):
+        ours = ValueError("The store cannot keep what it was given.")
+    else:
         reason = "its volume is full" if "full" in str(error.orig) else "it does not answer"
-        unavailable = StoreUnavailable(f"The store cannot be written: {reason}. Nothing was changed; try again later.")
-        unavailable.__cause__ = error
-        return unavailable
-    return error
+        ours = StoreUnavailable(f"The store cannot be written: {reason}. Nothing was changed; try again later.")
+    ours.__cause__ = error
+    return ours

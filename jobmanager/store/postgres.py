@@ -13,7 +13,7 @@ import psycopg
 from sqlalchemy import Connection, Engine, Table, create_engine, func, select
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 
 from jobmanager.store.commits import translate
 
@@ -50,8 +50,9 @@ class Database:
         try:
             with self.engine.begin() as connection:
                 return write(connection)
-        except DBAPIError as error:
-            raise translate(error) from error
+        except StatementError as error:
+            ours = translate(error)
+            raise ours from ours.__cause__
 
     @contextmanager
     def begin_alone(self) -> Iterator[Connection]:

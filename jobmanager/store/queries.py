@@ -30,6 +30,8 @@ JOB_LOCKED = JOB.with_for_update()
 JOB_HELD = select(jobs).where(_IS_HELD).with_for_update()
 ADD_JOBS = insert(jobs).returning(jobs, sort_by_parameter_order=True)
 ADD_CHANGE = insert(changes).returning(changes.c.seq)
+LAST_CHANGE = select(func.coalesce(func.max(changes.c.seq), 0))
+COUNT_WAITING = select(func.count()).select_from(jobs).where(IS_WAITING)
 SIGNALS = select(changes).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)).order_by(changes.c.seq)
 
 

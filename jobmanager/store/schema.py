@@ -26,6 +26,8 @@ from sqlalchemy import (
     text,
 )
 
+from jobmanager.records import storable
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -45,6 +47,24 @@ class Time(TypeDecorator[datetime]):
         return None if value is None else _EPOCH + value * _MICROSECOND
 
 
+class Line(TypeDecorator[str]):
+    """A text, in which a character that some database cannot keep is written out, whoever it came from."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return what is stored, or looked for."""
+        return None if value is None else storable(value, longest=len(value))
+
+
+class Lines(Line):
+    """The same, of any length."""
+
+    impl = Text
+    cache_ok = True
+
+
 #: SQLite numbers rows by itself only in a column of this very type.
 _Number = BigInteger().with_variant(Integer, "sqlite")
 _Json = JSON(none_as_null=True)
@@ -61,10 +81,10 @@ jobs = Table(
     "jobs",
     metadata,
     Column("number", _Number, primary_key=True, autoincrement=True),
-    Column("id", String(36), nullable=False, unique=True),
-    Column("type", String, nullable=False),
+    Column("id", Line(36), nullable=False, unique=True),
+    Column("type", Line, nullable=False),
     Column("args", _Json, nullable=False),
-    Column("status", String, nullable=False),
+    Column("status", Line, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("labels", _Json, nullable=False),
     Column("max_attempts", Integer, nullable=False),
@@ -78,17 +98,17 @@ jobs = Table(
     Column("attempt", Integer, nullable=False, default=0),
     Column("failures", Integer, nullable=False, default=0),
     Column("crashes", Integer, nullable=False, default=0),
-    Column("owner", String),
+    Column("owner", Line),
     Column("lease_expires_at", Time),
     Column("checkpoint_seq", BigInteger, nullable=False, default=0),
     Column("cursor", _Json),
     Column("done", Float),
     Column("total", Float),
-    Column("message", Text),
+    Column("message", Lines),
     Column("saved_at", Time),
     Column("details", _Json, nullable=False, default=dict),
     Column("result", _Json),
-    Column("error", Text),
+    Column("error", Lines),
     Column("asked_at", Time),
     Column("is_forced", Boolean, nullable=False, default=False),
     sqlite_autoincrement=True,
@@ -110,16 +130,16 @@ changes = Table(
     "changes",
     metadata,
     Column("seq", _Number, primary_key=True, autoincrement=True),
-    Column("job_id", String(36), nullable=False),
-    Column("action", String, nullable=False),
-    Column("from_status", String),
-    Column("to_status", String, nullable=False),
+    Column("job_id", Line(36), nullable=False),
+    Column("action", Line, nullable=False),
+    Column("from_status", Line),
+    Column("to_status", Line, nullable=False),
     Column("attempt", Integer, nullable=False),
-    Column("actor", String, nullable=False),
-    Column("reason", Text),
+    Column("actor", Line, nullable=False),
+    Column("reason", Lines),
     Column("asked_at", Time, nullable=False),
     Column("at", Time, nullable=False),
-    Column("signal_to", String),  # the process that holds the job and has to be told, unless it made the change
+    Column("signal_to", Line),  # the process that holds the job and has to be told, unless it made the change
     sqlite_autoincrement=True,
 )
 Index("changes_of_job", changes.c.job_id, changes.c.seq)
@@ -128,9 +148,9 @@ Index("changes_to_signal", changes.c.signal_to, changes.c.seq, **_where("signal_
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
-    Column("key", String, primary_key=True),
-    Column("fingerprint", String, nullable=False),
-    Column("job_id", String(36), nullable=False),
+    Column("key", Line, primary_key=True),
+    Column("fingerprint", Line, nullable=False),
+    Column("job_id", Line(36), nullable=False),
     Column("made_at", Time, nullable=False),
 )
 Index("idempotency_keys_by_age", idempotency_keys.c.made_at)
@@ -139,11 +159,11 @@ log_lines = Table(
     "log_lines",
     metadata,
     Column("number", _Number, primary_key=True, autoincrement=True),
-    Column("job_id", String(36), nullable=False),
+    Column("job_id", Line(36), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("at", Time, nullable=False),
-    Column("level", String, nullable=False),
-    Column("message", Text, nullable=False),
+    Column("level", Line, nullable=False),
+    Column("message", Lines, nullable=False),
     sqlite_autoincrement=True,
 )
 Index("log_lines_of_job", log_lines.c.job_id, log_lines.c.number)

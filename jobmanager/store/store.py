@@ -41,7 +41,6 @@ from jobmanager.store.migrate import bring_up_to_date
 from jobmanager.store.schema import (
     IS_FINISHED,
     IS_HELD,
-    IS_WAITING,
     changes,
     idempotency_keys,
     jobs,
@@ -52,6 +51,9 @@ _log = logging.getLogger(__name__)
 
 #: What two clocks, read one after the other, may seem to differ by without one of them having been set.
 _CLOCK_JITTER = timedelta(milliseconds=50)
+
+#: Submissions that may be under way elsewhere, unseen: nearer to the limit, the queue is counted, and one at a time.
+_UNSEEN = 1000
 
 T = TypeVar("T")
 Values = dict[str, Any]
@@ -80,7 +82,7 @@ class Store:
         self._max_crashes = max_crashes
         self._queue_limit = queue_limit
         self._clock_offset = timedelta(0)  # between the clock of leases and that of everything else, as last measured
-        self._room = 0  # submissions that certainly fit the queue before it has to be counted again
+        self._waiting = queue_limit, 0  # jobs that waited when they were counted last, and the last change by then
         try:
             self._database = _connect(url, clock)
             self._prepare()
@@ -341,26 +343,34 @@ class Store:
 
     def _add(self, connection: Connection, new: Sequence[NewJob], actor: str) -> list[JobRecord]:
         now = self.now()
-        known = {job.id: found for job in new if (found := self._find_by_key(connection, job, now))}
-        fresh = [job for job in new if job.id not in known]
-        added = self._insert(connection, fresh, actor, now) if fresh else []
-        records = {job.id: job for job in added} | known
-        return [records[job.id] for job in new]
+        # In the order of their keys: two batches with the same keys must not wait for each other.
+        in_order = sorted(new, key=lambda job: job.idempotency_key or "")
+        stored_as = {job.id: self._id_by_key(connection, job, new, now) for job in in_order}
+        fresh = [job for job in new if stored_as[job.id] == job.id]
+        added = {job.id: job for job in self._insert(connection, fresh, actor, now)} if fresh else {}
+        ids = [stored_as[job.id] for job in new]
+        return [added.get(job_id) or self._found(connection, job_id) for job_id in ids]
 
-    def _find_by_key(self, connection: Connection, job: NewJob, now: datetime) -> JobRecord | None:
-        """Return the job that the key of a submission was used for; None, and the key is used now, if it is new."""
+    def _id_by_key(self, connection: Connection, job: NewJob, batch: Sequence[NewJob], now: datetime) -> str:
+        """Return the id of the job that the key of a submission was used for: its own, if the key is free."""
         if job.idempotency_key is None:
-            return None
+            return job.id
         row = {"key": job.idempotency_key, "fingerprint": job.fingerprint(), "job_id": job.id, "made_at": now}
         # Where another process uses the key at the same instant, this waits until it has committed.
         used = self._database.insert(idempotency_keys).values(row).on_conflict_do_nothing()
         if connection.execute(used.returning(idempotency_keys.c.key)).first() is not None:
-            return None
+            return job.id
         mine = idempotency_keys.c.key == job.idempotency_key
-        earlier = connection.execute(select(idempotency_keys).where(mine)).one()
+        earlier = connection.execute(select(idempotency_keys).where(mine).with_for_update()).one()
         if earlier.fingerprint != row["fingerprint"]:
             raise Conflict("The idempotency key was used for another submission; use a new one.")
-        return self._found(connection, earlier.job_id)
+        found: str = earlier.job_id
+        is_there = connection.execute(queries.JOB, {"id_is": found}).first() is not None
+        if is_there or any(other.id == found for other in batch):
+            return found
+        # That job has finished and was removed since.
+        connection.execute(update(idempotency_keys).where(mine).values(row))
+        return job.id
 
     def _insert(self, connection: Connection, new: Sequence[NewJob], actor: str, now: datetime) -> list[JobRecord]:
         self._make_room(connection, len(new))
@@ -386,15 +396,17 @@ class Store:
         return [self._job(row) for row in added]
 
     def _make_room(self, connection: Connection, wanted: int) -> None:
-        """Raise QueueFull if *wanted* more jobs are too many. Counts only when the last count cannot tell any more."""
-        if self._room < wanted:
-            waiting = select(func.count()).select_from(jobs).where(IS_WAITING)
-            free = self._queue_limit - connection.execute(waiting).scalar_one()
-            if wanted > free:
-                raise QueueFull(self._queue_limit)
-            # Other processes fill the same queue: use a part of what is free before counting again.
-            self._room = max(wanted, free // 8)
-        self._room -= wanted
+        """Raise QueueFull if *wanted* more jobs are too many; counts them only where that may be."""
+        seq = connection.execute(queries.LAST_CHANGE).scalar_one()
+        waiting, counted_at = self._waiting
+        # Whatever came to wait since it was counted did so by a change, whichever process made it.
+        if waiting + max(0, seq - counted_at) + wanted <= self._queue_limit - _UNSEEN:
+            return
+        self._database.take_turn(connection, "submissions")
+        waiting = connection.execute(queries.COUNT_WAITING).scalar_one()
+        if waiting + wanted > self._queue_limit:
+            raise QueueFull(self._queue_limit)
+        self._waiting = waiting, seq
 
     def _clocks(self) -> Values:
         return {"now": self.now(), "lease_now": self._database.lease_now(), "owner_is": self.owner}
