@@ -58,7 +58,7 @@ class Server:
     def start(self, *arguments: str) -> Server:
         """Start it and wait until every worker has booted and the store answers."""
         self.launch(*arguments)
-        until(self.is_ready, self.log, seconds=30)
+        until(self.is_ready, self.log, seconds=60)
         return self
 
     def launch(self, *arguments: str) -> None:
