@@ -18,7 +18,7 @@ from jobmanager.errors import JobManagerError, LeaseLost, TimedOut, Unwind
 from jobmanager.records import Applied, Change, JobRecord, Outlook
 from jobmanager.registry import Registry
 from jobmanager.runner import Runner
-from jobmanager.states import Action
+from jobmanager.states import Action, Status
 from jobmanager.store import Store
 from jobmanager.store.store import Watch
 
@@ -170,7 +170,7 @@ class Engine:
             runner.force()
             with self._lock:
                 self._forced[change.job_id] = time.monotonic() + FORCE_SECONDS, runner.is_cleaning
-        is_resumed = change.action is Action.RESUME and runner.is_parked
+        is_resumed = (change.action, change.to_status) == (Action.RESUME, Status.SUBMITTED) and runner.is_parked
         if is_resumed and runner.is_resumable() and self._free_slots() == 0:
             # It would wait here for a slot that another process may have.
             runner.interrupt(Unwind(change.job_id))
@@ -321,7 +321,7 @@ class Engine:
 
     def _free_slots(self) -> int:
         held = self._held()
-        return self._settings.slots - sum(not runner.is_parked and not runner.is_cleaner for runner in held)
+        return self._settings.slots - sum(runner.holds_slot and not runner.is_cleaner for runner in held)
 
     def _free_cleaners(self) -> int:
         return self._settings.slots - sum(runner.is_cleaner for runner in self._held())

@@ -78,7 +78,8 @@ class Runner:
         self.record = record  # as claimed; replaced when a parked thread is woken for a new attempt
         self.signals = Signals()
         self.due = 0.0
-        self.is_parked = False
+        self.is_parked = False  # or just about to be: it may be woken from the moment in which its halt is committed
+        self.holds_slot = True  # until its halt is committed: it may be taken back before
         #: cleans a job whose work was done, or given up, by another attempt
         self.is_cleaner = record.status is Status.STOPPING
         self._job_type = job_type
@@ -87,7 +88,8 @@ class Runner:
         self._on_change = on_change  # after a status was written
         self._on_end = on_end  # last thing the thread does
         self._predecessor = predecessor  # an earlier attempt whose thread may still be unwinding
-        self._lock = threading.Lock()  # guards is_parked, is_cleaning, _is_in_job, record; not held in the store
+        # Guards is_parked, holds_slot, is_cleaning, _is_in_job and record; never held while calling the store.
+        self._lock = threading.Lock()
         self._is_in_job = False  # the job's code is on top of the stack: it may be interrupted by force
         self.is_cleaning = False
         self._is_leaving = False  # was parked for too long: nobody can wake the thread any more
@@ -137,6 +139,7 @@ class Runner:
                 self.signals.ask_interrupt(LeaseLost(record.id))
                 return False
             self.is_parked = False
+            self.holds_slot = True
             self.record = record
             self._began = time.monotonic()
             self.signals.ask_resume()
@@ -173,8 +176,7 @@ class Runner:
     def hand_over(self) -> None:
         """Release the job of a thread that did not end in time, for when this process is certainly gone."""
         self._is_lost = True
-        if self.is_parked:
-            self._store.let_go(self.record.id, self.record.attempt)
+        if self.is_parked and self._store.let_go(self.record.id, self.record.attempt):
             return
         record = self._store.get(self.record.id)
         gone_at = self._store.now() + timedelta(seconds=self._settings.lease_seconds)
@@ -303,6 +305,7 @@ class Runner:
             raise LeaseLost(record.id)
         with self._lock:
             self.is_parked = False
+            self.holds_slot = True
             self.record = record
 
     def _call(self, code: Callable[[], T]) -> T:
@@ -450,6 +453,7 @@ class Runner:
                 if applied is None:
                     self.is_parked = False
                 elif self.is_parked and applied.change is not None:
+                    self.holds_slot = False
                     # What was asked before the halt took effect is outdated: it must not wake the thread.
                     self._seen_seq = max(self._seen_seq, applied.change.seq)
                     self.signals.take()

@@ -284,3 +284,29 @@ def test_no_more_jobs_work_at_once_than_there_are_slots(make_manager: Any, types
         manager.until(job, "completed")
 
     assert at_work == {"now": 0, "most": 3}
+
+
+def test_a_job_whose_halt_is_taken_back_has_kept_its_slot(make_manager: Any, steps: Any, stage: Any) -> None:
+    manager = make_manager(slots=1)
+    job = manager.submit("Steps").id
+    manager.until(job, "running")
+    is_about_to_halt = threading.Event()
+
+    def fault(name: str) -> None:
+        if name == "settle" and not is_about_to_halt.is_set():
+            is_about_to_halt.set()
+            stage.pass_gate("taken back")
+
+    manager.store.fault = fault
+    manager.halt(job)
+    assert is_about_to_halt.wait(10)
+    other = manager.submit("Steps").id
+
+    seen = manager.wait(other, unless=("submitted",), wait=0.3)
+    manager.resume(job)
+    stage.open("taken back")
+    manager._until(lambda: "resume" in [what for what, _ in stage.told])
+
+    assert seen.status == "submitted"
+    assert [manager.get(job).status, manager.get(other).status] == ["running", "submitted"]
+    assert manager.get(job).attempt == 1, "it went on in its thread"
