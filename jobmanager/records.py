@@ -75,7 +75,7 @@ class JobRecord:
     attempt: int
     #: errors raised by the job's code since the last resume
     failures: int
-    #: deaths of the owner under it since it last saved progress
+    #: deaths of the owner under it since it last saved another cursor
     crashes: int
     #: the process that holds it
     owner: str | None

@@ -9,7 +9,23 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Integer, Select, Update, and_, bindparam, exists, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    Integer,
+    Select,
+    Text,
+    Update,
+    and_,
+    bindparam,
+    case,
+    cast,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from jobmanager.store.schema import IS_STOPPING, IS_WAITING, changes, jobs
 
@@ -88,6 +104,10 @@ def save_checkpoint(columns: tuple[str, ...]) -> Update:
     values = _parameters(columns)
     if "saved_at" in columns:
         values["checkpoint_seq"] = jobs.c.checkpoint_seq + 1
+    if "cursor" in columns:
+        # Where the next attempt would begin is what counts: at the same place, it would crash again.
+        has_moved = cast(jobs.c.cursor, Text).is_distinct_from(bindparam("cursor_is", type_=Text()))
+        values["crashes"] = case((has_moved, 0), else_=jobs.c.crashes)
     return update(jobs).where(_IS_HELD).values(values).returning(jobs.c.status)
 
 

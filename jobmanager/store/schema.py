@@ -5,6 +5,7 @@ Times are microseconds since 1970 (UTC) in integer columns: compared, indexed an
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -65,9 +66,29 @@ class Lines(Line):
     cache_ok = True
 
 
+class JsonText(TypeDecorator[Any]):
+    """JSON for SQLite, which would make a number of a number in a column of type JSON, and round it past 64 bits."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """Return what is stored."""
+        return None if value is None else to_json(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        """Return what is shown; files of the first days hold such numbers."""
+        return json.loads(value) if isinstance(value, str) else value
+
+
+def to_json(value: Any) -> str:
+    """Return *value* as it is stored; raises TypeError or ValueError."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 #: SQLite numbers rows by itself only in a column of this very type.
 _Number = BigInteger().with_variant(Integer, "sqlite")
-_Json = JSON(none_as_null=True)
+_Json = JSON(none_as_null=True).with_variant(JsonText(), "sqlite")
 
 metadata = MetaData()
 

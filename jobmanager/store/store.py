@@ -7,7 +7,6 @@ This module starts no threads and runs no job's code.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -45,6 +44,7 @@ from jobmanager.store.schema import (
     idempotency_keys,
     jobs,
     log_lines,
+    to_json,
 )
 
 _log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class Store:
             job = self._found(connection, job_id)
             values: Values = {"is_forced": True} if is_forced else {}
             if run_at is not None:
-                values["run_at"] = run_at
+                values["run_at"] = _resumed_at(job, run_at)
             return self._transition(connection, job, action, values, actor=actor, reason=reason)
 
         return self._commit(write)
@@ -201,18 +201,21 @@ class Store:
         """Save where an attempt of this process stands, renew its lease, and return what its job's status is now.
 
         *saved* None: nothing new since the last one; its `seq` and `saved_at` are set here. An empty cursor never
-        replaces a good one. Committed when this returns. Raises LeaseLost, StoreUnavailable.
+        replaces a good one; another one than before lets crashes count anew. Committed when this returns. Raises
+        LeaseLost, StoreUnavailable.
         """
         values: Values = {"lease_expires_at": self._lease_end()}
         if saved is not None:
             values |= {"done": saved.done, "total": saved.total, "message": saved.message}
-            values |= {"saved_at": self.now(), "crashes": 0}
+            values["saved_at"] = self.now()
             if saved.cursor is not None:
                 values["cursor"] = saved.cursor
         if details is not None:
             values["details"] = details
         statement = queries.save_checkpoint(tuple(values))
         held = {"id_is": job_id, "attempt_is": attempt, "owner_is": self.owner}
+        if "cursor" in values:
+            held["cursor_is"] = to_json(values["cursor"])
 
         def write(connection: Connection) -> Status:
             row = connection.execute(statement, values | held).first()
@@ -577,7 +580,7 @@ class Store:
 def _consequences(job: JobRecord, action: Action, to_status: Status, now: datetime) -> Values:
     """Return what follows for a job's other columns when *action* moves it to *to_status*."""
     values: Values = {}
-    if job.running_since is not None and (to_status not in ATTENDED or action is Action.EXPIRE):
+    if job.running_since is not None and (to_status not in ATTENDED or action in (Action.EXPIRE, Action.RELEASE)):
         # Of an owner that fell silent, nobody knows when it ceased: count no more than its lease.
         until = min(now, job.lease_expires_at) if action is Action.EXPIRE and job.lease_expires_at else now
         values |= {"running_since": None, "ran_seconds": job.run_seconds(until)}
@@ -599,10 +602,15 @@ def _consequences(job: JobRecord, action: Action, to_status: Status, now: dateti
         case Action.RESUME:
             values |= {"asked_at": now}
             if to_status is Status.SUBMITTED:
-                values |= {"run_at": now, "finished_at": None}
+                values |= {"run_at": _resumed_at(job, now), "finished_at": None}
             if job.status is Status.FAILED:
                 values |= {"failures": 0, "crashes": 0, "error": None}
     return values
+
+
+def _resumed_at(job: JobRecord, at: datetime) -> datetime:
+    """Return when a job that is resumed is due: one that was put off and never began keeps its time."""
+    return at if job.has_begun() else max(at, job.run_at)
 
 
 def _full_types(connection: Connection, max_running: dict[str, int]) -> list[str]:
@@ -641,8 +649,8 @@ def _change(row: Row[Any]) -> Change:
 
 def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database | postgres.Database:
     if url.startswith("sqlite"):
-        return sqlite.Database(url, _to_json, clock=clock)
-    return postgres.Database(url, _to_json)
+        return sqlite.Database(url, to_json, clock=clock)
+    return postgres.Database(url, to_json)
 
 
 def _boot() -> str:
@@ -654,10 +662,6 @@ def _whole(number: float | None) -> float | None:
     """Return a whole number as an int, which is how most jobs count and people read."""
     # SQLite answers with an int or a float: int has is_integer() only from Python 3.12 on.
     return int(number) if number is not None and float(number).is_integer() else number
-
-
-def _to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _cause(error: Exception) -> str:

@@ -12,6 +12,8 @@ depends_on = None
 
 #: SQLite numbers rows by itself only in a column of this very type.
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+#: SQLite would make a number of a number in a column of type JSON, and round it past 64 bits.
+JSON = sa.JSON(none_as_null=True).with_variant(sa.Text(), "sqlite")
 
 
 def upgrade() -> None:
@@ -55,10 +57,10 @@ def upgrade() -> None:
         sa.Column("number", NUMBER, autoincrement=True, nullable=False),
         sa.Column("id", sa.String(length=36), nullable=False),
         sa.Column("type", sa.String(), nullable=False),
-        sa.Column("args", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("args", JSON, nullable=False),
         sa.Column("status", sa.String(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
-        sa.Column("labels", sa.JSON(none_as_null=True), nullable=False),
+        sa.Column("labels", JSON, nullable=False),
         sa.Column("max_attempts", sa.Integer(), nullable=False),
         sa.Column("timeout_seconds", sa.Float(), nullable=True),
         sa.Column("run_at", sa.BigInteger(), nullable=False),
@@ -73,13 +75,13 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(), nullable=True),
         sa.Column("lease_expires_at", sa.BigInteger(), nullable=True),
         sa.Column("checkpoint_seq", sa.BigInteger(), nullable=False),
-        sa.Column("cursor", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("cursor", JSON, nullable=True),
         sa.Column("done", sa.Float(), nullable=True),
         sa.Column("total", sa.Float(), nullable=True),
         sa.Column("message", sa.Text(), nullable=True),
         sa.Column("saved_at", sa.BigInteger(), nullable=True),
-        sa.Column("details", sa.JSON(none_as_null=True), nullable=False),
-        sa.Column("result", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("details", JSON, nullable=False),
+        sa.Column("result", JSON, nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("asked_at", sa.BigInteger(), nullable=True),
         sa.Column("is_forced", sa.Boolean(), nullable=False),
