@@ -162,7 +162,7 @@ class Store:
             job = self._found(connection, job_id)
             values: Values = {"is_forced": True} if is_forced else {}
             if run_at is not None:
-                values["run_at"] = _resumed_at(job, run_at)
+                values["run_at"] = run_at
             return self._transition(connection, job, action, values, actor=actor, reason=reason)
 
         return self._commit(write)
@@ -602,15 +602,10 @@ def _consequences(job: JobRecord, action: Action, to_status: Status, now: dateti
         case Action.RESUME:
             values |= {"asked_at": now}
             if to_status is Status.SUBMITTED:
-                values |= {"run_at": _resumed_at(job, now), "finished_at": None}
+                values |= {"run_at": now, "finished_at": None}
             if job.status is Status.FAILED:
                 values |= {"failures": 0, "crashes": 0, "error": None}
     return values
-
-
-def _resumed_at(job: JobRecord, at: datetime) -> datetime:
-    """Return when a job that is resumed is due: one that was put off and never began keeps its time."""
-    return at if job.has_begun() else max(at, job.run_at)
 
 
 def _full_types(connection: Connection, max_running: dict[str, int]) -> list[str]:

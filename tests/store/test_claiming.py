@@ -227,18 +227,6 @@ def test_a_job_that_runs_is_not_let_go(store: Any) -> None:
     assert store.get("a").owner == store.owner
 
 
-@pytest.mark.parametrize("is_resumed", [False, True])
-def test_a_scheduled_job_keeps_its_time_across_a_halt(store: Any, is_resumed: bool) -> None:
-    at = store.now() + timedelta(hours=1)
-    store.put("a", run_at=at)
-    store.apply("a", Action.HALT)
-    if is_resumed:
-        store.apply("a", Action.RESUME)
-
-    assert store.get("a").run_at == at
-    assert store.take() == []
-
-
 def test_a_resume_can_be_put_off(store: Any) -> None:
     store.bring("a", Status.HALTED)
     later = store.now() + timedelta(hours=1)
