@@ -1,4 +1,4 @@
-"""A step of the wall clock, as after a change by hand or the first answer of a time server, takes no job from anybody."""
+"""A step of the wall clock, as after a change by hand or the first answer of a time server, takes nobody's job."""
 
 from __future__ import annotations
 
