@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 import warnings
@@ -21,6 +22,11 @@ with warnings.catch_warnings():
 from gunicorn_server import Server
 
 _names = count()
+
+
+def pytest_configure() -> None:
+    """Have a SIGTERM, which is what `timeout` sends, tear the servers down like Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
