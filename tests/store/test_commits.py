@@ -1,0 +1,235 @@
+"""Writes of many threads share commits, and none of them can spoil another's."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from jobmanager.errors import StoreUnavailable
+from jobmanager.records import Checkpoint
+from jobmanager.states import Action, Status
+from jobmanager.store import Store
+from jobmanager.store.commits import GroupCommit
+from jobmanager.store.sqlite import Database
+
+
+def test_thirty_two_threads_write_at_once_and_nothing_is_lost_or_doubled(
+    open_store: Any, at_once: Any, kind: str
+) -> None:
+    store, other = open_store(), open_store()
+
+    def work(thread: int) -> None:
+        process = (store, other)[thread % 2]
+        for number in range(4):
+            process.put(f"{thread}-{number}", type=f"T{thread}")
+            assert process.take(1, f"T{thread}") == [f"{thread}-{number}"]
+            job = process.get(f"{thread}-{number}")
+            process.save(job, cursor=number)
+            process.apply(job.id, Action.HALT, actor="ann")
+            process.end(job, Action.YIELD)
+            with pytest.raises((TypeError, ValueError)):
+                process.put("bad", args={"bad": object()})
+
+    at_once([lambda thread=thread: work(thread) for thread in range(32)])
+
+    assert store.count_by_status() == {Status.HALTED: 128}
+    seqs = []
+    for thread in range(32):
+        for number in range(4):
+            changes = store.changes(f"{thread}-{number}")
+            assert [str(change.action) for change in changes] == ["submit", "claim", "halt", "yield"]
+            assert all(before.to_status is after.from_status for before, after in pairwise(changes))
+            assert store.get(f"{thread}-{number}").checkpoint.cursor == number
+            seqs += [change.seq for change in changes]
+    assert len(set(seqs)) == 512
+    # A write that fails takes a number with it on PostgreSQL.
+    assert kind == "postgresql" or sorted(seqs) == list(range(1, 513))
+
+
+class Held:
+    """A group commit on a real database, whose first transaction lasts until it is let go."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.transactions = 0
+        self.began, self.may_go_on = threading.Event(), threading.Event()
+        assert isinstance(store._database, Database)
+        self._begin = store._database._begin
+        self.commits = GroupCommit(self.begin)
+
+    @contextmanager
+    def begin(self) -> Iterator[Any]:
+        with self._begin() as connection:
+            self.transactions += 1
+            self.began.set()
+            assert self.may_go_on.wait(10)
+            yield connection
+
+    def waiting(self) -> int:
+        """Return how many writes wait for the next transaction."""
+        return len(self.commits._waiting)
+
+    def lines(self) -> list[str]:
+        """Return what is kept, in order."""
+        return [line.message for line in self.store.log("a")]
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Held]:
+    """Return a group commit; PostgreSQL, which groups commits by itself, needs none."""
+    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+    yield Held(store)
+    store.close()
+
+
+def note(connection: Any, line: str) -> str:
+    """Write a line."""
+    connection.execute(
+        text("INSERT INTO log_lines (job_id, attempt, at, level, message) VALUES ('a', 1, 0, 'INFO', :line)"),
+        {"line": line},
+    )
+    return line
+
+
+def commit_together(held: Held, writes: list[Any], until: Any) -> list[Any]:
+    """Have all writes but the first wait until that is committed, so that they share the next commit."""
+    answers: list[Any] = [None] * len(writes)
+
+    def run(index: int) -> None:
+        try:
+            answers[index] = held.commits.run(writes[index])
+        except BaseException as error:
+            answers[index] = error
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(writes))]
+    threads[0].start()
+    assert held.began.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    until(lambda: held.waiting() == len(writes) - 1)
+    held.may_go_on.set()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    return answers
+
+
+def test_writes_that_come_during_a_commit_share_the_next_one(held: Held, until: Any) -> None:
+    lines = [str(number) for number in range(20)]
+
+    answers = commit_together(held, [lambda connection, line=line: note(connection, line) for line in lines], until)
+
+    assert answers == lines
+    assert held.transactions == 2
+    assert sorted(held.lines()) == sorted(lines)
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt("no"), SystemExit(1)], ids=repr)
+def test_one_bad_write_does_not_spoil_the_others_of_its_commit(held: Held, until: Any, error: BaseException) -> None:
+    def fail(connection: Any) -> None:
+        note(connection, "of the bad one")
+        raise error
+
+    writes = [lambda connection, line=line: note(connection, line) for line in ("first", "second", "third")]
+    answers = commit_together(held, [*writes[:2], fail, writes[2]], until)
+
+    assert answers == ["first", "second", error, "third"]
+    assert sorted(held.lines()) == ["first", "second", "third"]
+
+
+def test_a_failure_of_the_database_is_told_to_each_thread_and_nothing_is_kept(held: Held, until: Any) -> None:
+    def fail(connection: Any) -> None:
+        note(connection, "of the bad one")
+        raise OperationalError("INSERT secret", {}, Exception("database or disk is full"))
+
+    answers = commit_together(held, [lambda connection: note(connection, "first"), fail, fail], until)
+
+    assert answers[0] == "first"
+    for answer in answers[1:]:
+        assert isinstance(answer, StoreUnavailable)
+        assert "its volume is full" in str(answer)
+        assert "secret" not in str(answer)
+    assert held.lines() == ["first"]
+
+
+def test_a_thread_that_ctrl_c_takes_away_while_it_waits_strands_no_other(held: Held, until: Any) -> None:
+    def interrupt() -> None:
+        until(lambda: held.waiting() == 1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    leader = threading.Thread(target=lambda: held.commits.run(lambda connection: note(connection, "first")))
+    leader.start()
+    assert held.began.wait(10)
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+
+    with pytest.raises(KeyboardInterrupt):
+        held.commits.run(lambda connection: note(connection, "taken away"))
+    interrupter.join(10)
+    other = threading.Thread(target=lambda: held.commits.run(lambda connection: note(connection, "other")), daemon=True)
+    other.start()
+    until(lambda: held.waiting() == 1)
+    held.may_go_on.set()
+
+    for thread in (leader, other):
+        thread.join(10)
+        assert not thread.is_alive()
+    assert held.lines() == ["first", "other"]
+
+
+def test_what_is_read_after_a_write_returned_has_it(open_store: Any, at_once: Any) -> None:
+    store, other = open_store(), open_store()
+
+    def work(thread: int) -> None:
+        for number in range(10):
+            store.put(f"{thread}-{number}")
+            assert other.get(f"{thread}-{number}").status is Status.SUBMITTED
+
+    at_once([lambda thread=thread: work(thread) for thread in range(8)])
+
+
+def test_a_halt_and_the_end_of_its_attempt_at_one_instant_are_both_recorded_or_one_refused(
+    open_store: Any, at_once: Any
+) -> None:
+    store, other = open_store(), open_store()
+    for number in range(15):
+        job = store.run(str(number))
+
+        def halt(job_id: str = job.id) -> Any:
+            try:
+                return other.apply(job_id, Action.HALT, actor="ann").job.status
+            except Exception as error:
+                return type(error).__name__
+
+        answer, _ = at_once([halt, lambda job=job: store.end(job, Action.COMPLETE)])
+
+        actions = store.trail(job.id)
+        assert store.get(job.id).status is Status.COMPLETED
+        assert (answer, actions[2:]) in [(Status.HALTING, ["halt", "complete"]), ("NotAllowed", ["complete"])]
+
+
+def test_a_stop_and_a_checkpoint_at_one_instant_leave_neither_out(open_store: Any, at_once: Any) -> None:
+    store, other = open_store(), open_store()
+    for number in range(15):
+        job = store.run(str(number))
+
+        status, applied = at_once(
+            [
+                lambda job=job: store.checkpoint(job.id, 1, Checkpoint(cursor=1), None),
+                lambda job=job: other.apply(job.id, Action.STOP),
+            ]
+        )
+
+        assert status in {Status.RUNNING, Status.STOPPING}
+        assert applied.job.status is Status.STOPPING
+        assert store.get(job.id).checkpoint.cursor == 1
+        store.end(job, Action.YIELD)
