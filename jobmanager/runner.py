@@ -245,7 +245,7 @@ class Runner:
             job = self._make_job()
             result = self._call(job.start)
             if job.is_dirty:
-                self._save(job)
+                self._keep_checkpoint(job)
             check_json(result, "the result")
             return Outcome(ending=Ending.DONE, result=result)
         except BaseException as error:
@@ -462,9 +462,15 @@ class Runner:
     def _save(self, job: Job) -> Status:
         """Save the checkpoint if there is anything new, renew the lease, and return the job's status."""
         self._raise_if_lost()
-        saved, details = None, None
         if job.is_dirty and not self.is_cleaning:
             job.flush()
+        return self._keep_checkpoint(job)
+
+    def _keep_checkpoint(self, job: Job) -> Status:
+        """Save without flush, as when `start` has returned: what it would flush may be closed by then."""
+        self._raise_if_lost()
+        saved, details = None, None
+        if job.is_dirty and not self.is_cleaning:
             details = self._details(job)
             saved = _checkpoint_of(job)
         record = self.record

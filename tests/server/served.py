@@ -75,8 +75,7 @@ class Units(Traced):
         """Do nothing more; other types do."""
 
     def flush(self) -> None:
-        if not self.file.closed:  # the last checkpoint is saved when start has returned
-            os.fsync(self.file.fileno())
+        os.fsync(self.file.fileno())
 
 
 @registry.register
