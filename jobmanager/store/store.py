@@ -261,7 +261,7 @@ class Store:
         """
         self._end_leases_of_the_dead()
         silent = and_(IS_HELD, jobs.c.lease_expires_at <= bindparam("now"))
-        query = select(jobs).where(silent).order_by(jobs.c.number).limit(500)
+        query = select(jobs).where(silent).order_by(jobs.c.lease_expires_at, jobs.c.number).limit(500)
         if not self._read(query, now=self._database.lease_now()):
             return []
 
@@ -318,9 +318,11 @@ class Store:
         bounds = [jobs.c.finished_at < before] if before is not None else []
         if keep is not None:
             final = [IS_FINISHED, jobs.c.status.in_(FINAL)]
-            newest = select(jobs.c.finished_at).where(*final).order_by(jobs.c.finished_at.desc()).offset(keep).limit(1)
-            oldest_kept = [row.finished_at for row in self._read(newest)]
-            bounds += [and_(jobs.c.finished_at <= at, jobs.c.status.in_(FINAL)) for at in oldest_kept]
+            newest = select(jobs.c.finished_at, jobs.c.number).where(*final)
+            in_order = newest.order_by(jobs.c.finished_at.desc(), jobs.c.number.desc())
+            for at, number in self._read(in_order.offset(keep).limit(1)):
+                is_older = or_(jobs.c.finished_at < at, jobs.c.number <= number)
+                bounds.append(and_(jobs.c.status.in_(FINAL), jobs.c.finished_at <= at, is_older))
         if not bounds:
             return []
         surplus = select(jobs.c.id).where(IS_FINISHED, or_(*bounds)).order_by(jobs.c.finished_at).limit(limit)

@@ -1,0 +1,124 @@
+"""What is asked of a SQLite store every second costs the same with a hundred thousand finished jobs as with none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+
+from jobmanager.errors import LeaseLost
+from jobmanager.records import Checkpoint, NewJob, Settlement
+from jobmanager.states import Action
+from jobmanager.store import Store
+
+#: Indexes that hold no finished job: to go through one of them is no full scan.
+OF_LIVE_JOBS = ("jobs_waiting", "jobs_due", "jobs_to_clean", "jobs_held")
+
+FINISHED_JOBS = """
+WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 100000)
+INSERT INTO jobs (id, type, args, status, priority, labels, max_attempts, run_at, submitted_at, ran_seconds, attempt,
+                  failures, crashes, checkpoint_seq, details, is_forced, finished_at)
+SELECT 'old' || n, 'T', '{}', 'completed', 0, '{}', 1, n, n, 0, 1, 0, 0, 0, '{}', 0, n FROM numbers
+"""
+THEIR_CHANGES = """
+INSERT INTO changes (job_id, action, to_status, attempt, actor, asked_at, at)
+SELECT id, 'submit', 'submitted', 0, 'ann', run_at, run_at FROM jobs
+"""
+
+Ask = Callable[[Store], Any]
+TYPES = ("T", "U")
+#: What is asked all the time, with what it is asked for.
+QUESTIONS: dict[str, Ask] = {
+    "what there is to do": lambda store: store.look(TYPES),
+    "a claim": lambda store: store.claim(3, types=TYPES, max_running={}),
+    "a claim of a bounded type": lambda store: store.claim(3, types=TYPES, max_running={"T": 2}),
+    "a claim to clean": lambda store: store.claim_to_clean(3, types=TYPES),
+    "expiring": lambda store: store.expire(),
+    "signals": lambda store: store.signals(),
+    "a heartbeat": lambda store: store.heartbeat(["running", "unknown"]),
+    "a submission": lambda store: store.add(
+        [NewJob(id="new", type="U", args={}, idempotency_key="new", run_at=store.now() + timedelta(days=1))],
+        actor="ann",
+    ),
+    "a checkpoint": lambda store: store.checkpoint("running", 1, Checkpoint(cursor=1), {}),
+    "a halt": lambda store: store.apply("running", Action.HALT),
+    "a settlement": lambda store: store.settle("running", 1, Settlement(action=Action.YIELD, failures=0), parked=True),
+    "letting go": lambda store: store.let_go("running", 1),
+    "a job": lambda store: store.get("running"),
+    "changes of a job": lambda store: store.changes("running"),
+    "lines of a job": lambda store: store.log("running"),
+    "a ping": lambda store: store.ping(),
+    "removing by age": lambda store: store.prune(before=store.now() - timedelta(days=365 * 100), keep=None),
+    "removing by number": lambda store: store.prune(before=None, keep=99_990),
+    "forgetting keys": lambda store: store.forget_keys(before=store.now()),
+}
+
+
+@pytest.fixture(scope="module")
+def full_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Return a store with a hundred thousand finished jobs, one that runs and one that waits."""
+    store = Store(f"sqlite:///{tmp_path_factory.mktemp('plans')}/jobs.db")
+    with store._database.engine.connect().execution_options(is_writer=True) as connection, connection.begin():
+        connection.execute(text(FINISHED_JOBS))
+        connection.execute(text(THEIR_CHANGES))
+    store.add([NewJob(id="running", type="T", args={})], actor="ann")
+    store.claim(1, types=TYPES, max_running={})
+    store.add([NewJob(id="waiting", type="U", args={}, run_at=store.now() + timedelta(days=1))], actor="ann")
+    yield store
+    store.close()
+
+
+@contextmanager
+def explained(store: Store) -> Iterator[list[str]]:
+    """Give out the steps of the plans of all statements that are run meanwhile."""
+    steps: list[str] = []
+
+    def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        if statement.startswith(("SELECT", "UPDATE", "DELETE")) and not many:
+            driver = connection.connection.driver_connection
+            steps.extend(row[3] for row in driver.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
+
+    event.listen(store._database.engine, "before_cursor_execute", explain)
+    try:
+        yield steps
+    finally:
+        event.remove(store._database.engine, "before_cursor_execute", explain)
+
+
+def is_full_scan(step: str) -> bool:
+    """Tell whether a step of a plan goes through all rows of a table that grows without bound."""
+    scan = re.fullmatch(r"SCAN (?:jobs|changes|log_lines|idempotency_keys)(?: USING (?:COVERING )?INDEX (\w+))?", step)
+    return scan is not None and scan[1] not in OF_LIVE_JOBS
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_nothing_that_is_asked_all_the_time_goes_through_all_jobs(full_store: Store, question: str) -> None:
+    with explained(full_store) as steps:
+        try:
+            QUESTIONS[question](full_store)
+        except LeaseLost:
+            pytest.fail("the job that runs is no longer there to be asked for")
+
+    assert steps
+    # A ping reads one row, and stops.
+    assert question == "a ping" or [step for step in steps if is_full_scan(step)] == []
+
+
+def test_a_full_scan_would_be_noticed(full_store: Store) -> None:
+    with explained(full_store) as steps:
+        full_store.count_by_status()
+
+    assert any(is_full_scan(step) for step in steps)
+
+
+def test_the_order_of_claims_is_that_of_an_index(full_store: Store) -> None:
+    with explained(full_store) as steps:
+        full_store.claim(3, types=TYPES, max_running={})
+
+    assert "SCAN jobs USING INDEX jobs_waiting" in steps
+    assert not any("TEMP B-TREE" in step for step in steps)
