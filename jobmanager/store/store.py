@@ -320,9 +320,9 @@ class Store:
             final = [IS_FINISHED, jobs.c.status.in_(FINAL)]
             newest = select(jobs.c.finished_at, jobs.c.number).where(*final)
             in_order = newest.order_by(jobs.c.finished_at.desc(), jobs.c.number.desc())
-            for at, number in self._read(in_order.offset(keep).limit(1)):
-                is_older = or_(jobs.c.finished_at < at, jobs.c.number <= number)
-                bounds.append(and_(jobs.c.status.in_(FINAL), jobs.c.finished_at <= at, is_older))
+            for row in self._read(in_order.offset(keep).limit(1)):
+                is_older = or_(jobs.c.finished_at < row.finished_at, jobs.c.number <= row.number)
+                bounds.append(and_(jobs.c.status.in_(FINAL), jobs.c.finished_at <= row.finished_at, is_older))
         if not bounds:
             return []
         surplus = select(jobs.c.id).where(IS_FINISHED, or_(*bounds)).order_by(jobs.c.finished_at).limit(limit)
