@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from jobmanager.jobs.json_lines import json_lines
-from jobmanager.jobs.part import sync_folder
+from jobmanager.jobs.part import Part, sync_folder
 
 #: Rows made JSON at once: Arrow keeps at most 2 GiB of text in an array.
 _ROWS_AT_ONCE = 10_000
@@ -34,8 +35,11 @@ class Encoding(Protocol):
     def body(self, rows: pa.Table) -> Any:
         """Return the bytes of a chunk of rows."""
 
-    def finish(self, part: Path, target: Path, on_chunk: Callable[[], None]) -> None:
-        """Make the file that is downloaded from a complete part, durably; calls *on_chunk* now and then."""
+    def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
+        """Make the file that is downloaded from a complete part, durably; calls *on_chunk* now and then.
+
+        Returns the SHA-256 of the file in hexadecimal.
+        """
 
     def recover(self, part: Path, target: Path) -> int | None:
         """Put things right after a crash in `finish`: return the rows of the finished file; None: go on as before."""
@@ -44,10 +48,11 @@ class Encoding(Protocol):
 class _AsItIs:
     """A format of which the part is the file already."""
 
-    def finish(self, part: Path, target: Path, on_chunk: Callable[[], None]) -> None:
+    def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
         """Give the part its name."""
-        os.replace(part, target)
+        os.replace(part.path, target)
         sync_folder(target.parent)
+        return part.sha256
 
     def recover(self, part: Path, target: Path) -> int | None:
         """Take the name back: the file may hold more than the last checkpoint knows."""
@@ -110,36 +115,68 @@ class Parquet:
         (batch,) = rows.combine_chunks().to_batches()
         return batch.serialize()
 
-    def finish(self, part: Path, target: Path, on_chunk: Callable[[], None]) -> None:
+    def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
         """Write the rows of the stream as Parquet, and remove it."""
         unfinished = target.with_suffix(".unfinished")
         try:
-            self._convert(part, unfinished, on_chunk)
+            sha256 = self._convert(part.path, unfinished, on_chunk)
         except BaseException:
             # It is made anew from the part; on a volume that is full, it would be in the way.
             unfinished.unlink(missing_ok=True)
             raise
         os.replace(unfinished, target)
         sync_folder(target.parent)
-        part.unlink()
+        part.path.unlink()
+        return sha256
 
-    def _convert(self, part: Path, target: Path, on_chunk: Callable[[], None]) -> None:
-        with (
-            open(target, "wb") as sink,
-            pa.OSFile(str(part), "rb") as source,
-            pa.ipc.open_stream(source) as batches,
-            pa.parquet.ParquetWriter(sink, batches.schema) as writer,
-        ):
-            for batch in batches:
-                writer.write_batch(batch)
-                on_chunk()
-            writer.close()
-            sink.flush()
-            os.fsync(sink.fileno())
+    def _convert(self, part: Path, target: Path, on_chunk: Callable[[], None]) -> str:
+        with closing(Part.create(target)) as file:
+            with (
+                pa.OSFile(str(part), "rb") as source,
+                pa.ipc.open_stream(source) as batches,
+                pa.parquet.ParquetWriter(
+                    _Sink(file), batches.schema, use_dictionary=_repetitive(batches.schema)
+                ) as writer,
+            ):
+                for batch in batches:
+                    writer.write_batch(batch)
+                    on_chunk()
+            file.sync()
+            return file.sha256
 
     def recover(self, part: Path, target: Path) -> int | None:
         """Return the rows of the finished file: it has its name only when it is complete."""
         return int(pa.parquet.read_metadata(target).num_rows) if target.exists() else None
+
+
+def _repetitive(schema: pa.Schema) -> list[str]:
+    """Return the columns worth a dictionary: one of numbers costs time, and often room."""
+    return [field.name for field in schema if pa.types.is_string(field.type)]
+
+
+class _Sink:
+    """A part, as what Arrow takes for a file to write to."""
+
+    closed = False
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+
+    def write(self, data: Any) -> int:
+        """Append all of *data*."""
+        self._part.write(data)
+        return len(data)
+
+    def tell(self) -> int:
+        """Return how much was written."""
+        return self._part.length
+
+    def flush(self) -> None:
+        """Do nothing: the part keeps nothing back."""
+
+    def close(self) -> None:
+        """Leave the part open: it has to be synced yet."""
+        self.closed = True
 
 
 ENCODINGS: dict[str, Encoding] = {"csv": Csv(), "jsonl": JsonLines(), "parquet": Parquet()}

@@ -102,9 +102,11 @@ class Export(Job):
                 rows = self._rows_of_finished_file()
                 if rows is None:
                     rows = self._append_chunks()
-                    self._make_file()
+                    sha = self._make_file()
+                else:
+                    sha = sha256(self._target(), self.checkpoint)
                 self._remove_leftovers()
-                return self._result(rows)
+                return self._result(rows, sha)
             finally:
                 self._let_go()
 
@@ -176,7 +178,7 @@ class Export(Job):
         """Say that the part holds everything up to *place*."""
         part = self._open_part()
         cursor = place.to_json() | {"rows": rows}
-        cursor |= {"part": part.path.name, "bytes": part.length, "crc32": part.crc32}
+        cursor |= {"part": part.path.name, "bytes": part.length, "sha256": part.sha256}
         self.checkpoint(cursor, done=rows, total=self.total)
 
     def _open_part(self) -> Part:
@@ -193,7 +195,7 @@ class Export(Job):
             return Part.reopen(
                 self.workdir / self.cursor["part"],
                 length=self.cursor["bytes"],
-                crc32=self.cursor["crc32"],
+                sha256=self.cursor["sha256"],
                 copy_to=self._new_part_path(),
                 on_block=self.checkpoint,
             )
@@ -234,12 +236,12 @@ class Export(Job):
 
     # The file
 
-    def _make_file(self) -> None:
-        """Turn the complete part into the file that is downloaded."""
+    def _make_file(self) -> str:
+        """Turn the complete part into the file that is downloaded; returns its SHA-256."""
         part = self._open_part()
         part.sync()
         self._part_name, self._is_finishing = part.path.name, True
-        self._encoding.finish(part.path, self._target(), self.checkpoint)
+        return self._encoding.finish(part, self._target(), self.checkpoint)
 
     def _remove_leftovers(self) -> None:
         """Remove what earlier attempts have begun that died before their first checkpoint was saved."""
@@ -261,7 +263,7 @@ class Export(Job):
         stem = self._part_name.partition(".")[0]
         return self.workdir / f"{stem}.{self._encoding.extension}"
 
-    def _result(self, rows: int) -> dict[str, Any]:
+    def _result(self, rows: int, sha256: str) -> dict[str, Any]:
         path = self._target()
         name = re.sub(r"[^\w.+-]", "", f"{self._dataset.name}_{self.args.from_date}_{self.args.to_date}")
         return {
@@ -270,7 +272,7 @@ class Export(Job):
             "media_type": self._encoding.media_type,
             "rows": rows,
             "bytes": path.stat().st_size,
-            "sha256": sha256(path, self.checkpoint),
+            "sha256": sha256,
         }
 
 

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -33,26 +32,43 @@ class PartDamaged(Exception):
     """The part file is not what the checkpoint claims: it was cut off or changed."""
 
 
-class Part:
-    """A file open for appending, of which length and checksum are known."""
+class PartHeld(Exception):
+    """Another attempt has gone on in the file that this one would write: this one has lost its lease unaware."""
 
-    def __init__(self, file: FileIO, path: Path, *, length: int, crc32: int) -> None:
+
+class Part:
+    """A file open for appending, of which length and SHA-256 are known."""
+
+    def __init__(self, file: FileIO, path: Path) -> None:
         self._file = file
         self._is_synced = False
+        self._digest = hashlib.sha256()
         self.path = path
-        self.length = length
-        self.crc32 = crc32
+        self.length = 0
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of all that was written, in hexadecimal."""
+        return self._digest.hexdigest()
 
     @classmethod
     def create(cls, path: Path) -> Part:
-        """Begin an empty part; what is there under its name goes."""
-        return cls._lock(open(path, "w+b", buffering=0), path)
+        """Begin an empty part; what is there under its name goes, unless another attempt holds it: raises PartHeld."""
+        file = open(path, "r+b", buffering=0, opener=_open_or_make)  # noqa: SIM115 - closed by close()
+        try:
+            part = cls._lock(file, path)
+        except BlockingIOError:
+            raise PartHeld("Another attempt of this job writes its file.") from None
+        with part._closed_on_error():
+            # Not when it was opened: the lock was not ours then.
+            file.truncate()
+        return part
 
     @classmethod
-    def reopen(cls, path: Path, *, length: int, crc32: int, copy_to: Path, on_block: Callable[[], None]) -> Part:
+    def reopen(cls, path: Path, *, length: int, sha256: str, copy_to: Path, on_block: Callable[[], None]) -> Part:
         """Go on with a part at *length*; in a copy if another attempt still holds it.
 
-        Calls *on_block* now and then, for a long part takes a while to be checked. Raises PartDamaged.
+        Calls *on_block* now and then, for a long part takes a while to be checked. Raises PartDamaged, PartHeld.
         """
         try:
             file = open(path, "r+b", buffering=0)  # noqa: SIM115 - closed by close()
@@ -61,21 +77,21 @@ class Part:
         try:
             part = cls._lock(file, path)
         except BlockingIOError:
-            return cls._copy(path, copy_to, length, crc32, on_block)
+            return cls._copy(path, copy_to, length, sha256, on_block)
         with part._closed_on_error():
             for block in _blocks(file, length, on_block):
                 part._count(block)
-            part._check(length, crc32)
+            part._check(length, sha256)
             file.truncate(length)
         return part
 
     @classmethod
-    def _copy(cls, held: Path, path: Path, length: int, crc32: int, on_block: Callable[[], None]) -> Part:
+    def _copy(cls, held: Path, path: Path, length: int, sha256: str, on_block: Callable[[], None]) -> Part:
         part = cls.create(path)
         with part._closed_on_error(), open(held, "rb", buffering=0) as file:
             for block in _blocks(file, length, on_block):
                 part.write(block)
-            part._check(length, crc32)
+            part._check(length, sha256)
         return part
 
     @classmethod
@@ -86,7 +102,7 @@ class Part:
         except BaseException:
             file.close()
             raise
-        return cls(file, path, length=0, crc32=0)
+        return cls(file, path)
 
     def write(self, data: Any) -> None:
         """Append bytes; where it raises, nothing of *data* counts."""
@@ -109,12 +125,12 @@ class Part:
 
     def _count(self, data: Any) -> None:
         self.length += len(data)
-        self.crc32 = zlib.crc32(data, self.crc32)
+        self._digest.update(data)
 
-    def _check(self, length: int, crc32: int) -> None:
+    def _check(self, length: int, sha256: str) -> None:
         if self.length < length:
             raise PartDamaged("it is shorter than its checkpoint says")
-        if self.crc32 != crc32:
+        if self.sha256 != sha256:
             raise PartDamaged("its content has changed")
 
     @contextmanager
@@ -138,6 +154,10 @@ def in_our_words() -> Iterator[None]:
         raise FilesUnusable(f"The job's files cannot be used: {reason}.") from None
 
 
+def _open_or_make(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT, 0o666)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names of the folder's files durable."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -149,12 +169,12 @@ def sync_folder(folder: Path) -> None:
 
 def remove_unless_held(path: Path) -> None:
     """Remove a part, or what else is there, unless an attempt that is still at work holds it."""
-    with open(path, "rb") as file:
-        try:
+    try:
+        with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+    except (BlockingIOError, FileNotFoundError):  # held, or gone meanwhile
+        return
 
 
 def sha256(path: Path, on_block: Callable[[], None]) -> str:
