@@ -1,6 +1,6 @@
 """Clients submit and steer at random while faults strike at random: whatever happens, the records are right.
 
-Processes are killed, or frozen for longer than their leases; PostgreSQL is started anew, and its connections are cut.
+Processes are killed; PostgreSQL is started anew, and its connections are cut.
 CAMPAIGN_ROUNDS, the number of faults, and CAMPAIGN_SEED make a longer campaign, or the same one again: choices repeat,
 their timing does not.
 """
@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from gunicorn_server import LEASE_SECONDS, Line, Server, stopped, until
+from gunicorn_server import Line, Server, until
 
 from jobmanager.states import EXCEPTIONS, TRANSITIONS, Action, Fact, Status
 
@@ -98,7 +98,7 @@ class Faults:
         """Return what may happen, and how often."""
         if self._server.workers == 1:
             return {"kill_everything": 1}
-        return {"kill_a_worker": 6, "kill_everything": 2, "freeze_a_worker": 1}
+        return {"kill_a_worker": 3, "kill_everything": 1}
 
     def kill_a_worker(self, rng: random.Random) -> None:
         if workers := self._server.worker_pids():
@@ -107,12 +107,6 @@ class Faults:
 
     def kill_everything(self, rng: random.Random) -> None:
         self._server.restart()
-
-    def freeze_a_worker(self, rng: random.Random) -> None:
-        """Freeze a worker for longer than its leases last: others take its jobs, and it has to find that out."""
-        if workers := self._server.worker_pids():
-            with contextlib.suppress(ProcessLookupError), stopped(rng.choice(workers)):
-                time.sleep(LEASE_SECONDS * rng.uniform(1.2, 2))
 
 
 class FaultsOfPostgres(Faults):
@@ -125,7 +119,7 @@ class FaultsOfPostgres(Faults):
 
     def choice(self) -> dict[str, float]:
         """Return what may happen, and how often."""
-        return {"kill_a_worker": 5, "kill_everything": 1, "freeze_a_worker": 1, "restart_postgres": 1, "cut": 2}
+        return {"kill_a_worker": 5, "kill_everything": 1, "restart_postgres": 1, "cut": 2}
 
     def restart_postgres(self, rng: random.Random) -> None:
         self._postgres.stop()
