@@ -24,8 +24,8 @@ from jobmanager.store import Store
 
 LEASE_SECONDS = 10.0
 MAX_CRASHES = 2
-QUEUE_LIMIT = 6
-MOST_JOBS = 9
+QUEUE_LIMIT = 4
+MOST_JOBS = 5
 
 #: A folder in memory, where there is one: there is no power cut in these tests.
 _FAST = "/dev/shm"
@@ -91,7 +91,7 @@ class StoreMachine(RuleBasedStateMachine):
             )
             for _ in range(2)
         ]
-        for number in range(4):
+        for number in range(3):
             self.submit(number % 2, 0)
 
     def teardown(self) -> None:
@@ -123,7 +123,26 @@ class StoreMachine(RuleBasedStateMachine):
     def ask(self, process: int, pick: int, which: int, is_forced: bool, is_sensible: bool) -> None:
         name, job = list(self.jobs.items())[pick % len(self.jobs)]
         choice = (allowed(job.status) if is_sensible else None) or ASKED
-        action = choice[which % len(choice)]
+        self.ask_for(name, choice[which % len(choice)], process, is_forced=is_forced)
+
+    @precondition(lambda self: any(self.is_at_work(job) for job in self.jobs.values()))
+    @rule(process=PROCESSES, pick=PICKS, is_resumed=st.booleans())
+    def park(self, process: int, pick: int, is_resumed: bool) -> None:
+        """Have a job halt, its thread park, and perhaps the job be resumed: much can happen to it only then."""
+        names = [name for name, job in self.jobs.items() if self.is_at_work(job)]
+        name = names[pick % len(names)]
+        holder = self.jobs[name].holder
+        assert holder is not None
+        self.ask_for(name, Action.HALT, process)
+        self.report(holder, 0, True, True)
+        if is_resumed:
+            self.ask_for(name, Action.RESUME, process)
+
+    def is_at_work(self, job: Expected) -> bool:
+        return job.status is Status.RUNNING and job.holder is not None
+
+    def ask_for(self, name: str, action: Action, process: int, *, is_forced: bool = False) -> None:
+        job = self.jobs[name]
         edge = (job.status, action)
         try:
             applied = self.stores[process].apply(
@@ -172,14 +191,35 @@ class StoreMachine(RuleBasedStateMachine):
         is_sensible=SENSIBLE,
     )
     def attempt(self, pick: int, what: str, which: int, cursor: int | None, is_sensible: bool) -> None:
-        """Have the thread of an attempt, which may be fenced off by now, tell the store something."""
+        """Have the thread of an attempt tell the store something."""
+        holders = [job.holder for job in self.jobs.values() if job.holder is not None]
+        halting = [holder for holder in holders if self.jobs[holder.job_id].status is Status.HALTING]
+        choice = (halting if what == "park" else None) or holders or self.attempts
+        self.tell(choice[pick % len(choice)], what, which, cursor, is_sensible)
+
+    @precondition(lambda self: any(self.jobs[a.job_id].holder is not a for a in self.attempts))
+    @rule(
+        pick=PICKS,
+        what=st.sampled_from(["checkpoint", "report", "park", "let go"]),
+        which=PICKS,
+        cursor=st.one_of(st.none(), st.integers(0, 9)),
+    )
+    def zombie(self, pick: int, what: str, which: int, cursor: int | None) -> None:
+        """Have the thread of an attempt that lost its job, or ended, tell the store something all the same."""
+        zombies = [a for a in self.attempts if self.jobs[a.job_id].holder is not a]
+        # One whose job is held again by the same process is told from its holder by nothing but its number.
+        outrun = [a for a in zombies if (holder := self.jobs[a.job_id].holder) and holder.process == a.process]
+        choice = outrun or zombies
+        self.tell(choice[pick % len(choice)], what, which, cursor, True)
+
+    def tell(self, attempt: Attempt, what: str, which: int, cursor: int | None, is_sensible: bool) -> None:
         match what:
             case "checkpoint":
-                self.checkpoint(pick, cursor, is_sensible)
+                self.checkpoint(attempt, cursor)
             case "report" | "park":
-                self.report(pick, which, what == "park", is_sensible)
+                self.report(attempt, which, what == "park", is_sensible)
             case _:
-                self.let_go(pick, is_sensible)
+                self.let_go(attempt)
 
     @rule(process=PROCESSES, seconds=st.sampled_from([0.001, LEASE_SECONDS / 3, LEASE_SECONDS]))
     def pass_time(self, process: int, seconds: float) -> None:
@@ -210,8 +250,7 @@ class StoreMachine(RuleBasedStateMachine):
         for job in claimed:
             self.take(job, process, Status.STOPPING)
 
-    def checkpoint(self, pick: int, cursor: int | None, is_sensible: bool) -> None:
-        attempt = self.pick_attempt(pick, is_sensible)
+    def checkpoint(self, attempt: Attempt, cursor: int | None) -> None:
         job = self.jobs[attempt.job_id]
         try:
             status = self.stores[attempt.process].checkpoint(
@@ -227,13 +266,14 @@ class StoreMachine(RuleBasedStateMachine):
             job.cursor, job.crashes = cursor, 0
         attempt.lease_until = self.time + timedelta(seconds=LEASE_SECONDS)
 
-    def report(self, pick: int, which: int, parked: bool, is_sensible: bool) -> None:
-        attempt = self.pick_attempt(pick, is_sensible)
+    def report(self, attempt: Attempt, which: int, parks: bool, is_sensible: bool) -> None:
         job = self.jobs[attempt.job_id]
         possible = [action for action in REPORTS if (job.status, action) in TRANSITIONS]
         choice = (possible if is_sensible else None) or REPORTS
         action = choice[which % len(choice)]
-        parks = parked and action is Action.YIELD and job.status is Status.HALTING
+        parks = parks and job.status is Status.HALTING
+        if parks:
+            action = Action.YIELD
         try:
             self.stores[attempt.process].settle(
                 attempt.job_id, attempt.number, Settlement(action=action, failures=1), parked=parks
@@ -250,8 +290,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not parks:
             job.holder = None
 
-    def let_go(self, pick: int, is_sensible: bool) -> None:
-        attempt = self.pick_attempt(pick, is_sensible)
+    def let_go(self, attempt: Attempt) -> None:
         job = self.jobs[attempt.job_id]
         try:
             is_let_go = self.stores[attempt.process].let_go(attempt.job_id, attempt.number)
@@ -300,7 +339,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert stored.crashes == job.crashes
             holder = None if job.holder is None else self.stores[job.holder.process].owner
             assert stored.owner == holder
-            assert (stored.running_since is not None) <= (job.status in ATTENDED)
+            assert stored.running_since is None or (job.status in ATTENDED and job.holder is not None)
             assert (stored.finished_at is not None) == (job.status in FINAL | {Status.FAILED})
             assert stored.ran_seconds >= 0
 
@@ -318,12 +357,6 @@ class StoreMachine(RuleBasedStateMachine):
                 assert change.to_status in (may_lead_to if not is_force else {Status.STOPPING})
                 seen = change.to_status
             assert seen is job.status
-
-    def pick_attempt(self, pick: int, is_sensible: bool) -> Attempt:
-        """Return an attempt that holds its job, if there is one; where it need make no sense, any."""
-        holders = [job.holder for job in self.jobs.values() if job.holder is not None]
-        choice = (holders if is_sensible else None) or self.attempts
-        return choice[pick % len(choice)]
 
     def may_claim(self, job: Expected, process: int) -> bool:
         is_free = job.holder is None or job.holder.process == process or job.holder.lease_until <= self.time
@@ -343,7 +376,7 @@ class TestStore(StoreMachine.TestCase):  # type: ignore[misc]
     """Runs the machine; each example is a store of its own."""
 
     settings = settings(
-        max_examples=40,
+        max_examples=30,
         stateful_step_count=60,
         report_multiple_bugs=False,
         deadline=None,
