@@ -15,6 +15,10 @@ from jobmanager.errors import ConfigError
 
 Number = TypeVar("Number", int, float)
 
+#: The longest duration that can be set: what waits for a century waits for ever, and no clock overflows.
+_CENTURY_DAYS = 36_500.0
+_CENTURY_SECONDS = _CENTURY_DAYS * 24 * 60 * 60
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -63,12 +67,12 @@ class Settings:
             datasets=Path(value) if (value := read.text("DATASETS", "")) else None,
             slots=read.number("SLOTS", 8, least=0),
             queue_limit=read.number("QUEUE_LIMIT", 1_000_000, least=1),
-            lease_seconds=read.number("LEASE_SECONDS", 15.0, least=0.1),
-            checkpoint_seconds=read.number("CHECKPOINT_SECONDS", 1.0, least=0.0),
-            park_seconds=read.number("PARK_SECONDS", 60.0, least=0.0),
+            lease_seconds=read.number("LEASE_SECONDS", 15.0, least=0.1, most=_CENTURY_SECONDS),
+            checkpoint_seconds=read.number("CHECKPOINT_SECONDS", 1.0, least=0.0, most=_CENTURY_SECONDS),
+            park_seconds=read.number("PARK_SECONDS", 60.0, least=0.0, most=_CENTURY_SECONDS),
             max_crashes=read.number("MAX_CRASHES", 3, least=1),
-            stop_grace_seconds=read.number("STOP_GRACE_SECONDS", 30.0, least=0.0),
-            keep_days=read.number("KEEP_DAYS", 0.0, least=0.0),
+            stop_grace_seconds=read.number("STOP_GRACE_SECONDS", 30.0, least=0.0, most=_CENTURY_SECONDS),
+            keep_days=read.number("KEEP_DAYS", 0.0, least=0.0, most=_CENTURY_DAYS),
             keep_jobs=read.number("KEEP_JOBS", 0, least=0),
         )
 
@@ -88,7 +92,7 @@ class _Reader:
                 raise ConfigError(f"JOBMANAGER_{name} cannot be used: {error}.") from None
         return value or default
 
-    def number(self, name: str, default: Number, *, least: Number) -> Number:
+    def number(self, name: str, default: Number, *, least: Number, most: float = float("inf")) -> Number:
         value = self._environ.get(f"JOBMANAGER_{name}", "").strip()
         if not value:
             return default
@@ -100,6 +104,8 @@ class _Reader:
             raise ConfigError(f"JOBMANAGER_{name} must be {wanted}, not {value!r}.") from None
         if not least <= number < float("inf"):
             raise ConfigError(f"JOBMANAGER_{name} must be at least {least} and finite, not {value}.")
+        if number > most:
+            raise ConfigError(f"JOBMANAGER_{name} must be at most {most:.0f}, which is a century, not {value}.")
         return number
 
 

@@ -35,6 +35,8 @@ class Registry:
 
         Raises TypeError or ValueError if it is no usable job type, or the name is taken by another.
         """
+        if not (isinstance(job_type, type) and issubclass(job_type, Job)):
+            raise TypeError(f"{job_type!r} is no subclass of Job")
         name = type_name(job_type)
         if job_type.start is Job.start:
             raise TypeError(f"{name} has to define start()")

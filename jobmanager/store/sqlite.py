@@ -35,12 +35,13 @@ class Database:
 
     def __init__(self, url: str, json_serializer: Any, *, clock: Callable[[], datetime] | None) -> None:
         """Make the file's folder, open nothing else yet. Raises ConfigError if *url* names no file, OSError."""
-        path = make_url(url).database
-        if not path or path == ":memory:":
+        file_url = make_url(url).set(drivername="sqlite")
+        path = file_url.database
+        if not path or path == ":memory:" or file_url.host:
             raise ConfigError("JOBMANAGER_DATABASE_URL must name a file: every process has to see the same store.")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self.engine = create_engine(
-            url,
+            file_url,
             connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
             json_serializer=json_serializer,
             poolclass=QueuePool,

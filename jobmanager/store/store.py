@@ -30,9 +30,10 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from jobmanager.errors import Conflict, LeaseLost, QueueFull, StoreUnavailable, UnknownJob
+from jobmanager.errors import ConfigError, Conflict, LeaseLost, QueueFull, StoreUnavailable, UnknownJob
 from jobmanager.records import Applied, Change, Checkpoint, JobRecord, LogLine, NewJob, Outlook, Settlement
 from jobmanager.states import ASKED, ATTENDED, FINAL, Action, Fact, Status, advance
 from jobmanager.store import postgres, queries, sqlite
@@ -645,9 +646,16 @@ def _change(row: Row[Any]) -> Change:
 
 
 def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database | postgres.Database:
-    if url.startswith("sqlite"):
+    """Return the database, not yet connected to; raises ConfigError, which does not show the URL and its password."""
+    try:
+        kind = make_url(url).get_backend_name()
+    except (ArgumentError, ValueError):
+        raise ConfigError("JOBMANAGER_DATABASE_URL cannot be used: it is no URL that SQLAlchemy can read.") from None
+    if kind == "sqlite":
         return sqlite.Database(url, to_json, clock=clock)
-    return postgres.Database(url, to_json)
+    if kind == "postgresql":
+        return postgres.Database(url, to_json)
+    raise ConfigError(f"JOBMANAGER_DATABASE_URL cannot be used: the store can be SQLite or PostgreSQL, not {kind}.")
 
 
 def _boot() -> str:

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import traceback
 from contextlib import closing
 from pathlib import Path
 
@@ -59,6 +60,37 @@ def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path)
 def test_a_store_in_memory_is_refused_for_no_other_process_could_see_it(url: str) -> None:
     with pytest.raises(ConfigError, match="JOBMANAGER_DATABASE_URL must name a file"):
         Store(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hunter2@db:port/jobs",
+        "postgresql://me:hunter2@[::1/jobs",
+        "sqlite://hunter2/jobs.db",
+        "mysql://me:hunter2@db/jobs",
+        "hunter2",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_with_a_sentence_that_does_not_show_it(url: str) -> None:
+    with pytest.raises(ConfigError, match="JOBMANAGER_DATABASE_URL (cannot be used|must name a file)") as refused:
+        Store(url)
+
+    assert "hunter2" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_a_database_that_does_not_answer_is_told_apart_and_shows_no_password() -> None:
+    with pytest.raises(StoreUnavailable, match="cannot be opened") as refused:
+        Store("postgresql://me:hunter2@127.0.0.1:1/jobs")
+
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_file_is_opened_whatever_driver_its_url_names(tmp_path: Path) -> None:
+    Store(f"sqlite+pysqlite:///{tmp_path}/jobs.db").close()
+    Store(f"sqlite+aiosqlite:///{tmp_path}/jobs.db").close()
+
+    assert (tmp_path / "jobs.db").exists()
 
 
 def test_closing_twice_is_fine(tmp_path: Path) -> None:

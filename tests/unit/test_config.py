@@ -87,6 +87,14 @@ def test_zero_is_refused_where_nothing_would_work_with_it(name: str) -> None:
         Settings.from_env({f"JOBMANAGER_{name}": "0"})
 
 
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name.endswith(("_SECONDS", "_DAYS"))])
+def test_a_duration_that_no_clock_can_add_up_is_refused_and_a_century_is_not(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"JOBMANAGER_{name} must be at most \d+, which is a century, not 1e12"):
+        Settings.from_env({f"JOBMANAGER_{name}": "1e12"})
+
+    assert Settings.from_env({f"JOBMANAGER_{name}": "36500"})
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_an_empty_variable_means_the_default(name: str) -> None:
     assert Settings.from_env({f"JOBMANAGER_{name}": "  "}) == Settings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmanager.records import CLEAN_ATTEMPTS, Checkpoint, Ending, JobRecord, Outcome, backoff, settle
+from jobmanager import records
+from jobmanager.records import (
+    CLEAN_ATTEMPTS,
+    Checkpoint,
+    Ending,
+    JobRecord,
+    NewJob,
+    Outcome,
+    backoff,
+    check_json,
+    finite,
+    settle,
+    storable,
+)
 from jobmanager.states import Action, Status
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -163,3 +177,77 @@ def test_a_clock_that_stepped_back_makes_no_time_at_work_negative() -> None:
 def test_a_job_cannot_be_changed_in_place() -> None:
     with pytest.raises(FrozenInstanceError):
         job().status = Status.STOPPED  # type: ignore[misc]
+
+
+def test_the_examples_in_the_documentation_hold() -> None:
+    told = doctest.testmod(records)
+
+    assert (told.failed, told.attempted > 0) == (0, True)
+
+
+@given(text=st.text())
+def test_any_text_can_be_kept_and_a_harmless_one_stays_as_it_is(text: str) -> None:
+    kept = storable(text)
+
+    assert "\0" not in kept
+    assert kept.encode("utf-8").decode("utf-8") == kept
+    if "\0" not in text:
+        assert kept == text
+
+
+@given(text=st.text(alphabet=st.characters(), max_size=50))
+def test_a_text_with_halves_of_characters_can_be_kept_and_read_again(text: str) -> None:
+    assert storable(storable(text)) == storable(text)
+
+
+def test_an_endless_text_is_cut_and_says_so() -> None:
+    assert storable("x" * 30, longest=10) == "x" * 10 + " … (20 more characters)"
+
+
+@pytest.mark.parametrize("value", [None, 1, -0.5, "ä", [], {"a": [True, None]}, 10**400])
+def test_json_passes(value: Any) -> None:
+    check_json(value, "it")
+
+
+def endless() -> list[Any]:
+    """Return a list that holds itself."""
+    items: list[Any] = []
+    items.append(items)
+    return items
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), {1}, b"x", object(), "\ud800", {(1, 2): 3}, endless()])
+def test_what_is_no_json_is_named(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^the cursor is no JSON: "):
+        check_json(value, "the cursor")
+
+
+@pytest.mark.parametrize(("value", "number"), [(None, None), (3, 3.0), (2.5, 2.5), (True, 1.0)])
+def test_a_number_of_progress_passes(value: object, number: float | None) -> None:
+    assert finite(value, "done") == number
+
+
+@pytest.mark.parametrize("value", ["3", [], float("nan"), float("inf"), 10**400, 1j])
+def test_what_is_no_number_of_progress_is_named(value: object) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^done has to be a "):
+        finite(value, "done")
+
+
+def test_submissions_have_the_same_fingerprint_only_where_they_ask_for_the_same() -> None:
+    usual: dict[str, Any] = {"type": "T", "args": {"a": 1, "b": 2}}
+    first = NewJob(id="1", **usual)
+
+    assert NewJob(id="2", type="T", args={"b": 2, "a": 1}).fingerprint() == first.fingerprint()
+    others: list[dict[str, Any]] = [
+        {"type": "U"},
+        {"args": {"a": 1}},
+        {"args": {"a": 1, "b": "2"}},
+        {"priority": 1},
+        {"labels": {"a": "b"}},
+        {"run_at": NOW},
+        {"max_attempts": 2},
+        {"timeout_seconds": 1.0},
+    ]
+    prints = {NewJob(id="2", **(usual | other)).fingerprint() for other in others}
+    assert len(prints) == len(others)
+    assert first.fingerprint() not in prints

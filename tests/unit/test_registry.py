@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationInfo, field_validator
@@ -85,6 +86,23 @@ def test_a_name_that_is_taken_by_another_type_is_refused() -> None:
     assert types.get("Copy") is Copy
 
 
+@pytest.mark.parametrize("thing", [int, Registry, "Copy", None, lambda: None], ids=repr)
+def test_what_is_no_job_type_is_refused(thing: Any) -> None:
+    with pytest.raises(TypeError, match="is no subclass of Job"):
+        Registry().register(thing)
+
+
+def test_registering_serves_as_a_decorator() -> None:
+    types = Registry()
+
+    @types.register
+    class Count(Job):
+        def start(self) -> None:
+            """Count."""
+
+    assert types.get("Count") is Count
+
+
 def test_a_type_without_start_is_refused() -> None:
     class Idle(Job):
         pass
@@ -115,6 +133,8 @@ def test_a_package_whose_type_cannot_be_loaded_does_not_keep_the_service_from_st
 ) -> None:
     points = [
         EntryPoint("Broken", "no_such_module_anywhere:Broken", "jobmanager.jobs"),
+        EntryPoint("Function", "jobmanager.registry:describe", "jobmanager.jobs"),
+        EntryPoint("Idle", "jobmanager.job:Job", "jobmanager.jobs"),
         EntryPoint("Simple", "jobmanager.jobs.simple:Simple", "jobmanager.jobs"),
     ]
     monkeypatch.setattr(sys.modules[Registry.__module__], "entry_points", lambda *, group: points)
@@ -123,7 +143,8 @@ def test_a_package_whose_type_cannot_be_loaded_does_not_keep_the_service_from_st
     types.load_entry_points()
 
     assert list(types) == ["Simple"]
-    assert "'Broken'" in caplog.text
+    assert all(f"The job type '{name}' of" in caplog.text for name in ("Broken", "Function", "Idle"))
+    assert "'Simple'" not in caplog.text
 
 
 def test_the_description_of_a_type_is_its_docstring() -> None:

@@ -115,3 +115,28 @@ def test_a_clean_hears_an_interrupt(is_before: bool) -> None:
 
     assert signals.halt.is_set()
     assert isinstance(signals.interrupt, Unwind)
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+def test_a_clean_is_not_disturbed_by_the_time_limit_of_the_work(is_before: bool) -> None:
+    signals = Signals()
+
+    if is_before:
+        signals.ask_interrupt(TimedOut("too long"))
+    signals.quiet()
+    if not is_before:
+        signals.ask_interrupt(TimedOut("too long"))
+
+    assert signals.interrupt is None
+    assert not signals.halt.is_set()
+
+
+@pytest.mark.parametrize("ask", [Signals.ask_halt, Signals.ask_resume, Signals.ask_stop, Signals.take, Signals.quiet])
+def test_asking_for_the_same_twice_is_asking_once(ask: Ask) -> None:
+    once, twice = Signals(), Signals()
+
+    ask(once)
+    ask(twice)
+    ask(twice)
+
+    assert is_asked(once) == is_asked(twice)
