@@ -73,7 +73,7 @@ def test_a_store_in_memory_is_refused_for_no_other_process_could_see_it(url: str
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_with_a_sentence_that_does_not_show_it(url: str) -> None:
-    with pytest.raises(ConfigError, match="JOBMANAGER_DATABASE_URL (cannot be used|must name a file)") as refused:
+    with pytest.raises(ConfigError, match=r"JOBMANAGER_DATABASE_URL (cannot be used|must name a file)") as refused:
         Store(url)
 
     assert "hunter2" not in "".join(traceback.format_exception(refused.value))
