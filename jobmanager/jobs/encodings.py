@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +16,8 @@ import pyarrow.parquet
 from jobmanager.jobs.json_lines import json_lines
 from jobmanager.jobs.part import Part, sync_folder
 
-#: Rows made JSON at once: Arrow keeps at most 2 GiB of text in an array.
-_ROWS_AT_ONCE = 10_000
+#: How much is made JSON at once: Arrow keeps at most 2 GiB of text in an array, and JSON may be longer by far.
+_BYTES_AT_ONCE = 64 * 1024 * 1024
 
 
 class Encoding(Protocol):
@@ -32,8 +32,8 @@ class Encoding(Protocol):
     def head(self, schema: pa.Schema) -> Any:
         """Return the bytes a part begins with."""
 
-    def body(self, rows: pa.Table) -> Any:
-        """Return the bytes of a chunk of rows."""
+    def body(self, rows: pa.Table) -> Iterator[Any]:
+        """Yield the bytes of a chunk of rows, piece by piece."""
 
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
         """Make the file that is downloaded from a complete part, durably; calls *on_chunk* now and then.
@@ -75,9 +75,9 @@ class Csv(_AsItIs):
         """Return the line of names."""
         return _csv(schema.empty_table(), include_header=True)
 
-    def body(self, rows: pa.Table) -> Any:
-        """Return a line for each row."""
-        return _csv(rows, include_header=False)
+    def body(self, rows: pa.Table) -> Iterator[Any]:
+        """Yield a line for each row."""
+        yield _csv(rows, include_header=False)
 
 
 class JsonLines(_AsItIs):
@@ -91,9 +91,10 @@ class JsonLines(_AsItIs):
         """Return nothing: every line is complete."""
         return b""
 
-    def body(self, rows: pa.Table) -> Any:
-        """Return a line for each row."""
-        return b"".join(json_lines(batch) for batch in rows.to_batches(max_chunksize=_ROWS_AT_ONCE))
+    def body(self, rows: pa.Table) -> Iterator[Any]:
+        """Yield a line for each row."""
+        rows_at_once = max(1, _BYTES_AT_ONCE * rows.num_rows // max(1, rows.nbytes))
+        yield from map(json_lines, rows.to_batches(max_chunksize=rows_at_once))
 
 
 class Parquet:
@@ -110,10 +111,10 @@ class Parquet:
         """Return the message that tells the schema."""
         return schema.serialize()
 
-    def body(self, rows: pa.Table) -> Any:
-        """Return the message that holds the rows."""
+    def body(self, rows: pa.Table) -> Iterator[Any]:
+        """Yield the message that holds the rows."""
         (batch,) = rows.combine_chunks().to_batches()
-        return batch.serialize()
+        yield batch.serialize()
 
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
         """Write the rows of the stream as Parquet, and remove it."""

