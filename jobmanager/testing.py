@@ -22,6 +22,9 @@ from jobmanager.job import Job
 from jobmanager.records import JSON, Checkpoint, check_json, finite, storable
 from jobmanager.registry import Registry, parse_args
 from jobmanager.signals import Signals
+from jobmanager.torture import Verdict, torture
+
+__all__ = ["RunOutcome", "Verdict", "run", "torture"]
 
 #: Larger files are told by their SHA-256, not by their content.
 _CONTENT_BYTES = 1 << 20

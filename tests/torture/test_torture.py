@@ -15,7 +15,7 @@ from jobmanager.errors import InvalidRequest
 from jobmanager.job import Job
 from jobmanager.jobs import Export, Simple
 from jobmanager.sample import make_sample
-from jobmanager.torture import torture
+from jobmanager.testing import torture
 
 UNITS = 4
 

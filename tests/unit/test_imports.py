@@ -23,7 +23,8 @@ LAYERS = [
     {"runner", "retention"},
     {"engine"},
     {"manager"},
-    {"testing", "client", "sample", "torture"},
+    {"client", "sample", "torture"},
+    {"testing"},
     {"http"},
     {"cli"},
 ]
