@@ -277,22 +277,20 @@ def test_a_stop_that_is_forced_in_the_moment_of_the_claim_is_not_lost(
             while not stage._gates["end"].is_set():
                 pass
 
-    manager = make_manager(slots=0)
-    job = manager.submit("Loop")
+    manager = make_manager(slots=1)
     asked = threading.Event()
-    other = make_manager(slots=1)
 
     def claim_and_force(*args: Any, **kwargs: Any) -> Any:
-        claimed = other.store._store.claim(*args, **kwargs)
+        claimed = manager.store._store.claim(*args, **kwargs)
         for record in claimed:
-            other.stop(record.id, force=True)
+            manager.stop(record.id, force=True)
             asked.set()
         return claimed
 
-    other.store.claim = claim_and_force
-    other._started().notify()
+    manager.store.claim = claim_and_force
+    job = manager.submit("Loop")
 
-    assert other.until(job.id, "stopped").status == "stopped"
+    assert manager.until(job.id, "stopped").status == "stopped"
     assert asked.is_set()
 
 
