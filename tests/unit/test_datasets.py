@@ -1,0 +1,175 @@
+"""The operator's list of datasets: what it may say, what it may not, and what the tables it names have to be."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from jobmanager.errors import Fatal
+from jobmanager.jobs.datasets import (
+    Dataset,
+    DatasetAway,
+    away,
+    check_order,
+    check_table,
+    load_datasets,
+    misfit,
+    schema_of,
+    unusable,
+)
+from jobmanager.jobs.dates import DateFormat
+from jobmanager.jobs.places import Place
+
+ONE = '[one]\nurl = "sqlite:///data.db"\ntable = "t"\ndate_column = "at"\nkey = "id"\n'
+SECRETS = ("secret", "sqlite", "postgresql", "TOML", "Traceback")
+
+
+def load(folder: Path, toml: str) -> dict[str, Dataset]:
+    (folder / "datasets.toml").write_text(toml, encoding="utf-8")
+    return load_datasets(folder / "datasets.toml")
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Dataset:
+    return load(tmp_path, ONE)["one"]
+
+
+def test_a_list_may_be_missing_or_empty(tmp_path: Path) -> None:
+    assert load_datasets(tmp_path / "none.toml") == {}
+    assert load(tmp_path, "# nothing yet\n") == {}
+
+
+def test_every_field_is_taken_as_it_is_written(tmp_path: Path) -> None:
+    found = load(tmp_path, ONE.replace("[one]", '["naïve name"]') + 'date_format = "unix"\n')["naïve name"]
+
+    assert (found.name, found.table, found.date_column, found.key) == ("naïve name", "t", "at", "id")
+    assert found.date_format is DateFormat.UNIX
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:///data.db", "{}/data.db"),
+        ("sqlite:///x/../y.db", "{}/x/../y.db"),
+        ("sqlite:////abs/x.db", "/abs/x.db"),
+    ],
+)
+def test_a_relative_file_is_looked_for_beside_the_list(tmp_path: Path, url: str, path: str) -> None:
+    found = load(tmp_path, ONE.replace("sqlite:///data.db", url))["one"]
+
+    assert found.url.database == path.format(tmp_path)
+
+
+def test_a_relative_file_is_found_even_if_the_list_is_named_relatively(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(tmp_path, ONE)
+    monkeypatch.chdir(tmp_path)
+
+    assert load_datasets(Path("datasets.toml"))["one"].url.database == str(tmp_path / "data.db")
+
+
+@pytest.mark.parametrize("field", ["url", "table", "date_column", "key"])
+@pytest.mark.parametrize("value", [None, '""', "7", "[]"])
+def test_a_field_that_is_missing_empty_or_no_text_is_named(tmp_path: Path, field: str, value: str | None) -> None:
+    lines = [line for line in ONE.splitlines() if not line.startswith(f"{field} =")]
+    lines += [f"{field} = {value}"] if value else []
+
+    with pytest.raises(ValueError, match=rf"dataset 'one' lacks {field}$"):
+        load(tmp_path, "\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        ("[one\nsecret", "the operator's list of datasets cannot be read; its error is in the service's log"),
+        ('[one]\nurl = "secret\\q"', "cannot be read"),
+        ("one = 'secret'", "dataset 'one' lacks url, table, date_column, key"),
+        (ONE.replace("sqlite:///data.db", "secret"), "has no SQLAlchemy URL in url"),
+        (ONE.replace("sqlite:///data.db", "postgresql://u:secret@h:secret/d"), "has no SQLAlchemy URL in url"),
+        (ONE + 'date_format = "secret"', "has a date_format other than space, t, unix, native"),
+        (ONE + "date_format = []", "has a date_format other than space, t, unix, native"),
+        (ONE + 'password = "secret"', "has unknown keys: password"),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_told_without_what_it_says(tmp_path: Path, toml: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        load(tmp_path, toml)
+
+    assert "secret" not in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_list_that_cannot_be_read_is_told_in_our_words_and_its_error_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "datasets.toml").mkdir()
+
+    with pytest.raises(ValueError, match="cannot be read") as caught:
+        load_datasets(tmp_path / "datasets.toml")
+
+    assert caught.value.__suppress_context__, "a traceback of it would show the path"
+    assert str(tmp_path) not in str(caught.value)
+    assert "IsADirectoryError" in caplog.text
+
+
+def test_a_list_that_is_no_text_is_told_in_our_words(tmp_path: Path) -> None:
+    (tmp_path / "datasets.toml").write_bytes(b"\xff\xfe")
+
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_datasets(tmp_path / "datasets.toml")
+
+
+def test_a_driver_s_words_go_to_the_service_s_log_and_ours_to_the_client(
+    one: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Exception] = []
+
+    with caplog.at_level(logging.ERROR):
+        for make in (away, unusable):
+            try:
+                raise OSError("secret words of a driver")
+            except OSError:
+                told.append(make(one))
+
+    assert [type(error) for error in told] == [DatasetAway, Fatal]
+    assert caplog.text.count("OSError: secret words of a driver") == 2
+    assert all("'one'" in str(error) and "service's log" in str(error) for error in told)
+    assert not any(secret in str(error) for secret in SECRETS for error in told)
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [([], "is not there"), (["id", "x"], "lacks its date column or its key"), (["at"], "lacks its date column or its")],
+)
+def test_a_table_without_its_date_or_key_is_refused_for_good(one: Dataset, columns: list[str], says: str) -> None:
+    with pytest.raises(Fatal, match=says):
+        check_table(one, dict.fromkeys(columns, pa.string()))
+
+
+def test_the_chosen_columns_have_their_types_in_the_order_asked_for() -> None:
+    columns = {"a": pa.int64(), "b": pa.string(), "c": pa.float64()}
+
+    assert schema_of(["c", "a"], columns) == pa.schema([("c", pa.float64()), ("a", pa.int64())])
+    with pytest.raises(Fatal, match="no column 'x', 'y'; there are: a, b, c"):
+        schema_of(["x", "a", "y"], columns)
+
+
+def test_going_on_behind_a_key_that_comes_twice_is_refused(one: Dataset) -> None:
+    place = Place(date="2024-03-09", key=7)
+
+    check_order(one, place, None)
+    check_order(one, place, Place(date="2024-03-09", key=8))
+    check_order(one, place, Place(date="2024-03-10", key=7))
+    with pytest.raises(Fatal, match="not unique"):
+        check_order(one, place, Place(date="2024-03-09", key=7))
+
+
+@pytest.mark.parametrize(("declared", "told"), [("INTEGER", "INTEGER"), ("", "none")])
+def test_a_value_that_does_not_fit_names_column_and_type(declared: str, told: str) -> None:
+    error = misfit(pa.field("score", pa.int64()), declared)
+
+    assert str(error) == f"A value of column 'score' does not fit its declared type, {told}."
