@@ -147,7 +147,10 @@ class Parquet:
 
     def recover(self, part: Path, target: Path) -> int | None:
         """Return the rows of the finished file: it has its name only when it is complete."""
-        return int(pa.parquet.read_metadata(target).num_rows) if target.exists() else None
+        try:
+            return int(pa.parquet.read_metadata(target).num_rows)
+        except (FileNotFoundError, pa.ArrowInvalid):  # not made yet, or damaged since
+            return None
 
 
 def _repetitive(schema: pa.Schema) -> list[str]:

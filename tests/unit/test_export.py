@@ -28,7 +28,7 @@ from jobmanager.job import Job
 from jobmanager.jobs import encodings, export, part
 from jobmanager.jobs.datasets import DatasetAway
 from jobmanager.jobs.export import Export
-from jobmanager.jobs.part import FilesUnusable, NoSpace
+from jobmanager.jobs.part import FilesUnusable, NoSpace, PartHeld
 from jobmanager.jobs.sql_reader import SqlReader
 from jobmanager.registry import parse_args
 from jobmanager.signals import Signals
@@ -283,6 +283,50 @@ def test_an_export_that_died_after_its_file_was_complete_makes_the_same_file(
 
     assert again == undisturbed
     assert [path.name for path in (settings.data_dir / "job").iterdir()] == [again["file"]]
+
+
+@pytest.mark.parametrize("left", ["whole", "cut off", "empty"])
+def test_a_parquet_file_that_was_damaged_before_it_was_told_of_is_made_anew(
+    settings: Settings, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, undisturbed = run(settings, settings.data_dir / "undisturbed", format="parquet")
+    folder = settings.data_dir / "job"
+    keeper = Keeper(folder)
+    job = make(settings, keeper, format="parquet")
+    monkeypatch.setattr(job, "_remove_leftovers", lambda: crash(job))
+    with pytest.raises(Crash):
+        job.start()
+    (file,) = folder.iterdir()
+    file.write_bytes({"whole": undisturbed, "cut off": undisturbed[:-1], "empty": b""}[left])
+
+    result = make(settings, keeper, attempt=2, format="parquet").start()
+
+    assert [path.name for path in folder.iterdir()] == [result["file"]]
+    assert (folder / result["file"]).read_bytes() == undisturbed
+
+
+def test_an_attempt_that_wakes_when_its_successor_writes_the_file_leaves_that_alone(settings: Settings) -> None:
+    _, undisturbed = run(settings, settings.data_dir / "undisturbed")
+    folder = settings.data_dir / "job"
+
+    def be_overtaken(job: Job) -> None:
+        job.halt()  # the file is closed, and the process frozen
+        successor = Keeper(folder, 0, lambda successor: resume_late(job))
+        successor.saved = keeper.saved
+        outcome.update(make(settings, successor, attempt=2).start())
+        raise Crash
+
+    def resume_late(job: Job) -> None:
+        with pytest.raises(PartHeld):
+            make(settings, keeper, attempt=1).start()
+
+    outcome: dict[str, Any] = {}
+    keeper = Keeper(folder, 3, be_overtaken)
+    with pytest.raises(Crash):
+        make(settings, keeper, attempt=1).start()
+
+    assert outcome["sha256"] == hashlib.sha256(undisturbed).hexdigest()
+    assert (folder / outcome["file"]).read_bytes() == undisturbed
 
 
 @pytest.mark.parametrize("harm", ["missing", "shorter", "changed"])
