@@ -40,7 +40,7 @@ class Settings:
     checkpoint_seconds: float = 1.0
     #: how long a halted job keeps its thread
     park_seconds: float = 60.0
-    #: deaths of the owner under a job, without progress in between, after which it is failed
+    #: deaths of the owner under a job, without a new cursor in between, after which it is failed
     max_crashes: int = 3
     #: after which a stopping job counts as unresponsive
     stop_grace_seconds: float = 30.0
