@@ -161,6 +161,15 @@ def test_a_failure_of_the_database_is_told_to_each_thread_and_nothing_is_kept(he
     assert held.lines() == ["first"]
 
 
+@pytest.fixture
+def _heeds_ctrl_c() -> Iterator[None]:
+    """Have Ctrl-C heard: Python leaves it alone where it was started to ignore it, as a shell starts what it puts aside."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("_heeds_ctrl_c")
 def test_a_thread_that_ctrl_c_takes_away_while_it_waits_strands_no_other(held: Held, until: Any) -> None:
     def interrupt() -> None:
         until(lambda: held.waiting() == 1)
