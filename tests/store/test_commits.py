@@ -163,7 +163,7 @@ def test_a_failure_of_the_database_is_told_to_each_thread_and_nothing_is_kept(he
 
 @pytest.fixture
 def _heeds_ctrl_c() -> Iterator[None]:
-    """Have Ctrl-C heard: Python leaves it alone where it was started to ignore it, as a shell starts what it puts aside."""
+    """Have Ctrl-C heard: Python ignores it where it was started so, as a shell starts what it puts aside."""
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, handler)
