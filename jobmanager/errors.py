@@ -3,10 +3,12 @@
     JobManagerError
     ├── ConfigError            a setting is wrong; the process must not start
     ├── InvalidRequest         what was asked makes no sense; names the field
-    │   └── UnknownType        no job type has that name
+    │   ├── UnknownType        no job type has that name
+    │   └── Unreadable         the body is not what it should be at all
     ├── NotFound               no such job, or no such thing of a job
     │   └── UnknownJob
     ├── NotAllowed             the job's status does not allow the action
+    ├── Outdated               the job has changed since the client looked
     ├── Conflict               the idempotency key was used for another submission
     ├── QueueFull              too many jobs wait; come back later
     └── StoreUnavailable       the store does not answer; come back later
@@ -26,6 +28,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+#: A field of a request, as a path of names and numbers, and what is wrong with it.
+Fault = tuple[tuple[str | int, ...], str]
+
 
 class JobManagerError(Exception):
     """The root of what callers of the JobManager have to expect."""
@@ -36,11 +41,23 @@ class ConfigError(JobManagerError):
 
 
 class InvalidRequest(JobManagerError):
-    """A request that can never succeed as it is; `field` is a dotted path into it, or ""."""
+    """A request that can never succeed as it is; `field` is a dotted path into it, or "".
 
-    def __init__(self, message: str, *, field: str = "") -> None:
+    `faults` tells of each field that is wrong: its path, and what is wrong with it.
+    """
+
+    def __init__(self, message: str, *, field: str = "", faults: Iterable[Fault] = ()) -> None:
         super().__init__(message)
         self.field = field
+        self.faults = tuple(faults) or ((((field,), message),) if field else ())
+
+    def moved(self, under: tuple[str | int, ...]) -> InvalidRequest:
+        """Return it as an error of a request of which what was wrong is the part *under*."""
+        if not under:
+            return self
+        path = ".".join(map(str, under))
+        faults = [((*under, *where), text) for where, text in self.faults] or [(under, str(self))]
+        return InvalidRequest(f"{path}: {self}", field=f"{path}.{self.field}" if self.field else path, faults=faults)
 
 
 class UnknownType(InvalidRequest):
@@ -49,6 +66,10 @@ class UnknownType(InvalidRequest):
     def __init__(self, name: str, known: Iterable[str]) -> None:
         shown = repr(name) if len(name) <= 80 else f"{name[:80]!r}…"
         super().__init__(f"There is no job type {shown}. Known types: {', '.join(sorted(known))}.", field="type")
+
+
+class Unreadable(InvalidRequest):
+    """A body that cannot be read at all: no JSON, or not of the kind that is asked for."""
 
 
 class NotFound(JobManagerError):
@@ -70,6 +91,14 @@ class NotAllowed(JobManagerError):
         self.job_id, self.status, self.action, self.allowed = job_id, status, action, tuple(allowed)
         choice = f"allowed: {', '.join(self.allowed)}" if self.allowed else "it is final"
         super().__init__(f"A job that is {status} cannot be asked to {action} ({choice}).")
+
+
+class Outdated(JobManagerError):
+    """The job has changed since the client looked at it: it is not what was to be changed any more."""
+
+    def __init__(self, job_id: str, status: str) -> None:
+        super().__init__(f"The job has changed since you looked at it; it is {status} now.")
+        self.job_id, self.status = job_id, status
 
 
 class Conflict(JobManagerError):

@@ -99,6 +99,10 @@ class Job:
         self.is_dirty = False
         self._keeper = keeper
         self._is_asked = keeper.signals.halt.is_set
+        self._calls = 0  # of checkpoint(), since one was saved
+        self._waited_seconds = 0.0  # meanwhile, in wait()
+        self._measured_at = time.monotonic()
+        self._gap_seconds: float | None = None
 
     def start(self) -> dict[str, Any] | None:
         """Do the work, beginning at `self.cursor`; what it returns (JSON) is the job's result. Raising is failure."""
@@ -148,8 +152,9 @@ class Job:
         if message is not None:
             self.message = message
         self.is_dirty = True
+        self._calls += 1
         if self._is_asked() or time.monotonic() >= self._keeper.due:
-            self._keeper.meet(self)
+            self._meet()
 
     def wait(self, seconds: float) -> None:
         """Sleep, but wake at once for a halt or a stop, and obey it; after a resume, sleep for what was left."""
@@ -158,6 +163,23 @@ class Job:
             began = time.monotonic()
             until_due = self._keeper.due - began if self.is_dirty else left
             asked = self._keeper.signals.halt.wait(max(0.0, min(left, until_due, threading.TIMEOUT_MAX)))
-            left -= time.monotonic() - began
+            waited = time.monotonic() - began
+            left -= waited
+            self._waited_seconds += waited
             if asked or (self.is_dirty and time.monotonic() >= self._keeper.due):
-                self._keeper.meet(self)
+                self._meet()
+
+    @property
+    def gap_seconds(self) -> float | None:
+        """How long it works between two calls of `checkpoint`: what a halt has to wait for, at most.
+
+        Measured over the calls since one was saved; time spent in `wait`, which ends at once, does not count.
+        """
+        if self._calls:
+            worked = time.monotonic() - self._measured_at - self._waited_seconds
+            self._gap_seconds = max(0.0, worked) / self._calls
+        return self._gap_seconds
+
+    def _meet(self) -> None:
+        self._keeper.meet(self)
+        self._calls, self._waited_seconds, self._measured_at = 0, 0.0, time.monotonic()

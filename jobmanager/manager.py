@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import datetime, timedelta
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +19,22 @@ import uuid_utils
 from jobmanager import retention
 from jobmanager.config import Settings
 from jobmanager.engine import Engine
-from jobmanager.errors import ConfigError, InvalidRequest, NotFound, StoreUnavailable
+from jobmanager.errors import ConfigError, InvalidRequest, NotAllowed, NotFound, StoreUnavailable
 from jobmanager.jobs import BUILT_IN
-from jobmanager.records import Applied, Artifact, Change, JobRecord, LogLine, NewJob, check_json
+from jobmanager.records import (
+    Applied,
+    Artifact,
+    Change,
+    JobRecord,
+    LogLine,
+    NewJob,
+    Page,
+    Position,
+    Selection,
+    Submission,
+    Sweep,
+    check_json,
+)
 from jobmanager.registry import Registry, parse_args, registry
 from jobmanager.states import REACHED, UNDER_WAY, Action, Status
 from jobmanager.store import Store
@@ -30,8 +43,16 @@ from jobmanager.store import Store
 GRACE_SECONDS = 20.0
 #: How long `close` waits for calls under way, which are about to return.
 _LAST_CALLS_SECONDS = 10.0
+#: How many jobs a bulk request changes in one commit: others, who wait for it, should hardly notice.
+_SWEEP_SIZE = 100
+#: How many jobs a bulk request looks at in one question.
+_PAGE_SIZE = 500
 #: What every database keeps as a whole number.
 _LARGEST_INTEGER = 2**31 - 1
+
+_MOST_LABELS = 32
+_LONGEST_LABEL = 255
+_LONGEST_KEY = 255
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -154,24 +175,43 @@ class JobManager:
         Raises UnknownType, InvalidRequest, Conflict (the key was used for another submission), QueueFull,
         StoreUnavailable.
         """
-        job_type = self.types.get(type)
-        parse_args(job_type, args or {}, self.settings)
-        new = NewJob(
-            id=str(uuid_utils.uuid7()),
+        asked = Submission(
             type=type,
             args=args or {},
             priority=priority,
-            labels=labels or {},
             run_at=run_at,
-            max_attempts=job_type.max_attempts if max_attempts is None else max_attempts,
-            timeout_seconds=job_type.timeout_seconds if timeout_seconds is None else timeout_seconds,
+            max_attempts=max_attempts,
+            timeout_seconds=timeout_seconds,
+            labels=labels or {},
             idempotency_key=idempotency_key,
         )
-        _check(new)
+        new = self._checked(asked)
         engine = self._started()
         (job,) = self._opened().add([new], actor=actor)
         engine.notify()
         return job
+
+    @_counted
+    def submit_all(self, submissions: Sequence[Submission], *, actor: str = "embedder") -> list[JobRecord]:
+        """Store many jobs, all or none; they are durable when this returns.
+
+        Raises what `submit` raises; the field of an InvalidRequest begins with the number of the submission, from 0.
+        """
+        new = [self._checked(asked, under=(number,)) for number, asked in enumerate(submissions)]
+        engine = self._started()
+        jobs = self._opened().add(new, actor=actor) if new else []
+        engine.notify()
+        return jobs
+
+    @_counted
+    def find(self, selection: Selection, *, before: Position | None = None, limit: int = 100) -> Page:
+        """Return jobs in the order of submission, the newest first, up to *limit*; raises StoreUnavailable."""
+        return self._opened().find(selection, tuple(self.types), before=before, limit=limit)
+
+    @_counted
+    def now(self) -> datetime:
+        """Return the time by the clock that everything is recorded by; raises StoreUnavailable."""
+        return self._opened().now()
 
     @_counted
     def get(self, job_id: str) -> JobRecord:
@@ -241,19 +281,37 @@ class JobManager:
 
     # Halt, resume, stop
 
-    def halt(self, job_id: str, *, actor: str = "embedder", reason: str | None = None, wait: float = 0) -> JobRecord:
+    # What *versions* are given for, Outdated is raised, and nothing done, where the job's own is none of them.
+
+    def halt(
+        self,
+        job_id: str,
+        *,
+        actor: str = "embedder",
+        reason: str | None = None,
+        wait: float = 0,
+        versions: Collection[str] | None = None,
+    ) -> JobRecord:
         """Have the job pause where it stands, everything kept; waits up to *wait* seconds until it has.
 
-        Raises UnknownJob, NotAllowed, StoreUnavailable.
+        Raises UnknownJob, NotAllowed, Outdated, StoreUnavailable.
         """
-        return self._ask(job_id, Action.HALT, actor, reason, wait)
+        return self._ask(job_id, Action.HALT, actor, reason, wait, versions=versions)
 
-    def resume(self, job_id: str, *, actor: str = "embedder", reason: str | None = None, wait: float = 0) -> JobRecord:
+    def resume(
+        self,
+        job_id: str,
+        *,
+        actor: str = "embedder",
+        reason: str | None = None,
+        wait: float = 0,
+        versions: Collection[str] | None = None,
+    ) -> JobRecord:
         """Have a halted or failed job go on where it stood; waits up to *wait* seconds until it runs.
 
-        Raises UnknownJob, NotAllowed, StoreUnavailable.
+        Raises UnknownJob, NotAllowed, Outdated, StoreUnavailable.
         """
-        return self._ask(job_id, Action.RESUME, actor, reason, wait)
+        return self._ask(job_id, Action.RESUME, actor, reason, wait, versions=versions)
 
     def stop(
         self,
@@ -263,12 +321,37 @@ class JobManager:
         reason: str | None = None,
         wait: float = 0,
         force: bool = False,
+        versions: Collection[str] | None = None,
     ) -> JobRecord:
         """End the job for good and roll back what it did; waits up to *wait* seconds until that is done.
 
-        *force* interrupts Python code that does not answer. Raises UnknownJob, NotAllowed, StoreUnavailable.
+        *force* interrupts Python code that does not answer. Raises UnknownJob, NotAllowed, Outdated, StoreUnavailable.
         """
-        return self._ask(job_id, Action.STOP, actor, reason, wait, is_forced=force)
+        return self._ask(job_id, Action.STOP, actor, reason, wait, is_forced=force, versions=versions)
+
+    def halt_all(self, selection: Selection, *, actor: str = "embedder", reason: str | None = None) -> Sweep:
+        """Ask every job of the selection to halt, without waiting; raises StoreUnavailable, with a part done."""
+        return self._ask_all(selection, Action.HALT, actor, reason)
+
+    def resume_all(
+        self,
+        selection: Selection,
+        *,
+        actor: str = "embedder",
+        reason: str | None = None,
+        spread_seconds: float = 0,
+    ) -> Sweep:
+        """Have every job of the selection go on, the first at once and the last after *spread_seconds*.
+
+        Does not wait for them. Raises StoreUnavailable, with a part done.
+        """
+        return self._ask_all(selection, Action.RESUME, actor, reason, spread_seconds=spread_seconds)
+
+    def stop_all(
+        self, selection: Selection, *, actor: str = "embedder", reason: str | None = None, force: bool = False
+    ) -> Sweep:
+        """Ask every job of the selection to stop, without waiting; raises StoreUnavailable, with a part done."""
+        return self._ask_all(selection, Action.STOP, actor, reason, is_forced=force)
 
     def wait(self, job_id: str, *, unless: Sequence[Status], wait: float) -> JobRecord:
         """Return the job as soon as its status is one of *unless* no more, or after *wait* seconds."""
@@ -283,19 +366,113 @@ class JobManager:
             engine.wait_for_move(seen, left)
 
     def _ask(
-        self, job_id: str, action: Action, actor: str, reason: str | None, wait: float, *, is_forced: bool = False
+        self,
+        job_id: str,
+        action: Action,
+        actor: str,
+        reason: str | None,
+        wait: float,
+        *,
+        is_forced: bool = False,
+        versions: Collection[str] | None = None,
     ) -> JobRecord:
-        applied = self._apply(job_id, action, actor, reason, is_forced=is_forced)
+        applied = self._apply(job_id, action, actor, reason, is_forced=is_forced, versions=versions)
         if applied.job.status in REACHED[action] or wait <= 0:
             return applied.job
         return self.wait(job_id, unless=tuple(UNDER_WAY[action]), wait=wait)
 
     @_counted
-    def _apply(self, job_id: str, action: Action, actor: str, reason: str | None, *, is_forced: bool) -> Applied:
+    def _apply(
+        self,
+        job_id: str,
+        action: Action,
+        actor: str,
+        reason: str | None,
+        *,
+        is_forced: bool,
+        versions: Collection[str] | None,
+    ) -> Applied:
         engine = self._started()
-        applied = self._opened().apply(job_id, action, actor=actor, reason=reason, is_forced=is_forced)
+        store = self._opened()
+        applied = store.apply(job_id, action, actor=actor, reason=reason, is_forced=is_forced, versions=versions)
         engine.obey(applied)
         return applied
+
+    def _ask_all(
+        self,
+        selection: Selection,
+        action: Action,
+        actor: str,
+        reason: str | None,
+        *,
+        spread_seconds: float = 0,
+        is_forced: bool = False,
+    ) -> Sweep:
+        ids = list(self._ids_of(selection))
+        run_ats: dict[str, datetime | None] = dict.fromkeys(ids)
+        if spread_seconds > 0 and ids:
+            now, step = self.now(), timedelta(seconds=spread_seconds) / max(1, len(ids) - 1)
+            run_ats = {job_id: now + step * number for number, job_id in enumerate(reversed(ids))}
+        how = {"statuses": selection.statuses, "actor": actor, "reason": reason, "is_forced": is_forced}
+        changed: list[str] = []
+        unchanged: dict[str, str] = {}
+        for begin in range(0, len(ids), _SWEEP_SIZE):
+            some = {job_id: run_ats[job_id] for job_id in ids[begin : begin + _SWEEP_SIZE]}
+            for job_id, came in self._apply_to_each(some, action, **how).items():
+                if isinstance(came, NotAllowed):
+                    unchanged[job_id] = str(came)
+                elif came is None:
+                    unchanged[job_id] = "It is not one of those any more."
+                elif came.change is None:
+                    unchanged[job_id] = f"It is {came.job.status} already."
+                else:
+                    changed.append(job_id)
+        return Sweep(changed=changed, unchanged=unchanged)
+
+    def _ids_of(self, selection: Selection) -> Iterator[str]:
+        before: Position | None = None
+        while True:
+            page = self.find(selection, before=before, limit=_PAGE_SIZE)
+            yield from (job.id for job in page.jobs)
+            if page.next is None:
+                return
+            before = page.next
+
+    @_counted
+    def _apply_to_each(
+        self,
+        run_ats: dict[str, datetime | None],
+        action: Action,
+        /,
+        **how: Any,
+    ) -> dict[str, Applied | NotAllowed | None]:
+        engine = self._started()
+        came = self._opened().apply_to_each(run_ats, action, **how)
+        for applied in came.values():
+            if isinstance(applied, Applied):
+                engine.obey(applied)
+        return came
+
+    def _checked(self, asked: Submission, *, under: tuple[int, ...] = ()) -> NewJob:
+        """Return the job to be stored; raises InvalidRequest, its field *under* the number of the submission."""
+        try:
+            job_type = self.types.get(asked.type)
+            parse_args(job_type, asked.args, self.settings)
+            new = NewJob(
+                id=str(uuid_utils.uuid7()),
+                type=asked.type,
+                args=asked.args,
+                priority=asked.priority,
+                labels=asked.labels,
+                run_at=asked.run_at,
+                max_attempts=job_type.max_attempts if asked.max_attempts is None else asked.max_attempts,
+                timeout_seconds=job_type.timeout_seconds if asked.timeout_seconds is None else asked.timeout_seconds,
+                idempotency_key=asked.idempotency_key,
+            )
+            _check(new)
+            return new
+        except InvalidRequest as error:
+            raise error.moved(under) from None
 
     def _open_store(self) -> Store:
         _make_data_dir(self.settings.data_dir)
@@ -336,8 +513,23 @@ def _check(new: NewJob) -> None:
         raise InvalidRequest("max_attempts has to be at least 1, and of at most 31 bits.", field="max_attempts")
     if new.timeout_seconds is not None and not 0 < new.timeout_seconds < float("inf"):
         raise InvalidRequest("timeout_seconds has to be more than 0, and finite.", field="timeout_seconds")
+    _check_labels(new.labels)
+    if new.idempotency_key is not None and not 0 < len(new.idempotency_key) <= _LONGEST_KEY:
+        raise InvalidRequest(f"An idempotency key has 1 to {_LONGEST_KEY} characters.", field="idempotency_key")
     if new.run_at is not None and new.run_at.tzinfo is None:
         raise InvalidRequest("run_at must say its time zone.", field="run_at")
+
+
+def _check_labels(labels: dict[str, str]) -> None:
+    if len(labels) > _MOST_LABELS:
+        raise InvalidRequest(f"A job has at most {_MOST_LABELS} labels.", field="labels")
+    for name, value in labels.items():
+        if not isinstance(value, str) or max(len(name), len(value)) > _LONGEST_LABEL:
+            raise InvalidRequest(
+                f"A label's name and value are texts of at most {_LONGEST_LABEL} characters.", field="labels"
+            )
+        if not name or ":" in name:
+            raise InvalidRequest("A label's name is not empty, and has no colon.", field="labels")
 
 
 def _line(result: dict[str, Any], name: str, otherwise: str) -> str:

@@ -40,6 +40,8 @@ class Checkpoint:
     message: str | None = None
     #: when it was saved
     saved_at: datetime | None = None
+    #: how long the job works between two calls of checkpoint(), as last measured; None: not measured yet
+    gap_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,50 @@ class JobRecord:
         stretch = (now - self.running_since).total_seconds() if self.running_since else 0.0
         return self.ran_seconds + max(0.0, stretch)
 
+    def version(self) -> str:
+        """Return what names this state of the job's life: every change makes another, a checkpoint does not."""
+        state = [self.id, self.status, self.attempt, self.failures, self.is_forced]
+        state += [self.run_at.isoformat(), self.asked_at and self.asked_at.isoformat()]
+        return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
+
+    def rate(self) -> float | None:
+        """Return the units of work done in a second at work, up to the last checkpoint; None where nobody counts."""
+        kept = self.checkpoint
+        if not kept.done or kept.saved_at is None:
+            return None
+        seconds = self.run_seconds(kept.saved_at)
+        return kept.done / seconds if seconds > 0 else None
+
+    def eta_seconds(self, now: datetime) -> float | None:
+        """Return how much longer the work takes if it goes on as it went; None if it does not run, or nobody knows."""
+        kept, rate = self.checkpoint, self.rate()
+        if self.running_since is None or rate is None or kept.total is None or kept.done is None:
+            return None
+        since = (now - (kept.saved_at or now)).total_seconds()
+        return max(0.0, (kept.total - kept.done) / rate - max(0.0, since))
+
+    def expected_halt_seconds(self) -> float | None:
+        """Return how long a halt may take, judged by the gaps between checkpoints; None if it does not run."""
+        return self.checkpoint.gap_seconds if self.running_since is not None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What a client asks to be run."""
+
+    type: str
+    args: dict[str, JSON] = field(default_factory=dict)
+    #: higher is claimed first
+    priority: int = 0
+    #: None: as soon as there is a slot
+    run_at: datetime | None = None
+    #: None: as the type says
+    max_attempts: int | None = None
+    #: None: as the type says
+    timeout_seconds: float | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    idempotency_key: str | None = None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
@@ -123,6 +169,53 @@ class NewJob:
         asked = [self.type, self.args, self.priority, self.labels, self.max_attempts, self.timeout_seconds]
         asked.append(self.run_at.isoformat() if self.run_at else None)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which jobs are meant: those of which all holds that is given here."""
+
+    #: any of these; empty: whatever the status
+    statuses: frozenset[Status] = frozenset()
+    type: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    #: submitted then or later
+    submitted_after: datetime | None = None
+    #: submitted earlier
+    submitted_before: datetime | None = None
+    #: the beginning of an id (13 characters or more), a part of the type's name, or a label's value
+    q: str | None = None
+
+    def is_everything(self) -> bool:
+        """Tell whether it leaves no job out."""
+        return self == Selection()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """A place in a list of jobs, which is in the order of submission."""
+
+    submitted_at: datetime
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Some jobs of a list, the newest first."""
+
+    jobs: list[JobRecord]
+    #: where the next page begins; None: this is the last one
+    next: Position | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """What came of asking something of many jobs at once: each job that matched is in one of the two."""
+
+    #: ids of the jobs that changed
+    changed: list[str]
+    #: ids of the jobs that did not, and why
+    unchanged: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

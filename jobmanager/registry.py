@@ -90,12 +90,14 @@ def parse_args(job_type: type[Job], args: dict[str, Any], settings: Settings) ->
     try:
         return job_type.Args.model_validate(args, context={"settings": settings})
     except ValidationError as error:
-        raise InvalidRequest(explain(error), field=field_of(error, under="args")) from None
+        raise invalid(error, under=("args",)) from None
 
 
-def field_of(error: ValidationError, *, under: str = "") -> str:
-    """Return the dotted path of the first wrong field."""
-    return ".".join(str(part) for part in ((under,) if under else ()) + error.errors()[0]["loc"])
+def invalid(error: ValidationError, *, under: tuple[str | int, ...] = ()) -> InvalidRequest:
+    """Return our error for what pydantic found; what was validated is the part *under* of the request."""
+    faults = [((*under, *problem["loc"]), _text(problem["msg"])) for problem in error.errors(include_url=False)]
+    field = ".".join(str(part) for part in faults[0][0])
+    return InvalidRequest(explain(error), field=field, faults=faults)
 
 
 def explain(error: ValidationError) -> str:
@@ -106,6 +108,10 @@ def explain(error: ValidationError) -> str:
     problems = []
     for problem in error.errors(include_url=False, include_input=False):
         where = ".".join(str(part) for part in problem["loc"])
-        text = problem["msg"].removeprefix("Value error, ")
+        text = _text(problem["msg"])
         problems.append(f"{where}: {text}" if where else text)
     return "; ".join(problems)
+
+
+def _text(message: str) -> str:
+    return message.removeprefix("Value error, ")

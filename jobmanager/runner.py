@@ -520,7 +520,11 @@ def _checkpoint_of(job: Job) -> Checkpoint:
     check_json(job.cursor, "the cursor")
     message = None if job.message is None else storable(str(job.message))
     return Checkpoint(
-        cursor=job.cursor, done=finite(job.done, "done"), total=finite(job.total, "total"), message=message
+        cursor=job.cursor,
+        done=finite(job.done, "done"),
+        total=finite(job.total, "total"),
+        message=message,
+        gap_seconds=job.gap_seconds,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from jobmanager.http import classic, docs, errors, guard, health, jobs
+from jobmanager.http import classic, control, docs, errors, guard, health, job_types, jobs
 from jobmanager.http.door import EXTENSION
 from jobmanager.manager import JobManager
 
@@ -18,7 +18,7 @@ def create_app(manager: JobManager | None = None) -> Flask:
     app.extensions[EXTENSION] = manager or JobManager()
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a property of Flask's default provider
     guard.protect(app)
-    for blueprint in (classic.blueprint, jobs.blueprint, health.blueprint):
+    for blueprint in (classic.blueprint, jobs.blueprint, control.blueprint, job_types.blueprint, health.blueprint):
         app.register_blueprint(blueprint)
     errors.register(app)
     docs.register(app)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import flask_swagger_ui
 from flasgger import Swagger, swag_from
@@ -16,13 +16,23 @@ from flask import Blueprint, Flask
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from jobmanager.http import examples, wire
+from jobmanager.errors import JobManagerError
+from jobmanager.http import examples, resources, wire
 from jobmanager.http.door import EXTENSION
+from jobmanager.http.errors import KINDS
 from jobmanager.job import Job
 from jobmanager.registry import Registry
 from jobmanager.registry import describe as description_of
 
 View = TypeVar("View", bound=Callable[..., Any])
+
+
+class Decorator(Protocol):
+    """Documents a view, and returns it."""
+
+    def __call__(self, view: View, /) -> View:
+        """Return the view."""
+
 
 Example = dict[str, Any]
 
@@ -55,6 +65,11 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string"},
         "example": '"9f86d081884c7d65"',
     },
+    "Location": {
+        "description": "Where the job is.",
+        "schema": {"type": "string"},
+        "example": f"/jobs/{wire.JOB_ID}",
+    },
     "Content-Disposition": {
         "description": "The name to save the file under.",
         "schema": {"type": "string"},
@@ -75,6 +90,21 @@ _MODELS: tuple[type[BaseModel], ...] = (
     wire.ClassicError,
     wire.Problem,
     wire.Health,
+    resources.NewJob,
+    resources.Batch,
+    resources.Ids,
+    resources.JobShown,
+    resources.JobList,
+    resources.Changes,
+    resources.Lines,
+    resources.Types,
+    resources.TypeShown,
+    resources.Control,
+    resources.StopControl,
+    resources.HaltMany,
+    resources.ResumeMany,
+    resources.StopMany,
+    resources.SweepShown,
 )
 
 _INTRODUCTION = """\
@@ -104,7 +134,8 @@ def describe(
     text: str = "",
     parameters: list[dict[str, Any]] | None = None,
     body: tuple[type[BaseModel], Mapping[str, Example]] | None = None,
-) -> Callable[[View], View]:
+    is_body_required: bool = True,
+) -> Decorator:
     """Document a view: its docstring is the summary, *text* tells more."""
     specification: dict[str, Any] = {
         "tags": [tag],
@@ -115,8 +146,8 @@ def describe(
     if body is not None:
         model, shown = body
         content = {"schema": _reference(model), "examples": dict(shown)}
-        specification["requestBody"] = {"required": True, "content": {"application/json": content}}
-    decorate: Callable[[View], View] = swag_from(specification)
+        specification["requestBody"] = {"required": is_body_required, "content": {"application/json": content}}
+    decorate: Decorator = swag_from(specification)
     return decorate
 
 
@@ -126,10 +157,15 @@ def refusal(text: str, error: str, *, job_id: str = wire.JOB_ID, headers: Sequen
     return Answer(text=text, model=wire.ClassicError, examples=example, headers=headers)
 
 
-def problem(status: HTTPStatus, text: str, detail: str, *, headers: Sequence[str] = ()) -> Answer:
-    """Return an error as RFC 9457 has it."""
-    example = {"problem": examples.problem(status, detail)}
-    return Answer(text=text, model=wire.Problem, examples=example, headers=headers)
+def problem(
+    kind: HTTPStatus | type[JobManagerError], text: str, detail: str, *, headers: Sequence[str] = (), **more: Any
+) -> Answer:
+    """Return an error as RFC 9457 has it: of the kind that stands for one of ours, or of none but its status."""
+    if isinstance(kind, HTTPStatus):
+        shown = examples.problem(kind, detail)
+    else:
+        shown = examples.problem(KINDS[kind].status, detail, type=KINDS[kind].uri(), **more)
+    return Answer(text=text, model=wire.Problem, examples={"problem": shown}, headers=headers)
 
 
 def job_id_parameter() -> dict[str, Any]:
@@ -152,6 +188,22 @@ def header_parameter(name: str, text: str, *, shown: str) -> dict[str, Any]:
         "description": f"{text} For instance `{shown}`.",
         "schema": {"type": "string"},
     }
+
+
+def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """Return the descriptions of the parameters that a query of this model may have."""
+    schema = model.model_json_schema(ref_template=_REF)
+    return [
+        {"name": name, "in": "query", "description": described.pop("description"), "schema": _without_null(described)}
+        for name, described in schema["properties"].items()
+    ]
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a parameter, which is left out rather than null."""
+    kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
+    kept = {name: value for name, value in schema.items() if name != "title" and value is not None}
+    return kept | (kinds[0] if kinds else {})
 
 
 def register(app: Flask) -> None:
@@ -189,7 +241,9 @@ def _template(types: Registry) -> dict[str, Any]:
         },
         "tags": [
             {"name": "classic", "description": "Submit and steer jobs, as in the Go service."},
-            {"name": "jobs", "description": "What jobs made."},
+            {"name": "jobs", "description": "Jobs as resources: submit them, list them, look at them."},
+            {"name": "control", "description": "Halt, resume and stop jobs, one or many."},
+            {"name": "job types", "description": "What can be submitted."},
             {"name": "health", "description": "Whether the service works."},
         ],
         "components": {"schemas": _schemas(types)},
@@ -200,33 +254,40 @@ def _schemas(types: Registry) -> dict[str, Any]:
     """Return the schemas of all bodies, and of the arguments of every job type."""
     _, definitions = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_REF)
     schemas: dict[str, Any] = definitions["$defs"]
-    choices = []
+    new_job = schemas["NewJob"]["properties"]
+    choices: dict[str, list[dict[str, str]]] = {"ClassicSubmission": [], "NewJob": []}
     for name in types:
         job_type = types.get(name)
         schema = job_type.Args.model_json_schema(ref_template=_REF)
         schemas |= schema.pop("$defs", {})
         schemas[f"{name}Args"] = schema | {"title": f"{name}Args", "description": _described(job_type)}
-        schemas[f"{name}Submission"] = _submission(name, job_type, required=bool(schema.get("required")))
-        choices.append({"$ref": _REF.format(model=f"{name}Submission")})
-    submission = schemas["ClassicSubmission"]
-    schemas["ClassicSubmission"] = {"description": submission["description"], "oneOf": choices}
+        is_needed = bool(schema.get("required"))
+        args: dict[str, Any] = {"$ref": _REF.format(model=f"{name}Args")}
+        classic = {
+            "Type": {"type": "string", "const": name},
+            "args": args if is_needed else {"anyOf": [args, {"type": "null"}]},
+        }
+        rest = new_job | {"type": {"type": "string", "const": name}, "args": args}
+        for kind, fields in (("ClassicSubmission", classic), ("NewJob", rest)):
+            model = f"{name}{kind.removeprefix('Classic')}"
+            schemas[model] = _submission(model, job_type, fields, is_needed=is_needed)
+            choices[kind].append({"$ref": _REF.format(model=model)})
+    for model, kinds in choices.items():
+        schemas[model] = {"description": schemas[model]["description"], "oneOf": kinds}
     for schema in schemas.values():
         _tidy(schema)
     return schemas
 
 
-def _submission(name: str, job_type: type[Job], *, required: bool) -> dict[str, Any]:
-    """Return the schema of a submission of one type."""
-    args: dict[str, Any] = {"$ref": _REF.format(model=f"{name}Args")}
+def _submission(model: str, job_type: type[Job], fields: dict[str, Any], *, is_needed: bool) -> dict[str, Any]:
+    """Return the schema of a submission of one type; its first field names the type."""
+    named, *_ = fields
     return {
-        "title": f"{name}Submission",
+        "title": model,
         "description": description_of(job_type),
         "type": "object",
-        "properties": {
-            "Type": {"type": "string", "const": name},
-            "args": args if required else {"anyOf": [args, {"type": "null"}]},
-        },
-        "required": ["Type", "args"] if required else ["Type"],
+        "properties": fields,
+        "required": [named, "args"] if is_needed else [named],
     }
 
 

@@ -7,31 +7,57 @@ the log: it may show paths, hosts and values. Of it the client learns only that 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from jobmanager.errors import (
-    ConfigError,
     Conflict,
     InvalidRequest,
     JobManagerError,
     NotAllowed,
     NotFound,
+    Outdated,
     QueueFull,
     StoreUnavailable,
+    UnknownJob,
+    UnknownType,
+    Unreadable,
 )
-from jobmanager.http.guard import MAX_BODY_BYTES
 
-_STATUSES: dict[type[JobManagerError], HTTPStatus] = {
-    InvalidRequest: HTTPStatus.BAD_REQUEST,
-    NotFound: HTTPStatus.NOT_FOUND,
-    NotAllowed: HTTPStatus.CONFLICT,
-    Conflict: HTTPStatus.UNPROCESSABLE_ENTITY,
-    QueueFull: HTTPStatus.TOO_MANY_REQUESTS,
-    StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+#: The field of a submission that comes as a header.
+IDEMPOTENCY_KEY = "idempotency_key"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What HTTP says about a kind of error."""
+
+    status: HTTPStatus
+    #: the last part of the URI that names the kind; clients rely on it
+    name: str
+
+    def uri(self) -> str:
+        """Return what a problem has as its type."""
+        return f"urn:jobmanager:problem:{self.name}"
+
+
+#: The first that fits counts.
+KINDS: dict[type[JobManagerError], Kind] = {
+    Unreadable: Kind(HTTPStatus.BAD_REQUEST, "unreadable"),
+    UnknownType: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "unknown-type"),
+    InvalidRequest: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request"),
+    UnknownJob: Kind(HTTPStatus.NOT_FOUND, "unknown-job"),
+    NotFound: Kind(HTTPStatus.NOT_FOUND, "not-found"),
+    NotAllowed: Kind(HTTPStatus.CONFLICT, "not-allowed"),
+    Outdated: Kind(HTTPStatus.PRECONDITION_FAILED, "outdated"),
+    Conflict: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency-conflict"),
+    QueueFull: Kind(HTTPStatus.TOO_MANY_REQUESTS, "queue-full"),
+    StoreUnavailable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "store-unavailable"),
 }
 
 _log = logging.getLogger(__name__)
@@ -42,38 +68,39 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, _answer)
 
 
-def status_of(error: Exception) -> HTTPStatus:
-    """Return the status that stands for the error."""
-    for kind, status in _STATUSES.items():
-        if isinstance(error, kind):
-            return status
-    return HTTPStatus.INTERNAL_SERVER_ERROR
-
-
 def _answer(error: Exception) -> Response:
     status, text = _tell(error)
-    response = jsonify(_classic(text) if request.blueprint == "classic" else _problem(error, status, text))
-    response.status_code = status
-    if request.blueprint != "classic":
+    if request.blueprint == "classic":
+        response = jsonify(_classic(text))
+        if isinstance(error, InvalidRequest):
+            status = HTTPStatus.BAD_REQUEST  # as the Go service had it
+    else:
+        response = jsonify(_problem(error, status, text))
         response.mimetype = "application/problem+json"
+    response.status_code = status
     _add_headers(response, error)
     return response
+
+
+def _kind_of(error: Exception) -> Kind | None:
+    return next((kind for family, kind in KINDS.items() if isinstance(error, family)), None)
 
 
 def _tell(error: Exception) -> tuple[HTTPStatus, str]:
     """Return the status and what the client is told; the operator is told of what went wrong here."""
     if isinstance(error, RequestEntityTooLarge):
-        return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {MAX_BODY_BYTES} bytes."
+        return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {g.max_body_bytes} bytes."
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.code or 500)
         return status, error.description or status.description
+    kind = _kind_of(error)
+    if kind is None:
+        _log.exception("%s %r failed.", request.method, request.path)
+        return HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; it was logged."
     if isinstance(error, StoreUnavailable):
         _log.warning("%s %r was refused. %s", request.method, request.path, error)
-        return status_of(error), "The store does not answer. Nothing was changed; try again later."
-    if isinstance(error, JobManagerError) and not isinstance(error, ConfigError):
-        return status_of(error), str(error)
-    _log.exception("%s %r failed.", request.method, request.path)
-    return HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; it was logged."
+        return kind.status, "The store does not answer. Nothing was changed; try again later."
+    return kind.status, str(error)
 
 
 def _classic(text: str) -> dict[str, Any]:
@@ -81,10 +108,26 @@ def _classic(text: str) -> dict[str, Any]:
 
 
 def _problem(error: Exception, status: HTTPStatus, text: str) -> dict[str, Any]:
-    problem: dict[str, Any] = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": text}
-    if isinstance(error, InvalidRequest) and error.field:
-        problem["field"] = error.field
+    kind = _kind_of(error)
+    problem: dict[str, Any] = {
+        "type": kind.uri() if kind else "about:blank",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": text,
+    }
+    if isinstance(error, InvalidRequest) and error.faults:
+        problem |= {"field": error.field, "errors": [_fault(path, text) for path, text in error.faults]}
+    if isinstance(error, NotAllowed):
+        problem |= {"job_status": error.status, "allowed": list(error.allowed)}
     return problem
+
+
+def _fault(path: tuple[str | int, ...], text: str) -> dict[str, str]:
+    if request.method in ("GET", "HEAD") or path[0] == IDEMPOTENCY_KEY:
+        return {"parameter": str(path[0]), "detail": text}
+    # RFC 6901 §3 and §6: ~ and / are escaped, and a pointer in a fragment is percent-encoded.
+    parts = (quote(str(part).replace("~", "~0").replace("/", "~1")) for part in path)
+    return {"pointer": "#/" + "/".join(parts), "detail": text}
 
 
 def _add_headers(response: Response, error: Exception) -> None:

@@ -34,10 +34,10 @@ def classic_error(error: str, *, job_id: str = JOB_ID, summary: str = "Refused")
     return {"summary": summary, "value": {"jobID": job_id, "error": error}}
 
 
-def problem(status: HTTPStatus, detail: str) -> dict[str, Any]:
+def problem(status: HTTPStatus, detail: str, *, type: str = "about:blank", **more: Any) -> dict[str, Any]:  # noqa: A002
     """Return an example of an error as RFC 9457 has it."""
-    shown = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
-    return {"summary": status.phrase, "value": shown}
+    shown = {"type": type, "title": status.phrase, "status": int(status), "detail": detail}
+    return {"summary": status.phrase, "value": shown | more}
 
 
 def _checkpoint(done: int) -> dict[str, Any]:
@@ -116,8 +116,182 @@ UNREADABLE = {
 
 FOREIGN = "A page of another site may not change jobs."
 TOO_LARGE = "The body is larger than 1048576 bytes."
+BATCH_TOO_LARGE = "The body is larger than 67108864 bytes."
 QUEUE_FULL = "The queue is full: 1000000 jobs are waiting. Try again later."
 NO_JOB = f"There is no job '{JOB_ID}'."
 NO_FILE = f"Job {JOB_ID} has no file; it is running."
 NO_STORE = "The store does not answer. Nothing was changed; try again later."
 BROKEN = "Something went wrong here; it was logged."
+
+# The REST routes
+
+#: What a body that cannot be read is told to look like.
+NEW_JOB = '{"type": "Simple", "args": {"steps": 60}}'
+CONTROL = '{"reason": "the disk fills up"}'
+
+NEW_JOBS = {
+    "Simple": {"summary": "A job that works for a minute", "value": {"type": "Simple", "args": {"steps": 60}}},
+    "Export": {
+        "summary": "An export with a label, tried three times",
+        "value": {
+            "type": "Export",
+            "args": {"from_date": "2024-01-01", "to_date": "2024-03-31", "format": "csv"},
+            "labels": {"customer": "acme"},
+            "max_attempts": 3,
+        },
+    },
+    "later": {
+        "summary": "Not before a certain time",
+        "value": {"type": "Simple", "args": {}, "run_at": "2030-01-01T02:00:00+01:00", "priority": 5},
+    },
+}
+BATCH = {
+    "two": {
+        "summary": "Two jobs",
+        "value": [{"type": "Simple"}, {"type": "Simple", "args": {"steps": 5}, "priority": 1}],
+    }
+}
+IDS = {"ids": {"summary": "Two jobs", "value": {"ids": [JOB_ID, "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f507"]}}}
+
+_AT = "2024-03-09T12:00:00Z"
+_LATER = "2024-03-09T12:00:12.345678Z"
+
+
+def shown(status: str, *, summary: str = "", done: int | None = None, **more: Any) -> dict[str, Any]:
+    """Return an example of a job as the REST routes show it, by default one of type Simple."""
+    kept = {"seq": done, "saved_at": _LATER, "age_seconds": 0.4, "done": done} if done else None
+    lease = {"owner": "6fca1a06:host:4711:93a1c0de", "expires_at": "2024-03-09T12:00:27Z", "seconds_left": 14.2}
+    value: dict[str, Any] = {
+        "id": JOB_ID,
+        "type": "Simple",
+        "status": status,
+        "args": {"steps": 60},
+        "priority": 0,
+        "labels": {},
+        "submitted_at": _AT,
+        "run_at": _AT,
+        "started_at": _AT if done else None,
+        "finished_at": None,
+        "asked_at": None,
+        "attempt": 1 if done else 0,
+        "max_attempts": 1,
+        "failures": 0,
+        "crashes": 0,
+        "timeout_seconds": None,
+        "run_seconds": float(done or 0),
+        "progress": {
+            "done": done,
+            "total": 60 if done else None,
+            "message": None,
+            "rate": 1.0 if done else None,
+            "eta_seconds": 48.0 if status == "running" else None,
+        },
+        "checkpoint": kept,
+        "lease": lease if status in ("running", "halting", "stopping") else None,
+        "expected_halt_seconds": 0.0002 if status in ("running", "halting") else None,
+        "unresponsive": False,
+        "stuck": False,
+        "forced": False,
+        "allowed": _ALLOWED[status],
+        "details": {},
+        "result": None,
+        "error": None,
+    }
+    return {"summary": summary or status, "value": value | more}
+
+
+def _change(seq: int, action: str, begin: str | None, end: str, **more: Any) -> dict[str, Any]:
+    change = {"seq": seq, "job_id": JOB_ID, "action": action, "from_status": begin, "to_status": end, "attempt": 1}
+    return change | {"actor": "engine", "reason": None, "asked_at": _LATER, "at": _LATER} | more
+
+
+_ALLOWED: dict[str, list[str]] = {
+    "submitted": ["halt", "stop"],
+    "running": ["halt", "stop"],
+    "halting": ["resume", "stop"],
+    "halted": ["resume", "stop"],
+    "stopping": [],
+    "stopped": [],
+    "failed": ["resume", "stop"],
+}
+
+JOB_SUBMITTED = {"submitted": shown("submitted")}
+JOBS = {
+    "running": shown("running", summary="A job at work", done=12),
+    "halted": shown("halted", summary="A job that has halted", done=12, asked_at=_LATER),
+    "failed": shown(
+        "failed", summary="A job that failed", done=12, failures=1, finished_at=_LATER, error="OSError: not today"
+    ),
+}
+JOBS_HALTED = {"halted": JOBS["halted"], "halting": shown("halting", done=11, asked_at=_LATER)}
+JOBS_RESUMED = {
+    "running": shown("running", done=12, attempt=2),
+    "submitted": shown("submitted", summary="It waits for a slot", done=12, asked_at=_LATER),
+}
+JOBS_STOPPED = {
+    "stopped": shown("stopped", done=12, asked_at=_LATER, finished_at=_LATER),
+    "stopping": shown("stopping", done=12, asked_at=_LATER),
+}
+JOB_LIST = {
+    "page": {
+        "summary": "A page, and there are more",
+        "value": {"jobs": [JOBS["running"]["value"]], "next_cursor": "MTcwOTk4NTYwMDAwMDAwMC40Mg=="},
+    }
+}
+REASONS = {"reason": {"summary": "Say why", "value": {"reason": "the disk fills up"}}}
+FILTERS = {
+    "type": {"summary": "All exports that run", "value": {"status": ["running"], "type": "Export"}},
+    "label": {"summary": "All of one customer, and why", "value": {"label": ["customer:acme"], "reason": "their wish"}},
+    "all": {"summary": "Every job", "value": {"all": True}},
+}
+SWEEPS = {
+    "sweep": {
+        "summary": "One changed, one did not",
+        "value": {
+            "matched": 2,
+            "changed": 1,
+            "changed_ids": [JOB_ID],
+            "unchanged": [{"id": "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f507", "reason": "It is halted already."}],
+        },
+    }
+}
+CHANGES = {
+    "halted": {
+        "summary": "Submitted, begun, and asked to halt",
+        "value": {
+            "changes": [
+                _change(1, "submit", None, "submitted", attempt=0, actor="127.0.0.1"),
+                _change(2, "claim", "submitted", "running"),
+                _change(3, "halt", "running", "halting", actor="127.0.0.1", reason="the disk fills up"),
+                _change(4, "yield", "halting", "halted"),
+            ]
+        },
+    }
+}
+LINES = {
+    "lines": {
+        "summary": "One line",
+        "value": {"lines": [{"number": 1, "attempt": 1, "at": _LATER, "level": "INFO", "message": "read 50000 rows"}]},
+    }
+}
+_TYPE = {
+    "type": "Simple",
+    "description": "Works in a loop, one unit after the other.",
+    "args_schema": {"type": "object", "properties": {"steps": {"type": "integer", "default": 60}}},
+    "resumable": True,
+    "max_running": None,
+    "max_attempts": 1,
+    "timeout_seconds": None,
+    "stuck_after_seconds": 300.0,
+}
+TYPE = {"type": {"summary": "A job type", "value": _TYPE}}
+TYPES = {"types": {"summary": "The job types", "value": {"job_types": [_TYPE]}}}
+
+UNREADABLE_BODY = (
+    "The body cannot be read: expecting value at line 1, column 1. "
+    'It looks like this: {"type": "Simple", "args": {"steps": 60}}.'
+)
+WRONG_FIELD = "prioritty: Extra inputs are not permitted"
+WRONG_PARAMETER = "limit: Input should be less than or equal to 500"
+NO_TYPE = "There is no job type 'Simpel'."
+OUTDATED = "The job has changed since you looked at it; it is completed now."

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response, abort, request
+from flask import Flask, Response, abort, g, request
 from werkzeug.exceptions import MethodNotAllowed, RequestEntityTooLarge
 
 MAX_BODY_BYTES = 1024 * 1024
+MAX_BATCH_BYTES = 64 * 1024 * 1024
 
 #: Routes that change things although they answer GET, as the classic ones do.
 _CHANGING_VIEWS = frozenset({"classic.halt", "classic.resume", "classic.stop"})
@@ -13,8 +14,6 @@ _CHANGING_VIEWS = frozenset({"classic.halt", "classic.resume", "classic.stop"})
 
 def protect(app: Flask) -> None:
     """Have the application refuse what a page of another site, or a browser by itself, asks it to change."""
-    # Where its length is not told, Werkzeug cuts a body off without a word: one byte more tells that it was too long.
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     app.before_request(_refuse_foreign)
     app.before_request(_refuse_large)
     app.after_request(_add_headers)
@@ -33,8 +32,11 @@ def _refuse_foreign() -> None:
 
 
 def _refuse_large() -> None:
+    g.max_body_bytes = MAX_BATCH_BYTES if request.endpoint == "jobs.submit_batch" else MAX_BODY_BYTES
+    # Where its length is not told, Werkzeug cuts a body off without a word: one byte more tells that it was too long.
+    request.max_content_length = g.max_body_bytes + 1
     told = request.content_length
-    if (len(request.get_data()) if told is None else told) > MAX_BODY_BYTES:
+    if (len(request.get_data()) if told is None else told) > g.max_body_bytes:
         raise RequestEntityTooLarge
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
 from flask import Blueprint
 
-from jobmanager.http import examples, wire
-from jobmanager.http.docs import Answer, describe, problem
+from jobmanager.http import wire
+from jobmanager.http.docs import Answer, describe
 from jobmanager.http.door import manager
+from jobmanager.http.problems import BROKEN, NO_STORE
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")
 
@@ -32,10 +31,8 @@ def live() -> dict[str, str]:
     text="A process that does not answer this with 200 should be sent no requests for now.",
     answers={
         200: Answer(text="The store answers.", model=wire.Health, examples=_OK),
-        500: problem(HTTPStatus.INTERNAL_SERVER_ERROR, "A mistake of the service; it is in its log.", examples.BROKEN),
-        503: problem(
-            HTTPStatus.SERVICE_UNAVAILABLE, "The store does not answer.", examples.NO_STORE, headers=["Retry-After"]
-        ),
+        500: BROKEN,
+        503: NO_STORE,
     },
 )
 def ready() -> dict[str, str]:

@@ -1,20 +1,187 @@
-"""Jobs as resources."""
+"""Jobs as resources: to submit, to list, to look at, and what they left."""
 
 from __future__ import annotations
 
 import re
 from http import HTTPStatus
+from urllib.parse import urlencode
 
-from flask import Blueprint, request, send_file
+from flask import Blueprint, request, send_file, url_for
 from werkzeug.wrappers import Response
 
-from jobmanager.http import examples
-from jobmanager.http.docs import Answer, describe, header_parameter, job_id_parameter, problem
-from jobmanager.http.door import manager
+from jobmanager.errors import UnknownJob
+from jobmanager.http import bodies, examples, resources
+from jobmanager.http.answers import idempotency_key, render, render_job
+from jobmanager.http.docs import Answer, describe, header_parameter, job_id_parameter, problem, query_parameters
+from jobmanager.http.door import actor, manager
+from jobmanager.http.problems import (
+    BATCH_TOO_LARGE,
+    BROKEN,
+    FOREIGN,
+    INVALID,
+    INVALID_QUERY,
+    NO_JOB,
+    NO_STORE,
+    QUEUE_FULL,
+    TOO_LARGE,
+    UNREADABLE,
+)
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
 
 _ONE_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
+
+
+@blueprint.post("")
+@describe(
+    tag="jobs",
+    text="When this is answered with 202, the job is stored and no crash loses it. With an Idempotency-Key, the same "
+    "submission sent again, even at the same instant, is answered with the job that is there: it is safe to repeat.",
+    parameters=[
+        header_parameter(
+            "Idempotency-Key",
+            "Names this submission, for at least a day. Another one under the same key is refused.",
+            shown="9a1f2c44-import-of-may",
+        )
+    ],
+    body=(resources.NewJob, examples.NEW_JOBS),
+    answers={
+        202: Answer(
+            text="The job is stored and will run.",
+            model=resources.JobShown,
+            examples=examples.JOB_SUBMITTED,
+            headers=["Location", "ETag"],
+        ),
+        400: UNREADABLE,
+        403: FOREIGN,
+        413: TOO_LARGE,
+        422: INVALID,
+        429: QUEUE_FULL,
+        500: BROKEN,
+        503: NO_STORE,
+    },
+)
+def submit() -> Response:
+    """Submit a job."""
+    asked = bodies.validated(resources.NewJob, bodies.parse_object(request.get_data(), examples.NEW_JOB))
+    job = manager().submit(**dict(asked), idempotency_key=idempotency_key(), actor=actor())
+    response = render_job(job, HTTPStatus.ACCEPTED)
+    response.location = url_for("jobs.show", job_id=job.id)
+    return response
+
+
+@blueprint.post("/batch")
+@describe(
+    tag="jobs",
+    text="All of them are stored, or none. A JSON array, or one object a line (NDJSON); up to 64 MiB.",
+    body=(resources.Batch, examples.BATCH),
+    answers={
+        202: Answer(text="All jobs are stored and will run.", model=resources.Ids, examples=examples.IDS),
+        400: UNREADABLE,
+        403: FOREIGN,
+        413: BATCH_TOO_LARGE,
+        422: INVALID,
+        429: QUEUE_FULL,
+        500: BROKEN,
+        503: NO_STORE,
+    },
+)
+def submit_batch() -> Response:
+    """Submit many jobs at once."""
+    values = bodies.parse_many(request.get_data(), examples.NEW_JOB)
+    asked = [bodies.validated(resources.NewJob, value, under=(number,)) for number, value in enumerate(values)]
+    jobs = manager().submit_all([one.submission() for one in asked], actor=actor())
+    return render(resources.Ids(ids=[job.id for job in jobs]), HTTPStatus.ACCEPTED)
+
+
+@blueprint.get("")
+@describe(
+    tag="jobs",
+    text="A page of jobs, the newest first. `next_cursor`, and the header Link, lead to the next page: jobs that are "
+    "submitted meanwhile do not move it.",
+    parameters=query_parameters(resources.ListQuery),
+    answers={
+        200: Answer(
+            text="The page; Link with rel=next is there unless it is the last.",
+            model=resources.JobList,
+            examples=examples.JOB_LIST,
+        ),
+        422: INVALID_QUERY,
+        500: BROKEN,
+        503: NO_STORE,
+    },
+)
+def index() -> Response:
+    """List jobs."""
+    query = bodies.parse_query(resources.ListQuery, request.args)
+    page = manager().find(query.selection(), before=resources.from_cursor(query.cursor), limit=query.limit)
+    shown = resources.show_page(page, manager())
+    response = render(shown)
+    if shown.next_cursor is not None:
+        others = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
+        target = f"{url_for('jobs.index')}?{urlencode([*others, ('cursor', shown.next_cursor)])}"
+        response.headers["Link"] = f'<{target}>; rel="next"'
+    return response
+
+
+@blueprint.get("/<job_id>")
+@describe(
+    tag="jobs",
+    text="The whole job: status, progress with rate and ETA, what is kept in its checkpoint, who holds it, and what "
+    "may be asked of it. Its ETag serves for If-None-Match here, and for If-Match of a halt, a resume or a stop.",
+    parameters=[
+        job_id_parameter(),
+        header_parameter("If-None-Match", "The ETag of what the client has.", shown='"5ea1c0ffee5ea1c0.12"'),
+    ],
+    answers={
+        200: Answer(text="The job.", model=resources.JobShown, examples=examples.JOBS, headers=["ETag"]),
+        304: Answer(text="The job is as If-None-Match says.", headers=["ETag"]),
+        404: NO_JOB,
+        500: BROKEN,
+        503: NO_STORE,
+    },
+)
+def show(job_id: str) -> Response:
+    """Look at a job."""
+    return render_job(manager().get(job_id)).make_conditional(request)
+
+
+@blueprint.get("/<job_id>/changes")
+@describe(
+    tag="jobs",
+    text="Every change of the job's status: when it was asked for and when it took effect, in which attempt, by whom "
+    "and why.",
+    parameters=[job_id_parameter()],
+    answers={
+        200: Answer(text="The changes.", model=resources.Changes, examples=examples.CHANGES),
+        404: NO_JOB,
+        500: BROKEN,
+        503: NO_STORE,
+    },
+)
+def changes(job_id: str) -> Response:
+    """Look at what happened to a job."""
+    return render(resources.Changes(changes=[resources.show_change(each) for each in manager().changes(job_id)]))
+
+
+@blueprint.get("/<job_id>/log")
+@describe(
+    tag="jobs",
+    text="What the job logged, and the tracebacks of its errors. To read on, pass the number of the last line as "
+    "`after`.",
+    parameters=[job_id_parameter(), *query_parameters(resources.LogQuery)],
+    answers={
+        200: Answer(text="The lines.", model=resources.Lines, examples=examples.LINES),
+        404: NO_JOB,
+        422: INVALID_QUERY,
+        500: BROKEN,
+        503: NO_STORE,
+    },
+)
+def log(job_id: str) -> Response:
+    """Read what a job logged."""
+    query = bodies.parse_query(resources.LogQuery, request.args)
+    return render(resources.show_lines(manager().log(job_id, after=query.after, limit=query.limit)))
 
 
 @blueprint.get("/<job_id>/artifact")
@@ -35,17 +202,15 @@ _ONE_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
             headers=["Content-Range", "ETag"],
         ),
         304: Answer(text="The file is what If-None-Match says.", headers=["ETag"]),
-        404: problem(HTTPStatus.NOT_FOUND, "No job has this id, or it has no file.", examples.NO_FILE),
+        404: problem(UnknownJob, "No job has this id, or it has no file.", examples.NO_FILE),
         416: problem(
             HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
             "The file does not have the part that Range asked for.",
             "The server cannot provide the requested range.",
             headers=["Content-Range"],
         ),
-        500: problem(HTTPStatus.INTERNAL_SERVER_ERROR, "A mistake of the service; it is in its log.", examples.BROKEN),
-        503: problem(
-            HTTPStatus.SERVICE_UNAVAILABLE, "The store does not answer.", examples.NO_STORE, headers=["Retry-After"]
-        ),
+        500: BROKEN,
+        503: NO_STORE,
     },
 )
 def artifact(job_id: str) -> Response:

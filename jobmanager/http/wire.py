@@ -1,32 +1,27 @@
-"""What goes over the wire: how bodies are read, and how jobs are shown by the classic routes.
+"""What goes over the wire of the classic routes, and what all routes share.
 
 The models are the documentation too: their JSON Schema is in the API docs.
 """
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobmanager.errors import InvalidRequest
+from jobmanager.http import bodies
 from jobmanager.job import Job
 from jobmanager.records import JobRecord
 from jobmanager.states import Status
 
 JOB_ID = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
 
-#: How deep arrays and objects of a body may lie in each other. Far below what Python's recursion limit lets through,
-#: which is less where the stack is deeper: what one thread could write, another could not read.
-MAX_DEPTH = 100
-
-_TOO_DEEP = f"arrays and objects in it lie more than {MAX_DEPTH} deep in each other"
-_EXAMPLE = 'It looks like this: {"Type": "Simple", "args": {}}.'
+_EXAMPLE = '{"Type": "Simple", "args": {}}'
 
 
-def _leave_out_nulls(schema: dict[str, Any]) -> None:
+def leave_out_nulls(schema: dict[str, Any]) -> None:
     """Have the schema say that a field is left out, rather than null, where there is nothing to tell."""
     for name, described in schema["properties"].items():
         if described.get("default", "") is None:
@@ -57,7 +52,7 @@ class ClassicDetails(BaseModel):
     rows and bytes so far.
     """
 
-    model_config = ConfigDict(extra="allow", json_schema_extra=_leave_out_nulls)
+    model_config = ConfigDict(extra="allow", json_schema_extra=leave_out_nulls)
 
     jobID: str = Field(description="The job's id.")  # noqa: N815 - the name on the wire
     status: str = Field(
@@ -92,16 +87,29 @@ class ClassicError(BaseModel):
     error: str = Field(description="What is wrong, in a sentence.")
 
 
+class Fault(BaseModel):
+    """One thing that is wrong with a request."""
+
+    model_config = ConfigDict(json_schema_extra=leave_out_nulls)
+
+    detail: str = Field(description="What is wrong with it.")
+    pointer: str | None = Field(None, description="The field of the body, as a JSON pointer (RFC 6901) in a fragment.")
+    parameter: str | None = Field(None, description="The parameter of the query, or the header.")
+
+
 class Problem(BaseModel):
     """What was wrong with a request (RFC 9457); nothing was changed."""
 
-    model_config = ConfigDict(json_schema_extra=_leave_out_nulls)
+    model_config = ConfigDict(json_schema_extra=leave_out_nulls)
 
-    type: str = Field(description="Always about:blank: the status says it all.")
+    type: str = Field(description="Names the kind of problem; it stays the same from version to version.")
     title: str = Field(description="The name of the status.")
     status: int = Field(description="The status, once more.")
     detail: str = Field(description="What is wrong, in a sentence.")
-    field: str | None = Field(None, description="The field that is wrong, as a dotted path.")
+    field: str | None = Field(None, description="The first field that is wrong, as a dotted path.")
+    errors: list[Fault] | None = Field(None, description="Each field that is wrong.")
+    job_status: str | None = Field(None, description="The status of the job, where that does not allow it.")
+    allowed: list[str] | None = Field(None, description="What may be asked of the job instead.")
 
 
 class Health(BaseModel):
@@ -110,30 +118,16 @@ class Health(BaseModel):
     status: str = Field(description="Always ok.")
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object that *body* holds; raises InvalidRequest that says what is wrong, and where."""
-    try:
-        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # what cannot be stored is refused here
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The body cannot be read: {_fault(error)}. {_EXAMPLE}") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"The body must be a JSON object, not {_kind(value)}. {_EXAMPLE}")
-    if _is_deeper(value, MAX_DEPTH):
-        raise InvalidRequest(f"The body cannot be read: {_TOO_DEEP}. {_EXAMPLE}")
-    return value
-
-
 def parse_classic(body: bytes) -> tuple[str, dict[str, Any]]:
     """Return type and arguments of a submission, read as the Go service did; raises InvalidRequest."""
-    fields = {name.casefold(): value for name, value in parse_object(body).items()}
+    fields = {name.casefold(): value for name, value in bodies.parse_object(body, _EXAMPLE).items()}
     name, args = fields.get("type"), fields.get("args")
     if not isinstance(name, str) or not name:
-        raise InvalidRequest(f'"Type" must name a job type. {_EXAMPLE}', field="type")
+        raise InvalidRequest(f'"Type" must name a job type. It looks like this: {_EXAMPLE}.', field="type")
     if args is None:
         args = {}
     if not isinstance(args, dict):
-        raise InvalidRequest(f'"args" must be a JSON object, not {_kind(args)}.', field="args")
+        raise InvalidRequest(f'"args" must be a JSON object, not {bodies.kind(args)}.', field="args")
     return name, args
 
 
@@ -172,34 +166,3 @@ def _told(job: JobRecord) -> dict[str, Any]:
 def format_time(at: datetime | None) -> str | None:
     """Return the time as RFC 3339 has it, in UTC."""
     return at.isoformat().replace("+00:00", "Z") if at else None
-
-
-def _refuse_constant(name: str) -> None:
-    raise InvalidRequest(f"The body cannot be read: {name} is no JSON. {_EXAMPLE}")
-
-
-def _fault(error: Exception) -> str:
-    """Return what is wrong with a body, without repeating it."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg.lower()} at line {error.lineno}, column {error.colno}"
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8"
-    if isinstance(error, UnicodeEncodeError):
-        return "half of a surrogate pair is no text"
-    return _TOO_DEEP if isinstance(error, RecursionError) else "a number in it is too large"
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Tell whether arrays and objects lie more than *levels* deep in each other."""
-    layer = [value]
-    for _ in range(levels + 1):
-        boxes = [box.values() if isinstance(box, dict) else box for box in layer if isinstance(box, (dict, list))]
-        if not boxes:
-            return False
-        layer = [inner for box in boxes for inner in box]
-    return True
-
-
-def _kind(value: Any) -> str:
-    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")

@@ -127,6 +127,7 @@ jobs = Table(
     Column("total", Float),
     Column("message", Lines),
     Column("saved_at", Time),
+    Column("gap_seconds", Float),
     Column("details", _Json, nullable=False, default=dict),
     Column("result", _Json),
     Column("error", Lines),
@@ -146,6 +147,24 @@ Index("jobs_due", jobs.c.run_at, **_where("status = 'submitted'"))
 Index("jobs_to_clean", jobs.c.run_at, **_where("status = 'stopping'"))
 Index("jobs_finished", jobs.c.finished_at, **_where("finished_at IS NOT NULL"))
 Index("jobs_held", jobs.c.lease_expires_at, **_where("owner IS NOT NULL"))
+
+# Lists are in the order of submission, the newest first, whatever they are filtered by.
+_SUBMISSION = (jobs.c.submitted_at, jobs.c.number)
+Index("jobs_by_submission", *_SUBMISSION)
+Index("jobs_by_status", jobs.c.status, *_SUBMISSION)
+Index("jobs_by_type", jobs.c.type, jobs.c.status, *_SUBMISSION)
+
+#: The labels of jobs once more, to find jobs by them.
+labels = Table(
+    "labels",
+    metadata,
+    Column("job_number", BigInteger, primary_key=True),
+    Column("name", Line, primary_key=True),
+    Column("value", Line, nullable=False),
+    Column("submitted_at", Time, nullable=False),
+)
+Index("labels_by_name", labels.c.name, labels.c.value, labels.c.submitted_at, labels.c.job_number)
+Index("labels_by_value", labels.c.value, labels.c.submitted_at, labels.c.job_number)
 
 changes = Table(
     "changes",

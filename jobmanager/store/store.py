@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,10 +33,31 @@ from sqlalchemy import (
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from jobmanager.errors import ConfigError, Conflict, LeaseLost, QueueFull, StoreUnavailable, UnknownJob
-from jobmanager.records import Applied, Change, Checkpoint, JobRecord, LogLine, NewJob, Outlook, Settlement
+from jobmanager.errors import (
+    ConfigError,
+    Conflict,
+    LeaseLost,
+    NotAllowed,
+    Outdated,
+    QueueFull,
+    StoreUnavailable,
+    UnknownJob,
+)
+from jobmanager.records import (
+    Applied,
+    Change,
+    Checkpoint,
+    JobRecord,
+    LogLine,
+    NewJob,
+    Outlook,
+    Page,
+    Position,
+    Selection,
+    Settlement,
+)
 from jobmanager.states import ASKED, ATTENDED, FINAL, Action, Fact, Status, advance
-from jobmanager.store import postgres, queries, sqlite
+from jobmanager.store import listing, postgres, queries, sqlite
 from jobmanager.store.migrate import bring_up_to_date
 from jobmanager.store.schema import (
     IS_FINISHED,
@@ -44,6 +65,7 @@ from jobmanager.store.schema import (
     changes,
     idempotency_keys,
     jobs,
+    labels,
     log_lines,
     to_json,
 )
@@ -117,6 +139,19 @@ class Store:
             raise UnknownJob(job_id)
         return self._job(rows[0])
 
+    def find(
+        self, selection: Selection, types: Collection[str], *, before: Position | None = None, limit: int = 100
+    ) -> Page:
+        """Return jobs in the order of submission, the newest first, beginning behind the place *before*.
+
+        *types* are the names in which the selection's `q` is looked for.
+        """
+        found = [self._job(row) for row in self._read(listing.page(selection, types, before=before, limit=limit + 1))]
+        shown = found[:limit]
+        has_more = len(found) > limit
+        last = Position(submitted_at=shown[-1].submitted_at, number=shown[-1].number) if has_more else None
+        return Page(jobs=shown, next=last)
+
     def changes(self, job_id: str) -> list[Change]:
         """Return what happened to the job, oldest first; raises UnknownJob."""
         rows = self._read(select(changes).where(changes.c.job_id == job_id).order_by(changes.c.seq))
@@ -153,20 +188,54 @@ class Store:
         reason: str | None = None,
         is_forced: bool = False,
         run_at: datetime | None = None,
+        versions: Collection[str] | None = None,
     ) -> Applied:
         """Carry out what a person asked of the job; committed when this returns.
 
-        *run_at* puts off a resume, *is_forced* belongs to a stop. Raises UnknownJob, NotAllowed, StoreUnavailable.
+        *run_at* puts off a resume, *is_forced* belongs to a stop. Nothing is done where the job's version is none of
+        *versions*, if any are given. Raises UnknownJob, NotAllowed, Outdated, StoreUnavailable.
         """
 
         def write(connection: Connection) -> Applied:
             job = self._found(connection, job_id)
+            if versions is not None and job.version() not in versions:
+                raise Outdated(job_id, job.status)
             values: Values = {"is_forced": True} if is_forced else {}
             if run_at is not None:
                 values["run_at"] = run_at
             return self._transition(connection, job, action, values, actor=actor, reason=reason)
 
         return self._commit(write)
+
+    def apply_to_each(
+        self,
+        run_ats: Mapping[str, datetime | None],
+        action: Action,
+        *,
+        statuses: Collection[Status],
+        actor: str,
+        reason: str | None = None,
+        is_forced: bool = False,
+    ) -> dict[str, Applied | NotAllowed | None]:
+        """Carry out what a person asked of several jobs, in one commit; returns what became of each.
+
+        *run_ats* names the jobs, and when each may run again after a resume. One whose status is by now none of
+        *statuses*, where any are given, or that was removed, is left alone: None.
+        """
+
+        def ask(connection: Connection, job_id: str) -> Applied | NotAllowed | None:
+            row = connection.execute(queries.JOB_LOCKED, {"id_is": job_id}).first()
+            if row is None or (statuses and row.status not in statuses):
+                return None
+            values: Values = {"is_forced": True} if is_forced else {}
+            if (run_at := run_ats[job_id]) is not None:
+                values["run_at"] = run_at
+            try:
+                return self._transition(connection, self._job(row), action, values, actor=actor, reason=reason)
+            except NotAllowed as refused:
+                return refused
+
+        return self._commit(lambda connection: {job_id: ask(connection, job_id) for job_id in run_ats})
 
     def settle(
         self,
@@ -208,6 +277,7 @@ class Store:
         values: Values = {"lease_expires_at": self._lease_end()}
         if saved is not None:
             values |= {"done": saved.done, "total": saved.total, "message": saved.message}
+            values["gap_seconds"] = saved.gap_seconds
             values["saved_at"] = self.now()
             if saved.cursor is not None:
                 values["cursor"] = saved.cursor
@@ -332,6 +402,8 @@ class Store:
 
         def write(connection: Connection) -> list[str]:
             ids = list(connection.execute(surplus.with_for_update(skip_locked=True)).scalars())
+            numbers = select(jobs.c.number).where(jobs.c.id.in_(ids))
+            connection.execute(delete(labels).where(labels.c.job_number.in_(numbers)))
             for table in (changes, log_lines):
                 connection.execute(delete(table).where(table.c.job_id.in_(ids)))
             connection.execute(delete(jobs).where(jobs.c.id.in_(ids)))
@@ -398,6 +470,7 @@ class Store:
         submit = {"action": "submit", "to_status": Status.SUBMITTED, "attempt": 0, "actor": actor}
         submit |= {"asked_at": now, "at": now}
         added = connection.execute(queries.ADD_JOBS, rows).all()
+        _add_labels(connection, new, [row.number for row in added], now)
         connection.execute(insert(changes), [submit | {"job_id": job.id} for job in new])
         return [self._job(row) for row in added]
 
@@ -562,6 +635,7 @@ class Store:
             total=_whole(values.pop("total")),
             message=values.pop("message"),
             saved_at=values.pop("saved_at"),
+            gap_seconds=values.pop("gap_seconds"),
         )
         return JobRecord(**values)
 
@@ -618,6 +692,16 @@ def _full_types(connection: Connection, max_running: dict[str, int]) -> list[str
     at_work = and_(jobs.c.status.in_(ATTENDED), jobs.c.owner.is_not(None), jobs.c.type.in_(max_running))
     counts = connection.execute(select(jobs.c.type, func.count()).where(at_work).group_by(jobs.c.type))
     return [name for name, count in counts if count >= max_running[name]]
+
+
+def _add_labels(connection: Connection, new: Sequence[NewJob], numbers: Sequence[int], now: datetime) -> None:
+    rows: list[Values] = [
+        {"job_number": number, "name": name, "value": value, "submitted_at": now}
+        for job, number in zip(new, numbers, strict=True)
+        for name, value in job.labels.items()
+    ]
+    if rows:
+        connection.execute(insert(labels), rows)
 
 
 def _add_lines(connection: Connection, job_id: str, lines: Sequence[LogLine]) -> None:

@@ -51,7 +51,11 @@ def assert_is_problem(response: TestResponse, status: int) -> None:
     """Check that the answer is an error as RFC 9457 has it."""
     assert response.status_code == status
     assert response.mimetype == "application/problem+json"
-    assert response.json["type"] == "about:blank"
+    assert response.json["type"] in (
+        "about:blank",
+        "urn:jobmanager:problem:not-found",
+        "urn:jobmanager:problem:unknown-job",
+    )
     assert response.json["status"] == status
     assert response.json["title"]
     assert response.json["detail"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from html.parser import HTMLParser
 from typing import Any
 
@@ -16,8 +18,9 @@ from werkzeug.test import TestResponse
 
 from jobmanager import Job, JobManager, Settings
 from jobmanager.http import create_app
-from jobmanager.records import JobRecord
+from jobmanager.records import JobRecord, Selection
 from jobmanager.registry import Registry
+from jobmanager.states import FINAL, Status
 
 #: What is not documented: files of the pages, the docs themselves, and ways to them.
 UNDOCUMENTED = {
@@ -37,6 +40,8 @@ Documented = tuple[str, str, int]
 
 #: What the docs have to name, written down so that an answer that vanishes from them is missed.
 STEERING = (200, 403, 404, 409, 500, 503)
+ASKING = (200, 202, 400, 403, 404, 409, 412, 413, 422, 500, 503)
+ASKING_MANY = (200, 400, 403, 413, 422, 500, 503)
 ANSWERS: dict[Operation, tuple[int, ...]] = {
     ("POST", "/submit"): (200, 400, 403, 413, 429, 500, 503),
     ("GET", "/halt/{job_id}"): STEERING,
@@ -46,6 +51,20 @@ ANSWERS: dict[Operation, tuple[int, ...]] = {
     ("GET", "/stop/{job_id}"): STEERING,
     ("POST", "/stop/{job_id}"): STEERING,
     ("GET", "/details/{job_id}"): (200, 404, 500, 503),
+    ("POST", "/jobs"): (202, 400, 403, 413, 422, 429, 500, 503),
+    ("POST", "/jobs/batch"): (202, 400, 403, 413, 422, 429, 500, 503),
+    ("GET", "/jobs"): (200, 422, 500, 503),
+    ("GET", "/jobs/{job_id}"): (200, 304, 404, 500, 503),
+    ("GET", "/jobs/{job_id}/changes"): (200, 404, 500, 503),
+    ("GET", "/jobs/{job_id}/log"): (200, 404, 422, 500, 503),
+    ("POST", "/jobs/{job_id}/halt"): ASKING,
+    ("POST", "/jobs/{job_id}/resume"): ASKING,
+    ("POST", "/jobs/{job_id}/stop"): ASKING,
+    ("POST", "/jobs/halt"): ASKING_MANY,
+    ("POST", "/jobs/resume"): ASKING_MANY,
+    ("POST", "/jobs/stop"): ASKING_MANY,
+    ("GET", "/job-types"): (200,),
+    ("GET", "/job-types/{name}"): (200, 404),
     ("GET", "/jobs/{job_id}/artifact"): (200, 206, 304, 404, 416, 500, 503),
     ("GET", "/health/live"): (200,),
     ("GET", "/health/ready"): (200, 500, 503),
@@ -189,13 +208,23 @@ class Note(Job):
         return {"file": "note", "sha256": "5ea1"}
 
 
+class Deaf(Job):
+    """Reaches no checkpoint before it is forced."""
+
+    def start(self) -> None:
+        """Sleep in Python code, so that force ends it."""
+        while True:
+            time.sleep(0.01)
+
+
 class Broken(JobManager):
     """Has a mistake everywhere."""
 
     def _ask(self, *_: Any, **__: Any) -> JobRecord:
         raise RuntimeError("a mistake")
 
-    submit = halt = resume = stop = get = ping = _ask  # type: ignore[assignment]
+    submit = submit_all = halt = resume = stop = get = ping = _ask  # type: ignore[assignment]
+    halt_all = resume_all = stop_all = find = changes = log = _ask  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +234,7 @@ def provoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     (folder / "away" / "jobmanager.db").mkdir(parents=True)
     types = Registry()
     types.register(Note)
+    types.register(Deaf)
     managers = {
         "whole": JobManager(Settings(data_dir=folder / "whole"), types),
         "full": JobManager(Settings(data_dir=folder / "full", queue_limit=1, slots=0), types),
@@ -217,15 +247,25 @@ def provoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     managers["full"].submit("Note")
 
     def answer(method: str, path: str, status: int) -> TestResponse:
-        response = clients[_SERVICES.get(status, "whole")].open(
-            path.replace("{job_id}", _job_id(managers["whole"], path, status, job_id)),
+        service = _SERVICES.get(status, "whole")
+        fitting = _job_id(managers["whole"], path, status, job_id)
+        headers = dict(_HEADERS.get(status, {}))
+        if (path, status) == ("/jobs/{job_id}", 304):
+            headers["If-None-Match"] = clients["whole"].get(f"/jobs/{fitting}").headers["ETag"]
+        response = clients[service].open(
+            path.replace("{job_id}", fitting).replace("{name}", "Simpel" if status == 404 else "Simple"),
             method=method,
-            headers=_HEADERS.get(status, {}),
-            data=_BODIES.get(status, b'{"Type": "Simple"}') if path == "/submit" else None,
+            headers=headers,
+            query_string="limit=x" if (method, status) == ("GET", 422) else "",
+            data=_body(path, status) if method == "POST" else None,
             buffered=True,
         )
-        if response.status_code == 200 and _is_steering(path):
-            managers["whole"].stop(response.json["jobID"], wait=10)
+        if (method == "POST" or _is_steering(path)) and service == "whole" and status < 300:
+            managers["whole"].stop_all(Selection(), force=True)
+            deadline = time.monotonic() + 10
+            while managers["whole"].find(Selection(statuses=frozenset(Status) - FINAL)).jobs:
+                assert time.monotonic() < deadline, "jobs do not stop"
+                time.sleep(0.005)
         return response
 
     yield answer
@@ -235,24 +275,45 @@ def provoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 _SERVICES = {429: "full", 500: "broken", 503: "away"}
 _HEADERS = {
+    200: {"Prefer": "wait=10"},
     206: {"Range": "bytes=2-4"},
     304: {"If-None-Match": '"5ea1"'},
     403: {"Sec-Fetch-Site": "cross-site"},
+    412: {"If-Match": '"5ea1.1"'},
     416: {"Range": "bytes=99-"},
 }
-_BODIES = {400: b"{}", 413: b" " * (1024 * 1024 + 1)}
 
 
 def _is_steering(path: str) -> bool:
-    return path.startswith(("/submit", "/halt", "/resume", "/stop"))
+    return path.endswith(("submit", "/halt", "/resume", "/stop")) or path.startswith(("/halt", "/resume", "/stop"))
+
+
+def _body(path: str, status: int) -> bytes:
+    """Return a body that the route at the path answers with the status."""
+    if status == 413:
+        return b" " * (64 * 1024 * 1024 + 1) if path.endswith("/batch") else b" " * (1024 * 1024 + 1)
+    if status == 422:
+        return b'[{"prioritty": 1}]' if path.endswith("/batch") else b'{"prioritty": 1}'
+    if path.startswith("/jobs"):
+        whole = {"/jobs": b'{"type": "Simple"}', "/jobs/batch": b'[{"type": "Simple"}, {"type": "Simple"}]'}
+        bulk = b"" if "{job_id}" in path else b'{"all": true}'
+        return b"{" if status == 400 else whole.get(path, bulk)
+    return b"{}" if status == 400 else b'{"Type": "Simple"}'
 
 
 def _job_id(manager: JobManager, path: str, status: int, completed_id: str) -> str:
+    """Return a job of which the route at the path answers with the status."""
     if status == 404:
         return "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
-    if status == 200 and path != "/submit" and _is_steering(path):
-        return manager.submit("Simple").id
-    return completed_id
+    if status not in (200, 202) or path == "/submit" or not _is_steering(path):
+        return completed_id
+    job = manager.submit("Simple" if status == 200 else "Deaf")
+    manager.wait(job.id, unless=("submitted",), wait=10)
+    if "resume" in path:
+        # A job that waits for its time is not claimed: what a resume asks for is under way.
+        job = manager.submit("Simple", run_at=manager.now() + timedelta(days=1) if status == 202 else None)
+        return manager.halt(job.id, wait=10).id if status == 200 else job.id
+    return job.id
 
 
 @pytest.mark.parametrize(("method", "path", "status"), EVERY_ANSWER)
@@ -276,7 +337,7 @@ def test_every_documented_answer_is_given_as_documented(
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [answer for answer in EVERY_ANSWER if answer[2] in (403, 409, 413, 500, 503)]
+    ("method", "path", "status"), [answer for answer in EVERY_ANSWER if answer[2] in (403, 412, 413, 500, 503)]
 )
 def test_the_example_of_an_error_is_what_is_said(
     provoke: Any, specification: dict[str, Any], method: str, path: str, status: int

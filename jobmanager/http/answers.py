@@ -1,0 +1,67 @@
+"""What the REST routes share: what their requests may say in headers, and how they answer."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+from flask import Response, request
+from pydantic import BaseModel
+
+from jobmanager.errors import InvalidRequest
+from jobmanager.http import resources
+from jobmanager.http.door import manager
+from jobmanager.http.errors import IDEMPOTENCY_KEY
+from jobmanager.records import JobRecord
+from jobmanager.states import UNDER_WAY, Action
+
+#: The longest that a request may have itself kept waiting.
+MOST_WAIT_SECONDS = 30
+
+_WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:;[^,]*)?(?=,|$)', re.IGNORECASE)
+
+
+def preferred_wait() -> int:
+    """Return how many seconds the client wants to wait for what it asks: `Prefer: wait=N`, RFC 7240 §4.3."""
+    preferred = _WAIT.search(",".join(request.headers.getlist("Prefer")))
+    return min(MOST_WAIT_SECONDS, int(preferred[1])) if preferred else 0
+
+
+def expected_versions() -> set[str] | None:
+    """Return the versions of the job that `If-Match` names (RFC 9110 §13.1.1); None where any will do.
+
+    What counts is what became of the job, not its progress: a checkpoint that was saved meanwhile is no other version.
+    """
+    tags = request.if_match
+    if not request.headers.get("If-Match") or tags.star_tag:
+        return None
+    return {resources.version_of(tag) for tag in tags.as_set()}
+
+
+def idempotency_key() -> str | None:
+    """Return the header Idempotency-Key; raises InvalidRequest."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (0 < len(key) <= 255 and key.isprintable()):
+        raise InvalidRequest("An Idempotency-Key has 1 to 255 printable characters.", field=IDEMPOTENCY_KEY)
+    return key
+
+
+def render(model: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    """Return the answer that shows what the model holds."""
+    return Response(model.model_dump_json(), status, mimetype="application/json")
+
+
+def render_job(job: JobRecord, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    """Return the answer that shows a job, with its ETag."""
+    shown = resources.show_job(job, manager())
+    response = render(shown, status)
+    response.set_etag(resources.etag_of(shown, job.version()))
+    return response
+
+
+def render_asked(action: Action, job: JobRecord) -> Response:
+    """Return the answer to a halt, a resume or a stop: 202 as long as it is under way."""
+    response = render_job(job, HTTPStatus.ACCEPTED if job.status in UNDER_WAY[action] else HTTPStatus.OK)
+    if wait := preferred_wait():
+        response.headers["Preference-Applied"] = f"wait={wait}"
+    return response

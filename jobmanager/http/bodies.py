@@ -1,0 +1,121 @@
+"""How the bodies and parameters of requests are read.
+
+What cannot be read is told without repeating it: it may hold what nobody else should see.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from werkzeug.datastructures import MultiDict
+
+from jobmanager.errors import InvalidRequest, Unreadable
+from jobmanager.registry import invalid
+
+Model = TypeVar("Model", bound=BaseModel)
+
+#: How deep arrays and objects of a body may lie in each other. Far below what Python's recursion limit lets through,
+#: which is less where the stack is deeper: what one thread could write, another could not read.
+MAX_DEPTH = 100
+
+_TOO_DEEP = f"arrays and objects in it lie more than {MAX_DEPTH} deep in each other"
+
+
+def parse_object(body: bytes, example: str) -> dict[str, Any]:
+    """Return the JSON object that *body* holds; raises Unreadable that says what is wrong, and shows the *example*."""
+    value = _parse(body, example)
+    if not isinstance(value, dict):
+        raise Unreadable(f"The body must be a JSON object, not {kind(value)}. It looks like this: {example}.")
+    return value
+
+
+def parse_many(body: bytes, example: str) -> list[Any]:
+    """Return the values of a JSON array, or of NDJSON: one a line; raises Unreadable."""
+    if body.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"["):
+        return list(_parse(body, example))
+    lines = [line for line in body.splitlines() if line.strip()]
+    try:
+        # As one array, which is read at once: a line that is no value of its own would be told by its number.
+        return list(_parse(b"[" + b",".join(lines) + b"]", example))
+    except Unreadable:
+        return [_parse(line, example, where=f"Line {number} of the body") for number, line in enumerate(lines, 1)]
+
+
+def validated(model: type[Model], value: Any, *, under: tuple[str | int, ...] = ()) -> Model:
+    """Return the value as the model has it; raises InvalidRequest that names each field that is wrong."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise invalid(error, under=under) from None
+
+
+def parse_query(model: type[Model], query: MultiDict[str, str]) -> Model:
+    """Return the parameters of a query; raises InvalidRequest that names one that is wrong, or is there twice."""
+    values: dict[str, Any] = {}
+    for name, given in query.lists():
+        field = model.model_fields.get(name)
+        if field is not None and getattr(field.annotation, "__origin__", None) is list:
+            values[name] = given
+        elif len(given) > 1:
+            raise InvalidRequest(f"{name} may be given once only.", field=name)
+        else:
+            values[name] = given[0]
+    return validated(model, values)
+
+
+def kind(value: Any) -> str:
+    """Return what JSON calls a value of this kind.
+
+    >>> kind([])
+    'an array'
+    """
+    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null", dict: "an object"}
+    return names.get(type(value), "a number")
+
+
+def _parse(body: bytes, example: str, where: str = "The body") -> Any:
+    try:
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        if b"\\u" in body:
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can be written, but not stored
+        if _is_deeper(value, MAX_DEPTH):
+            raise RecursionError
+        if b"e" in body or b"E" in body:
+            json.dumps(value, allow_nan=False)  # 1e999 is read as infinity
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"{where} cannot be read: {_fault(error)}. It looks like this: {example}.") from None
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise _Constant(name)
+
+
+class _Constant(ValueError):
+    """A number that JavaScript knows and JSON does not."""
+
+
+def _fault(error: Exception) -> str:
+    """Return what is wrong with a body, without repeating it."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg.lower()} at line {error.lineno}, column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        return "half of a surrogate pair is no text"
+    if isinstance(error, _Constant):
+        return f"{error} is no JSON"
+    return _TOO_DEEP if isinstance(error, RecursionError) else "a number in it is too large"
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Tell whether arrays and objects lie more than *levels* deep in each other."""
+    layer = [value]
+    for _ in range(levels + 1):
+        boxes = [box.values() if isinstance(box, dict) else box for box in layer if isinstance(box, (dict, list))]
+        if not boxes:
+            return False
+        layer = [inner for box in boxes for inner in box]
+    return True

@@ -1,0 +1,157 @@
+"""Halt, resume and stop: of one job, and of all that a filter selects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, request
+from pydantic import BaseModel
+from werkzeug.wrappers import Response
+
+from jobmanager.http import bodies, examples, resources
+from jobmanager.http.answers import expected_versions, preferred_wait, render, render_asked
+from jobmanager.http.docs import Answer, Answers, Decorator, describe, header_parameter, job_id_parameter
+from jobmanager.http.door import actor, manager
+from jobmanager.http.problems import (
+    BROKEN,
+    FOREIGN,
+    INVALID,
+    NO_JOB,
+    NO_STORE,
+    NOT_ALLOWED,
+    OUTDATED,
+    TOO_LARGE,
+    UNREADABLE,
+)
+from jobmanager.states import Action
+
+blueprint = Blueprint("control", __name__, url_prefix="/jobs")
+
+_ERRORS: Answers = {400: UNREADABLE, 403: FOREIGN, 413: TOO_LARGE, 422: INVALID, 500: BROKEN, 503: NO_STORE}
+
+
+def _describe_one(reached: str, under_way: str, shown: dict[str, Any], body: type[BaseModel], text: str) -> Decorator:
+    """Document a route that asks something of one job."""
+    return describe(
+        tag="control",
+        text=f"{text} The body may be left out.",
+        parameters=[
+            job_id_parameter(),
+            header_parameter("Prefer", "Wait up to so many seconds, 30 at most, for it (RFC 7240).", shown="wait=10"),
+            header_parameter(
+                "If-Match",
+                "The ETag of the job as the client has seen it: if anything has become of it since, other than "
+                "progress, nothing is changed.",
+                shown='"5ea1c0ffee5ea1c0.12"',
+            ),
+        ],
+        body=(body, examples.REASONS),
+        is_body_required=False,
+        answers={
+            200: Answer(text=reached, model=resources.JobShown, examples=shown, headers=["ETag"]),
+            202: Answer(text=under_way, model=resources.JobShown, examples=shown, headers=["ETag"]),
+            404: NO_JOB,
+            409: NOT_ALLOWED,
+            412: OUTDATED,
+            **_ERRORS,
+        },
+    )
+
+
+@blueprint.post("/<job_id>/halt")
+@_describe_one(
+    "The job has halted.",
+    "The job halts at its next checkpoint.",
+    examples.JOBS_HALTED,
+    resources.Control,
+    "The job pauses where it stands, everything kept. Asking again changes nothing.",
+)
+def halt(job_id: str) -> Response:
+    """Halt a job."""
+    asked = _asked(resources.Control)
+    versions, wait = expected_versions(), preferred_wait()
+    job = manager().halt(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions)
+    return render_asked(Action.HALT, job)
+
+
+@blueprint.post("/<job_id>/resume")
+@_describe_one(
+    "The job runs.",
+    "The job waits for a slot.",
+    examples.JOBS_RESUMED,
+    resources.Control,
+    "A halted job goes on exactly where it stood, a failed one from its last checkpoint.",
+)
+def resume(job_id: str) -> Response:
+    """Resume a job."""
+    asked = _asked(resources.Control)
+    versions, wait = expected_versions(), preferred_wait()
+    job = manager().resume(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions)
+    return render_asked(Action.RESUME, job)
+
+
+@blueprint.post("/<job_id>/stop")
+@_describe_one(
+    "The job is stopped and rolled back.",
+    "The job is being stopped, or rolled back.",
+    examples.JOBS_STOPPED,
+    resources.StopControl,
+    "The job ends for good, and what it did is rolled back. With `force`, Python code that does not answer is "
+    "interrupted, and what does not end by that either is abandoned.",
+)
+def stop(job_id: str) -> Response:
+    """Stop a job for good."""
+    asked = _asked(resources.StopControl)
+    versions, wait = expected_versions(), preferred_wait()
+    job = manager().stop(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions, force=asked.force)
+    return render_asked(Action.STOP, job)
+
+
+def _describe_many(text: str, body: type[BaseModel], shown: dict[str, Any]) -> Decorator:
+    """Document a route that asks something of many jobs."""
+    answer = Answer(text="Which jobs changed, and which did not and why.", model=resources.SweepShown, examples=shown)
+    return describe(
+        tag="control",
+        text=f"{text} The filter is that of the list of jobs; `all` selects every job. Does not wait for the jobs.",
+        body=(body, examples.FILTERS),
+        answers={200: answer, **_ERRORS},
+    )
+
+
+@blueprint.post("/halt")
+@_describe_many("Each job that the filter selects pauses where it stands.", resources.HaltMany, examples.SWEEPS)
+def halt_many() -> Response:
+    """Halt many jobs."""
+    asked = _asked(resources.HaltMany)
+    return render(resources.show_sweep(manager().halt_all(asked.chosen(), actor=actor(), reason=asked.reason)))
+
+
+@blueprint.post("/resume")
+@_describe_many(
+    "Each job that the filter selects goes on where it stood; with `spread_seconds`, one after the other, so that a "
+    "thousand do not fall on a database that has just recovered.",
+    resources.ResumeMany,
+    examples.SWEEPS,
+)
+def resume_many() -> Response:
+    """Resume many jobs."""
+    asked = _asked(resources.ResumeMany)
+    sweep = manager().resume_all(
+        asked.chosen(), actor=actor(), reason=asked.reason, spread_seconds=asked.spread_seconds
+    )
+    return render(resources.show_sweep(sweep))
+
+
+@blueprint.post("/stop")
+@_describe_many("Each job that the filter selects ends and is rolled back.", resources.StopMany, examples.SWEEPS)
+def stop_many() -> Response:
+    """Stop many jobs for good."""
+    asked = _asked(resources.StopMany)
+    sweep = manager().stop_all(asked.chosen(), actor=actor(), reason=asked.reason, force=asked.force)
+    return render(resources.show_sweep(sweep))
+
+
+def _asked(model: type[bodies.Model]) -> bodies.Model:
+    """Return what the body says; an empty one says nothing."""
+    body = request.get_data()
+    return bodies.validated(model, bodies.parse_object(body, examples.CONTROL) if body.strip() else {})

@@ -1,0 +1,55 @@
+"""What can be submitted."""
+
+from __future__ import annotations
+
+from flask import Blueprint
+from werkzeug.wrappers import Response
+
+from jobmanager.errors import NotFound
+from jobmanager.http import examples, resources
+from jobmanager.http.answers import render
+from jobmanager.http.docs import Answer, describe, problem
+from jobmanager.http.door import manager
+
+blueprint = Blueprint("job_types", __name__, url_prefix="/job-types")
+
+_NAME = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "description": "The name of the job type.",
+    "schema": {"type": "string"},
+    "example": "Simple",
+}
+
+
+@blueprint.get("")
+@describe(
+    tag="job types",
+    text="Names, descriptions, and the JSON Schema of the arguments, from which a form can be made.",
+    answers={
+        200: Answer(text="The job types.", model=resources.Types, examples=examples.TYPES),
+    },
+)
+def index() -> Response:
+    """List the job types."""
+    types = manager().types
+    return render(resources.Types(job_types=[resources.show_type(types.get(name)) for name in types]))
+
+
+@blueprint.get("/<name>")
+@describe(
+    tag="job types",
+    text="Its description, and the JSON Schema of its arguments.",
+    parameters=[_NAME],
+    answers={
+        200: Answer(text="The job type.", model=resources.TypeShown, examples=examples.TYPE),
+        404: problem(NotFound, "There is no such job type.", examples.NO_TYPE),
+    },
+)
+def show(name: str) -> Response:
+    """Look at a job type."""
+    types = manager().types
+    if name not in types:
+        raise NotFound(f"There is no job type {name!r}.")
+    return render(resources.show_type(types.get(name)))
