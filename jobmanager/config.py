@@ -48,6 +48,8 @@ class Settings:
     keep_days: float = 0.0
     #: completed and stopped jobs that are kept, the newest; 0: all
     keep_jobs: int = 0
+    #: clients that may follow what happens at once, in a process; each takes one of the threads that serve requests
+    streams: int = 8
 
     def __post_init__(self) -> None:
         """Fill in what follows from data_dir."""
@@ -74,6 +76,7 @@ class Settings:
             stop_grace_seconds=read.number("STOP_GRACE_SECONDS", 30.0, least=0.0, most=_CENTURY_SECONDS),
             keep_days=read.number("KEEP_DAYS", 0.0, least=0.0, most=_CENTURY_DAYS),
             keep_jobs=read.number("KEEP_JOBS", 0, least=0),
+            streams=read.number("STREAMS", 8, least=0),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from jobmanager.http import classic, control, docs, errors, guard, health, job_types, jobs
+from jobmanager.http import classic, control, docs, errors, events, guard, health, job_types, jobs
 from jobmanager.http.door import EXTENSION
 from jobmanager.manager import JobManager
 
@@ -18,8 +18,8 @@ def create_app(manager: JobManager | None = None) -> Flask:
     app.extensions[EXTENSION] = manager or JobManager()
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a property of Flask's default provider
     guard.protect(app)
-    for blueprint in (classic.blueprint, jobs.blueprint, control.blueprint, job_types.blueprint, health.blueprint):
-        app.register_blueprint(blueprint)
+    for part in (classic, jobs, control, events, job_types, health):
+        app.register_blueprint(part.blueprint)
     errors.register(app)
     docs.register(app)
     return app

@@ -24,6 +24,7 @@ from jobmanager.errors import (
     Outdated,
     QueueFull,
     StoreUnavailable,
+    TooManyStreams,
     UnknownJob,
     UnknownType,
     Unreadable,
@@ -57,6 +58,7 @@ KINDS: dict[type[JobManagerError], Kind] = {
     Outdated: Kind(HTTPStatus.PRECONDITION_FAILED, "outdated"),
     Conflict: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency-conflict"),
     QueueFull: Kind(HTTPStatus.TOO_MANY_REQUESTS, "queue-full"),
+    TooManyStreams: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "too-many-streams"),
     StoreUnavailable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "store-unavailable"),
 }
 
@@ -131,7 +133,7 @@ def _fault(path: tuple[str | int, ...], text: str) -> dict[str, str]:
 
 
 def _add_headers(response: Response, error: Exception) -> None:
-    if isinstance(error, (QueueFull, StoreUnavailable)):
+    if isinstance(error, (QueueFull, StoreUnavailable, TooManyStreams)):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, HTTPException):
         for name, value in error.get_headers(request.environ):
