@@ -65,8 +65,8 @@ class Engine:
             _Timer(_PRUNE_SECONDS, self._prune),
         ]
         self._thread = threading.Thread(target=self._run, name="jobmanager-engine", daemon=True)
-        self._feed = Feed(store, limit=settings.streams)
-        self._reader: threading.Thread | None = None  # the feed's; guarded by _lock
+        self._feed = Feed(store, limit=settings.streams, start_reader=self._start_reader)
+        self._reader: threading.Thread | None = None  # the feed's, the last one that there was
 
     # Called by other threads
 
@@ -87,10 +87,8 @@ class Engine:
             self._thread.join()
         self._feed.end()
         self._tell_waiters()
-        with self._lock:
-            reader = self._reader
-        if reader is not None:
-            reader.join()
+        if self._reader is not None:
+            self._reader.join()
 
     def obey(self, applied: Applied) -> None:
         """Pass on a change that this process has committed to the job's thread, if it is here."""
@@ -114,14 +112,14 @@ class Engine:
 
     def subscribe(self, interest: Interest, *, after: int | None, read: ReadNews) -> Subscription:
         """Return what tells of changes and progress; see Feed.subscribe. It ends when the shutdown begins."""
-        with self._lock:
-            if self._reader is None and not self._is_closing:
-                run = self._feed.run
-                self._reader = threading.Thread(
-                    target=run, args=(self.moves, self.wait_for_move), name="jobmanager-feed", daemon=True
-                )
-                self._reader.start()
         return self._feed.subscribe(interest, after=after, read=read)
+
+    def _start_reader(self) -> None:
+        read = self._feed.run
+        self._reader = threading.Thread(
+            target=read, args=(self.moves, self.wait_for_move), name="jobmanager-feed", daemon=True
+        )
+        self._reader.start()
 
     def _tell_waiters(self) -> None:
         with self._moved:

@@ -142,16 +142,19 @@ def _without_gap(found: list[News], position: int) -> list[News]:
 class Feed:
     """The reader of a process, and those who are told. Any thread may call the public methods."""
 
-    def __init__(self, store: Store, *, limit: int) -> None:
+    def __init__(self, store: Store, *, limit: int, start_reader: Callable[[], None]) -> None:
+        """*start_reader* has a new thread call `run`, which returns when nobody is left who is told."""
         self._store = store
         self._limit = limit
+        self._start_reader = start_reader
         self._tail = Tail(store)  # the reader's, and of whoever begins it under _beginning
         self._beginning = threading.Lock()  # held while the reader's place is looked for; taken before _lock
-        # Guards _subscriptions, _position, _is_over; notified when one begins. Not held while calling the store.
-        self._lock = threading.Condition()
+        # Guards _subscriptions, _reserved, _position, _is_read, _is_over; not held while calling the store.
+        self._lock = threading.Lock()
         self._subscriptions: list[Subscription] = []
         self._reserved = 0  # places of those who are about to subscribe
         self._position = 0  # everything up to this number has been told
+        self._is_read = False  # there is a reader, or it is about to begin
         self._is_over = False
         self._told: dict[str, int] = {}  # by job: the checkpoint that was told last
         self._looked_at = 0.0  # when progress was looked for, by the monotonic clock
@@ -179,7 +182,6 @@ class Feed:
             if self._is_over:
                 return
             self._is_over = True
-            self._lock.notify_all()
             for subscription in self._subscriptions:
                 subscription.end()
 
@@ -215,14 +217,16 @@ class Feed:
             with self._lock:
                 if self._is_over:
                     subscription.end()
+                elif not self._is_read:
+                    self._start_reader()  # it waits for the lock; where there are no more threads, this raises
+                    self._is_read = True
                 self._subscriptions.append(subscription)
-                self._lock.notify_all()
         return subscription
 
     # The reader's thread
 
     def run(self, moves: Callable[[], int], wait_for_move: Callable[[int, float], None]) -> None:
-        """Read and tell until `end`; *moves* grows whenever there may be something to read."""
+        """Read and tell until nobody is told any more; *moves* grows whenever there may be something to read."""
         while self._has_subscribers():
             began, seen = time.monotonic(), moves()
             try:
@@ -238,10 +242,10 @@ class Feed:
             time.sleep(max(0.0, began + _PACE_SECONDS - time.monotonic()))
 
     def _has_subscribers(self) -> bool:
-        """Wait until there is anyone to tell; False if that will not be."""
+        """Tell whether there is anyone to tell; if not, the reader ends."""
         with self._lock:
-            self._lock.wait_for(lambda: self._subscriptions or self._is_over)
-            return not self._is_over
+            self._is_read = bool(self._subscriptions) and not self._is_over
+            return self._is_read
 
     def _turn(self) -> float:
         """Tell what is new; returns how long to wait for the next move."""
