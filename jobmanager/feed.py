@@ -214,6 +214,7 @@ class Feed:
             if after is None or (after > position and after > self._store.last_change()):
                 after = position  # of another store, or of one that was put back to an earlier state
             subscription = Subscription(self, interest, after, read)
+            subscription.is_behind = after < position
             with self._lock:
                 if self._is_over:
                     subscription.end()

@@ -12,10 +12,13 @@ import time
 from pydantic import BaseModel
 
 from jobmanager import Job, registry
+from jobmanager.http import events
 from jobmanager.jobs.export import Export
 
 # Small enough for a test to find an export in the middle of many.
 Export.chunk_rows = 500
+# Short enough for a test to wait until a client that does not read is cut off.
+events.READ_SECONDS = 1.0
 
 
 class Traced(Job):
