@@ -6,9 +6,11 @@ one write with O_APPEND a line, which the kernel keeps whole and in order, whate
 
 import os
 import random
+import socket
 import threading
 import time
 
+from flask import request
 from pydantic import BaseModel
 
 from jobmanager import Job, registry
@@ -17,7 +19,7 @@ from jobmanager.jobs.export import Export
 
 # Small enough for a test to find an export in the middle of many.
 Export.chunk_rows = 500
-# Short enough for a test to wait until a client that does not read is cut off.
+# Short enough for a test to wait until a client that does not read is cut off; see also below.
 events.READ_SECONDS = 1.0
 
 
@@ -130,4 +132,11 @@ class Deadly(Traced):
         threading.Event().wait(10)
 
 
-from wsgi import app  # noqa: E402, F401 - after the job types are registered
+from wsgi import app  # noqa: E402 - after the job types are registered
+
+
+@app.before_request
+def have_little_room() -> None:
+    """Keep what waits for a client of a stream small: the kernel would take some megabytes."""
+    if request.path.endswith("/events"):
+        request.environ["gunicorn.socket"].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
