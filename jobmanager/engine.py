@@ -143,6 +143,7 @@ class Engine:
                     self._rest()
             self._hand_over_the_rest()
         finally:
+            self._feed.end()
             watch.close()
 
     def _rest(self) -> None:

@@ -369,6 +369,16 @@ def test_closing_the_manager_ends_every_stream(manager: JobManager, client: Flas
     assert client.get("/events").status_code == 503
 
 
+def test_the_beginning_of_a_shutdown_ends_every_stream_though_nothing_runs(
+    manager: JobManager, client: FlaskClient, follow: Follow
+) -> None:
+    follower = follow()
+
+    manager.begin_shutdown()
+
+    assert follower.rest() == []
+
+
 def test_nobody_reads_where_nobody_follows(
     manager: JobManager, client: FlaskClient, follow: Follow, until: Any
 ) -> None:
