@@ -31,10 +31,12 @@ def follow():
     with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as connection:
         connection.sendall(b"GET /events HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
         first = connection.recv(65536)
-        print(first.split(b"\\r\\n")[0].decode(), flush=True)
+        with lock:
+            print(first.split(b"\\r\\n")[0].decode(), flush=True)
         while connection.recv(65536):
             pass
-threads = [threading.Thread(target=follow) for _ in range(int(sys.argv[2]))]
+lock = threading.Lock()
+threads = [threading.Thread(target=follow, daemon=True) for _ in range(int(sys.argv[2]))]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 """
@@ -103,10 +105,10 @@ def followers(port: int, number: int) -> Iterator[None]:
     command = [sys.executable, "-c", FOLLOW, str(port), str(number)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        for _ in range(number):
-            line = process.stdout.readline()
-            assert " 200 " in line, line
         try:
+            for _ in range(number):
+                line = process.stdout.readline()
+                assert " 200 " in line, line
             yield
         finally:
             process.kill()
@@ -117,7 +119,9 @@ def submit_for(port: int, seconds: float, rate: float) -> list[float]:
     """Return how long each submission took, in seconds."""
     taken: list[float] = []
     begin = time.monotonic() + 0.1
-    threads = [threading.Thread(target=_submit, args=(port, begin, seconds, rate, n, taken)) for n in range(CLIENTS)]
+    # Measured from when it was due: a server that lags behind is not spared what piles up.
+    dues = [[begin + turn / rate for turn in range(n, int(seconds * rate), CLIENTS)] for n in range(CLIENTS)]
+    threads = [threading.Thread(target=_submit, args=(port, times, taken)) for times in dues]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -125,11 +129,9 @@ def submit_for(port: int, seconds: float, rate: float) -> list[float]:
     return taken
 
 
-def _submit(port: int, begin: float, seconds: float, rate: float, number: int, taken: list[float]) -> None:
+def _submit(port: int, dues: list[float], taken: list[float]) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    for turn in range(int(seconds * rate / CLIENTS)):
-        # Measured from when it was due: a server that lags behind is not spared what piles up.
-        due = begin + (turn * CLIENTS + number) / rate
+    for due in dues:
         time.sleep(max(0.0, due - time.monotonic()))
         connection.request("POST", "/submit", b'{"Type": "Simple", "args": {"steps": 0}}')
         answer = connection.getresponse()
