@@ -247,7 +247,7 @@ def test_progress_is_told_while_a_job_works_and_where_it_stood_when_it_ended(
     told: list[Told] = []
     while not told or told[-1]["data"].get("to_status") != "halted":
         told.append(follower.next() or {})
-    last = [each["data"] for each in told if each["event"] == "progress"][-1]
+    last = [second, *(each["data"] for each in told if each["event"] == "progress")][-1]
 
     assert first.keys() == {
         *("job_id", "status", "done", "total", "message", "rate", "eta_seconds", "checkpoint_seq"),
