@@ -4,6 +4,7 @@ Each worker runs jobs in threads of its own. gunicorn forks first; the manager s
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,10 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # Nothing here needs the control socket, whose path several services of one user would share.
 control_socket_disable = True
 
+# Where the workers of this server share what they count: prometheus_client reads it when they import it.
+_metrics = os.path.abspath(os.path.join(os.environ.get("JOBMANAGER_DATA_DIR") or "var", "metrics", bind))
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics
+
 _QUITTING = (signal.SIGINT, signal.SIGQUIT)
 _LEAVING = (signal.SIGTERM, *_QUITTING)
 
@@ -27,8 +32,12 @@ def on_starting(server):
 
     A process of its own looks: what this one imports, its workers would have too, and a reload would bring no new code.
     """
-    if subprocess.run([sys.executable, "-m", "jobmanager", "check"], check=False).returncode != 0:
+    alone = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+    if subprocess.run([sys.executable, "-m", "jobmanager", "check"], env=alone, check=False).returncode != 0:
         sys.exit(1)
+    # The counts of an earlier server, whose workers are gone, would be added to those of this one.
+    shutil.rmtree(_metrics, ignore_errors=True)
+    os.makedirs(_metrics)
 
 
 def post_worker_init(worker):
@@ -49,6 +58,13 @@ def worker_exit(server, worker):
     application = getattr(worker, "wsgi", None)
     if application is not None:
         application.extensions["jobmanager"].close(_hand_over_seconds(worker))
+
+
+def child_exit(server, worker):
+    """Forget how many slots and streams a worker had that is gone; what it counted stays."""
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - after the fork: see on_starting
+
+    mark_process_dead(worker.pid)
 
 
 def _leave(worker, as_gunicorn_does):

@@ -50,6 +50,8 @@ class Settings:
     keep_jobs: int = 0
     #: clients that may follow what happens at once, in a process; each takes one of the threads that serve requests
     streams: int = 8
+    #: folder of the files by which the workers of a server share what they count; None: each process by itself
+    metrics_dir: Path | None = None
 
     def __post_init__(self) -> None:
         """Fill in what follows from data_dir."""
@@ -77,6 +79,8 @@ class Settings:
             keep_days=read.number("KEEP_DAYS", 0.0, least=0.0, most=_CENTURY_DAYS),
             keep_jobs=read.number("KEEP_JOBS", 0, least=0),
             streams=read.number("STREAMS", 8, least=0),
+            # Its name is prometheus_client's, which reads it too.
+            metrics_dir=Path(value) if (value := environ.get("PROMETHEUS_MULTIPROC_DIR", "")) else None,
         )
 
 

@@ -22,6 +22,7 @@ from jobmanager.engine import Engine
 from jobmanager.errors import ConfigError, InvalidRequest, NotAllowed, NotFound, StoreUnavailable
 from jobmanager.feed import Interest, Subscription
 from jobmanager.jobs import BUILT_IN
+from jobmanager.metrics import MeasuredStore, StoreCollector, exposition, has_slots
 from jobmanager.records import (
     Applied,
     Artifact,
@@ -93,6 +94,7 @@ class JobManager:
         self._lock = threading.Lock()  # guards the start and the close of _store and _engine
         self._store: Store | None = None
         self._engine: Engine | None = None
+        self._collector = StoreCollector(self._opened, types)
         self._calls = threading.Condition()  # guards _under_way; notified whenever a call returns
         self._under_way = 0
         self._is_ending = False
@@ -121,6 +123,7 @@ class JobManager:
             engine = Engine(store, self.types, self.settings)
             engine.start()
             self._store, self._engine = store, engine
+            has_slots(self.settings.slots)
 
     def check(self) -> None:
         """Raise ConfigError or StoreUnavailable if it could not start; leaves nothing open, so a fork may follow."""
@@ -272,6 +275,11 @@ class JobManager:
     def ping(self) -> None:
         """Return if the store answers; raises StoreUnavailable."""
         self._opened().ping()
+
+    @_counted
+    def metrics(self) -> bytes:
+        """Return what the service is watched by, in the text format of Prometheus."""
+        return exposition(self._collector, self.settings.metrics_dir)
 
     @_counted
     def is_unresponsive(self, job: JobRecord) -> bool:
@@ -494,7 +502,7 @@ class JobManager:
 
     def _open_store(self) -> Store:
         _make_data_dir(self.settings.data_dir)
-        return Store(
+        return MeasuredStore(
             self.settings.database_url,
             lease_seconds=self.settings.lease_seconds,
             max_crashes=self.settings.max_crashes,

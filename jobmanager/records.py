@@ -293,6 +293,24 @@ class Outlook:
     next_due_at: datetime | None
 
 
+#: How many jobs there are of a type and a status.
+Census = dict[tuple[str, Status], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """What waits, and what is at work, in all processes."""
+
+    #: jobs that could run and wait for a slot
+    depth: int
+    #: since when the one of them waits that waited longest
+    oldest_at: datetime | None
+    #: jobs that hold a slot
+    busy: int
+    #: by type: the oldest last checkpoint of jobs that run, or else the begin of their stretch of work
+    checkpoints: dict[str, datetime]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogLine:
     """One line that a job wrote to its log."""

@@ -43,8 +43,10 @@ class Answer:
 
     #: what it means
     text: str
-    #: what it carries: a model, the bytes of a file, the text of a stream of events, or nothing
+    #: what it carries: a model, the bytes of a file, a text, or nothing
     model: type | None = None
+    #: what its text is, where it is no JSON
+    media_type: str = "text/event-stream"
     #: what it may look like, by name
     examples: Mapping[str, Example] = field(default_factory=dict)
     #: names of headers that tell more, see _HEADERS
@@ -314,7 +316,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
     if answer.model is bytes:
         shown["content"] = {"*/*": {"schema": {"type": "string", "format": "binary"}} | _examples(answer.examples)}
     elif answer.model is str:
-        shown["content"] = {"text/event-stream": {"schema": {"type": "string"}} | _examples(answer.examples)}
+        shown["content"] = {answer.media_type: {"schema": {"type": "string"}} | _examples(answer.examples)}
     elif answer.model is not None:
         media_type = "application/problem+json" if answer.model is wire.Problem else "application/json"
         shown["content"] = {media_type: {"schema": _reference(answer.model)} | _examples(answer.examples)}

@@ -19,6 +19,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 from pydantic import BaseModel
 
+from jobmanager import metrics
 from jobmanager.errors import InvalidRequest, JobManagerError
 from jobmanager.feed import Subscription, Told
 from jobmanager.http import bodies, examples, resources
@@ -120,6 +121,8 @@ def _answer(stream: _Stream) -> Response:
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"  # or nginx would keep events back until it has enough of them
     response.call_on_close(stream.close)
+    metrics.stream_began()
+    response.call_on_close(metrics.stream_ended)
     response.call_on_close(client.part)
     return response
 

@@ -300,6 +300,13 @@ STREAM_OF_JOB = {
         "value": stream(("job", "", JOBS["running"]["value"]), _CLAIM, ("progress", "", _PROGRESS)),
     }
 }
+METRICS = {
+    "metrics": {
+        "summary": "Some of it",
+        "value": "# HELP jobmanager_jobs Jobs, by type and status.\n# TYPE jobmanager_jobs gauge\n"
+        'jobmanager_jobs{status="running",type="Simple"} 3.0\n',
+    }
+}
 LINES = {
     "lines": {
         "summary": "One line",

@@ -1,13 +1,14 @@
-"""The queries behind streams of what happens. Statements only."""
+"""The queries behind streams of what happens, and behind what the service is watched by. Statements only."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Integer, Select, bindparam, select
+from sqlalchemy import Integer, Select, bindparam, case, func, select
 
-from jobmanager.store.schema import IS_HELD, changes, jobs
+from jobmanager.states import ATTENDED, Status
+from jobmanager.store.schema import IS_HELD, IS_WAITING, changes, jobs
 
 #: What there is to tell of how far a job is.
 _PROGRESS = [
@@ -40,3 +41,30 @@ def news(*, of_one_job: bool) -> Select[Any]:
     if of_one_job:
         query = query.where(changes.c.job_id == bindparam("job_id_is"))
     return query.order_by(changes.c.seq).limit(bindparam("limit", type_=Integer()))
+
+
+_WAITING = [func.count().label("depth"), func.min(jobs.c.run_at, type_=jobs.c.run_at.type).label("oldest_at")]
+#: Jobs that are due and wait, and since when the first of them does.
+QUEUE = select(*_WAITING).where(IS_WAITING, jobs.c.run_at <= bindparam("now", type_=jobs.c.run_at.type))
+
+_last_sign = func.coalesce(
+    # A checkpoint of an earlier stretch says nothing of this one.
+    case((jobs.c.saved_at > jobs.c.running_since, jobs.c.saved_at)),
+    jobs.c.running_since,
+    type_=jobs.c.saved_at.type,
+)
+#: By type: jobs at work, and the oldest of their last checkpoints.
+AT_WORK = (
+    select(jobs.c.type, func.count().label("jobs"), func.min(_last_sign, type_=jobs.c.saved_at.type).label("oldest_at"))
+    .where(IS_HELD, jobs.c.status.in_(ATTENDED))
+    .group_by(jobs.c.type)
+)
+
+
+@cache
+def census(types: tuple[str, ...], statuses: tuple[Status, ...]) -> Select[Any]:
+    """Return the query of how many jobs there are of each type and status; of these, if given."""
+    query = select(jobs.c.type, jobs.c.status, func.count().label("jobs")).group_by(jobs.c.type, jobs.c.status)
+    if types or statuses:
+        query = query.where(jobs.c.type.in_(types), jobs.c.status.in_(statuses))
+    return query

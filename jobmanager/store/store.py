@@ -45,6 +45,7 @@ from jobmanager.errors import (
 )
 from jobmanager.records import (
     Applied,
+    Census,
     Change,
     Checkpoint,
     JobRecord,
@@ -55,6 +56,7 @@ from jobmanager.records import (
     Page,
     Position,
     Progress,
+    Queue,
     Selection,
     Settlement,
 )
@@ -198,10 +200,34 @@ class Store:
         except DBAPIError as error:
             raise StoreUnavailable("The store does not answer. Try again later.") from error
 
+    # What the service is watched by
+
+    def count(self, *, types: Collection[str] = (), statuses: Collection[Status] = ()) -> Census:
+        """Return how many jobs there are of each type and status that has any; of these types and statuses, if given.
+
+        Goes through an index of those that it counts: a million take a good part of a second.
+        """
+        query = following.census(tuple(sorted(types)), tuple(sorted(statuses)))
+        return {(row.type, Status(row.status)): row.jobs for row in self._read(query)}
+
     def count_by_status(self) -> dict[Status, int]:
-        """Return how many jobs there are in each status that has any."""
-        rows = self._read(select(jobs.c.status, func.count().label("jobs")).group_by(jobs.c.status))
-        return {Status(row.status): row.jobs for row in rows}
+        """Return how many jobs there are in each status that has any; see `count`."""
+        counts: dict[Status, int] = {}
+        for (_, status), number in self.count().items():
+            counts[status] = counts.get(status, 0) + number
+        return counts
+
+    def queue(self) -> Queue:
+        """Return what waits, and what is at work, in all processes."""
+        now = self.now()
+        (waiting,) = self._read(following.QUEUE, now=now)
+        rows = self._read(following.AT_WORK)
+        return Queue(
+            depth=waiting.depth,
+            oldest_at=waiting.oldest_at,
+            busy=sum(row.jobs for row in rows),
+            checkpoints={row.type: row.oldest_at for row in rows if row.oldest_at is not None},
+        )
 
     def ping(self) -> None:
         """Return if the store answers; raises StoreUnavailable."""

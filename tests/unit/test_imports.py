@@ -21,6 +21,7 @@ LAYERS = [
     {"registry"},
     {"jobs", "store"},
     {"runner", "retention", "feed"},
+    {"metrics"},
     {"engine"},
     {"manager"},
     {"client", "sample", "torture"},

@@ -1,0 +1,51 @@
+"""What Prometheus asks, and the time that requests take."""
+
+from __future__ import annotations
+
+import time
+
+from flask import Blueprint, Flask, Response, g, request
+
+from jobmanager import metrics
+from jobmanager.http import examples
+from jobmanager.http.docs import Answer, describe
+from jobmanager.http.door import manager
+from jobmanager.http.problems import BROKEN
+
+blueprint = Blueprint("metrics", __name__)
+
+
+def watch(app: Flask) -> None:
+    """Have the time counted that each request takes."""
+    app.before_request(_begin)
+    app.after_request(_end)
+
+
+def _begin() -> None:
+    g.began_at = time.perf_counter()
+
+
+def _end(response: Response) -> Response:
+    # By the route, not by the path: paths hold ids, and a scanner's are without end.
+    route = request.url_rule.rule if request.url_rule is not None else "none"
+    seconds = time.perf_counter() - g.get("began_at", time.perf_counter())
+    metrics.request_answered(request.method, route, response.status_code, seconds)
+    return response
+
+
+@blueprint.get("/metrics")
+@describe(
+    tag="health",
+    text="Jobs by type and status, queue depth, slots, age of checkpoints; how long jobs wait and run, and how long it "
+    "takes until a halt is reached; the time that the store and requests take. Right whichever worker answers. Where "
+    "the store does not answer, `jobmanager_store_up` is 0 and the rest of what it knows is left out.",
+    answers={
+        200: Answer(
+            text="The text format of Prometheus.", model=str, media_type="text/plain", examples=examples.METRICS
+        ),
+        500: BROKEN,
+    },
+)
+def show() -> Response:
+    """Show what the service is watched by."""
+    return Response(manager().metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,260 @@
+"""What the service can be watched by, in the words of Prometheus.
+
+What the store knows is asked of it at each scrape, and so is right whichever process answers, and after a restart.
+Durations are counted where they happen, in histograms that all workers of a server share by files (prometheus_client's
+multiprocess mode, see gunicorn.conf.py): to derive them from the recorded changes would mean to read them all, and
+they would shrink whenever finished jobs are removed. They begin anew with the server, which rate() allows for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from jobmanager.errors import NotAllowed, StoreUnavailable
+from jobmanager.records import Applied, Census, JobRecord, NewJob, Settlement
+from jobmanager.states import FINAL, Action, Status
+from jobmanager.store import Store
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+#: A finished job stays as it is, and there may be millions: they are counted so seldom that it takes no more than this
+#: part of the time.
+_COUNTING_SHARE = 0.05
+#: What takes no longer is done at every scrape.
+_QUICK_SECONDS = 0.05
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LONG_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
+
+#: Those that are counted here; not the default one, which tells of the process it is asked in.
+REGISTRY = CollectorRegistry()
+
+_WAITING = Histogram(
+    "jobmanager_waiting_seconds",
+    "Time between when a job could run and when it was claimed.",
+    ["type"],
+    buckets=(0.01, 0.05, *_LONG_SECONDS),
+    registry=REGISTRY,
+)
+_RUN = Histogram(
+    "jobmanager_run_seconds",
+    "Time at work of jobs that have ended, without halts and waits.",
+    ["type", "status"],
+    buckets=(0.01, *_LONG_SECONDS),
+    registry=REGISTRY,
+)
+_REACHED = Histogram(
+    "jobmanager_halt_latency_seconds",
+    "Time between when a halt or a stop was asked for and when the job had really ceased.",
+    ["type", "status"],
+    buckets=(*_SECONDS, 60.0),
+    registry=REGISTRY,
+)
+_CHANGES = Counter(
+    "jobmanager_changes", "Changes of the status of jobs, by what happened.", ["type", "action"], registry=REGISTRY
+)
+_STORE = Histogram(
+    "jobmanager_store_seconds", "Time that the store takes.", ["operation"], buckets=_SECONDS, registry=REGISTRY
+)
+_HTTP = Histogram(
+    "jobmanager_http_request_seconds",
+    "Time until a request was answered; of a stream, until it began.",
+    ["method", "route", "status"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+_SLOTS = Gauge(
+    "jobmanager_slots",
+    "Jobs that may run at once in the processes of this server.",
+    multiprocess_mode="livesum",
+    registry=REGISTRY,
+)
+_STREAMS = Gauge("jobmanager_streams", "Clients that follow events.", multiprocess_mode="livesum", registry=REGISTRY)
+
+
+def exposition(collector: StoreCollector, shared: Path | None) -> bytes:
+    """Return everything in the text format; *shared* is the folder of the files that the workers share, if they do."""
+    registry = REGISTRY
+    if shared is not None:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, str(shared))  # type: ignore[no-untyped-call]
+    asked = CollectorRegistry()
+    asked.register(collector)
+    return bytes(generate_latest(registry)) + bytes(generate_latest(asked))
+
+
+def has_slots(number: int) -> None:
+    """Tell how many jobs may run at once in this process."""
+    _SLOTS.set(number)
+
+
+def stream_began() -> None:
+    """Count one more client that follows events."""
+    _STREAMS.inc()
+
+
+def stream_ended() -> None:
+    """Count one less."""
+    _STREAMS.dec()
+
+
+def request_answered(method: str, route: str, status: int, seconds: float) -> None:
+    """Count a request and how long it took."""
+    _HTTP.labels(method, route, status).observe(seconds)
+
+
+def _timed(method: T) -> T:
+    """Have it counted how long the method of a store takes."""
+    taken = _STORE.labels(method.__name__)
+
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            taken.observe(time.perf_counter() - began)
+
+    return call  # type: ignore[return-value]
+
+
+class MeasuredStore(Store):
+    """The store, which counts what it does; changes are counted by the process that made them, once committed."""
+
+    get = _timed(Store.get)
+    find = _timed(Store.find)
+    checkpoint = _timed(Store.checkpoint)
+    heartbeat = _timed(Store.heartbeat)
+    look = _timed(Store.look)
+    prune = _timed(Store.prune)
+
+    @_timed
+    def add(self, new: Sequence[NewJob], *, actor: str) -> list[JobRecord]:
+        """See Store.add."""
+        added = super().add(new, actor=actor)
+        for asked, job in zip(new, added, strict=True):
+            if job.id == asked.id:  # otherwise it was there already
+                _CHANGES.labels(job.type, Action.SUBMIT).inc()
+        return added
+
+    @_timed
+    def claim(self, limit: int, *, types: Collection[str], max_running: dict[str, int]) -> list[JobRecord]:
+        """See Store.claim."""
+        claimed = super().claim(limit, types=types, max_running=max_running)
+        for job in claimed:
+            _CHANGES.labels(job.type, Action.CLAIM).inc()
+            if job.running_since is not None:
+                _WAITING.labels(job.type).observe(_seconds(job.run_at, job.running_since))
+        return claimed
+
+    @_timed
+    def apply(self, job_id: str, action: Action, **how: Any) -> Applied:
+        """See Store.apply."""
+        return _counted(super().apply(job_id, action, **how))
+
+    @_timed
+    def apply_to_each(
+        self, run_ats: Mapping[str, datetime | None], action: Action, **how: Any
+    ) -> dict[str, Applied | NotAllowed | None]:
+        """See Store.apply_to_each."""
+        came = super().apply_to_each(run_ats, action, **how)
+        for applied in came.values():
+            if isinstance(applied, Applied):
+                _counted(applied)
+        return came
+
+    @_timed
+    def settle(self, job_id: str, attempt: int, settlement: Settlement, **how: Any) -> Applied | None:
+        """See Store.settle."""
+        applied = super().settle(job_id, attempt, settlement, **how)
+        return _counted(applied) if applied is not None else None
+
+    @_timed
+    def expire(self) -> list[Applied]:
+        """See Store.expire."""
+        return [_counted(applied) for applied in super().expire()]
+
+
+def _counted(applied: Applied) -> Applied:
+    job, change = applied.job, applied.change
+    if change is None:
+        return applied
+    _CHANGES.labels(job.type, change.action).inc()
+    if change.action is Action.YIELD:
+        _REACHED.labels(job.type, change.to_status).observe(_seconds(change.asked_at, change.at))
+    if change.to_status in FINAL or change.to_status is Status.FAILED:
+        _RUN.labels(job.type, change.to_status).observe(job.ran_seconds)
+    return applied
+
+
+class StoreCollector(Collector):
+    """Asks the store, at each scrape, what it knows of all jobs, whichever process has them."""
+
+    def __init__(self, store: Callable[[], Store], types: Iterable[str]) -> None:
+        self._store = store
+        self._types = set(types)
+        self._finished: Census = {}
+        self._count_at = 0.0  # when the finished jobs are to be counted again, by the monotonic clock
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: what there is depends on the store, which is not to be asked for this."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what the store knows; that it does not answer, if it does not."""
+        try:
+            found = list(self._ask(self._store()))
+        except StoreUnavailable:
+            yield GaugeMetricFamily("jobmanager_store_up", "1 if the store answers.", value=0)
+            return
+        yield GaugeMetricFamily("jobmanager_store_up", "1 if the store answers.", value=1)
+        yield from found
+
+    def _ask(self, store: Store) -> Iterator[Metric]:
+        jobs = GaugeMetricFamily("jobmanager_jobs", "Jobs, by type and status.", labels=["type", "status"])
+        for (name, status), number in self._count(store).items():
+            jobs.add_metric([name, status], number)
+        yield jobs
+        queue = store.queue()
+        now = store.now()
+        yield GaugeMetricFamily("jobmanager_queue_depth", "Jobs that could run and wait for a slot.", value=queue.depth)
+        oldest = _seconds(queue.oldest_at, now) if queue.oldest_at else 0.0
+        yield GaugeMetricFamily(
+            "jobmanager_queue_oldest_seconds", "How long the job that waited longest for a slot has.", value=oldest
+        )
+        yield GaugeMetricFamily("jobmanager_slots_busy", "Jobs that hold a slot, of any process.", value=queue.busy)
+        ages = GaugeMetricFamily(
+            "jobmanager_checkpoint_age_seconds",
+            "Age of the oldest last checkpoint, or else of the attempt, of jobs that run.",
+            labels=["type"],
+        )
+        for name, at in queue.checkpoints.items():
+            ages.add_metric([name], _seconds(at, now))
+        yield ages
+
+    def _count(self, store: Store) -> Census:
+        if time.monotonic() >= self._count_at:
+            began = time.monotonic()
+            self._finished = store.count()
+            ended = time.monotonic()
+            took = ended - began
+            self._count_at = ended + took / _COUNTING_SHARE if took > _QUICK_SECONDS else ended
+            self._types |= {name for name, _ in self._finished}
+            return self._finished
+        kept = {key: number for key, number in self._finished.items() if key[1] in FINAL}
+        return kept | store.count(types=self._types, statuses=set(Status) - FINAL)
+
+
+def _seconds(begin: datetime, end: datetime) -> float:
+    return max(0.0, (end - begin).total_seconds())

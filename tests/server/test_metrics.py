@@ -1,0 +1,64 @@
+"""The numbers are those of the whole server, whichever worker answers, and whatever became of others."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import httpx
+from gunicorn_server import Server, until
+from prometheus_client.parser import text_string_to_metric_families
+
+
+def total(server: Server, name: str, **labels: str) -> float:
+    """Return the sum of a number over all labels but those given."""
+    families = text_string_to_metric_families(server.client.get("/metrics").text)
+    return sum(
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+def test_every_worker_tells_the_same_and_what_a_dead_one_counted_is_not_lost(
+    make_server: Callable[..., Server],
+) -> None:
+    server = make_server(workers=2, SLOTS=3).start()
+    jobs = [server.submit("Units", units=1) for _ in range(10)]
+    server.until_status("completed", *jobs)
+
+    def counted() -> set[tuple[float, ...]]:
+        """Return what is told, by whichever worker, several times."""
+        names = ("waiting_seconds_count", "run_seconds_count", "changes_total", "jobs", "slots")
+        return {tuple(total(server, f"jobmanager_{name}") for name in names) for _ in range(8)}
+
+    before = counted()
+    dead = server.worker_pids()[0]
+    os.kill(dead, signal.SIGKILL)
+    until(lambda: dead not in server.worker_pids() and len(server.worker_pids()) == 2)
+    until(lambda: counted() == {(10, 10, 30, 10, 6)}, lambda: f"{counted()} {server.log()}")
+
+    assert before == {(10, 10, 30, 10, 6)}
+
+
+def test_a_new_start_counts_anew_but_for_what_the_store_knows(make_server: Callable[..., Server]) -> None:
+    server = make_server(workers=1).start()
+    job = server.submit("Units", units=1)
+    server.until_status("completed", job)
+
+    server.restart()
+
+    assert total(server, "jobmanager_changes_total") == 0
+    assert total(server, "jobmanager_jobs", status="completed", type="Units") == 1
+
+
+def test_streams_are_counted_while_they_are_open(make_server: Callable[..., Server]) -> None:
+    server = make_server(workers=2).start()
+
+    with httpx.stream("GET", f"{server.url}/events") as first, httpx.stream("GET", f"{server.url}/events") as second:
+        during = total(server, "jobmanager_streams"), first.status_code, second.status_code
+
+    assert during == (2, 200, 200)
+    until(lambda: total(server, "jobmanager_streams") == 0)
