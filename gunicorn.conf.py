@@ -23,6 +23,22 @@ control_socket_disable = True
 _metrics = os.path.abspath(os.path.join(os.environ.get("JOBMANAGER_DATA_DIR") or "var", "metrics", bind))
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics
 
+if os.environ.get("JOBMANAGER_LOG", "").strip() == "json":
+    # What the master says; each worker sets its own log up.
+    logconfig_dict = {
+        "formatters": {
+            "json": {
+                "()": "pythonjsonlogger.json.JsonFormatter",
+                "fmt": ["message", "levelname", "name"],
+                "rename_fields": {"levelname": "level", "name": "logger"},
+                "timestamp": True,
+            }
+        },
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+        "root": {"level": "INFO", "handlers": ["stderr"]},
+        "loggers": {"gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True}},
+    }
+
 _QUITTING = (signal.SIGINT, signal.SIGQUIT)
 _LEAVING = (signal.SIGTERM, *_QUITTING)
 
@@ -42,10 +58,13 @@ def on_starting(server):
 
 def post_worker_init(worker):
     """Start the manager, so that jobs go on without anyone asking, and have it told at once when it has to leave."""
-    from jobmanager.errors import StoreUnavailable  # noqa: PLC0415 - after the fork: see on_starting
+    from jobmanager import logs  # noqa: PLC0415 - after the fork: see on_starting
+    from jobmanager.errors import StoreUnavailable  # noqa: PLC0415
 
+    manager = worker.wsgi.extensions["jobmanager"]
+    logs.set_up(manager.settings.log)
     try:
-        worker.wsgi.extensions["jobmanager"].start()
+        manager.start()
     except StoreUnavailable as error:
         worker.log.error("%s The worker serves, and tries again with each request.", error)
     for number in _LEAVING:

@@ -50,6 +50,8 @@ class Settings:
     keep_jobs: int = 0
     #: clients that may follow what happens at once, in a process; each takes one of the threads that serve requests
     streams: int = 8
+    #: how the server's log looks: "console" for people, "json" for programs
+    log: str = "console"
     #: folder of the files by which the workers of a server share what they count; None: each process by itself
     metrics_dir: Path | None = None
 
@@ -79,6 +81,7 @@ class Settings:
             keep_days=read.number("KEEP_DAYS", 0.0, least=0.0, most=_CENTURY_DAYS),
             keep_jobs=read.number("KEEP_JOBS", 0, least=0),
             streams=read.number("STREAMS", 8, least=0),
+            log=read.text("LOG", "console", check=_check_log),
             # Its name is prometheus_client's, which reads it too.
             metrics_dir=Path(value) if (value := environ.get("PROMETHEUS_MULTIPROC_DIR", "")) else None,
         )
@@ -114,6 +117,11 @@ class _Reader:
         if number > most:
             raise ConfigError(f"JOBMANAGER_{name} must be at most {most:.0f}, which is a century, not {value}.")
         return number
+
+
+def _check_log(value: str) -> None:
+    if value not in ("console", "json"):
+        raise ValueError(f"the log can be console or json, not {value}")
 
 
 def _check_url(value: str) -> None:

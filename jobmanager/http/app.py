@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
-from jobmanager.http import classic, control, docs, errors, events, guard, health, job_types, jobs, metrics
+from jobmanager.http import classic, control, docs, errors, events, guard, health, job_types, jobs, metrics, requests
 from jobmanager.http.door import EXTENSION
 from jobmanager.manager import JobManager
 
@@ -17,6 +17,7 @@ def create_app(manager: JobManager | None = None) -> Flask:
     app = Flask("jobmanager.http")
     app.extensions[EXTENSION] = manager or JobManager()
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a property of Flask's default provider
+    requests.identify(app)
     metrics.watch(app)
     guard.protect(app)
     for part in (classic, jobs, control, events, job_types, health, metrics):

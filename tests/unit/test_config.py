@@ -61,16 +61,24 @@ def test_every_text_is_read_from_its_variable() -> None:
             "JOBMANAGER_DATABASE_URL": "postgresql://me:secret@db/jobs",
             "JOBMANAGER_DATA_DIR": "/data",
             "JOBMANAGER_DATASETS": "/etc/datasets.toml",
+            "JOBMANAGER_LOG": "json",
+            "PROMETHEUS_MULTIPROC_DIR": "/counts",
         }
     )
 
     assert settings.database_url == "postgresql://me:secret@db/jobs"
     assert (settings.data_dir, settings.datasets) == (Path("/data"), Path("/etc/datasets.toml"))
+    assert (settings.log, settings.metrics_dir) == ("json", Path("/counts"))
+
+
+def test_a_log_of_no_known_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match="JOBMANAGER_LOG cannot be used: the log can be console or json, not xml"):
+        Settings.from_env({"JOBMANAGER_LOG": "xml"})
 
 
 def test_every_field_has_a_variable_of_its_name() -> None:
     """A field that this test does not know is one that from_env may have forgotten."""
-    known = {"database_url", "data_dir", "datasets"} | {field for _, field, _ in NUMBERS.values()}
+    known = {"database_url", "data_dir", "datasets", "log", "metrics_dir"} | {field for _, field, _ in NUMBERS.values()}
 
     assert {field.name for field in dataclasses.fields(Settings)} == known
 

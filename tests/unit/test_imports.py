@@ -15,7 +15,7 @@ LAYERS = [
     {"errors"},
     {"states"},
     {"records"},
-    {"config"},
+    {"config", "logs"},
     {"signals"},
     {"job"},
     {"registry"},

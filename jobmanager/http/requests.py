@@ -1,0 +1,38 @@
+"""The id of a request: in its answer, and in every line that is logged while it is answered."""
+
+from __future__ import annotations
+
+import re
+
+from flask import Flask, Response, g, request
+from uuid_utils import uuid7
+
+from jobmanager.logs import request_id
+
+HEADER = "X-Request-ID"
+
+#: What is taken from a client: anything else could forge lines of the log.
+_SANE = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+def identify(app: Flask) -> None:
+    """Give each request an id: that which it brings along, if it is sane, or a new one."""
+    app.before_request(_begin)
+    app.after_request(_tell)
+    app.teardown_request(_end)
+
+
+def _begin() -> None:
+    told = request.headers.get(HEADER, "")
+    g.request_id = told if _SANE.fullmatch(told) else str(uuid7())
+    request_id.set(g.request_id)
+
+
+def _tell(response: Response) -> Response:
+    response.headers[HEADER] = g.request_id
+    return response
+
+
+def _end(_error: BaseException | None) -> None:
+    # The thread answers another request next.
+    request_id.set("")
