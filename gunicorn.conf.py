@@ -58,11 +58,13 @@ def on_starting(server):
 
 def post_worker_init(worker):
     """Start the manager, so that jobs go on without anyone asking, and have it told at once when it has to leave."""
-    from jobmanager import logs  # noqa: PLC0415 - after the fork: see on_starting
+    from jobmanager import logs, tracing  # noqa: PLC0415 - after the fork: see on_starting
     from jobmanager.errors import StoreUnavailable  # noqa: PLC0415
 
     manager = worker.wsgi.extensions["jobmanager"]
     logs.set_up(manager.settings.log)
+    if manager.settings.has_traces:
+        tracing.set_up()
     try:
         manager.start()
     except StoreUnavailable as error:
@@ -77,6 +79,9 @@ def worker_exit(server, worker):
     application = getattr(worker, "wsgi", None)
     if application is not None:
         application.extensions["jobmanager"].close(_hand_over_seconds(worker))
+        from jobmanager import tracing  # noqa: PLC0415 - after the fork: see on_starting
+
+        tracing.shut_down()
 
 
 def child_exit(server, worker):

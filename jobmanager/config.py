@@ -54,6 +54,8 @@ class Settings:
     log: str = "console"
     #: folder of the files by which the workers of a server share what they count; None: each process by itself
     metrics_dir: Path | None = None
+    #: traces are sent as OpenTelemetry's variables say
+    has_traces: bool = False
 
     def __post_init__(self) -> None:
         """Fill in what follows from data_dir."""
@@ -84,6 +86,7 @@ class Settings:
             log=read.text("LOG", "console", check=_check_log),
             # Its name is prometheus_client's, which reads it too.
             metrics_dir=Path(value) if (value := environ.get("PROMETHEUS_MULTIPROC_DIR", "")) else None,
+            has_traces=_has_exporter(environ),
         )
 
 
@@ -117,6 +120,14 @@ class _Reader:
         if number > most:
             raise ConfigError(f"JOBMANAGER_{name} must be at most {most:.0f}, which is a century, not {value}.")
         return number
+
+
+def _has_exporter(environ: Mapping[str, str]) -> bool:
+    """Tell whether OpenTelemetry's variables say where traces go."""
+    exporter = environ.get("OTEL_TRACES_EXPORTER", "")
+    named = [environ.get(f"OTEL_EXPORTER_OTLP_{name}", "") for name in ("ENDPOINT", "TRACES_ENDPOINT")]
+    is_disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or exporter == "none"
+    return not is_disabled and (exporter == "otlp" or any(named))
 
 
 def _check_log(value: str) -> None:

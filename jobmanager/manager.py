@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import uuid_utils
 
-from jobmanager import retention
+from jobmanager import retention, tracing
 from jobmanager.config import Settings
 from jobmanager.engine import Engine
 from jobmanager.errors import ConfigError, InvalidRequest, NotAllowed, NotFound, StoreUnavailable
@@ -494,6 +494,7 @@ class JobManager:
                 max_attempts=job_type.max_attempts if asked.max_attempts is None else asked.max_attempts,
                 timeout_seconds=job_type.timeout_seconds if asked.timeout_seconds is None else asked.timeout_seconds,
                 idempotency_key=asked.idempotency_key,
+                traceparent=tracing.traceparent(),
             )
             _check(new)
             return new

@@ -21,7 +21,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from jobmanager.errors import NotAllowed, StoreUnavailable
+from jobmanager import tracing
+from jobmanager.errors import LeaseLost, NotAllowed, StoreUnavailable
 from jobmanager.records import Applied, Census, JobRecord, NewJob, Settlement
 from jobmanager.states import FINAL, Action, Status
 from jobmanager.store import Store
@@ -153,9 +154,19 @@ class MeasuredStore(Store):
         """See Store.claim."""
         claimed = super().claim(limit, types=types, max_running=max_running)
         for job in claimed:
+            tracing.attempt_began(job)
             _CHANGES.labels(job.type, Action.CLAIM).inc()
             if job.running_since is not None:
                 _WAITING.labels(job.type).observe(_seconds(job.run_at, job.running_since))
+        return claimed
+
+    @_timed
+    def claim_to_clean(self, limit: int, *, types: Collection[str]) -> list[JobRecord]:
+        """See Store.claim_to_clean."""
+        claimed = super().claim_to_clean(limit, types=types)
+        for job in claimed:
+            tracing.attempt_began(job)
+            _CHANGES.labels(job.type, Action.CLAIM).inc()
         return claimed
 
     @_timed
@@ -177,8 +188,15 @@ class MeasuredStore(Store):
     @_timed
     def settle(self, job_id: str, attempt: int, settlement: Settlement, **how: Any) -> Applied | None:
         """See Store.settle."""
-        applied = super().settle(job_id, attempt, settlement, **how)
-        return _counted(applied) if applied is not None else None
+        try:
+            applied = super().settle(job_id, attempt, settlement, **how)
+        except LeaseLost:
+            tracing.attempt_ended(job_id, None)
+            raise
+        if applied is None:
+            return None
+        tracing.attempt_ended(job_id, applied)
+        return _counted(applied)
 
     @_timed
     def expire(self) -> list[Applied]:

@@ -124,6 +124,8 @@ class JobRecord(Worked):
     asked_at: datetime | None
     #: a stop that may interrupt Python code that does not answer
     is_forced: bool
+    #: the span of the request that submitted it (W3C Trace Context), if there was one
+    traceparent: str | None = None
 
     def has_begun(self) -> bool:
         """Tell whether any attempt was ever made."""
@@ -173,6 +175,8 @@ class NewJob:
     timeout_seconds: float | None = None
     #: the same key with the same submission gives the same job
     idempotency_key: str | None = None
+    #: the span of the request that submits it, if there is one
+    traceparent: str | None = None
 
     def fingerprint(self) -> str:
         """Return what stands for the submission: equal only where what was asked for is."""

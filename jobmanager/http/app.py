@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from flask import Flask
 
-from jobmanager.http import classic, control, docs, errors, events, guard, health, job_types, jobs, metrics, requests
+from jobmanager.http import (
+    classic,
+    control,
+    docs,
+    errors,
+    events,
+    guard,
+    health,
+    job_types,
+    jobs,
+    metrics,
+    requests,
+    traces,
+)
 from jobmanager.http.door import EXTENSION
 from jobmanager.manager import JobManager
 
@@ -18,6 +31,7 @@ def create_app(manager: JobManager | None = None) -> Flask:
     app.extensions[EXTENSION] = manager or JobManager()
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a property of Flask's default provider
     requests.identify(app)
+    traces.trace(app)
     metrics.watch(app)
     guard.protect(app)
     for part in (classic, jobs, control, events, job_types, health, metrics):

@@ -133,6 +133,7 @@ jobs = Table(
     Column("error", Lines),
     Column("asked_at", Time),
     Column("is_forced", Boolean, nullable=False, default=False),
+    Column("traceparent", Line),
     sqlite_autoincrement=True,
 )
 

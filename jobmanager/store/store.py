@@ -520,6 +520,7 @@ class Store:
                 "timeout_seconds": job.timeout_seconds,
                 "run_at": job.run_at or now,
                 "submitted_at": now,
+                "traceparent": job.traceparent,
             }
             for job in new
         ]

@@ -63,12 +63,13 @@ def test_every_text_is_read_from_its_variable() -> None:
             "JOBMANAGER_DATASETS": "/etc/datasets.toml",
             "JOBMANAGER_LOG": "json",
             "PROMETHEUS_MULTIPROC_DIR": "/counts",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
         }
     )
 
     assert settings.database_url == "postgresql://me:secret@db/jobs"
     assert (settings.data_dir, settings.datasets) == (Path("/data"), Path("/etc/datasets.toml"))
-    assert (settings.log, settings.metrics_dir) == ("json", Path("/counts"))
+    assert (settings.log, settings.metrics_dir, settings.has_traces) == ("json", Path("/counts"), True)
 
 
 def test_a_log_of_no_known_kind_is_refused() -> None:
@@ -78,7 +79,9 @@ def test_a_log_of_no_known_kind_is_refused() -> None:
 
 def test_every_field_has_a_variable_of_its_name() -> None:
     """A field that this test does not know is one that from_env may have forgotten."""
-    known = {"database_url", "data_dir", "datasets", "log", "metrics_dir"} | {field for _, field, _ in NUMBERS.values()}
+    known = {"database_url", "data_dir", "datasets", "log", "metrics_dir", "has_traces"} | {
+        field for _, field, _ in NUMBERS.values()
+    }
 
     assert {field.name for field in dataclasses.fields(Settings)} == known
 

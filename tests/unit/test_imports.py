@@ -21,6 +21,7 @@ LAYERS = [
     {"registry"},
     {"jobs", "store"},
     {"runner", "retention", "feed"},
+    {"tracing"},
     {"metrics"},
     {"engine"},
     {"manager"},

@@ -23,7 +23,11 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Lines]:
     handlers, level = root.handlers[:], root.level
     names = ("jobmanager", "gunicorn.error")
     before = [(logger, logger.level, logger.propagate, logger.handlers[:]) for logger in map(logging.getLogger, names)]
-    yield lambda: capsys.readouterr().err.splitlines()
+
+    def lines() -> list[str]:
+        return capsys.readouterr().err.splitlines()
+
+    yield lines
     root.handlers[:] = handlers
     root.setLevel(level)
     for logger, its_level, propagates, its_handlers in before:

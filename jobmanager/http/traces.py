@@ -1,0 +1,40 @@
+"""A span for each request; what it submits belongs to the same trace."""
+
+from __future__ import annotations
+
+from flask import Flask, Response, g, request
+
+from jobmanager import tracing
+
+
+def trace(app: Flask) -> None:
+    """Have requests traced, where traces are made at all."""
+    app.before_request(_begin)
+    app.after_request(_tell)
+    app.teardown_request(_end)
+
+
+def _begin() -> None:
+    route = request.url_rule.rule if request.url_rule is not None else "none"
+    g.tracing = tracing.request(f"{request.method} {route}", dict(request.headers))
+    g.span = g.tracing.__enter__()
+    if g.span is not None:
+        g.span.set_attributes(
+            {
+                "http.request.method": request.method,
+                "http.route": route,
+                "url.path": request.path,
+                "jobmanager.request_id": g.request_id,
+            }
+        )
+
+
+def _tell(response: Response) -> Response:
+    if g.get("span") is not None:
+        g.span.set_attribute("http.response.status_code", response.status_code)
+    return response
+
+
+def _end(_error: BaseException | None) -> None:
+    if "tracing" in g:
+        g.pop("tracing").__exit__(None, None, None)
