@@ -13,7 +13,7 @@ from sqlalchemy import event, text
 
 from jobmanager.errors import LeaseLost
 from jobmanager.records import Checkpoint, NewJob, Settlement
-from jobmanager.states import Action
+from jobmanager.states import FINAL, Action, Status
 from jobmanager.store import Store
 
 #: Indexes that hold no finished job: to go through one of them is no full scan.
@@ -52,6 +52,12 @@ QUESTIONS: dict[str, Ask] = {
     "a job": lambda store: store.get("running"),
     "changes of a job": lambda store: store.changes("running"),
     "lines of a job": lambda store: store.log("running"),
+    "what happened since": lambda store: store.news(after=99_990),
+    "what happened to a job": lambda store: store.news(after=0, job_id="running"),
+    "progress": lambda store: store.progress(since=store.now() - timedelta(seconds=2)),
+    "the last change": lambda store: store.last_change(),
+    "the queue": lambda store: store.queue(),
+    "how many have not finished": lambda store: store.count(types=TYPES, statuses=set(Status) - FINAL),
     "a ping": lambda store: store.ping(),
     "removing by age": lambda store: store.prune(before=store.now() - timedelta(days=365 * 100), keep=None),
     "removing by number": lambda store: store.prune(before=None, keep=99_990),
