@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from jobmanager.http import classic, control, docs, errors, guard, health, job_types, jobs
-from jobmanager.http.door import EXTENSION
+from jobmanager.http.door import EXTENSION, JobIdConverter
 from jobmanager.manager import JobManager
 
 
@@ -17,6 +17,7 @@ def create_app(manager: JobManager | None = None) -> Flask:
     app = Flask("jobmanager.http")
     app.extensions[EXTENSION] = manager or JobManager()
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a property of Flask's default provider
+    app.url_map.converters["job"] = JobIdConverter
     guard.protect(app)
     for blueprint in (classic.blueprint, jobs.blueprint, control.blueprint, job_types.blueprint, health.blueprint):
         app.register_blueprint(blueprint)

@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import cast
 
 from flask import current_app, request
+from werkzeug.routing import BaseConverter
 
 from jobmanager.manager import JobManager
 
 #: The key of the JobManager among the extensions of the Flask application.
 EXTENSION = "jobmanager"
+
+
+class JobIdConverter(BaseConverter):
+    """The part of a path that names a job: any text but the names of routes that stand in the same place."""
+
+    regex = "(?!(?:batch|halt|resume|stop)(?:/|$))[^/]+"
 
 
 def manager() -> JobManager:
