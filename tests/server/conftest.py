@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -62,6 +64,25 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield make
     for server in servers:
         server.close()
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Return what mounts a volume of so many mebibytes, and returns its folder. Asked for before any server."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a volume: run the tests as root, as in a container")
+    path = tmp_path / "volume"
+    mounted = []
+
+    def make(mebibytes: int) -> Path:
+        path.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(path)], check=True)
+        mounted.append(path)
+        return path
+
+    yield make
+    for each in mounted:
+        subprocess.run(["umount", "--lazy", str(each)], check=True)
 
 
 @pytest.fixture
