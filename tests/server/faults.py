@@ -101,12 +101,20 @@ class FaultsOfOneWorker(Faults):
         set_clock(self._server, rng.uniform(-7200, 7200))
 
 
-class FaultsOfVolume(FaultsOfOneWorker):
+class FaultsOfTwoWorkers(FaultsOfOneWorker):
+    """What befalls a server of which a part may live on."""
+
+    def choice(self) -> dict[str, float]:
+        """Return what may happen, and how often."""
+        return Faults.choice(self) | {"step_the_clock": 1}
+
+
+class FaultsOfVolume(FaultsOfTwoWorkers):
     """What befalls a server whose data are on a volume of their own."""
 
     def choice(self) -> dict[str, float]:
         """Return what may happen, and how often."""
-        return Faults.choice(self) | {"step_the_clock": 1, "fill_the_volume": 1}
+        return super().choice() | {"fill_the_volume": 1}
 
     def fill_the_volume(self, rng: random.Random) -> None:
         """Leave no byte free for a moment."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from faults import fill
 from gunicorn_server import Server, until
 
@@ -12,7 +13,10 @@ from gunicorn_server import Server, until
 def test_a_full_volume_is_told_to_clients_and_survived(
     mount: Callable[[int], Path], make_server: Callable[..., Server]
 ) -> None:
-    volume = mount(8)
+    try:
+        volume = mount(8)
+    except OSError as error:
+        pytest.skip(str(error))
     server = make_server(data="volume/data").start()
     job_id = server.submit("Simple", steps=200, seconds=0.01)
     server.until_done(job_id, 5)
