@@ -60,16 +60,13 @@ class Faults:
     def damage_a_part(self, rng: random.Random) -> None:
         """Cut off, or change, what an unfinished export has written and its checkpoint claims."""
 
-        def kill_and_find() -> list[tuple[Path, int]]:
+        parts: list[tuple[Path, int]] = []
+        while not parts:
+            until(self._claimed_parts, "an export that is under way", seconds=60, every=0.1)
             self._server.kill9()
             parts = self._claimed_parts()
-            if not parts:
+            if not parts:  # it was just about to end
                 self._server.start()
-                time.sleep(rng.uniform(0.1, 0.5))
-            return parts
-
-        # Where there is no part at this moment, the server goes on until there is.
-        parts = until(kill_and_find, "an export that is under way", seconds=60)
         for path, length in rng.sample(parts, rng.randint(1, len(parts))):
             damage(path, rng.randrange(length), rng)
         self._server.start()

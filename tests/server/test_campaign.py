@@ -33,7 +33,7 @@ ROWS = 20_000
 FORMATS = ("csv", "jsonl", "parquet")
 LAST_DAYS = ("2023-06-30", "2024-12-31")
 #: What a client of a campaign submits, and how often. Where a process is frozen, only what is fenced is exact.
-TYPES = {"Fenced": 5, "Flaky": 1, "Export": 1}
+TYPES = {"Fenced": 5, "Flaky": 1, "Export": 2}
 
 Undisturbed = dict[tuple[str, str], str]
 
