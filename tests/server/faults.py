@@ -59,7 +59,6 @@ class Faults:
 
     def damage_a_part(self, rng: random.Random) -> None:
         """Cut off, or change, what an unfinished export has written and its checkpoint claims."""
-
         parts: list[tuple[Path, int]] = []
         while not parts:
             until(self._claimed_parts, "an export that is under way", seconds=60, every=0.1)
@@ -72,14 +71,17 @@ class Faults:
         self._server.start()
 
     def _claimed_parts(self) -> list[tuple[Path, int]]:
-        """Return the part of each export that has to go on from one, and how many of its bytes are claimed."""
+        """Return the part of each export that has to go on from one, and how many of its bytes are claimed.
+
+        Those that have been cut off before are left out.
+        """
         unfinished = "status IN ('submitted', 'running', 'halting', 'halted')"
         rows = self._server.rows(
             f"SELECT id, cursor FROM jobs WHERE type = 'Export' AND cursor IS NOT NULL AND {unfinished}"
         )
         cursors = {row["id"]: as_json(row["cursor"]) for row in rows}
         parts = [(self._server.folder(job) / cursor["part"], cursor["bytes"]) for job, cursor in cursors.items()]
-        return [(path, length) for path, length in parts if path.exists()]
+        return [(path, length) for path, length in parts if path.exists() and path.stat().st_size >= length]
 
 
 class FaultsOfOneWorker(Faults):
