@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,16 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many faults the campaigns have survived in all."""
+    survived: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        survived.update(dict(report.user_properties).get("faults survived", {}))
+    if survived:
+        terminalreporter.section(f"{survived.total()} faults survived, and nothing lost")
+        terminalreporter.write_line(", ".join(f"{name} {count}" for name, count in survived.most_common()))
 
 
 @pytest.fixture(name="until", scope="session")

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ LAST_DAYS = ("2023-06-30", "2024-12-31")
 TYPES = {"Fenced": 5, "Flaky": 1, "Export": 2}
 
 Undisturbed = dict[tuple[str, str], str]
-
-_survived: Counter[str] = Counter()
+#: Keeps what is printed at the end of all tests.
+Record = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,6 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample")
     make_sample(folder, ROWS)
     return folder / "datasets.toml"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _total() -> Iterator[None]:
-    """Print how many faults were survived in all, if they were."""
-    yield
-    print(f"\n{_survived.total()} FAULTS SURVIVED IN ALL, over both databases: {dict(_survived)}")
 
 
 @pytest.fixture
@@ -68,15 +61,19 @@ def campaign(make_server: Callable[..., Server], datasets: Path) -> Callable[...
     return start
 
 
-def test_whatever_is_killed_no_job_is_lost_run_twice_or_stuck(campaign: Callable[..., Server]) -> None:
+def test_whatever_is_killed_no_job_is_lost_run_twice_or_stuck(
+    campaign: Callable[..., Server], record_property: Record
+) -> None:
     # Killing the only worker takes longest, since all waits for the next start.
     server = campaign(workers=1)
 
-    run_campaign(server, ROUNDS // 5, FaultsOfOneWorker(server), TYPES | {"Units": 3})
+    record_property(
+        "faults survived", run_campaign(server, ROUNDS // 5, FaultsOfOneWorker(server), TYPES | {"Units": 3})
+    )
 
 
 def test_whatever_happens_to_workers_and_volume_no_job_is_lost_run_twice_or_stuck(
-    mount: Callable[[int], Path], campaign: Callable[..., Server]
+    mount: Callable[[int], Path], campaign: Callable[..., Server], record_property: Record
 ) -> None:
     kind: type[Faults] = FaultsOfVolume
     try:
@@ -86,19 +83,21 @@ def test_whatever_happens_to_workers_and_volume_no_job_is_lost_run_twice_or_stuc
         kind = FaultsOfTwoWorkers
     server = campaign(data="volume", workers=2)
 
-    run_campaign(server, ROUNDS * 4 // 5, kind(server), TYPES)
+    record_property("faults survived", run_campaign(server, ROUNDS * 4 // 5, kind(server), TYPES))
 
 
 def test_whatever_happens_to_postgresql_too_no_job_is_lost_run_twice_or_stuck(
-    campaign: Callable[..., Server], postgres: Any, postgres_url: str
+    campaign: Callable[..., Server], postgres: Any, postgres_url: str, record_property: Record
 ) -> None:
     server = campaign(workers=3, DATABASE_URL=postgres_url)
 
-    run_campaign(server, ROUNDS // 2, FaultsOfPostgres(server, postgres, postgres_url), TYPES)
+    record_property(
+        "faults survived", run_campaign(server, ROUNDS // 2, FaultsOfPostgres(server, postgres, postgres_url), TYPES)
+    )
 
 
-def run_campaign(server: Server, rounds: int, faults: Faults, types: dict[str, int]) -> None:
-    """Have clients at work while faults strike, then let everything settle, and check it all."""
+def run_campaign(server: Server, rounds: int, faults: Faults, types: dict[str, int]) -> dict[str, int]:
+    """Have clients at work while faults strike, then let everything settle, check it all, and return what struck."""
     seed = int(os.environ.get("CAMPAIGN_SEED", random.randrange(2**32)))
     print(f"CAMPAIGN_SEED={seed} CAMPAIGN_ROUNDS={ROUNDS}")
     rng = random.Random(seed)
@@ -125,11 +124,11 @@ def run_campaign(server: Server, rounds: int, faults: Faults, types: dict[str, i
     jobs = server.rows("SELECT * FROM jobs")
     late = sum(check_end(server, job, undisturbed) for job in jobs)
     _check_stops(clients, jobs)
-    _survived.update(faults.struck)
     _print_figures(faults.struck, clients, jobs)
     (anew,) = server.rows("SELECT count(*) AS exports FROM log_lines WHERE message LIKE '%export starts over%'")
     print(f"{anew['exports']} exports found their part damaged, and started over")
     print(f"{changes} changes checked; {cursors} saved cursors; {late} lines told by attempts that had lost their job")
+    return dict(faults.struck)
 
 
 class Client(threading.Thread):
