@@ -83,9 +83,9 @@ def waiting(types: tuple[str, ...]) -> Select[Any]:
 
 @cache
 def to_clean(types: tuple[str, ...]) -> Select[Any]:
-    """Return the query of stopping jobs that nobody attends to, those that waited longest first."""
+    """Return the query of stopping jobs that nobody attends to: those that are put off by nothing, the eldest first."""
     query = _by_index(select(jobs).where(_IS_TO_CLEAN, jobs.c.type.in_(types)), "jobs_to_clean")
-    return query.order_by(jobs.c.run_at).limit(_LIMIT).with_for_update(skip_locked=True)
+    return query.order_by(jobs.c.run_at, jobs.c.number).limit(_LIMIT).with_for_update(skip_locked=True)
 
 
 def advance_job(columns: Iterable[str]) -> Update:
