@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Integer,
     Select,
     Text,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     case,
     cast,
     exists,
+    false,
     func,
     insert,
     literal,
@@ -45,7 +47,11 @@ JOB = select(jobs).where(_IS_JOB)
 JOB_LOCKED = JOB.with_for_update()
 JOB_HELD = select(jobs).where(_IS_HELD).with_for_update()
 ADD_JOBS = insert(jobs).returning(jobs, sort_by_parameter_order=True)
-ADD_CHANGE = insert(changes).returning(changes.c.seq)
+ADD_CHANGE = (
+    insert(changes)
+    .values({column.name: bindparam(column.name, type_=column.type) for column in changes.c if column.name != "seq"})
+    .returning(changes.c.seq)
+)
 LAST_CHANGE = select(func.coalesce(func.max(changes.c.seq), 0))
 COUNT_WAITING = select(func.count()).select_from(jobs).where(IS_WAITING)
 SIGNALS = select(changes).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)).order_by(changes.c.seq)
@@ -54,7 +60,7 @@ SIGNALS = select(changes).where(changes.c.signal_to == _OWNER, changes.c.signal_
 @cache
 def look(types: tuple[str, ...]) -> Select[Any]:
     """Return the query of all that an engine wants to know before it does anything: one row, five answers."""
-    known = jobs.c.type.in_(types)
+    known = _is_of(types)
     is_signalled = exists(select(literal(1)).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)))
     due = [
         select(func.min(jobs.c.run_at)).where(waits, jobs.c.run_at > _NOW).scalar_subquery()
@@ -72,14 +78,14 @@ def look(types: tuple[str, ...]) -> Select[Any]:
 @cache
 def waiting(types: tuple[str, ...]) -> Select[Any]:
     """Return the query of jobs that can be claimed, the most urgent first."""
-    query = select(jobs).where(_IS_CLAIMABLE, jobs.c.type.in_(types))
+    query = select(jobs).where(_IS_CLAIMABLE, _is_of(types))
     return query.order_by(jobs.c.priority.desc(), jobs.c.number).limit(_LIMIT).with_for_update(skip_locked=True)
 
 
 @cache
 def to_clean(types: tuple[str, ...]) -> Select[Any]:
     """Return the query of stopping jobs that nobody attends to, those that waited longest first."""
-    query = select(jobs).where(_IS_TO_CLEAN, jobs.c.type.in_(types))
+    query = select(jobs).where(_IS_TO_CLEAN, _is_of(types))
     return query.order_by(jobs.c.run_at).limit(_LIMIT).with_for_update(skip_locked=True)
 
 
@@ -109,6 +115,11 @@ def save_checkpoint(columns: tuple[str, ...]) -> Update:
         has_moved = cast(jobs.c.cursor, Text).is_distinct_from(bindparam("cursor_is", type_=Text()))
         values["crashes"] = case((has_moved, 0), else_=jobs.c.crashes)
     return update(jobs).where(_IS_HELD).values(values).returning(jobs.c.status)
+
+
+def _is_of(types: tuple[str, ...]) -> ColumnElement[bool]:
+    # Of bound values, one by one: a list would be put into the text of the statement anew each time.
+    return jobs.c.type.in_([literal(name, jobs.c.type.type) for name in types]) if types else false()
 
 
 def _parameters(columns: tuple[str, ...]) -> dict[str, Any]:

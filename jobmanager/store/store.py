@@ -38,6 +38,7 @@ from jobmanager.records import Applied, Change, Checkpoint, JobRecord, LogLine, 
 from jobmanager.states import ASKED, ATTENDED, FINAL, Action, Fact, Status, advance
 from jobmanager.store import postgres, queries, sqlite
 from jobmanager.store.migrate import bring_up_to_date
+from jobmanager.store.prepared import Rows
 from jobmanager.store.schema import (
     IS_FINISHED,
     IS_HELD,
@@ -55,6 +56,9 @@ _CLOCK_JITTER = timedelta(milliseconds=50)
 
 #: Submissions that may be under way elsewhere, unseen: nearer to the limit, the queue is counted, and one at a time.
 _UNSEEN = 1000
+
+#: The columns of a job in the order in which they are selected.
+_COLUMNS = tuple(column.name for column in jobs.c)
 
 T = TypeVar("T")
 Values = dict[str, Any]
@@ -112,7 +116,7 @@ class Store:
 
     def get(self, job_id: str) -> JobRecord:
         """Return the job; raises UnknownJob."""
-        rows = self._read(queries.JOB, id_is=job_id)
+        rows = self._ask(queries.JOB, {"id_is": job_id})
         if not rows:
             raise UnknownJob(job_id)
         return self._job(rows[0])
@@ -219,11 +223,11 @@ class Store:
             held["cursor_is"] = to_json(values["cursor"])
 
         def write(connection: Connection) -> Status:
-            row = connection.execute(statement, values | held).first()
-            if row is None:
+            rows = self._database.execute(connection, statement, values | held)
+            if not rows:
                 raise LeaseLost(job_id)
             _add_lines(connection, job_id, lines)
-            return Status(row.status)
+            return Status(rows[0][0])
 
         return self._database.run(write)
 
@@ -238,21 +242,21 @@ class Store:
 
         *max_running* bounds how many of a type may run at once, over all processes.
         """
-        return self._claim(queries.waiting(tuple(types)), limit, max_running)
+        return self._claim(queries.waiting, tuple(types), limit, max_running)
 
     def claim_to_clean(self, limit: int, *, types: Collection[str]) -> list[JobRecord]:
         """Take up to *limit* stopping jobs that nobody attends to, in order to clean them."""
-        return self._claim(queries.to_clean(tuple(types)), limit, {})
+        return self._claim(queries.to_clean, tuple(types), limit, {})
 
     def look(self, types: Collection[str]) -> Outlook:
         """Return what there is to do for a process that knows these types, in one question."""
-        (row,) = self._read(queries.look(tuple(types)), **self._clocks())
-        dues = [at for at in (row.next_waiting_at, row.next_to_clean_at) if at is not None]
+        (found,) = self._ask(queries.look(tuple(types)), self._clocks())
+        is_signalled, has_waiting, has_to_clean, *next_at = found
         return Outlook(
-            is_signalled=row.is_signalled,
-            has_waiting=row.has_waiting,
-            has_to_clean=row.has_to_clean,
-            next_due_at=min(dues, default=None),
+            is_signalled=is_signalled,
+            has_waiting=has_waiting,
+            has_to_clean=has_to_clean,
+            next_due_at=min((at for at in next_at if at is not None), default=None),
         )
 
     def expire(self) -> list[Applied]:
@@ -417,19 +421,25 @@ class Store:
     def _clocks(self) -> Values:
         return {"now": self.now(), "lease_now": self._database.lease_now(), "owner_is": self.owner}
 
-    def _claim(self, query: Select[Any], limit: int, max_running: dict[str, int]) -> list[JobRecord]:
+    def _claim(
+        self,
+        query: Callable[[tuple[str, ...]], Select[Any]],
+        types: tuple[str, ...],
+        limit: int,
+        max_running: dict[str, int],
+    ) -> list[JobRecord]:
         def write(connection: Connection) -> list[JobRecord]:
             if max_running:
                 self._database.take_turn(connection, "bounded claim")
             full = _full_types(connection, max_running)
-            found = query.where(jobs.c.type.not_in(full)) if full else query
+            wanted = query(tuple(name for name in types if name not in full))
             claimed: list[JobRecord] = []
-            for row in connection.execute(found, self._clocks() | {"limit": limit}).all():
+            for row in self._database.execute(connection, wanted, self._clocks() | {"limit": limit}):
+                job = self._job(row)
                 # Types with a bound are claimed one at a time: the next round counts again.
-                if row.type not in max_running or all(job.type != row.type for job in claimed):
+                if job.type not in max_running or all(other.type != job.type for other in claimed):
                     values = {"owner": self.owner, "lease_expires_at": self._lease_end()}
-                    applied = self._transition(connection, self._job(row), Action.CLAIM, values)
-                    claimed.append(applied.job)
+                    claimed.append(self._transition(connection, job, Action.CLAIM, values).job)
             return claimed
 
         return self._commit(write)
@@ -449,18 +459,18 @@ class Store:
 
     def _found(self, connection: Connection, job_id: str) -> JobRecord:
         """Return the job, which no other transaction changes until this one ends; raises UnknownJob."""
-        row = connection.execute(queries.JOB_LOCKED, {"id_is": job_id}).first()
-        if row is None:
+        rows = self._database.execute(connection, queries.JOB_LOCKED, {"id_is": job_id})
+        if not rows:
             raise UnknownJob(job_id)
-        return self._job(row)
+        return self._job(rows[0])
 
     def _held(self, connection: Connection, job_id: str, attempt: int) -> JobRecord:
         """Return the job if this attempt of this process holds it; raises LeaseLost."""
         held = {"id_is": job_id, "attempt_is": attempt, "owner_is": self.owner}
-        row = connection.execute(queries.JOB_HELD, held).first()
-        if row is None:
+        rows = self._database.execute(connection, queries.JOB_HELD, held)
+        if not rows:
             raise LeaseLost(job_id)
-        return self._job(row)
+        return self._job(rows[0])
 
     def _is_held(self, job_id: str, attempt: int) -> tuple[Any, ...]:
         return jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.owner == self.owner
@@ -485,22 +495,23 @@ class Store:
         now = self.now()
         values = _consequences(job, action, to_status, now) | values | {"status": to_status}
         seen = {"number_is": job.number, "status_is": job.status, "attempt_is": job.attempt}
-        row = connection.execute(queries.advance_job(values), values | seen).one()
+        (row,) = self._database.execute(connection, queries.advance_job(values), values | seen)
+        moved = self._job(row)
         record: Values = {
             "job_id": job.id,
             "action": action,
             "from_status": job.status,
             "to_status": to_status,
-            "attempt": row.attempt,
+            "attempt": moved.attempt,
             "actor": actor,
             "reason": reason,
             "asked_at": job.asked_at if action in (Action.YIELD, Action.CLAIM) and job.asked_at else now,
             "at": now,
             "signal_to": job.owner if job.owner != self.owner else None,
         }
-        (seq,) = connection.execute(queries.ADD_CHANGE, record).one()
+        ((seq,),) = self._database.execute(connection, queries.ADD_CHANGE, record)
         del record["signal_to"]
-        return Applied(job=self._job(row), change=Change(seq=seq, **record))
+        return Applied(job=moved, change=Change(seq=seq, **record))
 
     def _facts(self, job: JobRecord, action: Action, values: Values) -> set[Fact]:
         facts = set()
@@ -549,9 +560,9 @@ class Store:
 
     # Reading
 
-    def _job(self, row: Row[Any]) -> JobRecord:
+    def _job(self, row: Sequence[Any]) -> JobRecord:
         """Return the row of a job as a value, its lease on the clock of everything else."""
-        values = dict(row._mapping)
+        values = dict(zip(_COLUMNS, row, strict=True))
         values["status"] = Status(values["status"])
         if values["lease_expires_at"] is not None:
             values["lease_expires_at"] += self._from_lease_clock()
@@ -571,6 +582,13 @@ class Store:
         if abs(measured - self._clock_offset) > _CLOCK_JITTER:
             self._clock_offset = measured
         return self._clock_offset
+
+    def _ask(self, query: Select[Any], parameters: Values) -> Rows:
+        """Return what one of the queries that are made once finds."""
+        try:
+            return self._database.read(query, parameters)
+        except DBAPIError as error:
+            raise StoreUnavailable("The store does not answer. Try again later.") from error
 
     def _read(self, query: Select[Any] | CompoundSelect[Any], **parameters: Any) -> Sequence[Row[Any]]:
         try:
