@@ -152,6 +152,18 @@ class Applied:
     job: JobRecord
     #: None: it was already so
     change: Change | None
+    #: the job that the process claimed in place of one that ended, if it wanted any and there was one
+    claimed: JobRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which jobs a process would run."""
+
+    #: names of the types it knows
+    types: tuple[str, ...]
+    #: by name, how many of a type may run at once, over all processes
+    max_running: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

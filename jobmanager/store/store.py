@@ -12,6 +12,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +35,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from jobmanager.errors import ConfigError, Conflict, LeaseLost, QueueFull, StoreUnavailable, UnknownJob
-from jobmanager.records import Applied, Change, Checkpoint, JobRecord, LogLine, NewJob, Outlook, Settlement
+from jobmanager.records import Applied, Change, Checkpoint, JobRecord, LogLine, NewJob, Outlook, Settlement, Wanted
 from jobmanager.states import ASKED, ATTENDED, FINAL, Action, Fact, Status, advance
 from jobmanager.store import postgres, queries, sqlite
 from jobmanager.store.migrate import bring_up_to_date
@@ -180,11 +181,13 @@ class Store:
         *,
         unless: Collection[Status] = (),
         parked: bool = False,
+        wanted: Wanted | None = None,
     ) -> Applied | None:
         """Record what became of an attempt of this process; committed when this returns.
 
         Returns None, and writes nothing, where the job's status is one of *unless*. *parked* keeps the lease: the
-        thread waits and may be woken. Raises LeaseLost, NotAllowed, StoreUnavailable.
+        thread waits and may be woken. Where another job is *wanted* in its place, that is claimed by the same commit.
+        Raises LeaseLost, NotAllowed, StoreUnavailable.
         """
 
         def write(connection: Connection) -> Applied | None:
@@ -196,7 +199,9 @@ class Store:
                 values["run_at"] = settlement.run_at
             if not parked:
                 values |= {"owner": None, "lease_expires_at": None}
-            return self._transition(connection, job, settlement.action, values)
+            applied = self._transition(connection, job, settlement.action, values)
+            claimed = self._take(connection, queries.waiting, wanted, 1) if wanted is not None else []
+            return replace(applied, claimed=claimed[0]) if claimed else applied
 
         return self._commit(write)
 
@@ -242,11 +247,13 @@ class Store:
 
         *max_running* bounds how many of a type may run at once, over all processes.
         """
-        return self._claim(queries.waiting, tuple(types), limit, max_running)
+        wanted = Wanted(types=tuple(types), max_running=max_running)
+        return self._commit(lambda connection: self._take(connection, queries.waiting, wanted, limit))
 
     def claim_to_clean(self, limit: int, *, types: Collection[str]) -> list[JobRecord]:
         """Take up to *limit* stopping jobs that nobody attends to, in order to clean them."""
-        return self._claim(queries.to_clean, tuple(types), limit, {})
+        wanted = Wanted(types=tuple(types), max_running={})
+        return self._commit(lambda connection: self._take(connection, queries.to_clean, wanted, limit))
 
     def look(self, types: Collection[str]) -> Outlook:
         """Return what there is to do for a process that knows these types, in one question."""
@@ -421,28 +428,22 @@ class Store:
     def _clocks(self) -> Values:
         return {"now": self.now(), "lease_now": self._database.lease_now(), "owner_is": self.owner}
 
-    def _claim(
-        self,
-        query: Callable[[tuple[str, ...]], Select[Any]],
-        types: tuple[str, ...],
-        limit: int,
-        max_running: dict[str, int],
+    def _take(
+        self, connection: Connection, query: Callable[[tuple[str, ...]], Select[Any]], wanted: Wanted, limit: int
     ) -> list[JobRecord]:
-        def write(connection: Connection) -> list[JobRecord]:
-            if max_running:
-                self._database.take_turn(connection, "bounded claim")
-            full = _full_types(connection, max_running)
-            wanted = query(tuple(name for name in types if name not in full))
-            claimed: list[JobRecord] = []
-            for row in self._database.execute(connection, wanted, self._clocks() | {"limit": limit}):
-                job = self._job(row)
-                # Types with a bound are claimed one at a time: the next round counts again.
-                if job.type not in max_running or all(other.type != job.type for other in claimed):
-                    values = {"owner": self.owner, "lease_expires_at": self._lease_end()}
-                    claimed.append(self._transition(connection, job, Action.CLAIM, values).job)
-            return claimed
-
-        return self._commit(write)
+        """Claim up to *limit* of the wanted jobs that *query*, made for their types, finds."""
+        if wanted.max_running:
+            self._database.take_turn(connection, "bounded claim")
+        full = _full_types(connection, wanted.max_running)
+        found = query(tuple(name for name in wanted.types if name not in full))
+        claimed: list[JobRecord] = []
+        for row in self._database.execute(connection, found, self._clocks() | {"limit": limit}):
+            job = self._job(row)
+            # Types with a bound are claimed one at a time: the next round counts again.
+            if job.type not in wanted.max_running or all(other.type != job.type for other in claimed):
+                values = {"owner": self.owner, "lease_expires_at": self._lease_end()}
+                claimed.append(self._transition(connection, job, Action.CLAIM, values).job)
+        return claimed
 
     def _expire(self, connection: Connection, job: JobRecord) -> Applied:
         if job.status not in ATTENDED:
