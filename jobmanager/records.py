@@ -246,6 +246,8 @@ def storable(text: str, *, longest: int = 10_000) -> str:
     >>> storable("a\0b \udcff")
     'a\\x00b \\udcff'
     """
+    if len(text) <= longest and text.isascii() and "\0" not in text:
+        return str.__str__(text)  # the text alone, of a member of an enumeration too
     if len(text) > longest:
         text = f"{text[:longest]} … ({len(text) - longest} more characters)"
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")

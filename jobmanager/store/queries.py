@@ -101,7 +101,7 @@ def _advance_job(columns: tuple[str, ...]) -> Update:
         jobs.c.status == bindparam("status_is"),
         jobs.c.attempt == bindparam("attempt_is"),
     )
-    return update(jobs).where(seen).values(_parameters(columns)).returning(jobs)
+    return update(jobs).where(seen).values(_parameters(columns)).returning(jobs.c.number)
 
 
 @cache
