@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,7 +104,7 @@ class Runner:
         self._unwinding: Unwind | None = None  # raised again and again, in case the job's code swallows it
         self._seen_seq = 0
         self._began = time.monotonic()
-        self._log_keeper = _LogKeeper(self._log_line)
+        self._log_keeper = _LogKeeper(record.attempt, store.now)
         self._last: Applied | None = None  # what was written when the attempt ended
         self._thread: threading.Thread | None = None
         self._has_ended = threading.Event()
@@ -149,6 +149,7 @@ class Runner:
             self.is_parked = False
             self.holds_slot = True
             self.record = record
+            self._log_keeper.attempt = record.attempt
             self._began = time.monotonic()
             self.signals.ask_resume()
             return True
@@ -231,6 +232,7 @@ class Runner:
     def _work(self) -> None:
         if self._predecessor is not None:
             self._predecessor.join(self._settings.lease_seconds)
+            self._predecessor = None  # nor those before it, which it would keep in memory
         outcome = Outcome(ending=Ending.INTERRUPTED) if self.is_cleaner else self._perform()
         if not self._is_settled(outcome):
             self._last = self._settle(self._clean())
@@ -533,9 +535,6 @@ class Runner:
             if lines:
                 self._store.add_log(self.record.id, lines)
 
-    def _log_line(self, level: str, message: str) -> LogLine:
-        return LogLine(number=0, attempt=self.record.attempt, at=self._store.now(), level=level, message=message)
-
     def _patiently(self, call: Callable[[], T]) -> T:
         """Call the store; while it does not answer, hold here and try again until the attempt is interrupted."""
         while True:
@@ -586,9 +585,10 @@ def _words_of(error: BaseException) -> str:
 class _LogKeeper(logging.Handler):
     """Collects what a job logs until it is stored."""
 
-    def __init__(self, make_line: Callable[[str, str], LogLine]) -> None:
+    def __init__(self, attempt: int, now: Callable[[], datetime]) -> None:
         super().__init__()
-        self._make_line = make_line
+        self.attempt = attempt  # that lines are of
+        self._now = now
         self._guard = threading.Lock()  # guards _lines
         self._turn = threading.Lock()  # held while lines are stored
         self._lines: list[LogLine] = []
@@ -603,7 +603,8 @@ class _LogKeeper(logging.Handler):
 
     def keep(self, level: str, message: str) -> None:
         """Keep one line."""
-        line = self._make_line(level, storable(message, longest=_LONGEST_LINE))
+        text = storable(message, longest=_LONGEST_LINE)
+        line = LogLine(number=0, attempt=self.attempt, at=self._now(), level=level, message=text)
         with self._guard:
             self._lines.append(line)
 
