@@ -49,8 +49,8 @@ def after_one(full_at: float, *, per_minute: int, now: float) -> tuple[float, fl
     begin = max(full_at, now) if full_at <= empty else now
     later = begin + _MINUTE / per_minute
     too_much = later - empty
-    # A nanosecond is what adding up sixtieths may be wrong by.
-    return (later, 0.0) if too_much < 1e-9 else (full_at, too_much)
+    # Adding up parts of a minute may be wrong by a little, which must not make it later than empty.
+    return (min(later, empty), 0.0) if too_much < 1e-6 else (full_at, too_much)
 
 
 @contextlib.contextmanager

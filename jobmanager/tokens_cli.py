@@ -20,9 +20,9 @@ def token_group() -> None:
 @click.argument("name")
 @click.option("--role", type=click.Choice([str(role) for role in Role]), required=True, help="What it is good for.")
 @click.option("--rate", type=click.IntRange(1, 1_000_000), help="Requests a minute; without it, any number.")
-@click.option("--expires", "days", type=click.FloatRange(0, 36_500, min_open=True), help="Days until it expires.")
+@click.option("--expires", "days", type=click.IntRange(1, 36_500), help="Days until it expires.")
 @click.option("--type", "types", multiple=True, help="A job type that it may see; several times for several types.")
-def add(name: str, role: str, rate: int | None, days: float | None, types: tuple[str, ...]) -> None:
+def add(name: str, role: str, rate: int | None, days: int | None, types: tuple[str, ...]) -> None:
     """Make a token, and print it: once, for it is kept nowhere."""
     now = datetime.now(UTC)
     try:
