@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from flask import Blueprint, Flask
+from flask.sansio.blueprints import BlueprintSetupState
 
 from jobmanager.http import classic, control, docs, errors, guard, health, job_types, jobs
-from jobmanager.http.door import EXTENSION, Mount
+from jobmanager.http.door import EXTENSION, JobIdConverter, Mount
 from jobmanager.manager import JobManager
 
 _PARTS = (classic.blueprint, jobs.blueprint, control.blueprint, job_types.blueprint, health.blueprint, docs.blueprint)
@@ -18,11 +19,19 @@ def blueprint(manager: JobManager, *, name: str = "jobmanager") -> Blueprint:
     Two of them in one application need two names.
     """
     mount = Mount(manager, name)
+    mount.record(_know_job_ids)
     guard.protect(mount)
     errors.register(mount)
     for part in _PARTS:
         mount.register_blueprint(part)
     return mount
+
+
+def _know_job_ids(state: BlueprintSetupState) -> None:
+    """Have the application know the kind of part that routes of jobs have in their paths."""
+    known = state.app.url_map.converters.setdefault("job", JobIdConverter)
+    if known is not JobIdConverter:
+        raise ValueError("the application has a converter 'job' of its own, and so have the routes of the job manager")
 
 
 def create_app(manager: JobManager | None = None) -> Flask:

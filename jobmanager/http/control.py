@@ -10,7 +10,7 @@ from werkzeug.wrappers import Response
 
 from jobmanager.http import bodies, examples, resources
 from jobmanager.http.answers import expected_versions, preferred_wait, render, render_asked
-from jobmanager.http.docs import Answer, Answers, Decorator, describe, header_parameter, job_id_parameter
+from jobmanager.http.docs import ON_A_JOB, Answer, Answers, Decorator, describe, header_parameter, job_id_parameter
 from jobmanager.http.door import actor, manager, require
 from jobmanager.http.problems import (
     BROKEN,
@@ -31,9 +31,11 @@ blueprint = Blueprint("control", __name__, url_prefix="/jobs")
 _ERRORS: Answers = {400: UNREADABLE, 403: FOREIGN, 413: TOO_LARGE, 422: INVALID, 500: BROKEN, 503: NO_STORE}
 
 
-def _describe_one(reached: str, under_way: str, shown: dict[str, Any], body: type[BaseModel], text: str) -> Decorator:
+def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseModel], text: str) -> Decorator:
     """Document a route that asks something of one job."""
+    shown = examples.JOBS_ASKED[action]
     return describe(
+        name=f"{action}_job",
         tag="control",
         text=f"{text} The body may be left out.",
         parameters=[
@@ -49,8 +51,8 @@ def _describe_one(reached: str, under_way: str, shown: dict[str, Any], body: typ
         body=(body, examples.REASONS),
         is_body_required=False,
         answers={
-            200: Answer(text=reached, model=resources.JobShown, examples=shown, headers=["ETag"]),
-            202: Answer(text=under_way, model=resources.JobShown, examples=shown, headers=["ETag"]),
+            200: Answer(text=reached, model=resources.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB),
+            202: Answer(text=under_way, model=resources.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB),
             404: NO_JOB,
             409: NOT_ALLOWED,
             412: OUTDATED,
@@ -59,11 +61,11 @@ def _describe_one(reached: str, under_way: str, shown: dict[str, Any], body: typ
     )
 
 
-@blueprint.post("/<job_id>/halt")
+@blueprint.post("/<job:job_id>/halt")
 @_describe_one(
+    Action.HALT,
     "The job has halted.",
     "The job halts at its next checkpoint.",
-    examples.JOBS_HALTED,
     resources.Control,
     "The job pauses where it stands, everything kept. Asking again changes nothing.",
 )
@@ -75,11 +77,11 @@ def halt(job_id: str) -> Response:
     return render_asked(Action.HALT, job)
 
 
-@blueprint.post("/<job_id>/resume")
+@blueprint.post("/<job:job_id>/resume")
 @_describe_one(
+    Action.RESUME,
     "The job runs.",
     "The job waits for a slot.",
-    examples.JOBS_RESUMED,
     resources.Control,
     "A halted job goes on exactly where it stood, a failed one from its last checkpoint.",
 )
@@ -91,11 +93,11 @@ def resume(job_id: str) -> Response:
     return render_asked(Action.RESUME, job)
 
 
-@blueprint.post("/<job_id>/stop")
+@blueprint.post("/<job:job_id>/stop")
 @_describe_one(
+    Action.STOP,
     "The job is stopped and rolled back.",
     "The job is being stopped, or rolled back.",
-    examples.JOBS_STOPPED,
     resources.StopControl,
     "The job ends for good, and what it did is rolled back. With `force`, Python code that does not answer is "
     "interrupted, and what does not end by that either is abandoned; that needs the role admin.",
@@ -109,10 +111,11 @@ def stop(job_id: str) -> Response:
     return render_asked(Action.STOP, job)
 
 
-def _describe_many(text: str, body: type[BaseModel], shown: dict[str, Any]) -> Decorator:
+def _describe_many(name: str, text: str, body: type[BaseModel], shown: dict[str, Any]) -> Decorator:
     """Document a route that asks something of many jobs."""
     answer = Answer(text="Which jobs changed, and which did not and why.", model=resources.SweepShown, examples=shown)
     return describe(
+        name=name,
         tag="control",
         text=f"{text} The filter is that of the list of jobs; `all` selects every job. Does not wait for the jobs.",
         body=(body, examples.FILTERS),
@@ -121,7 +124,9 @@ def _describe_many(text: str, body: type[BaseModel], shown: dict[str, Any]) -> D
 
 
 @blueprint.post("/halt")
-@_describe_many("Each job that the filter selects pauses where it stands.", resources.HaltMany, examples.SWEEPS)
+@_describe_many(
+    "halt_jobs", "Each job that the filter selects pauses where it stands.", resources.HaltMany, examples.SWEEPS
+)
 def halt_many() -> Response:
     """Halt many jobs."""
     asked = _asked(resources.HaltMany)
@@ -130,6 +135,7 @@ def halt_many() -> Response:
 
 @blueprint.post("/resume")
 @_describe_many(
+    "resume_jobs",
     "Each job that the filter selects goes on where it stood; with `spread_seconds`, one after the other, so that a "
     "thousand do not fall on a database that has just recovered.",
     resources.ResumeMany,
@@ -145,7 +151,9 @@ def resume_many() -> Response:
 
 
 @blueprint.post("/stop")
-@_describe_many("Each job that the filter selects ends and is rolled back.", resources.StopMany, examples.SWEEPS)
+@_describe_many(
+    "stop_jobs", "Each job that the filter selects ends and is rolled back.", resources.StopMany, examples.SWEEPS
+)
 def stop_many() -> Response:
     """Stop many jobs for good."""
     asked = _asked(resources.StopMany)

@@ -50,6 +50,8 @@ class Answer:
     examples: Mapping[str, Example] = field(default_factory=dict)
     #: names of headers that tell more, see _HEADERS
     headers: Sequence[str] = ()
+    #: names of operations on the job that it carries
+    leads_to: Sequence[str] = ()
 
 
 Answers = dict[int, Answer]
@@ -87,6 +89,9 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "example": "bytes 0-99/7300412",
     },
 }
+
+#: The operations that an answer which carries a job leads to.
+ON_A_JOB = ("get_job", "get_changes", "get_log", "download", "halt_job", "resume_job", "stop_job")
 
 _REF = "#/components/schemas/{model}"
 
@@ -145,8 +150,9 @@ def describe(
     parameters: list[dict[str, Any]] | None = None,
     body: tuple[type[BaseModel], Mapping[str, Example]] | None = None,
     is_body_required: bool = True,
+    name: str = "",
 ) -> Decorator:
-    """Document a view: its docstring is the summary, *text* tells more.
+    """Document a view: its docstring is the summary, *text* tells more; *name*, if it has one method, is its own.
 
     What comes of missing, wrong and busy tokens is added where the view is not open to all.
     """
@@ -155,6 +161,8 @@ def describe(
         model, shown = body
         content = {"schema": _reference(model), "examples": dict(shown)}
         specification["requestBody"] = {"required": is_body_required, "content": {"application/json": content}}
+    if name:
+        specification["operationId"] = name
 
     def decorate(view: View) -> View:
         guarded = (
@@ -378,6 +386,10 @@ def _answer(answer: Answer) -> dict[str, Any]:
     shown: dict[str, Any] = {"description": answer.text}
     if answer.headers:
         shown["headers"] = {name: _HEADERS[name] for name in answer.headers}
+    if answer.leads_to:
+        shown["links"] = {
+            name: {"operationId": name, "parameters": {"job_id": "$response.body#/id"}} for name in answer.leads_to
+        }
     if answer.model is bytes:
         shown["content"] = {"*/*": {"schema": {"type": "string", "format": "binary"}} | _examples(answer.examples)}
     elif answer.model is not None:

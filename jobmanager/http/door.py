@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from flask import Blueprint, current_app, g, request, url_for
+from werkzeug.routing import BaseConverter
 
 from jobmanager.errors import Forbidden
 from jobmanager.http.restricted import Restricted
@@ -70,6 +71,12 @@ def endpoint() -> str:
 def address_of(endpoint: str, **values: Any) -> str:
     """Return the address of a route, under the prefix that the request came by."""
     return url_for(f"{mounted()[0]}.{endpoint}", **values)
+
+
+class JobIdConverter(BaseConverter):
+    """The part of a path that names a job: any text but the names of routes that stand in the same place."""
+
+    regex = "(?!(?:batch|halt|resume|stop)(?:/|$))[^/]+"
 
 
 def manager() -> JobManager:

@@ -226,14 +226,16 @@ JOBS = {
         "failed", summary="A job that failed", done=12, failures=1, finished_at=_LATER, error="OSError: not today"
     ),
 }
-JOBS_HALTED = {"halted": JOBS["halted"], "halting": shown("halting", done=11, asked_at=_LATER)}
-JOBS_RESUMED = {
-    "running": shown("running", done=12, attempt=2),
-    "submitted": shown("submitted", summary="It waits for a slot", done=12, asked_at=_LATER),
-}
-JOBS_STOPPED = {
-    "stopped": shown("stopped", done=12, asked_at=_LATER, finished_at=_LATER),
-    "stopping": shown("stopping", done=12, asked_at=_LATER),
+JOBS_ASKED = {
+    "halt": {"halted": JOBS["halted"], "halting": shown("halting", done=11, asked_at=_LATER)},
+    "resume": {
+        "running": shown("running", done=12, attempt=2),
+        "submitted": shown("submitted", summary="It waits for a slot", done=12, asked_at=_LATER),
+    },
+    "stop": {
+        "stopped": shown("stopped", done=12, asked_at=_LATER, finished_at=_LATER),
+        "stopping": shown("stopping", done=12, asked_at=_LATER),
+    },
 }
 JOB_LIST = {
     "page": {

@@ -16,6 +16,7 @@ _OK = {"ok": {"summary": "ok", "value": {"status": "ok"}}}
 
 @blueprint.get("/live")
 @describe(
+    name="is_live",
     tag="health",
     text="Opens nothing, and says nothing of the store: a process that does not answer this should be started again.",
     answers={200: Answer(text="The process answers.", model=wire.Health, examples=_OK)},
@@ -28,6 +29,7 @@ def live() -> dict[str, str]:
 
 @blueprint.get("/ready")
 @describe(
+    name="is_ready",
     tag="health",
     text="A process that does not answer this with 200 should be sent no requests for now.",
     answers={

@@ -12,7 +12,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,6 +74,10 @@ _log = logging.getLogger(__name__)
 
 #: What two clocks, read one after the other, may seem to differ by without one of them having been set.
 _CLOCK_JITTER = timedelta(milliseconds=50)
+
+#: Kept as the time of a job that nobody has put off: with the time of the clock, it would wait for as long as that is
+#: set back. Shown as the time of its submission.
+_AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: Submissions that may be under way elsewhere, unseen: nearer to the limit, the queue is counted, and one at a time.
 _UNSEEN = 1000
@@ -462,7 +466,7 @@ class Store:
                 "labels": job.labels,
                 "max_attempts": job.max_attempts,
                 "timeout_seconds": job.timeout_seconds,
-                "run_at": job.run_at or now,
+                "run_at": job.run_at or _AT_ONCE,
                 "submitted_at": now,
             }
             for job in new
@@ -626,6 +630,8 @@ class Store:
         """Return the row of a job as a value, its lease on the clock of everything else."""
         values = dict(row._mapping)
         values["status"] = Status(values["status"])
+        if values["run_at"] == _AT_ONCE:
+            values["run_at"] = values["submitted_at"]
         if values["lease_expires_at"] is not None:
             values["lease_expires_at"] += self._from_lease_clock()
         values["checkpoint"] = Checkpoint(
@@ -673,13 +679,13 @@ def _consequences(job: JobRecord, action: Action, to_status: Status, now: dateti
             values |= {"asked_at": now}
         case Action.STOP:
             # The tries of clean count anew, and it is due at once, whatever the job waited for.
-            values |= {"asked_at": now, "failures": 0, "run_at": now, "is_forced": False}
+            values |= {"asked_at": now, "failures": 0, "run_at": _AT_ONCE, "is_forced": False}
             if to_status is Status.STOPPING:
                 values["finished_at"] = None
         case Action.RESUME:
             values |= {"asked_at": now}
             if to_status is Status.SUBMITTED:
-                values |= {"run_at": now, "finished_at": None}
+                values |= {"run_at": _AT_ONCE, "finished_at": None}
             if job.status is Status.FAILED:
                 values |= {"failures": 0, "crashes": 0, "error": None}
     return values

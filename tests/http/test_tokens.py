@@ -70,7 +70,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     settings = Settings(data_dir=folder / "var", tokens=folder / "tokens", slots=0)
     with JobManager(settings, types) as manager:
         manager.submit("Simple")
-        yield House(app=create_app(manager), tokens=TokenFile(folder / "tokens"))
+        house = House(app=create_app(manager), tokens=TokenFile(folder / "tokens"))
+        house.add("first", Role.VIEWER)
+        yield house
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def routes(app: Flask) -> list[tuple[str, str]]:
 
 
 def ask(client: FlaskClient, method: str, rule: str) -> TestResponse:
-    path = re.sub(r"<job_id>", NOBODY, rule).replace("<name>", "Simple").replace("<path:filename>", "apidocs.js")
+    path = re.sub(r"<job:job_id>", NOBODY, rule).replace("<name>", "Simple").replace("<path:filename>", "apidocs.js")
     return client.open(path, method=method, json={} if method == "POST" else None, buffered=True)
 
 
