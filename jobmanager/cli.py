@@ -11,6 +11,8 @@ from jobmanager.config import Settings
 from jobmanager.errors import ConfigError, JobManagerError, StoreUnavailable
 from jobmanager.manager import JobManager
 from jobmanager.sample import make_sample
+from jobmanager.tokens import check_access
+from jobmanager.tokens_cli import token_group
 from jobmanager.torture import torture
 
 
@@ -19,11 +21,17 @@ def main() -> None:
     """Run long jobs that can be halted, resumed and stopped."""
 
 
+main.add_command(token_group)
+
+
 @main.command()
-def check() -> None:
+@click.option("--bind", "hosts", multiple=True, metavar="HOST", help="An address that is to be bound.")
+def check(hosts: tuple[str, ...]) -> None:
     """Tell whether the service could start: whether its settings are right, and its store is of this version."""
     try:
-        JobManager().check()
+        manager = JobManager()
+        check_access(manager.settings, hosts)
+        manager.check()
     except StoreUnavailable as error:
         # No reason to refuse: it may come back, and the service tries again.
         click.echo(str(error), err=True)

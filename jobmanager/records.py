@@ -178,6 +178,8 @@ class Selection:
     #: any of these; empty: whatever the status
     statuses: frozenset[Status] = frozenset()
     type: str | None = None
+    #: of these types only; None: of any
+    types: frozenset[str] | None = None
     labels: dict[str, str] = field(default_factory=dict)
     #: submitted then or later
     submitted_after: datetime | None = None

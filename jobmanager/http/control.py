@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response
 from jobmanager.http import bodies, examples, resources
 from jobmanager.http.answers import expected_versions, preferred_wait, render, render_asked
 from jobmanager.http.docs import ON_A_JOB, Answer, Answers, Decorator, describe, header_parameter, job_id_parameter
-from jobmanager.http.door import actor, manager
+from jobmanager.http.door import actor, manager, require
 from jobmanager.http.problems import (
     BROKEN,
     FOREIGN,
@@ -24,6 +24,7 @@ from jobmanager.http.problems import (
     UNREADABLE,
 )
 from jobmanager.states import Action
+from jobmanager.tokens import Role
 
 blueprint = Blueprint("control", __name__, url_prefix="/jobs")
 
@@ -99,11 +100,12 @@ def resume(job_id: str) -> Response:
     "The job is being stopped, or rolled back.",
     resources.StopControl,
     "The job ends for good, and what it did is rolled back. With `force`, Python code that does not answer is "
-    "interrupted, and what does not end by that either is abandoned.",
+    "interrupted, and what does not end by that either is abandoned; that needs the role admin.",
 )
 def stop(job_id: str) -> Response:
     """Stop a job for good."""
     asked = _asked(resources.StopControl)
+    _check_force(asked)
     versions, wait = expected_versions(), preferred_wait()
     job = manager().stop(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions, force=asked.force)
     return render_asked(Action.STOP, job)
@@ -155,8 +157,15 @@ def resume_many() -> Response:
 def stop_many() -> Response:
     """Stop many jobs for good."""
     asked = _asked(resources.StopMany)
+    _check_force(asked)
     sweep = manager().stop_all(asked.chosen(), actor=actor(), reason=asked.reason, force=asked.force)
     return render(resources.show_sweep(sweep))
+
+
+def _check_force(asked: resources.StopControl) -> None:
+    """Raise Forbidden if force is asked for with a token that may not: it can cost the process a thread."""
+    if asked.force:
+        require(Role.ADMIN)
 
 
 def _asked(model: type[bodies.Model]) -> bodies.Model:

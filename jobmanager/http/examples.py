@@ -115,6 +115,9 @@ UNREADABLE = {
 }
 
 FOREIGN = "A page of another site may not change jobs."
+NO_TOKEN = "This needs a token, sent as: Authorization: Bearer TOKEN."
+RATE_LIMITED = "This token may ask 60 times a minute. Try again later."
+TOKENS_AWAY = "The service cannot tell who may ask; it was logged. Try again later."
 TOO_LARGE = "The body is larger than 1048576 bytes."
 BATCH_TOO_LARGE = "The body is larger than 67108864 bytes."
 QUEUE_FULL = "The queue is full: 1000000 jobs are waiting. Try again later."

@@ -6,7 +6,7 @@ from flask import Blueprint
 
 from jobmanager.http import wire
 from jobmanager.http.docs import Answer, describe
-from jobmanager.http.door import manager
+from jobmanager.http.door import manager, open_to_all
 from jobmanager.http.problems import BROKEN, NO_STORE
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")
@@ -21,6 +21,7 @@ _OK = {"ok": {"summary": "ok", "value": {"status": "ok"}}}
     text="Opens nothing, and says nothing of the store: a process that does not answer this should be started again.",
     answers={200: Answer(text="The process answers.", model=wire.Health, examples=_OK)},
 )
+@open_to_all
 def live() -> dict[str, str]:
     """Tell whether the process answers."""
     return {"status": "ok"}
@@ -37,6 +38,7 @@ def live() -> dict[str, str]:
         503: NO_STORE,
     },
 )
+@open_to_all
 def ready() -> dict[str, str]:
     """Tell whether the store answers too, so that requests can be served."""
     manager().ping()

@@ -6,7 +6,7 @@ import re
 from http import HTTPStatus
 from urllib.parse import urlencode
 
-from flask import Blueprint, request, send_file, url_for
+from flask import Blueprint, request, send_file
 from werkzeug.wrappers import Response
 
 from jobmanager.errors import UnknownJob
@@ -21,7 +21,7 @@ from jobmanager.http.docs import (
     problem,
     query_parameters,
 )
-from jobmanager.http.door import actor, manager
+from jobmanager.http.door import actor, address_of, manager
 from jobmanager.http.problems import (
     BATCH_TOO_LARGE,
     BROKEN,
@@ -76,7 +76,7 @@ def submit() -> Response:
     asked = bodies.validated(resources.NewJob, bodies.parse_object(request.get_data(), examples.NEW_JOB))
     job = manager().submit(**dict(asked), idempotency_key=idempotency_key(), actor=actor())
     response = render_job(job, HTTPStatus.ACCEPTED)
-    response.location = url_for("jobs.show", job_id=job.id)
+    response.location = address_of("jobs.show", job_id=job.id)
     return response
 
 
@@ -131,7 +131,7 @@ def index() -> Response:
     response = render(shown)
     if shown.next_cursor is not None:
         others = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
-        target = f"{url_for('jobs.index')}?{urlencode([*others, ('cursor', shown.next_cursor)])}"
+        target = f"{address_of('jobs.index')}?{urlencode([*others, ('cursor', shown.next_cursor)])}"
         response.headers["Link"] = f'<{target}>; rel="next"'
     return response
 
