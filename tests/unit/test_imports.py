@@ -20,7 +20,7 @@ LAYERS = [
     {"job"},
     {"registry"},
     {"jobs", "store"},
-    {"runner", "retention"},
+    {"runner", "retention", "feed"},
     {"engine"},
     {"manager"},
     {"client", "sample", "torture", "tokens_cli"},
