@@ -13,7 +13,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -217,7 +217,7 @@ class Store:
                 values |= {"owner": None, "lease_expires_at": None}
             applied = self._transition(connection, job, settlement.action, values)
             claimed = self._take(connection, queries.waiting, wanted, 1) if wanted is not None else []
-            return replace(applied, claimed=claimed[0]) if claimed else applied
+            return Applied(job=applied.job, change=applied.change, claimed=claimed[0]) if claimed else applied
 
         return self._commit(write)
 
