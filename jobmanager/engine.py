@@ -137,8 +137,8 @@ class Engine:
         if self._is_closing:
             # First of all: the store may be away, and what waits for it has to end.
             self._interrupt_all()
-        is_woken = self._wake.is_set()
-        self._wake.clear()
+        if is_woken := self._wake.is_set():
+            self._wake.clear()
         has_moved = watch.has_moved() or self._is_behind
         self._is_behind = False
         if has_moved:
