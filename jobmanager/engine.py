@@ -277,6 +277,10 @@ class Engine:
         """Take off a runner whose attempt has ended; returns the one that goes on in its thread and its slot."""
         claimed = last.claimed if last is not None else None
         following = self._runner_for(claimed) if claimed is not None else None
+        if following is not None and self._is_closing:
+            # It was claimed in the very moment in which the shutdown began.
+            following.give_back()
+            following = None
         with self._lock:
             self._take_off(runner)
             if following is not None:
