@@ -48,7 +48,7 @@ def test_no_more_jobs_are_claimed_than_were_asked_for(store: Any) -> None:
 
 
 def test_a_job_is_not_claimed_before_its_time(store: Any) -> None:
-    at = store.now() + timedelta(seconds=0.2)
+    at = store.now() + timedelta(seconds=1)
     store.put("later", priority=9, run_at=at)
     store.put("now")
     assert store.look(["T"]).next_due_at == at
