@@ -121,9 +121,9 @@ class Core(Generic[J]):
             for shown in page.jobs:
                 yield Emit(self._make_job(shown))
             left -= len(page.jobs)
-            cursor = page.next_cursor
-            if cursor is None:
+            if page.next_cursor is None:
                 return
+            cursor = page.next_cursor
 
     def page(self, filters: Filters, limit: int, cursor: str | None = None) -> Flow[JobPage]:
         query = [*query_of(filters), ("limit", str(limit))]
@@ -131,7 +131,10 @@ class Core(Generic[J]):
             query.append(("cursor", cursor))
         reply = yield from self.ask(_get("/jobs", query))
         shown = wire.read_json(reply)
-        return wire.read(JobPage, shown | {"shown_at": wire.time_of(reply)} if isinstance(shown, dict) else shown)
+        page = wire.read(JobPage, shown | {"shown_at": wire.time_of(reply)} if isinstance(shown, dict) else shown)
+        if cursor is not None and page.next_cursor == cursor:
+            raise Unexpected("The server's list of jobs does not come to an end.")
+        return page
 
     def changes(self, job_id: str) -> Flow[list[Change]]:
         reply = yield from self.ask(_get(job_path(job_id, "changes")), job_id=job_id)

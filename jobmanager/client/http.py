@@ -23,6 +23,7 @@ def options(url: str, token: str | None, timeout_seconds: float) -> dict[str, An
     try:
         parts = urlsplit(url)
         is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        is_right = is_right and not any(character.isspace() for character in url)
         httpx.URL(url)
     except (ValueError, httpx.InvalidURL):
         is_right = False

@@ -157,10 +157,10 @@ class Course(Generic[T]):
 def job_path(job_id: str, *rest: str) -> str:
     """Return the path of a job, or of something of it; raises UnknownJob for what can be no id.
 
-    >>> job_path("a/b", "log")
-    '/jobs/a%2Fb/log'
+    >>> job_path("a b", "log")
+    '/jobs/a%20b/log'
     """
-    if not job_id.strip("."):
+    if not job_id.strip(".") or "/" in job_id:
         raise UnknownJob(job_id)
     return "/".join(["/jobs", quote(job_id, safe="", errors="replace"), *rest])
 

@@ -62,8 +62,8 @@ class _Handler(WSGIRequestHandler):
 class Service:
     """The service in threads of the test's own process."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self.settings = Settings(data_dir=data_dir, checkpoint_seconds=0.0, lease_seconds=1.0)
+    def __init__(self, data_dir: Path, **settings: Any) -> None:
+        self.settings = Settings(data_dir=data_dir, checkpoint_seconds=0.0, lease_seconds=1.0, **settings)
         self.types = Registry()
         for job_type in (Steps, Fails, File):
             self.types.register(job_type)
@@ -164,6 +164,17 @@ def service(tmp_path: Path) -> Iterator[Service]:
     service = Service(tmp_path / "var")
     service.start()
     yield service
+    service.end()
+
+
+@pytest.fixture(scope="session")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of a service that runs nothing, shared by tests that do not care what others stored."""
+    service = Service(tmp_path_factory.mktemp("quiet"), slots=0)
+    service.start()
+    with Client(service.url) as client:
+        client.get(client.submit("Steps").id)  # opens the connections that the store keeps
+        yield client
     service.end()
 
 

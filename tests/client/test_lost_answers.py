@@ -15,9 +15,7 @@ from jobmanager.states import Status
 
 #: How much of an answer gets through: none, a part of its head, a part of its body.
 CUTS = [0, 30, 400]
-BUSY = (
-    b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n\r\n%s"
-)
+BUSY = b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n\r\n%s"
 PROBLEM = b'{"type":"urn:jobmanager:problem:store-unavailable","detail":"The store does not answer."}'
 OUR_BUSY = BUSY % (len(PROBLEM), PROBLEM)
 
