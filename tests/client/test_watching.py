@@ -47,21 +47,21 @@ def assert_whole(signs: list[Any], job: Job) -> None:
     assert steps == [f"step {step}" for step in range(len(steps))]
     progress = [sign.done for sign in signs if isinstance(sign, JobProgress) and sign.done is not None]
     assert progress == sorted(progress)
-    assert signs[-1] == job.refresh()
+    assert signs[-1].etag == job.refresh().etag
     assert sum(isinstance(sign, Job) for sign in signs) == 1
 
 
 def test_waiting_ends_when_the_job_comes_to_rest(client: Client) -> None:
     assert client.submit("Steps", {"n": 3}).wait(10).result == {"n": 3}
     failed = client.submit("Fails").wait(10)
-    assert (failed.status, failed.error) == (Status.FAILED, "Fatal: as it should")
+    assert (failed.status, failed.error) == (Status.FAILED, "as it should")
 
 
 def test_waiting_has_an_end_of_its_own(client: Client) -> None:
     job = client.submit("Steps")
     begin = time.monotonic()
 
-    with pytest.raises(TimeoutError, match="still running after 0.5 seconds"):
+    with pytest.raises(TimeoutError, match="still running after"):
         job.wait(0.5)
 
     assert time.monotonic() - begin < 3
@@ -161,7 +161,8 @@ def test_a_job_that_is_gone_ends_its_following(service: Any, client: Client) -> 
         list(job.follow())
 
 
-EVENTS = '\ufeffid: 1\nevent: change\ndata: {"a":\ndata: 1}\n\n: beat\n\nid: é2\nretry: 5\ndata:x\n\ndata\n\nid: 3\n\nevent: e\n'
+EVENTS = '\ufeffid: 1\nevent: change\ndata: {"a":\ndata: 1}\n\n: beat\n\n'
+EVENTS += "id: é2\nretry: 5\ndata:x\n\ndata\n\nid: 3\n\nevent: e\n"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
