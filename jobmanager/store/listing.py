@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from itertools import product
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, select, tuple_, union
+from sqlalchemy import ColumnElement, Select, and_, exists, literal, select, tuple_, union
 
 from jobmanager.records import Position, Selection
 from jobmanager.states import Status
@@ -91,4 +91,5 @@ def _by_label(driver: Condition, where: Condition, before: Position | None, limi
 def _older(submitted_at: Any, number: Any, before: Position | None) -> list[Condition]:
     if before is None:
         return []
-    return [tuple_(submitted_at, number) < tuple_(before.submitted_at, before.number)]
+    at = literal(before.submitted_at, jobs.c.submitted_at.type)
+    return [tuple_(submitted_at, number) < tuple_(at, literal(before.number))]

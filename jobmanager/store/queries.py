@@ -51,19 +51,24 @@ COUNT_WAITING = select(func.count()).select_from(jobs).where(IS_WAITING)
 SIGNALS = select(changes).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)).order_by(changes.c.seq)
 
 
+def _by_index(query: Select[Any], index: str) -> Select[Any]:
+    """Have SQLite go through jobs by that index: it would take one that filters more, and sort thousands for a few."""
+    return query.with_hint(jobs, f"INDEXED BY {index}", "sqlite")
+
+
 @cache
 def look(types: tuple[str, ...]) -> Select[Any]:
     """Return the query of all that an engine wants to know before it does anything: one row, five answers."""
     known = jobs.c.type.in_(types)
     is_signalled = exists(select(literal(1)).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)))
     due = [
-        select(func.min(jobs.c.run_at)).where(waits, jobs.c.run_at > _NOW).scalar_subquery()
-        for waits in (IS_WAITING, IS_STOPPING)
+        _by_index(select(func.min(jobs.c.run_at)).where(waits, jobs.c.run_at > _NOW), index).scalar_subquery()
+        for waits, index in ((IS_WAITING, "jobs_due"), (IS_STOPPING, "jobs_to_clean"))
     ]
     return select(
         is_signalled.label("is_signalled"),
-        exists(select(literal(1)).where(_IS_CLAIMABLE, known)).label("has_waiting"),
-        exists(select(literal(1)).where(_IS_TO_CLEAN, known)).label("has_to_clean"),
+        exists(_by_index(select(literal(1)).where(_IS_CLAIMABLE, known), "jobs_waiting")).label("has_waiting"),
+        exists(_by_index(select(literal(1)).where(_IS_TO_CLEAN, known), "jobs_to_clean")).label("has_to_clean"),
         due[0].label("next_waiting_at"),
         due[1].label("next_to_clean_at"),
     )
@@ -72,14 +77,14 @@ def look(types: tuple[str, ...]) -> Select[Any]:
 @cache
 def waiting(types: tuple[str, ...]) -> Select[Any]:
     """Return the query of jobs that can be claimed, the most urgent first."""
-    query = select(jobs).where(_IS_CLAIMABLE, jobs.c.type.in_(types))
+    query = _by_index(select(jobs).where(_IS_CLAIMABLE, jobs.c.type.in_(types)), "jobs_waiting")
     return query.order_by(jobs.c.priority.desc(), jobs.c.number).limit(_LIMIT).with_for_update(skip_locked=True)
 
 
 @cache
 def to_clean(types: tuple[str, ...]) -> Select[Any]:
     """Return the query of stopping jobs that nobody attends to, those that waited longest first."""
-    query = select(jobs).where(_IS_TO_CLEAN, jobs.c.type.in_(types))
+    query = _by_index(select(jobs).where(_IS_TO_CLEAN, jobs.c.type.in_(types)), "jobs_to_clean")
     return query.order_by(jobs.c.run_at).limit(_LIMIT).with_for_update(skip_locked=True)
 
 

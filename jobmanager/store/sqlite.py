@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import QueuePool
 
@@ -48,6 +49,7 @@ class Database:
             pool_size=16,
             max_overflow=-1,
         )
+        self.engine.dialect.statement_compiler = _HintCompiler
         event.listen(self.engine, "connect", _set_up)
         event.listen(self.engine, "begin", _begin)
         #: the clock of everything that is recorded
@@ -125,6 +127,14 @@ class Database:
                 yield
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+class _HintCompiler(SQLiteCompiler):
+    """Writes hints into statements, as in INDEXED BY: SQLAlchemy's own does so for other databases only."""
+
+    def get_from_hint_text(self, table: Any, text: str | None) -> str | None:
+        """Return what stands behind the table's name."""
+        return text
 
 
 class Owners:
