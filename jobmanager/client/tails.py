@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -54,7 +54,6 @@ class Tail(Generic[J]):
         self._path, self._query = path, tuple(query)
         self._deadline = deadline
         self._parser = Parser()
-        self._events: deque[Event] = deque()
         self._is_open = False
         self._failures = 0
         self._opens_at = 0.0
@@ -80,8 +79,8 @@ class Tail(Generic[J]):
         """Return what is new since the last look."""
         raise NotImplementedError
 
-    def _take(self, sign: Change | JobProgress) -> Flow[list[Change | JobProgress]]:
-        """Return what a sign of the stream comes to."""
+    def _take(self, signs: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
+        """Return those of the signs of a stream that are news."""
         raise NotImplementedError
 
     def _until_next_look(self) -> float:
@@ -115,24 +114,19 @@ class Tail(Generic[J]):
         self._opens_at = time.monotonic() + max(least_seconds, pause)
 
     def _read(self) -> Flow[list[Change | JobProgress]]:
-        if not self._events:
-            try:
-                chunk: bytes = yield Receive()
-            except Lost:
-                chunk = b""
-            if not chunk:
-                self._is_open = False
-                self._refused(0.0)
-                yield Close()
-                return []
-            self._events.extend(self._parser.feed(chunk))
-        signs: list[Change | JobProgress] = []
-        while self._events:
+        try:
+            chunk: bytes = yield Receive()
+        except Lost:
+            chunk = b""
+        if not chunk:
+            self._is_open = False
+            self._refused(0.0)
+            yield Close()
+            return []
+        signs = [sign for event in self._parser.feed(chunk) if (sign := _sign_of(event)) is not None]
+        if signs:
             self._failures = 0
-            sign = _sign_of(self._events.popleft())
-            if sign is not None:
-                signs += yield from self._take(sign)
-        return signs
+        return (yield from self._take(signs))
 
 
 class JobTail(Tail[J]):
@@ -165,17 +159,13 @@ class JobTail(Tail[J]):
             news.append(JobProgress(job_id=job.id, status=job.status, **dict(job.progress)))
         return news
 
-    def _take(self, sign: Change | JobProgress) -> Flow[list[Change | JobProgress]]:
-        if sign.job_id != self.job.id:
-            return []
-        if isinstance(sign, Change):
-            news = self._new([sign])
-            if news:
-                self.job = yield from self._core.get(self.job.id)
-                # The job may be ahead of the stream already: its changes are then asked for.
-                self._known = _state_of(self.job) if self.job.status == sign.to_status else None
-            return [*news]
-        return [sign]
+    def _take(self, signs: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
+        changes = self._new(sign for sign in signs if isinstance(sign, Change))
+        if changes:
+            self.job = yield from self._core.get(self.job.id)
+            # The job may be ahead of the stream already: its changes are then asked for.
+            self._known = _state_of(self.job) if self.job.status == changes[-1].to_status else None
+        return [sign for sign in signs if sign in changes or isinstance(sign, JobProgress)]
 
     def _new(self, changes: Iterable[Change]) -> list[Change]:
         new = [change for change in changes if change.seq > self._seq]
@@ -225,12 +215,13 @@ class ListTail(Tail[J]):
         news = [change for change in sorted(changes, key=lambda change: change.seq) if self._is_new(change)]
         return [change for change in news if not self._statuses or change.to_status in self._statuses]
 
-    def _take(self, sign: Change | JobProgress) -> Flow[list[Change | JobProgress]]:
-        if not isinstance(sign, Change):
-            return []
-        is_new = self._is_new(sign)
-        self._floor = max(self._floor, sign.seq)
-        return [sign] if is_new else []
+    def _take(self, signs: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
+        news: list[Change | JobProgress] = []
+        for sign in signs:
+            if isinstance(sign, Change) and self._is_new(sign):
+                news.append(sign)
+                self._floor = max(self._floor, sign.seq)
+        return news
         yield  # a flow, like its siblings, that has nothing to ask for
 
     def _is_new(self, change: Change) -> bool:

