@@ -66,7 +66,13 @@ def selects(function: Function) -> Function:
     """Give a command the options that select jobs; it is called with *filters*."""
 
     @click.option("--type", "type_name", metavar="TYPE", shell_complete=complete_types, help="Of this job type.")
-    @click.option("--status", "statuses", multiple=True, type=click.Choice([*Status]), help="In any of these statuses.")
+    @click.option(
+        "--status",
+        "statuses",
+        multiple=True,
+        type=click.Choice([str(status) for status in Status]),
+        help="In any of these statuses.",
+    )
     @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", callback=_labels, help="With this label.")
     @click.option("--after", "submitted_after", type=Moment(), help="Submitted at this time or later.")
     @click.option("--before", "submitted_before", type=Moment(), help="Submitted before this time.")
