@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from jobmanager import Client, Fatal, Job, JobManager, Settings
 from jobmanager.http import create_app
 from jobmanager.registry import Registry
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 class Steps(Job):
@@ -107,6 +110,10 @@ class Proxy:
         self.requests: list[str] = []
         #: what becomes of the answers to come: how many bytes of them get through, or bytes that replace them
         self.plan: list[int | bytes] = []
+        #: the same for streams of events
+        self.plan_of_streams: list[int | bytes] = []
+        #: what the requests for streams had as Last-Event-ID
+        self.last_ids: list[str] = []
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -120,15 +127,21 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self._listening.accept()
-                with connection, contextlib.suppress(OSError):
-                    self._pass_on(connection)
+                threading.Thread(target=self._pass_on, args=(connection,), daemon=True).start()
 
     def _pass_on(self, connection: socket.socket) -> None:
-        request = _read_request(connection)
-        if not request:
-            return
-        self.requests.append(request.split(b"\r\n", 1)[0].decode("ascii").removesuffix(" HTTP/1.1"))
-        becomes = self.plan.pop(0) if self.plan else 1 << 40
+        with connection, contextlib.suppress(OSError):
+            if request := _read_request(connection):
+                self._answer(connection, request)
+
+    def _answer(self, connection: socket.socket, request: bytes) -> None:
+        first, *headers = request.partition(b"\r\n\r\n")[0].decode("ascii").split("\r\n")
+        self.requests.append(first.removesuffix(" HTTP/1.1"))
+        plan = self.plan
+        if "text/event-stream" in str(headers):
+            plan = self.plan_of_streams
+            self.last_ids += [line.split(": ")[1] for line in headers if line.lower().startswith("last-event-id")]
+        becomes = plan.pop(0) if plan else 1 << 40
         if isinstance(becomes, bytes):
             connection.sendall(becomes)
             return
@@ -136,7 +149,9 @@ class Proxy:
             server.sendall(request)
             while chunk := server.recv(65_536):
                 connection.sendall(chunk[:becomes])
-                becomes = max(0, becomes - len(chunk))
+                becomes -= len(chunk)
+                if becomes <= 0:
+                    return
 
 
 def _read_request(connection: socket.socket) -> bytes:
