@@ -196,15 +196,17 @@ class ListTail(Tail[J]):
         self._began_at: datetime | None = None
 
     def _look(self) -> Flow[list[Change | JobProgress]]:
-        live = yield from self._states({**self._filters, "status": _LIVE})
-        before, self._live = self._live, live
-        if before is None:
-            return []
+        before = self._live
         newer: Filters = {**self._filters}
         if self._newest_at is not None:
             newer["submitted_after"] = self._newest_at
-        # Between two looks, a job may have come and gone.
-        now = (yield from self._states(newer)) | live
+        now = yield from self._states({**self._filters, "status": _LIVE})
+        if before is not None:
+            # Between two looks, a job may have come and gone.
+            now |= yield from self._states(newer)
+        self._live = {job_id: state for job_id, state in now.items() if state[0] in _LIVE}
+        if before is None:
+            return []
         moved = [job_id for job_id, state in now.items() if before.get(job_id) != state] + list(before.keys() - now)
         changes: list[Change] = []
         for job_id in moved:

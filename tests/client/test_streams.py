@@ -31,7 +31,7 @@ def test_a_stream_is_asked_once_and_the_rest_hardly_at_all(proxy: Any, through: 
 def test_a_job_is_followed_through_streams_that_break(
     client: Client, proxy: Any, through: Callable[..., Client]
 ) -> None:
-    proxy.plan_of_streams = [3000, 3500, 0, NO_ROOM, 4000]
+    proxy.plan_of_streams = [100, 1900, 0, NO_ROOM, 2200]
     job = client.submit("Steps", {"n": 300})
 
     signs = list(through().follow(job.id))
