@@ -244,7 +244,9 @@ class ListTail(Tail[J]):
         cursor: str | None = None
         while True:
             page = yield from self._core.page(filters, 500, cursor)
-            self._began_at = self._began_at or page.shown_at
+            if self._live is None and self._began_at is None:
+                # Whoever finished before is no news, and need not be looked at.
+                self._began_at = self._newest_at = page.shown_at
             for shown in page.jobs:
                 job = self._core.job_of(shown)
                 found[job.id] = _state_of(job)

@@ -149,8 +149,9 @@ class Proxy:
             server.sendall(request)
             while chunk := server.recv(65_536):
                 connection.sendall(chunk[:becomes])
-                becomes -= len(chunk)
-                if becomes <= 0:
+                becomes = max(0, becomes - len(chunk))
+                # A file is read to its end, which the server has then sent; a stream has none.
+                if becomes == 0 and plan is self.plan_of_streams:
                     return
 
 
