@@ -6,6 +6,7 @@ imports the package before that, so that a reload brings new code.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -28,7 +29,8 @@ def on_starting(server):
 
     A process of its own looks: what this one imports, its workers would have too, and a reload would bring no new code.
     """
-    if subprocess.run([sys.executable, "-m", "jobmanager", "check"], check=False).returncode != 0:
+    binds = [f"--bind={host}" for host in _hosts(server.cfg.address)]
+    if subprocess.run([sys.executable, "-m", "jobmanager", "check", *binds], check=False).returncode != 0:
         sys.exit(1)
 
 
@@ -50,6 +52,23 @@ def worker_exit(server, worker):
     application = getattr(worker, "wsgi", None)
     if application is not None:
         application.extensions["jobmanager"].close(_hand_over_seconds(worker))
+
+
+def _hosts(addresses):
+    """Return what is bound, without sockets in the file system: who may open those is a matter of their folder."""
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):
+        # systemd hands the sockets over, and gunicorn takes those instead.
+        addresses = range(3, 3 + int(os.environ.get("LISTEN_FDS", "0")))
+    elif "GUNICORN_FD" in os.environ:
+        addresses = [int(number) for number in os.environ["GUNICORN_FD"].split(",")]
+    bound = [_address_of(address) if isinstance(address, int) else address for address in addresses]
+    return [address[0] for address in bound if isinstance(address, tuple)]
+
+
+def _address_of(number):
+    """Return what an open socket is bound to; leaves it open."""
+    with socket.socket(fileno=os.dup(number)) as inherited:
+        return inherited.getsockname()
 
 
 def _leave(worker, as_gunicorn_does):

@@ -178,6 +178,8 @@ class Selection:
     #: any of these; empty: whatever the status
     statuses: frozenset[Status] = frozenset()
     type: str | None = None
+    #: of these types only; None: of any
+    types: frozenset[str] | None = None
     labels: dict[str, str] = field(default_factory=dict)
     #: submitted then or later
     submitted_after: datetime | None = None
@@ -245,6 +247,18 @@ class Applied:
     job: JobRecord
     #: None: it was already so
     change: Change | None
+    #: the job that the process claimed in place of one that ended, if it wanted any and there was one
+    claimed: JobRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which jobs a process would run."""
+
+    #: names of the types it knows
+    types: tuple[str, ...]
+    #: by name, how many of a type may run at once, over all processes
+    max_running: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +341,8 @@ def storable(text: str, *, longest: int = 10_000) -> str:
     >>> storable("a\0b \udcff")
     'a\\x00b \\udcff'
     """
+    if len(text) <= longest and text.isascii() and "\0" not in text:
+        return str.__str__(text)  # the text alone, of a member of an enumeration too
     if len(text) > longest:
         text = f"{text[:longest]} … ({len(text) - longest} more characters)"
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")

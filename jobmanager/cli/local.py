@@ -18,6 +18,8 @@ from jobmanager.config import Settings
 from jobmanager.errors import ConfigError, StoreUnavailable
 from jobmanager.manager import JobManager
 from jobmanager.sample import make_sample
+from jobmanager.tokens import check_access
+from jobmanager.tokens_cli import token_group
 from jobmanager.torture import torture
 
 
@@ -55,11 +57,14 @@ def _config_file() -> str:
 
 
 @click.command()
+@click.option("--bind", "hosts", multiple=True, metavar="HOST", help="An address that is to be bound.")
 @prints_json
-def check(printer: Printer) -> None:
+def check(printer: Printer, hosts: tuple[str, ...]) -> None:
     """Tell whether the service could start: whether its settings are right, and its store is of this version."""
     try:
-        JobManager().check()
+        manager = JobManager()
+        check_access(manager.settings, hosts)
+        manager.check()
     except StoreUnavailable as error:
         # No reason to refuse: it may come back, and the service tries again.
         click.echo(str(error), err=True)
@@ -142,4 +147,4 @@ def completion(ctx: click.Context, shell: str) -> None:
     click.echo(kind(ctx.find_root().command, {}, "jobmanager", "_JOBMANAGER_COMPLETE").source())
 
 
-COMMANDS = (serve, check, prune, sample, torture_command, completion)
+COMMANDS: tuple[click.Command, ...] = (serve, check, prune, sample, torture_command, token_group, completion)

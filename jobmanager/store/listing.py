@@ -38,6 +38,8 @@ def _conditions(selection: Selection) -> Iterator[Condition]:
         yield jobs.c.status.in_(sorted(selection.statuses))
     if selection.type is not None:
         yield jobs.c.type == selection.type
+    if selection.types is not None:
+        yield jobs.c.type.in_(sorted(selection.types))
     if selection.submitted_after is not None:
         yield jobs.c.submitted_at >= selection.submitted_after
     if selection.submitted_before is not None:
@@ -61,6 +63,9 @@ def _drivers(selection: Selection, types: Collection[str]) -> Iterator[Condition
     elif selection.type is not None:
         for status in statuses or list(Status):
             yield and_(jobs.c.type == selection.type, jobs.c.status == status)
+    elif selection.types is not None:
+        for name, status in product(sorted(selection.types), statuses or list(Status)):
+            yield and_(jobs.c.type == name, jobs.c.status == status)
     elif statuses:
         for status in statuses:
             yield jobs.c.status == status

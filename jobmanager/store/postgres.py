@@ -10,12 +10,13 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, Table, create_engine, func, select
+from sqlalchemy import Connection, Engine, Select, Table, create_engine, func, select
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from jobmanager.store.commits import translate
+from jobmanager.store.prepared import Parameters, Rows, Statement
 
 T = TypeVar("T")
 
@@ -60,6 +61,16 @@ class Database:
         with self.engine.begin() as connection:
             self.take_turn(connection, "schema")
             yield connection
+
+    def execute(self, connection: Connection, statement: Statement, parameters: Parameters) -> Rows:
+        """Run one of the statements that are made once, in the transaction of *connection*; raises DBAPIError."""
+        result = connection.execute(statement, parameters)
+        return [tuple(row) for row in result] if result.returns_rows else []
+
+    def read(self, query: Select[Any], parameters: Parameters) -> Rows:
+        """Return what one of the queries that are made once finds; raises DBAPIError."""
+        with self.engine.connect() as connection:
+            return self.execute(connection, query, parameters)
 
     def insert(self, table: Table) -> Insert:
         """Return an insert of this dialect, which may say what is to be done where a key is there already."""

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Integer,
     Select,
     Text,
@@ -45,7 +46,11 @@ JOB = select(jobs).where(_IS_JOB)
 JOB_LOCKED = JOB.with_for_update()
 JOB_HELD = select(jobs).where(_IS_HELD).with_for_update()
 ADD_JOBS = insert(jobs).returning(jobs, sort_by_parameter_order=True)
-ADD_CHANGE = insert(changes).returning(changes.c.seq)
+ADD_CHANGE = (
+    insert(changes)
+    .values({column.name: bindparam(column.name, type_=column.type) for column in changes.c if column.name != "seq"})
+    .returning(changes.c.seq)
+)
 LAST_CHANGE = select(func.coalesce(func.max(changes.c.seq), 0))
 COUNT_WAITING = select(func.count()).select_from(jobs).where(IS_WAITING)
 SIGNALS = select(changes).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)).order_by(changes.c.seq)
@@ -59,7 +64,7 @@ def _by_index(query: Select[Any], index: str) -> Select[Any]:
 @cache
 def look(types: tuple[str, ...]) -> Select[Any]:
     """Return the query of all that an engine wants to know before it does anything: one row, five answers."""
-    known = jobs.c.type.in_(types)
+    known = _is_of(types)
     is_signalled = exists(select(literal(1)).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)))
     due = [
         _by_index(select(func.min(jobs.c.run_at)).where(waits, jobs.c.run_at > _NOW), index).scalar_subquery()
@@ -77,15 +82,15 @@ def look(types: tuple[str, ...]) -> Select[Any]:
 @cache
 def waiting(types: tuple[str, ...]) -> Select[Any]:
     """Return the query of jobs that can be claimed, the most urgent first."""
-    query = _by_index(select(jobs).where(_IS_CLAIMABLE, jobs.c.type.in_(types)), "jobs_waiting")
+    query = _by_index(select(jobs).where(_IS_CLAIMABLE, _is_of(types)), "jobs_waiting")
     return query.order_by(jobs.c.priority.desc(), jobs.c.number).limit(_LIMIT).with_for_update(skip_locked=True)
 
 
 @cache
 def to_clean(types: tuple[str, ...]) -> Select[Any]:
-    """Return the query of stopping jobs that nobody attends to, those that waited longest first."""
-    query = _by_index(select(jobs).where(_IS_TO_CLEAN, jobs.c.type.in_(types)), "jobs_to_clean")
-    return query.order_by(jobs.c.run_at).limit(_LIMIT).with_for_update(skip_locked=True)
+    """Return the query of stopping jobs that nobody attends to: those that are put off by nothing, the eldest first."""
+    query = _by_index(select(jobs).where(_IS_TO_CLEAN, _is_of(types)), "jobs_to_clean")
+    return query.order_by(jobs.c.run_at, jobs.c.number).limit(_LIMIT).with_for_update(skip_locked=True)
 
 
 def advance_job(columns: Iterable[str]) -> Update:
@@ -100,7 +105,7 @@ def _advance_job(columns: tuple[str, ...]) -> Update:
         jobs.c.status == bindparam("status_is"),
         jobs.c.attempt == bindparam("attempt_is"),
     )
-    return update(jobs).where(seen).values(_parameters(columns)).returning(jobs)
+    return update(jobs).where(seen).values(_parameters(columns)).returning(jobs.c.number)
 
 
 @cache
@@ -114,6 +119,12 @@ def save_checkpoint(columns: tuple[str, ...]) -> Update:
         has_moved = cast(jobs.c.cursor, Text).is_distinct_from(bindparam("cursor_is", type_=Text()))
         values["crashes"] = case((has_moved, 0), else_=jobs.c.crashes)
     return update(jobs).where(_IS_HELD).values(values).returning(jobs.c.status)
+
+
+def _is_of(types: tuple[str, ...]) -> ColumnElement[bool]:
+    # Of bound values, one by one: a list would be put into the text of the statement anew each time.
+    # Without any, no job's type is "": SQLite could not go by its index where it sees that nothing can be true.
+    return jobs.c.type.in_([literal(name, jobs.c.type.type) for name in types or ("",)])
 
 
 def _parameters(columns: tuple[str, ...]) -> dict[str, Any]:

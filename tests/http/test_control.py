@@ -128,7 +128,9 @@ def test_a_request_that_fits_what_was_seen_is_carried_out_although_the_job_made_
     assert (answer.status_code, answer.json["status"]) == (200, "halted")
 
 
-@pytest.mark.parametrize(("given", "status_code"), [("*", 200), ('"a.1", "b"', 412), ('W/"a.1"', 412)])
+@pytest.mark.parametrize(
+    ("given", "status_code"), [("*", 200), ('"a.1", "b"', 412), ('W/"a.1"', 412), (",", 412), ('"', 412)]
+)
 def test_any_version_will_do_for_a_star_and_none_for_what_is_not_the_job_s(
     client: FlaskClient, running: str, given: str, status_code: int
 ) -> None:

@@ -344,9 +344,17 @@ def test_wrong_parameters_of_a_log_are_refused(still: FlaskClient, query: str) -
 
 
 @pytest.mark.parametrize("path", ["", "/changes", "/log", "/artifact"])
-@pytest.mark.parametrize("job_id", ["0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506", "x", "%00", "halt"])
+@pytest.mark.parametrize("job_id", ["0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506", "x", "%00", "halts"])
 def test_an_unknown_job_is_not_found(still: FlaskClient, path: str, job_id: str) -> None:
     assert_problem(still.get(f"/jobs/{job_id}{path}"), 404, "unknown-job")
+
+
+def test_the_names_of_routes_are_no_jobs(still: FlaskClient) -> None:
+    for name in ("halt", "resume", "stop", "batch"):
+        answer = still.get(f"/jobs/{name}")
+
+        assert answer.status_code == 405
+        assert set(answer.headers["Allow"].split(", ")) == {"POST", "OPTIONS"}
 
 
 def test_job_types_are_told_with_the_schema_of_their_arguments(still: FlaskClient) -> None:

@@ -15,6 +15,7 @@ from jobmanager.errors import LeaseLost
 from jobmanager.records import Checkpoint, NewJob, Selection, Settlement
 from jobmanager.states import Action, Status
 from jobmanager.store import Store
+from jobmanager.store.prepared import Prepared
 
 #: Indexes that hold no finished job: to go through one of them is no full scan.
 OF_LIVE_JOBS = ("jobs_waiting", "jobs_due", "jobs_to_clean", "jobs_held")
@@ -84,16 +85,27 @@ def explained(store: Store) -> Iterator[list[str]]:
     """Give out the steps of the plans of all statements that are run meanwhile."""
     steps: list[str] = []
 
-    def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
-        if statement.startswith(("SELECT", "UPDATE", "DELETE")) and not many:
-            driver = connection.connection.driver_connection
+    def explain(driver: Any, statement: str, parameters: Any) -> None:
+        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
             steps.extend(row[3] for row in driver.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
 
-    event.listen(store._database.engine, "before_cursor_execute", explain)
+    def explain_ours(prepared: Prepared, driver: Any, parameters: Any) -> Any:
+        explain(driver, prepared.text, prepared.bound(parameters))
+        return run(prepared, driver, parameters)
+
+    def explain_theirs(connection: Any, _cursor: Any, statement: str, values: Any, _context: Any, many: bool) -> None:
+        if not many:
+            explain(connection.connection.driver_connection, statement, values)
+
+    run = Prepared.run
+    engine = store._database.engine
+    event.listen(engine, "before_cursor_execute", explain_theirs)
     try:
-        yield steps
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Prepared, "run", explain_ours)
+            yield steps
     finally:
-        event.remove(store._database.engine, "before_cursor_execute", explain)
+        event.remove(engine, "before_cursor_execute", explain_theirs)
 
 
 def is_full_scan(step: str) -> bool:
