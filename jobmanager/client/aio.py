@@ -73,12 +73,14 @@ class AsyncJob(Snapshot):
 
 
 class AsyncClient:
-    """The job manager at a URL; many coroutines of one event loop may use it at once. Close it,
-    or use it as a context manager. An iteration that is left before its end is best closed: `contextlib.aclosing`.
+    """The job manager at a URL; many coroutines of one event loop may use it at once.
+
+    Close it, or use it as a context manager. An iteration that is left before its end is best closed as well, by
+    `contextlib.aclosing`.
 
     What fails because nothing answers, or because the server asks to come later, is tried again for *retry_seconds*;
-    then Unreachable is raised, or what the server said. Every method may raise that, Refused (401, 403 …) and
-    StoreUnavailable, besides what it names.
+    then Unreachable is raised, or what the server said. Every method may raise that, Refused,
+    Unauthenticated, Forbidden and StoreUnavailable, besides what it names.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """What only a client meets, beside the errors that the JobManager itself raises (jobmanager.errors).
 
 JobManagerError
-├── Refused        the server says no, for a reason that is not the job's: 401, 403, 413, 500 …
+├── Refused        the server says no, for a reason that is about no job: 413, 500 …
 ├── Unexpected     what answers is no job manager
 ├── Unreachable    nothing answers, or it fell silent
 └── Damaged        a download is not the file that the job made

@@ -76,8 +76,8 @@ class Client:
     """The job manager at a URL; several threads may use it at once. Close it, or use it as a context manager.
 
     What fails because nothing answers, or because the server asks to come later, is tried again for *retry_seconds*;
-    then Unreachable is raised, or what the server said. Every method may raise that, Refused (401, 403 …) and
-    StoreUnavailable, besides what it names.
+    then Unreachable is raised, or what the server said. Every method may raise that, Refused,
+    Unauthenticated, Forbidden and StoreUnavailable, besides what it names.
     """
 
     def __init__(
