@@ -52,6 +52,8 @@ class Settings:
     tokens: Path | None = None
     #: let others than loopback be bound without tokens
     insecure: bool = False
+    #: clients that may follow what happens at once, in a process; each takes one of the threads that serve requests
+    streams: int = 8
 
     def __post_init__(self) -> None:
         """Fill in what follows from data_dir, and have paths stay where they are if the process changes its folder."""
@@ -82,6 +84,7 @@ class Settings:
             keep_jobs=read.number("KEEP_JOBS", 0, least=0),
             tokens=Path(value) if (value := read.text("TOKENS", "")) else None,
             insecure=read.truth("INSECURE"),
+            streams=read.number("STREAMS", 8, least=0),
         )
 
 

@@ -15,6 +15,7 @@ from datetime import datetime
 from jobmanager import retention
 from jobmanager.config import Settings
 from jobmanager.errors import JobManagerError, LeaseLost, TimedOut, Unwind
+from jobmanager.feed import Feed, Interest, ReadNews, Subscription
 from jobmanager.records import Applied, Change, JobRecord, Outlook, Wanted
 from jobmanager.registry import Registry
 from jobmanager.runner import Runner
@@ -39,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """The threads of one process: one that dispatches, and one for each slot at work here."""
+    """The threads of one process: one that dispatches, one for each slot at work, and one that reads for streams."""
 
     def __init__(self, store: Store, registry: Registry, settings: Settings) -> None:
         self._store = store
@@ -65,6 +66,8 @@ class Engine:
             _Timer(_PRUNE_SECONDS, self._prune),
         ]
         self._thread = threading.Thread(target=self._run, name="jobmanager-engine", daemon=True)
+        self._feed = Feed(store, limit=settings.streams, start_reader=self._start_reader)
+        self._reader: threading.Thread | None = None  # the feed's, the last one that there was
 
     # Called by other threads
 
@@ -83,6 +86,10 @@ class Engine:
         self.begin_shutdown(grace_seconds)
         if self._thread.is_alive():
             self._thread.join()
+        self._feed.end()
+        self._tell_waiters()
+        if self._reader is not None:
+            self._reader.join()
 
     def obey(self, applied: Applied) -> None:
         """Pass on a change that this process has committed to the job's thread, if it is here."""
@@ -103,6 +110,17 @@ class Engine:
         """Wait until `moves` is no longer *seen*; at most *timeout_seconds*."""
         with self._moved:
             self._moved.wait_for(lambda: self._moves != seen, timeout_seconds)
+
+    def subscribe(self, interest: Interest, *, after: int | None, read: ReadNews) -> Subscription:
+        """Return what tells of changes and progress; see Feed.subscribe. It ends when the shutdown begins."""
+        return self._feed.subscribe(interest, after=after, read=read)
+
+    def _start_reader(self) -> None:
+        read = self._feed.run
+        self._reader = threading.Thread(
+            target=read, args=(self.moves, self.wait_for_move), name="jobmanager-feed", daemon=True
+        )
+        self._reader.start()
 
     def _tell_waiters(self) -> None:
         with self._moved:
@@ -126,6 +144,7 @@ class Engine:
                     self._rest()
             self._hand_over_the_rest()
         finally:
+            self._feed.end()
             watch.close()
 
     def _rest(self) -> None:
@@ -136,6 +155,7 @@ class Engine:
     def _turn(self, watch: Watch) -> None:
         if self._is_closing:
             # First of all: the store may be away, and what waits for it has to end.
+            self._feed.end()
             self._interrupt_all()
         is_woken = self._wake.is_set()
         self._wake.clear()

@@ -15,6 +15,7 @@
     ├── RateLimited            the token has asked too often; come back later
     ├── TokensUnavailable      the file of tokens cannot be used, so that nobody can be let in
     ├── QueueFull              too many jobs wait; come back later
+    ├── TooManyStreams         too many clients follow what happens; come back later
     └── StoreUnavailable       the store does not answer; come back later
     Fatal                      raised by a job's code: do not try again
 
@@ -146,6 +147,15 @@ class QueueFull(JobManagerError):
     def __init__(self, limit: int, *, retry_after_seconds: int = 5) -> None:
         super().__init__(f"The queue is full: {limit} jobs are waiting. Try again later.")
         self.retry_after_seconds = retry_after_seconds
+
+
+class TooManyStreams(JobManagerError):
+    """As many clients follow what happens as JOBMANAGER_STREAMS allows in this process; try again later."""
+
+    retry_after_seconds = 5
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} streams are open, which is as many as there may be. Try again later.")
 
 
 class StoreUnavailable(JobManagerError):

@@ -20,6 +20,7 @@ from jobmanager import retention
 from jobmanager.config import Settings
 from jobmanager.engine import Engine
 from jobmanager.errors import ConfigError, InvalidRequest, NotAllowed, NotFound, StoreUnavailable
+from jobmanager.feed import Interest, Subscription
 from jobmanager.jobs import BUILT_IN
 from jobmanager.records import (
     Applied,
@@ -28,6 +29,7 @@ from jobmanager.records import (
     JobRecord,
     LogLine,
     NewJob,
+    News,
     Page,
     Position,
     Selection,
@@ -228,6 +230,22 @@ class JobManager:
         """Return lines that the job logged, behind the one numbered *after*; raises UnknownJob, StoreUnavailable."""
         self.get(job_id)
         return self._opened().log(job_id, after=after, limit=limit)
+
+    @_counted
+    def follow(
+        self, selection: Selection | None = None, *, job_id: str | None = None, after: int | None = None
+    ) -> Subscription:
+        """Return what tells of changes and progress as they happen, of all jobs or of one; to be closed.
+
+        It begins with the changes numbered above *after*, or now. Of a selection, statuses (which changes lead to),
+        type and labels count. Raises TooManyStreams, StoreUnavailable.
+        """
+        interest = Interest(job_id=job_id, selection=selection or Selection())
+        return self._started().subscribe(interest, after=after, read=self._news)
+
+    @_counted
+    def _news(self, *, after: int, upto: int, job_id: str | None, limit: int) -> list[News]:
+        return self._opened().news(after=after, upto=upto, job_id=job_id, limit=limit)
 
     def artifact(self, job_id: str) -> Artifact:
         """Return the file that a completed job made; raises UnknownJob, and NotFound if there is none.

@@ -44,8 +44,39 @@ class Checkpoint:
     gap_seconds: float | None = None
 
 
+class Worked:
+    """What follows from the record of a job's work: how long it took so far, and how long it may take."""
+
+    __slots__ = ()
+
+    checkpoint: Checkpoint
+    running_since: datetime | None
+    ran_seconds: float
+
+    def run_seconds(self, now: datetime) -> float:
+        """Return the time at work so far, in seconds, without halts and waits."""
+        stretch = (now - self.running_since).total_seconds() if self.running_since else 0.0
+        return self.ran_seconds + max(0.0, stretch)
+
+    def rate(self) -> float | None:
+        """Return the units of work done in a second at work, up to the last checkpoint; None where nobody counts."""
+        kept = self.checkpoint
+        if not kept.done or kept.saved_at is None:
+            return None
+        seconds = self.run_seconds(kept.saved_at)
+        return kept.done / seconds if seconds > 0 else None
+
+    def eta_seconds(self, now: datetime) -> float | None:
+        """Return how much longer the work takes if it goes on as it went; None if it does not run, or nobody knows."""
+        kept, rate = self.checkpoint, self.rate()
+        if self.running_since is None or rate is None or kept.total is None or kept.done is None:
+            return None
+        since = (now - (kept.saved_at or now)).total_seconds()
+        return max(0.0, (kept.total - kept.done) / rate - max(0.0, since))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobRecord:
+class JobRecord(Worked):
     """One job, as the store has it."""
 
     #: place in the order of submission
@@ -98,32 +129,11 @@ class JobRecord:
         """Tell whether any attempt was ever made."""
         return self.attempt > 0
 
-    def run_seconds(self, now: datetime) -> float:
-        """Return the time at work so far, in seconds, without halts and waits."""
-        stretch = (now - self.running_since).total_seconds() if self.running_since else 0.0
-        return self.ran_seconds + max(0.0, stretch)
-
     def version(self) -> str:
         """Return what names this state of the job's life: every change makes another, a checkpoint does not."""
         state = [self.id, self.status, self.attempt, self.failures, self.is_forced]
         state += [self.run_at.isoformat(), self.asked_at and self.asked_at.isoformat()]
         return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
-
-    def rate(self) -> float | None:
-        """Return the units of work done in a second at work, up to the last checkpoint; None where nobody counts."""
-        kept = self.checkpoint
-        if not kept.done or kept.saved_at is None:
-            return None
-        seconds = self.run_seconds(kept.saved_at)
-        return kept.done / seconds if seconds > 0 else None
-
-    def eta_seconds(self, now: datetime) -> float | None:
-        """Return how much longer the work takes if it goes on as it went; None if it does not run, or nobody knows."""
-        kept, rate = self.checkpoint, self.rate()
-        if self.running_since is None or rate is None or kept.total is None or kept.done is None:
-            return None
-        since = (now - (kept.saved_at or now)).total_seconds()
-        return max(0.0, (kept.total - kept.done) / rate - max(0.0, since))
 
     def expected_halt_seconds(self) -> float | None:
         """Return how long a halt may take, judged by the gaps between checkpoints; None if it does not run."""
@@ -238,6 +248,28 @@ class Change:
     asked_at: datetime
     #: when it took effect
     at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Progress(Worked):
+    """How far a job is, for those who follow it."""
+
+    job_id: str
+    type: str
+    labels: dict[str, str]
+    status: Status
+    checkpoint: Checkpoint
+    running_since: datetime | None
+    ran_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class News:
+    """A change, for those who follow what happens."""
+
+    change: Change
+    #: the job of the change, as it was when it was read, which may be later
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

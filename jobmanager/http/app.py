@@ -5,11 +5,11 @@ from __future__ import annotations
 from flask import Blueprint, Flask
 from flask.sansio.blueprints import BlueprintSetupState
 
-from jobmanager.http import classic, control, docs, errors, guard, health, job_types, jobs
+from jobmanager.http import classic, control, docs, errors, events, guard, health, job_types, jobs
 from jobmanager.http.door import EXTENSION, JobIdConverter, Mount
 from jobmanager.manager import JobManager
 
-_PARTS = (classic.blueprint, jobs.blueprint, control.blueprint, job_types.blueprint, health.blueprint, docs.blueprint)
+_PARTS = tuple(part.blueprint for part in (classic, jobs, control, events, job_types, health, docs))
 
 
 def blueprint(manager: JobManager, *, name: str = "jobmanager") -> Blueprint:

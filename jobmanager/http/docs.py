@@ -44,7 +44,7 @@ class Answer:
 
     #: what it means
     text: str
-    #: what it carries: a model, the bytes of a file, or nothing
+    #: what it carries: a model, the bytes of a file, the text of a stream of events, or nothing
     model: type | None = None
     #: what it may look like, by name
     examples: Mapping[str, Example] = field(default_factory=dict)
@@ -107,6 +107,8 @@ _MODELS: tuple[type[BaseModel], ...] = (
     resources.JobShown,
     resources.JobList,
     resources.Changes,
+    resources.ChangeShown,
+    resources.ProgressTold,
     resources.Lines,
     resources.Types,
     resources.TypeShown,
@@ -319,6 +321,7 @@ def _template(types: Registry) -> dict[str, Any]:
             {"name": "classic", "description": "Submit and steer jobs, as in the Go service."},
             {"name": "jobs", "description": "Jobs as resources: submit them, list them, look at them."},
             {"name": "control", "description": "Halt, resume and stop jobs, one or many."},
+            {"name": "events", "description": "Follow what happens, as it happens (server-sent events)."},
             {"name": "job types", "description": "What can be submitted."},
             {"name": "health", "description": "Whether the service works."},
         ],
@@ -392,6 +395,8 @@ def _answer(answer: Answer) -> dict[str, Any]:
         }
     if answer.model is bytes:
         shown["content"] = {"*/*": {"schema": {"type": "string", "format": "binary"}} | _examples(answer.examples)}
+    elif answer.model is str:
+        shown["content"] = {"text/event-stream": {"schema": {"type": "string"}} | _examples(answer.examples)}
     elif answer.model is not None:
         media_type = "application/problem+json" if answer.model is wire.Problem else "application/json"
         shown["content"] = {media_type: {"schema": _reference(answer.model)} | _examples(answer.examples)}

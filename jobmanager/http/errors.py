@@ -27,6 +27,7 @@ from jobmanager.errors import (
     RateLimited,
     StoreUnavailable,
     TokensUnavailable,
+    TooManyStreams,
     Unauthenticated,
     UnknownJob,
     UnknownType,
@@ -65,6 +66,7 @@ KINDS: dict[type[JobManagerError], Kind] = {
     RateLimited: Kind(HTTPStatus.TOO_MANY_REQUESTS, "rate-limited"),
     TokensUnavailable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "tokens-unavailable"),
     QueueFull: Kind(HTTPStatus.TOO_MANY_REQUESTS, "queue-full"),
+    TooManyStreams: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "too-many-streams"),
     StoreUnavailable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "store-unavailable"),
 }
 
@@ -144,7 +146,7 @@ def _fault(path: tuple[str | int, ...], text: str) -> dict[str, str]:
 
 
 def _add_headers(response: Response, error: Exception) -> None:
-    if isinstance(error, (QueueFull, RateLimited, StoreUnavailable, TokensUnavailable)):
+    if isinstance(error, (QueueFull, RateLimited, StoreUnavailable, TokensUnavailable, TooManyStreams)):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, Unauthenticated):
         # RFC 6750 §3: no error code for a request that carries no token.

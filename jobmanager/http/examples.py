@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from http import HTTPStatus
 from typing import Any
 
@@ -124,6 +125,7 @@ QUEUE_FULL = "The queue is full: 1000000 jobs are waiting. Try again later."
 NO_JOB = f"There is no job '{JOB_ID}'."
 NO_FILE = f"Job {JOB_ID} has no file; it is running."
 NO_STORE = "The store does not answer. Nothing was changed; try again later."
+TOO_MANY_STREAMS = "8 streams are open, which is as many as there may be. Try again later."
 BROKEN = "Something went wrong here; it was logged."
 
 # The REST routes
@@ -271,6 +273,36 @@ CHANGES = {
                 _change(4, "yield", "halting", "halted"),
             ]
         },
+    }
+}
+
+
+def stream(*events: tuple[str, str, dict[str, Any]]) -> str:
+    """Return an example of a stream: name, id and data of each event."""
+    told = "retry: 2000\n\n"
+    for name, event_id, data in events:
+        told += f"event: {name}\n" + (f"id: {event_id}\n" if event_id else "") + f"data: {json.dumps(data)}\n\n"
+    return told
+
+
+_PROGRESS = {
+    "job_id": JOB_ID,
+    "status": "running",
+    "done": 12,
+    "total": 60,
+    "message": None,
+    "rate": 1.0,
+    "eta_seconds": 48.0,
+    "checkpoint_seq": 12,
+}
+_CLAIM = ("change", "2", _change(2, "claim", "submitted", "running"))
+STREAM = {
+    "begun": {"summary": "A job begins, and works", "value": stream(_CLAIM, ("progress", "", _PROGRESS))},
+}
+STREAM_OF_JOB = {
+    "begun": {
+        "summary": "The job as it is, what happened to it so far, and how far it is",
+        "value": stream(("job", "", JOBS["running"]["value"]), _CLAIM, ("progress", "", _PROGRESS)),
     }
 }
 LINES = {

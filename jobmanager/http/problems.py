@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 
-from jobmanager.errors import InvalidRequest, NotAllowed, Outdated, QueueFull, StoreUnavailable, UnknownJob, Unreadable
+from jobmanager.errors import (
+    InvalidRequest,
+    NotAllowed,
+    Outdated,
+    QueueFull,
+    StoreUnavailable,
+    TooManyStreams,
+    UnknownJob,
+    Unreadable,
+)
 from jobmanager.http import examples
 from jobmanager.http.docs import problem
 
@@ -46,3 +56,12 @@ QUEUE_FULL = problem(
 )
 BROKEN = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "A mistake of the service; it is in its log.", examples.BROKEN)
 NO_STORE = problem(StoreUnavailable, "The store does not answer.", examples.NO_STORE, headers=["Retry-After"])
+_TOO_MANY_STREAMS = problem(TooManyStreams, "", examples.TOO_MANY_STREAMS)
+NO_STREAM = replace(
+    NO_STORE,
+    text="As many streams are open in this process as there may be, or the store does not answer.",
+    examples={
+        "store": NO_STORE.examples["problem"] | {"summary": "The store is away"},
+        "streams": _TOO_MANY_STREAMS.examples["problem"] | {"summary": "Too many streams"},
+    },
+)

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from jobmanager.errors import InvalidRequest
 from jobmanager.job import Job
 from jobmanager.manager import JobManager
-from jobmanager.records import Change, JobRecord, LogLine, Page, Position, Selection, Submission, Sweep
+from jobmanager.records import Change, JobRecord, LogLine, Page, Position, Progress, Selection, Submission, Sweep
 from jobmanager.registry import describe, type_name
 from jobmanager.states import FINAL, Action, Status, allowed
 
@@ -147,6 +147,31 @@ class ListQuery(Filter):
     cursor: str | None = Field(
         None, pattern=r"^[A-Za-z0-9_=-]+$", description="Where the page begins: `next_cursor` of the page before."
     )
+
+
+class JobEventQuery(Strictly):
+    """The parameters of a stream of what happens to one job."""
+
+    last_event_id: str | None = Field(
+        None, description="As the header Last-Event-ID, for a page's first connection, which cannot send one."
+    )
+
+
+class EventQuery(JobEventQuery):
+    """The parameters of a stream of what happens."""
+
+    status: list[Status] = Field(
+        default_factory=list, description="Changes to any of these statuses; may be given several times."
+    )
+    type: str | None = Field(None, description="Jobs of this type.")
+    label: list[Label] = Field(
+        default_factory=list, description="A label as `name:value`; may be given several times, then all have to hold."
+    )
+
+    def selection(self) -> Selection:
+        """Return it as the manager takes it."""
+        told = dict(text.split(":", 1) for text in self.label)
+        return Selection(statuses=frozenset(self.status), type=self.type, labels=told)
 
 
 class LogQuery(Strictly):
@@ -312,6 +337,19 @@ class Changes(BaseModel):
     changes: list[ChangeShown] = Field(description="The changes, the oldest first.")
 
 
+class ProgressTold(BaseModel):
+    """How far a job is, as a stream tells it."""
+
+    job_id: str = Field(description="The job's id.")
+    status: Status = Field(description="Where the job stands.")
+    done: float | int | None = Field(description="Units of work done.")
+    total: float | int | None = Field(description="Units of work in all.")
+    message: str | None = Field(description="What the job says about itself.")
+    rate: float | None = Field(description="Units done in a second at work; time spent halted does not count.")
+    eta_seconds: float | None = Field(description="How much longer it takes at this rate, while it runs.")
+    checkpoint_seq: int = Field(description="Grows by one with every checkpoint saved.")
+
+
 class LineShown(BaseModel):
     """A line that a job logged."""
 
@@ -400,6 +438,21 @@ def show_sweep(sweep: Sweep) -> SweepShown:
 def show_change(change: Change) -> ChangeShown:
     """Return a change as it is shown."""
     return ChangeShown(**{name: getattr(change, name) for name in ChangeShown.model_fields})
+
+
+def show_progress(progress: Progress, now: datetime) -> ProgressTold:
+    """Return how far a job is as a stream tells it."""
+    kept = progress.checkpoint
+    return ProgressTold(
+        job_id=progress.job_id,
+        status=progress.status,
+        done=kept.done,
+        total=kept.total,
+        message=kept.message,
+        rate=progress.rate(),
+        eta_seconds=progress.eta_seconds(now),
+        checkpoint_seq=kept.seq,
+    )
 
 
 def show_lines(lines: Sequence[LogLine]) -> Lines:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from jobmanager.errors import InvalidRequest, UnknownJob
+from jobmanager.feed import Subscription
 from jobmanager.manager import JobManager
 from jobmanager.records import Artifact, Change, JobRecord, LogLine, Page, Selection, Submission, Sweep
 
@@ -53,6 +54,11 @@ class Restricted:
 
     def log(self, job_id: str, **how: Any) -> list[LogLine]:
         return self._manager.log(self._known(job_id), **how)
+
+    def follow(self, selection: Selection | None = None, *, job_id: str | None = None, **how: Any) -> Subscription:
+        if job_id is not None:
+            self._known(job_id)
+        return self._manager.follow(self._mine(selection or Selection()), job_id=job_id, **how)
 
     def artifact(self, job_id: str) -> Artifact:
         return self._manager.artifact(self._known(job_id))

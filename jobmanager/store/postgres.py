@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, Select, Table, create_engine, func, select
+from sqlalchemy import Connection, Engine, Select, Table, create_engine, func, select, text
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, StatementError
@@ -26,6 +26,12 @@ _SYNC_SECONDS = 60.0
 _RECONNECT_SECONDS = 0.5
 #: The channel on which every commit that may concern another process is announced.
 _CHANNEL = "jobmanager"
+#: Whoever writes rows of a table holds this lock from before it takes their numbers until it has committed.
+_CHANGE_WRITERS = text(
+    "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND relation = 'changes'::regclass"
+)
 
 
 class Database:
@@ -83,6 +89,11 @@ class Database:
     def announce(self, connection: Connection) -> None:
         """Have the processes that watch told, once the transaction is committed."""
         connection.execute(select(func.pg_notify(_CHANNEL, "")))
+
+    def change_writers(self) -> set[str]:
+        """Return the names of the transactions that are writing changes: a number is taken before it is committed."""
+        with self.engine.connect() as connection:
+            return set(connection.execute(_CHANGE_WRITERS).scalars())
 
     def now(self) -> datetime:
         """Return the database's clock: it is one for all hosts, and no step of a host's clock moves it."""

@@ -100,6 +100,10 @@ class Database:
     def announce(self, connection: Connection) -> None:
         """Do nothing: every commit is seen by those who watch."""
 
+    def change_writers(self) -> set[str]:
+        """Return nothing: one transaction writes at a time, so changes are committed in the order of their numbers."""
+        return set()
+
     def join(self, owner: str) -> None:
         """Say that this process is at work under that name, until `close` or its death."""
         self._owners.join(owner)

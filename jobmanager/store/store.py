@@ -52,16 +52,18 @@ from jobmanager.records import (
     JobRecord,
     LogLine,
     NewJob,
+    News,
     Outlook,
     Page,
     Position,
+    Progress,
     Selection,
     Settlement,
     Wanted,
     storable,
 )
 from jobmanager.states import ASKED, ATTENDED, FINAL, Action, Fact, Status, advance
-from jobmanager.store import listing, postgres, queries, sqlite
+from jobmanager.store import following, listing, postgres, queries, sqlite
 from jobmanager.store.migrate import bring_up_to_date
 from jobmanager.store.prepared import Rows
 from jobmanager.store.schema import (
@@ -86,6 +88,8 @@ _AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: Submissions that may be under way elsewhere, unseen: nearer to the limit, the queue is counted, and one at a time.
 _UNSEEN = 1000
+#: The largest number that a change can have.
+_LAST_SEQ = 2**63 - 1
 
 #: The columns of a job in the order in which they are selected.
 _COLUMNS = tuple(column.name for column in jobs.c)
@@ -183,6 +187,32 @@ class Store:
             LogLine(number=row.number, attempt=row.attempt, at=row.at, level=row.level, message=row.message)
             for row in rows
         ]
+
+    # What happens, for those who follow it
+
+    def news(self, *, after: int, upto: int = _LAST_SEQ, job_id: str | None = None, limit: int = 500) -> list[News]:
+        """Return changes numbered above *after*, up to *upto*, in order; of all jobs, or of one."""
+        asked: Values = {"after": after, "upto": upto, "limit": limit}
+        if job_id is not None:
+            asked["job_id_is"] = job_id
+        rows = self._read(following.news(of_one_job=job_id is not None), **asked)
+        return [News(change=_change(row), progress=_progress(row)) for row in rows]
+
+    def progress(self, *, since: datetime) -> list[Progress]:
+        """Return how far the jobs are that any process holds, of those that saved a checkpoint *since* then."""
+        return [_progress(row) for row in self._read(following.SAVED_SINCE, since=since)]
+
+    def last_change(self) -> int:
+        """Return the number of the last change that is committed; 0 if there is none."""
+        ((seq,),) = self._read(queries.LAST_CHANGE)
+        return int(seq)
+
+    def change_writers(self) -> set[str]:
+        """Return what names the transactions under way that may commit a change with a number below the last one."""
+        try:
+            return self._database.change_writers()
+        except DBAPIError as error:
+            raise StoreUnavailable("The store does not answer. Try again later.") from error
 
     def count_by_status(self) -> dict[Status, int]:
         """Return how many jobs there are in each status that has any."""
@@ -782,6 +812,25 @@ def _change(row: Row[Any]) -> Change:
         reason=row.reason,
         asked_at=row.asked_at,
         at=row.at,
+    )
+
+
+def _progress(row: Row[Any]) -> Progress:
+    """Return how far the job of the row is."""
+    return Progress(
+        job_id=row.id,
+        type=row.type,
+        labels=row.labels,
+        status=Status(row.status),
+        checkpoint=Checkpoint(
+            seq=row.checkpoint_seq,
+            done=_whole(row.done),
+            total=_whole(row.total),
+            message=row.message,
+            saved_at=row.saved_at,
+        ),
+        running_since=row.running_since,
+        ran_seconds=row.ran_seconds,
     )
 
 

@@ -62,6 +62,8 @@ ANSWERS: dict[Operation, tuple[int, ...]] = {
     ("POST", "/jobs/halt"): ASKING_MANY,
     ("POST", "/jobs/resume"): ASKING_MANY,
     ("POST", "/jobs/stop"): ASKING_MANY,
+    ("GET", "/events"): (200, 422, 500, 503),
+    ("GET", "/jobs/{job_id}/events"): (200, 204, 404, 422, 500, 503),
     ("GET", "/job-types"): (200,),
     ("GET", "/job-types/{name}"): (200, 404),
     ("GET", "/jobs/{job_id}/artifact"): (200, 206, 304, 404, 416, 500, 503),
@@ -231,7 +233,7 @@ class Broken(JobManager):
         raise RuntimeError("a mistake")
 
     submit = submit_all = halt = resume = stop = get = ping = _ask  # type: ignore[assignment]
-    halt_all = resume_all = stop_all = find = changes = log = _ask  # type: ignore[assignment]
+    halt_all = resume_all = stop_all = find = changes = log = follow = _ask  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +273,7 @@ def provoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             headers=headers,
             query_string="limit=x" if (method, status) == ("GET", 422) else "",
             data=_body(path, status) if method == "POST" else None,
-            buffered=True,
+            buffered=path != "/events" or status != 200,  # that would go on for ever
         )
         if (method == "POST" or _is_steering(path)) and service == "whole" and status < 300:
             managers["whole"].stop_all(Selection(), force=True)
@@ -297,6 +299,7 @@ def _service(method: str, path: str, status: int) -> str:
 
 _HEADERS = {
     200: {"Prefer": "wait=10"},
+    204: {"Last-Event-ID": "1000000"},
     206: {"Range": "bytes=2-4"},
     304: {"If-None-Match": '"5ea1"'},
     403: {"Sec-Fetch-Site": "cross-site"},
@@ -352,6 +355,9 @@ def test_every_documented_answer_is_given_as_documented(
         if media_type == "*/*":
             continue
         assert response.mimetype == media_type
+        if media_type == "text/event-stream":
+            response.close()
+            continue
         errors = validator(specification, content["schema"]).iter_errors(response.json)
         assert [error.message for error in errors] == []
         assert response.json.keys() in [example.keys() for example in examples_of(content)]
@@ -364,11 +370,10 @@ def test_the_example_of_an_error_is_what_is_said(
     provoke: Any, specification: dict[str, Any], method: str, path: str, status: int
 ) -> None:
     ((_, content),) = specification["paths"][path][method.lower()]["responses"][str(status)]["content"].items()
-    (example,) = examples_of(content)
 
     response = provoke(method, path, status)
 
-    assert {**response.json, "jobID": ""} == {**example, "jobID": ""}
+    assert {**response.json, "jobID": ""} in [{**example, "jobID": ""} for example in examples_of(content)]
 
 
 class _Loads(HTMLParser):

@@ -7,6 +7,7 @@ that do not, and chains of requests along the links (submit → look → halt �
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,9 +47,14 @@ def manager_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobMana
 
 @pytest.fixture(scope="module")
 def schema(manager_of_all: JobManager) -> Any:
+    return schema_of(manager_of_all)
+
+
+def schema_of(manager: JobManager) -> Any:
     checks = {"positive_data_acceptance": {"expected-statuses": BEYOND_SCHEMAS}}
     config = SchemathesisConfig.from_dict({"checks": checks})
-    return schemathesis.openapi.from_wsgi("/apispec.json", create_app(manager_of_all), config=config)
+    whole = schemathesis.openapi.from_wsgi("/apispec.json", create_app(manager), config=config)
+    return whole.exclude(path_regex="/events$")
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +69,8 @@ def operations() -> list[tuple[str, str]]:
     """Return the path and the method of every operation that is specified."""
     client = create_app(JobManager(Settings(), Registry())).test_client()
     paths = client.get("/apispec.json").json["paths"]
-    return [(path, method) for path, methods in paths.items() for method in methods]
+    # A stream has no end that Schemathesis would wait for.
+    return [(path, method) for path, methods in paths.items() for method in methods if not path.endswith("/events")]
 
 
 @pytest.mark.parametrize("mode", GenerationMode)
@@ -81,5 +88,7 @@ def test_every_answer_is_as_specified(schema: Any, path: str, method: str, mode:
         assert mode is GenerationMode.NEGATIVE  # where nothing is sent, nothing can be wrong
 
 
-def test_every_chain_of_requests_along_the_links_is_answered_as_specified(schema: Any) -> None:
-    schema.as_state_machine().run(settings=settings(TRIES, max_examples=12, stateful_step_count=7))
+def test_every_chain_of_requests_along_the_links_is_answered_as_specified(tmp_path: Path) -> None:
+    # Of jobs that wait for a slot for ever: what comes next must not depend on how fast a thread is.
+    with JobManager(Settings(data_dir=tmp_path, slots=0), Registry()) as manager:
+        schema_of(manager).as_state_machine().run(settings=settings(TRIES, max_examples=12, stateful_step_count=7))

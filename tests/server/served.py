@@ -8,19 +8,24 @@ The file `clock` beside DATA_DIR, if there is one, says by how many seconds the 
 import errno
 import os
 import random
+import socket
 import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from flask import request
 from pydantic import BaseModel
 
 from jobmanager import Job, registry
+from jobmanager.http import events
 from jobmanager.jobs.export import Export
 from jobmanager.store import sqlite
 
 # Small enough for a test to find an export in the middle of many.
 Export.chunk_rows = int(os.environ.get("SERVED_CHUNK_ROWS", "500"))
+# Short enough for a test to wait until a client that does not read is cut off; see also below.
+events.READ_SECONDS = 1.0
 
 
 def _wrong_clock() -> datetime:
@@ -179,4 +184,11 @@ class Deadly(Traced):
         threading.Event().wait(10)
 
 
-from wsgi import app  # noqa: E402, F401 - after the job types are registered
+from wsgi import app  # noqa: E402 - after the job types are registered
+
+
+@app.before_request
+def have_little_room() -> None:
+    """Keep what waits for a client of a stream small: the kernel would take some megabytes."""
+    if request.path.endswith("/events"):
+        request.environ["gunicorn.socket"].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

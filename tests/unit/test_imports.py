@@ -20,7 +20,7 @@ LAYERS = [
     {"job"},
     {"client", "registry"},
     {"jobs", "store"},
-    {"runner", "retention"},
+    {"runner", "retention", "feed"},
     {"engine"},
     {"manager"},
     {"sample", "torture", "tokens_cli"},

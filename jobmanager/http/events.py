@@ -1,0 +1,262 @@
+"""What happens to jobs, as it happens: server-sent events (HTML Living Standard §9.2).
+
+A stream takes one of the threads that serve requests, so there is a bound on them, and a client that does not read is
+sent away. Each connection is looked at here, for WSGI tells an application nothing of a client that has left.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any
+
+from flask import Blueprint, Response, request
+from pydantic import BaseModel
+
+from jobmanager.errors import InvalidRequest, JobManagerError
+from jobmanager.feed import Subscription, Told
+from jobmanager.http import bodies, examples, resources
+from jobmanager.http.docs import Answer, describe, header_parameter, job_id_parameter, query_parameters
+from jobmanager.http.door import manager
+from jobmanager.http.problems import BROKEN, INVALID_QUERY, NO_JOB, NO_STREAM
+from jobmanager.manager import JobManager
+from jobmanager.records import News
+from jobmanager.states import FINAL
+
+#: How often something is sent at least: a proxy ends a connection on which nothing comes for long.
+HEARTBEAT_SECONDS = 10.0
+#: How long a client may leave unread what it was sent.
+READ_SECONDS = 10.0
+#: How long a client waits before it connects again, unless it knows better.
+_RETRY_MILLISECONDS = 2000
+#: How often it is looked whether the client is still there.
+LOOK_SECONDS = 0.5
+#: How much is sent at once: what the buffers of a connection that has room for anything take without blocking.
+_PIECE = 4096
+
+_log = logging.getLogger(__name__)
+
+blueprint = Blueprint("events", __name__)
+
+_LAST_EVENT_ID = header_parameter(
+    "Last-Event-ID", "The id of the last event that the client has seen; a browser sends it by itself.", shown="4711"
+)
+
+
+@blueprint.get("/events")
+@describe(
+    name="follow_jobs",
+    tag="events",
+    text="Server-sent events. `change` tells of a change of a job's status; its data are those of "
+    "`GET /jobs/{job_id}/changes`. `progress` tells how far a job was at its last checkpoint; several may be told as "
+    "one. The stream begins now, or behind `Last-Event-ID`: a client that was cut off and comes back with it misses no "
+    "change, as long as the job was not removed. What filters name has to hold for the job of each event. Lines that "
+    "begin with a colon, every ten seconds, tell that the connection is alive; an id without data may come with them, "
+    "and is to be kept like any other. A client that does not read for ten seconds is cut off.",
+    parameters=[_LAST_EVENT_ID, *query_parameters(resources.EventQuery)],
+    answers={
+        200: Answer(text="The stream; it goes on until either side ends it.", model=str, examples=examples.STREAM),
+        422: INVALID_QUERY,
+        500: BROKEN,
+        503: NO_STREAM,
+    },
+)
+def index() -> Response:
+    """Follow what happens to jobs."""
+    query = bodies.parse_query(resources.EventQuery, request.args)
+    subscription = manager().follow(query.selection(), after=_last_event_id(query))
+    return _answer(_Stream(subscription, manager()))
+
+
+@blueprint.get("/jobs/<job:job_id>/events")
+@describe(
+    name="follow_job",
+    tag="events",
+    text="Server-sent events, as at `/events`, of one job. First comes `job`, whose data are those of "
+    "`GET /jobs/{job_id}`, so that a page can draw it; then every `change` since the job was submitted, or behind "
+    "`Last-Event-ID`; then what happens. After the change to completed or stopped comes `job` once more, with its "
+    "result, and the stream ends; a client that has seen that and comes back is answered with 204, upon which browsers "
+    "do not try again.",
+    parameters=[job_id_parameter(), _LAST_EVENT_ID, *query_parameters(resources.JobEventQuery)],
+    answers={
+        200: Answer(
+            text="The stream; it ends when the job is completed or stopped.", model=str, examples=examples.STREAM_OF_JOB
+        ),
+        204: Answer(text="The job is completed or stopped, and the client has seen every change."),
+        404: NO_JOB,
+        422: INVALID_QUERY,
+        500: BROKEN,
+        503: NO_STREAM,
+    },
+)
+def of_job(job_id: str) -> Response:
+    """Follow what happens to a job."""
+    query = bodies.parse_query(resources.JobEventQuery, request.args)
+    after = _last_event_id(query)
+    job = manager().get(job_id)
+    if job.status in FINAL and after is not None and manager().changes(job_id)[-1].seq <= after:
+        return Response(status=HTTPStatus.NO_CONTENT)
+    subscription = manager().follow(job_id=job_id, after=after or 0)
+    return _answer(_Stream(subscription, manager(), job_id=job_id))
+
+
+def _last_event_id(query: resources.JobEventQuery) -> int | None:
+    """Return the number of the change that the client has seen last; raises InvalidRequest."""
+    told = request.headers.get("Last-Event-ID") or query.last_event_id
+    if not told:
+        return None
+    if not (told.isascii() and told.isdecimal() and len(told) <= 18):
+        raise InvalidRequest("The id of the last event is none that was given.", field="last_event_id")
+    return int(told)
+
+
+def _answer(stream: _Stream) -> Response:
+    client = _Client(request.environ)
+    response = Response(client.paced(stream), mimetype="text/event-stream")
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"  # or nginx would keep events back until it has enough of them
+    response.call_on_close(stream.close)
+    response.call_on_close(client.part)
+    return response
+
+
+class _Stream:
+    """What one client is told: of all jobs, or of one until it has ended."""
+
+    def __init__(self, subscription: Subscription, manager: JobManager, *, job_id: str | None = None) -> None:
+        self._subscription = subscription
+        self._manager = manager
+        self._job_id = job_id
+
+    def is_over(self) -> bool:
+        """Tell whether there will be nothing more: the service shuts down."""
+        return self._subscription.is_over
+
+    def close(self) -> None:
+        """Give the place back that the stream has among those there may be."""
+        self._subscription.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield what happens, and b"" now and then where nothing did."""
+        try:
+            yield from self._chunks()
+        except JobManagerError as error:
+            # The answer has begun: what is wrong can be told only once the client comes back, as it will.
+            _log.info("A stream ends early: %s", error)
+
+    def _chunks(self) -> Iterator[bytes]:
+        yield self._greeting()
+        spoke_at = time.monotonic()
+        while not self.is_over():
+            told = self._subscription.take(LOOK_SECONDS)
+            chunk = b"".join(map(self._show, told))
+            if not chunk and time.monotonic() - spoke_at > HEARTBEAT_SECONDS:
+                chunk = b":\n" + self._place()
+            if chunk:
+                spoke_at = time.monotonic()
+            yield chunk
+            if self._job_id is not None and any(map(_is_final, told)):
+                yield self._show_job(self._job_id)
+                return
+
+    def _greeting(self) -> bytes:
+        retry = f"retry: {_RETRY_MILLISECONDS}\n\n".encode()
+        # An id at once, for all jobs: a client that is cut off before the first event misses nothing either.
+        return retry + (self._place() if self._job_id is None else self._show_job(self._job_id))
+
+    def _place(self) -> bytes:
+        """Return an id without an event, which clients keep: less has to be read again when they come back."""
+        return f"id: {self._subscription.position}\n\n".encode()
+
+    def _show(self, told: Told) -> bytes:
+        if isinstance(told, News):
+            return _show_change(told)
+        return _event("progress", resources.show_progress(told, self._manager.now()))
+
+    def _show_job(self, job_id: str) -> bytes:
+        return _event("job", resources.show_job(self._manager.get(job_id), self._manager))
+
+
+@lru_cache(maxsize=1024)
+def _show_change(news: News) -> bytes:
+    """Return the event that tells of a change; made once for all who are told of it."""
+    return _event("change", resources.show_change(news.change), number=news.change.seq)
+
+
+def _event(name: str, data: BaseModel, *, number: int | None = None) -> bytes:
+    place = "" if number is None else f"id: {number}\n"
+    # JSON has no line breaks outside of strings, and escapes those in them.
+    return f"event: {name}\n{place}data: {data.model_dump_json()}\n\n".encode()
+
+
+def _is_final(told: Told) -> bool:
+    return isinstance(told, News) and told.change.to_status in FINAL
+
+
+class _Client:
+    """The connection to a client, as far as the server shows it."""
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self._socket: socket.socket | None = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+        self._timeout = self._socket.gettimeout() if self._socket is not None else None
+        if self._socket is not None:
+            # The last resort, should more be sent than there is room for after all.
+            self._socket.settimeout(READ_SECONDS)
+
+    def paced(self, stream: _Stream) -> Iterator[bytes]:
+        """Yield what the client has room for, when it has; ends when it has left, or does not read."""
+        for chunk in stream:
+            if self._has_left():
+                return
+            for begin in range(0, len(chunk), _PIECE):
+                if not self._has_room(stream.is_over):
+                    return
+                yield chunk[begin : begin + _PIECE]
+
+    def part(self) -> None:
+        """Have the connection closed once the answer is written: the server would wait for another request."""
+        self._shut(socket.SHUT_RD)
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.settimeout(self._timeout)
+
+    def _has_left(self) -> bool:
+        return bool(self._poll(select.POLLRDHUP, 0) & _GONE)
+
+    def _has_room(self, is_over: Callable[[], bool]) -> bool:
+        """Wait until the client has room for a piece; False if it has left, or has not read for too long."""
+        deadline = time.monotonic() + READ_SECONDS
+        while time.monotonic() < deadline and not is_over():
+            found = self._poll(select.POLLOUT | select.POLLRDHUP, LOOK_SECONDS)
+            if found & _GONE:
+                return False
+            if found:
+                return True
+        if not is_over():
+            _log.info("A client does not read its stream; it is cut off.")
+        # Not even the end of the answer would get through; the server is not to wait for that.
+        self._shut(socket.SHUT_RDWR)
+        return False
+
+    def _poll(self, events: int, seconds: float) -> int:
+        """Return what holds of the connection, as soon as one of *events* does; all of them if it is not known."""
+        if self._socket is None:
+            return select.POLLOUT
+        poll = select.poll()
+        poll.register(self._socket, events)
+        return next((found for _, found in poll.poll(seconds * 1000)), 0)
+
+    def _shut(self, how: int) -> None:
+        if self._socket is not None:
+            with suppress(OSError):
+                # Of the connection itself: what encrypts it would forget to do so, and write plainly.
+                socket.socket.shutdown(self._socket, how)
+
+
+_GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
