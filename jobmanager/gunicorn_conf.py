@@ -1,0 +1,95 @@
+"""How gunicorn serves the job manager, whether started by `jobmanager serve` or as `gunicorn wsgi:app`.
+
+Each worker runs jobs in threads of its own. gunicorn forks first; the manager starts in the worker. Nothing here
+imports the package before that, so that a reload brings new code.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
+worker_class = "gthread"
+threads = 16
+# How long a worker may take to answer its last requests and hand its jobs over.
+graceful_timeout = 30
+# The heartbeat of a worker; its file must not be on a disk that may be slow.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
+# Nothing here needs the control socket, whose path several services of one user would share.
+control_socket_disable = True
+
+_QUITTING = (signal.SIGINT, signal.SIGQUIT)
+_LEAVING = (signal.SIGTERM, *_QUITTING)
+
+
+def on_starting(server):
+    """Refuse what the service cannot start with before there are workers: several that fail would be as many voices.
+
+    A process of its own looks: what this one imports, its workers would have too, and a reload would bring no new code.
+    """
+    binds = [f"--bind={host}" for host in _hosts(server.cfg.address)]
+    if subprocess.run([sys.executable, "-m", "jobmanager", "check", *binds], check=False).returncode != 0:
+        sys.exit(1)
+
+
+def post_worker_init(worker):
+    """Start the manager, so that jobs go on without anyone asking, and have it told at once when it has to leave."""
+    from jobmanager.errors import StoreUnavailable  # noqa: PLC0415 - after the fork: see on_starting
+
+    try:
+        worker.wsgi.extensions["jobmanager"].start()
+    except StoreUnavailable as error:
+        worker.log.error("%s The worker serves, and tries again with each request.", error)
+    for number in _LEAVING:
+        signal.signal(number, _leave(worker, signal.getsignal(number)))
+
+
+def worker_exit(server, worker):
+    """Hand over what still runs, and close the store."""
+    _ignore(_LEAVING)
+    application = getattr(worker, "wsgi", None)
+    if application is not None:
+        application.extensions["jobmanager"].close(_hand_over_seconds(worker))
+
+
+def _hosts(addresses):
+    """Return what is bound, without sockets in the file system: who may open those is a matter of their folder."""
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):
+        # systemd hands the sockets over, and gunicorn takes those instead.
+        addresses = range(3, 3 + int(os.environ.get("LISTEN_FDS", "0")))
+    elif "GUNICORN_FD" in os.environ:
+        addresses = [int(number) for number in os.environ["GUNICORN_FD"].split(",")]
+    bound = [_address_of(address) if isinstance(address, int) else address for address in addresses]
+    return [address[0] for address in bound if isinstance(address, tuple)]
+
+
+def _address_of(number):
+    """Return what an open socket is bound to; leaves it open."""
+    with socket.socket(fileno=os.dup(number)) as inherited:
+        return inherited.getsockname()
+
+
+def _leave(worker, as_gunicorn_does):
+    """Return a handler that has running jobs handed over before gunicorn does its part."""
+
+    def handle(number, frame):
+        if number in _QUITTING:
+            # A terminal, systemd and then gunicorn's master send the signal to each worker: gunicorn's handler raises
+            # SystemExit, which must not happen again while jobs are handed over.
+            _ignore(_LEAVING)
+        worker.wsgi.extensions["jobmanager"].begin_shutdown(_hand_over_seconds(worker))
+        as_gunicorn_does(number, frame)
+
+    return handle
+
+
+def _hand_over_seconds(worker):
+    """Return the time that running jobs have to reach a checkpoint; the rest is for handing them over."""
+    return worker.cfg.graceful_timeout * 2 / 3
+
+
+def _ignore(numbers):
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
