@@ -13,7 +13,7 @@ run: $(VENV)/run sample ## Serve on http://HOST:PORT, by default http://127.0.0.
 	exec $(BIN)/gunicorn wsgi:app
 
 test: $(VENV)/dev ## Run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/dev ## Check style and types
 	$(BIN)/ruff check .
@@ -26,11 +26,12 @@ sample: $(VENV)/run ## Make the sample data, the first time
 docker: ## Build the container image
 	docker build -t jobmanager .
 
-faults: $(VENV)/dev ## Have some 600 faults strike servers on both databases; takes a quarter of an hour
+faults: $(VENV)/dev ## Have some 600 faults strike servers on both databases, and tell how many were survived; takes 20 minutes
 	CAMPAIGN_ROUNDS=400 $(BIN)/python -m pytest -s tests/server/test_campaign.py
 
 bench: $(VENV)/dev ## Measure, side by side with what we are compared to
 	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/jobs.py
 
 clean: ## Remove what was installed and made here, but not the data
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

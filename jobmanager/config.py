@@ -48,6 +48,10 @@ class Settings:
     keep_days: float = 0.0
     #: completed and stopped jobs that are kept, the newest; 0: all
     keep_jobs: int = 0
+    #: file of API tokens; None: open, and then only loopback may be bound
+    tokens: Path | None = None
+    #: let others than loopback be bound without tokens
+    insecure: bool = False
     #: clients that may follow what happens at once, in a process; each takes one of the threads that serve requests
     streams: int = 8
     #: how the server's log looks: "console" for people, "json" for programs
@@ -58,12 +62,14 @@ class Settings:
     has_traces: bool = False
 
     def __post_init__(self) -> None:
-        """Fill in what follows from data_dir."""
+        """Fill in what follows from data_dir, and have paths stay where they are if the process changes its folder."""
         object.__setattr__(self, "data_dir", Path(self.data_dir).absolute())
         if not self.database_url:
             object.__setattr__(self, "database_url", f"sqlite:///{self.data_dir}/jobmanager.db")
         if self.datasets is None:
             object.__setattr__(self, "datasets", self.data_dir / "datasets.toml")
+        if self.tokens is not None:
+            object.__setattr__(self, "tokens", Path(self.tokens).absolute())
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -82,6 +88,8 @@ class Settings:
             stop_grace_seconds=read.number("STOP_GRACE_SECONDS", 30.0, least=0.0, most=_CENTURY_SECONDS),
             keep_days=read.number("KEEP_DAYS", 0.0, least=0.0, most=_CENTURY_DAYS),
             keep_jobs=read.number("KEEP_JOBS", 0, least=0),
+            tokens=Path(value) if (value := read.text("TOKENS", "")) else None,
+            insecure=read.truth("INSECURE"),
             streams=read.number("STREAMS", 8, least=0),
             log=read.text("LOG", "console", check=_check_log),
             # Its name is prometheus_client's, which reads it too.
@@ -104,6 +112,12 @@ class _Reader:
             except ValueError as error:
                 raise ConfigError(f"JOBMANAGER_{name} cannot be used: {error}.") from None
         return value or default
+
+    def truth(self, name: str) -> bool:
+        value = self._environ.get(f"JOBMANAGER_{name}", "").strip()
+        if value not in ("", "0", "1"):
+            raise ConfigError(f"JOBMANAGER_{name} must be 1 or 0, not {value!r}.")
+        return value == "1"
 
     def number(self, name: str, default: Number, *, least: Number, most: float = float("inf")) -> Number:
         value = self._environ.get(f"JOBMANAGER_{name}", "").strip()

@@ -16,7 +16,7 @@ from jobmanager import retention
 from jobmanager.config import Settings
 from jobmanager.errors import JobManagerError, LeaseLost, TimedOut, Unwind
 from jobmanager.feed import Feed, Interest, ReadNews, Subscription
-from jobmanager.records import Applied, Change, JobRecord, Outlook
+from jobmanager.records import Applied, Change, JobRecord, Outlook, Wanted
 from jobmanager.registry import Registry
 from jobmanager.runner import Runner
 from jobmanager.states import Action, Status
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """The threads of one process: one that dispatches, one for each attempt here, and one that reads for streams."""
+    """The threads of one process: one that dispatches, one for each slot at work, and one that reads for streams."""
 
     def __init__(self, store: Store, registry: Registry, settings: Settings) -> None:
         self._store = store
@@ -49,7 +49,8 @@ class Engine:
         self._lock = threading.Lock()  # guards _runners, _forced, _early; not held while calling the store or a runner
         self._runners: dict[str, Runner] = {}
         self._forced: dict[str, tuple[float, bool]] = {}  # by job: when its thread is abandoned, and if it cleaned then
-        self._early: list[tuple[Change, bool]] | None = None  # what was asked of jobs that are just being claimed
+        # What was asked meanwhile of jobs not here, by who is just claiming: they may turn out to be the ones claimed.
+        self._early: dict[object, list[tuple[Change, bool]]] = {}
         self._is_behind = False  # a turn failed: something may not have been looked at
         self._wake = threading.Event()  # there is something to do: a slot came free, a job was submitted
         self._is_closing = False  # no Event: a signal handler that sets it may interrupt another that does
@@ -156,8 +157,8 @@ class Engine:
             # First of all: the store may be away, and what waits for it has to end.
             self._feed.end()
             self._interrupt_all()
-        is_woken = self._wake.is_set()
-        self._wake.clear()
+        if is_woken := self._wake.is_set():
+            self._wake.clear()
         has_moved = watch.has_moved() or self._is_behind
         self._is_behind = False
         if has_moved:
@@ -179,12 +180,32 @@ class Engine:
 
     def _pass_on(self, change: Change, *, is_forced: bool) -> None:
         with self._lock:
-            runner = self._runners.get(change.job_id)
-            if self._early is not None and (runner is None or runner.record.attempt < change.attempt):
-                self._early.append((change, is_forced))
+            runner = self._runner_of(change)
+            if runner is None and self._early:
+                for early in self._early.values():
+                    early.append((change, is_forced))
                 return
-        if runner is None:
-            return
+            runner = runner or self._runners.get(change.job_id)
+        if runner is not None:
+            self._tell(runner, change, is_forced=is_forced)
+
+    def _runner_of(self, change: Change) -> Runner | None:
+        """Return the runner of the attempt that the change speaks of, or of a later one; called with the lock held."""
+        runner = self._runners.get(change.job_id)
+        return runner if runner is not None and runner.record.attempt >= change.attempt else None
+
+    def _pass_on_early(self, claimant: object) -> None:
+        """Pass on what was asked while the claimant claimed, unless it may still be meant for another claimant."""
+        with self._lock:
+            early = self._early.pop(claimant, [])
+        for change, is_forced in early:
+            with self._lock:
+                is_early = any((change, is_forced) in other for other in self._early.values())
+                runner = self._runner_of(change) or (None if is_early else self._runners.get(change.job_id))
+            if runner is not None:
+                self._tell(runner, change, is_forced=is_forced)
+
+    def _tell(self, runner: Runner, change: Change, *, is_forced: bool) -> None:
         runner.obey(change)
         if change.action is Action.STOP and is_forced:
             runner.force()
@@ -208,14 +229,11 @@ class Engine:
         if self._settings.slots == 0 or self._is_closing:
             return
         with self._lock:
-            self._early = []
+            self._early[self] = []
         try:
             self._claim(outlook, types)
         finally:
-            with self._lock:
-                early, self._early = self._early, None
-            for change, is_forced in early:
-                self._pass_on(change, is_forced=is_forced)
+            self._pass_on_early(self)
 
     def _claim(self, outlook: Outlook, types: tuple[str, ...]) -> None:
         if outlook.has_to_clean:
@@ -233,37 +251,76 @@ class Engine:
 
     def _launch(self, record: JobRecord) -> None:
         """Have the job's parked thread go on, or start one."""
-        with self._lock:
-            predecessor = self._runners.get(record.id)
-        if predecessor is not None and predecessor.wake(record):
+        runner = self._runner_for(record)
+        if runner is None:
             return
-        runner = Runner(
-            record,
-            self._registry.get(record.type),
-            store=self._store,
-            settings=self._settings,
-            on_change=self._changed,
-            on_end=self._ended,
-            predecessor=predecessor,
-        )
         with self._lock:
             self._runners[record.id] = runner
         try:
             runner.start()
         except RuntimeError:
             _log.exception("There is no thread for job %s; it is given back.", record.id)
-            self._ended(runner)
+            self._remove(runner)
             runner.hand_over()
+
+    def _runner_for(self, record: JobRecord) -> Runner | None:
+        """Return a new runner for a claimed job; None where its parked thread has been woken for it."""
+        with self._lock:
+            predecessor = self._runners.get(record.id)
+        if predecessor is not None and predecessor.wake(record):
+            return None
+        return Runner(
+            record,
+            self._registry.get(record.type),
+            store=self._store,
+            settings=self._settings,
+            on_change=self._changed,
+            wanted=self._wanted_by,
+            on_end=self._ended,
+            predecessor=predecessor,
+        )
+
+    # Called by the threads of runners
 
     def _changed(self, _runner: Runner) -> None:
         self.notify()
 
-    def _ended(self, runner: Runner) -> None:
+    def _wanted_by(self, runner: Runner) -> Wanted | None:
+        """Return what a thread may claim to go on with, when its job ends, in the slot that it has."""
+        if self._is_closing or runner.is_cleaner or self._free_slots() < 0:
+            return None
         with self._lock:
-            if self._runners.get(runner.record.id) is runner:
-                del self._runners[runner.record.id]
-                self._forced.pop(runner.record.id, None)
+            self._early.setdefault(runner, [])
+        return Wanted(types=tuple(self._registry), max_running=self._max_running())
+
+    def _ended(self, runner: Runner, last: Applied | None) -> Runner | None:
+        """Take off a runner whose attempt has ended; returns the one that goes on in its thread and its slot."""
+        claimed = last.claimed if last is not None else None
+        following = self._runner_for(claimed) if claimed is not None else None
+        if following is not None and self._is_closing:
+            # It was claimed in the very moment in which the shutdown began.
+            following.give_back()
+            following = None
+        with self._lock:
+            self._take_off(runner)
+            if following is not None:
+                self._runners[following.record.id] = following
+        self._pass_on_early(runner)
+        if following is None or last is None or last.job.finished_at is None:
+            self._wake.set()  # there is a free slot, or a job that waits for its time
+        self._tell_waiters()
+        return following
+
+    def _remove(self, runner: Runner) -> None:
+        """Take off a runner whose thread does not do so itself."""
+        with self._lock:
+            self._take_off(runner)
         self.notify()
+
+    def _take_off(self, runner: Runner) -> None:
+        if self._runners.get(runner.record.id) is runner:
+            del self._runners[runner.record.id]
+            self._forced.pop(runner.record.id, None)
 
     # Timers
 
@@ -317,7 +374,7 @@ class Engine:
         except (JobManagerError, LeaseLost) as error:
             # It ended in this very moment, or the store does not answer: then its lease will expire.
             _log.warning("Job %s was not released: %s", runner.record.id, error)
-        self._ended(runner)
+        self._remove(runner)
 
     # Shutdown: interrupt every thread, wait for them while keeping their leases, release what is left
 

@@ -10,6 +10,10 @@
     ├── NotAllowed             the job's status does not allow the action
     ├── Outdated               the job has changed since the client looked
     ├── Conflict               the idempotency key was used for another submission
+    ├── Unauthenticated        no token, or none that is valid
+    ├── Forbidden              the token's role does not suffice
+    ├── RateLimited            the token has asked too often; come back later
+    ├── TokensUnavailable      the file of tokens cannot be used, so that nobody can be let in
     ├── QueueFull              too many jobs wait; come back later
     ├── TooManyStreams         too many clients follow what happens; come back later
     └── StoreUnavailable       the store does not answer; come back later
@@ -104,6 +108,37 @@ class Outdated(JobManagerError):
 
 class Conflict(JobManagerError):
     """The idempotency key belongs to another submission."""
+
+
+class Unauthenticated(JobManagerError):
+    """The request carries no token, or, if *has_token*, one that is unknown, revoked or expired: which, is not told."""
+
+    def __init__(self, *, has_token: bool) -> None:
+        super().__init__(
+            "The token is not valid." if has_token else "This needs a token, sent as: Authorization: Bearer TOKEN."
+        )
+        self.has_token = has_token
+
+
+class Forbidden(JobManagerError):
+    """The token is good, but not for this."""
+
+    def __init__(self, name: str, role: str, needed: str) -> None:
+        super().__init__(f"The token {name!r} has the role {role}; this needs the role {needed}.")
+
+
+class RateLimited(JobManagerError):
+    """The token has used up its requests; try again after `retry_after_seconds`."""
+
+    def __init__(self, rate: int, *, retry_after_seconds: int) -> None:
+        super().__init__(f"This token may ask {rate} times a minute. Try again later.")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class TokensUnavailable(JobManagerError):
+    """The file of tokens cannot be read or makes no sense; the message is for the operator."""
+
+    retry_after_seconds = 5
 
 
 class QueueFull(JobManagerError):

@@ -55,7 +55,7 @@ class Interest:
 
     #: this job only
     job_id: str | None = None
-    #: of its fields, statuses, type and labels count; the statuses are those that changes lead to
+    #: of its fields, statuses, type, types and labels count; the statuses are those that changes lead to
     selection: Selection = field(default_factory=Selection)
 
     def covers(self, told: Told) -> bool:
@@ -67,6 +67,7 @@ class Interest:
             self.job_id in (None, job.job_id)
             and (not wanted.statuses or status in wanted.statuses)
             and wanted.type in (None, job.type)
+            and (wanted.types is None or job.type in wanted.types)
             and wanted.labels.items() <= job.labels.items()
         )
 

@@ -154,10 +154,7 @@ class MeasuredStore(Store):
         """See Store.claim."""
         claimed = super().claim(limit, types=types, max_running=max_running)
         for job in claimed:
-            tracing.attempt_began(job)
-            _CHANGES.labels(job.type, Action.CLAIM).inc()
-            if job.running_since is not None:
-                _WAITING.labels(job.type).observe(_seconds(job.run_at, job.running_since))
+            _claimed(job)
         return claimed
 
     @_timed
@@ -165,8 +162,7 @@ class MeasuredStore(Store):
         """See Store.claim_to_clean."""
         claimed = super().claim_to_clean(limit, types=types)
         for job in claimed:
-            tracing.attempt_began(job)
-            _CHANGES.labels(job.type, Action.CLAIM).inc()
+            _claimed(job)
         return claimed
 
     @_timed
@@ -196,12 +192,23 @@ class MeasuredStore(Store):
         if applied is None:
             return None
         tracing.attempt_ended(job_id, applied)
+        if applied.claimed is not None:
+            _claimed(applied.claimed)
         return _counted(applied)
 
     @_timed
     def expire(self) -> list[Applied]:
         """See Store.expire."""
         return [_counted(applied) for applied in super().expire()]
+
+
+def _claimed(job: JobRecord) -> None:
+    tracing.attempt_began(job)
+    _CHANGES.labels(job.type, Action.CLAIM).inc()
+    # One that was handed over, or whose owner died, still has the time of its submission: since when it waits again,
+    # nothing tells.
+    if job.running_since is not None and (job.attempt == 1 or job.run_at > job.submitted_at):
+        _WAITING.labels(job.type).observe(_seconds(job.run_at, job.running_since))
 
 
 def _counted(applied: Applied) -> Applied:

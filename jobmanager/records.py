@@ -23,6 +23,9 @@ CLEAN_ATTEMPTS = 5
 
 JSON = Any
 
+# Made once: json.dumps makes an encoder at every call that asks for anything unusual.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
@@ -192,6 +195,8 @@ class Selection:
     #: any of these; empty: whatever the status
     statuses: frozenset[Status] = frozenset()
     type: str | None = None
+    #: of these types only; None: of any
+    types: frozenset[str] | None = None
     labels: dict[str, str] = field(default_factory=dict)
     #: submitted then or later
     submitted_after: datetime | None = None
@@ -281,6 +286,18 @@ class Applied:
     job: JobRecord
     #: None: it was already so
     change: Change | None
+    #: the job that the process claimed in place of one that ended, if it wanted any and there was one
+    claimed: JobRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which jobs a process would run."""
+
+    #: names of the types it knows
+    types: tuple[str, ...]
+    #: by name, how many of a type may run at once, over all processes
+    max_running: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -381,6 +398,8 @@ def storable(text: str, *, longest: int = 10_000) -> str:
     >>> storable("a\0b \udcff")
     'a\\x00b \\udcff'
     """
+    if len(text) <= longest and text.isascii() and "\0" not in text:
+        return str.__str__(text)  # the text alone, of a member of an enumeration too
     if len(text) > longest:
         text = f"{text[:longest]} … ({len(text) - longest} more characters)"
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
@@ -389,7 +408,7 @@ def storable(text: str, *, longest: int = 10_000) -> str:
 def check_json(value: JSON, what: str) -> None:
     """Raise TypeError or ValueError, which name *what* it is, unless *value* can be kept as JSON."""
     try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        _encode(value).encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(f"{what} is no JSON: {error}") from None

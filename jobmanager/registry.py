@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -60,6 +60,12 @@ class Registry:
         if name not in self._types:
             raise UnknownType(name, self._types)
         return self._types[name]
+
+    def only(self, names: Collection[str]) -> Registry:
+        """Return a registry of those types among these names."""
+        some = Registry()
+        some._types = {name: job_type for name, job_type in self._types.items() if name in names}
+        return some
 
     def __contains__(self, name: str) -> bool:
         return name in self._types

@@ -1,4 +1,4 @@
-"""One attempt of one job, in one thread.
+"""One attempt of one job, in a thread that goes on with the next job when it has ended.
 
 An attempt is a pipeline: perform (the only calls into a job's code) → settle (a pure decision) → the store's writer.
 This module obeys what it is told; it claims nothing and decides nothing about statuses.
@@ -6,6 +6,7 @@ This module obeys what it is told; it claims nothing and decides nothing about s
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import logging
 import threading
@@ -13,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from jobmanager.errors import (
     Fatal,
     Interrupt,
     InvalidRequest,
+    JobManagerError,
     LeaseLost,
     StopRequested,
     StoreUnavailable,
@@ -30,6 +32,7 @@ from jobmanager.errors import (
 )
 from jobmanager.job import Job
 from jobmanager.records import (
+    Applied,
     Change,
     Checkpoint,
     Ending,
@@ -37,6 +40,7 @@ from jobmanager.records import (
     LogLine,
     Outcome,
     Settlement,
+    Wanted,
     check_json,
     finite,
     settle,
@@ -72,7 +76,8 @@ class Runner:
         store: Store,
         settings: Settings,
         on_change: Callable[[Runner], None],
-        on_end: Callable[[Runner], None],
+        wanted: Callable[[Runner], Wanted | None],
+        on_end: Callable[[Runner, Applied | None], Runner | None],
         predecessor: Runner | None = None,
     ) -> None:
         self.record = record  # as claimed; replaced when a parked thread is woken for a new attempt
@@ -85,8 +90,9 @@ class Runner:
         self._job_type = job_type
         self._store = store
         self._settings = settings
-        self._on_change = on_change  # after a status was written
-        self._on_end = on_end  # last thing the thread does
+        self._on_change = on_change  # after a status was written, and the attempt goes on
+        self._wanted = wanted  # tells what may be claimed in place of a job that ends
+        self._on_end = on_end  # told what was written last; returns what the thread runs next
         self._predecessor = predecessor  # an earlier attempt whose thread may still be unwinding
         # Guards is_parked, holds_slot, is_cleaning, _is_in_job and record; never held while calling the store.
         self._lock = threading.Lock()
@@ -98,14 +104,16 @@ class Runner:
         self._unwinding: Unwind | None = None  # raised again and again, in case the job's code swallows it
         self._seen_seq = 0
         self._began = time.monotonic()
-        self._log_keeper = _LogKeeper(self._log_line)
-        self._thread = threading.Thread(target=self._run, name=f"job-{record.id}-{record.attempt}", daemon=True)
+        self._log_keeper = _LogKeeper(record.attempt, store.now)
+        self._last: Applied | None = None  # what was written when the attempt ended
+        self._thread: threading.Thread | None = None
+        self._has_ended = threading.Event()
 
     # Called by other threads
 
     def start(self) -> None:
-        """Start the thread; does not block. Raises RuntimeError where the system has no more threads."""
-        self._thread.start()
+        """Start a thread for it; does not block. Raises RuntimeError where the system has no more threads."""
+        threading.Thread(target=_run_all, args=(self,), name=self._name(), daemon=True).start()
 
     def is_resumable(self) -> bool:
         """Tell whether a new thread could begin where this one parks."""
@@ -141,6 +149,7 @@ class Runner:
             self.is_parked = False
             self.holds_slot = True
             self.record = record
+            self._log_keeper.attempt = record.attempt
             self._began = time.monotonic()
             self.signals.ask_resume()
             return True
@@ -155,7 +164,7 @@ class Runner:
         Source: PyThreadState_SetAsyncExc of the C API. Never raised while the thread is in the store.
         """
         with self._lock:
-            if self._is_in_job and self._thread.ident is not None:
+            if self._is_in_job and self._thread is not None and self._thread.ident is not None:
                 target, error = ctypes.c_ulong(self._thread.ident), ctypes.py_object(StopRequested)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(target, error)
 
@@ -183,6 +192,14 @@ class Runner:
         release = Settlement(action=Action.RELEASE, failures=record.failures, error=record.error, run_at=gone_at)
         self._store.settle(record.id, self.record.attempt, release)
 
+    def give_back(self) -> None:
+        """Release a job that was claimed and is not begun; where that cannot be done, its lease will expire."""
+        self.signals.ask_interrupt(Unwind(self.record.id))
+        try:
+            self._settle(Outcome(ending=Ending.UNWOUND))
+        except (JobManagerError, Interrupt) as error:
+            _log.warning("Job %s was not given back: %s", self.record.id, error)
+
     def run_seconds(self) -> float:
         """Return how long this attempt has been at work, in seconds; 0 while it is parked, or cleans."""
         return 0.0 if self.is_parked or self.is_cleaning else time.monotonic() - self._began
@@ -193,19 +210,17 @@ class Runner:
             self._store_log(waits=False)
 
     def join(self, timeout_seconds: float) -> bool:
-        """Wait for the thread to end; tell whether it has."""
-        self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
+        """Wait for the attempt to end; tell whether it has."""
+        return self._has_ended.wait(timeout_seconds)
 
     # The thread's own
 
-    def _run(self) -> None:
+    def run(self) -> Runner | None:
+        """Run the attempt in this thread, and return what the thread has to run next."""
+        self._thread = threading.current_thread()
+        self._thread.name = self._name()
         try:
-            if self._predecessor is not None:
-                self._predecessor.join(self._settings.lease_seconds)
-            outcome = Outcome(ending=Ending.INTERRUPTED) if self.is_cleaner else self._perform()
-            if not self._is_settled(outcome):
-                self._settle(self._clean())
+            self._work()
         except LeaseLost:
             _log.warning("Attempt %d of job %s lost its lease; it ends.", self.record.attempt, self.record.id)
         except Interrupt:
@@ -213,7 +228,22 @@ class Runner:
         except Exception:
             _log.exception("Attempt %d of job %s could not be recorded.", self.record.attempt, self.record.id)
         finally:
-            self._on_end(self)
+            with self._lock:
+                self._thread = None  # it is not this job any more that force would meet there
+            self._has_ended.set()
+            following = self._on_end(self, self._last)
+        return following
+
+    def _name(self) -> str:
+        return f"job-{self.record.id}-{self.record.attempt}"
+
+    def _work(self) -> None:
+        if self._predecessor is not None:
+            self._predecessor.join(self._settings.lease_seconds)
+            self._predecessor = None  # nor those before it, which it would keep in memory
+        outcome = Outcome(ending=Ending.INTERRUPTED) if self.is_cleaner else self._perform()
+        if not self._is_settled(outcome):
+            self._last = self._settle(self._clean())
 
     def _is_settled(self, outcome: Outcome) -> bool:
         """Record the outcome of `start`; tell whether that ended the attempt, or `clean` is to be called."""
@@ -224,19 +254,35 @@ class Runner:
         if self.is_parked:
             self._patiently(self._store_log)
             return self._patiently(lambda: self._store.let_go(self.record.id, self.record.attempt))
-        return self._settle(outcome, unless_stopping=outcome.ending is not Ending.UNWOUND)
+        self._last = self._settle(outcome, unless_stopping=outcome.ending is not Ending.UNWOUND)
+        return self._last is not None
 
-    def _settle(self, outcome: Outcome, *, unless_stopping: bool = False) -> bool:
-        """Write down what became of the attempt; False if nothing was, because a stop came first."""
+    def _settle(self, outcome: Outcome, *, unless_stopping: bool = False) -> Applied | None:
+        """Write down what became of the attempt; None if nothing was, because a stop came first."""
         if outcome.ending is Ending.LOST:
             raise LeaseLost(self.record.id)
         self._patiently(self._store_log)
         record = self.record
         settlement = settle(outcome, record, now=self._store.now())
         unless = (Status.STOPPING,) if unless_stopping else ()
-        applied = self._patiently(lambda: self._store.settle(record.id, record.attempt, settlement, unless=unless))
-        self._on_change(self)
-        return applied is not None
+        goes_on = (
+            outcome.ending is not Ending.UNWOUND
+        )  # else the process ends, or the slot is not this thread's to fill
+        return self._patiently(lambda: self._record(settlement, unless, self._wanted(self) if goes_on else None))
+
+    def _record(self, settlement: Settlement, unless: tuple[Status, ...], wanted: Wanted | None) -> Applied | None:
+        """Write down what became of the attempt, and claim what is wanted in its place."""
+        record = self.record
+        try:
+            return self._store.settle(record.id, record.attempt, settlement, unless=unless, wanted=wanted)
+        except JobManagerError:
+            raise
+        except Exception:
+            if wanted is None:
+                raise
+            # What is wrong with a job that waits must not keep this one from being recorded.
+            _log.exception("Nothing could be claimed when job %s ended.", record.id)
+            return self._store.settle(record.id, record.attempt, settlement, unless=unless)
 
     def _perform(self) -> Outcome:
         """Run the job's `start`; returns what came of it, never raises."""
@@ -497,9 +543,6 @@ class Runner:
             if lines:
                 self._store.add_log(self.record.id, lines)
 
-    def _log_line(self, level: str, message: str) -> LogLine:
-        return LogLine(number=0, attempt=self.record.attempt, at=self._store.now(), level=level, message=message)
-
     def _patiently(self, call: Callable[[], T]) -> T:
         """Call the store; while it does not answer, hold here and try again until the attempt is interrupted."""
         while True:
@@ -513,6 +556,14 @@ class Runner:
                 if self.signals.interrupt is not None and not isinstance(self.signals.interrupt, TimedOut):
                     raise self.signals.interrupt from error
                 time.sleep(_STORE_RETRY_SECONDS)
+
+
+def _run_all(runner: Runner) -> None:
+    """Run an attempt, and whatever follows it in its thread."""
+    following: Runner | None = runner
+    while following is not None:
+        # Each in a context of its own, as in a thread of its own.
+        following = contextvars.Context().run(following.run)
 
 
 def _checkpoint_of(job: Job) -> Checkpoint:
@@ -546,9 +597,10 @@ def _words_of(error: BaseException) -> str:
 class _LogKeeper(logging.Handler):
     """Collects what a job logs until it is stored."""
 
-    def __init__(self, make_line: Callable[[str, str], LogLine]) -> None:
+    def __init__(self, attempt: int, now: Callable[[], datetime]) -> None:
         super().__init__()
-        self._make_line = make_line
+        self.attempt = attempt  # that lines are of
+        self._now = now
         self._guard = threading.Lock()  # guards _lines
         self._turn = threading.Lock()  # held while lines are stored
         self._lines: list[LogLine] = []
@@ -563,7 +615,8 @@ class _LogKeeper(logging.Handler):
 
     def keep(self, level: str, message: str) -> None:
         """Keep one line."""
-        line = self._make_line(level, storable(message, longest=_LONGEST_LINE))
+        text = storable(message, longest=_LONGEST_LINE)
+        line = LogLine(number=0, attempt=self.attempt, at=self._now(), level=level, message=text)
         with self._guard:
             self._lines.append(line)
 

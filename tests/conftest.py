@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,29 @@ def until(look: Callable[[], Any], what: object = "", *, seconds: float = PATIEN
             raise AssertionError(f"not within {seconds:g} s: {what() if callable(what) else what or look}")
         time.sleep(0.002)
     return found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the campaigns of faults first: they take longest, and would have to be waited for at the end."""
+    items.sort(key=lambda item: item.path.name != "test_campaign.py")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Have what a test has logged go from process to process, even where half a character is in it."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many faults the campaigns have survived in all."""
+    survived: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        survived.update(dict(report.user_properties).get("faults survived", {}))
+    if survived:
+        terminalreporter.section(f"{survived.total()} faults survived, and nothing lost")
+        terminalreporter.write_line(", ".join(f"{name} {count}" for name, count in survived.most_common()))
 
 
 @pytest.fixture(name="until", scope="session")

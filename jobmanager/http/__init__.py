@@ -1,5 +1,5 @@
 """The service over HTTP. Nothing outside this package imports Flask."""
 
-from jobmanager.http.app import create_app
+from jobmanager.http.app import blueprint, create_app
 
-__all__ = ["create_app"]
+__all__ = ["blueprint", "create_app"]

@@ -35,7 +35,8 @@ def expected_versions() -> set[str] | None:
     tags = request.if_match
     if not request.headers.get("If-Match") or tags.star_tag:
         return None
-    return {resources.version_of(tag) for tag in tags.as_set()}
+    # Werkzeug makes a tag that is None of what is no tag.
+    return {resources.version_of(tag) for tag in tags.as_set() if tag is not None}
 
 
 def idempotency_key() -> str | None:

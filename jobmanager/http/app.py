@@ -1,8 +1,9 @@
-"""The Flask application: which routes there are, and what holds for all of them."""
+"""The routes of the service, as a blueprint for anybody's application, and as an application of their own."""
 
 from __future__ import annotations
 
-from flask import Flask
+from flask import Blueprint, Flask
+from flask.sansio.blueprints import BlueprintSetupState
 
 from jobmanager.http import (
     classic,
@@ -18,8 +19,32 @@ from jobmanager.http import (
     requests,
     traces,
 )
-from jobmanager.http.door import EXTENSION
+from jobmanager.http.door import EXTENSION, JobIdConverter, Mount
 from jobmanager.manager import JobManager
+
+_PARTS = tuple(part.blueprint for part in (classic, jobs, control, events, job_types, health, metrics, docs))
+
+
+def blueprint(manager: JobManager, *, name: str = "jobmanager") -> Blueprint:
+    """Return the whole API of the manager, to be mounted in an application under a prefix; see docs/embedding.md.
+
+    Opens nothing. What it guards, refuses and sets are its own requests and answers, nothing of the application's.
+    Two of them in one application need two names.
+    """
+    mount = Mount(manager, name)
+    mount.record(_know_job_ids)
+    guard.protect(mount)
+    errors.register(mount)
+    for part in _PARTS:
+        mount.register_blueprint(part)
+    return mount
+
+
+def _know_job_ids(state: BlueprintSetupState) -> None:
+    """Have the application know the kind of part that routes of jobs have in their paths."""
+    known = state.app.url_map.converters.setdefault("job", JobIdConverter)
+    if known is not JobIdConverter:
+        raise ValueError("the application has a converter 'job' of its own, and so have the routes of the job manager")
 
 
 def create_app(manager: JobManager | None = None) -> Flask:
@@ -27,15 +52,15 @@ def create_app(manager: JobManager | None = None) -> Flask:
 
     Raises ConfigError if the environment, where no *manager* is given, holds a bad value.
     """
-    app = Flask("jobmanager.http")
-    app.extensions[EXTENSION] = manager or JobManager()
+    app = Flask("jobmanager.http", static_folder=None)
+    app.extensions[EXTENSION] = manager = manager or JobManager()
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a property of Flask's default provider
+    # Of all requests, those of no route too; an application that mounts the blueprint does so in its own way.
     requests.identify(app)
     traces.trace(app)
     metrics.watch(app)
-    guard.protect(app)
-    for part in (classic, jobs, control, events, job_types, health, metrics):
-        app.register_blueprint(part.blueprint)
+    app.register_blueprint(blueprint(manager))
+    # What is asked of no route belongs to no blueprint.
     errors.register(app)
-    docs.register(app)
+    app.after_request(guard.add_headers)
     return app

@@ -36,6 +36,8 @@ def parse_many(body: bytes, example: str) -> list[Any]:
     if body.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"["):
         return list(_parse(body, example))
     lines = [line for line in body.splitlines() if line.strip()]
+    if not lines:
+        raise Unreadable(f"The body is empty. Each line of it, or each part of an array, looks like this: {example}.")
     try:
         # As one array, which is read at once: a line that is no value of its own would be told by its number.
         return list(_parse(b"[" + b",".join(lines) + b"]", example))

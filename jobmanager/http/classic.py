@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, redirect, request, url_for
+from flask import Blueprint, redirect, request
 from werkzeug.wrappers import Response
 
 from jobmanager.http import examples, wire
 from jobmanager.http.docs import Answer, Answers, describe, job_id_parameter, refusal
-from jobmanager.http.door import actor, manager
+from jobmanager.http.door import actor, address_of, manager, open_to_all
 from jobmanager.records import JobRecord
 
 #: How long a control route waits for what was asked, so that a halt that answered is halted.
@@ -20,6 +20,7 @@ blueprint = Blueprint("classic", __name__)
 _NO_STORE = refusal("The store does not answer.", examples.NO_STORE, headers=["Retry-After"])
 _BROKEN = refusal("A mistake of the service; it is in its log.", examples.BROKEN)
 
+_FORBIDDEN = "A browser asked on behalf of a page of another site, or the token's role does not suffice."
 _NO_JOB = refusal("No job has this id.", examples.NO_JOB)
 
 
@@ -27,7 +28,7 @@ def _refusals(verb: str) -> Answers:
     """Return the errors of a route that steers a job."""
     not_allowed = f"A job that is completed cannot be asked to {verb} (it is final)."
     return {
-        403: refusal("A browser asked on behalf of a page of another site.", examples.FOREIGN),
+        403: refusal(_FORBIDDEN, examples.FOREIGN),
         404: _NO_JOB,
         409: refusal("The job's status does not allow it; the error says what is allowed.", not_allowed),
         500: _BROKEN,
@@ -48,9 +49,14 @@ def _refusals(verb: str) -> Answers:
             model=wire.ClassicError,
             examples=examples.UNREADABLE,
         ),
-        403: refusal("A browser asked on behalf of a page of another site.", examples.FOREIGN, job_id=""),
+        403: refusal(_FORBIDDEN, examples.FOREIGN, job_id=""),
         413: refusal("The body is larger than 1 MiB.", examples.TOO_LARGE, job_id=""),
-        429: refusal("Too many jobs wait.", examples.QUEUE_FULL, job_id="", headers=["Retry-After"]),
+        429: refusal(
+            "Too many jobs wait, or the token has asked too often.",
+            examples.QUEUE_FULL,
+            job_id="",
+            headers=["Retry-After"],
+        ),
         500: refusal("A mistake of the service; it is in its log.", examples.BROKEN, job_id=""),
         503: refusal("The store does not answer.", examples.NO_STORE, job_id="", headers=["Retry-After"]),
     },
@@ -140,9 +146,10 @@ def details(job_id: str) -> dict[str, Any]:
 
 @blueprint.get("/swagger/")
 @blueprint.get("/swagger/index.html")
+@open_to_all
 def swagger() -> Response:
     """Lead to the API docs, which were here in the Go service."""
-    return redirect(url_for("flasgger.apidocs"))
+    return redirect(address_of("docs.page"))
 
 
 def _answer(job: JobRecord) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from werkzeug.wrappers import Response
 
 from jobmanager.http import bodies, examples, resources
 from jobmanager.http.answers import expected_versions, preferred_wait, render, render_asked
-from jobmanager.http.docs import Answer, Answers, Decorator, describe, header_parameter, job_id_parameter
-from jobmanager.http.door import actor, manager
+from jobmanager.http.docs import ON_A_JOB, Answer, Answers, Decorator, describe, header_parameter, job_id_parameter
+from jobmanager.http.door import actor, manager, require
 from jobmanager.http.problems import (
     BROKEN,
     FOREIGN,
@@ -24,15 +24,18 @@ from jobmanager.http.problems import (
     UNREADABLE,
 )
 from jobmanager.states import Action
+from jobmanager.tokens import Role
 
 blueprint = Blueprint("control", __name__, url_prefix="/jobs")
 
 _ERRORS: Answers = {400: UNREADABLE, 403: FOREIGN, 413: TOO_LARGE, 422: INVALID, 500: BROKEN, 503: NO_STORE}
 
 
-def _describe_one(reached: str, under_way: str, shown: dict[str, Any], body: type[BaseModel], text: str) -> Decorator:
+def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseModel], text: str) -> Decorator:
     """Document a route that asks something of one job."""
+    shown = examples.JOBS_ASKED[action]
     return describe(
+        name=f"{action}_job",
         tag="control",
         text=f"{text} The body may be left out.",
         parameters=[
@@ -48,8 +51,8 @@ def _describe_one(reached: str, under_way: str, shown: dict[str, Any], body: typ
         body=(body, examples.REASONS),
         is_body_required=False,
         answers={
-            200: Answer(text=reached, model=resources.JobShown, examples=shown, headers=["ETag"]),
-            202: Answer(text=under_way, model=resources.JobShown, examples=shown, headers=["ETag"]),
+            200: Answer(text=reached, model=resources.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB),
+            202: Answer(text=under_way, model=resources.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB),
             404: NO_JOB,
             409: NOT_ALLOWED,
             412: OUTDATED,
@@ -58,11 +61,11 @@ def _describe_one(reached: str, under_way: str, shown: dict[str, Any], body: typ
     )
 
 
-@blueprint.post("/<job_id>/halt")
+@blueprint.post("/<job:job_id>/halt")
 @_describe_one(
+    Action.HALT,
     "The job has halted.",
     "The job halts at its next checkpoint.",
-    examples.JOBS_HALTED,
     resources.Control,
     "The job pauses where it stands, everything kept. Asking again changes nothing.",
 )
@@ -74,11 +77,11 @@ def halt(job_id: str) -> Response:
     return render_asked(Action.HALT, job)
 
 
-@blueprint.post("/<job_id>/resume")
+@blueprint.post("/<job:job_id>/resume")
 @_describe_one(
+    Action.RESUME,
     "The job runs.",
     "The job waits for a slot.",
-    examples.JOBS_RESUMED,
     resources.Control,
     "A halted job goes on exactly where it stood, a failed one from its last checkpoint.",
 )
@@ -90,27 +93,29 @@ def resume(job_id: str) -> Response:
     return render_asked(Action.RESUME, job)
 
 
-@blueprint.post("/<job_id>/stop")
+@blueprint.post("/<job:job_id>/stop")
 @_describe_one(
+    Action.STOP,
     "The job is stopped and rolled back.",
     "The job is being stopped, or rolled back.",
-    examples.JOBS_STOPPED,
     resources.StopControl,
     "The job ends for good, and what it did is rolled back. With `force`, Python code that does not answer is "
-    "interrupted, and what does not end by that either is abandoned.",
+    "interrupted, and what does not end by that either is abandoned; that needs the role admin.",
 )
 def stop(job_id: str) -> Response:
     """Stop a job for good."""
     asked = _asked(resources.StopControl)
+    _check_force(asked)
     versions, wait = expected_versions(), preferred_wait()
     job = manager().stop(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions, force=asked.force)
     return render_asked(Action.STOP, job)
 
 
-def _describe_many(text: str, body: type[BaseModel], shown: dict[str, Any]) -> Decorator:
+def _describe_many(name: str, text: str, body: type[BaseModel], shown: dict[str, Any]) -> Decorator:
     """Document a route that asks something of many jobs."""
     answer = Answer(text="Which jobs changed, and which did not and why.", model=resources.SweepShown, examples=shown)
     return describe(
+        name=name,
         tag="control",
         text=f"{text} The filter is that of the list of jobs; `all` selects every job. Does not wait for the jobs.",
         body=(body, examples.FILTERS),
@@ -119,7 +124,9 @@ def _describe_many(text: str, body: type[BaseModel], shown: dict[str, Any]) -> D
 
 
 @blueprint.post("/halt")
-@_describe_many("Each job that the filter selects pauses where it stands.", resources.HaltMany, examples.SWEEPS)
+@_describe_many(
+    "halt_jobs", "Each job that the filter selects pauses where it stands.", resources.HaltMany, examples.SWEEPS
+)
 def halt_many() -> Response:
     """Halt many jobs."""
     asked = _asked(resources.HaltMany)
@@ -128,6 +135,7 @@ def halt_many() -> Response:
 
 @blueprint.post("/resume")
 @_describe_many(
+    "resume_jobs",
     "Each job that the filter selects goes on where it stood; with `spread_seconds`, one after the other, so that a "
     "thousand do not fall on a database that has just recovered.",
     resources.ResumeMany,
@@ -143,12 +151,21 @@ def resume_many() -> Response:
 
 
 @blueprint.post("/stop")
-@_describe_many("Each job that the filter selects ends and is rolled back.", resources.StopMany, examples.SWEEPS)
+@_describe_many(
+    "stop_jobs", "Each job that the filter selects ends and is rolled back.", resources.StopMany, examples.SWEEPS
+)
 def stop_many() -> Response:
     """Stop many jobs for good."""
     asked = _asked(resources.StopMany)
+    _check_force(asked)
     sweep = manager().stop_all(asked.chosen(), actor=actor(), reason=asked.reason, force=asked.force)
     return render(resources.show_sweep(sweep))
+
+
+def _check_force(asked: resources.StopControl) -> None:
+    """Raise Forbidden if force is asked for with a token that may not: it can cost the process a thread."""
+    if asked.force:
+        require(Role.ADMIN)
 
 
 def _asked(model: type[bodies.Model]) -> bodies.Model:

@@ -12,13 +12,14 @@ from typing import Any, Protocol, TypeVar
 
 import flask_swagger_ui
 from flasgger import Swagger, swag_from
-from flask import Blueprint, Flask
+from flask import Blueprint, current_app, jsonify, redirect, render_template
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from werkzeug.wrappers import Response
 
-from jobmanager.errors import JobManagerError
+from jobmanager.errors import JobManagerError, RateLimited, TokensUnavailable, Unauthenticated
 from jobmanager.http import examples, resources, wire
-from jobmanager.http.door import EXTENSION
+from jobmanager.http.door import address_of, is_open, mounted, open_to_all
 from jobmanager.http.errors import KINDS
 from jobmanager.job import Job
 from jobmanager.registry import Registry
@@ -51,6 +52,8 @@ class Answer:
     examples: Mapping[str, Example] = field(default_factory=dict)
     #: names of headers that tell more, see _HEADERS
     headers: Sequence[str] = ()
+    #: names of operations on the job that it carries
+    leads_to: Sequence[str] = ()
 
 
 Answers = dict[int, Answer]
@@ -61,6 +64,11 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "description": "How many seconds to wait before trying again.",
         "schema": {"type": "integer"},
         "example": 5,
+    },
+    "WWW-Authenticate": {
+        "description": "How to say who asks (RFC 6750).",
+        "schema": {"type": "string"},
+        "example": 'Bearer realm="jobmanager"',
     },
     "ETag": {
         "description": "Names this very content, for If-None-Match and If-Range.",
@@ -83,6 +91,9 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "example": "bytes 0-99/7300412",
     },
 }
+
+#: The operations that an answer which carries a job leads to.
+ON_A_JOB = ("get_job", "get_changes", "get_log", "download", "halt_job", "resume_job", "stop_job")
 
 _REF = "#/components/schemas/{model}"
 
@@ -128,7 +139,11 @@ Long jobs that people can **halt** (reversible, everything kept), **resume** (ex
 
 A job whose submission was answered with 200 is stored: neither a crash nor a power cut loses it. Asking for what is
 already so (to halt a halted job) changes nothing and is answered like success. Times are RFC 3339 in UTC. Bodies may
-be 1 MiB long."""
+be 1 MiB long.
+
+Where the operator has made tokens, each request carries one, as `Authorization: Bearer`: **Authorize** has this page
+send it, until the page is left. A viewer may look; an operator may submit, halt, resume and stop; an admin may stop by
+force."""
 
 
 def describe(
@@ -139,20 +154,47 @@ def describe(
     parameters: list[dict[str, Any]] | None = None,
     body: tuple[type[BaseModel], Mapping[str, Example]] | None = None,
     is_body_required: bool = True,
+    name: str = "",
 ) -> Decorator:
-    """Document a view: its docstring is the summary, *text* tells more."""
-    specification: dict[str, Any] = {
-        "tags": [tag],
-        "description": text,
-        "parameters": parameters or [],
-        "responses": {str(status): _answer(answer) for status, answer in answers.items()},
-    }
+    """Document a view: its docstring is the summary, *text* tells more; *name*, if it has one method, is its own.
+
+    What comes of missing, wrong and busy tokens is added where the view is not open to all.
+    """
+    specification: dict[str, Any] = {"tags": [tag], "description": text, "parameters": parameters or []}
     if body is not None:
         model, shown = body
         content = {"schema": _reference(model), "examples": dict(shown)}
         specification["requestBody"] = {"required": is_body_required, "content": {"application/json": content}}
-    decorate: Decorator = swag_from(specification)
+    if name:
+        specification["operationId"] = name
+
+    def decorate(view: View) -> View:
+        guarded = (
+            {} if is_open(view) else _guarded(is_classic=tag == "classic", job_id=wire.JOB_ID if parameters else "")
+        )
+        all_answers = guarded | answers
+        specification["responses"] = {str(status): _answer(all_answers[status]) for status in sorted(all_answers)}
+        if is_open(view):
+            specification["security"] = []
+        documented: View = swag_from(specification)(view)
+        return documented
+
     return decorate
+
+
+def _guarded(*, is_classic: bool, job_id: str) -> Answers:
+    """Return what a route that is not open to all may answer instead of what was asked for."""
+    described: list[tuple[type[JobManagerError], str, str, list[str]]] = [
+        (Unauthenticated, "There is no token, or none that is valid.", examples.NO_TOKEN, ["WWW-Authenticate"]),
+        (RateLimited, "The token has asked too often.", examples.RATE_LIMITED, ["Retry-After"]),
+        (TokensUnavailable, "The service cannot read its tokens.", examples.TOKENS_AWAY, ["Retry-After"]),
+    ]
+    return {
+        int(KINDS[kind].status): refusal(text, detail, job_id=job_id, headers=headers)
+        if is_classic
+        else problem(kind, text, detail, headers=headers)
+        for kind, text, detail, headers in described
+    }
 
 
 def refusal(text: str, error: str, *, job_id: str = wire.JOB_ID, headers: Sequence[str] = ()) -> Answer:
@@ -210,28 +252,62 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return kept | (kinds[0] if kinds else {})
 
 
-def register(app: Flask) -> None:
-    """Serve the docs of the application's routes."""
-    assets = Path(flask_swagger_ui.__file__).parent / "dist"
-    app.register_blueprint(Blueprint("swagger_ui", __name__, static_folder=assets, static_url_path="/swagger-ui"))
-    types: Registry = app.extensions[EXTENSION].types
-    Swagger(app, config=_CONFIG, template=_template(types))
+blueprint = Blueprint(
+    "docs",
+    __name__,
+    static_folder=Path(flask_swagger_ui.__file__).parent / "dist",
+    static_url_path="/swagger-ui",
+)
 
 
-#: Settings of flasgger. Its own page asks for web fonts and an older Swagger UI: templates/flasgger/index.html, which
-#: takes the place of that page, loads none of them.
-_CONFIG: dict[str, Any] = {
-    "openapi": "3.1.0",
-    "headers": [],
-    "specs": [{"endpoint": "apispec", "route": "/apispec.json"}],
-    "static_url_path": "/flasgger_static",
-    "specs_route": "/apidocs/",
-    "title": "Job manager",
-    "favicon": "/swagger-ui/favicon-32x32.png",
-    "swagger_ui_bundle_js": "/swagger-ui/swagger-ui-bundle.js",
-    "swagger_ui_standalone_preset_js": "/swagger-ui/swagger-ui-standalone-preset.js",
-    "swagger_ui_css": "/swagger-ui/swagger-ui.css",
-    "jquery_js": "",
+@blueprint.get("/apidocs/")
+@open_to_all
+def page() -> str:
+    """Show Swagger UI."""
+    return render_template("jobmanager/apidocs.html", script=address_of("static", filename="apidocs.js"))
+
+
+@blueprint.get("/apidocs/index.html")
+@open_to_all
+def page_as_file() -> Response:
+    """Lead to the page."""
+    return redirect(address_of("docs.page"))
+
+
+@blueprint.get("/apispec.json")
+@open_to_all
+def specification() -> Response:
+    """Describe the API, as it is mounted where the request came by."""
+    name, mount = mounted()
+    if name not in mount.specifications:
+        mount.specifications[name] = _specification(name, mount.manager.types)
+    prefix = address_of("docs.page").removesuffix("/apidocs/")
+    return jsonify(mount.specifications[name] | {"servers": [{"url": prefix or "/"}]})
+
+
+def _specification(name: str, types: Registry) -> dict[str, Any]:
+    """Return what flasgger finds of the routes that are registered under the name; paths begin behind their prefix."""
+    # Its views are not used: they know one application, at its root, and a page that loads parts from other hosts.
+    swagger = Swagger(config=_CONFIG | {"specs": [_spec_of(name)]}, template=_template(types))
+    swagger.app = current_app
+    found: dict[str, Any] = swagger.get_apispecs(_SPEC)
+    (rule,) = current_app.url_map.iter_rules(f"{name}.docs.page")
+    prefix = rule.rule.removesuffix("/apidocs/")
+    return found | {"paths": {path.removeprefix(prefix): described for path, described in found["paths"].items()}}
+
+
+_SPEC = "apispec"
+_CONFIG: dict[str, Any] = {"openapi": "3.1.0", "headers": []}
+
+
+def _spec_of(name: str) -> dict[str, Any]:
+    return {"endpoint": _SPEC, "rule_filter": lambda rule: rule.endpoint.startswith(f"{name}.")}
+
+
+_BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A token that `jobmanager token add` has printed; needed only where the operator has made tokens.",
 }
 
 
@@ -251,7 +327,9 @@ def _template(types: Registry) -> dict[str, Any]:
             {"name": "job types", "description": "What can be submitted."},
             {"name": "health", "description": "Whether the service works."},
         ],
-        "components": {"schemas": _schemas(types)},
+        "components": {"schemas": _schemas(types), "securitySchemes": {"token": _BEARER}},
+        # Either: where the operator has made no tokens, none is needed.
+        "security": [{"token": []}, {}],
     }
 
 
@@ -313,6 +391,10 @@ def _answer(answer: Answer) -> dict[str, Any]:
     shown: dict[str, Any] = {"description": answer.text}
     if answer.headers:
         shown["headers"] = {name: _HEADERS[name] for name in answer.headers}
+    if answer.leads_to:
+        shown["links"] = {
+            name: {"operationId": name, "parameters": {"job_id": "$response.body#/id"}} for name in answer.leads_to
+        }
     if answer.model is bytes:
         shown["content"] = {"*/*": {"schema": {"type": "string", "format": "binary"}} | _examples(answer.examples)}
     elif answer.model is str:

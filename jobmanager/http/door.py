@@ -1,22 +1,105 @@
-"""What routes share: the way to the manager, and the name of who asks."""
+"""What routes share: the way to the manager, the name of who asks, and addresses.
+
+The API may be mounted several times, each time for a manager of its own. Which one is meant, the request tells.
+"""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
-from flask import current_app, request
+from flask import Blueprint, current_app, g, request, url_for
+from werkzeug.routing import BaseConverter
 
+from jobmanager.errors import Forbidden
+from jobmanager.http.restricted import Restricted
 from jobmanager.manager import JobManager
+from jobmanager.tokens import Role, Token, TokenFile
 
-#: The key of the JobManager among the extensions of the Flask application.
+#: The key of the JobManager among the extensions of an application that `create_app` made.
 EXTENSION = "jobmanager"
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+_OPEN = "is_open_to_all"
+#: Files of pages, which nobody needs a token for.
+_STATIC = frozenset({"static", "docs.static"})
+
+
+class Mount(Blueprint):
+    """The whole API of one manager."""
+
+    def __init__(self, manager: JobManager, name: str) -> None:
+        super().__init__(name, "jobmanager.http", static_folder="static", template_folder="templates")
+        self.manager = manager
+        tokens = manager.settings.tokens
+        #: None: whoever reaches the service may do everything
+        self.tokens = None if tokens is None else TokenFile(tokens)
+        #: the OpenAPI description, by the name under which the blueprint is registered
+        self.specifications: dict[str, dict[str, Any]] = {}
+
+
+def open_to_all(view: View) -> View:
+    """Have a view be served without a token: it shows nothing of any job."""
+    setattr(view, _OPEN, True)
+    return view
+
+
+def is_open(view: Callable[..., Any]) -> bool:
+    """Tell whether a view is served without a token."""
+    return getattr(view, _OPEN, False)
+
+
+def is_open_request() -> bool:
+    """Tell whether what is asked for is served without a token."""
+    return endpoint() in _STATIC or is_open(current_app.view_functions[str(request.endpoint)])
+
+
+def mounted() -> tuple[str, Mount]:
+    """Return what the request is for, and the name under which that is registered."""
+    for name in request.blueprints:
+        if isinstance(found := current_app.blueprints[name], Mount):
+            return name, found
+    raise RuntimeError("this is no request for the job manager")
+
+
+def endpoint() -> str:
+    """Return the endpoint without the name of what it is mounted as; "" where there is no such route."""
+    return str(request.endpoint).removeprefix(f"{mounted()[0]}.") if request.blueprints else ""
+
+
+def address_of(endpoint: str, **values: Any) -> str:
+    """Return the address of a route, under the prefix that the request came by."""
+    return url_for(f"{mounted()[0]}.{endpoint}", **values)
+
+
+class JobIdConverter(BaseConverter):
+    """The part of a path that names a job: any text but the names of routes that stand in the same place."""
+
+    regex = "(?!(?:batch|halt|resume|stop)(?:/|$))[^/]+"
 
 
 def manager() -> JobManager:
-    """Return the application's JobManager."""
-    return cast(JobManager, current_app.extensions[EXTENSION])
+    """Return the JobManager, as far as whoever asks may see it."""
+    whole, asking = mounted()[1].manager, token()
+    if asking is None or asking.types is None:
+        return whole
+    return cast(JobManager, Restricted(whole, asking.types))
+
+
+def token() -> Token | None:
+    """Return the token of whoever asks; None where there are no tokens, or none is needed."""
+    return cast("Token | None", g.get("jobmanager_token"))
 
 
 def actor() -> str:
-    """Return who asks, to be kept with the change."""
-    return request.remote_addr or "local"
+    """Return who asks, to be kept with the change: the token's name, or else the client's address."""
+    asking = token()
+    return asking.name if asking is not None else request.remote_addr or "local"
+
+
+def require(role: Role) -> None:
+    """Raise Forbidden if whoever asks has a token whose role does not suffice."""
+    asking = token()
+    if asking is not None and not asking.role.includes(role):
+        raise Forbidden(asking.name, asking.role, role)

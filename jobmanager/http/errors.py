@@ -12,19 +12,23 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-from flask import Flask, Response, g, jsonify, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from flask import Blueprint, Flask, Response, g, jsonify, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, default_exceptions
 
 from jobmanager.errors import (
     Conflict,
+    Forbidden,
     InvalidRequest,
     JobManagerError,
     NotAllowed,
     NotFound,
     Outdated,
     QueueFull,
+    RateLimited,
     StoreUnavailable,
+    TokensUnavailable,
     TooManyStreams,
+    Unauthenticated,
     UnknownJob,
     UnknownType,
     Unreadable,
@@ -57,6 +61,10 @@ KINDS: dict[type[JobManagerError], Kind] = {
     NotAllowed: Kind(HTTPStatus.CONFLICT, "not-allowed"),
     Outdated: Kind(HTTPStatus.PRECONDITION_FAILED, "outdated"),
     Conflict: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "idempotency-conflict"),
+    Unauthenticated: Kind(HTTPStatus.UNAUTHORIZED, "unauthenticated"),
+    Forbidden: Kind(HTTPStatus.FORBIDDEN, "forbidden"),
+    RateLimited: Kind(HTTPStatus.TOO_MANY_REQUESTS, "rate-limited"),
+    TokensUnavailable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "tokens-unavailable"),
     QueueFull: Kind(HTTPStatus.TOO_MANY_REQUESTS, "queue-full"),
     TooManyStreams: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "too-many-streams"),
     StoreUnavailable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "store-unavailable"),
@@ -65,14 +73,17 @@ KINDS: dict[type[JobManagerError], Kind] = {
 _log = logging.getLogger(__name__)
 
 
-def register(app: Flask) -> None:
-    """Have the application answer every error as application/problem+json (RFC 9457), or as the classic routes do."""
-    app.register_error_handler(Exception, _answer)
+def register(owner: Flask | Blueprint) -> None:
+    """Have its errors be answered as application/problem+json (RFC 9457), or as the classic routes do."""
+    owner.register_error_handler(Exception, _answer)
+    for code in default_exceptions:
+        # Flask asks handlers of a status first: one of the application's would come before ours of every Exception.
+        owner.register_error_handler(code, _answer)
 
 
 def _answer(error: Exception) -> Response:
     status, text = _tell(error)
-    if request.blueprint == "classic":
+    if (request.blueprint or "").rpartition(".")[2] == "classic":
         response = jsonify(_classic(text))
         if isinstance(error, InvalidRequest):
             status = HTTPStatus.BAD_REQUEST  # as the Go service had it
@@ -90,8 +101,8 @@ def _kind_of(error: Exception) -> Kind | None:
 
 def _tell(error: Exception) -> tuple[HTTPStatus, str]:
     """Return the status and what the client is told; the operator is told of what went wrong here."""
-    if isinstance(error, RequestEntityTooLarge):
-        return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {g.max_body_bytes} bytes."
+    if isinstance(error, RequestEntityTooLarge) and "jobmanager_max_body_bytes" in g:
+        return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {g.jobmanager_max_body_bytes} bytes."
     if isinstance(error, HTTPException):
         status = HTTPStatus(error.code or 500)
         return status, error.description or status.description
@@ -102,6 +113,8 @@ def _tell(error: Exception) -> tuple[HTTPStatus, str]:
     if isinstance(error, StoreUnavailable):
         _log.warning("%s %r was refused. %s", request.method, request.path, error)
         return kind.status, "The store does not answer. Nothing was changed; try again later."
+    if isinstance(error, TokensUnavailable):
+        return kind.status, "The service cannot tell who may ask; it was logged. Try again later."
     return kind.status, str(error)
 
 
@@ -133,9 +146,15 @@ def _fault(path: tuple[str | int, ...], text: str) -> dict[str, str]:
 
 
 def _add_headers(response: Response, error: Exception) -> None:
-    if isinstance(error, (QueueFull, StoreUnavailable, TooManyStreams)):
+    if isinstance(error, (QueueFull, RateLimited, StoreUnavailable, TokensUnavailable, TooManyStreams)):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, Unauthenticated):
+        # RFC 6750 §3: no error code for a request that carries no token.
+        told = ', error="invalid_token"' if error.has_token else ""
+        response.headers["WWW-Authenticate"] = f'Bearer realm="jobmanager"{told}'
+    if isinstance(error, Forbidden):
+        response.headers["WWW-Authenticate"] = 'Bearer realm="jobmanager", error="insufficient_scope"'
     if isinstance(error, HTTPException):
         for name, value in error.get_headers(request.environ):
-            if name in ("Allow", "Content-Range"):
+            if name in ("Allow", "Content-Range", "WWW-Authenticate"):
                 response.headers[name] = value

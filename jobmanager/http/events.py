@@ -52,6 +52,7 @@ _LAST_EVENT_ID = header_parameter(
 
 @blueprint.get("/events")
 @describe(
+    name="follow_jobs",
     tag="events",
     text="Server-sent events. `change` tells of a change of a job's status; its data are those of "
     "`GET /jobs/{job_id}/changes`. `progress` tells how far a job was at its last checkpoint; several may be told as "
@@ -74,8 +75,9 @@ def index() -> Response:
     return _answer(_Stream(subscription, manager()))
 
 
-@blueprint.get("/jobs/<job_id>/events")
+@blueprint.get("/jobs/<job:job_id>/events")
 @describe(
+    name="follow_job",
     tag="events",
     text="Server-sent events, as at `/events`, of one job. First comes `job`, whose data are those of "
     "`GET /jobs/{job_id}`, so that a page can draw it; then every `change` since the job was submitted, or behind "

@@ -116,6 +116,9 @@ UNREADABLE = {
 }
 
 FOREIGN = "A page of another site may not change jobs."
+NO_TOKEN = "This needs a token, sent as: Authorization: Bearer TOKEN."
+RATE_LIMITED = "This token may ask 60 times a minute. Try again later."
+TOKENS_AWAY = "The service cannot tell who may ask; it was logged. Try again later."
 TOO_LARGE = "The body is larger than 1048576 bytes."
 BATCH_TOO_LARGE = "The body is larger than 67108864 bytes."
 QUEUE_FULL = "The queue is full: 1000000 jobs are waiting. Try again later."
@@ -225,14 +228,16 @@ JOBS = {
         "failed", summary="A job that failed", done=12, failures=1, finished_at=_LATER, error="OSError: not today"
     ),
 }
-JOBS_HALTED = {"halted": JOBS["halted"], "halting": shown("halting", done=11, asked_at=_LATER)}
-JOBS_RESUMED = {
-    "running": shown("running", done=12, attempt=2),
-    "submitted": shown("submitted", summary="It waits for a slot", done=12, asked_at=_LATER),
-}
-JOBS_STOPPED = {
-    "stopped": shown("stopped", done=12, asked_at=_LATER, finished_at=_LATER),
-    "stopping": shown("stopping", done=12, asked_at=_LATER),
+JOBS_ASKED = {
+    "halt": {"halted": JOBS["halted"], "halting": shown("halting", done=11, asked_at=_LATER)},
+    "resume": {
+        "running": shown("running", done=12, attempt=2),
+        "submitted": shown("submitted", summary="It waits for a slot", done=12, asked_at=_LATER),
+    },
+    "stop": {
+        "stopped": shown("stopped", done=12, asked_at=_LATER, finished_at=_LATER),
+        "stopping": shown("stopping", done=12, asked_at=_LATER),
+    },
 }
 JOB_LIST = {
     "page": {

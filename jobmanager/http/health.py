@@ -6,7 +6,7 @@ from flask import Blueprint
 
 from jobmanager.http import wire
 from jobmanager.http.docs import Answer, describe
-from jobmanager.http.door import manager
+from jobmanager.http.door import manager, open_to_all
 from jobmanager.http.problems import BROKEN, NO_STORE
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")
@@ -16,10 +16,12 @@ _OK = {"ok": {"summary": "ok", "value": {"status": "ok"}}}
 
 @blueprint.get("/live")
 @describe(
+    name="is_live",
     tag="health",
     text="Opens nothing, and says nothing of the store: a process that does not answer this should be started again.",
     answers={200: Answer(text="The process answers.", model=wire.Health, examples=_OK)},
 )
+@open_to_all
 def live() -> dict[str, str]:
     """Tell whether the process answers."""
     return {"status": "ok"}
@@ -27,6 +29,7 @@ def live() -> dict[str, str]:
 
 @blueprint.get("/ready")
 @describe(
+    name="is_ready",
     tag="health",
     text="A process that does not answer this with 200 should be sent no requests for now.",
     answers={
@@ -35,6 +38,7 @@ def live() -> dict[str, str]:
         503: NO_STORE,
     },
 )
+@open_to_all
 def ready() -> dict[str, str]:
     """Tell whether the store answers too, so that requests can be served."""
     manager().ping()

@@ -25,6 +25,7 @@ _NAME = {
 
 @blueprint.get("")
 @describe(
+    name="list_job_types",
     tag="job types",
     text="Names, descriptions, and the JSON Schema of the arguments, from which a form can be made.",
     answers={
@@ -39,6 +40,7 @@ def index() -> Response:
 
 @blueprint.get("/<name>")
 @describe(
+    name="get_job_type",
     tag="job types",
     text="Its description, and the JSON Schema of its arguments.",
     parameters=[_NAME],

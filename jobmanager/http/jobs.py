@@ -6,14 +6,22 @@ import re
 from http import HTTPStatus
 from urllib.parse import urlencode
 
-from flask import Blueprint, request, send_file, url_for
+from flask import Blueprint, request, send_file
 from werkzeug.wrappers import Response
 
 from jobmanager.errors import UnknownJob
 from jobmanager.http import bodies, examples, resources
 from jobmanager.http.answers import idempotency_key, render, render_job
-from jobmanager.http.docs import Answer, describe, header_parameter, job_id_parameter, problem, query_parameters
-from jobmanager.http.door import actor, manager
+from jobmanager.http.docs import (
+    ON_A_JOB,
+    Answer,
+    describe,
+    header_parameter,
+    job_id_parameter,
+    problem,
+    query_parameters,
+)
+from jobmanager.http.door import actor, address_of, manager
 from jobmanager.http.problems import (
     BATCH_TOO_LARGE,
     BROKEN,
@@ -34,6 +42,7 @@ _ONE_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
 
 @blueprint.post("")
 @describe(
+    name="submit_job",
     tag="jobs",
     text="When this is answered with 202, the job is stored and no crash loses it. With an Idempotency-Key, the same "
     "submission sent again, even at the same instant, is answered with the job that is there: it is safe to repeat.",
@@ -51,6 +60,7 @@ _ONE_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
             model=resources.JobShown,
             examples=examples.JOB_SUBMITTED,
             headers=["Location", "ETag"],
+            leads_to=ON_A_JOB,
         ),
         400: UNREADABLE,
         403: FOREIGN,
@@ -66,12 +76,13 @@ def submit() -> Response:
     asked = bodies.validated(resources.NewJob, bodies.parse_object(request.get_data(), examples.NEW_JOB))
     job = manager().submit(**dict(asked), idempotency_key=idempotency_key(), actor=actor())
     response = render_job(job, HTTPStatus.ACCEPTED)
-    response.location = url_for("jobs.show", job_id=job.id)
+    response.location = address_of("jobs.show", job_id=job.id)
     return response
 
 
 @blueprint.post("/batch")
 @describe(
+    name="submit_jobs",
     tag="jobs",
     text="All of them are stored, or none. A JSON array, or one object a line (NDJSON); up to 64 MiB.",
     body=(resources.Batch, examples.BATCH),
@@ -96,6 +107,7 @@ def submit_batch() -> Response:
 
 @blueprint.get("")
 @describe(
+    name="list_jobs",
     tag="jobs",
     text="A page of jobs, the newest first. `next_cursor`, and the header Link, lead to the next page: jobs that are "
     "submitted meanwhile do not move it.",
@@ -119,13 +131,14 @@ def index() -> Response:
     response = render(shown)
     if shown.next_cursor is not None:
         others = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
-        target = f"{url_for('jobs.index')}?{urlencode([*others, ('cursor', shown.next_cursor)])}"
+        target = f"{address_of('jobs.index')}?{urlencode([*others, ('cursor', shown.next_cursor)])}"
         response.headers["Link"] = f'<{target}>; rel="next"'
     return response
 
 
-@blueprint.get("/<job_id>")
+@blueprint.get("/<job:job_id>")
 @describe(
+    name="get_job",
     tag="jobs",
     text="The whole job: status, progress with rate and ETA, what is kept in its checkpoint, who holds it, and what "
     "may be asked of it. Its ETag serves for If-None-Match here, and for If-Match of a halt, a resume or a stop.",
@@ -134,7 +147,9 @@ def index() -> Response:
         header_parameter("If-None-Match", "The ETag of what the client has.", shown='"5ea1c0ffee5ea1c0.12"'),
     ],
     answers={
-        200: Answer(text="The job.", model=resources.JobShown, examples=examples.JOBS, headers=["ETag"]),
+        200: Answer(
+            text="The job.", model=resources.JobShown, examples=examples.JOBS, headers=["ETag"], leads_to=ON_A_JOB
+        ),
         304: Answer(text="The job is as If-None-Match says.", headers=["ETag"]),
         404: NO_JOB,
         500: BROKEN,
@@ -146,8 +161,9 @@ def show(job_id: str) -> Response:
     return render_job(manager().get(job_id)).make_conditional(request)
 
 
-@blueprint.get("/<job_id>/changes")
+@blueprint.get("/<job:job_id>/changes")
 @describe(
+    name="get_changes",
     tag="jobs",
     text="Every change of the job's status: when it was asked for and when it took effect, in which attempt, by whom "
     "and why.",
@@ -164,8 +180,9 @@ def changes(job_id: str) -> Response:
     return render(resources.Changes(changes=[resources.show_change(each) for each in manager().changes(job_id)]))
 
 
-@blueprint.get("/<job_id>/log")
+@blueprint.get("/<job:job_id>/log")
 @describe(
+    name="get_log",
     tag="jobs",
     text="What the job logged, and the tracebacks of its errors. To read on, pass the number of the last line as "
     "`after`.",
@@ -184,8 +201,9 @@ def log(job_id: str) -> Response:
     return render(resources.show_lines(manager().log(job_id, after=query.after, limit=query.limit)))
 
 
-@blueprint.get("/<job_id>/artifact")
+@blueprint.get("/<job:job_id>/artifact")
 @describe(
+    name="download",
     tag="jobs",
     text="The media type is the file's own, as in `text/csv`. A download that broke off goes on with Range.",
     parameters=[

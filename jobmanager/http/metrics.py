@@ -11,6 +11,7 @@ from jobmanager.http import examples
 from jobmanager.http.docs import Answer, describe
 from jobmanager.http.door import manager
 from jobmanager.http.problems import BROKEN
+from jobmanager.http.requests import route
 
 blueprint = Blueprint("metrics", __name__)
 
@@ -26,15 +27,14 @@ def _begin() -> None:
 
 
 def _end(response: Response) -> Response:
-    # By the route, not by the path: paths hold ids, and a scanner's are without end.
-    route = request.url_rule.rule if request.url_rule is not None else "none"
     seconds = time.perf_counter() - g.get("began_at", time.perf_counter())
-    metrics.request_answered(request.method, route, response.status_code, seconds)
+    metrics.request_answered(request.method, route(), response.status_code, seconds)
     return response
 
 
 @blueprint.get("/metrics")
 @describe(
+    name="show_metrics",
     tag="health",
     text="Jobs by type and status, queue depth, slots, age of checkpoints; how long jobs wait and run, and how long it "
     "takes until a halt is reached; the time that the store and requests take. Right whichever worker answers. Where "

@@ -33,7 +33,11 @@ INVALID_QUERY = problem(
     errors=[{"parameter": "limit", "detail": "Input should be less than or equal to 500"}],
     field="limit",
 )
-FOREIGN = problem(HTTPStatus.FORBIDDEN, "A browser asked on behalf of a page of another site.", examples.FOREIGN)
+FOREIGN = problem(
+    HTTPStatus.FORBIDDEN,
+    "A browser asked on behalf of a page of another site, or the token's role does not suffice.",
+    examples.FOREIGN,
+)
 NO_JOB = problem(UnknownJob, "No job has this id.", examples.NO_JOB)
 OUTDATED = problem(
     Outdated, "The job has changed since the client looked: it is not as If-Match says.", examples.OUTDATED
@@ -47,7 +51,9 @@ NOT_ALLOWED = problem(
 )
 TOO_LARGE = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large.", examples.TOO_LARGE)
 BATCH_TOO_LARGE = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large.", examples.BATCH_TOO_LARGE)
-QUEUE_FULL = problem(QueueFull, "Too many jobs wait.", examples.QUEUE_FULL, headers=["Retry-After"])
+QUEUE_FULL = problem(
+    QueueFull, "Too many jobs wait, or the token has asked too often.", examples.QUEUE_FULL, headers=["Retry-After"]
+)
 BROKEN = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "A mistake of the service; it is in its log.", examples.BROKEN)
 NO_STORE = problem(StoreUnavailable, "The store does not answer.", examples.NO_STORE, headers=["Retry-After"])
 _TOO_MANY_STREAMS = problem(TooManyStreams, "", examples.TOO_MANY_STREAMS)

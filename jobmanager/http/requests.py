@@ -13,6 +13,8 @@ HEADER = "X-Request-ID"
 
 #: What is taken from a client: anything else could forge lines of the log.
 _SANE = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+#: A part of a route that varies, as Flask writes it.
+_PART = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
 def identify(app: Flask) -> None:
@@ -20,6 +22,11 @@ def identify(app: Flask) -> None:
     app.before_request(_begin)
     app.after_request(_tell)
     app.teardown_request(_end)
+
+
+def route() -> str:
+    """Return the route of the request, as the API docs write it; a scanner's paths are all the same: none."""
+    return _PART.sub(r"{\1}", request.url_rule.rule) if request.url_rule is not None else "none"
 
 
 def _begin() -> None:

@@ -44,8 +44,28 @@ def _check_label(text: str) -> str:
     return text
 
 
+def _or_one(schema: dict[str, Any]) -> None:
+    """Have the schema say that one value may stand for a list of one."""
+    items = schema.pop("items")
+    schema["anyOf"] = [{"type": schema.pop("type"), "items": items}, items]
+
+
+def _say_which(schema: dict[str, Any]) -> None:
+    """Have the schema say that one of the fields of a filter is needed."""
+    given = {
+        "type": {"type": "string"},
+        "submitted_after": {"type": "string"},
+        "submitted_before": {"type": "string"},
+        "q": {"type": "string"},
+        "status": {"minItems": 1},
+        "label": {"minItems": 1},
+        "all": {"const": True},
+    }
+    schema["anyOf"] = [{"properties": {name: needed}, "required": [name]} for name, needed in given.items()]
+
+
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-Label = Annotated[str, AfterValidator(_check_label)]
+Label = Annotated[str, AfterValidator(_check_label), Field(json_schema_extra={"pattern": "^[^:]+:"})]
 Whole = Annotated[int, Strict()]
 Truth = Annotated[bool, Strict()]
 
@@ -86,11 +106,13 @@ class Filter(Strictly):
     """Which jobs are meant: those of which all holds that is given."""
 
     status: Annotated[list[Status], BeforeValidator(_as_list)] = Field(
-        default_factory=list, description="Any of these statuses."
+        default_factory=list, description="Any of these statuses.", json_schema_extra=_or_one
     )
     type: str | None = Field(None, description="The name of the job type.")
     label: Annotated[list[Label], BeforeValidator(_as_list)] = Field(
-        default_factory=list, description="A label that the job has, as `name:value`; of several, all of them."
+        default_factory=list,
+        description="A label that the job has, as `name:value`; of several, all of them.",
+        json_schema_extra=_or_one,
     )
     submitted_after: Time | None = Field(None, description="Submitted at this time or later (RFC 3339).")
     submitted_before: Time | None = Field(None, description="Submitted before this time (RFC 3339).")
@@ -122,7 +144,9 @@ class ListQuery(Filter):
         default_factory=list, description="A label as `name:value`; may be given several times, then all have to hold."
     )
     limit: int = Field(50, ge=1, le=500, description="How many jobs a page has, at most.")
-    cursor: str | None = Field(None, description="Where the page begins: `next_cursor` of the page before.")
+    cursor: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_=-]+$", description="Where the page begins: `next_cursor` of the page before."
+    )
 
 
 class JobEventQuery(Strictly):
@@ -170,6 +194,8 @@ class StopControl(Control):
 
 
 class _Sweeping(Filter):
+    model_config = ConfigDict(json_schema_extra=_say_which)
+
     all: Truth = Field(False, description="True where every job is meant: a filter that leaves none out says so.")
 
     def chosen(self) -> Selection:

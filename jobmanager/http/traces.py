@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Flask, Response, g, request
 
 from jobmanager import tracing
+from jobmanager.http.requests import route
 
 
 def trace(app: Flask) -> None:
@@ -15,14 +16,13 @@ def trace(app: Flask) -> None:
 
 
 def _begin() -> None:
-    route = request.url_rule.rule if request.url_rule is not None else "none"
-    g.tracing = tracing.request(f"{request.method} {route}", dict(request.headers))
+    g.tracing = tracing.request(f"{request.method} {route()}", dict(request.headers))
     g.span = g.tracing.__enter__()
     if g.span is not None:
         g.span.set_attributes(
             {
                 "http.request.method": request.method,
-                "http.route": route,
+                "http.route": route(),
                 "url.path": request.path,
                 "jobmanager.request_id": g.request_id,
             }

@@ -17,8 +17,8 @@ class Simple(Job):
 
         model_config = ConfigDict(extra="ignore")
 
-        steps: int = Field(60, ge=0, le=1_000_000_000, description="How many steps to take.")
-        seconds: float = Field(1.0, ge=0, le=86_400, description="How long a step takes, in seconds.")
+        steps: int = Field(60, strict=True, ge=0, le=1_000_000_000, description="How many steps to take.")
+        seconds: float = Field(1.0, strict=True, ge=0, le=86_400, description="How long a step takes, in seconds.")
 
     def start(self) -> dict[str, Any]:
         """Take the steps that are left."""

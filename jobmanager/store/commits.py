@@ -1,7 +1,7 @@
 """Group commit: many threads' writes share one transaction, and so one fsync.
 
-The first thread that comes leads: it commits for all that wait by then, and hands the lead to one of those that came
-meanwhile. Compared to a writer thread this saves a handover per write.
+The first thread that comes leads: it writes for all that wait, and for those that come while it does, commits, and
+hands the lead to one of those that came meanwhile. Compared to a writer thread this saves a handover per write.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from jobmanager.errors import StoreUnavailable
 T = TypeVar("T")
 Write = Callable[[Connection], Any]
 
+#: Writes after which a commit waits for no more of those that come meanwhile.
+_LARGEST_BATCH = 64
+
 
 class _Entry:
     """One write that waits for its commit."""
@@ -29,7 +32,8 @@ class _Entry:
         self.result: Any = None
         self.error: BaseException | None = None
         self.is_done = False
-        self.turn = threading.Event()  # set when it is done, or when its thread has to lead
+        self.turn = threading.Lock()  # let go of when it is done, or when its thread has to lead
+        self.turn.acquire()
 
 
 class GroupCommit:
@@ -65,7 +69,7 @@ class GroupCommit:
     def _wait(self, entry: _Entry) -> None:
         """Wait until the leader, who always hands over, has written the entry or made it the next leader's."""
         try:
-            entry.turn.wait()
+            entry.turn.acquire()
         except BaseException:
             # A signal's handler has raised, as for Ctrl-C: a thread that is gone must not be waited for to lead.
             with self._lock:
@@ -77,36 +81,55 @@ class GroupCommit:
             raise
 
     def _lead(self) -> None:
-        with self._lock:
-            batch = list(self._waiting)
-            self._waiting.clear()
+        batch = self._take()
         try:
             self._commit(batch)
         finally:
             for entry in batch:
                 entry.is_done = True
-                entry.turn.set()
+                if entry is not self._leader:
+                    entry.turn.release()
             self._hand_over()
+
+    def _take(self) -> list[_Entry]:
+        with self._lock:
+            taken = list(self._waiting)
+            self._waiting.clear()
+        return taken
 
     def _hand_over(self) -> None:
         with self._lock:
             self._leader = self._waiting[0] if self._waiting else None
             successor = self._leader
         if successor is not None:
-            successor.turn.set()
+            successor.turn.release()
 
     def _commit(self, batch: list[_Entry]) -> None:
-        """Commit the batch as one; where that fails, each write by itself, so that one cannot spoil the others'."""
+        """Commit as one the batch and what comes until that is written, which is added to it.
+
+        Where that fails, each write by itself, so that one cannot spoil the others'.
+        """
+        written = 0
         try:
             with self._begin() as connection:
-                for entry in batch:
-                    entry.result = entry.write(connection)
+                while written < len(batch):
+                    batch[written].result = batch[written].write(connection)
+                    written += 1
+                    if written == len(batch) < _LARGEST_BATCH:
+                        batch += self._take()
         except BaseException as error:
             if len(batch) == 1:
                 batch[0].error = translate(error)
                 return
             for entry in batch:
-                self._commit([entry])
+                self._commit_alone(entry)
+
+    def _commit_alone(self, entry: _Entry) -> None:
+        try:
+            with self._begin() as connection:
+                entry.result = entry.write(connection)
+        except BaseException as error:
+            entry.error = translate(error)
 
 
 def translate(error: BaseException) -> BaseException:

@@ -43,9 +43,22 @@ def news(*, of_one_job: bool) -> Select[Any]:
     return query.order_by(changes.c.seq).limit(bindparam("limit", type_=Integer()))
 
 
-_WAITING = [func.count().label("depth"), func.min(jobs.c.run_at, type_=jobs.c.run_at.type).label("oldest_at")]
-#: Jobs that are due and wait, and since when the first of them does.
-QUEUE = select(*_WAITING).where(IS_WAITING, jobs.c.run_at <= bindparam("now", type_=jobs.c.run_at.type))
+_NOW = bindparam("now", type_=jobs.c.run_at.type)
+_AT_ONCE = bindparam("at_once", type_=jobs.c.run_at.type)
+#: How many jobs are due and wait.
+DEPTH = select(func.count()).where(IS_WAITING, jobs.c.run_at <= _NOW)
+#: Since when the first job waits, of those that were put off; and of those that nobody has, which wait since they were
+#: submitted.
+WAITED_LONGEST = (
+    select(jobs.c.run_at.label("at"))
+    .where(IS_WAITING, jobs.c.run_at > _AT_ONCE, jobs.c.run_at <= _NOW)
+    .order_by(jobs.c.run_at)
+    .limit(1),
+    select(jobs.c.submitted_at.label("at"))
+    .where(IS_WAITING, jobs.c.run_at == _AT_ONCE)
+    .order_by(jobs.c.submitted_at)
+    .limit(1),
+)
 
 _last_sign = func.coalesce(
     # A checkpoint of an earlier stretch says nothing of this one.

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from itertools import product
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, select, tuple_, union
+from sqlalchemy import ColumnElement, Select, and_, exists, literal, select, tuple_, union
 
 from jobmanager.records import Position, Selection
 from jobmanager.states import Status
@@ -38,6 +38,8 @@ def _conditions(selection: Selection) -> Iterator[Condition]:
         yield jobs.c.status.in_(sorted(selection.statuses))
     if selection.type is not None:
         yield jobs.c.type == selection.type
+    if selection.types is not None:
+        yield jobs.c.type.in_(sorted(selection.types))
     if selection.submitted_after is not None:
         yield jobs.c.submitted_at >= selection.submitted_after
     if selection.submitted_before is not None:
@@ -61,6 +63,9 @@ def _drivers(selection: Selection, types: Collection[str]) -> Iterator[Condition
     elif selection.type is not None:
         for status in statuses or list(Status):
             yield and_(jobs.c.type == selection.type, jobs.c.status == status)
+    elif selection.types is not None:
+        for name, status in product(sorted(selection.types), statuses or list(Status)):
+            yield and_(jobs.c.type == name, jobs.c.status == status)
     elif statuses:
         for status in statuses:
             yield jobs.c.status == status
@@ -91,4 +96,5 @@ def _by_label(driver: Condition, where: Condition, before: Position | None, limi
 def _older(submitted_at: Any, number: Any, before: Position | None) -> list[Condition]:
     if before is None:
         return []
-    return [tuple_(submitted_at, number) < tuple_(before.submitted_at, before.number)]
+    at = literal(before.submitted_at, jobs.c.submitted_at.type)
+    return [tuple_(submitted_at, number) < tuple_(at, literal(before.number))]

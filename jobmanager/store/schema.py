@@ -31,6 +31,8 @@ from jobmanager.records import storable
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+# Made once: json.dumps makes an encoder at every call that asks for anything unusual.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 class Time(TypeDecorator[datetime]):
@@ -78,12 +80,14 @@ class JsonText(TypeDecorator[Any]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         """Return what is shown; files of the first days hold such numbers."""
+        if value == "{}":  # as most are
+            return {}
         return json.loads(value) if isinstance(value, str) else value
 
 
 def to_json(value: Any) -> str:
     """Return *value* as it is stored; raises TypeError or ValueError."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _encode(value)
 
 
 #: SQLite numbers rows by itself only in a column of this very type.

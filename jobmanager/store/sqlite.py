@@ -12,13 +12,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy import Connection, Engine, Select, Table, create_engine, event
 from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import QueuePool
 
 from jobmanager.errors import ConfigError
 from jobmanager.store.commits import GroupCommit
+from jobmanager.store.prepared import Parameters, Prepared, Rows, Statement
 
 T = TypeVar("T")
 
@@ -48,6 +50,7 @@ class Database:
             pool_size=16,
             max_overflow=-1,
         )
+        self.engine.dialect.statement_compiler = _HintCompiler
         event.listen(self.engine, "connect", _set_up)
         event.listen(self.engine, "begin", _begin)
         #: the clock of everything that is recorded
@@ -58,6 +61,7 @@ class Database:
         self._lock = threading.Lock()  # held for a turn; guards _writer and _file
         self._file = os.open(f"{path}-turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._commits = GroupCommit(self._begin)
+        self._prepared: dict[Statement, Prepared] = {}
         self._owners = Owners(Path(f"{path}-owners"))
 
     def run(self, write: Callable[[Connection], T]) -> T:
@@ -73,6 +77,18 @@ class Database:
             driver.execute("PRAGMA journal_mode = WAL")
             with connection.begin():
                 yield connection
+
+    def execute(self, connection: Connection, statement: Statement, parameters: Parameters) -> Rows:
+        """Run one of the statements that are made once, in the transaction of *connection*; raises DBAPIError."""
+        return self._prepare(statement).run(connection.connection.driver_connection, parameters)
+
+    def read(self, query: Select[Any], parameters: Parameters) -> Rows:
+        """Return what one of the queries that are made once finds; raises DBAPIError."""
+        connection = self.engine.raw_connection()
+        try:
+            return self._prepare(query).run(connection.driver_connection, parameters)
+        finally:
+            connection.close()
 
     def insert(self, table: Table) -> Insert:
         """Return an insert of this dialect, which may say what is to be done where a key is there already."""
@@ -112,6 +128,13 @@ class Database:
         self._owners.leave()
         self.engine.dispose()
 
+    def _prepare(self, statement: Statement) -> Prepared:
+        # Two threads may prepare the same one: either will do.
+        prepared = self._prepared.get(statement)
+        if prepared is None:
+            prepared = self._prepared[statement] = Prepared(statement, self.engine.dialect)
+        return prepared
+
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
         """Open a write transaction; commits on leaving, rolls back on an exception. Blocks for the turn."""
@@ -129,6 +152,14 @@ class Database:
                 yield
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+class _HintCompiler(SQLiteCompiler):
+    """Writes hints into statements, as in INDEXED BY: SQLAlchemy's own does so for other databases only."""
+
+    def get_from_hint_text(self, table: Any, text: str | None) -> str | None:
+        """Return what stands behind the table's name."""
+        return text
 
 
 class Owners:
@@ -212,13 +243,12 @@ class Watch:
 
     def __init__(self, engine: Engine) -> None:
         self._connection = engine.raw_connection()
+        self._driver: Any = self._connection.driver_connection
         self._seen = -1
 
     def has_moved(self) -> bool:
         """Tell whether another connection, of any process, has committed since the last call."""
-        cursor = self._connection.cursor()
-        (version,) = cursor.execute("PRAGMA data_version").fetchone()
-        cursor.close()
+        (version,) = self._driver.execute("PRAGMA data_version").fetchone()
         moved, self._seen = version != self._seen, version
         return bool(moved)
 

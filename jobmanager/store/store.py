@@ -7,12 +7,14 @@ This module starts no threads and runs no job's code.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,10 +61,13 @@ from jobmanager.records import (
     Queue,
     Selection,
     Settlement,
+    Wanted,
+    storable,
 )
 from jobmanager.states import ASKED, ATTENDED, FINAL, Action, Fact, Status, advance
 from jobmanager.store import following, listing, postgres, queries, sqlite
 from jobmanager.store.migrate import bring_up_to_date
+from jobmanager.store.prepared import Rows
 from jobmanager.store.schema import (
     IS_FINISHED,
     IS_HELD,
@@ -79,10 +84,21 @@ _log = logging.getLogger(__name__)
 #: What two clocks, read one after the other, may seem to differ by without one of them having been set.
 _CLOCK_JITTER = timedelta(milliseconds=50)
 
+#: Kept as the time of a job that nobody has put off: with the time of the clock, it would wait for as long as that is
+#: set back. Shown as the time of its submission.
+_AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
+
 #: Submissions that may be under way elsewhere, unseen: nearer to the limit, the queue is counted, and one at a time.
 _UNSEEN = 1000
 #: The largest number that a change can have.
 _LAST_SEQ = 2**63 - 1
+
+#: The columns of a job in the order in which they are selected.
+_COLUMNS = tuple(column.name for column in jobs.c)
+#: What sets each field of a frozen record.
+_PUT: dict[str, Callable[[JobRecord, Any], None]] = {
+    field.name: JobRecord.__dict__[field.name].__set__ for field in fields(JobRecord)
+}
 
 T = TypeVar("T")
 Values = dict[str, Any]
@@ -140,7 +156,7 @@ class Store:
 
     def get(self, job_id: str) -> JobRecord:
         """Return the job; raises UnknownJob."""
-        rows = self._read(queries.JOB, id_is=job_id)
+        rows = self._ask(queries.JOB, {"id_is": job_id})
         if not rows:
             raise UnknownJob(job_id)
         return self._job(rows[0])
@@ -219,12 +235,14 @@ class Store:
 
     def queue(self) -> Queue:
         """Return what waits, and what is at work, in all processes."""
+        put_off, at_once = following.WAITED_LONGEST
         now = self.now()
-        (waiting,) = self._read(following.QUEUE, now=now)
+        ((depth,),) = self._read(following.DEPTH, now=now)
+        waited = [*self._read(put_off, now=now, at_once=_AT_ONCE), *self._read(at_once, at_once=_AT_ONCE)]
         rows = self._read(following.AT_WORK)
         return Queue(
-            depth=waiting.depth,
-            oldest_at=waiting.oldest_at,
+            depth=depth,
+            oldest_at=min((row.at for row in waited), default=None),
             busy=sum(row.jobs for row in rows),
             checkpoints={row.type: row.oldest_at for row in rows if row.oldest_at is not None},
         )
@@ -280,14 +298,17 @@ class Store:
         """
 
         def ask(connection: Connection, job_id: str) -> Applied | NotAllowed | None:
-            row = connection.execute(queries.JOB_LOCKED, {"id_is": job_id}).first()
-            if row is None or (statuses and row.status not in statuses):
+            try:
+                job = self._found(connection, job_id)
+            except UnknownJob:
+                return None
+            if statuses and job.status not in statuses:
                 return None
             values: Values = {"is_forced": True} if is_forced else {}
             if (run_at := run_ats[job_id]) is not None:
                 values["run_at"] = run_at
             try:
-                return self._transition(connection, self._job(row), action, values, actor=actor, reason=reason)
+                return self._transition(connection, job, action, values, actor=actor, reason=reason)
             except NotAllowed as refused:
                 return refused
 
@@ -301,11 +322,13 @@ class Store:
         *,
         unless: Collection[Status] = (),
         parked: bool = False,
+        wanted: Wanted | None = None,
     ) -> Applied | None:
         """Record what became of an attempt of this process; committed when this returns.
 
         Returns None, and writes nothing, where the job's status is one of *unless*. *parked* keeps the lease: the
-        thread waits and may be woken. Raises LeaseLost, NotAllowed, StoreUnavailable.
+        thread waits and may be woken. Where another job is *wanted* in its place, that is claimed by the same commit.
+        Raises LeaseLost, NotAllowed, StoreUnavailable.
         """
 
         def write(connection: Connection) -> Applied | None:
@@ -317,7 +340,9 @@ class Store:
                 values["run_at"] = settlement.run_at
             if not parked:
                 values |= {"owner": None, "lease_expires_at": None}
-            return self._transition(connection, job, settlement.action, values)
+            applied = self._transition(connection, job, settlement.action, values)
+            claimed = self._take(connection, queries.waiting, wanted, 1) if wanted is not None else []
+            return Applied(job=applied.job, change=applied.change, claimed=claimed[0]) if claimed else applied
 
         return self._commit(write)
 
@@ -345,11 +370,11 @@ class Store:
             held["cursor_is"] = to_json(values["cursor"])
 
         def write(connection: Connection) -> Status:
-            row = connection.execute(statement, values | held).first()
-            if row is None:
+            rows = self._database.execute(connection, statement, values | held)
+            if not rows:
                 raise LeaseLost(job_id)
             _add_lines(connection, job_id, lines)
-            return Status(row.status)
+            return Status(rows[0][0])
 
         return self._database.run(write)
 
@@ -364,21 +389,23 @@ class Store:
 
         *max_running* bounds how many of a type may run at once, over all processes.
         """
-        return self._claim(queries.waiting(tuple(types)), limit, max_running)
+        wanted = Wanted(types=tuple(types), max_running=max_running)
+        return self._commit(lambda connection: self._take(connection, queries.waiting, wanted, limit))
 
     def claim_to_clean(self, limit: int, *, types: Collection[str]) -> list[JobRecord]:
         """Take up to *limit* stopping jobs that nobody attends to, in order to clean them."""
-        return self._claim(queries.to_clean(tuple(types)), limit, {})
+        wanted = Wanted(types=tuple(types), max_running={})
+        return self._commit(lambda connection: self._take(connection, queries.to_clean, wanted, limit))
 
     def look(self, types: Collection[str]) -> Outlook:
         """Return what there is to do for a process that knows these types, in one question."""
-        (row,) = self._read(queries.look(tuple(types)), **self._clocks())
-        dues = [at for at in (row.next_waiting_at, row.next_to_clean_at) if at is not None]
+        (found,) = self._ask(queries.look(tuple(types)), self._clocks())
+        is_signalled, has_waiting, has_to_clean, *next_at = found
         return Outlook(
-            is_signalled=row.is_signalled,
-            has_waiting=row.has_waiting,
-            has_to_clean=row.has_to_clean,
-            next_due_at=min(dues, default=None),
+            is_signalled=is_signalled,
+            has_waiting=has_waiting,
+            has_to_clean=has_to_clean,
+            next_due_at=min((at for at in next_at if at is not None), default=None),
         )
 
     def expire(self) -> list[Applied]:
@@ -518,22 +545,26 @@ class Store:
                 "labels": job.labels,
                 "max_attempts": job.max_attempts,
                 "timeout_seconds": job.timeout_seconds,
-                "run_at": job.run_at or now,
+                "run_at": job.run_at or _AT_ONCE,
                 "submitted_at": now,
                 "traceparent": job.traceparent,
             }
             for job in new
         ]
         submit = {"action": "submit", "to_status": Status.SUBMITTED, "attempt": 0, "actor": actor}
-        submit |= {"asked_at": now, "at": now}
-        added = connection.execute(queries.ADD_JOBS, rows).all()
-        _add_labels(connection, new, [row.number for row in added], now)
-        connection.execute(insert(changes), [submit | {"job_id": job.id} for job in new])
+        submit |= {"asked_at": now, "at": now, "from_status": None, "reason": None, "signal_to": None}
+        if len(rows) == 1:
+            added = self._database.execute(connection, queries.ADD_JOB, rows[0])
+            self._database.execute(connection, queries.ADD_CHANGE, submit | {"job_id": new[0].id})
+        else:
+            added = [tuple(row) for row in connection.execute(queries.ADD_JOBS, rows)]
+            connection.execute(insert(changes), [submit | {"job_id": job.id} for job in new])
+        _add_labels(connection, new, [row[0] for row in added], now)
         return [self._job(row) for row in added]
 
     def _make_room(self, connection: Connection, wanted: int) -> None:
         """Raise QueueFull if *wanted* more jobs are too many; counts them only where that may be."""
-        seq = connection.execute(queries.LAST_CHANGE).scalar_one()
+        ((seq,),) = self._database.execute(connection, queries.LAST_CHANGE, {})
         waiting, counted_at = self._waiting
         # Whatever came to wait since it was counted did so by a change, whichever process made it.
         if waiting + max(0, seq - counted_at) + wanted <= self._queue_limit - _UNSEEN:
@@ -547,22 +578,22 @@ class Store:
     def _clocks(self) -> Values:
         return {"now": self.now(), "lease_now": self._database.lease_now(), "owner_is": self.owner}
 
-    def _claim(self, query: Select[Any], limit: int, max_running: dict[str, int]) -> list[JobRecord]:
-        def write(connection: Connection) -> list[JobRecord]:
-            if max_running:
-                self._database.take_turn(connection, "bounded claim")
-            full = _full_types(connection, max_running)
-            found = query.where(jobs.c.type.not_in(full)) if full else query
-            claimed: list[JobRecord] = []
-            for row in connection.execute(found, self._clocks() | {"limit": limit}).all():
-                # Types with a bound are claimed one at a time: the next round counts again.
-                if row.type not in max_running or all(job.type != row.type for job in claimed):
-                    values = {"owner": self.owner, "lease_expires_at": self._lease_end()}
-                    applied = self._transition(connection, self._job(row), Action.CLAIM, values)
-                    claimed.append(applied.job)
-            return claimed
-
-        return self._commit(write)
+    def _take(
+        self, connection: Connection, query: Callable[[tuple[str, ...]], Select[Any]], wanted: Wanted, limit: int
+    ) -> list[JobRecord]:
+        """Claim up to *limit* of the wanted jobs that *query*, made for their types, finds."""
+        if wanted.max_running:
+            self._database.take_turn(connection, "bounded claim")
+        full = _full_types(connection, wanted.max_running)
+        found = query(tuple(name for name in wanted.types if name not in full))
+        claimed: list[JobRecord] = []
+        for row in self._database.execute(connection, found, self._clocks() | {"limit": limit}):
+            job = self._job(row)
+            # Types with a bound are claimed one at a time: the next round counts again.
+            if job.type not in wanted.max_running or all(other.type != job.type for other in claimed):
+                values = {"owner": self.owner, "lease_expires_at": self._lease_end()}
+                claimed.append(self._transition(connection, job, Action.CLAIM, values).job)
+        return claimed
 
     def _expire(self, connection: Connection, job: JobRecord) -> Applied:
         if job.status not in ATTENDED:
@@ -579,18 +610,18 @@ class Store:
 
     def _found(self, connection: Connection, job_id: str) -> JobRecord:
         """Return the job, which no other transaction changes until this one ends; raises UnknownJob."""
-        row = connection.execute(queries.JOB_LOCKED, {"id_is": job_id}).first()
-        if row is None:
+        rows = self._database.execute(connection, queries.JOB_LOCKED, {"id_is": job_id})
+        if not rows:
             raise UnknownJob(job_id)
-        return self._job(row)
+        return self._job(rows[0])
 
     def _held(self, connection: Connection, job_id: str, attempt: int) -> JobRecord:
         """Return the job if this attempt of this process holds it; raises LeaseLost."""
         held = {"id_is": job_id, "attempt_is": attempt, "owner_is": self.owner}
-        row = connection.execute(queries.JOB_HELD, held).first()
-        if row is None:
+        rows = self._database.execute(connection, queries.JOB_HELD, held)
+        if not rows:
             raise LeaseLost(job_id)
-        return self._job(row)
+        return self._job(rows[0])
 
     def _is_held(self, job_id: str, attempt: int) -> tuple[Any, ...]:
         return jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.owner == self.owner
@@ -615,22 +646,23 @@ class Store:
         now = self.now()
         values = _consequences(job, action, to_status, now) | values | {"status": to_status}
         seen = {"number_is": job.number, "status_is": job.status, "attempt_is": job.attempt}
-        row = connection.execute(queries.advance_job(values), values | seen).one()
+        (_,) = self._database.execute(connection, queries.advance_job(values), values | seen)
+        moved = self._moved(job, values)
         record: Values = {
             "job_id": job.id,
             "action": action,
             "from_status": job.status,
             "to_status": to_status,
-            "attempt": row.attempt,
+            "attempt": moved.attempt,
             "actor": actor,
             "reason": reason,
             "asked_at": job.asked_at if action in (Action.YIELD, Action.CLAIM) and job.asked_at else now,
             "at": now,
             "signal_to": job.owner if job.owner != self.owner else None,
         }
-        (seq,) = connection.execute(queries.ADD_CHANGE, record).one()
+        ((seq,),) = self._database.execute(connection, queries.ADD_CHANGE, record)
         del record["signal_to"]
-        return Applied(job=self._job(row), change=Change(seq=seq, **record))
+        return Applied(job=moved, change=Change(seq=seq, **record))
 
     def _facts(self, job: JobRecord, action: Action, values: Values) -> set[Fact]:
         facts = set()
@@ -679,22 +711,37 @@ class Store:
 
     # Reading
 
-    def _job(self, row: Row[Any]) -> JobRecord:
+    def _job(self, row: Sequence[Any]) -> JobRecord:
         """Return the row of a job as a value, its lease on the clock of everything else."""
-        values = dict(row._mapping)
+        values = dict(zip(_COLUMNS, row, strict=True))
         values["status"] = Status(values["status"])
+        if values["run_at"] == _AT_ONCE:
+            values["run_at"] = values["submitted_at"]
         if values["lease_expires_at"] is not None:
             values["lease_expires_at"] += self._from_lease_clock()
         values["checkpoint"] = Checkpoint(
-            seq=values.pop("checkpoint_seq"),
-            cursor=values.pop("cursor"),
-            done=_whole(values.pop("done")),
-            total=_whole(values.pop("total")),
-            message=values.pop("message"),
-            saved_at=values.pop("saved_at"),
-            gap_seconds=values.pop("gap_seconds"),
+            seq=values["checkpoint_seq"],
+            cursor=values["cursor"],
+            done=_whole(values["done"]),
+            total=_whole(values["total"]),
+            message=values["message"],
+            saved_at=values["saved_at"],
+            gap_seconds=values["gap_seconds"],
         )
-        return JobRecord(**values)
+        return _record(values)
+
+    def _moved(self, job: JobRecord, values: Values) -> JobRecord:
+        """Return the job as it is once *values* are stored, which saves reading it again."""
+        values = {**values}
+        if values.get("run_at") == _AT_ONCE:
+            values["run_at"] = job.submitted_at
+        if values.get("result") is not None:
+            values["result"] = json.loads(to_json(values["result"]))
+        if values.get("error") is not None:
+            values["error"] = storable(values["error"], longest=len(values["error"]))
+        if values.get("lease_expires_at") is not None:
+            values["lease_expires_at"] += self._from_lease_clock()
+        return _record({name: getattr(job, name) for name in _PUT} | values)
 
     def _from_lease_clock(self) -> timedelta:
         """Return what to add to a time of leases; the same from call to call, so that an unchanged job reads alike."""
@@ -703,12 +750,27 @@ class Store:
             self._clock_offset = measured
         return self._clock_offset
 
+    def _ask(self, query: Select[Any], parameters: Values) -> Rows:
+        """Return what one of the queries that are made once finds."""
+        try:
+            return self._database.read(query, parameters)
+        except DBAPIError as error:
+            raise StoreUnavailable("The store does not answer. Try again later.") from error
+
     def _read(self, query: Select[Any] | CompoundSelect[Any], **parameters: Any) -> Sequence[Row[Any]]:
         try:
             with self._database.engine.connect() as connection:
                 return connection.execute(query, parameters).all()
         except DBAPIError as error:
             raise StoreUnavailable("The store does not answer. Try again later.") from error
+
+
+def _record(values: Values) -> JobRecord:
+    """Return JobRecord(**values), in a third of the time."""
+    job = object.__new__(JobRecord)
+    for name, put in _PUT.items():
+        put(job, values[name])
+    return job
 
 
 def _consequences(job: JobRecord, action: Action, to_status: Status, now: datetime) -> Values:
@@ -730,13 +792,13 @@ def _consequences(job: JobRecord, action: Action, to_status: Status, now: dateti
             values |= {"asked_at": now}
         case Action.STOP:
             # The tries of clean count anew, and it is due at once, whatever the job waited for.
-            values |= {"asked_at": now, "failures": 0, "run_at": now, "is_forced": False}
+            values |= {"asked_at": now, "failures": 0, "run_at": _AT_ONCE, "is_forced": False}
             if to_status is Status.STOPPING:
                 values["finished_at"] = None
         case Action.RESUME:
             values |= {"asked_at": now}
             if to_status is Status.SUBMITTED:
-                values |= {"run_at": now, "finished_at": None}
+                values |= {"run_at": _AT_ONCE, "finished_at": None}
             if job.status is Status.FAILED:
                 values |= {"failures": 0, "crashes": 0, "error": None}
     return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
 
@@ -21,17 +21,16 @@ from jobmanager.http import create_app
 from jobmanager.records import JobRecord, Selection
 from jobmanager.registry import Registry
 from jobmanager.states import FINAL, Status
+from jobmanager.tokens import Role, TokenFile
 
 #: What is not documented: files of the pages, the docs themselves, and ways to them.
 UNDOCUMENTED = {
-    "static",
-    "swagger_ui.static",
-    "flasgger.static",
-    "flasgger.apidocs",
-    "flasgger.apispec",
-    "flasgger.oauth_redirect",
-    "flasgger.<lambda>",
-    "classic.swagger",
+    "jobmanager.static",
+    "jobmanager.docs.static",
+    "jobmanager.docs.page",
+    "jobmanager.docs.page_as_file",
+    "jobmanager.docs.specification",
+    "jobmanager.classic.swagger",
 }
 
 Operation = tuple[str, str]
@@ -71,6 +70,14 @@ ANSWERS: dict[Operation, tuple[int, ...]] = {
     ("GET", "/metrics"): (200, 500),
     ("GET", "/health/live"): (200,),
     ("GET", "/health/ready"): (200, 500, 503),
+}
+#: What needs no token.
+OPEN = {("GET", "/health/live"), ("GET", "/health/ready")}
+#: What may be answered wherever a token is needed: there is none, it has asked too often, it cannot be checked.
+ANSWERS |= {
+    operation: tuple(sorted({*statuses, 401, 429, 503}))
+    for operation, statuses in ANSWERS.items()
+    if operation not in OPEN
 }
 EVERY_ANSWER = [(method, path, status) for (method, path), statuses in ANSWERS.items() for status in statuses]
 
@@ -243,14 +250,20 @@ def provoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "full": JobManager(Settings(data_dir=folder / "full", queue_limit=1, slots=0), types),
         "away": JobManager(Settings(data_dir=folder / "away"), types),
         "broken": Broken(Settings(data_dir=folder / "broken"), types),
+        "guarded": JobManager(Settings(data_dir=folder / "guarded", tokens=folder / "tokens", slots=0), types),
+        "unguarded": JobManager(Settings(data_dir=folder / "unguarded", tokens=folder / "no tokens"), types),
     }
     clients = {name: create_app(manager).test_client() for name, manager in managers.items()}
+    busy = TokenFile(folder / "tokens").add("busy", Role.ADMIN, now=datetime.now(UTC), rate=1)
+    _HEADERS[429] = {"Authorization": f"Bearer {busy}"}
     job_id = managers["whole"].submit("Note").id
     managers["whole"].wait(job_id, unless=("submitted", "running"), wait=10)
     managers["full"].submit("Note")
 
     def answer(method: str, path: str, status: int) -> TestResponse:
-        service = _SERVICES.get(status, "whole")
+        service = _service(method, path, status)
+        if service == "guarded":
+            clients[service].get("/job-types", headers=_HEADERS[429])  # the one request of this minute
         fitting = _job_id(managers["whole"], path, status, job_id)
         headers = dict(_HEADERS.get(status, {}))
         if (path, status) == ("/jobs/{job_id}", 304):
@@ -276,7 +289,15 @@ def provoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         manager.close()
 
 
-_SERVICES = {429: "full", 500: "broken", 503: "away"}
+def _service(method: str, path: str, status: int) -> str:
+    """Return which of the services answers with the status."""
+    if status == 503 and path.startswith("/job-types"):
+        return "unguarded"
+    if (method, status) == ("POST", 429) and path in ("/submit", "/jobs", "/jobs/batch"):
+        return "full"
+    return {401: "guarded", 429: "guarded", 500: "broken", 503: "away"}.get(status, "whole")
+
+
 _HEADERS = {
     200: {"Prefer": "wait=10"},
     204: {"Last-Event-ID": "1000000"},
@@ -344,7 +365,7 @@ def test_every_documented_answer_is_given_as_documented(
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [answer for answer in EVERY_ANSWER if answer[2] in (403, 412, 413, 500, 503)]
+    ("method", "path", "status"), [answer for answer in EVERY_ANSWER if answer[2] in (401, 403, 412, 413, 500, 503)]
 )
 def test_the_example_of_an_error_is_what_is_said(
     provoke: Any, specification: dict[str, Any], method: str, path: str, status: int
@@ -409,7 +430,7 @@ def test_our_scripts_name_no_other_host_and_ask_no_validator(quiet: FlaskClient)
     assert "validatorUrl: null" in text
 
 
-@pytest.mark.parametrize("path", ["/apidocs/index.html", "/oauth2-redirect.html"])
+@pytest.mark.parametrize("path", ["/apidocs/index.html", "/swagger-ui/oauth2-redirect.html"])
 def test_other_pages_of_the_docs_load_nothing_from_elsewhere_either(quiet: FlaskClient, path: str) -> None:
     response = quiet.get(path, follow_redirects=True, buffered=True)
 

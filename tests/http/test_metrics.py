@@ -95,7 +95,7 @@ def test_what_a_job_goes_through_is_counted_where_it_happens(client: FlaskClient
     assert grown("jobmanager_changes_total action=claim type=Counted") == 2
     assert grown("jobmanager_store_seconds_count operation=settle") >= 2
     assert grown("jobmanager_http_request_seconds_count method=POST route=/submit status=200") == 1
-    assert grown("jobmanager_http_request_seconds_count method=POST route=/halt/<job_id> status=200") == 1
+    assert grown("jobmanager_http_request_seconds_count method=POST route=/halt/{job_id} status=200") == 1
 
 
 def test_a_submission_that_was_there_already_is_not_counted_again(manager: JobManager, client: FlaskClient) -> None:
@@ -117,7 +117,7 @@ def test_requests_are_counted_by_their_route_and_unknown_ones_as_one(quiet: Flas
         quiet.get(f"/jobs/{number}")
     after = samples(quiet)
 
-    for route in ("none", "/jobs/<job_id>"):
+    for route in ("none", "/jobs/{job_id}"):
         assert after[name.format(route)] - before.get(name.format(route), 0) == 3
 
 

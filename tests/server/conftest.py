@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -62,6 +63,29 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield make
     for server in servers:
         server.close()
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Return what mounts a volume of so many mebibytes, and returns its folder; it raises OSError where nobody may.
+
+    To be asked for before any server.
+    """
+    path = tmp_path / "volume"
+    mounted = []
+
+    def make(mebibytes: int) -> Path:
+        path.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(path)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise PermissionError(f"only root may mount a volume, as in a container with that right: {done.stderr}")
+        mounted.append(path)
+        return path
+
+    yield make
+    for each in mounted:
+        subprocess.run(["umount", "--lazy", str(each)], check=True)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 1.0
+CHECKPOINT_SECONDS = 0.05
 
 
 def until(look: Callable[[], T], what: object = "", *, seconds: float = 20.0, every: float = 0.01) -> T:
@@ -44,7 +45,9 @@ class Server:
         self.data_dir = data_dir
         self.workers = workers
         self.log_file = data_dir.parent / f"{data_dir.name}.log"
-        self.settings = {"LEASE_SECONDS": LEASE_SECONDS, "CHECKPOINT_SECONDS": 0.05} | settings
+        self.settings = {"LEASE_SECONDS": LEASE_SECONDS, "CHECKPOINT_SECONDS": CHECKPOINT_SECONDS} | settings
+        #: further variables, which are no settings
+        self.environment: dict[str, str] = {}
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         #: without keep-alive: each request may land in another worker
@@ -66,7 +69,7 @@ class Server:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBMANAGER_")}
         settings = {"DATA_DIR": self.data_dir} | self.settings
         environment |= {f"JOBMANAGER_{name}": str(value) for name, value in settings.items()}
-        environment |= {
+        environment |= self.environment | {
             "WEB_CONCURRENCY": str(self.workers),
             "HOST": "127.0.0.1",
             "PORT": str(self.port),
@@ -184,6 +187,16 @@ class Server:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute(query, parameters)]
 
+    def execute(self, statements: str) -> None:
+        """Have the store's database do something."""
+        if "DATABASE_URL" in self.settings:
+            with psycopg.connect(str(self.settings["DATABASE_URL"])) as postgres:
+                postgres.execute(statements)
+            return
+        path = self.data_dir / "jobmanager.db"
+        with contextlib.closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
+            connection.executescript(statements)
+
     def job(self, job_id: str) -> dict[str, Any]:
         (row,) = self.rows("SELECT * FROM jobs WHERE id = ?", job_id)
         return row
@@ -208,7 +221,7 @@ class Server:
 
     def trace(self, job_id: str) -> list[Line]:
         """Return what a traced job has told, oldest first."""
-        path = self.data_dir / "trace" / job_id
+        path = self.data_dir.parent / "trace" / job_id
         return [Line(*line.split()) for line in path.read_text(encoding="ascii").splitlines()] if path.exists() else []
 
     def told(self, job_id: str, what: str) -> list[Line]:

@@ -1,14 +1,18 @@
 """What the tests serve in place of wsgi.py: the same application, with job types that tell what happens to them.
 
-Each job writes lines to DATA_DIR/trace/<job id>, outside its own folder, so that they are there when it was cleaned:
-one write with O_APPEND a line, which the kernel keeps whole and in order, whatever process it comes from.
+Each job writes lines to trace/<job id> beside DATA_DIR, so that they are there when it was cleaned, and when its volume
+is full: one write with O_APPEND a line, which the kernel keeps whole and in order, whatever process it comes from.
+The file `clock` beside DATA_DIR, if there is one, says by how many seconds the wall clock is wrong.
 """
 
+import errno
 import os
 import random
 import socket
 import threading
 import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from flask import request
 from pydantic import BaseModel
@@ -16,18 +20,33 @@ from pydantic import BaseModel
 from jobmanager import Job, registry
 from jobmanager.http import events
 from jobmanager.jobs.export import Export
+from jobmanager.store import sqlite
 
 # Small enough for a test to find an export in the middle of many.
-Export.chunk_rows = 500
+Export.chunk_rows = int(os.environ.get("SERVED_CHUNK_ROWS", "500"))
 # Short enough for a test to wait until a client that does not read is cut off; see also below.
 events.READ_SECONDS = 1.0
+
+
+def _wrong_clock() -> datetime:
+    """Return what the wall clock says after the step that the test had it make."""
+    try:
+        step = float(_CLOCK.read_text(encoding="ascii"))
+    except FileNotFoundError:
+        step = 0.0
+    return datetime.now(UTC) + timedelta(seconds=step)
+
+
+_CLOCK = Path(os.environ.get("JOBMANAGER_DATA_DIR", "var")).absolute().parent / "clock"
+# The only reader of the wall clock. Not by libfaketime: 0.9.10 breaks time.sleep where the monotonic clock is spared.
+sqlite._wall_clock = _wrong_clock
 
 
 class Traced(Job):
     """Writes down its begin, its units of work, its hooks and its end."""
 
     def tell(self, what: str, unit: int = -1) -> None:
-        folder = self.settings.data_dir / "trace"
+        folder = self.settings.data_dir.absolute().parent / "trace"
         folder.mkdir(exist_ok=True)
         line = f"{time.monotonic_ns()} {os.getpid()} {self.attempt} {what} {unit}\n"
         file = os.open(folder / self.job_id, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -84,7 +103,40 @@ class Units(Traced):
 
 
 @registry.register
-class Flaky(Units):
+class Fenced(Units):
+    """Writes units to a file of each attempt's own: no attempt that was frozen and lost its job can spoil another's.
+
+    Its cursor says how many units are done, in how many bytes of which file, and which attempt says so.
+    """
+
+    def start(self) -> dict[str, int | str]:
+        first, length, earlier, _attempt = self.cursor or (0, 0, None, None)
+        self.tell("begin", first)
+        own = f"units-{self.attempt}"
+        with open(self.workdir / own, "wb", buffering=0) as self.file:
+            if earlier is not None:
+                self.append((self.workdir / earlier).read_bytes()[:length], length)
+            for unit in range(first, self.args.units):
+                self.wait(self.args.seconds)
+                self.tell("tick", unit)
+                self.work(unit)
+                line = f"{unit}\n".encode()
+                self.append(line, len(line))
+                cursor = [unit + 1, self.file.tell(), own, self.attempt]
+                self.checkpoint(cursor, done=unit + 1, total=self.args.units)
+            os.fsync(self.file.fileno())
+        self.tell("end")
+        return {"units": self.args.units, "file": own}
+
+    def append(self, data: bytes, length: int) -> None:
+        """Append bytes, all of them or none that count."""
+        assert len(data) == length, "what the cursor claims is not there"
+        if self.file.write(data) != length:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@registry.register
+class Flaky(Fenced):
     """Fails now and then, and so does its clean."""
 
     max_attempts = 3

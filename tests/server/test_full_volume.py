@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from faults import fill
 from gunicorn_server import Server, until
 
 
-@pytest.fixture
-def volume(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder on a volume of its own, of eight mebibytes."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a volume: run the tests as root, as in a container")
-    path = tmp_path / "volume"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(path)], check=True)
-    yield path
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-
-def fill(path: Path) -> None:
-    """Leave no byte free."""
-    with open(path, "wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"\0" * 4096)
-        except OSError:
-            return
-
-
-def test_a_full_volume_is_told_to_clients_and_survived(make_server: Callable[..., Server], volume: Path) -> None:
+def test_a_full_volume_is_told_to_clients_and_survived(
+    mount: Callable[[int], Path], make_server: Callable[..., Server]
+) -> None:
+    try:
+        volume = mount(8)
+    except OSError as error:
+        pytest.skip(str(error))
     server = make_server(data="volume/data").start()
     job_id = server.submit("Simple", steps=200, seconds=0.01)
     server.until_done(job_id, 5)

@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import event, text
 
 from jobmanager.errors import LeaseLost
-from jobmanager.records import Checkpoint, NewJob, Settlement
+from jobmanager.records import Checkpoint, NewJob, Selection, Settlement
 from jobmanager.states import FINAL, Action, Status
 from jobmanager.store import Store
+from jobmanager.store.prepared import Prepared
 
 #: Indexes that hold no finished job: to go through one of them is no full scan.
 OF_LIVE_JOBS = ("jobs_waiting", "jobs_due", "jobs_to_clean", "jobs_held")
@@ -62,6 +63,12 @@ QUESTIONS: dict[str, Ask] = {
     "removing by age": lambda store: store.prune(before=store.now() - timedelta(days=365 * 100), keep=None),
     "removing by number": lambda store: store.prune(before=None, keep=99_990),
     "forgetting keys": lambda store: store.forget_keys(before=store.now()),
+    "the newest jobs": lambda store: store.find(Selection(), TYPES),
+    "jobs of a status": lambda store: store.find(Selection(statuses=frozenset({Status.FAILED})), TYPES),
+    "jobs of a type": lambda store: store.find(Selection(type="T"), TYPES),
+    "jobs with a label": lambda store: store.find(Selection(labels={"a": "b"}), TYPES),
+    "jobs of a time": lambda store: store.find(Selection(submitted_before=store.now()), TYPES),
+    "jobs that are searched": lambda store: store.find(Selection(q="something long enough"), TYPES),
 }
 
 
@@ -84,21 +91,34 @@ def explained(store: Store) -> Iterator[list[str]]:
     """Give out the steps of the plans of all statements that are run meanwhile."""
     steps: list[str] = []
 
-    def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
-        if statement.startswith(("SELECT", "UPDATE", "DELETE")) and not many:
-            driver = connection.connection.driver_connection
+    def explain(driver: Any, statement: str, parameters: Any) -> None:
+        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
             steps.extend(row[3] for row in driver.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
 
-    event.listen(store._database.engine, "before_cursor_execute", explain)
+    def explain_ours(prepared: Prepared, driver: Any, parameters: Any) -> Any:
+        explain(driver, prepared.text, prepared.bound(parameters))
+        return run(prepared, driver, parameters)
+
+    def explain_theirs(connection: Any, _cursor: Any, statement: str, values: Any, _context: Any, many: bool) -> None:
+        if not many:
+            explain(connection.connection.driver_connection, statement, values)
+
+    run = Prepared.run
+    engine = store._database.engine
+    event.listen(engine, "before_cursor_execute", explain_theirs)
     try:
-        yield steps
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Prepared, "run", explain_ours)
+            yield steps
     finally:
-        event.remove(store._database.engine, "before_cursor_execute", explain)
+        event.remove(engine, "before_cursor_execute", explain_theirs)
 
 
 def is_full_scan(step: str) -> bool:
     """Tell whether a step of a plan goes through all rows of a table that grows without bound."""
-    scan = re.fullmatch(r"SCAN (?:jobs|changes|log_lines|idempotency_keys)(?: USING (?:COVERING )?INDEX (\w+))?", step)
+    scan = re.fullmatch(
+        r"SCAN (?:jobs|changes|log_lines|idempotency_keys|labels)(?: USING (?:COVERING )?INDEX (\w+))?", step
+    )
     return scan is not None and scan[1] not in OF_LIVE_JOBS
 
 
@@ -111,8 +131,17 @@ def test_nothing_that_is_asked_all_the_time_goes_through_all_jobs(full_store: St
             pytest.fail("the job that runs is no longer there to be asked for")
 
     assert steps
-    # A ping reads one row, and stops.
-    assert question == "a ping" or [step for step in steps if is_full_scan(step)] == []
+    # These read as many rows as they show, in the order of an index, and stop.
+    assert question in ("a ping", "the newest jobs") or [step for step in steps if is_full_scan(step)] == []
+
+
+@pytest.mark.parametrize("question", ["the newest jobs", "jobs of a status", "jobs of a type", "jobs with a label"])
+def test_a_list_sorts_no_more_than_the_page_that_it_shows(full_store: Store, question: str) -> None:
+    with explained(full_store) as steps:
+        QUESTIONS[question](full_store)
+
+    # Only the last one, which puts the parts together.
+    assert sum("TEMP B-TREE FOR ORDER BY" in step for step in steps) <= 1
 
 
 def test_a_full_scan_would_be_noticed(full_store: Store) -> None:

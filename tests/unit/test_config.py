@@ -64,12 +64,15 @@ def test_every_text_is_read_from_its_variable() -> None:
             "JOBMANAGER_LOG": "json",
             "PROMETHEUS_MULTIPROC_DIR": "/counts",
             "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+            "JOBMANAGER_TOKENS": "/etc/tokens",
+            "JOBMANAGER_INSECURE": "1",
         }
     )
 
     assert settings.database_url == "postgresql://me:secret@db/jobs"
     assert (settings.data_dir, settings.datasets) == (Path("/data"), Path("/etc/datasets.toml"))
     assert (settings.log, settings.metrics_dir, settings.has_traces) == ("json", Path("/counts"), True)
+    assert (settings.tokens, settings.insecure) == (Path("/etc/tokens"), True)
 
 
 def test_a_log_of_no_known_kind_is_refused() -> None:
@@ -77,11 +80,18 @@ def test_a_log_of_no_known_kind_is_refused() -> None:
         Settings.from_env({"JOBMANAGER_LOG": "xml"})
 
 
+@pytest.mark.parametrize("text", ["yes", "true", "2", "O"])
+def test_what_is_neither_one_nor_zero_does_not_open_the_service(text: str) -> None:
+    with pytest.raises(ConfigError, match="JOBMANAGER_INSECURE must be 1 or 0"):
+        Settings.from_env({"JOBMANAGER_INSECURE": text})
+
+    assert Settings.from_env({"JOBMANAGER_INSECURE": "0"}).insecure is False
+
+
 def test_every_field_has_a_variable_of_its_name() -> None:
     """A field that this test does not know is one that from_env may have forgotten."""
-    known = {"database_url", "data_dir", "datasets", "log", "metrics_dir", "has_traces"} | {
-        field for _, field, _ in NUMBERS.values()
-    }
+    texts = {"database_url", "data_dir", "datasets", "tokens", "insecure", "log", "metrics_dir", "has_traces"}
+    known = texts | {field for _, field, _ in NUMBERS.values()}
 
     assert {field.name for field in dataclasses.fields(Settings)} == known
 

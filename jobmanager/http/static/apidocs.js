@@ -1,4 +1,5 @@
-// Shows the API docs. A file of its own, so that no inline script has to be allowed.
+// Shows the API docs. A file of its own, so that no inline script has to be allowed. A token that is typed in
+// is forgotten with the page.
 const page = document.getElementById("swagger-ui");
 
 window.ui = SwaggerUIBundle({
@@ -7,4 +8,5 @@ window.ui = SwaggerUIBundle({
   deepLinking: true,
   tryItOutEnabled: true,
   validatorUrl: null,
+  persistAuthorization: false,
 });

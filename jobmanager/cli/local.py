@@ -1,0 +1,150 @@
+"""The commands that work on this machine, without asking a server: they read the settings of the service."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from datetime import datetime, timedelta
+from importlib.util import find_spec
+
+import click
+from click.core import ParameterSource
+from click.shell_completion import get_completion_class
+
+from jobmanager.cli.options import Moment, parse_args, prints_json
+from jobmanager.cli.shown import Printer
+from jobmanager.config import Settings
+from jobmanager.errors import ConfigError, StoreUnavailable
+from jobmanager.manager import JobManager
+from jobmanager.sample import make_sample
+from jobmanager.tokens import check_access
+from jobmanager.tokens_cli import token_group
+from jobmanager.torture import torture
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--host", envvar="HOST", default="127.0.0.1", show_default=True, show_envvar=True, help="To listen at.")
+@click.option("--port", envvar="PORT", default=8080, show_default=True, show_envvar=True, help="To listen at.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; otherwise WEB_CONCURRENCY, or 1.")
+@click.option("--threads", type=click.IntRange(1), help="Of each process, to answer requests; otherwise 16.")
+@click.argument("gunicorn_options", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def serve(
+    ctx: click.Context,
+    *,
+    host: str,
+    port: int,
+    workers: int | None,
+    threads: int | None,
+    gunicorn_options: tuple[str, ...],
+) -> None:
+    """Serve by gunicorn, until a signal ends it; any further options are gunicorn's."""
+    told = {"--workers": workers, "--threads": threads}
+    if any(ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in ("host", "port")):
+        told["--bind"] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # type: ignore[assignment]
+    options = [f"{name}={value}" for name, value in told.items() if value is not None]
+    command = [sys.executable, "-m", "gunicorn", "--config", _config_file(), *options, *gunicorn_options]
+    # In place of this process, so that signals reach gunicorn, and none of our imports stay in its workers.
+    os.execv(sys.executable, [*command, "jobmanager.wsgi:app"])
+
+
+def _config_file() -> str:
+    found = find_spec("jobmanager.gunicorn_conf")
+    assert found is not None
+    assert found.origin is not None
+    return found.origin
+
+
+@click.command()
+@click.option("--bind", "hosts", multiple=True, metavar="HOST", help="An address that is to be bound.")
+@prints_json
+def check(printer: Printer, hosts: tuple[str, ...]) -> None:
+    """Tell whether the service could start: whether its settings are right, and its store is of this version."""
+    try:
+        manager = JobManager()
+        check_access(manager.settings, hosts)
+        manager.check()
+    except StoreUnavailable as error:
+        # No reason to refuse: it may come back, and the service tries again.
+        click.echo(str(error), err=True)
+    except ConfigError as error:
+        click.echo(f"The service cannot start. {error}", err=True)
+        raise SystemExit(1) from None
+    if printer.as_json:
+        printer.json({"can_start": True})
+
+
+@click.command("torture")
+@click.argument("type_name", metavar="TYPE")
+@click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="An argument of the job; JSON, or text.")
+@prints_json
+def torture_command(printer: Printer, type_name: str, pairs: tuple[str, ...]) -> None:
+    """Prove that a job type can be halted, killed and stopped at every checkpoint, or show where it cannot."""
+    manager = JobManager()
+    verdict = torture(manager.types.get(type_name), parse_args(pairs), settings=manager.settings)
+    printer.say(str(verdict), is_sound=verdict.is_sound(), report=str(verdict))
+    raise SystemExit(0 if verdict.is_sound() else 1)
+
+
+@click.command()
+@click.option("--rows", default=1_000_000, show_default=True, help="How many survey responses to make.")
+@prints_json
+def sample(printer: Printer, rows: int) -> None:
+    """Make the sample data that Export can read at once; does nothing where datasets are configured."""
+    settings = Settings.from_env()
+    if settings.datasets is not None and settings.datasets.exists():
+        printer.say(
+            f"Datasets are configured in {settings.datasets}; nothing to do.",
+            made=None,
+            datasets=str(settings.datasets),
+        )
+        return
+    path = make_sample(settings.data_dir, rows)
+    printer.say(f"Made {path}, the dataset 'responses'.", made=str(path), datasets=str(settings.datasets))
+
+
+@click.command()
+@click.option("--before", type=Moment(), help="Those that finished before this time.")
+@click.option("--days", type=click.FloatRange(min=0), help="Those that finished more than so many days ago.")
+@click.option("--keep", type=click.IntRange(min=0), help="Completed and stopped ones, but for so many of the newest.")
+@prints_json
+def prune(printer: Printer, before: datetime | None, days: float | None, keep: int | None) -> None:
+    """Remove finished jobs from the store for good, with their changes, logs and files.
+
+    Works on the store itself, which JOBMANAGER_DATABASE_URL and JOBMANAGER_DATA_DIR name, whether it is served or not.
+    """
+    if before is None and days is None and keep is None:
+        raise click.UsageError("Say which: --before, --days or --keep.")
+    if before is not None and days is not None:
+        raise click.UsageError("Either --before or --days.")
+    # Without slots: what waits to be run is not for this process.
+    with JobManager(replace(Settings.from_env(), slots=0)) as manager:
+        if days is not None:
+            before = _ago(manager.now(), days)
+        removed = manager.prune(before=before, keep=keep)
+    printer.say(f"Removed {removed} jobs.", removed=removed)
+
+
+def _ago(now: datetime, days: float) -> datetime:
+    try:
+        return now - timedelta(days=days)
+    except OverflowError:
+        raise click.BadParameter("that is before any time.", param_hint="--days") from None
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print what has a shell complete commands, options, job types and ids.
+
+    For bash: eval "$(jobmanager completion bash)", in ~/.bashrc; likewise for zsh. For fish: jobmanager completion fish
+    | source, in ~/.config/fish/config.fish.
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(ctx.find_root().command, {}, "jobmanager", "_JOBMANAGER_COMPLETE").source())
+
+
+COMMANDS: tuple[click.Command, ...] = (serve, check, prune, sample, torture_command, token_group, completion)

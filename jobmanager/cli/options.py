@@ -1,0 +1,166 @@
+"""Options that several commands have, and what their values mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import wraps
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from jobmanager.cli.shown import Printer
+from jobmanager.client import Client
+from jobmanager.client.core import DEFAULT_URL, Filters
+from jobmanager.errors import JobManagerError
+from jobmanager.states import Status
+
+#: How long a command tries to reach a server that may not be there, and one that was there a moment ago.
+_QUICK_SECONDS = 5.0
+_PATIENT_SECONDS = 300.0
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """Where the server is, and what we show it."""
+
+    url: str
+    token: str | None
+
+    def client(self, *, is_patient: bool = False) -> Client:
+        """Return a client; a patient one waits for a server that is started again."""
+        seconds = _PATIENT_SECONDS if is_patient else _QUICK_SECONDS
+        return Client(self.url, token=self.token or None, retry_seconds=seconds)
+
+
+def asks_server(function: Function) -> Function:
+    """Give a command the options --url, --token and --json; it is called with a Connection and a Printer."""
+
+    @click.option("--url", envvar="JOBMANAGER_URL", default=DEFAULT_URL, show_default=True, help="Where the server is.")
+    @click.option("--token", envvar="JOBMANAGER_TOKEN", metavar="TOKEN", help="What lets you in.")
+    @prints_json
+    @wraps(function)
+    def command(url: str, token: str | None, printer: Printer, **options: Any) -> Any:
+        return function(Connection(url=url, token=token), printer, **options)
+
+    return command
+
+
+def prints_json(function: Function) -> Function:
+    """Give a command the option --json; it is called with a *printer*."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one a line.")
+    @wraps(function)
+    def command(as_json: bool, **options: Any) -> Any:
+        return function(printer=Printer(as_json=as_json), **options)
+
+    return command
+
+
+def selects(function: Function) -> Function:
+    """Give a command the options that select jobs; it is called with *filters*."""
+
+    @click.option("--type", "type_name", metavar="TYPE", shell_complete=complete_types, help="Of this job type.")
+    @click.option(
+        "--status",
+        "statuses",
+        multiple=True,
+        type=click.Choice([str(status) for status in Status]),
+        help="In any of these statuses.",
+    )
+    @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", callback=_labels, help="With this label.")
+    @click.option("--after", "submitted_after", type=Moment(), help="Submitted at this time or later.")
+    @click.option("--before", "submitted_before", type=Moment(), help="Submitted before this time.")
+    @wraps(function)
+    def command(
+        type_name: str | None,
+        statuses: tuple[str, ...],
+        labels: dict[str, str],
+        submitted_after: datetime | None,
+        submitted_before: datetime | None,
+        **options: Any,
+    ) -> Any:
+        filters = Filters(
+            type=type_name,
+            status=statuses,
+            labels=labels,
+            submitted_after=submitted_after,
+            submitted_before=submitted_before,
+        )
+        return function(filters=filters, **options)
+
+    return command
+
+
+class Moment(click.ParamType[datetime]):
+    """A time, as in 2024-05-01, 2024-05-01T12:00 or 2024-05-01T12:00:00Z; of this machine's zone unless it says one."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return the time, with its zone."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            return datetime.fromisoformat(value).astimezone()
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no time, as in 2024-05-01T12:00.", param, ctx)
+
+
+def parse_pair(pair: str, option: str = "--arg") -> tuple[str, str]:
+    """Return the name and the value of NAME=VALUE."""
+    name, separator, text = pair.partition("=")
+    if not separator or not name:
+        raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint=option)
+    return name, text
+
+
+def parse_args(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Return the arguments of a job; a value is JSON, or else it is text."""
+    return {name: _parse_value(text) for name, text in map(parse_pair, pairs)}
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _labels(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    return dict(parse_pair(pair, "--label") for pair in pairs)
+
+
+def complete_types(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the job types that begin so."""
+    return _complete(
+        ctx,
+        incomplete,
+        lambda client: [CompletionItem(each.type, help=each.description) for each in client.job_types()],
+    )
+
+
+def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the newest jobs whose ids begin so."""
+    return _complete(
+        ctx,
+        incomplete,
+        lambda client: [CompletionItem(job.id, help=f"{job.type}, {job.status}") for job in client.list(limit=100)],
+    )
+
+
+def _complete(
+    ctx: click.Context, incomplete: str, look: Callable[[Client], list[CompletionItem]]
+) -> list[CompletionItem]:
+    """Return what the server knows that begins so; nothing where it does not answer at once."""
+    try:
+        url, token = ctx.params.get("url") or DEFAULT_URL, ctx.params.get("token")
+        with Client(url, token=token, retry_seconds=0, timeout_seconds=1) as client:
+            return [item for item in look(client) if item.value.startswith(incomplete)]
+    except JobManagerError:
+        return []

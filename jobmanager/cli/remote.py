@@ -1,0 +1,241 @@
+"""The commands that ask a server one thing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from jobmanager.cli.following import exit_with, follow_job
+from jobmanager.cli.options import (
+    Connection,
+    Moment,
+    asks_server,
+    complete_jobs,
+    complete_types,
+    parse_args,
+    parse_pair,
+    selects,
+)
+from jobmanager.cli.shown import Printer
+from jobmanager.client import Client, Job
+from jobmanager.client.core import Filters
+from jobmanager.errors import JobManagerError
+
+#: How long a command waits for what it asked, so that a halt that answered is halted.
+_WAIT_SECONDS = 10.0
+
+_ids = click.argument("job_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_jobs)
+_id = click.argument("job_id", metavar="ID", shell_complete=complete_jobs)
+_all = click.option("--all", "is_all", is_flag=True, help="All jobs that the other options select.")
+_reason = click.option("--reason", help="Why; it is kept with the change.")
+_wait = click.option(
+    "--wait", default=_WAIT_SECONDS, show_default=True, metavar="SECONDS", help="How long to wait until it is so."
+)
+
+
+@click.command()
+@click.argument("type_name", metavar="TYPE", shell_complete=complete_types)
+@click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="An argument of the job; JSON, or text.")
+@click.option("--priority", default=0, help="Higher is claimed first.")
+@click.option("--run-at", type=Moment(), help="Not before this time.")
+@click.option("--max-attempts", type=int, help="Tries in all before a failure is final.")
+@click.option("--timeout", "timeout_seconds", type=float, metavar="SECONDS", help="Most time one attempt may run.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A name and a value to find the job by.")
+@click.option("--key", help="Names this submission: sent again, it makes no second job.")
+@click.option("--wait", "waits", is_flag=True, help="Wait for the job's end, and exit with its code.")
+@click.option("--follow", "follows", is_flag=True, help="Follow the job to its end, and exit with its code.")
+@asks_server
+def submit(
+    connection: Connection,
+    printer: Printer,
+    *,
+    type_name: str,
+    pairs: tuple[str, ...],
+    labels: tuple[str, ...],
+    key: str | None,
+    waits: bool,
+    follows: bool,
+    **options: Any,
+) -> None:
+    """Submit a job of the TYPE.
+
+    The job's end, with --wait or --follow, is told by the exit code: 0 completed, 3 failed, 4 stopped, 5 halted.
+    """
+    if waits and follows:
+        raise click.UsageError("Either --wait or --follow.")
+    args, tags = parse_args(pairs), dict(parse_pair(pair, "--label") for pair in labels)
+    with connection.client() as client:
+        job = client.submit(type_name, args, labels=tags, idempotency_key=key, **options)
+    if follows:
+        follow_job(connection, printer, job.id)
+    elif waits:
+        with connection.client(is_patient=True) as client:
+            job = client.wait(job.id)
+        printer.job(job)
+        exit_with(job)
+    elif printer.as_json:
+        printer.json(job)
+    else:
+        printer.print(job.id)
+
+
+@click.command("list")
+@click.option("-n", "--limit", default=50, show_default=True, help="How many, at most; 0: all.")
+@click.option("-q", "--query", "q", help="The beginning of an id, a part of a type's name, or a label's value.")
+@selects
+@asks_server
+def list_command(connection: Connection, printer: Printer, *, limit: int, q: str | None, filters: Filters) -> None:
+    """List jobs, the newest first."""
+    filters["q"] = q
+    with connection.client() as client:
+        printer.jobs(client.list(limit=limit or None, **filters))
+
+
+@click.command()
+@_id
+@asks_server
+def show(connection: Connection, printer: Printer, *, job_id: str) -> None:
+    """Show a job and what happened to it."""
+    with connection.client() as client:
+        job = client.get(job_id)
+        printer.job(job, () if printer.as_json else job.changes())
+
+
+@click.command()
+@_ids
+@_all
+@selects
+@_reason
+@_wait
+@asks_server
+def halt(connection: Connection, printer: Printer, **options: Any) -> None:
+    """Have jobs pause where they stand, everything kept: by their IDs, or --all of a --type, --status …"""
+    _steer("halt", connection, printer, **options)
+
+
+@click.command()
+@_ids
+@_all
+@selects
+@_reason
+@_wait
+@click.option("--spread", "spread_seconds", default=0.0, metavar="SECONDS", help="With --all: not all at once.")
+@asks_server
+def resume(connection: Connection, printer: Printer, *, spread_seconds: float, **options: Any) -> None:
+    """Have halted or failed jobs go on where they stood: by their IDs, or --all of a --type, --status …"""
+    if spread_seconds and not options["is_all"]:
+        raise click.UsageError("--spread goes with --all.")
+    more: dict[str, Any] = {"spread_seconds": spread_seconds} if spread_seconds else {}
+    _steer("resume", connection, printer, **options, **more)
+
+
+@click.command()
+@_ids
+@_all
+@selects
+@_reason
+@_wait
+@click.option("--force", is_flag=True, help="Interrupt code that does not answer.")
+@click.option("--yes", is_flag=True, help="Do not ask before --all are stopped.")
+@asks_server
+def stop(connection: Connection, printer: Printer, *, force: bool, yes: bool, **options: Any) -> None:
+    """End jobs for good, and roll back what they did: by their IDs, or --all of a --type, --status …"""
+    if options["is_all"] and not yes and sys.stdin.isatty() and printer.is_terminal:
+        click.confirm("Stop all of these jobs, for good?", abort=True)
+    _steer("stop", connection, printer, force=force, **options)
+
+
+def _steer(
+    verb: str,
+    connection: Connection,
+    printer: Printer,
+    *,
+    job_ids: tuple[str, ...],
+    is_all: bool,
+    filters: Filters,
+    reason: str | None,
+    wait: float,
+    **more: Any,
+) -> None:
+    if is_all == bool(job_ids):
+        raise click.UsageError("Name jobs by their IDs, or say --all.")
+    if not is_all and any(filters.values()):
+        raise click.UsageError("What selects jobs goes with --all.")
+    with connection.client() as client:
+        if is_all:
+            printer.sweep(getattr(client, f"{verb}_all")(all=True, reason=reason, **filters, **more))
+            return
+        jobs: list[Job] = []
+        for job_id in job_ids:
+            try:
+                jobs.append(getattr(client, verb)(job_id, wait=wait, reason=reason, **more))
+            except JobManagerError as error:
+                # The others are asked all the same.
+                click.echo(f"Error: {job_id}: {error}" if len(job_ids) > 1 else f"Error: {error}", err=True)
+        if jobs:
+            printer.jobs(jobs)
+    raise SystemExit(0 if len(jobs) == len(job_ids) else 1)
+
+
+@click.command()
+@_id
+@click.option("--after", default=0, metavar="NUMBER", help="Begin behind the line of this number.")
+@asks_server
+def log(connection: Connection, printer: Printer, *, job_id: str, after: int) -> None:
+    """Print what a job has logged."""
+    with connection.client() as client:
+        printer.lines(client.log(job_id, after=after))
+
+
+@click.command()
+@_id
+@click.option("-o", "--output", metavar="FILE", help="Where to; - for the standard output. By default its own name.")
+@asks_server
+def download(connection: Connection, printer: Printer, *, job_id: str, output: str | None) -> None:
+    """Download the file that a completed job made, and verify its SHA-256.
+
+    What broke off goes on where it broke, also when the command is run again.
+    """
+    with connection.client(is_patient=True) as client:
+        _look_first(connection, job_id)
+        if output == "-":
+            client.download(job_id, sys.stdout.buffer)
+            return
+        path = client.download(job_id, output)
+    if path is not None:
+        size = path.stat().st_size
+        printer.say(f"{path} ({size:,} bytes)", path=str(path), bytes=size)
+
+
+def _look_first(connection: Connection, job_id: str) -> None:
+    """Raise at once where there is no server, or no such job; later, the server is waited for."""
+    with connection.client() as client:
+        client.get(job_id)
+
+
+@click.command()
+@click.argument("type_name", metavar="[TYPE]", required=False, shell_complete=complete_types)
+@asks_server
+def types(connection: Connection, printer: Printer, *, type_name: str | None) -> None:
+    """List the job types; of one TYPE, print the JSON Schema of its arguments."""
+    with connection.client() as client:
+        _print_types(client, printer, type_name)
+
+
+def _print_types(client: Client, printer: Printer, type_name: str | None) -> None:
+    found = client.job_types()
+    if type_name is None:
+        printer.types(found)
+        return
+    chosen = next((job_type for job_type in found if job_type.type == type_name), None)
+    if chosen is None:
+        raise click.ClickException(f"There is no job type {type_name!r}.")
+    if printer.as_json:
+        printer.json(chosen)
+    else:
+        printer.console.print_json(data=chosen.args_schema)
+
+
+COMMANDS = (submit, list_command, show, halt, resume, stop, log, download, types)

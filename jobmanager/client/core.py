@@ -1,0 +1,405 @@
+"""What a client does, as flows of steps: which requests, in which order, and what follows from each answer.
+
+Does no input or output itself (but for the file that a download fills), so that it serves the sync and the async client
+alike. Reads the monotonic clock, for deadlines.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Generic, TypedDict, TypeVar
+
+from jobmanager.client import wire
+from jobmanager.client.downloads import Sink, sink_for
+from jobmanager.client.errors import Damaged, Unexpected, Unreachable
+from jobmanager.client.tails import JobTail, ListTail
+from jobmanager.client.values import (
+    AT_REST,
+    Change,
+    ChangeList,
+    IdList,
+    JobPage,
+    JobProgress,
+    JobType,
+    LineList,
+    LogLine,
+    Snapshot,
+    Sweep,
+    TypeList,
+)
+from jobmanager.client.wire import Emit, Flow, Lost, Open, Pause, Receive, Reply, Request, Send, job_path, to_json
+from jobmanager.errors import InvalidRequest, JobManagerError, Outdated
+from jobmanager.records import Submission, backoff
+from jobmanager.states import REACHED, UNDER_WAY, Action, Status
+
+J = TypeVar("J", bound=Snapshot)
+#: Where the service is unless something else is said.
+DEFAULT_URL = "http://127.0.0.1:8080"
+#: The longest that the server keeps a request waiting, RFC 7240.
+_MOST_WAIT_SECONDS = 30
+_LONGEST_PAGE = 500
+_LINES_A_PAGE = 5000
+#: Between two tries of a request that failed: at first, and at most.
+_LEAST_PAUSE_SECONDS = 0.1
+_MOST_PAUSE_SECONDS = 5.0
+
+
+class Filters(TypedDict, total=False):
+    """Which jobs are meant: those of which all holds that is given."""
+
+    #: any of these
+    status: Status | str | Iterable[Status | str]
+    type: str | None
+    #: all of these
+    labels: Mapping[str, str]
+    submitted_after: datetime | None
+    submitted_before: datetime | None
+    #: the beginning of an id (13 characters or more), a part of the type's name, or a label's value
+    q: str | None
+
+
+class Patience:
+    """How long a request that fails is sent again, and after which pauses."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: something has come."""
+        self._deadline = time.monotonic() + self._seconds
+        self._failures = 0
+
+    def pause(self, error: JobManagerError, *, least_seconds: float = 0.0) -> Flow[None]:
+        """Wait before the next try; raises the error where there is no time for one."""
+        self._failures += 1
+        seconds = max(least_seconds, backoff(self._failures, base=_LEAST_PAUSE_SECONDS, cap=_MOST_PAUSE_SECONDS))
+        if time.monotonic() + seconds > self._deadline:
+            raise error
+        yield Pause(seconds)
+
+
+class Core(Generic[J]):
+    """Everything a client can do; *make_job* turns what the server shows, and its ETag, into a job."""
+
+    def __init__(self, url: str, make_job: Callable[[dict[str, Any]], J], *, retry_seconds: float) -> None:
+        self._url = url
+        self._make_job = make_job
+        self._retry_seconds = retry_seconds
+
+    # Submitting and looking
+
+    def submit(self, asked: Submission) -> Flow[J]:
+        key = str(uuid.uuid4()) if asked.idempotency_key is None else asked.idempotency_key
+        if not (key.isascii() and key.isprintable() and 0 < len(key) <= 255):
+            raise InvalidRequest("An idempotency key has 1 to 255 printable characters.", field="idempotency_key")
+        reply = yield from self.ask(_post("/jobs", to_json(_body_of(asked)), {"Idempotency-Key": key}))
+        return self._job(reply)
+
+    def submit_all(self, submissions: Iterable[Submission]) -> Flow[list[str]]:
+        asked = list(submissions)
+        if any(one.idempotency_key is not None for one in asked):
+            raise InvalidRequest("Jobs that are submitted together have no idempotency keys.", field="idempotency_key")
+        body = b"\n".join(to_json(_body_of(one)) for one in asked)
+        reply = yield from self.ask(_post("/jobs/batch", body), is_repeatable=False)
+        return wire.read(IdList, wire.read_json(reply)).ids
+
+    def get(self, job_id: str) -> Flow[J]:
+        reply = yield from self.ask(_get(job_path(job_id)), job_id=job_id)
+        return self._job(reply)
+
+    def jobs(self, filters: Filters, limit: int | None = None) -> Flow[None]:
+        cursor: str | None = None
+        left = math.inf if limit is None else limit
+        while left > 0:
+            page = yield from self.page(filters, int(min(left, _LONGEST_PAGE)), cursor)
+            for shown in page.jobs:
+                yield Emit(self._make_job(shown))
+            left -= len(page.jobs)
+            if page.next_cursor is None:
+                return
+            cursor = page.next_cursor
+
+    def page(self, filters: Filters, limit: int, cursor: str | None = None) -> Flow[JobPage]:
+        query = [*query_of(filters), ("limit", str(limit))]
+        if cursor is not None:
+            query.append(("cursor", cursor))
+        reply = yield from self.ask(_get("/jobs", query))
+        shown = wire.read_json(reply)
+        page = wire.read(JobPage, shown | {"shown_at": wire.time_of(reply)} if isinstance(shown, dict) else shown)
+        if cursor is not None and page.next_cursor == cursor:
+            raise Unexpected("The server's list of jobs does not come to an end.")
+        return page
+
+    def changes(self, job_id: str) -> Flow[list[Change]]:
+        reply = yield from self.ask(_get(job_path(job_id, "changes")), job_id=job_id)
+        return wire.read(ChangeList, wire.read_json(reply)).changes
+
+    def log(self, job_id: str, after: int = 0) -> Flow[None]:
+        while lines := (yield from self.lines(job_id, after)):
+            for line in lines:
+                yield Emit(line)
+            after = lines[-1].number
+            if len(lines) < _LINES_A_PAGE:
+                return
+
+    def lines(self, job_id: str, after: int) -> Flow[list[LogLine]]:
+        query = [("after", str(after)), ("limit", str(_LINES_A_PAGE))]
+        reply = yield from self.ask(_get(job_path(job_id, "log"), query), job_id=job_id)
+        return wire.read(LineList, wire.read_json(reply)).lines
+
+    def job_types(self) -> Flow[list[JobType]]:
+        reply = yield from self.ask(_get("/job-types"))
+        return wire.read(TypeList, wire.read_json(reply)).job_types
+
+    # Halt, resume, stop
+
+    def control(
+        self, action: Action, job_id: str, *, wait: float, reason: str | None, if_match: str | None, force: bool = False
+    ) -> Flow[J]:
+        deadline = time.monotonic() + wait
+        headers = {"Prefer": f"wait={min(_MOST_WAIT_SECONDS, math.ceil(wait))}"} if wait > 0 else {}
+        if if_match is not None:
+            headers["If-Match"] = if_match
+        body = {"reason": reason} if reason is not None else {}
+        request = _post(job_path(job_id, action), to_json(body | ({"force": True} if force else {})), headers)
+        tries: list[Lost] = []
+        try:
+            reply = yield from self.ask(request, job_id=job_id, action=action, lost=tries)
+            job = self._job(reply)
+        except Outdated:
+            # What changed the job may have been this request itself, whose answer was lost.
+            job = yield from self.get(job_id)
+            if not tries or job.status not in REACHED[action] | UNDER_WAY[action]:
+                raise
+        if job.status in UNDER_WAY[action] and time.monotonic() < deadline:
+            return (yield from self._until(job, deadline, lambda status: status not in UNDER_WAY[action]))
+        return job
+
+    def control_all(
+        self,
+        action: Action,
+        filters: Filters,
+        *,
+        all: bool,  # noqa: A002
+        reason: str | None,
+        **more: Any,
+    ) -> Flow[Sweep]:
+        body: dict[str, Any] = dict(_filter(filters)) | more
+        if all:
+            body["all"] = True
+        if reason is not None:
+            body["reason"] = reason
+        reply = yield from self.ask(_post(f"/jobs/{action}", to_json(body)))
+        return wire.read(Sweep, wire.read_json(reply))
+
+    # Waiting and watching
+
+    def wait(self, job_id: str, timeout: float | None, statuses: Iterable[Status | str] | None) -> Flow[J]:
+        wanted = AT_REST if statuses is None else {Status(status) for status in statuses}
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        job = yield from self.get(job_id)
+        job = yield from self._until(job, deadline, lambda status: status in wanted)
+        if job.status not in wanted:
+            raise TimeoutError(f"Job {job_id} is still {job.status} after {timeout:g} seconds.")
+        return job
+
+    def _until(self, job: J, deadline: float, holds: Callable[[Status], bool]) -> Flow[J]:
+        """Return the job as soon as that holds of its status, or at the deadline."""
+        tail = JobTail(self, job, deadline=deadline)
+        while not holds(tail.job.status) and time.monotonic() < deadline:
+            yield from tail.next()
+        return tail.job
+
+    def follow(self, job_id: str, log_after: int | None) -> Flow[None]:
+        known = yield from self.changes(job_id)
+        job = yield from self.get(job_id)
+        tail = JobTail(self, job, seen=known)
+        yield Emit(progress_of(job))
+        while True:
+            if log_after is not None:
+                while lines := (yield from self.lines(job_id, log_after)):
+                    for line in lines:
+                        yield Emit(line)
+                    log_after = lines[-1].number
+            if tail.job.status in AT_REST and tail.is_caught_up:
+                yield Emit(tail.job)
+                return
+            for sign in (yield from tail.next()):
+                yield Emit(sign)
+
+    def events(self, filters: Filters) -> Flow[None]:
+        tail = ListTail(self, filters, query_of(filters))
+        while True:
+            for sign in (yield from tail.next()):
+                if isinstance(sign, Change):
+                    yield Emit(sign)
+
+    # Files
+
+    def download(self, job_id: str, to: str | Path | BinaryIO | None) -> Flow[Path | None]:
+        job = yield from self.get(job_id)
+        told = job.result if isinstance(job.result, dict) else {}
+        sink = sink_for(to, str(told.get("filename") or told.get("file") or job_id), job_id)
+        try:
+            yield from self._fetch(job_id, sink)
+            expected = told.get("sha256")
+            if expected is not None and sink.sha256() != expected:
+                # What an earlier download left may have been damaged since; what comes now is not.
+                sink.restart()
+                yield from self._fetch(job_id, sink)
+                if sink.sha256() != expected:
+                    raise Damaged("The download is not what the job made: its SHA-256 differs.")
+            return sink.finish()
+        finally:
+            sink.close()
+
+    def _fetch(self, job_id: str, sink: Sink) -> Flow[None]:
+        """Have the sink take what it has not yet of the job's file."""
+        patience = Patience(self._retry_seconds)
+        while True:
+            begin = sink.size()
+            headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begin}-"} if begin else {})
+            try:
+                reply = yield Open(_get(job_path(job_id, "artifact"), headers=headers))
+                if reply.status in (200, 206):
+                    if _begin_of(reply) != begin:
+                        sink.restart()
+                    while chunk := (yield Receive()):
+                        sink.write(chunk)
+                        patience.renew()
+                    return
+            except Lost as lost:
+                yield from patience.pause(self._unreachable(lost))
+                continue
+            if reply.status == 416 and reply.headers.get("content-range", "").endswith(f"/{begin}"):
+                return  # nothing is left: it is all there
+            if reply.status == 416:
+                sink.restart()
+                continue
+            error = wire.error_of(reply, job_id=job_id)
+            if not wire.is_temporary(reply, is_repeatable=True):
+                raise error
+            yield from patience.pause(error, least_seconds=wire.retry_after_seconds(reply))
+
+    # One request
+
+    def ask(
+        self,
+        request: Request,
+        *,
+        is_repeatable: bool = True,
+        job_id: str = "",
+        action: str = "",
+        lost: list[Lost] | None = None,
+    ) -> Flow[Reply]:
+        """Return the answer of success; sends the request again while that may help; raises JobManagerError.
+
+        Answers that were lost, so that the request may have been heard, are added to *lost*.
+        """
+        patience = Patience(self._retry_seconds)
+        while True:
+            try:
+                reply: Reply = yield Send(request)
+            except Lost as failure:
+                if failure.was_sent and lost is not None:
+                    lost.append(failure)
+                if failure.was_sent and not is_repeatable:
+                    raise self._unreachable(failure) from None
+                yield from patience.pause(self._unreachable(failure))
+                continue
+            if 200 <= reply.status < 300:
+                return reply
+            if reply.status < 400:
+                raise Unexpected(f"What answers at {self._url} is no job manager: status {reply.status}.")
+            error = wire.error_of(reply, job_id=job_id, action=action)
+            if not wire.is_temporary(reply, is_repeatable=is_repeatable):
+                raise error
+            yield from patience.pause(error, least_seconds=wire.retry_after_seconds(reply))
+
+    def job_of(self, shown: Any) -> J:
+        """Return a job of what the server shows; raises Unexpected."""
+        if not isinstance(shown, dict):
+            raise Unexpected("What answers is no job manager.")
+        return self._make_job(shown)
+
+    def _job(self, reply: Reply) -> J:
+        shown = wire.read_json(reply)
+        if isinstance(shown, dict) and "etag" in reply.headers:
+            shown["etag"] = reply.headers["etag"]
+        return self.job_of(shown)
+
+    def _unreachable(self, lost: Lost) -> Unreachable:
+        return Unreachable(f"The job manager at {self._url} cannot be reached: {lost}.")
+
+
+def progress_of(job: Snapshot) -> JobProgress:
+    """Return how far a job is, as a stream would tell it."""
+    return JobProgress(job_id=job.id, status=job.status, **dict(job.progress))
+
+
+def query_of(filters: Filters) -> Sequence[tuple[str, str]]:
+    """Return the filter as parameters."""
+    told: list[tuple[str, str]] = []
+    for name, value in _filter(filters).items():
+        told += [(name, each) for each in ([value] if isinstance(value, str) else value)]
+    return told
+
+
+def _filter(filters: Filters) -> dict[str, str | list[str]]:
+    """Return the filter as the server's JSON has it."""
+    chosen: dict[str, str | list[str]] = {}
+    if status := filters.get("status"):
+        chosen["status"] = [str(each) for each in ([status] if isinstance(status, str) else status)]
+    if labels := filters.get("labels"):
+        chosen["label"] = [f"{name}:{value}" for name, value in labels.items()]
+    if (type_name := filters.get("type")) is not None:
+        chosen["type"] = type_name
+    if (text := filters.get("q")) is not None:
+        chosen["q"] = text
+    for name, at in (("after", filters.get("submitted_after")), ("before", filters.get("submitted_before"))):
+        if at is not None:
+            chosen[f"submitted_{name}"] = at.isoformat()
+    return chosen
+
+
+def _body_of(asked: Submission) -> dict[str, Any]:
+    body = {
+        "type": asked.type,
+        "args": asked.args,
+        "priority": asked.priority,
+        "run_at": asked.run_at.isoformat() if asked.run_at else None,
+        "max_attempts": asked.max_attempts,
+        "timeout_seconds": asked.timeout_seconds,
+        "labels": asked.labels,
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _get(path: str, query: Sequence[tuple[str, str]] = (), headers: Mapping[str, str] | None = None) -> Request:
+    return Request(method="GET", path=path, query=tuple(query), headers=headers or {})
+
+
+def _post(path: str, content: bytes, headers: Mapping[str, str] | None = None) -> Request:
+    # The wait that was asked for is no silence.
+    waits = (headers or {}).get("Prefer", "wait=0").removeprefix("wait=")
+    return Request(
+        method="POST",
+        path=path,
+        content=content,
+        headers={"Content-Type": "application/json"} | dict(headers or {}),
+        read_seconds=int(waits) + _MOST_WAIT_SECONDS if waits != "0" else None,
+    )
+
+
+def _begin_of(reply: Reply) -> int:
+    """Return at which byte of the file the body begins."""
+    if reply.status == 200:
+        return 0
+    begin = reply.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
+    return int(begin) if begin.isdecimal() else -1

@@ -1,0 +1,71 @@
+"""What the sync and the async client have in common in their use of httpx."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from jobmanager.client.wire import Lost, Reply, Request
+from jobmanager.errors import ConfigError
+
+#: Shorter than servers keep a silent connection (gunicorn: 2 s): one that they are about to close is not used again.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=1.5)
+_CONNECT_SECONDS = 5.0
+_CHUNK_BYTES = 65_536
+#: What says for sure that the server has not heard the request.
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+def options(url: str, token: str | None, timeout_seconds: float) -> dict[str, Any]:
+    """Return what an httpx client is made with; raises ConfigError."""
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        is_right = is_right and not any(character.isspace() for character in url)
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        is_right = False
+    if not is_right:
+        raise ConfigError(f"{url!r} is no URL of a job manager, as in http://127.0.0.1:8080.")
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+        raise ConfigError("The token is none: it has printable ASCII characters.")
+    headers = {"User-Agent": "jobmanager", "Accept": "application/json"}
+    return {
+        "base_url": url,
+        "headers": headers | ({"Authorization": f"Bearer {token}"} if token else {}),
+        "timeout": httpx.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds)),
+        "limits": _LIMITS,
+    }
+
+
+def built(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Request:
+    """Return the request as httpx sends it."""
+    timeout = http.timeout
+    if request.read_seconds is not None:
+        timeout = httpx.Timeout(timeout.read, connect=timeout.connect)
+        timeout.read = request.read_seconds
+    return http.build_request(
+        request.method,
+        request.path,
+        params=request.query or None,
+        content=request.content,
+        headers=dict(request.headers),
+        timeout=timeout,
+    )
+
+
+def reply_of(response: httpx.Response, content: bytes = b"") -> Reply:
+    """Return what came back."""
+    return Reply(status=response.status_code, headers=response.headers, content=content)
+
+
+def lost(error: httpx.RequestError) -> Lost:
+    """Return what became of a request that was not answered, in words."""
+    reason = str(error) or type(error).__name__
+    if isinstance(error, httpx.TimeoutException):
+        reason = "it does not answer in time"
+    elif isinstance(error, httpx.ConnectError):
+        reason = "connection refused" if "refused" in reason.lower() or "attempts failed" in reason else reason
+    return Lost(reason.removeprefix("[Errno 111] ").rstrip("."), was_sent=not isinstance(error, _UNSENT))

@@ -1,0 +1,63 @@
+"""Read server-sent events (WHATWG HTML, section 9.2) from the bytes of a stream, however they are cut."""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a stream."""
+
+    name: str
+    data: str
+
+
+class Parser:
+    r"""Takes the bytes of one stream after the other, as they come.
+
+    >>> Parser().feed(b"id: 7\nevent: change\ndata: {}\n\n: heartbeat\n\n")
+    [Event(name='change', data='{}')]
+    """
+
+    def __init__(self) -> None:
+        #: what names the place in the stream up to which everything was given; "" before any
+        self.last_id = ""
+        self.begin()
+
+    def begin(self) -> None:
+        """Expect a new stream, which goes on behind `last_id`."""
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+        self._rest = ""
+        self._id = self.last_id
+        self._name = ""
+        self._data: list[str] = []
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """Return the events that are complete now."""
+        text = self._rest + self._decoder.decode(chunk)
+        # A \r at the end may be the first half of \r\n.
+        held = "\r" if text.endswith("\r") else ""
+        lines = text.removesuffix(held).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        self._rest = lines.pop() + held
+        return [event for line in lines if (event := self._take(line)) is not None]
+
+    def _take(self, line: str) -> Event | None:
+        if not line:
+            return self._dispatch()
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            self._data.append(value)
+        elif name == "event":
+            self._name = value
+        elif name == "id" and "\0" not in value:
+            self._id = value
+        return None
+
+    def _dispatch(self) -> Event | None:
+        self.last_id = self._id
+        name, data = self._name or "message", self._data
+        self._name, self._data = "", []
+        return Event(name, "\n".join(data)) if data else None

@@ -1,0 +1,271 @@
+"""Follow what happens to jobs: by the server's stream of events, and by looking again while there is none.
+
+A stream may be refused (no room), or break at any moment; what was missed is then found by looking, so that no change
+is left out and none is given twice. Does no input or output itself: see wire.Flow.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from jobmanager.client import wire
+from jobmanager.client.errors import Unexpected
+from jobmanager.client.sse import Event, Parser
+from jobmanager.client.values import Change, JobProgress, Snapshot
+from jobmanager.client.wire import Close, Flow, Lost, Open, Pause, Receive, Reply, Request, job_path
+from jobmanager.errors import UnknownJob
+from jobmanager.records import backoff
+from jobmanager.states import Status
+
+if TYPE_CHECKING:
+    from jobmanager.client.core import Core, Filters
+
+J = TypeVar("J", bound=Snapshot)
+#: What differs wherever something has happened to a job.
+State = tuple[object, ...]
+
+#: A stream that is silent for longer, heartbeats included, is given up.
+_SILENCE_SECONDS = 45.0
+#: Between two looks while there is no stream: at first, and at most, where nothing happens.
+_LEAST_PAUSE_SECONDS = 0.1
+_MOST_PAUSE_SECONDS = 2.0
+#: How long a stream that was refused is not asked for, at most, unless the server says when.
+_MOST_REFUSED_SECONDS = 30.0
+#: Jobs whose last change is remembered; of a job that was forgotten, a change might be given twice.
+_MOST_REMEMBERED = 100_000
+#: What a job that can still change is shown as.
+_LIVE = tuple(status for status in Status if status not in (Status.COMPLETED, Status.STOPPED))
+
+
+class Tail(Generic[J]):
+    """What is common to following one job and many."""
+
+    #: how long a stream is believed that nothing has happened, before a look makes sure
+    trust_seconds = 15.0
+
+    def __init__(self, core: Core[J], path: str, query: Sequence[tuple[str, str]], deadline: float = math.inf) -> None:
+        self._core = core
+        self._path, self._query = path, tuple(query)
+        self._deadline = deadline
+        self._parser = Parser()
+        self._is_open = False
+        self._failures = 0
+        self._opens_at = 0.0
+        self._looked_at = 0.0
+        self._pause_seconds = _LEAST_PAUSE_SECONDS
+
+    def next(self) -> Flow[list[Change | JobProgress]]:
+        """Wait for what happens next; returns nothing where only time has passed."""
+        if self._is_open and time.monotonic() - self._looked_at < self.trust_seconds:
+            return (yield from self._read())
+        if not self._is_open and time.monotonic() >= self._opens_at:
+            yield from self._open()
+        elif not self._is_open:
+            yield Pause(self._until_next_look())
+        # Also where a stream has just begun: what happened before is not in it.
+        self._looked_at = time.monotonic()
+        signs = yield from self._look()
+        is_news = any(isinstance(sign, Change) for sign in signs)
+        self._pause_seconds = _LEAST_PAUSE_SECONDS if is_news else min(_MOST_PAUSE_SECONDS, self._pause_seconds * 1.5)
+        return signs
+
+    def _look(self) -> Flow[list[Change | JobProgress]]:
+        """Return what is new since the last look."""
+        raise NotImplementedError
+
+    def _take(self, signs: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
+        """Return those of the signs of a stream that are news."""
+        raise NotImplementedError
+
+    def _until_next_look(self) -> float:
+        now = time.monotonic()
+        ends = (now + self._pause_seconds, self._opens_at, self._deadline)
+        return max(0.01, min(ends) - now)
+
+    def _open(self) -> Flow[None]:
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if self._parser.last_id:
+            headers["Last-Event-ID"] = self._parser.last_id
+        seconds = min(_SILENCE_SECONDS, max(0.1, self._deadline - time.monotonic()))
+        request = Request(method="GET", path=self._path, query=self._query, headers=headers, read_seconds=seconds)
+        try:
+            reply: Reply = yield Open(request)
+        except Lost:
+            self._refused(0.0)
+            return
+        if reply.status == 200 and reply.headers.get("content-type", "").startswith("text/event-stream"):
+            self._is_open = True
+            self._parser.begin()
+            return
+        yield Close()
+        # A server without streams, or none for us, will not have one in a moment; nor does a look need one.
+        is_temporary = wire.is_temporary(reply, is_repeatable=True)
+        self._refused(wire.retry_after_seconds(reply) if is_temporary else math.inf)
+
+    def _refused(self, least_seconds: float) -> None:
+        self._failures += 1
+        pause = backoff(self._failures, base=_LEAST_PAUSE_SECONDS, cap=_MOST_REFUSED_SECONDS)
+        self._opens_at = time.monotonic() + max(least_seconds, pause)
+
+    def _read(self) -> Flow[list[Change | JobProgress]]:
+        try:
+            chunk: bytes = yield Receive()
+        except Lost:
+            chunk = b""
+        if not chunk:
+            self._is_open = False
+            self._refused(0.0)
+            yield Close()
+            return []
+        signs = [sign for event in self._parser.feed(chunk) if (sign := _sign_of(event)) is not None]
+        if signs:
+            self._failures = 0
+        return (yield from self._take(signs))
+
+
+class JobTail(Tail[J]):
+    """Follows one job, which is known as it was when this began, with the changes that were *seen*."""
+
+    def __init__(
+        self, core: Core[J], job: J, *, seen: Iterable[Change] | None = None, deadline: float = math.inf
+    ) -> None:
+        super().__init__(core, job_path(job.id, "events"), (), deadline)
+        #: as it was seen last
+        self.job = job
+        self._seq = max((change.seq for change in seen or ()), default=0)
+        # Without changes, the first look asks for them: the job may have changed since.
+        self._known = _state_of(job) if seen is None else None
+        self._wants_changes = seen is not None
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Tell whether every change was given that led to what the job is now."""
+        return not self._wants_changes or self._known == _state_of(self.job)
+
+    def _look(self) -> Flow[list[Change | JobProgress]]:
+        before = self.job
+        job = yield from self._core.get(before.id)
+        news: list[Change | JobProgress] = []
+        if self._wants_changes and _state_of(job) != self._known:
+            news += self._new((yield from self._core.changes(job.id)))
+        self.job, self._known = job, _state_of(job)
+        if job.progress != before.progress:
+            news.append(JobProgress(job_id=job.id, status=job.status, **dict(job.progress)))
+        return news
+
+    def _take(self, signs: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
+        changes = self._new(sign for sign in signs if isinstance(sign, Change))
+        if changes:
+            self.job = yield from self._core.get(self.job.id)
+            # The job may be ahead of the stream already: its changes are then asked for.
+            self._known = _state_of(self.job) if self.job.status == changes[-1].to_status else None
+        return [sign for sign in signs if sign in changes or isinstance(sign, JobProgress)]
+
+    def _new(self, changes: Iterable[Change]) -> list[Change]:
+        new = [change for change in changes if change.seq > self._seq]
+        self._seq = max((change.seq for change in new), default=self._seq)
+        return new
+
+
+class ListTail(Tail[J]):
+    """Follows the changes of all jobs that a filter selects, from now on; *query* is the filter as parameters."""
+
+    # A look at the whole list is not for nothing: where a stream has begun, it is trusted.
+    trust_seconds = math.inf
+
+    def __init__(self, core: Core[J], filters: Filters, query: Sequence[tuple[str, str]]) -> None:
+        super().__init__(core, "/events", query)
+        status = filters.get("status") or ()
+        self._statuses = {Status(each) for each in ([status] if isinstance(status, str) else status)}
+        self._filters: Filters = {**filters, "status": ()}
+        #: of each job, the last change that was given
+        self._seqs: OrderedDict[str, int] = OrderedDict()
+        #: every change up to this one was given
+        self._floor = 0
+        #: the jobs that were not final at the last look, as they were; None before the first look
+        self._live: dict[str, State] | None = None
+        #: when the last job was submitted that a look has found
+        self._newest_at: datetime | None = None
+        #: when the first look was, by the server's clock
+        self._began_at: datetime | None = None
+
+    def _look(self) -> Flow[list[Change | JobProgress]]:
+        before = self._live
+        newer: Filters = {**self._filters}
+        if self._newest_at is not None:
+            newer["submitted_after"] = self._newest_at
+        now = yield from self._states({**self._filters, "status": _LIVE})
+        if before is not None:
+            # Between two looks, a job may have come and gone.
+            now |= yield from self._states(newer)
+        self._live = {job_id: state for job_id, state in now.items() if state[0] in _LIVE}
+        if before is None:
+            return []
+        moved = [job_id for job_id, state in now.items() if before.get(job_id) != state] + list(before.keys() - now)
+        changes: list[Change] = []
+        for job_id in moved:
+            try:
+                changes += yield from self._core.changes(job_id)
+            except UnknownJob:
+                continue  # it was removed meanwhile
+        news = [change for change in sorted(changes, key=lambda change: change.seq) if self._is_new(change)]
+        return [change for change in news if not self._statuses or change.to_status in self._statuses]
+
+    def _take(self, signs: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
+        news: list[Change | JobProgress] = []
+        for sign in signs:
+            if isinstance(sign, Change) and self._is_new(sign):
+                news.append(sign)
+                self._floor = max(self._floor, sign.seq)
+        return news
+        yield  # a flow, like its siblings, that has nothing to ask for
+
+    def _is_new(self, change: Change) -> bool:
+        """Tell whether a change was not given yet, and count it as given."""
+        given = self._seqs.get(change.job_id)
+        is_late = self._floor or self._began_at is None or change.at >= self._began_at
+        if change.seq <= (self._floor if given is None else given) or (given is None and not is_late):
+            return False
+        self._seqs[change.job_id] = change.seq
+        self._seqs.move_to_end(change.job_id)
+        if len(self._seqs) > _MOST_REMEMBERED:
+            self._seqs.popitem(last=False)
+        return True
+
+    def _states(self, filters: Filters) -> Flow[dict[str, State]]:
+        """Return the jobs that the filter selects, as they are."""
+        found: dict[str, State] = {}
+        cursor: str | None = None
+        while True:
+            page = yield from self._core.page(filters, 500, cursor)
+            if self._live is None and self._began_at is None:
+                # Whoever finished before is no news, and need not be looked at.
+                self._began_at = self._newest_at = page.shown_at
+            for shown in page.jobs:
+                job = self._core.job_of(shown)
+                found[job.id] = _state_of(job)
+                self._newest_at = max(self._newest_at or job.submitted_at, job.submitted_at)
+            cursor = page.next_cursor
+            if cursor is None:
+                return found
+
+
+def _state_of(job: Snapshot) -> State:
+    """Return what differs where a change was recorded."""
+    return (job.status, job.attempt, job.failures, job.crashes, job.forced, job.asked_at, job.run_at)
+
+
+def _sign_of(event: Event) -> Change | JobProgress | None:
+    """Return what an event of a stream says; None for one that we do not know. Raises Unexpected."""
+    try:
+        if event.name == "change":
+            return wire.read(Change, json.loads(event.data))
+        return wire.read(JobProgress, json.loads(event.data)) if event.name == "progress" else None
+    except ValueError:
+        raise Unexpected("What the server's stream of events says is no JSON.") from None

@@ -1,0 +1,136 @@
+"""How gunicorn serves the job manager, whether started by `jobmanager serve` or as `gunicorn wsgi:app`.
+
+Each worker runs jobs in threads of its own. gunicorn forks first; the manager starts in the worker. Nothing here
+imports the package before that, so that a reload brings new code.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
+worker_class = "gthread"
+threads = 16
+# How long a worker may take to answer its last requests and hand its jobs over.
+graceful_timeout = 30
+# The heartbeat of a worker; its file must not be on a disk that may be slow.
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
+# Nothing here needs the control socket, whose path several services of one user would share.
+control_socket_disable = True
+
+# Where the workers of this server share what they count: prometheus_client reads it when they import it.
+_metrics = os.path.abspath(os.path.join(os.environ.get("JOBMANAGER_DATA_DIR") or "var", "metrics", bind))
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics
+
+if os.environ.get("JOBMANAGER_LOG", "").strip() == "json":
+    # What the master says; each worker sets its own log up.
+    logconfig_dict = {
+        "formatters": {
+            "json": {
+                "()": "pythonjsonlogger.json.JsonFormatter",
+                "fmt": ["message", "levelname", "name"],
+                "rename_fields": {"levelname": "level", "name": "logger"},
+                "timestamp": True,
+            }
+        },
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+        "root": {"level": "INFO", "handlers": ["stderr"]},
+        "loggers": {"gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True}},
+    }
+
+_QUITTING = (signal.SIGINT, signal.SIGQUIT)
+_LEAVING = (signal.SIGTERM, *_QUITTING)
+
+
+def on_starting(server):
+    """Refuse what the service cannot start with before there are workers: several that fail would be as many voices.
+
+    A process of its own looks: what this one imports, its workers would have too, and a reload would bring no new code.
+    """
+    binds = [f"--bind={host}" for host in _hosts(server.cfg.address)]
+    alone = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+    command = [sys.executable, "-m", "jobmanager", "check", *binds]
+    if subprocess.run(command, env=alone, check=False).returncode != 0:
+        sys.exit(1)
+    # The counts of an earlier server, whose workers are gone, would be added to those of this one.
+    shutil.rmtree(_metrics, ignore_errors=True)
+    os.makedirs(_metrics)
+
+
+def post_worker_init(worker):
+    """Start the manager, so that jobs go on without anyone asking, and have it told at once when it has to leave."""
+    from jobmanager import logs, tracing  # noqa: PLC0415 - after the fork: see on_starting
+    from jobmanager.errors import StoreUnavailable  # noqa: PLC0415
+
+    manager = worker.wsgi.extensions["jobmanager"]
+    logs.set_up(manager.settings.log)
+    if manager.settings.has_traces:
+        tracing.set_up()
+    try:
+        manager.start()
+    except StoreUnavailable as error:
+        worker.log.error("%s The worker serves, and tries again with each request.", error)
+    for number in _LEAVING:
+        signal.signal(number, _leave(worker, signal.getsignal(number)))
+
+
+def worker_exit(server, worker):
+    """Hand over what still runs, and close the store."""
+    _ignore(_LEAVING)
+    application = getattr(worker, "wsgi", None)
+    if application is not None:
+        application.extensions["jobmanager"].close(_hand_over_seconds(worker))
+        from jobmanager import tracing  # noqa: PLC0415 - after the fork: see on_starting
+
+        tracing.shut_down()
+
+
+def child_exit(server, worker):
+    """Forget how many slots and streams a worker had that is gone; what it counted stays."""
+    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - after the fork: see on_starting
+
+    mark_process_dead(worker.pid)
+
+
+def _hosts(addresses):
+    """Return what is bound, without sockets in the file system: who may open those is a matter of their folder."""
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):
+        # systemd hands the sockets over, and gunicorn takes those instead.
+        addresses = range(3, 3 + int(os.environ.get("LISTEN_FDS", "0")))
+    elif "GUNICORN_FD" in os.environ:
+        addresses = [int(number) for number in os.environ["GUNICORN_FD"].split(",")]
+    bound = [_address_of(address) if isinstance(address, int) else address for address in addresses]
+    return [address[0] for address in bound if isinstance(address, tuple)]
+
+
+def _address_of(number):
+    """Return what an open socket is bound to; leaves it open."""
+    with socket.socket(fileno=os.dup(number)) as inherited:
+        return inherited.getsockname()
+
+
+def _leave(worker, as_gunicorn_does):
+    """Return a handler that has running jobs handed over before gunicorn does its part."""
+
+    def handle(number, frame):
+        if number in _QUITTING:
+            # A terminal, systemd and then gunicorn's master send the signal to each worker: gunicorn's handler raises
+            # SystemExit, which must not happen again while jobs are handed over.
+            _ignore(_LEAVING)
+        worker.wsgi.extensions["jobmanager"].begin_shutdown(_hand_over_seconds(worker))
+        as_gunicorn_does(number, frame)
+
+    return handle
+
+
+def _hand_over_seconds(worker):
+    """Return the time that running jobs have to reach a checkpoint; the rest is for handing them over."""
+    return worker.cfg.graceful_timeout * 2 / 3
+
+
+def _ignore(numbers):
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)

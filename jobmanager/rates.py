@@ -1,0 +1,76 @@
+"""How many requests a minute: one bucket for each token, shared by all processes of a machine.
+
+A bucket is a file of eight bytes: the time at which it is full again (the generic cell rate algorithm, ITU-T I.371,
+which needs no other state). A lock on the file makes it exact, whichever worker a request lands in; the kernel drops
+the lock of a process that dies. The clock is CLOCK_MONOTONIC, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_MINUTE = 60.0
+_TIME = struct.Struct("<d")
+#: How long to wait for another process, which holds the lock for microseconds unless it is frozen.
+_PATIENCE_SECONDS = 0.1
+
+
+def take(file: Path, *, per_minute: int, now: float) -> float:
+    """Take one request out of the bucket, and return 0; or return after how many seconds there is one in it.
+
+    *now* is a time of time.monotonic(). The bucket holds a minute's requests and fills up evenly. Blocks for a tenth
+    of a second at most; raises OSError where the bucket cannot be reached.
+    """
+    with _locked(file) as bucket:
+        kept = os.pread(bucket, _TIME.size, 0)
+        full_at = _TIME.unpack(kept)[0] if len(kept) == _TIME.size else now
+        later, wait_seconds = after_one(full_at, per_minute=per_minute, now=now)
+        if wait_seconds == 0:
+            os.pwrite(bucket, _TIME.pack(later), 0)
+        return wait_seconds
+
+
+def after_one(full_at: float, *, per_minute: int, now: float) -> tuple[float, float]:
+    """Return when the bucket is full again after one request more, and how long that has to wait; 0: not at all.
+
+    >>> after_one(0, per_minute=6, now=100)
+    (110.0, 0.0)
+    >>> after_one(160, per_minute=6, now=100)
+    (160, 10.0)
+    """
+    empty = now + _MINUTE
+    # What is later than empty is of a time before this machine was started anew.
+    begin = max(full_at, now) if full_at <= empty else now
+    later = begin + _MINUTE / per_minute
+    too_much = later - empty
+    # Adding up parts of a minute may be wrong by a little, which must not make it later than empty.
+    return (min(later, empty), 0.0) if too_much < 1e-6 else (full_at, too_much)
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[int]:
+    """Open the file with a lock on it: one for each opening, so that threads exclude each other too."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    number = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _lock(number)
+        yield number
+    finally:
+        os.close(number)
+
+
+def _lock(number: int) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.0005)

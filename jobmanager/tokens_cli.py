@@ -1,0 +1,89 @@
+"""The `jobmanager token` commands, for the operator on the host: tokens cannot be made or revoked over HTTP."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from jobmanager.config import Settings
+from jobmanager.errors import ConfigError, TokensUnavailable
+from jobmanager.tokens import Role, Token, TokenFile
+
+
+@click.group("token")
+def token_group() -> None:
+    """Make and revoke API tokens, in the file that JOBMANAGER_TOKENS names."""
+
+
+@token_group.command("add")
+@click.argument("name")
+@click.option("--role", type=click.Choice([str(role) for role in Role]), required=True, help="What it is good for.")
+@click.option("--rate", type=click.IntRange(1, 1_000_000), help="Requests a minute; without it, any number.")
+@click.option("--expires", "days", type=click.IntRange(1, 36_500), help="Days until it expires.")
+@click.option("--type", "types", multiple=True, help="A job type that it may see; several times for several types.")
+def add(name: str, role: str, rate: int | None, days: int | None, types: tuple[str, ...]) -> None:
+    """Make a token, and print it: once, for it is kept nowhere."""
+    now = datetime.now(UTC)
+    try:
+        secret = _file().add(
+            name,
+            Role(role),
+            now=now,
+            rate=rate,
+            expires_at=None if days is None else now + timedelta(days=days),
+            types=types or None,
+        )
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{name} is {_article(role)}. This is its token; it cannot be shown again:", err=True)
+    click.echo(secret)
+
+
+@token_group.command("list")
+def show() -> None:
+    """List the tokens: their names, and what they are good for."""
+    now = datetime.now(UTC)
+    try:
+        tokens = _file().tokens()
+    except (ConfigError, TokensUnavailable) as error:
+        raise click.ClickException(str(error)) from None
+    for token in tokens:
+        click.echo(_line(token, now))
+
+
+@token_group.command("revoke")
+@click.argument("name")
+def revoke(name: str) -> None:
+    """Have a token be none any more, from the next request on."""
+    try:
+        _file().revoke(name)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{name} is revoked.")
+
+
+def _file() -> TokenFile:
+    """Return the file of the tokens; raises ConfigError."""
+    settings = Settings.from_env()
+    if settings.tokens is None:
+        raise ConfigError(
+            "JOBMANAGER_TOKENS is not set. Have it name the file that tokens are kept in, as in "
+            "JOBMANAGER_TOKENS=/etc/jobmanager/tokens, for this command and for the service."
+        )
+    return TokenFile(settings.tokens)
+
+
+def _line(token: Token, now: datetime) -> str:
+    told = [f"{token.name:<20} {token.role:<8} made {token.made_at:%Y-%m-%d}"]
+    if token.expires_at is not None:
+        told.append(f"{'expires' if token.is_valid(now) else 'EXPIRED'} {token.expires_at:%Y-%m-%d %H:%M}Z")
+    if token.rate is not None:
+        told.append(f"{token.rate} requests a minute")
+    if token.types is not None:
+        told.append(f"sees {', '.join(token.types)}")
+    return ", ".join(told)
+
+
+def _article(role: str) -> str:
+    return f"{'a' if role == Role.VIEWER else 'an'} {role}"

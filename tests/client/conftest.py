@@ -1,0 +1,214 @@
+"""A real server on a real store, which can be ended and started again, and a proxy that loses what it is told to."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+
+from jobmanager import Client, Fatal, Job, JobManager, Settings
+from jobmanager.http import create_app
+from jobmanager.registry import Registry
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+class Steps(Job):
+    """Takes steps, and logs each."""
+
+    class Args(BaseModel):
+        n: int = 10_000
+        seconds: float = 0.01
+
+    def start(self) -> dict[str, int]:
+        for step in range(self.cursor or 0, self.args.n):
+            self.wait(self.args.seconds)
+            self.log.info("step %d", step)
+            self.checkpoint(cursor=step + 1, done=step + 1, total=self.args.n)
+        return {"n": self.args.n}
+
+
+class Fails(Job):
+    """Fails at once."""
+
+    def start(self) -> None:
+        raise Fatal("as it should")
+
+
+class File(Job):
+    """Makes a file of a pattern that does not repeat soon."""
+
+    class Args(BaseModel):
+        size: int
+        name: str = "data.bin"
+
+    def start(self) -> dict[str, Any]:
+        content = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(self.args.size // 32))
+        (self.workdir / "data").write_bytes(content)
+        return {"file": "data", "filename": self.args.name, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+class _Handler(WSGIRequestHandler):
+    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - as Werkzeug has it
+        """Say nothing."""
+
+
+class Service:
+    """The service in threads of the test's own process."""
+
+    def __init__(self, data_dir: Path, **settings: Any) -> None:
+        self.settings = Settings(data_dir=data_dir, checkpoint_seconds=0.0, lease_seconds=1.0, **settings)
+        self.types = Registry()
+        for job_type in (Steps, Fails, File):
+            self.types.register(job_type)
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._server: BaseWSGIServer | None = None
+
+    def start(self) -> None:
+        self.manager = JobManager(self.settings, self.types)
+        self.manager.start()
+        self._server = make_server(
+            "127.0.0.1", self.port, create_app(self.manager), threaded=True, request_handler=_Handler
+        )
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def end(self) -> None:
+        """End it as a shutdown does; may be called twice."""
+        if self._server is None:
+            return
+        self._server.shutdown()
+        self._thread.join(10)
+        self._server.server_close()
+        self.manager.close()
+        self._server = None
+
+    def jobs(self) -> int:
+        """Return how many jobs the store holds."""
+        with Client(self.url) as client:
+            return sum(1 for _ in client.list())
+
+
+class Proxy:
+    """Passes requests on, and does to their answers what it is told, one after the other."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        #: the first lines of the requests that came
+        self.requests: list[str] = []
+        #: what becomes of the answers to come: how many bytes of them get through, or bytes that replace them
+        self.plan: list[int | bytes] = []
+        #: the same for streams of events
+        self.plan_of_streams: list[int | bytes] = []
+        #: what the requests for streams had as Last-Event-ID
+        self.last_ids: list[str] = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listening.accept()
+                threading.Thread(target=self._pass_on, args=(connection,), daemon=True).start()
+
+    def _pass_on(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            if request := _read_request(connection):
+                self._answer(connection, request)
+
+    def _answer(self, connection: socket.socket, request: bytes) -> None:
+        first, *headers = request.partition(b"\r\n\r\n")[0].decode("ascii").split("\r\n")
+        self.requests.append(first.removesuffix(" HTTP/1.1"))
+        plan = self.plan
+        if "text/event-stream" in str(headers):
+            plan = self.plan_of_streams
+            self.last_ids += [line.split(": ")[1] for line in headers if line.lower().startswith("last-event-id")]
+        becomes = plan.pop(0) if plan else 1 << 40
+        if isinstance(becomes, bytes):
+            connection.sendall(becomes)
+            return
+        with socket.create_connection(("127.0.0.1", self._to), timeout=20) as server:
+            server.sendall(request)
+            while chunk := server.recv(65_536):
+                connection.sendall(chunk[:becomes])
+                becomes = max(0, becomes - len(chunk))
+                # A file is read to its end, which the server has then sent; a stream has none.
+                if becomes == 0 and plan is self.plan_of_streams:
+                    return
+
+
+def _read_request(connection: socket.socket) -> bytes:
+    got = b""
+    while b"\r\n\r\n" not in got:
+        chunk = connection.recv(65_536)
+        if not chunk:
+            return b""
+        got += chunk
+    head, _, body = got.partition(b"\r\n\r\n")
+    lengths = [int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+    while len(body) < sum(lengths):
+        body += connection.recv(65_536)
+    return head + b"\r\n\r\n" + body
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    service = Service(tmp_path / "var")
+    service.start()
+    yield service
+    service.end()
+
+
+@pytest.fixture(scope="session")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of a service that runs nothing, shared by tests that do not care what others stored."""
+    service = Service(tmp_path_factory.mktemp("quiet"), slots=0)
+    service.start()
+    with Client(service.url) as client:
+        client.get(client.submit("Steps").id)  # opens the connections that the store keeps
+        yield client
+    service.end()
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Client]:
+    with Client(service.url) as client:
+        yield client
+
+
+@pytest.fixture
+def proxy(service: Service) -> Iterator[Proxy]:
+    proxy = Proxy(service.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def through(proxy: Proxy) -> Iterator[Callable[..., Client]]:
+    """Return what makes clients that ask by way of the proxy."""
+    with contextlib.ExitStack() as closing:
+        yield lambda **options: closing.enter_context(Client(proxy.url, **options))

@@ -1,0 +1,96 @@
+"""A file arrives whole, or not at all; what broke off goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobmanager import Client
+from jobmanager.client import Damaged, Unreachable
+
+SIZE = 3_200_000
+
+
+@pytest.fixture
+def job(client: Client) -> Any:
+    return client.submit("File", {"size": SIZE, "name": "../../.ssh/numbers.csv"}).wait(20)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_comes_under_its_own_name_and_nowhere_else(
+    job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    path = job.download()
+
+    assert path == Path("numbers.csv")
+    assert sha256(path) == job.result["sha256"]
+    assert [file.name for file in Path().iterdir()] == ["numbers.csv"]
+    with pytest.raises(FileExistsError):
+        job.download()
+    assert job.download("numbers.csv") == path
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_broke(
+    job: Any, proxy: Any, through: Callable[..., Client], tmp_path: Path
+) -> None:
+    proxy.plan = [1 << 40, 1_000_000, 0, 1_500_000]
+
+    path = through().download(job.id, tmp_path / "file")
+
+    assert path is not None
+    assert sha256(path) == job.result["sha256"]
+    assert proxy.requests.count(f"GET /jobs/{job.id}/artifact") == 4
+    assert [file.name for file in tmp_path.glob("*file*")] == ["file"]
+
+
+def test_a_download_that_was_given_up_is_taken_up_by_the_next(
+    job: Any, proxy: Any, through: Callable[..., Client], tmp_path: Path
+) -> None:
+    proxy.plan = [1 << 40, 2_000_000]
+    with pytest.raises(Unreachable):
+        through(retry_seconds=0).download(job.id, tmp_path / "file")
+    (part,) = tmp_path.glob(".file.*.part")
+    there = part.stat().st_size
+    assert 0 < there <= 2_000_000
+
+    through().download(job.id, tmp_path / "file")
+
+    assert sha256(tmp_path / "file") == job.result["sha256"]
+
+
+@pytest.mark.parametrize("size", [1000, SIZE, SIZE + 1])
+def test_a_part_that_was_damaged_is_thrown_away(job: Any, tmp_path: Path, size: int) -> None:
+    (tmp_path / f".file.{job.id}.part").write_bytes(bytes(size))
+
+    job.download(tmp_path / "file")
+
+    assert sha256(tmp_path / "file") == job.result["sha256"]
+
+
+def test_a_file_that_is_not_what_the_job_made_never_appears(service: Any, job: Any, tmp_path: Path) -> None:
+    (service.settings.data_dir / "jobs" / job.id / "data").write_bytes(bytes(SIZE))
+
+    with pytest.raises(Damaged, match="SHA-256"):
+        job.download(tmp_path / "file")
+
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_stream_takes_a_download_too_in_spite_of_cuts(job: Any, proxy: Any, through: Callable[..., Client]) -> None:
+    stream = io.BytesIO()
+    proxy.plan = [1 << 40, 1_000_000]
+
+    assert through().download(job.id, stream) is None
+
+    assert hashlib.sha256(stream.getvalue()).hexdigest() == job.result["sha256"]

@@ -1,0 +1,38 @@
+"""The guide to the client says what is so: its examples run, in order, against a real server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobmanager.sample import make_sample
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+
+
+@pytest.fixture
+def namespace(service: Any) -> Iterator[dict[str, Any]]:
+    from jobmanager import Client  # noqa: PLC0415 - as the guide imports it
+
+    make_sample(service.settings.data_dir, 2000)
+    with Client(service.url) as client:
+        yield {"__name__": "guide", "client": client}
+
+
+def test_its_examples_run(service: Any, namespace: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    client = namespace["client"]
+    for number, block in enumerate(BLOCKS):
+        code = block.replace("http://127.0.0.1:8080", service.url)
+        exec(compile(code, f"docs/client.md, example {number + 1}", "exec"), namespace)
+        namespace["client"] = client  # the first example closes its own
+
+    told = capsys.readouterr().out
+    assert "{'steps': 3}" in told
+    assert "ended completed" in told
+    assert "('args', 'steps') " in told
+    assert len(BLOCKS) == 9

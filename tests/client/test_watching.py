@@ -1,0 +1,147 @@
+"""To wait, to follow and to watch: nothing is missed, nothing comes twice, whatever becomes of the server meanwhile."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from listening import Listener, assert_whole
+
+from jobmanager import Client
+from jobmanager.client import Change, Job, JobProgress, LogLine
+from jobmanager.client.sse import Event, Parser
+from jobmanager.states import Status
+
+
+def test_waiting_ends_when_the_job_comes_to_rest(client: Client) -> None:
+    assert client.submit("Steps", {"n": 3}).wait(10).result == {"n": 3}
+    failed = client.submit("Fails").wait(10)
+    assert (failed.status, failed.error) == (Status.FAILED, "as it should")
+
+
+def test_waiting_has_an_end_of_its_own(client: Client) -> None:
+    job = client.submit("Steps")
+    begin = time.monotonic()
+
+    with pytest.raises(TimeoutError, match="still running after"):
+        job.wait(0.5)
+
+    assert time.monotonic() - begin < 3
+
+
+def test_a_job_is_followed_to_its_rest(client: Client) -> None:
+    job = client.submit("Steps", {"n": 50})
+
+    signs = list(job.follow())
+
+    assert_whole(signs, job)
+    assert signs[-1].status is Status.COMPLETED
+    assert [sign.done for sign in signs if isinstance(sign, JobProgress)][-1] == 50
+    assert len([sign for sign in signs if isinstance(sign, LogLine)]) == 50
+
+
+def test_following_what_rests_already_tells_that(client: Client) -> None:
+    job = client.submit("Steps", {"n": 2}).wait(10)
+
+    signs = list(job.follow(log_after=None))
+
+    assert [type(sign) for sign in signs] == [JobProgress, Job]
+
+
+def test_a_job_that_is_halted_is_followed_up_to_there(client: Client, until: Any) -> None:
+    job = client.submit("Steps")
+    listener = Listener(job.follow())
+    until(lambda: any(isinstance(sign, LogLine) for sign in listener.got))
+
+    job.halt(wait=5)
+    listener.join()
+
+    assert_whole(listener.got, job)
+    assert listener.got[-1].status is Status.HALTED
+
+
+def test_a_server_that_starts_again_meanwhile_is_waited_for(service: Any, client: Client, until: Any) -> None:
+    job = client.submit("Steps", {"n": 150})
+    waiting = Listener(job.wait(30) for _ in range(1))
+    following = Listener(job.follow())
+    until(lambda: len(following.got) > 5)
+
+    service.end()
+    time.sleep(0.3)
+    service.start()
+    waiting.join()
+    following.join()
+
+    assert waiting.got[0].status is Status.COMPLETED
+    assert waiting.got[0].attempt == 2
+    assert_whole(following.got, job)
+    assert [sign.action for sign in following.got if isinstance(sign, Change)][-3:] == ["release", "claim", "complete"]
+
+
+def test_the_changes_of_all_jobs_are_watched_from_now_on(service: Any, client: Client, until: Any) -> None:
+    old = client.submit("Steps").wait(statuses=["running"])
+    time.sleep(1.1)  # clocks that are told in headers tell whole seconds
+    listener = Listener(client.events())
+    until(lambda: client.submit("Steps", {"n": 1}).wait(10) and listener.got)
+
+    old.halt(wait=5)
+    old.resume(wait=5)
+    old.stop(wait=5)
+    until(lambda: any(change.to_status == "stopped" for change in listener.got))
+    # A restart, with what happens around it.
+    service.end()
+    service.start()
+    last = client.submit("Steps", {"n": 5}).wait(10)
+    until(lambda: any(change.job_id == last.id and change.to_status == "completed" for change in listener.got))
+
+    of_old = [change.action for change in listener.got if change.job_id == old.id]
+    assert of_old == ["halt", "yield", "resume", "claim", "stop", "yield"]
+    seqs = [change.seq for change in listener.got]
+    assert len(seqs) == len(set(seqs))
+    assert [change.seq for change in listener.got if change.job_id == last.id] == [c.seq for c in last.changes()]
+
+
+def test_only_the_changes_that_are_wanted_come(client: Client, until: Any) -> None:
+    listener = Listener(client.events(type="File", labels={"of": "us"}))
+
+    def is_seen() -> bool:
+        client.submit("File", {"size": 64}, labels={"of": "us"}).wait(10)
+        client.submit("File", {"size": 64}).wait(10)
+        client.submit("Steps", {"n": 1}, labels={"of": "us"}).wait(10)
+        return len(listener.got) > 3
+
+    until(is_seen)
+    jobs = {job.id: job for job in client.list()}
+    assert {(jobs[change.job_id].type, len(jobs[change.job_id].labels)) for change in listener.got} == {("File", 1)}
+
+
+def test_a_job_that_is_gone_ends_its_following(service: Any, client: Client) -> None:
+    job = client.submit("Steps", {"n": 1}).wait(10)
+    service.manager.prune(keep=0)
+
+    with pytest.raises(Exception, match="There is no job"):
+        list(job.follow())
+
+
+EVENTS = '\ufeffid: 1\nevent: change\ndata: {"a":\ndata: 1}\n\n: beat\n\n'
+EVENTS += "id: é2\nretry: 5\ndata:x\n\ndata\n\nid: 3\n\nevent: e\n"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_events_are_read_however_the_stream_is_cut(end: str, size: int) -> None:
+    parser = Parser()
+    stream = EVENTS.replace("\n", end).encode()
+
+    events = [event for chunk in _cut(stream, size) for event in parser.feed(chunk)]
+
+    assert events == [Event("change", '{"a":\n1}'), Event("message", "x"), Event("message", "")]
+    assert parser.last_id == "3"
+    parser.begin()
+    assert parser.feed(b"data: y\n\n") == [Event("message", "y")]
+    assert parser.last_id == "3"
+
+
+def _cut(stream: bytes, size: int) -> list[bytes]:
+    return [stream[begin : begin + size] for begin in range(0, len(stream), size)]

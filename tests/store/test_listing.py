@@ -1,0 +1,142 @@
+"""Lists of jobs show exactly those that are meant, the newest first, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from jobmanager.records import JobRecord, Position, Selection
+from jobmanager.states import Action, Status
+
+TYPES = ("Export", "Import", "Simple")
+
+
+@pytest.fixture
+def ids(store: Any) -> list[str]:
+    """Submit twelve jobs, one after the other; returns their ids, the newest first."""
+    made = []
+    for number in range(12):
+        job_id = f"0190f3a4-5b{number:02}-7d8e-9fa0-000000000000"
+        labels = {"customer": f"c{number % 3}"} | ({"urgent": "yes"} if number % 4 == 0 else {})
+        store.put(job_id, type=TYPES[number % 3], labels=labels)
+        made.append(job_id)
+    return made[::-1]
+
+
+def found(store: Any, limit: int = 100, **given: Any) -> list[str]:
+    """Return the ids of the jobs that are meant."""
+    return [job.id for job in every(store, Selection(**given), limit)]
+
+
+def every(store: Any, selection: Selection, limit: int) -> Iterator[JobRecord]:
+    before: Position | None = None
+    while True:
+        page = store.find(selection, TYPES, before=before, limit=limit)
+        assert len(page.jobs) <= limit
+        yield from page.jobs
+        if page.next is None:
+            return
+        assert len(page.jobs) == limit
+        before = page.next
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 12, 100])
+def test_pages_of_any_size_show_each_job_once_the_newest_first(store: Any, ids: list[str], limit: int) -> None:
+    assert found(store, limit) == ids
+    assert found(store, limit, statuses=frozenset(Status)) == ids
+    assert found(store, limit, labels={"customer": "c1"}) == ids[1::3]
+    assert found(store, limit, q="port") == [job_id for number, job_id in enumerate(ids) if number % 3 != 0]
+
+
+def test_jobs_that_are_submitted_meanwhile_do_not_move_the_pages(store: Any, ids: list[str]) -> None:
+    first = store.find(Selection(), TYPES, limit=5)
+    store.put("newer")
+    second = store.find(Selection(), TYPES, before=first.next, limit=100)
+
+    assert [job.id for job in first.jobs + second.jobs] == ids
+
+
+def test_a_batch_of_one_instant_is_paged_without_a_gap(store: Any) -> None:
+    batch = [f"job-{number}" for number in range(7)]
+    store.put(*batch)
+
+    assert found(store, 2) == batch[::-1]
+
+
+def test_a_list_is_filtered_by_status_and_type(store: Any, ids: list[str]) -> None:
+    store.apply(ids[3], Action.HALT)
+    store.apply(ids[4], Action.STOP)
+
+    assert found(store, statuses={Status.HALTED}) == [ids[3]]
+    assert found(store, statuses={Status.HALTED, Status.STOPPED}) == ids[3:5]
+    assert found(store, statuses={Status.RUNNING}) == []
+    assert found(store, type="Simple") == ids[0::3]
+    assert found(store, type="Simple", statuses={Status.HALTED}) == [ids[3]]
+    assert found(store, type="Nothing") == []
+
+
+def test_a_list_is_filtered_by_labels_all_of_which_have_to_hold(store: Any, ids: list[str]) -> None:
+    assert found(store, labels={"urgent": "yes"}) == ids[3::4]
+    assert found(store, labels={"urgent": "yes", "customer": "c2"}) == [ids[3]]
+    assert found(store, labels={"urgent": "no"}) == []
+    assert found(store, labels={"urgent": "yes"}, type="Simple") == [ids[3]]
+
+
+def test_a_list_is_filtered_by_time_from_the_first_instant_up_to_the_second(store: Any, ids: list[str]) -> None:
+    third, fifth = store.get(ids[2]).submitted_at, store.get(ids[4]).submitted_at
+
+    assert found(store, submitted_after=fifth, submitted_before=third) == ids[3:5]
+    assert found(store, submitted_before=fifth - timedelta(days=1)) == []
+
+
+def test_a_search_finds_the_beginning_of_an_id_a_part_of_a_type_and_a_label_as_a_whole(
+    store: Any, ids: list[str]
+) -> None:
+    assert found(store, q=ids[5]) == [ids[5]]
+    assert found(store, q=ids[5][:14]) == [ids[5]]
+    assert found(store, q="EXP") == ids[2::3]
+    assert found(store, q="c0") == ids[2::3]
+    assert found(store, q="c") == []
+    assert found(store, q="c0", statuses={Status.HALTED}) == []
+    assert found(store, q="%") == []
+
+
+def test_what_was_removed_is_in_no_list(store: Any, ids: list[str]) -> None:
+    store.apply(ids[0], Action.STOP)
+
+    store.prune(before=store.now() + timedelta(days=1), keep=None)
+
+    assert found(store) == ids[1:]
+    assert found(store, q="c2") == [job_id for job_id in ids[1:] if store.get(job_id).labels["customer"] == "c2"]
+
+
+def test_several_jobs_are_asked_in_one_commit_and_each_is_told_of(store: Any) -> None:
+    store.put("waits")
+    running = store.bring("runs", Status.RUNNING)
+    store.bring("done", Status.COMPLETED)
+    store.bring("halted", Status.HALTED)
+
+    came = store.apply_to_each(
+        dict.fromkeys(["waits", "runs", "done", "halted", "gone"]), Action.HALT, statuses=(), actor="ann", reason="why"
+    )
+
+    assert store.get("waits").status is Status.HALTED
+    assert store.get("runs").status is Status.HALTING
+    assert str(came["done"]) == "A job that is completed cannot be asked to halt (it is final)."
+    assert came["halted"].change is None
+    assert came["gone"] is None
+    (*_, change) = store.changes("runs")
+    assert (change.actor, change.reason, change.attempt) == ("ann", "why", running.attempt)
+
+
+def test_a_job_that_has_left_the_status_that_was_meant_is_left_alone(store: Any) -> None:
+    store.bring("failed", Status.FAILED)
+    store.apply("failed", Action.RESUME)
+
+    came = store.apply_to_each({"failed": None}, Action.STOP, statuses={Status.FAILED}, actor="ann")
+
+    assert came == {"failed": None}
+    assert store.get("failed").status is Status.SUBMITTED

@@ -1,0 +1,96 @@
+"""`jobmanager token`: a token is printed once, on its own, and the file says the rest."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from jobmanager.cli import main
+from jobmanager.tokens import Role, TokenFile
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("JOBMANAGER_TOKENS", str(tmp_path / "etc" / "tokens"))
+    return tmp_path / "etc" / "tokens"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["token", *arguments])
+
+
+def test_a_token_is_printed_alone_so_that_it_can_be_kept_by_a_script(path: Path) -> None:
+    result = run("add", "ann", "--role", "operator")
+
+    assert result.exit_code == 0
+    assert TokenFile(path).find(result.stdout.strip(), now=datetime.now(UTC)) is not None
+    assert "ann is an operator" in result.stderr
+
+
+def test_the_list_tells_all_but_the_token(path: Path) -> None:
+    secret = run("add", "ann", "--role", "viewer", "--rate", "30", "--expires", "7", "--type", "Export").stdout.strip()
+    TokenFile(path).add("bob", Role.ADMIN, now=datetime.now(UTC), expires_at=datetime.now(UTC))
+
+    listed = run("list").stdout
+
+    ann, bob = listed.splitlines()
+    for told in ("ann", "viewer", "30 requests a minute", "expires 20", "sees Export"):
+        assert told in ann
+    assert "bob" in bob
+    assert "EXPIRED" in bob
+    assert secret not in listed
+    assert TokenFile(path).tokens()[0].hash not in listed
+
+
+def test_a_revoked_token_is_gone(path: Path) -> None:
+    run("add", "ann", "--role", "viewer")
+
+    result = run("revoke", "ann")
+
+    assert result.stdout == "ann is revoked.\n"
+    assert run("list").stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [["add", "ann", "--role", "viewer"], ["list"], ["revoke", "ann"]])
+def test_without_the_setting_each_command_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.delenv("JOBMANAGER_TOKENS", raising=False)
+
+    result = run(*arguments)
+
+    assert result.exit_code == 1
+    assert "JOBMANAGER_TOKENS=/etc/jobmanager/tokens" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["add", "ann"], "--role"),
+        (["add", "ann", "--role", "root"], "root"),
+        (["add", "ann", "--role", "viewer", "--rate", "0"], "rate"),
+        (["add", "ann", "--role", "viewer", "--expires", "0"], "expires"),
+        (["add", "ann", "--role", "viewer", "--expires", "nan"], "expires"),
+        (["add", "127.0.0.1", "--role", "viewer"], "There can be no such token"),
+        (["revoke", "nobody"], "There is no token 'nobody'"),
+        (["list"], "token add"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_sentence(path: Path, arguments: list[str], sentence: str) -> None:
+    result = run(*arguments)
+
+    assert result.exit_code != 0
+    assert sentence in result.stderr
+    assert not path.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBMANAGER_TOKENS", "/proc/nowhere/tokens")
+
+    result = run("add", "ann", "--role", "viewer")
+
+    assert result.exit_code == 1
+    assert "JOBMANAGER_TOKENS cannot be written" in result.stderr
