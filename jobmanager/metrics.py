@@ -15,7 +15,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -41,9 +41,11 @@ _LONG_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.
 #: Those that are counted here; not the default one, which tells of the process it is asked in.
 REGISTRY = CollectorRegistry()
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # when each was first counted: as many lines again, that nobody reads
+
 _WAITING = Histogram(
     "jobmanager_waiting_seconds",
-    "Time between when a job could run and when it was claimed.",
+    "Time between when a job could run, first or when it had been put off, and when it was claimed.",
     ["type"],
     buckets=(0.01, 0.05, *_LONG_SECONDS),
     registry=REGISTRY,
@@ -205,8 +207,8 @@ class MeasuredStore(Store):
 def _claimed(job: JobRecord) -> None:
     tracing.attempt_began(job)
     _CHANGES.labels(job.type, Action.CLAIM).inc()
-    # One that was handed over, or whose owner died, still has the time of its submission: since when it waits again,
-    # nothing tells.
+    # One that was resumed or handed over, or whose owner died, has the time of its submission: since when it waited
+    # again, nothing tells.
     if job.running_since is not None and (job.attempt == 1 or job.run_at > job.submitted_at):
         _WAITING.labels(job.type).observe(_seconds(job.run_at, job.running_since))
 

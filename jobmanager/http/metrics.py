@@ -7,9 +7,10 @@ import time
 from flask import Blueprint, Flask, Response, g, request
 
 from jobmanager import metrics
+from jobmanager.errors import Forbidden
 from jobmanager.http import examples
 from jobmanager.http.docs import Answer, describe
-from jobmanager.http.door import manager
+from jobmanager.http.door import manager, token
 from jobmanager.http.problems import BROKEN
 from jobmanager.http.requests import route
 
@@ -38,7 +39,8 @@ def _end(response: Response) -> Response:
     tag="health",
     text="Jobs by type and status, queue depth, slots, age of checkpoints; how long jobs wait and run, and how long it "
     "takes until a halt is reached; the time that the store and requests take. Right whichever worker answers. Where "
-    "the store does not answer, `jobmanager_store_up` is 0 and the rest of what it knows is left out.",
+    "the store does not answer, `jobmanager_store_up` is 0 and the rest of what it knows is left out. A token "
+    "that may see some job types only may not ask.",
     answers={
         200: Answer(
             text="The text format of Prometheus.", model=str, media_type="text/plain", examples=examples.METRICS
@@ -48,4 +50,7 @@ def _end(response: Response) -> Response:
 )
 def show() -> Response:
     """Show what the service is watched by."""
+    asking = token()
+    if asking is not None and asking.types is not None:
+        raise Forbidden(asking.name, asking.role, "viewer of every job type")
     return Response(manager().metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Integer, Select, bindparam, case, func, select
+from sqlalchemy import Integer, Select, bindparam, case, func, or_, select
 
 from jobmanager.states import ATTENDED, Status
 from jobmanager.store.schema import IS_HELD, IS_WAITING, changes, jobs
@@ -47,17 +47,17 @@ _NOW = bindparam("now", type_=jobs.c.run_at.type)
 _AT_ONCE = bindparam("at_once", type_=jobs.c.run_at.type)
 #: How many jobs are due and wait.
 DEPTH = select(func.count()).where(IS_WAITING, jobs.c.run_at <= _NOW)
-#: Since when the first job waits, of those that were put off; and of those that nobody has, which wait since they were
-#: submitted.
+#: Since when jobs wait: the first of those that were put off; and those that came first of those that were not, which
+#: wait since they were submitted or resumed. Of one that was handed over, nothing tells.
 WAITED_LONGEST = (
     select(jobs.c.run_at.label("at"))
     .where(IS_WAITING, jobs.c.run_at > _AT_ONCE, jobs.c.run_at <= _NOW)
     .order_by(jobs.c.run_at)
     .limit(1),
-    select(jobs.c.submitted_at.label("at"))
-    .where(IS_WAITING, jobs.c.run_at == _AT_ONCE)
+    select(func.coalesce(jobs.c.asked_at, jobs.c.submitted_at, type_=jobs.c.submitted_at.type).label("at"))
+    .where(IS_WAITING, jobs.c.run_at == _AT_ONCE, or_(jobs.c.attempt == 0, jobs.c.asked_at.is_not(None)))
     .order_by(jobs.c.submitted_at)
-    .limit(1),
+    .limit(100),
 )
 
 _last_sign = func.coalesce(

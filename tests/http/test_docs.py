@@ -291,7 +291,7 @@ def provoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 def _service(method: str, path: str, status: int) -> str:
     """Return which of the services answers with the status."""
-    if status == 503 and path.startswith("/job-types"):
+    if status == 503 and path.startswith(("/job-types", "/metrics")):
         return "unguarded"
     if (method, status) == ("POST", 429) and path in ("/submit", "/jobs", "/jobs/batch"):
         return "full"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from jobmanager import Job, JobManager, Settings
 from jobmanager.http import create_app
 from jobmanager.registry import Registry
+from jobmanager.tokens import Role, TokenFile
 
 
 class Counted(Job):
@@ -86,7 +88,7 @@ def test_what_a_job_goes_through_is_counted_where_it_happens(client: FlaskClient
     assert during["jobmanager_slots_busy"] == 1
     assert 0 <= during["jobmanager_checkpoint_age_seconds type=Counted"] < 5
     assert after["jobmanager_jobs status=stopped type=Counted"] == 1
-    assert grown("jobmanager_waiting_seconds_count type=Counted") == 2
+    assert grown("jobmanager_waiting_seconds_count type=Counted") == 1
     assert grown("jobmanager_halt_latency_seconds_count status=halted type=Counted") == 1
     assert grown("jobmanager_halt_latency_seconds_count status=stopped type=Counted") == 1
     assert 0 < grown("jobmanager_halt_latency_seconds_sum status=halted type=Counted") < 2
@@ -129,3 +131,18 @@ def test_that_the_store_does_not_answer_is_told(tmp_path: Path, types: Registry)
 
     assert found["jobmanager_store_up"] == 0
     assert "jobmanager_queue_depth" not in found
+
+
+def test_a_token_that_may_see_some_job_types_only_may_not_ask(tmp_path: Path, types: Registry) -> None:
+    tokens = TokenFile(tmp_path / "tokens")
+    now = datetime.now(UTC)
+    secrets = [
+        tokens.add("some", Role.ADMIN, types=["Counted"], now=now),
+        tokens.add("prometheus", Role.VIEWER, now=now),
+    ]
+    with JobManager(Settings(data_dir=tmp_path, tokens=tmp_path / "tokens", slots=0), types) as manager:
+        client = create_app(manager).test_client()
+
+        answers = [client.get("/metrics", headers={"Authorization": f"Bearer {secret}"}) for secret in secrets]
+
+    assert [answer.status_code for answer in answers] == [403, 200]
