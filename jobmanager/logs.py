@@ -6,8 +6,8 @@ Set up by the server alone: whoever embeds the manager has a log of his own, to 
 from __future__ import annotations
 
 import logging
+import os
 import re
-import sys
 from contextvars import ContextVar
 
 from pythonjsonlogger.json import JsonFormatter
@@ -58,9 +58,43 @@ class Json(JsonFormatter):
         return {name: value for name, value in log_data.items() if value not in ("", None)}
 
 
+class _NoLock:
+    """What takes the place of a handler's lock where none is needed."""
+
+    def acquire(self) -> None:
+        """Do nothing."""
+
+    def release(self) -> None:
+        """Do nothing."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+
+class _Stderr(logging.Handler):
+    """Writes each line to stderr at once, which the kernel keeps whole.
+
+    Without a lock: a job's thread that is interrupted by force might leave it held, and nobody could log any more.
+    """
+
+    def createLock(self) -> None:  # noqa: N802 - logging's name
+        """Make none."""
+        self.lock = _NoLock()  # type: ignore[assignment]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line."""
+        try:
+            os.write(2, f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+        except Exception:
+            self.handleError(record)
+
+
 def set_up(kind: str) -> None:
     """Have this process write its log to stderr, as "json" or for people; may be called again."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.addFilter(Context())
     handler.setFormatter(Json() if kind == "json" else Console())
     root = logging.getLogger()

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,6 +97,8 @@ class Runner:
         # Guards is_parked, holds_slot, is_cleaning, _is_in_job and record; never held while calling the store.
         self._lock = threading.Lock()
         self._is_in_job = False  # the job's code is on top of the stack: it may be interrupted by force
+        self._is_logging = False  # the job's code does: it has to be interrupted a moment later, if at all
+        self._is_force_due = False
         self.is_cleaning = False
         self._is_leaving = False  # was parked for too long: nobody can wake the thread any more
         self._is_lost = False  # another attempt owns the job, or nobody does
@@ -167,6 +169,8 @@ class Runner:
             if self._is_in_job and self._thread is not None and self._thread.ident is not None:
                 target, error = ctypes.c_ulong(self._thread.ident), ctypes.py_object(StopRequested)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(target, error)
+            else:
+                self._is_force_due = self._is_logging
 
     def abandon(self, *, in_clean: bool) -> bool:
         """Fence off a thread that answers to nothing: its job is released, and it can write nothing more.
@@ -364,9 +368,25 @@ class Runner:
             with self._lock:
                 self._is_in_job = False
 
+    @contextmanager
+    def _unforced(self) -> Iterator[None]:
+        """Put force off while the job's code logs: a lock that it left held there would stop every thread that logs."""
+        with self._lock:
+            was_in_job, self._is_in_job = self._is_in_job, False
+            self._is_logging = was_in_job
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._is_in_job = self._is_in_job or was_in_job
+                self._is_logging = False
+                is_due, self._is_force_due = self._is_force_due, False
+        if is_due:
+            raise StopRequested(self.record.id)
+
     def _make_job(self) -> Job:
         record = self.record
-        logger = logging.Logger(f"jobmanager.jobs.{record.id}", logging.INFO)
+        logger = _JobLogger(f"jobmanager.jobs.{record.id}", self._unforced)
         logger.parent = logging.getLogger("jobmanager.jobs")
         logger.addHandler(self._log_keeper)
         job = self._job_type(
@@ -592,6 +612,23 @@ def _words_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return "(its text cannot be made)"
+
+
+class _JobLogger(logging.Logger):
+    """The logger of one job, which force does not interrupt."""
+
+    def __init__(self, name: str, unforced: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__(name, logging.INFO)
+        self._unforced = unforced
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
+        """Tell whether lines of that level are kept; without logging's cache, which has a lock of all threads."""
+        return level >= self.level and level > self.manager.disable
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Have the line kept."""
+        with self._unforced():
+            super().handle(record)
 
 
 class _LogKeeper(logging.Handler):

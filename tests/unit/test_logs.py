@@ -17,7 +17,7 @@ JOB_ID = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
 
 
 @pytest.fixture
-def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Lines]:
+def lines(capfd: pytest.CaptureFixture[str]) -> Iterator[Lines]:
     """Return what returns the lines that were logged; logging is as before afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -25,7 +25,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Lines]:
     before = [(logger, logger.level, logger.propagate, logger.handlers[:]) for logger in map(logging.getLogger, names)]
 
     def lines() -> list[str]:
-        return capsys.readouterr().err.splitlines()
+        return capfd.readouterr().err.splitlines()
 
     yield lines
     root.handlers[:] = handlers
