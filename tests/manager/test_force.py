@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -224,3 +225,33 @@ def test_force_changes_nothing_of_a_job_that_is_stopped(manager: Any, types: Reg
     again = manager.stop(job_id, force=True)
 
     assert again == stopped
+
+
+def test_force_waits_until_a_line_is_logged_and_ends_the_work_then(
+    manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() == "slow":
+                stage.tell("start")
+                deadline = time.monotonic() + 0.3  # in Python code, where force would strike
+                while time.monotonic() < deadline:
+                    pass
+                stage.tell("logged")
+
+    @types.register
+    class Talker(Job):
+        def start(self) -> None:
+            self.log.info("slow")
+            stage.tell("went on")
+
+    handler = Slow()
+    parent = logging.getLogger("jobmanager.jobs")
+    monkeypatch.setattr(parent, "handlers", [handler])
+    job_id = started(manager, stage, "Talker")
+
+    stopped = manager.stop(job_id, wait=10, force=True)
+
+    assert stopped.status == "stopped"
+    assert stage.told == ["start", "logged"]
+    assert manager.actions(job_id) == ["submit", "claim", "stop", "yield"]
