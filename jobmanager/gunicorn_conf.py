@@ -4,6 +4,7 @@ Each worker runs jobs in threads of its own. gunicorn forks first; the manager s
 imports the package before that, so that a reload brings new code.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -23,7 +24,9 @@ control_socket_disable = True
 
 # Where the workers of this server share what they count: prometheus_client reads it when they import it.
 _metrics = os.path.abspath(os.path.join(os.environ.get("JOBMANAGER_DATA_DIR") or "var", "metrics", bind))
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics
+with contextlib.suppress(OSError):  # what is wrong with the folder is told by on_starting
+    os.makedirs(_metrics, exist_ok=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics
 
 if os.environ.get("JOBMANAGER_LOG", "").strip() == "json":
     # What the master says; each worker sets its own log up.

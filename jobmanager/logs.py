@@ -92,10 +92,16 @@ class _Stderr(logging.Handler):
             self.handleError(record)
 
 
+def _is_for_operators(record: logging.LogRecord) -> bool:
+    """Tell whether a line belongs into the server's log: what jobs log is kept with them, but for what is grave."""
+    return record.levelno >= logging.WARNING or not record.name.startswith(_JOB_LOGGER)
+
+
 def set_up(kind: str) -> None:
     """Have this process write its log to stderr, as "json" or for people; may be called again."""
     handler = _Stderr()
     handler.addFilter(Context())
+    handler.addFilter(_is_for_operators)
     handler.setFormatter(Json() if kind == "json" else Console())
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -37,7 +37,7 @@ def lines(capfd: pytest.CaptureFixture[str]) -> Iterator[Lines]:
 
 
 def log_in_thread(name: str, logger: str = "jobmanager.runner") -> None:
-    thread = threading.Thread(target=logging.getLogger(logger).info, args=("read %d rows", 7), name=name)
+    thread = threading.Thread(target=logging.getLogger(logger).warning, args=("read %d rows", 7), name=name)
     thread.start()
     thread.join()
 
@@ -86,7 +86,7 @@ def test_lines_for_people_tell_it_too(lines: Lines) -> None:
     first, second = lines()
 
     assert first.endswith(" WARNING jobmanager.http [request_id=abc] refused")
-    assert second.endswith(f" INFO jobmanager.runner [job_id={JOB_ID}] read 7 rows")
+    assert second.endswith(f" WARNING jobmanager.runner [job_id={JOB_ID}] read 7 rows")
 
 
 def test_it_can_be_set_up_again_without_lines_coming_twice(lines: Lines) -> None:
@@ -95,5 +95,6 @@ def test_it_can_be_set_up_again_without_lines_coming_twice(lines: Lines) -> None
 
     logging.getLogger("jobmanager").info("once")
     logging.getLogger("sqlalchemy").info("not of interest")
+    logging.getLogger(f"jobmanager.jobs.{JOB_ID}").info("kept with the job")
 
     assert len(lines()) == 1
