@@ -197,16 +197,16 @@ class JobManager:
         return job
 
     @_counted
-    def submit_all(self, submissions: Sequence[Submission], *, actor: str = "embedder") -> list[JobRecord]:
-        """Store many jobs, all or none; they are durable when this returns.
+    def submit_all(self, submissions: Sequence[Submission], *, actor: str = "embedder") -> list[str]:
+        """Store many jobs, all or none, and return their ids; they are durable when this returns.
 
         Raises what `submit` raises; the field of an InvalidRequest begins with the number of the submission, from 0.
         """
         new = [self._checked(asked, under=(number,)) for number, asked in enumerate(submissions)]
         engine = self._started()
-        jobs = self._opened().add(new, actor=actor) if new else []
+        ids = self._opened().add_all(new, actor=actor) if new else []
         engine.notify()
-        return jobs
+        return ids
 
     @_counted
     def find(self, selection: Selection, *, before: Position | None = None, limit: int = 100) -> Page:

@@ -9,6 +9,7 @@ they would shrink whenever finished jobs are removed. They begin anew with the s
 from __future__ import annotations
 
 import time
+from collections import Counter as Counted
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import wraps
@@ -150,6 +151,16 @@ class MeasuredStore(Store):
             if job.id == asked.id:  # otherwise it was there already
                 _CHANGES.labels(job.type, Action.SUBMIT).inc()
         return added
+
+    @_timed
+    def add_all(self, new: Sequence[NewJob], *, actor: str) -> list[str]:
+        """See Store.add_all."""
+        ids = super().add_all(new, actor=actor)
+        # One whose key was used before was there already.
+        fresh = Counted(asked.type for asked, job_id in zip(new, ids, strict=True) if asked.id == job_id)
+        for name, number in fresh.items():
+            _CHANGES.labels(name, Action.SUBMIT).inc(number)
+        return ids
 
     @_timed
     def claim(self, limit: int, *, types: Collection[str], max_running: dict[str, int]) -> list[JobRecord]:

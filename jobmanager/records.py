@@ -407,6 +407,8 @@ def storable(text: str, *, longest: int = 10_000) -> str:
 
 def check_json(value: JSON, what: str) -> None:
     """Raise TypeError or ValueError, which name *what* it is, unless *value* can be kept as JSON."""
+    if value == {}:
+        return
     try:
         _encode(value).encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:

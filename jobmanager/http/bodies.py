@@ -6,6 +6,7 @@ What cannot be read is told without repeating it: it may hold what nobody else s
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -20,6 +21,7 @@ Model = TypeVar("Model", bound=BaseModel)
 #: which is less where the stack is deeper: what one thread could write, another could not read.
 MAX_DEPTH = 100
 
+_EXPONENT = re.compile(rb"\d[eE]")
 _TOO_DEEP = f"arrays and objects in it lie more than {MAX_DEPTH} deep in each other"
 
 
@@ -84,7 +86,7 @@ def _parse(body: bytes, example: str, where: str = "The body") -> Any:
             json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can be written, but not stored
         if _is_deeper(value, MAX_DEPTH):
             raise RecursionError
-        if b"e" in body or b"E" in body:
+        if _EXPONENT.search(body):
             json.dumps(value, allow_nan=False)  # 1e999 is read as infinity
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"{where} cannot be read: {_fault(error)}. It looks like this: {example}.") from None

@@ -100,9 +100,9 @@ def submit() -> Response:
 def submit_batch() -> Response:
     """Submit many jobs at once."""
     values = bodies.parse_many(request.get_data(), examples.NEW_JOB)
-    asked = [bodies.validated(resources.NewJob, value, under=(number,)) for number, value in enumerate(values)]
-    jobs = manager().submit_all([one.submission() for one in asked], actor=actor())
-    return render(resources.Ids(ids=[job.id for job in jobs]), HTTPStatus.ACCEPTED)
+    batch = bodies.validated(resources.Batch, values).root
+    ids = manager().submit_all([asked.submission() for asked in batch], actor=actor())
+    return render(resources.Ids(ids=ids), HTTPStatus.ACCEPTED)
 
 
 @blueprint.get("")

@@ -95,7 +95,7 @@ class NewJob(Strictly):
 
     def submission(self) -> Submission:
         """Return it as the manager takes it."""
-        return Submission(**dict(self))
+        return Submission(**self.__dict__)
 
 
 class Batch(RootModel[list[NewJob]]):

@@ -32,7 +32,7 @@ class Restricted:
         self.types.get(type)
         return self._manager.submit(type, args, **how)
 
-    def submit_all(self, submissions: Sequence[Submission], **how: Any) -> list[JobRecord]:
+    def submit_all(self, submissions: Sequence[Submission], **how: Any) -> list[str]:
         for number, asked in enumerate(submissions):
             try:
                 self.types.get(asked.type)

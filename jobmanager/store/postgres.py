@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -74,6 +74,10 @@ class Database:
         """Run one of the statements that are made once, in the transaction of *connection*; raises DBAPIError."""
         result = connection.execute(statement, parameters)
         return [tuple(row) for row in result] if result.returns_rows else []
+
+    def execute_many(self, connection: Connection, statement: Statement, parameters: Sequence[Parameters]) -> None:
+        """Run one of the statements that are made once, for each of the parameters; raises DBAPIError."""
+        connection.execute(statement, parameters)
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
         """Return what one of the queries that are made once finds; raises DBAPIError."""

@@ -6,7 +6,7 @@ For statements that are made once, as those of queries.py are; what they mean is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from sqlalchemy import Dialect, Insert, Select, Update
@@ -45,6 +45,21 @@ class Prepared:
             raise self._translated(error) from error
         return [self._shown(row) for row in rows]
 
+    def run_many(self, connection: Any, parameters: Sequence[Parameters]) -> None:
+        """Run it on a connection of the driver for each of the parameters, which name the same; raises DBAPIError."""
+        given = parameters[0].keys()
+        to_store = dict(self._to_store)
+        columns = [
+            _converted([each[name] for each in parameters], to_store.get(name))
+            if name in given
+            else _converted([self._given[name]] * len(parameters), to_store.get(name))
+            for name in self._names
+        ]
+        try:
+            connection.executemany(self.text, zip(*columns, strict=True))
+        except self._dialect.dbapi.Error as error:
+            raise self._translated(error) from error
+
     def bound(self, parameters: Parameters) -> list[Any]:
         """Return the values in their places, as they are stored."""
         values = {**self._given, **parameters}
@@ -63,3 +78,13 @@ class Prepared:
         """Return the error as SQLAlchemy would raise it, without the values."""
         base = self._dialect.dbapi.Error
         return DBAPIError.instance(self.text, None, error, base, hide_parameters=True, dialect=self._dialect)
+
+
+def _converted(column: list[Any], convert: _Convert | None) -> list[Any]:
+    """Return the values of one place in many rows as they are stored; one that they all share is converted once."""
+    if convert is None:
+        return column
+    first = column[0]
+    if all(value is first for value in column):
+        return [convert(first)] * len(column)
+    return [convert(value) for value in column]

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     Select,
+    Table,
     Text,
     Update,
     and_,
@@ -38,6 +39,10 @@ def _unset(column: Column[Any]) -> Any:
     if isinstance(column.default, ScalarElementColumnDefault):
         return column.default.arg
     return None if column.nullable else {}
+
+
+def _names(table: Table) -> list[str]:
+    return [column.name for column in table.c]
 
 
 _NOW = bindparam("now", type_=jobs.c.run_at.type)
@@ -65,6 +70,21 @@ ADD_JOB = (
         }
     )
     .returning(jobs)
+)
+#: Of many jobs at once; no more is set than a submission says, and than has to be.
+PUT_JOB = insert(jobs).values(
+    {
+        name: bindparam(name, _unset(jobs.c[name]), type_=jobs.c[name].type)
+        for name in _names(jobs)
+        if name != "number" and (name in ("timeout_seconds", "traceparent") or not jobs.c[name].nullable)
+    }
+)
+PUT_CHANGE = insert(changes).values(
+    {
+        name: bindparam(name, type_=changes.c[name].type)
+        for name in _names(changes)
+        if name != "seq" and not changes.c[name].nullable
+    }
 )
 ADD_JOBS = insert(jobs).returning(jobs, sort_by_parameter_order=True)
 ADD_CHANGE = (

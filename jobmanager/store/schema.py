@@ -87,7 +87,7 @@ class JsonText(TypeDecorator[Any]):
 
 def to_json(value: Any) -> str:
     """Return *value* as it is stored; raises TypeError or ValueError."""
-    return _encode(value)
+    return "{}" if value == {} else _encode(value)
 
 
 #: SQLite numbers rows by itself only in a column of this very type.

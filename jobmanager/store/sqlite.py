@@ -6,7 +6,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -81,6 +81,10 @@ class Database:
     def execute(self, connection: Connection, statement: Statement, parameters: Parameters) -> Rows:
         """Run one of the statements that are made once, in the transaction of *connection*; raises DBAPIError."""
         return self._prepare(statement).run(connection.connection.driver_connection, parameters)
+
+    def execute_many(self, connection: Connection, statement: Statement, parameters: Sequence[Parameters]) -> None:
+        """Run one of the statements that are made once, for each of the parameters; raises DBAPIError."""
+        self._prepare(statement).run_many(connection.connection.driver_connection, parameters)
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
         """Return what one of the queries that are made once finds; raises DBAPIError."""

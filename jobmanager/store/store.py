@@ -154,6 +154,13 @@ class Store:
         """
         return self._commit(lambda connection: self._add(connection, new, actor))
 
+    def add_all(self, new: Sequence[NewJob], *, actor: str) -> list[str]:
+        """Store many new jobs, all or none, and return their ids: like `add`, but several times as fast."""
+        if any(job.idempotency_key or job.labels for job in new):
+            return [job.id for job in self._commit(lambda connection: self._add(connection, new, actor))]
+        self._commit(lambda connection: self._put(connection, new, actor))
+        return [job.id for job in new]
+
     def get(self, job_id: str) -> JobRecord:
         """Return the job; raises UnknownJob."""
         rows = self._ask(queries.JOB, {"id_is": job_id})
@@ -535,24 +542,8 @@ class Store:
 
     def _insert(self, connection: Connection, new: Sequence[NewJob], actor: str, now: datetime) -> list[JobRecord]:
         self._make_room(connection, len(new))
-        rows = [
-            {
-                "id": job.id,
-                "type": job.type,
-                "args": job.args,
-                "status": Status.SUBMITTED,
-                "priority": job.priority,
-                "labels": job.labels,
-                "max_attempts": job.max_attempts,
-                "timeout_seconds": job.timeout_seconds,
-                "run_at": job.run_at or _AT_ONCE,
-                "submitted_at": now,
-                "traceparent": job.traceparent,
-            }
-            for job in new
-        ]
-        submit = {"action": "submit", "to_status": Status.SUBMITTED, "attempt": 0, "actor": actor}
-        submit |= {"asked_at": now, "at": now, "from_status": None, "reason": None, "signal_to": None}
+        rows = [_row(job, now) for job in new]
+        submit = _submission(actor, now) | {"from_status": None, "reason": None, "signal_to": None}
         if len(rows) == 1:
             added = self._database.execute(connection, queries.ADD_JOB, rows[0])
             self._database.execute(connection, queries.ADD_CHANGE, submit | {"job_id": new[0].id})
@@ -561,6 +552,14 @@ class Store:
             connection.execute(insert(changes), [submit | {"job_id": job.id} for job in new])
         _add_labels(connection, new, [row[0] for row in added], now)
         return [self._job(row) for row in added]
+
+    def _put(self, connection: Connection, new: Sequence[NewJob], actor: str) -> None:
+        """Store new jobs without keys and labels, of which nobody wants to see more than that they are there."""
+        self._make_room(connection, len(new))
+        now = self.now()
+        self._database.execute_many(connection, queries.PUT_JOB, [_row(job, now) for job in new])
+        submit = _submission(actor, now)
+        self._database.execute_many(connection, queries.PUT_CHANGE, [{**submit, "job_id": job.id} for job in new])
 
     def _make_room(self, connection: Connection, wanted: int) -> None:
         """Raise QueueFull if *wanted* more jobs are too many; counts them only where that may be."""
@@ -811,6 +810,29 @@ def _full_types(connection: Connection, max_running: dict[str, int]) -> list[str
     at_work = and_(jobs.c.status.in_(ATTENDED), jobs.c.owner.is_not(None), jobs.c.type.in_(max_running))
     counts = connection.execute(select(jobs.c.type, func.count()).where(at_work).group_by(jobs.c.type))
     return [name for name, count in counts if count >= max_running[name]]
+
+
+def _row(job: NewJob, now: datetime) -> Values:
+    """Return what is kept of a submission."""
+    return {
+        "id": job.id,
+        "type": job.type,
+        "args": job.args,
+        "status": Status.SUBMITTED,
+        "priority": job.priority,
+        "labels": job.labels,
+        "max_attempts": job.max_attempts,
+        "timeout_seconds": job.timeout_seconds,
+        "run_at": job.run_at or _AT_ONCE,
+        "submitted_at": now,
+        "traceparent": job.traceparent,
+    }
+
+
+def _submission(actor: str, now: datetime) -> Values:
+    """Return the change that every job begins with, but for its id."""
+    change = {"action": Action.SUBMIT, "to_status": Status.SUBMITTED, "attempt": 0, "actor": actor}
+    return change | {"asked_at": now, "at": now}
 
 
 def _add_labels(connection: Connection, new: Sequence[NewJob], numbers: Sequence[int], now: datetime) -> None:

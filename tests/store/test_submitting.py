@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from jobmanager.errors import Conflict, QueueFull, UnknownJob
-from jobmanager.records import Checkpoint, LogLine, NewJob
+from jobmanager.records import Checkpoint, LogLine, NewJob, Selection
 from jobmanager.states import Action, Status
 
 
@@ -222,3 +223,53 @@ def test_a_submission_sent_again_after_its_job_was_removed_is_a_new_job(store: A
 
     assert (job.id, job.status) == ("b", Status.SUBMITTED)
     assert store.add([NewJob(id="c", type="T", args={}, idempotency_key="k")], actor="ann") == [job]
+
+
+def test_many_jobs_at_once_are_stored_as_each_would_be_by_itself(store: Any) -> None:
+    later = store.now() + timedelta(days=1)
+    asked = [
+        {"args": {"a": [1, "ü", None]}, "priority": 3, "max_attempts": 2, "timeout_seconds": 1.5, "run_at": later},
+        {"args": {}, "traceparent": "00-1-2-01"},
+    ]
+    alone = [store.add([NewJob(id=f"alone-{n}", type="T", **each)], actor="ann")[0] for n, each in enumerate(asked)]
+
+    ids = store.add_all([NewJob(id=f"many-{n}", type="T", **each) for n, each in enumerate(asked)], actor="ann")
+
+    assert ids == ["many-0", "many-1"]
+    for one, job_id in zip(alone, ids, strict=True):
+        other = store.get(job_id)
+        at_once = other.run_at == other.submitted_at
+        same = replace(other, id=one.id, number=one.number, submitted_at=one.submitted_at)
+        assert replace(same, run_at=one.submitted_at if at_once else other.run_at) == one
+        (change,) = store.changes(job_id)
+        assert (change.action, change.from_status, change.to_status, change.actor) == (
+            Action.SUBMIT,
+            None,
+            Status.SUBMITTED,
+            "ann",
+        )
+        assert change.at == change.asked_at == other.submitted_at
+
+
+def test_of_many_jobs_at_once_all_or_none_are_stored(open_store: Any) -> None:
+    store = open_store(queue_limit=3)
+
+    with pytest.raises(QueueFull):
+        store.add_all([NewJob(id=str(number), type="T", args={}) for number in range(4)], actor="ann")
+    assert store.add_all([NewJob(id=str(number), type="T", args={}) for number in range(3)], actor="ann")
+
+    assert len(store.find(Selection(), ("T",)).jobs) == 3
+
+
+def test_many_jobs_at_once_may_have_labels_and_keys(store: Any) -> None:
+    new = [
+        NewJob(id="a", type="T", args={}, labels={"x": "y"}),
+        NewJob(id="b", type="T", args={}, idempotency_key="k"),
+        NewJob(id="c", type="T", args={}),
+    ]
+
+    assert store.add_all(new, actor="ann") == ["a", "b", "c"]
+    again = [NewJob(id="d", type="T", args={}, idempotency_key="k")]
+    assert store.add_all(again, actor="ann") == ["b"]
+
+    assert [job.id for job in store.find(Selection(labels={"x": "y"}), ("T",)).jobs] == ["a"]
