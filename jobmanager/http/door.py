@@ -57,15 +57,27 @@ def is_open_request() -> bool:
 
 def mounted() -> tuple[str, Mount]:
     """Return what the request is for, and the name under which that is registered."""
-    for name in request.blueprints:
-        if isinstance(found := current_app.blueprints[name], Mount):
-            return name, found
-    raise RuntimeError("this is no request for the job manager")
+    return _called()[:2]
 
 
 def endpoint() -> str:
     """Return the endpoint without the name of what it is mounted as; "" where there is no such route."""
-    return str(request.endpoint).removeprefix(f"{mounted()[0]}.") if request.blueprints else ""
+    return _called()[2] if request.blueprints else ""
+
+
+def _called() -> tuple[str, Mount, str]:
+    """Return the name of the mount, the mount and the endpoint; found once for each request."""
+    found = g.get("jobmanager_called")
+    if found is None:
+        found = g.jobmanager_called = _find_called()
+    return cast("tuple[str, Mount, str]", found)
+
+
+def _find_called() -> tuple[str, Mount, str]:
+    for name in request.blueprints:
+        if isinstance(found := current_app.blueprints[name], Mount):
+            return name, found, str(request.endpoint).removeprefix(f"{name}.")
+    raise RuntimeError("this is no request for the job manager")
 
 
 def address_of(endpoint: str, **values: Any) -> str:
