@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
 worker_class = "gthread"
@@ -22,11 +23,31 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # Nothing here needs the control socket, whose path several services of one user would share.
 control_socket_disable = True
 
-# Where the workers of this server share what they count: prometheus_client reads it when they import it.
-_metrics = os.path.abspath(os.path.join(os.environ.get("JOBMANAGER_DATA_DIR") or "var", "metrics", bind))
-with contextlib.suppress(OSError):  # what is wrong with the folder is told by on_starting
-    os.makedirs(_metrics, exist_ok=True)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics
+_COUNTS = f"jobmanager-{os.getuid()}-"
+
+
+def _folder_of_counts():
+    """Return a folder in which the workers of this server share what they count; it is the same after a reload.
+
+    Not in DATA_DIR: workers count in memory that is mapped to files, and where their volume is full, that is a SIGBUS.
+    Folders of servers that were killed are removed, if their process is gone.
+    """
+    base = worker_tmp_dir or tempfile.gettempdir()
+    for name in os.listdir(base):
+        pid = name.removeprefix(_COUNTS)
+        if name.startswith(_COUNTS) and pid.isdecimal() and not os.path.isdir(f"/proc/{pid}"):
+            shutil.rmtree(os.path.join(base, name), ignore_errors=True)
+    folder = os.path.join(base, f"{_COUNTS}{os.getpid()}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    if os.stat(folder).st_uid != os.getuid():
+        return tempfile.mkdtemp(prefix="jobmanager-counts-", dir=base)
+    return folder
+
+
+with contextlib.suppress(OSError):  # then each worker counts for itself
+    # prometheus_client reads it when it is imported.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _folder_of_counts()
 
 if os.environ.get("JOBMANAGER_LOG", "").strip() == "json":
     # What the master says; each worker sets its own log up.
@@ -58,9 +79,6 @@ def on_starting(server):
     command = [sys.executable, "-m", "jobmanager", "check", *binds]
     if subprocess.run(command, env=alone, check=False).returncode != 0:
         sys.exit(1)
-    # The counts of an earlier server, whose workers are gone, would be added to those of this one.
-    shutil.rmtree(_metrics, ignore_errors=True)
-    os.makedirs(_metrics)
 
 
 def post_worker_init(worker):
@@ -96,6 +114,13 @@ def child_exit(server, worker):
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - after the fork: see on_starting
 
     mark_process_dead(worker.pid)
+
+
+def on_exit(server):
+    """Leave no counts behind."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if folder is not None and os.path.basename(folder).startswith("jobmanager-"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _hosts(addresses):

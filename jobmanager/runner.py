@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 import ctypes
 import logging
+import shutil
 import threading
 import time
 import traceback
@@ -28,6 +29,7 @@ from jobmanager.errors import (
     StopRequested,
     StoreUnavailable,
     TimedOut,
+    UnknownJob,
     Unwind,
 )
 from jobmanager.job import Job
@@ -102,6 +104,7 @@ class Runner:
         self.is_cleaning = False
         self._is_leaving = False  # was parked for too long: nobody can wake the thread any more
         self._is_lost = False  # another attempt owns the job, or nobody does
+        self._is_process_ending = False  # the store may be closed by now
         self._is_meeting = False  # in meet(), which calls hooks that may call checkpoint()
         self._unwinding: Unwind | None = None  # raised again and again, in case the job's code swallows it
         self._seen_seq = 0
@@ -188,7 +191,7 @@ class Runner:
 
     def hand_over(self) -> None:
         """Release the job of a thread that did not end in time, for when this process is certainly gone."""
-        self._is_lost = True
+        self._is_lost = self._is_process_ending = True
         if self.is_parked and self._store.let_go(self.record.id, self.record.attempt):
             return
         record = self._store.get(self.record.id)
@@ -227,6 +230,7 @@ class Runner:
             self._work()
         except LeaseLost:
             _log.warning("Attempt %d of job %s lost its lease; it ends.", self.record.attempt, self.record.id)
+            self._remove_what_came_late()
         except Interrupt:
             _log.warning("Attempt %d of job %s ends unrecorded.", self.record.attempt, self.record.id)
         except Exception:
@@ -237,6 +241,22 @@ class Runner:
             self._has_ended.set()
             following = self._on_end(self, self._last)
         return following
+
+    def _remove_what_came_late(self) -> None:
+        """Remove the job's folder, if this attempt has made it anew after another had cleaned the job.
+
+        As when its process was frozen for longer than its lease, just before it looked for the folder.
+        """
+        if self._is_process_ending or not self._path().exists():
+            return
+        try:
+            is_over = self._store.get(self.record.id).status is Status.STOPPED
+        except UnknownJob:
+            is_over = True
+        except StoreUnavailable:
+            return
+        if is_over:
+            shutil.rmtree(self._path(), ignore_errors=True)
 
     def _name(self) -> str:
         return f"job-{self.record.id}-{self.record.attempt}"
@@ -454,9 +474,12 @@ class Runner:
 
     def folder(self) -> Path:
         """Return the job's folder, made if it is missing."""
-        path = self._settings.data_dir / "jobs" / self.record.id
+        path = self._path()
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def _path(self) -> Path:
+        return self._settings.data_dir / "jobs" / self.record.id
 
     def _obey(self, job: Job, status: Status) -> bool:
         """Carry out what was asked; True if the job's `halt` was called, and its `resume` has to be."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from jobmanager.states import Status
 
 
 def run(doing: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(doing, 30))
+    # In a thread of its own: where the tests of pages ran before, this one has an event loop for good.
+    with ThreadPoolExecutor(1, thread_name_prefix="test") as pool:
+        pool.submit(asyncio.run, asyncio.wait_for(doing, 30)).result()
 
 
 @pytest.mark.parametrize(("sync", "asynchronous"), [(Client, AsyncClient), (Job, AsyncJob)])

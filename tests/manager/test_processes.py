@@ -192,6 +192,35 @@ def test_a_stop_that_was_asked_of_a_process_that_fell_silent_is_cleaned_elsewher
     assert second.actions(job_id) == ["submit", "claim", "stop", "expire", "claim", "yield"]
 
 
+def test_a_folder_that_a_process_made_after_its_job_was_cleaned_elsewhere_does_not_stay(
+    make_manager: Any, types: Registry, stage: Any, until: Any
+) -> None:
+    @types.register
+    class Late(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            stage._gates["end"].wait(20)  # where its process is frozen
+            (self.workdir / "part").touch()
+            stage.tell("made")
+            self.checkpoint(1)
+
+    first = make_manager(lease_seconds=0.4)
+    job = first.submit("Late")
+    until(lambda: stage.told)
+    thaw = fall_silent(first)
+    second = make_manager()
+    second.stop(job.id)
+    second.until(job.id, "stopped")
+
+    stage.open("end")
+    until(lambda: "made" in stage.told)
+    thaw.set()
+    first.store.fault = lambda name: None
+
+    folder = first.settings.data_dir / "jobs" / job.id
+    until(lambda: not folder.exists(), "the folder stays")
+
+
 def test_no_more_jobs_of_a_type_run_at_once_than_it_allows_over_all_processes(
     make_manager: Any, steps: Any, stage: Any, until: Any
 ) -> None:

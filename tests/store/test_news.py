@@ -180,8 +180,9 @@ def test_a_reader_sees_every_change_once_and_in_order_while_many_write(
             job_id = f"{number}-{turn}"
             store.put(job_id)
             with store._database.engine.connect().execution_options(is_writer=True) as connection:
+                transaction = connection.begin()
                 store._insert(connection, [NewJob(id=f"{job_id}-no", type="T", args={})], "test", store.now())
-                connection.rollback()
+                transaction.rollback()
             store.apply(job_id, Action.HALT)
 
     def follow() -> None:
