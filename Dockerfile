@@ -26,6 +26,11 @@ EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s \
     CMD python -c "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ['PORT'] + '/health/ready', timeout=4)"
 
+# Every address is bound, so the service starts with tokens, or where somebody insists that it needs none:
+#   docker run --rm -v jobs:/var/lib/jobmanager -e JOBMANAGER_TOKENS=/var/lib/jobmanager/tokens jobmanager \
+#     jobmanager token add NAME --role operator
+#   docker run -v jobs:/var/lib/jobmanager -e JOBMANAGER_TOKENS=/var/lib/jobmanager/tokens -p 8080:8080 jobmanager
+#   docker run -v jobs:/var/lib/jobmanager -e JOBMANAGER_INSECURE=1 -p 127.0.0.1:8080:8080 jobmanager
 # One process is replaced by the next without losing a job: gunicorn needs up to 30 seconds after SIGTERM.
 STOPSIGNAL SIGTERM
 CMD ["gunicorn", "wsgi:app"]

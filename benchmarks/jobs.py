@@ -100,9 +100,9 @@ def throughput(settings: Settings, jobs: int) -> Figures:
     for begin in range(0, jobs, 1000):
         batch = range(begin, min(jobs, begin + 1000))
         store.add([NewJob(id=f"job-{number:032}", type="Noop", args={}) for number in batch], actor="benchmark")
-    manager = JobManager(settings, types())
-    wall, cpu = time.perf_counter(), time.process_time()
-    with manager:
+    with JobManager(settings, types()):
+        # It has opened the store, which is no part of what a job costs, and some jobs have run by now.
+        begun, wall, cpu = Noop.counted, time.perf_counter(), time.process_time()
         while Noop.counted < jobs:
             time.sleep(0.005)
         while store.count_by_status().get(Status.COMPLETED) != jobs:
@@ -111,7 +111,7 @@ def throughput(settings: Settings, jobs: int) -> Figures:
     if Noop.counted != jobs:
         raise AssertionError(f"{jobs} jobs ran {Noop.counted} times")
     store.close()
-    return {"completed/s": jobs / wall, "CPU per job": cpu / jobs * 1000}
+    return {"completed/s": (jobs - begun) / wall, "CPU per job": cpu / (jobs - begun) * 1000}
 
 
 def latency(settings: Settings) -> Figures:
@@ -192,7 +192,7 @@ def only(work: str, folder: Path, options: Any) -> Figures:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=5000)
+    parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=("throughput", "latency", "steering"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

@@ -157,8 +157,8 @@ class Engine:
             # First of all: the store may be away, and what waits for it has to end.
             self._feed.end()
             self._interrupt_all()
-        is_woken = self._wake.is_set()
-        self._wake.clear()
+        if is_woken := self._wake.is_set():
+            self._wake.clear()
         has_moved = watch.has_moved() or self._is_behind
         self._is_behind = False
         if has_moved:
@@ -297,6 +297,10 @@ class Engine:
         """Take off a runner whose attempt has ended; returns the one that goes on in its thread and its slot."""
         claimed = last.claimed if last is not None else None
         following = self._runner_for(claimed) if claimed is not None else None
+        if following is not None and self._is_closing:
+            # It was claimed in the very moment in which the shutdown began.
+            following.give_back()
+            following = None
         with self._lock:
             self._take_off(runner)
             if following is not None:

@@ -23,6 +23,9 @@ CLEAN_ATTEMPTS = 5
 
 JSON = Any
 
+# Made once: json.dumps makes an encoder at every call that asks for anything unusual.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
@@ -383,7 +386,7 @@ def storable(text: str, *, longest: int = 10_000) -> str:
 def check_json(value: JSON, what: str) -> None:
     """Raise TypeError or ValueError, which name *what* it is, unless *value* can be kept as JSON."""
     try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        _encode(value).encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         kind = ValueError if isinstance(error, ValueError) else TypeError
         raise kind(f"{what} is no JSON: {error}") from None

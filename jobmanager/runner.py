@@ -192,6 +192,14 @@ class Runner:
         release = Settlement(action=Action.RELEASE, failures=record.failures, error=record.error, run_at=gone_at)
         self._store.settle(record.id, self.record.attempt, release)
 
+    def give_back(self) -> None:
+        """Release a job that was claimed and is not begun; where that cannot be done, its lease will expire."""
+        self.signals.ask_interrupt(Unwind(self.record.id))
+        try:
+            self._settle(Outcome(ending=Ending.UNWOUND))
+        except (JobManagerError, Interrupt) as error:
+            _log.warning("Job %s was not given back: %s", self.record.id, error)
+
     def run_seconds(self) -> float:
         """Return how long this attempt has been at work, in seconds; 0 while it is parked, or cleans."""
         return 0.0 if self.is_parked or self.is_cleaning else time.monotonic() - self._began

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 #: How often the offset to the database's clock is measured.
 _SYNC_SECONDS = 60.0
+#: How many looks are taken for that, of which the quickest counts: one in which the process is frozen is far off.
+_LOOKS = 3
 #: How often a lost listening connection is tried again, and the store asked without it.
 _RECONNECT_SECONDS = 0.5
 #: The channel on which every commit that may concern another process is announced.
@@ -97,12 +99,12 @@ class Database:
 
     def now(self) -> datetime:
         """Return the database's clock: it is one for all hosts, and no step of a host's clock moves it."""
-        monotonic = time.monotonic()
         with self._lock:
-            offset, is_stale = self._offset, monotonic - self._synced_at > _SYNC_SECONDS
+            offset, is_stale = self._offset, time.monotonic() - self._synced_at > _SYNC_SECONDS
         if offset is None or is_stale:
             offset = self._sync(offset)
-        return offset + timedelta(seconds=monotonic)
+        # Read now: the look at the database's clock may have taken long.
+        return offset + timedelta(seconds=time.monotonic())
 
     def lease_now(self) -> datetime:
         """Return the clock that leases are judged by: the same."""
@@ -112,9 +114,7 @@ class Database:
         """Measure the offset to the database's clock; where it does not answer, the one known still holds."""
         try:
             with self.engine.connect() as connection:
-                began = time.monotonic()
-                theirs: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-                ours = (began + time.monotonic()) / 2
+                _took, theirs, ours = min(_look_at_clock(connection) for _ in range(_LOOKS))
         except DBAPIError:
             if known is None:
                 raise
@@ -137,6 +137,14 @@ class Database:
     def close(self) -> None:
         """Close the pool; may be called twice."""
         self.engine.dispose()
+
+
+def _look_at_clock(connection: Connection) -> tuple[float, datetime, float]:
+    """Return how long the database took to say its time, that time, and ours in the middle of it, in seconds."""
+    began = time.monotonic()
+    theirs: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    ended = time.monotonic()
+    return ended - began, theirs, (began + ended) / 2
 
 
 class Watch:

@@ -26,7 +26,7 @@ class Prepared:
         compiled: Any = statement.compile(dialect=dialect)
         self.text: str = compiled.string
         self._dialect: Any = dialect
-        self._given: Parameters = {name: value for name, value in compiled.params.items() if value is not None}
+        self._given = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
         self._names: list[str] = compiled.positiontup
         self._to_store: list[tuple[str, _Convert]] = []
         for name in dict.fromkeys(self._names):

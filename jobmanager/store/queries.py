@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Integer,
     Select,
@@ -27,8 +28,17 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
 from jobmanager.store.schema import IS_STOPPING, IS_WAITING, changes, jobs
+
+
+def _unset(column: Column[Any]) -> Any:
+    """Return what a new job has in a column that its submission says nothing of."""
+    if isinstance(column.default, ScalarElementColumnDefault):
+        return column.default.arg
+    return None if column.nullable else {}
+
 
 _NOW = bindparam("now", type_=jobs.c.run_at.type)
 _LEASE_NOW = bindparam("lease_now", type_=jobs.c.lease_expires_at.type)
@@ -45,6 +55,17 @@ _IS_TO_CLEAN = and_(IS_STOPPING, jobs.c.owner.is_(None), jobs.c.run_at <= _NOW)
 JOB = select(jobs).where(_IS_JOB)
 JOB_LOCKED = JOB.with_for_update()
 JOB_HELD = select(jobs).where(_IS_HELD).with_for_update()
+ADD_JOB = (
+    insert(jobs)
+    .values(
+        {
+            column.name: bindparam(column.name, _unset(column), type_=column.type)
+            for column in jobs.c
+            if column.name != "number"
+        }
+    )
+    .returning(jobs)
+)
 ADD_JOBS = insert(jobs).returning(jobs, sort_by_parameter_order=True)
 ADD_CHANGE = (
     insert(changes)

@@ -31,6 +31,8 @@ from jobmanager.records import storable
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+# Made once: json.dumps makes an encoder at every call that asks for anything unusual.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 class Time(TypeDecorator[datetime]):
@@ -85,7 +87,7 @@ class JsonText(TypeDecorator[Any]):
 
 def to_json(value: Any) -> str:
     """Return *value* as it is stored; raises TypeError or ValueError."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _encode(value)
 
 
 #: SQLite numbers rows by itself only in a column of this very type.

@@ -243,13 +243,12 @@ class Watch:
 
     def __init__(self, engine: Engine) -> None:
         self._connection = engine.raw_connection()
+        self._driver: Any = self._connection.driver_connection
         self._seen = -1
 
     def has_moved(self) -> bool:
         """Tell whether another connection, of any process, has committed since the last call."""
-        cursor = self._connection.cursor()
-        (version,) = cursor.execute("PRAGMA data_version").fetchone()
-        cursor.close()
+        (version,) = self._driver.execute("PRAGMA data_version").fetchone()
         moved, self._seen = version != self._seen, version
         return bool(moved)
 

@@ -13,7 +13,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -314,7 +314,7 @@ class Store:
                 values |= {"owner": None, "lease_expires_at": None}
             applied = self._transition(connection, job, settlement.action, values)
             claimed = self._take(connection, queries.waiting, wanted, 1) if wanted is not None else []
-            return replace(applied, claimed=claimed[0]) if claimed else applied
+            return Applied(job=applied.job, change=applied.change, claimed=claimed[0]) if claimed else applied
 
         return self._commit(write)
 
@@ -523,15 +523,19 @@ class Store:
             for job in new
         ]
         submit = {"action": "submit", "to_status": Status.SUBMITTED, "attempt": 0, "actor": actor}
-        submit |= {"asked_at": now, "at": now}
-        added = connection.execute(queries.ADD_JOBS, rows).all()
-        _add_labels(connection, new, [row.number for row in added], now)
-        connection.execute(insert(changes), [submit | {"job_id": job.id} for job in new])
+        submit |= {"asked_at": now, "at": now, "from_status": None, "reason": None, "signal_to": None}
+        if len(rows) == 1:
+            added = self._database.execute(connection, queries.ADD_JOB, rows[0])
+            self._database.execute(connection, queries.ADD_CHANGE, submit | {"job_id": new[0].id})
+        else:
+            added = [tuple(row) for row in connection.execute(queries.ADD_JOBS, rows)]
+            connection.execute(insert(changes), [submit | {"job_id": job.id} for job in new])
+        _add_labels(connection, new, [row[0] for row in added], now)
         return [self._job(row) for row in added]
 
     def _make_room(self, connection: Connection, wanted: int) -> None:
         """Raise QueueFull if *wanted* more jobs are too many; counts them only where that may be."""
-        seq = connection.execute(queries.LAST_CHANGE).scalar_one()
+        ((seq,),) = self._database.execute(connection, queries.LAST_CHANGE, {})
         waiting, counted_at = self._waiting
         # Whatever came to wait since it was counted did so by a change, whichever process made it.
         if waiting + max(0, seq - counted_at) + wanted <= self._queue_limit - _UNSEEN:

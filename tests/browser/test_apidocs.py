@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from gunicorn_server import Server
 from playwright.sync_api import Locator, Page, expect
+
+from jobmanager.tokens import Role, TokenFile
 
 
 def operations_of(page: Page) -> int:
@@ -27,7 +32,8 @@ def docs(page: Page) -> Page:
 
 def operation(page: Page, tag: str, method: str, path: str) -> Locator:
     """Return the block of an operation, opened."""
-    block = page.locator(f"#operations-{tag}-{method}{re.sub(r'[^a-z]', '_', path)}")
+    section = page.locator(".opblock-tag-section", has=page.locator(f'[data-tag="{tag}"]'))
+    block = section.locator(f".opblock-{method}", has=page.locator(f'[data-path="{path}"]'))
     block.locator(".opblock-summary-control").click()
     expect(block.get_by_role("button", name="Execute")).to_be_visible()
     return block
@@ -129,3 +135,40 @@ def test_the_arguments_of_job_types_are_described_under_submit(docs: Page) -> No
     submit.locator(".opblock-section-request-body").get_by_role("button", name="Expand all").first.click()
     expect(submit).to_contain_text("Writes the rows of a dataset between two dates")
     expect(submit).to_contain_text("How many steps to take")
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """A service that asks for tokens: its address, and a token."""
+    tokens = TokenFile(tmp_path / "tokens")
+    secret = tokens.add("ann", Role.VIEWER, now=datetime.now(UTC))
+    server = Server(tmp_path / "data", app="wsgi:app", TOKENS=tokens.path)
+    try:
+        yield server.start().url, secret
+    finally:
+        server.close()
+
+
+def test_authorize_has_the_page_send_a_token_until_it_is_left_and_the_policy_is_kept(
+    page: Page, guarded: tuple[str, str]
+) -> None:
+    url, secret = guarded
+    said: list[str] = []
+    page.on("console", lambda message: "Content Security Policy" in message.text and said.append(message.text))
+    page.goto(f"{url}/apidocs/")
+    details = operation(page, "classic", "get", "/details/{job_id}")
+    assert execute(details)[0] == "401"
+
+    page.get_by_role("button", name="Authorize").first.click()
+    page.locator(".auth-container input").fill(secret)
+    page.locator(".auth-container").get_by_role("button", name=re.compile("Apply|Authorize")).click()
+    page.get_by_role("button", name="Close").click()
+    details.get_by_role("button", name="Execute").click()
+    status = details.locator(".live-responses-table tbody .response-col_status").first
+    expect(status).to_contain_text("404")
+
+    assert said == []
+    assert secret not in page.evaluate("JSON.stringify([localStorage, sessionStorage])")
+    page.goto("about:blank")
+    page.goto(f"{url}/apidocs/")
+    assert execute(operation(page, "classic", "get", "/details/{job_id}"))[0] == "401"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from jobmanager.records import Settlement, Wanted
 from jobmanager.states import Action, Status
 
 
@@ -47,7 +48,7 @@ def test_no_more_jobs_are_claimed_than_were_asked_for(store: Any) -> None:
 
 
 def test_a_job_is_not_claimed_before_its_time(store: Any) -> None:
-    at = store.now() + timedelta(seconds=0.2)
+    at = store.now() + timedelta(seconds=1)
     store.put("later", priority=9, run_at=at)
     store.put("now")
     assert store.look(["T"]).next_due_at == at
@@ -244,3 +245,29 @@ def test_a_job_halted_while_it_waits_for_a_retry_is_tried_at_once_when_resumed(s
     store.apply("a", Action.RESUME)
 
     assert store.take() == ["a"]
+
+
+def test_the_end_of_a_job_claims_the_next_one_in_the_same_commit(store: Any) -> None:
+    job = store.run("a")
+    store.put("later")
+    store.put("sooner", priority=1)
+    done = Settlement(action=Action.COMPLETE, failures=0, result={"made": [1]})
+
+    applied = store.settle("a", job.attempt, done, wanted=Wanted(types=("T",), max_running={"T": 1}))
+
+    assert applied.job == store.get("a")
+    assert applied.claimed == store.get("sooner")
+    assert applied.claimed.status is Status.RUNNING
+    assert store.trail("sooner") == ["submit", "claim"]
+    assert store.get("later").status is Status.SUBMITTED
+
+
+def test_nothing_is_claimed_where_a_stop_came_before_the_end(store: Any) -> None:
+    job = store.run("a")
+    store.put("b")
+    store.apply("a", Action.STOP)
+    done = Settlement(action=Action.COMPLETE, failures=0)
+
+    wanted = Wanted(types=("T",), max_running={})
+    assert store.settle("a", job.attempt, done, unless=(Status.STOPPING,), wanted=wanted) is None
+    assert store.get("b").status is Status.SUBMITTED

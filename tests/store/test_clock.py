@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event, text
 
 from jobmanager.records import NewJob, Settlement
 from jobmanager.states import Action, Status
@@ -49,4 +52,27 @@ def test_no_job_that_may_begin_at_once_waits_for_a_clock_that_was_set_back(
     assert [job.id for job in store.claim(3, types=["Simple"], max_running={})] == ["submitted", "resumed"]
     assert [job.id for job in store.claim_to_clean(3, types=["Simple"])] == ["stopped"]
     assert store.get("resumed").run_at == store.get("resumed").submitted_at
+    store.close()
+
+
+def test_a_process_that_is_frozen_as_it_looks_at_the_clock_of_the_database_does_not_go_wrong(
+    prepared_postgres: str,
+) -> None:
+    store = Store(prepared_postgres)
+    engine = store._database.engine
+    asked = []
+
+    def freeze_once(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "clock_timestamp" in statement and not asked:
+            asked.append(statement)
+            time.sleep(1)
+
+    event.listen(engine, "after_cursor_execute", freeze_once)
+
+    for _ in range(2):  # as it is measured, and as it is known from then on
+        now = store.now()
+        with engine.connect() as connection:
+            theirs = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        assert abs(theirs - now) < timedelta(seconds=0.3)
+    assert asked
     store.close()
