@@ -19,7 +19,7 @@ from jobmanager.errors import JobManagerError
 from jobmanager.states import Status
 
 #: How long a command tries to reach a server that may not be there, and one that was there a moment ago.
-_QUICK_SECONDS = 5.0
+_QUICK_SECONDS = 2.0
 _PATIENT_SECONDS = 300.0
 
 Function = Callable[..., Any]

@@ -24,13 +24,13 @@ from jobmanager.client.values import (
     ChangeList,
     IdList,
     JobPage,
-    JobProgress,
     JobType,
     LineList,
     LogLine,
     Snapshot,
     Sweep,
     TypeList,
+    progress_of,
 )
 from jobmanager.client.wire import Emit, Flow, Lost, Open, Pause, Receive, Reply, Request, Send, job_path, to_json
 from jobmanager.errors import InvalidRequest, JobManagerError, Outdated
@@ -336,11 +336,6 @@ class Core(Generic[J]):
 
     def _unreachable(self, lost: Lost) -> Unreachable:
         return Unreachable(f"The job manager at {self._url} cannot be reached: {lost}.")
-
-
-def progress_of(job: Snapshot) -> JobProgress:
-    """Return how far a job is, as a stream would tell it."""
-    return JobProgress(job_id=job.id, status=job.status, **dict(job.progress))
 
 
 def query_of(filters: Filters) -> Sequence[tuple[str, str]]:

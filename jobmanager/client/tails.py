@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from jobmanager.client import wire
 from jobmanager.client.errors import Unexpected
 from jobmanager.client.sse import Event, Parser
-from jobmanager.client.values import Change, JobProgress, Snapshot
+from jobmanager.client.values import Change, JobProgress, Snapshot, progress_of
 from jobmanager.client.wire import Close, Flow, Lost, Open, Pause, Receive, Reply, Request, job_path
 from jobmanager.errors import UnknownJob
 from jobmanager.records import backoff
@@ -142,6 +142,7 @@ class JobTail(Tail[J]):
         # Without changes, the first look asks for them: the job may have changed since.
         self._known = _state_of(job) if seen is None else None
         self._wants_changes = seen is not None
+        self._checkpoint_seq = progress_of(job).checkpoint_seq
 
     @property
     def is_caught_up(self) -> bool:
@@ -155,9 +156,7 @@ class JobTail(Tail[J]):
         if self._wants_changes and _state_of(job) != self._known:
             news += self._new((yield from self._core.changes(job.id)))
         self.job, self._known = job, _state_of(job)
-        if job.progress != before.progress:
-            news.append(JobProgress(job_id=job.id, status=job.status, **dict(job.progress)))
-        return news
+        return [*news, *self._farther([progress_of(job)])]
 
     def _take(self, signs: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
         changes = self._new(sign for sign in signs if isinstance(sign, Change))
@@ -165,7 +164,17 @@ class JobTail(Tail[J]):
             self.job = yield from self._core.get(self.job.id)
             # The job may be ahead of the stream already: its changes are then asked for.
             self._known = _state_of(self.job) if self.job.status == changes[-1].to_status else None
-        return [sign for sign in signs if sign in changes or isinstance(sign, JobProgress)]
+        farther = self._farther(sign for sign in signs if isinstance(sign, JobProgress))
+        return [sign for sign in signs if sign in changes or sign in farther]
+
+    def _farther(self, told: Iterable[JobProgress]) -> list[JobProgress]:
+        """Return what is newer than all progress that was given: a look may be ahead of the stream."""
+        newer: list[JobProgress] = []
+        for progress in told:
+            if progress.checkpoint_seq > self._checkpoint_seq:
+                self._checkpoint_seq = progress.checkpoint_seq
+                newer.append(progress)
+        return newer
 
     def _new(self, changes: Iterable[Change]) -> list[Change]:
         new = [change for change in changes if change.seq > self._seq]

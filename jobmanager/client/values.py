@@ -41,6 +41,8 @@ class JobProgress(Progress):
 
     job_id: str
     status: Status
+    #: that of the checkpoint which told it, 0 before the first one; it only grows
+    checkpoint_seq: int = 0
 
 
 class Checkpoint(Value):
@@ -171,6 +173,12 @@ class JobType(Value):
     max_attempts: int
     timeout_seconds: float | None
     stuck_after_seconds: float | None
+
+
+def progress_of(job: Snapshot) -> JobProgress:
+    """Return how far a job is, as a stream would tell it."""
+    seq = job.checkpoint.seq if job.checkpoint is not None else 0
+    return JobProgress(job_id=job.id, status=job.status, checkpoint_seq=seq, **dict(job.progress))
 
 
 #: What `follow` gives: changes, progress and log lines, and at the end the job as it then is.
