@@ -5,6 +5,7 @@ imports the package before that, so that a reload brings new code.
 """
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -96,6 +97,9 @@ def post_worker_init(worker):
         worker.log.error("%s The worker serves, and tries again with each request.", error)
     for number in _LEAVING:
         signal.signal(number, _leave(worker, signal.getsignal(number)))
+    # What was imported stays for good: to look through all of it again and again costs a batch a third of its time.
+    gc.collect()
+    gc.freeze()
 
 
 def worker_exit(server, worker):
