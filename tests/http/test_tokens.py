@@ -24,6 +24,7 @@ NOBODY = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
 OPEN = {
     ("GET", "/health/live"),
     ("GET", "/health/ready"),
+    ("GET", "/"),
     ("GET", "/apidocs/"),
     ("GET", "/apidocs/index.html"),
     ("GET", "/apispec.json"),
