@@ -313,7 +313,7 @@ class Store:
                 return None
             values: Values = {"is_forced": True} if is_forced else {}
             if (run_at := run_ats[job_id]) is not None:
-                values["run_at"] = run_at
+                values["run_at"] = run_at if job.has_begun() else max(run_at, job.run_at)
             try:
                 return self._transition(connection, job, action, values, actor=actor, reason=reason)
             except NotAllowed as refused:
@@ -797,7 +797,9 @@ def _consequences(job: JobRecord, action: Action, to_status: Status, now: dateti
         case Action.RESUME:
             values |= {"asked_at": now}
             if to_status is Status.SUBMITTED:
-                values |= {"run_at": _AT_ONCE, "finished_at": None}
+                # One that has not begun keeps the time that its submission names; a retry is waited for no longer.
+                is_put_off = not job.has_begun() and job.run_at > now
+                values |= {"run_at": job.run_at if is_put_off else _AT_ONCE, "finished_at": None}
             if job.status is Status.FAILED:
                 values |= {"failures": 0, "crashes": 0, "error": None}
     return values

@@ -12,6 +12,7 @@ import pytest
 
 from jobmanager import Job
 from jobmanager.errors import InvalidRequest, NotAllowed, UnknownJob
+from jobmanager.records import Selection
 from jobmanager.registry import Registry
 
 
@@ -55,13 +56,19 @@ def test_a_job_is_not_run_before_its_time(manager: Any, steps: Any, until: Any) 
     assert (started.started_at - soon).total_seconds() < 2
 
 
-def test_a_job_that_waits_for_its_time_can_be_resumed_into_the_present_by_halting_it(manager: Any, steps: Any) -> None:
-    job = manager.submit("Steps", run_at=datetime.now(UTC) + timedelta(days=1))
+def test_a_job_that_waits_for_its_time_still_does_after_everything_was_halted_and_resumed(
+    manager: Any, steps: Any
+) -> None:
+    later = datetime.now(UTC) + timedelta(days=1)
+    waiting, running = manager.submit("Steps", run_at=later), manager.submit("Steps")
+    manager.until(running.id, "running")
 
-    assert manager.halt(job.id).status == "halted"
-    manager.resume(job.id)
+    manager.halt_all(Selection())
+    manager.until(running.id, "halted")
+    manager.resume_all(Selection())
+    manager.until(running.id, "running")
 
-    manager.until(job.id, "running")
+    assert (manager.get(waiting.id).status, manager.get(waiting.id).run_at) == ("submitted", later)
 
 
 def test_a_time_without_a_zone_is_refused(manager: Any, steps: Any) -> None:

@@ -244,3 +244,27 @@ def test_a_job_is_stopped_at_once_only_if_no_attempt_ever_began(store: Any) -> N
 
     assert store.apply("begun", Action.STOP).job.status is Status.STOPPING
     assert store.apply("new", Action.STOP).job.status is Status.STOPPED
+
+
+def test_a_job_that_waited_for_its_time_waits_for_it_again_when_it_was_halted_and_resumed(store: Any) -> None:
+    later = store.now() + timedelta(days=1)
+    store.put("a", "b", run_at=later)
+    store.put("at once")
+
+    for job_id in ("a", "b", "at once"):
+        store.apply(job_id, Action.HALT)
+    store.apply("a", Action.RESUME)
+    store.apply("at once", Action.RESUME)
+    store.apply_to_each({"b": store.now()}, Action.RESUME, statuses=(), actor="ann")
+
+    assert [store.get(job_id).run_at for job_id in ("a", "b")] == [later, later]
+    assert store.take(3) == ["at once"]
+
+
+def test_a_retry_that_is_resumed_is_waited_for_no_longer(store: Any) -> None:
+    store.end(store.run("a"), Action.RETRY, run_at=store.now() + timedelta(days=1))
+
+    store.apply("a", Action.HALT)
+    store.apply("a", Action.RESUME)
+
+    assert store.take() == ["a"]
