@@ -32,6 +32,7 @@ faults: $(VENV)/dev ## Have some 600 faults strike servers on both databases, an
 bench: $(VENV)/dev ## Measure, side by side with what we are compared to
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/jobs.py
+	$(BIN)/python benchmarks/submit.py
 
 clean: ## Remove what was installed and made here, but not the data
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

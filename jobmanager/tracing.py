@@ -111,6 +111,11 @@ def request(name: str, headers: Mapping[str, str]) -> AbstractContextManager[Any
     return _tracing.tracer.start_as_current_span(name, context, SpanKind.SERVER)
 
 
+def is_on() -> bool:
+    """Tell whether traces are made."""
+    return _tracing is not None
+
+
 def traceparent() -> str | None:
     """Return what stands for the span that this thread is in, to be kept with what it submits."""
     return _tracing.traceparent() if _tracing is not None else None

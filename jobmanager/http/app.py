@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from flask import Blueprint, Flask
 from flask.sansio.blueprints import BlueprintSetupState
 
@@ -47,12 +50,20 @@ def _know_job_ids(state: BlueprintSetupState) -> None:
         raise ValueError("the application has a converter 'job' of its own, and so have the routes of the job manager")
 
 
+class _Application(Flask):
+    """An application of which no function is a coroutine."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function as it is: Flask would look at a dozen of them, again for each request."""
+        return func
+
+
 def create_app(manager: JobManager | None = None) -> Flask:
     """Return the application. Opens nothing: the manager starts with the first request, unless it was started.
 
     Raises ConfigError if the environment, where no *manager* is given, holds a bad value.
     """
-    app = Flask("jobmanager.http", static_folder=None)
+    app = _Application("jobmanager.http", static_folder=None)
     app.extensions[EXTENSION] = manager = manager or JobManager()
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a property of Flask's default provider
     # Of all requests, those of no route too; an application that mounts the blueprint does so in its own way.

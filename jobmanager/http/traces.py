@@ -16,6 +16,8 @@ def trace(app: Flask) -> None:
 
 
 def _begin() -> None:
+    if not tracing.is_on():
+        return
     g.tracing = tracing.request(f"{request.method} {route()}", dict(request.headers))
     g.span = g.tracing.__enter__()
     if g.span is not None:
