@@ -58,7 +58,13 @@ def on_starting(server):
     command = [sys.executable, "-m", "jobmanager", "check", *binds]
     if subprocess.run(command, env=alone, check=False).returncode != 0:
         sys.exit(1)
-    # The counts of an earlier server, whose workers are gone, would be added to those of this one.
+
+
+def when_ready(server):
+    """Forget the counts of an earlier server, whose workers are gone: they would be added to those of this one.
+
+    The address is ours by now. Before, they may be those of a server that still has it, and goes on.
+    """
     shutil.rmtree(_metrics, ignore_errors=True)
     os.makedirs(_metrics)
 
