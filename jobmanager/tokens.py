@@ -130,6 +130,10 @@ class TokenFile:
             raise TokensUnavailable(seen.fault)
         return seen.tokens
 
+    def holds(self, token: Token, *, now: datetime) -> bool:
+        """Tell whether a token that was found is still as it was; raises TokensUnavailable."""
+        return token in self.tokens() and token.is_valid(now)
+
     def add(
         self,
         name: str,
