@@ -259,6 +259,7 @@ def test_a_list_is_filtered_by_all_that_is_given(still: FlaskClient) -> None:
         ("limit=x", "limit"),
         ("status=Running", "status"),
         ("label=x", "label"),
+        ("label=a:b&label=a:c", "label"),
         ("submitted_after=yesterday", "submitted_after"),
         ("submitted_after=2030-01-01T00:00:00", "submitted_after"),
         ("cursor=x", "cursor"),
