@@ -62,7 +62,7 @@ if os.environ.get("JOBMANAGER_LOG", "").strip() == "json":
             }
         },
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-        "root": {"level": "INFO", "handlers": ["stderr"]},
+        "root": {"level": "WARNING", "handlers": ["stderr"]},
         "loggers": {"gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True}},
     }
 

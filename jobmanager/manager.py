@@ -569,4 +569,4 @@ def _make_data_dir(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"JOBMANAGER_DATA_DIR cannot be used: {error.strerror}.") from None
+        raise ConfigError(f"JOBMANAGER_DATA_DIR cannot be used: {path}: {error.strerror}.") from None

@@ -130,6 +130,17 @@ class TokenFile:
             raise TokensUnavailable(seen.fault)
         return seen.tokens
 
+    def read(self) -> tuple[Token, ...]:
+        """Return what `tokens` does, for a person who is told at once what is wrong: the log says nothing of it."""
+        seen = _read(self.path, ())
+        if seen.fault:
+            raise TokensUnavailable(seen.fault)
+        return seen.tokens
+
+    def holds(self, token: Token, *, now: datetime) -> bool:
+        """Tell whether a token that was found is still as it was; raises TokensUnavailable."""
+        return token in self.tokens() and token.is_valid(now)
+
     def add(
         self,
         name: str,
@@ -194,7 +205,7 @@ def check_access(settings: Settings, hosts: Iterable[str]) -> None:
     """Raise ConfigError if the tokens cannot be read, or if there are none and a host is not this machine alone."""
     if settings.tokens is not None:
         try:
-            TokenFile(settings.tokens).tokens()
+            TokenFile(settings.tokens).read()
         except TokensUnavailable as error:
             raise ConfigError(str(error)) from None
         return

@@ -45,7 +45,7 @@ def show() -> None:
     """List the tokens: their names, and what they are good for."""
     now = datetime.now(UTC)
     try:
-        tokens = _file().tokens()
+        tokens = _file().read()
     except (ConfigError, TokensUnavailable) as error:
         raise click.ClickException(str(error)) from None
     for token in tokens:

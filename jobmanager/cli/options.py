@@ -73,7 +73,9 @@ def selects(function: Function) -> Function:
         type=click.Choice([str(status) for status in Status]),
         help="In any of these statuses.",
     )
-    @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", callback=_labels, help="With this label.")
+    @click.option(
+        "--label", "labels", multiple=True, metavar="NAME=VALUE", callback=parse_labels, help="With this label."
+    )
     @click.option("--after", "submitted_after", type=Moment(), help="Submitted at this time or later.")
     @click.option("--before", "submitted_before", type=Moment(), help="Submitted before this time.")
     @wraps(function)
@@ -132,8 +134,14 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def _labels(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
-    return dict(parse_pair(pair, "--label") for pair in pairs)
+def parse_labels(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
+    """Return labels by their names; one that is given two values would silently mean the last."""
+    labels: dict[str, str] = {}
+    for pair in pairs:
+        name, value = parse_pair(pair, "--label")
+        if labels.setdefault(name, value) != value:
+            raise click.BadParameter(f"{name} is given two values", param_hint="--label")
+    return labels
 
 
 def complete_types(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

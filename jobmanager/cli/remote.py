@@ -15,7 +15,7 @@ from jobmanager.cli.options import (
     complete_jobs,
     complete_types,
     parse_args,
-    parse_pair,
+    parse_labels,
     selects,
 )
 from jobmanager.cli.shown import Printer
@@ -42,7 +42,14 @@ _wait = click.option(
 @click.option("--run-at", type=Moment(), help="Not before this time.")
 @click.option("--max-attempts", type=int, help="Tries in all before a failure is final.")
 @click.option("--timeout", "timeout_seconds", type=float, metavar="SECONDS", help="Most time one attempt may run.")
-@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A name and a value to find the job by.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=parse_labels,
+    help="A name and a value to find the job by.",
+)
 @click.option("--key", help="Names this submission: sent again, it makes no second job.")
 @click.option("--wait", "waits", is_flag=True, help="Wait for the job's end, and exit with its code.")
 @click.option("--follow", "follows", is_flag=True, help="Follow the job to its end, and exit with its code.")
@@ -53,7 +60,7 @@ def submit(
     *,
     type_name: str,
     pairs: tuple[str, ...],
-    labels: tuple[str, ...],
+    labels: dict[str, str],
     key: str | None,
     waits: bool,
     follows: bool,
@@ -65,9 +72,9 @@ def submit(
     """
     if waits and follows:
         raise click.UsageError("Either --wait or --follow.")
-    args, tags = parse_args(pairs), dict(parse_pair(pair, "--label") for pair in labels)
+    args = parse_args(pairs)
     with connection.client() as client:
-        job = client.submit(type_name, args, labels=tags, idempotency_key=key, **options)
+        job = client.submit(type_name, args, labels=labels, idempotency_key=key, **options)
     if follows:
         follow_job(connection, printer, job.id)
     elif waits:

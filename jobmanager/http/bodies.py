@@ -5,6 +5,7 @@ What cannot be read is told without repeating it: it may hold what nobody else s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import Any, TypeVar
@@ -37,14 +38,15 @@ def parse_many(body: bytes, example: str) -> list[Any]:
     """Return the values of a JSON array, or of NDJSON: one a line; raises Unreadable."""
     if body.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"["):
         return list(_parse(body, example))
-    lines = [line for line in body.splitlines() if line.strip()]
+    lines = {number: line for number, line in enumerate(body.splitlines(), 1) if line.strip()}
     if not lines:
         raise Unreadable(f"The body is empty. Each line of it, or each part of an array, looks like this: {example}.")
-    try:
-        # As one array, which is read at once: a line that is no value of its own would be told by its number.
-        return list(_parse(b"[" + b",".join(lines) + b"]", example))
-    except Unreadable:
-        return [_parse(line, example, where=f"Line {number} of the body") for number, line in enumerate(lines, 1)]
+    with contextlib.suppress(Unreadable):
+        # As one array, which is read at once; a line that is no value of its own is told of by its number.
+        values = list(_parse(b"[" + b",".join(lines.values()) + b"]", example))
+        if len(values) == len(lines):
+            return values
+    return [_parse(line, example, line_number=number) for number, line in lines.items()]
 
 
 def validated(model: type[Model], value: Any, *, under: tuple[str | int, ...] = ()) -> Model:
@@ -79,7 +81,7 @@ def kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _parse(body: bytes, example: str, where: str = "The body") -> Any:
+def _parse(body: bytes, example: str, *, line_number: int | None = None) -> Any:
     try:
         value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
         if b"\\u" in body:
@@ -89,7 +91,9 @@ def _parse(body: bytes, example: str, where: str = "The body") -> Any:
         if _EXPONENT.search(body):
             json.dumps(value, allow_nan=False)  # 1e999 is read as infinity
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"{where} cannot be read: {_fault(error)}. It looks like this: {example}.") from None
+        where = "The body" if line_number is None else f"Line {line_number} of the body"
+        fault = _fault(error, is_line=line_number is not None)
+        raise Unreadable(f"{where} cannot be read: {fault}. It looks like this: {example}.") from None
     return value
 
 
@@ -101,10 +105,11 @@ class _Constant(ValueError):
     """A number that JavaScript knows and JSON does not."""
 
 
-def _fault(error: Exception) -> str:
-    """Return what is wrong with a body, without repeating it."""
+def _fault(error: Exception, *, is_line: bool) -> str:
+    """Return what is wrong with a body, or a line of it, without repeating it."""
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg.lower()} at line {error.lineno}, column {error.colno}"
+        line = "" if is_line else f"line {error.lineno}, "
+        return f"{error.msg.lower()} at {line}column {error.colno}"
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8"
     if isinstance(error, UnicodeEncodeError):

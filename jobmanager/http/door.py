@@ -6,6 +6,7 @@ The API may be mounted several times, each time for a manager of its own. Which 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 from flask import Blueprint, current_app, g, request, url_for
@@ -102,6 +103,14 @@ def manager() -> JobManager:
 def token() -> Token | None:
     """Return the token of whoever asks; None where there are no tokens, or none is needed."""
     return cast("Token | None", g.get("jobmanager_token"))
+
+
+def still_let_in() -> Callable[[], bool]:
+    """Return what tells, after the request too, whether whoever asks would still be let in."""
+    tokens, asking = mounted()[1].tokens, token()
+    if tokens is None or asking is None:
+        return lambda: True
+    return lambda: tokens.holds(asking, now=datetime.now(UTC))
 
 
 def actor() -> str:

@@ -24,7 +24,7 @@ from jobmanager.errors import InvalidRequest, JobManagerError
 from jobmanager.feed import Subscription, Told
 from jobmanager.http import bodies, examples, resources
 from jobmanager.http.docs import Answer, describe, header_parameter, job_id_parameter, query_parameters
-from jobmanager.http.door import manager
+from jobmanager.http.door import manager, still_let_in
 from jobmanager.http.problems import BROKEN, INVALID_QUERY, NO_JOB, NO_STREAM
 from jobmanager.manager import JobManager
 from jobmanager.records import News
@@ -36,7 +36,7 @@ HEARTBEAT_SECONDS = 10.0
 READ_SECONDS = 10.0
 #: How long a client waits before it connects again, unless it knows better.
 _RETRY_MILLISECONDS = 2000
-#: How often it is looked whether the client is still there.
+#: How often it is looked whether the client is still there, and still let in.
 LOOK_SECONDS = 0.5
 #: How much is sent at once: what the buffers of a connection that has room for anything take without blocking.
 _PIECE = 4096
@@ -136,6 +136,7 @@ class _Stream:
         self._subscription = subscription
         self._manager = manager
         self._job_id = job_id
+        self._is_let_in = still_let_in()
 
     def is_over(self) -> bool:
         """Tell whether there will be nothing more: the service shuts down."""
@@ -155,8 +156,12 @@ class _Stream:
 
     def _chunks(self) -> Iterator[bytes]:
         yield self._greeting()
-        spoke_at = time.monotonic()
+        spoke_at = looked_at = time.monotonic()
         while not self.is_over():
+            if time.monotonic() - looked_at > LOOK_SECONDS:
+                looked_at = time.monotonic()
+                if not self._is_let_in():
+                    return
             told = self._subscription.take(LOOK_SECONDS)
             chunk = b"".join(map(self._show, told))
             if not chunk and time.monotonic() - spoke_at > HEARTBEAT_SECONDS:

@@ -235,7 +235,7 @@ def artifact(job_id: str) -> Response:
     """Download the file that a completed job made."""
     found = manager().artifact(job_id)
     _heed_one_range()
-    return send_file(
+    response = send_file(
         found.path,
         mimetype=found.media_type,
         as_attachment=True,
@@ -243,6 +243,10 @@ def artifact(job_id: str) -> Response:
         etag=found.etag,
         conditional=True,
     )
+    if ";" in found.media_type:
+        # Flask adds a character set to every text, whether it has one or not.
+        response.content_type = found.media_type
+    return response
 
 
 def _heed_one_range() -> None:

@@ -12,7 +12,17 @@ from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, Strict
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    RootModel,
+    Strict,
+    field_validator,
+)
 
 from jobmanager.errors import InvalidRequest
 from jobmanager.job import Job
@@ -42,6 +52,15 @@ def _check_label(text: str) -> str:
     if not text.partition(":")[0] or ":" not in text:
         raise ValueError("a label is given as name:value")
     return text
+
+
+def _check_labels(texts: list[str]) -> list[str]:
+    values: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition(":")
+        if values.setdefault(name, value) != value:
+            raise ValueError(f"no job has two values of the label {name}")
+    return texts
 
 
 def _or_one(schema: dict[str, Any]) -> None:
@@ -123,6 +142,8 @@ class Filter(Strictly):
         description="The beginning of an id (13 characters or more), a part of the type's name, or a label's value.",
     )
 
+    _check_labels = field_validator("label")(_check_labels)
+
     def selection(self) -> Selection:
         """Return it as the manager takes it."""
         return Selection(
@@ -167,6 +188,8 @@ class EventQuery(JobEventQuery):
     label: list[Label] = Field(
         default_factory=list, description="A label as `name:value`; may be given several times, then all have to hold."
     )
+
+    _check_labels = field_validator("label")(_check_labels)
 
     def selection(self) -> Selection:
         """Return it as the manager takes it."""

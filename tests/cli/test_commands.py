@@ -158,6 +158,8 @@ def test_job_types_are_listed_and_one_is_described(call: Call) -> None:
         ["submit"],
         ["submit", "Steps", "--arg", "n"],
         ["submit", "Steps", "--label", "=x"],
+        ["submit", "Steps", "--label", "a=b", "--label", "a=c"],
+        ["stop", "--label", "a=b", "--label", "a=c"],
         ["submit", "Steps", "--run-at", "soon"],
         ["submit", "Steps", "--wait", "--follow"],
         ["list", "--status", "gone"],

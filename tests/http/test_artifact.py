@@ -250,3 +250,12 @@ def test_a_file_that_was_removed_is_not_found(
 
     assert_is_problem(response, 404)
     assert response.json["detail"] == f"The file of job {finished} is no longer there."
+
+
+def test_the_character_set_that_the_job_tells_of_is_told_once(types: Registry, service: Any) -> None:
+    types.register(Write)
+    job_id = service.run("Write", {"told": TOLD | {"media_type": "text/csv; charset=utf-8"}})
+
+    whole, part = fetch(service.http, job_id), fetch(service.http, job_id, Range="bytes=0-3")
+
+    assert (whole.headers["Content-Type"], part.headers["Content-Type"]) == ("text/csv; charset=utf-8",) * 2

@@ -267,6 +267,7 @@ def test_everything_is_halted_where_that_is_said(client: FlaskClient, running: s
         ("halt", {"all": True, "spread_seconds": 1}, "#/spread_seconds"),
         ("resume", {"all": True, "spread_seconds": -1}, "#/spread_seconds"),
         ("stop", {"label": ["x"]}, "#/label/0"),
+        ("stop", {"label": ["a:b", "a:c"]}, "#/label"),
     ],
 )
 def test_a_wrong_filter_is_named(client: FlaskClient, running: str, verb: str, body: Any, pointer: str) -> None:

@@ -189,7 +189,23 @@ def test_of_a_batch_the_line_that_cannot_be_read_is_named(still: FlaskClient) ->
     answer = still.post("/jobs/batch", data=b'{"type": "Simple"}\n{"type": Simple}\n')
 
     assert_problem(answer, 400, "unreadable")
-    assert answer.json["detail"].startswith("Line 2 of the body")
+    assert answer.json["detail"].startswith("Line 2 of the body cannot be read: expecting value at column 10.")
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        (b'{"type": "Simple"}\n\n\n{"type": Simple}\n', 4),
+        (b'{"type": "Simple"\n"args": {}}\n', 1),
+        (b'{"type": "Simple"}\n{"type": "Simple"}, {"type": "Simple"}\n', 2),
+    ],
+    ids=["behind empty lines", "one object on two lines", "two objects on one line"],
+)
+def test_of_a_batch_each_line_is_an_object_and_counts(still: FlaskClient, body: bytes, line: int) -> None:
+    answer = still.post("/jobs/batch", data=body)
+
+    assert_problem(answer, 400, "unreadable")
+    assert answer.json["detail"].startswith(f"Line {line} of the body")
 
 
 def test_a_batch_may_be_larger_than_other_bodies(still: FlaskClient) -> None:
@@ -243,6 +259,7 @@ def test_a_list_is_filtered_by_all_that_is_given(still: FlaskClient) -> None:
         ("limit=x", "limit"),
         ("status=Running", "status"),
         ("label=x", "label"),
+        ("label=a:b&label=a:c", "label"),
         ("submitted_after=yesterday", "submitted_after"),
         ("submitted_after=2030-01-01T00:00:00", "submitted_after"),
         ("cursor=x", "cursor"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from jobmanager import Job, JobManager, Settings
-from jobmanager.http import create_app
+from jobmanager.http import create_app, events
 from jobmanager.registry import Registry
 from jobmanager.tokens import Role, TokenFile
 
@@ -468,3 +469,21 @@ def test_neither_answers_nor_log_lines_carry_a_token(
     for told in (caplog.text, *(f"{answer.headers}{answer.text}" for answer in answers)):
         assert secret not in told
         assert secret.removeprefix("jm_") not in told
+
+
+def test_a_stream_ends_when_its_token_is_revoked(house: House) -> None:
+    answers = [house.add(name, Role.VIEWER).get("/events") for name in ("leaving", "staying")]
+    leaving, staying = (iter(answer.response) for answer in answers)
+    assert next(leaving)
+    assert next(staying)
+    began = time.monotonic()
+
+    house.tokens.revoke("leaving")
+
+    assert next(leaving, None) is None
+    # Not because it was quiet: long before the next sign of life.
+    assert time.monotonic() - began < events.HEARTBEAT_SECONDS / 2
+    assert house.add("poster", Role.OPERATOR).post("/jobs", json={"type": "Simple"}).status_code == 202
+    assert b"event: change" in next(staying)
+    for answer in answers:
+        answer.close()

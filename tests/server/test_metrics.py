@@ -62,3 +62,20 @@ def test_streams_are_counted_while_they_are_open(make_server: Callable[..., Serv
 
     assert during == (2, 200, 200)
     until(lambda: total(server, "jobmanager_streams") == 0)
+
+
+def test_a_second_server_that_finds_the_address_taken_leaves_the_numbers_alone(
+    make_server: Callable[..., Server],
+) -> None:
+    server = make_server(workers=1).start()
+    server.until_status("completed", server.submit("Units", units=1))
+    before = total(server, "jobmanager_changes_total")
+    second = make_server(workers=1, DATA_DIR=server.data_dir)
+    second.port = server.port
+
+    second.launch()
+    code = second.wait()
+    server.until_status("completed", server.submit("Units", units=1))
+
+    assert code != 0
+    assert (before, total(server, "jobmanager_changes_total")) == (3, 6)

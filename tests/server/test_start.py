@@ -12,7 +12,7 @@ WRONG = {
     "SLOTS": ("many", "JOBMANAGER_SLOTS must be a whole number"),
     "LEASE_SECONDS": ("0", "JOBMANAGER_LEASE_SECONDS must be at least 0.1"),
     "DATABASE_URL": ("mysql://somewhere/jobs", "JOBMANAGER_DATABASE_URL cannot be used"),
-    "DATA_DIR": ("/proc/nowhere", "JOBMANAGER_DATA_DIR cannot be used"),
+    "DATA_DIR": ("/proc/nowhere", "JOBMANAGER_DATA_DIR cannot be used: /proc/nowhere: "),
 }
 
 

@@ -94,3 +94,13 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(monkeypatch: pyte
 
     assert result.exit_code == 1
     assert "JOBMANAGER_TOKENS cannot be written" in result.stderr
+
+
+def test_a_file_that_is_missing_is_told_of_once_and_no_request_is_spoken_of(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = run("list")
+
+    assert result.exit_code == 1
+    assert f"JOBMANAGER_TOKENS cannot be read: {path}" in result.stderr
+    assert caplog.text == ""
