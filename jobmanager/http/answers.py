@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 
 from flask import Response, request
@@ -10,7 +12,7 @@ from pydantic import BaseModel
 
 from jobmanager.errors import InvalidRequest
 from jobmanager.http import resources
-from jobmanager.http.door import manager
+from jobmanager.http.door import manager, mounted
 from jobmanager.http.errors import IDEMPOTENCY_KEY
 from jobmanager.records import JobRecord
 from jobmanager.states import UNDER_WAY, Action
@@ -25,6 +27,22 @@ def preferred_wait() -> int:
     """Return how many seconds the client wants to wait for what it asks: `Prefer: wait=N`, RFC 7240 §4.3."""
     preferred = _WAIT.search(",".join(request.headers.getlist("Prefer")))
     return min(MOST_WAIT_SECONDS, int(preferred[1])) if preferred else 0
+
+
+@contextmanager
+def heeded_wait() -> Iterator[int]:
+    """Give out how many seconds to wait, as long as that is done; 0 where as many requests wait as may.
+
+    What a client prefers may be ignored (RFC 7240 §2): it is answered with how things stand, and can ask again.
+    """
+    wanted, places = preferred_wait(), mounted()[1].waits
+    if not wanted or not places.acquire(blocking=False):
+        yield 0
+        return
+    try:
+        yield wanted
+    finally:
+        places.release()
 
 
 def expected_versions() -> set[str] | None:
@@ -60,9 +78,9 @@ def render_job(job: JobRecord, status: HTTPStatus = HTTPStatus.OK) -> Response:
     return response
 
 
-def render_asked(action: Action, job: JobRecord) -> Response:
-    """Return the answer to a halt, a resume or a stop: 202 as long as it is under way."""
+def render_asked(action: Action, job: JobRecord, *, wait: int) -> Response:
+    """Return the answer to a halt, a resume or a stop, after so many seconds at most: 202 while it is under way."""
     response = render_job(job, HTTPStatus.ACCEPTED if job.status in UNDER_WAY[action] else HTTPStatus.OK)
-    if wait := preferred_wait():
+    if wait:
         response.headers["Preference-Applied"] = f"wait={wait}"
     return response

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from werkzeug.wrappers import Response
 
 from jobmanager.http import bodies, examples, resources
-from jobmanager.http.answers import expected_versions, preferred_wait, render, render_asked
+from jobmanager.http.answers import expected_versions, heeded_wait, render, render_asked
 from jobmanager.http.docs import ON_A_JOB, Answer, Answers, Decorator, describe, header_parameter, job_id_parameter
 from jobmanager.http.door import actor, manager, require
 from jobmanager.http.problems import (
@@ -40,7 +40,11 @@ def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseM
         text=f"{text} The body may be left out.",
         parameters=[
             job_id_parameter(),
-            header_parameter("Prefer", "Wait up to so many seconds, 30 at most, for it (RFC 7240).", shown="wait=10"),
+            header_parameter(
+                "Prefer",
+                "Wait up to so many seconds, 30 at most, for it (RFC 7240); not heeded where many wait.",
+                shown="wait=10",
+            ),
             header_parameter(
                 "If-Match",
                 "The ETag of the job as the client has seen it: if anything has become of it since, other than "
@@ -72,9 +76,10 @@ def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseM
 def halt(job_id: str) -> Response:
     """Halt a job."""
     asked = _asked(resources.Control)
-    versions, wait = expected_versions(), preferred_wait()
-    job = manager().halt(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions)
-    return render_asked(Action.HALT, job)
+    versions = expected_versions()
+    with heeded_wait() as wait:
+        job = manager().halt(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions)
+    return render_asked(Action.HALT, job, wait=wait)
 
 
 @blueprint.post("/<job:job_id>/resume")
@@ -88,9 +93,10 @@ def halt(job_id: str) -> Response:
 def resume(job_id: str) -> Response:
     """Resume a job."""
     asked = _asked(resources.Control)
-    versions, wait = expected_versions(), preferred_wait()
-    job = manager().resume(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions)
-    return render_asked(Action.RESUME, job)
+    versions = expected_versions()
+    with heeded_wait() as wait:
+        job = manager().resume(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions)
+    return render_asked(Action.RESUME, job, wait=wait)
 
 
 @blueprint.post("/<job:job_id>/stop")
@@ -106,9 +112,12 @@ def stop(job_id: str) -> Response:
     """Stop a job for good."""
     asked = _asked(resources.StopControl)
     _check_force(asked)
-    versions, wait = expected_versions(), preferred_wait()
-    job = manager().stop(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions, force=asked.force)
-    return render_asked(Action.STOP, job)
+    versions = expected_versions()
+    with heeded_wait() as wait:
+        job = manager().stop(
+            job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions, force=asked.force
+        )
+    return render_asked(Action.STOP, job, wait=wait)
 
 
 def _describe_many(name: str, text: str, body: type[BaseModel], shown: dict[str, Any]) -> Decorator:

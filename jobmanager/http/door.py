@@ -5,6 +5,7 @@ The API may be mounted several times, each time for a manager of its own. Which 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
@@ -19,6 +20,9 @@ from jobmanager.tokens import Role, Token, TokenFile
 
 #: The key of the JobManager among the extensions of an application that `create_app` made.
 EXTENSION = "jobmanager"
+
+#: How many requests of a process may have themselves kept waiting at once, beside the streams: of its 16 threads.
+MOST_WAITS = 4
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -36,6 +40,8 @@ class Mount(Blueprint):
         tokens = manager.settings.tokens
         #: None: whoever reaches the service may do everything
         self.tokens = None if tokens is None else TokenFile(tokens)
+        #: places of requests that have themselves kept waiting: each takes a thread, and some must be left for others
+        self.waits = threading.BoundedSemaphore(MOST_WAITS)
         #: the OpenAPI description, by the name under which the blueprint is registered
         self.specifications: dict[str, dict[str, Any]] = {}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -35,6 +36,7 @@ from jobmanager.states import FINAL, Action, Status, allowed
 _LARGEST_SEQ = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_LOST_PLUS = re.compile(r"(T\d\d:\d\d\S*) (\d\d:\d\d)$", re.ASCII)
 
 
 def _in_utc(at: datetime) -> datetime:
@@ -42,6 +44,11 @@ def _in_utc(at: datetime) -> datetime:
         return at.astimezone(UTC)
     except OverflowError:
         raise ValueError("it is out of range in UTC") from None
+
+
+def _with_plus(value: Any) -> Any:
+    """Return a time whose + a query turned into a space, as in `?submitted_after=$(date -Iseconds)`."""
+    return _LOST_PLUS.sub(r"\1+\2", value) if isinstance(value, str) else value
 
 
 def _as_list(value: Any) -> Any:
@@ -84,6 +91,7 @@ def _say_which(schema: dict[str, Any]) -> None:
 
 
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+AskedTime = Annotated[Time, BeforeValidator(_with_plus)]
 Label = Annotated[str, AfterValidator(_check_label), Field(json_schema_extra={"pattern": "^[^:]+:"})]
 Whole = Annotated[int, Strict()]
 Truth = Annotated[bool, Strict()]
@@ -133,8 +141,8 @@ class Filter(Strictly):
         description="A label that the job has, as `name:value`; of several, all of them.",
         json_schema_extra=_or_one,
     )
-    submitted_after: Time | None = Field(None, description="Submitted at this time or later (RFC 3339).")
-    submitted_before: Time | None = Field(None, description="Submitted before this time (RFC 3339).")
+    submitted_after: AskedTime | None = Field(None, description="Submitted at this time or later (RFC 3339).")
+    submitted_before: AskedTime | None = Field(None, description="Submitted before this time (RFC 3339).")
     q: str | None = Field(
         None,
         min_length=1,

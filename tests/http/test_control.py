@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from jobmanager import Job
+from jobmanager.http import door
 from jobmanager.registry import Registry
 
 SLOW = {"steps": 1_000_000, "seconds": 0.01}
@@ -81,6 +82,26 @@ def test_without_waiting_the_answer_says_that_it_is_under_way(client: FlaskClien
     assert (answer.status_code, answer.json["status"]) == (202, "halting")
     assert "Preference-Applied" not in answer.headers
     assert client.post(f"/jobs/{job_id}/halt", headers={"Prefer": "wait=0"}).status_code == 202
+
+
+def test_those_who_wait_leave_threads_for_others(client: FlaskClient, until: Any) -> None:
+    job_id = submit(client, run_at="2100-01-01T00:00:00Z")
+    path, answers = f"/jobs/{job_id}/resume", list[TestResponse]()
+
+    def wait() -> None:
+        answers.append(client.application.test_client().post(path, headers={"Prefer": "wait=9"}))
+
+    threads = [threading.Thread(target=wait) for _ in range(door.MOST_WAITS + 1)]
+    for thread in threads:
+        thread.start()
+    until(lambda: answers)
+
+    # One was told at once how things stand; the others, what became of the job.
+    assert client.post(f"/jobs/{job_id}/stop").json["status"] == "stopped"
+    for thread in threads:
+        thread.join(10)
+    assert [answer.json["status"] for answer in answers] == ["submitted"] + ["stopped"] * door.MOST_WAITS
+    assert [answer.headers.get("Preference-Applied") for answer in answers] == [None] + ["wait=9"] * door.MOST_WAITS
 
 
 def test_asking_again_changes_nothing_and_is_answered_alike(client: FlaskClient, running: str) -> None:

@@ -236,6 +236,13 @@ def test_a_list_leads_from_page_to_page(still: FlaskClient) -> None:
     assert pages == 3
 
 
+def test_a_time_zone_whose_plus_was_not_escaped_is_read_as_it_was_meant(still: FlaskClient) -> None:
+    made = submit(still)["id"]
+
+    assert ids(still.get("/jobs?submitted_after=2020-01-01T02:00:00+02:00")) == [made]
+    assert ids(still.get("/jobs?submitted_before=2020-01-01T02:00:00+02:00")) == []
+
+
 def test_a_list_is_filtered_by_all_that_is_given(still: FlaskClient) -> None:
     now = datetime.now(UTC)
     first = submit(still, labels={"customer": "acme", "kind": "a:b"})["id"]
