@@ -82,7 +82,7 @@ SHOWN = {
         attempt=1,
         checkpoint={"seq": 3, "saved_at": "2024-03-09T12:00:00.000000Z", "done": 91250},
         result={
-            "file": "export-1.csv",
+            "file": "export-1-91250.csv",
             "filename": "responses_2024-01-01_2024-03-31.csv",
             "media_type": "text/csv",
             "rows": 91250,

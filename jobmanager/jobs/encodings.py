@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from jobmanager.jobs.json_lines import json_lines
-from jobmanager.jobs.part import Part, sync_folder
+from jobmanager.jobs.part import Claim, Part, PartDamaged, sha256, sync_folder
 
 #: How much is made JSON at once: Arrow keeps at most 2 GiB of text in an array, and JSON may be longer by far.
 _BYTES_AT_ONCE = 64 * 1024 * 1024
@@ -41,8 +41,11 @@ class Encoding(Protocol):
         Returns the SHA-256 of the file in hexadecimal.
         """
 
-    def recover(self, part: Path, target: Path) -> int | None:
-        """Put things right after a crash in `finish`: return the rows of the finished file; None: go on as before."""
+    def digest(self, file: Path, rows: int, claimed: Claim, on_block: Callable[[], None]) -> str:
+        """Return the SHA-256 of a finished file, of so many rows, in hexadecimal; calls *on_block* now and then.
+
+        Raises PartDamaged where it is not what was made of what is *claimed* of the part.
+        """
 
 
 class _AsItIs:
@@ -54,11 +57,9 @@ class _AsItIs:
         sync_folder(target.parent)
         return part.sha256
 
-    def recover(self, part: Path, target: Path) -> int | None:
-        """Take the name back: the file may hold more than the last checkpoint knows."""
-        if target.exists() and not part.exists():
-            os.replace(target, part)
-        return None
+    def digest(self, file: Path, rows: int, claimed: Claim, on_block: Callable[[], None]) -> str:
+        """Return the SHA-256 of a file that begins with what is claimed."""
+        return sha256(file, on_block, begins_with=claimed)
 
 
 class Csv(_AsItIs):
@@ -145,12 +146,15 @@ class Parquet:
             file.sync()
             return file.sha256
 
-    def recover(self, part: Path, target: Path) -> int | None:
-        """Return the rows of the finished file: it has its name only when it is complete."""
+    def digest(self, file: Path, rows: int, claimed: Claim, on_block: Callable[[], None]) -> str:
+        """Return the SHA-256 of a file of so many rows."""
         try:
-            return int(pa.parquet.read_metadata(target).num_rows)
-        except (FileNotFoundError, pa.ArrowInvalid):  # not made yet, or damaged since
-            return None
+            is_whole = pa.parquet.read_metadata(file).num_rows == rows
+        except pa.ArrowInvalid:
+            is_whole = False
+        if not is_whole:
+            raise PartDamaged("the file that was made of it is damaged")
+        return sha256(file, on_block)
 
 
 def _repetitive(schema: pa.Schema) -> list[str]:

@@ -23,7 +23,7 @@ from jobmanager.job import Job
 from jobmanager.jobs.datasets import Dataset, DatasetAway, Reader, load_datasets, schema_of
 from jobmanager.jobs.dates import parse_moment
 from jobmanager.jobs.encodings import ENCODINGS
-from jobmanager.jobs.part import Part, PartDamaged, in_our_words, remove_unless_held, sha256
+from jobmanager.jobs.part import Part, PartDamaged, in_our_words, remove_unless_held
 from jobmanager.jobs.places import Place
 from jobmanager.jobs.sql_reader import SqlReader
 from jobmanager.jobs.sqlite_reader import SqliteReader
@@ -104,14 +104,12 @@ class Export(Job):
         self._encoding = ENCODINGS[self.args.format]
         with in_our_words():
             try:
-                rows = self._rows_of_finished_file()
-                if rows is None:
+                made = self._finished_file()
+                if made is None:
                     rows = self._append_chunks()
-                    sha = self._make_file()
-                else:
-                    sha = sha256(self._target(), self.checkpoint)
+                    made = self._make_file(rows)
                 self._remove_leftovers()
-                return self._result(rows, sha)
+                return self._result(*made)
             finally:
                 self._let_go()
 
@@ -242,35 +240,45 @@ class Export(Job):
 
     # The file
 
-    def _make_file(self) -> str:
-        """Turn the complete part into the file that is downloaded; returns its SHA-256."""
+    def _make_file(self, rows: int) -> tuple[Path, int, str]:
+        """Turn the complete part into the file that is downloaded; returns it, its rows and its SHA-256."""
         part = self._open_part()
         part.sync()
-        self._part_name, self._is_finishing = part.path.name, True
-        return self._encoding.finish(part, self._target(), self.checkpoint)
+        self._is_finishing = True
+        # Named after its part, and so after an attempt: one that lost its lease unaware cannot replace another's file.
+        # And after its rows: it may hold more than the last checkpoint tells, should nobody live to tell the result.
+        file = self.workdir / f"{_stem(part.path.name)}-{rows}.{self._encoding.extension}"
+        return file, rows, self._encoding.finish(part, file, self.checkpoint)
 
-    def _remove_leftovers(self) -> None:
-        """Remove what earlier attempts have begun that died before their first checkpoint was saved."""
-        for path in self.workdir.glob("export-*"):
-            # Later attempts are none of our business: if there are any, this one has lost its lease unaware.
-            is_earlier = int(path.name.partition(".")[0].removeprefix("export-")) < self.attempt
-            if is_earlier and path != self._target():
-                remove_unless_held(path)
+    def _finished_file(self) -> tuple[Path, int, str] | None:
+        """Return the file, its rows and its SHA-256, if an earlier attempt has made it but did not live to tell.
 
-    def _rows_of_finished_file(self) -> int | None:
-        """Return the rows of the file, if an earlier attempt has made it but did not live to tell."""
+        Touches no file that is whole: it may have been told of by now, should this attempt have lost its lease unaware.
+        """
         if not self.cursor:
             return None
-        self._part_name = self.cursor["part"]
-        return self._encoding.recover(self.workdir / self._part_name, self._target())
+        for file in self.workdir.glob(f"{_stem(self.cursor['part'])}-*.{self._encoding.extension}"):
+            rows = int(file.stem.rpartition("-")[2])
+            claimed = self.cursor["bytes"], self.cursor["sha256"]
+            try:
+                return file, rows, self._encoding.digest(file, rows, claimed, self.checkpoint)
+            except PartDamaged as error:
+                self.log.warning("The export goes on from its part: %s.", error)
+                file.unlink(missing_ok=True)
+        return None
 
-    def _target(self) -> Path:
-        # Named after its part, and so after an attempt: one that lost its lease unaware cannot replace another's file.
-        stem = self._part_name.partition(".")[0]
-        return self.workdir / f"{stem}.{self._encoding.extension}"
+    def _remove_leftovers(self) -> None:
+        """Remove what earlier attempts have begun that died before their first checkpoint was saved.
 
-    def _result(self, rows: int, sha256: str) -> dict[str, Any]:
-        path = self._target()
+        Never a finished file: it may be the result of the attempt that took over, should this one have lost its lease.
+        """
+        for path in self.workdir.glob("export-*"):
+            is_unfinished = path.suffix in (".part", ".unfinished")
+            # Later attempts are none of our business: if there are any, this one has lost its lease unaware.
+            if is_unfinished and int(_stem(path.name).split("-")[1]) < self.attempt:
+                remove_unless_held(path)
+
+    def _result(self, path: Path, rows: int, sha256: str) -> dict[str, Any]:
         name = re.sub(r"[^\w.+-]", "", f"{self._dataset.name}_{self.args.from_date}_{self.args.to_date}")
         return {
             "file": path.name,
@@ -280,6 +288,15 @@ class Export(Job):
             "bytes": path.stat().st_size,
             "sha256": sha256,
         }
+
+
+def _stem(part_name: str) -> str:
+    """Return the name of a part without what tells its kind.
+
+    >>> _stem("export-1.csv.part")
+    'export-1'
+    """
+    return part_name.partition(".")[0]
 
 
 def open_reader(dataset: Dataset) -> Reader:

@@ -16,6 +16,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+#: What a checkpoint claims of a part: its length in bytes, and their SHA-256.
+Claim = tuple[int, str]
+
 _BLOCK = 4 * 1024 * 1024
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -177,10 +180,19 @@ def remove_unless_held(path: Path) -> None:
         return
 
 
-def sha256(path: Path, on_block: Callable[[], None]) -> str:
-    """Return the SHA-256 of a file in hexadecimal; calls *on_block* now and then."""
+def sha256(path: Path, on_block: Callable[[], None], *, begins_with: Claim | None = None) -> str:
+    """Return the SHA-256 of a file in hexadecimal; calls *on_block* now and then.
+
+    Raises PartDamaged if it does not begin with what is claimed.
+    """
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
+        if begins_with is not None:
+            length, claimed = begins_with
+            for block in _blocks(file, length, on_block):
+                digest.update(block)
+            if digest.hexdigest() != claimed:
+                raise PartDamaged("the file that was made of it is damaged")
         for block in _blocks(file, path.stat().st_size, on_block):
             digest.update(block)
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import fcntl
@@ -302,6 +303,48 @@ def test_a_parquet_file_that_was_damaged_before_it_was_told_of_is_made_anew(
     result = make(settings, keeper, attempt=2, format="parquet").start()
 
     assert [path.name for path in folder.iterdir()] == [result["file"]]
+    assert (folder / result["file"]).read_bytes() == undisturbed
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("wakes_at", [0, 1, 10**6], ids=["its first checkpoint", "its second", "its end"])
+def test_an_attempt_that_wakes_when_its_successor_has_made_the_file_leaves_that_alone(
+    settings: Settings, file_format: str, wakes_at: int
+) -> None:
+    folder = settings.data_dir / "job"
+    keeper = Keeper(folder, 2, unwind)
+    with pytest.raises(Unwind):
+        make(settings, keeper, format=file_format).start()
+    successor = Keeper(folder)
+    successor.saved = keeper.saved
+    made = make(settings, successor, attempt=3, format=file_format).start()
+    whole = (folder / made["file"]).read_bytes()
+
+    # Frozen just before it began; what it knows is what was saved by then.
+    late = Keeper(folder, wakes_at, crash)
+    late.saved = keeper.saved
+    with contextlib.suppress(Crash):
+        make(settings, late, attempt=2, format=file_format).start()
+
+    assert (folder / made["file"]).read_bytes() == whole
+    assert hashlib.sha256(whole).hexdigest() == made["sha256"]
+
+
+def test_a_finished_file_that_was_damaged_is_not_taken_for_the_result(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, undisturbed = run(settings, settings.data_dir / "undisturbed")
+    folder = settings.data_dir / "job"
+    keeper = Keeper(folder)
+    job = make(settings, keeper)
+    monkeypatch.setattr(job, "_remove_leftovers", lambda: crash(job))
+    with pytest.raises(Crash):
+        job.start()
+    (file,) = folder.iterdir()
+    file.write_bytes(b"x" + undisturbed[1:])
+
+    result = make(settings, keeper, attempt=2).start()
+
     assert (folder / result["file"]).read_bytes() == undisturbed
 
 
