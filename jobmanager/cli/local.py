@@ -14,12 +14,12 @@ from click.shell_completion import get_completion_class
 
 from jobmanager.cli.options import Moment, parse_args, prints_json
 from jobmanager.cli.shown import Printer
+from jobmanager.cli.tokens import token_group
 from jobmanager.config import Settings
 from jobmanager.errors import ConfigError, StoreUnavailable
 from jobmanager.manager import JobManager
 from jobmanager.sample import make_sample
 from jobmanager.tokens import check_access
-from jobmanager.tokens_cli import token_group
 from jobmanager.torture import torture
 
 

@@ -25,7 +25,7 @@ LAYERS = [
     {"metrics"},
     {"engine"},
     {"manager"},
-    {"sample", "torture", "tokens_cli"},
+    {"sample", "torture"},
     {"testing"},
     {"http"},
     {"cli", "wsgi"},

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import click
 
+from jobmanager.cli.options import prints_json
+from jobmanager.cli.shown import Printer
 from jobmanager.config import Settings
 from jobmanager.errors import ConfigError, TokensUnavailable
 from jobmanager.tokens import Role, Token, TokenFile
@@ -22,7 +25,8 @@ def token_group() -> None:
 @click.option("--rate", type=click.IntRange(1, 1_000_000), help="Requests a minute; without it, any number.")
 @click.option("--expires", "days", type=click.IntRange(1, 36_500), help="Days until it expires.")
 @click.option("--type", "types", multiple=True, help="A job type that it may see; several times for several types.")
-def add(name: str, role: str, rate: int | None, days: int | None, types: tuple[str, ...]) -> None:
+@prints_json
+def add(name: str, role: str, *, rate: int | None, days: int | None, types: tuple[str, ...], printer: Printer) -> None:
     """Make a token, and print it: once, for it is kept nowhere."""
     now = datetime.now(UTC)
     try:
@@ -37,11 +41,12 @@ def add(name: str, role: str, rate: int | None, days: int | None, types: tuple[s
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{name} is {_article(role)}. This is its token; it cannot be shown again:", err=True)
-    click.echo(secret)
+    printer.say(secret, name=name, role=role, token=secret)
 
 
 @token_group.command("list")
-def show() -> None:
+@prints_json
+def show(printer: Printer) -> None:
     """List the tokens: their names, and what they are good for."""
     now = datetime.now(UTC)
     try:
@@ -49,18 +54,19 @@ def show() -> None:
     except (ConfigError, TokensUnavailable) as error:
         raise click.ClickException(str(error)) from None
     for token in tokens:
-        click.echo(_line(token, now))
+        printer.say(_line(token, now), **_told(token, now))
 
 
 @token_group.command("revoke")
 @click.argument("name")
-def revoke(name: str) -> None:
+@prints_json
+def revoke(name: str, printer: Printer) -> None:
     """Have a token be none any more, from the next request on."""
     try:
         _file().revoke(name)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{name} is revoked.")
+    printer.say(f"{name} is revoked.", name=name, revoked=True)
 
 
 def _file() -> TokenFile:
@@ -72,6 +78,19 @@ def _file() -> TokenFile:
             "JOBMANAGER_TOKENS=/etc/jobmanager/tokens, for this command and for the service."
         )
     return TokenFile(settings.tokens)
+
+
+def _told(token: Token, now: datetime) -> dict[str, Any]:
+    """Return what is known of a token, but for what its hash is."""
+    return {
+        "name": token.name,
+        "role": token.role,
+        "made_at": token.made_at.isoformat(),
+        "expires_at": token.expires_at and token.expires_at.isoformat(),
+        "is_valid": token.is_valid(now),
+        "rate": token.rate,
+        "types": token.types and sorted(token.types),
+    }
 
 
 def _line(token: Token, now: datetime) -> str:

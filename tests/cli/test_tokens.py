@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -104,3 +105,15 @@ def test_a_file_that_is_missing_is_told_of_once_and_no_request_is_spoken_of(
     assert result.exit_code == 1
     assert f"JOBMANAGER_TOKENS cannot be read: {path}" in result.stderr
     assert caplog.text == ""
+
+
+def test_all_of_it_is_told_as_json_too_but_for_the_secret(path: Path) -> None:
+    made = json.loads(run("add", "ann", "--role", "viewer", "--rate", "30", "--json").stdout)
+
+    (listed,) = map(json.loads, run("list", "--json").stdout.splitlines())
+    revoked = json.loads(run("revoke", "ann", "--json").stdout)
+
+    assert (made["name"], made["role"]) == ("ann", "viewer")
+    assert (listed["name"], listed["rate"], listed["types"], listed["is_valid"]) == ("ann", 30, None, True)
+    assert made["token"].removeprefix("jm_") not in json.dumps(listed)
+    assert revoked == {"name": "ann", "revoked": True}
