@@ -89,8 +89,8 @@ def selects(function: Function) -> Function:
     ) -> Any:
         filters = Filters(
             type=type_name,
-            status=statuses,
-            labels=labels,
+            status=statuses or None,
+            labels=labels or None,
             submitted_after=submitted_after,
             submitted_before=submitted_before,
         )

@@ -53,10 +53,10 @@ class Filters(TypedDict, total=False):
     """Which jobs are meant: those of which all holds that is given."""
 
     #: any of these
-    status: Status | str | Iterable[Status | str]
+    status: Status | str | Iterable[Status | str] | None
     type: str | None
     #: all of these
-    labels: Mapping[str, str]
+    labels: Mapping[str, str] | None
     submitted_after: datetime | None
     submitted_before: datetime | None
     #: the beginning of an id (13 characters or more), a part of the type's name, or a label's value
@@ -191,6 +191,10 @@ class Core(Generic[J]):
         **more: Any,
     ) -> Flow[Sweep]:
         body: dict[str, Any] = dict(_filter(filters)) | more
+        for name, field in (("status", "status"), ("labels", "label")):
+            if filters.get(name) is not None and field not in body:
+                # It was worked out, and came to nothing: that is not to mean every job there is.
+                raise InvalidRequest(f"{name} is empty: leave it out where any will do.", field=name)
         if all:
             body["all"] = True
         if reason is not None:

@@ -133,11 +133,12 @@ class Filter(Strictly):
     """Which jobs are meant: those of which all holds that is given."""
 
     status: Annotated[list[Status], BeforeValidator(_as_list)] = Field(
-        default_factory=list, description="Any of these statuses.", json_schema_extra=_or_one
+        default_factory=list, min_length=1, description="Any of these statuses.", json_schema_extra=_or_one
     )
     type: str | None = Field(None, description="The name of the job type.")
     label: Annotated[list[Label], BeforeValidator(_as_list)] = Field(
         default_factory=list,
+        min_length=1,
         description="A label that the job has, as `name:value`; of several, all of them.",
         json_schema_extra=_or_one,
     )

@@ -248,3 +248,15 @@ def test_a_full_queue_is_told_when_patience_ends(service: Any) -> None:
             client.submit("Steps")
 
     assert refused.value.retry_after_seconds == 5
+
+
+@pytest.mark.parametrize("empty", [{"status": []}, {"labels": {}}])
+def test_a_filter_that_came_to_nothing_does_not_mean_every_job(service: Any, empty: dict[str, Any]) -> None:
+    with Client(service.url) as client:
+        job = client.submit("Steps")
+
+        with pytest.raises(InvalidRequest, match="is empty"):
+            client.stop_all(type="Steps", **empty)
+
+        assert job.refresh().status not in ("stopping", "stopped")
+        job.stop(wait=10)
