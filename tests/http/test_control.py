@@ -246,7 +246,8 @@ def test_a_thousand_halted_jobs_are_resumed_one_after_the_other(client: FlaskCli
 
     assert told["changed"] == len(halted) > 500
     run_ats = {
-        job["id"]: datetime.fromisoformat(job["run_at"]) for job in every(client, status=["submitted", "completed"])
+        job["id"]: datetime.fromisoformat(job["run_at"])
+        for job in every(client, status=["submitted", "running", "completed"])
     }
     spread = [run_ats[job_id] for job_id in ids if job_id in set(halted)]
     assert spread == sorted(spread)
