@@ -134,6 +134,10 @@ class JobRecord(Worked):
         """Tell whether any attempt was ever made."""
         return self.attempt > 0
 
+    def is_scheduled(self) -> bool:
+        """Tell whether its submission named a time for it, and it has not begun."""
+        return not self.has_begun() and self.run_at > self.submitted_at
+
     def version(self) -> str:
         """Return what names this state of the job's life: every change makes another, a checkpoint does not."""
         state = [self.id, self.status, self.attempt, self.failures, self.is_forced]

@@ -313,7 +313,7 @@ class Store:
                 return None
             values: Values = {"is_forced": True} if is_forced else {}
             if (run_at := run_ats[job_id]) is not None:
-                values["run_at"] = run_at if job.has_begun() else max(run_at, job.run_at)
+                values["run_at"] = max(run_at, job.run_at) if job.is_scheduled() else run_at
             try:
                 return self._transition(connection, job, action, values, actor=actor, reason=reason)
             except NotAllowed as refused:
@@ -798,8 +798,7 @@ def _consequences(job: JobRecord, action: Action, to_status: Status, now: dateti
             values |= {"asked_at": now}
             if to_status is Status.SUBMITTED:
                 # One that has not begun keeps the time that its submission names; a retry is waited for no longer.
-                is_put_off = not job.has_begun() and job.run_at > now
-                values |= {"run_at": job.run_at if is_put_off else _AT_ONCE, "finished_at": None}
+                values |= {"run_at": job.run_at if job.is_scheduled() else _AT_ONCE, "finished_at": None}
             if job.status is Status.FAILED:
                 values |= {"failures": 0, "crashes": 0, "error": None}
     return values

@@ -55,6 +55,23 @@ def test_no_job_that_may_begin_at_once_waits_for_a_clock_that_was_set_back(
     store.close()
 
 
+def test_a_job_that_is_resumed_after_the_clock_was_set_back_begins_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+    names = ["alone", "with others"]
+    store.add([NewJob(id=name, type="Simple", args={}) for name in names], actor="test")
+    for name in names:
+        store.apply(name, Action.HALT)
+
+    monkeypatch.setattr(store, "now", lambda: datetime.now(UTC) - timedelta(hours=1))
+    store.apply("alone", Action.RESUME)
+    store.apply_to_each({"with others": store.now()}, Action.RESUME, statuses=(), actor="ann")
+
+    assert [job.id for job in store.claim(3, types=["Simple"], max_running={})] == names
+    store.close()
+
+
 def test_a_process_that_is_frozen_as_it_looks_at_the_clock_of_the_database_does_not_go_wrong(
     prepared_postgres: str,
 ) -> None:
