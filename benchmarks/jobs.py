@@ -105,7 +105,7 @@ def throughput(settings: Settings, jobs: int) -> Figures:
         begun, wall, cpu = Noop.counted, time.perf_counter(), time.process_time()
         while Noop.counted < jobs:
             time.sleep(0.005)
-        while store.count_by_status().get(Status.COMPLETED) != jobs:
+        while store.count().get(("Noop", Status.COMPLETED)) != jobs:
             time.sleep(0.005)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     if Noop.counted != jobs:

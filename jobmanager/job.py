@@ -171,7 +171,7 @@ class Job:
 
     @property
     def gap_seconds(self) -> float | None:
-        """How long it works between two calls of `checkpoint`: what a halt has to wait for, at most.
+        """How long it works between two calls of `checkpoint`, on average: what a halt has to wait for.
 
         Measured over the calls since one was saved; time spent in `wait`, which ends at once, does not count.
         """

@@ -541,8 +541,10 @@ def _check(new: NewJob) -> None:
     if new.timeout_seconds is not None and not 0 < new.timeout_seconds < float("inf"):
         raise InvalidRequest("timeout_seconds has to be more than 0, and finite.", field="timeout_seconds")
     _check_labels(new.labels)
-    if new.idempotency_key is not None and not 0 < len(new.idempotency_key) <= _LONGEST_KEY:
-        raise InvalidRequest(f"An idempotency key has 1 to {_LONGEST_KEY} characters.", field="idempotency_key")
+    key = new.idempotency_key
+    if key is not None and not (0 < len(key) <= _LONGEST_KEY and key.isprintable()):
+        text = f"An idempotency key has 1 to {_LONGEST_KEY} printable characters."
+        raise InvalidRequest(text, field="idempotency_key")
     if new.run_at is not None and new.run_at.tzinfo is None:
         raise InvalidRequest("run_at must say its time zone.", field="run_at")
 

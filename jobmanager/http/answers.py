@@ -10,10 +10,8 @@ from http import HTTPStatus
 from flask import Response, request
 from pydantic import BaseModel
 
-from jobmanager.errors import InvalidRequest
 from jobmanager.http import resources
 from jobmanager.http.door import manager, mounted
-from jobmanager.http.errors import IDEMPOTENCY_KEY
 from jobmanager.records import JobRecord
 from jobmanager.states import UNDER_WAY, Action
 
@@ -55,14 +53,6 @@ def expected_versions() -> set[str] | None:
         return None
     # Werkzeug makes a tag that is None of what is no tag.
     return {resources.version_of(tag) for tag in tags.as_set() if tag is not None}
-
-
-def idempotency_key() -> str | None:
-    """Return the header Idempotency-Key; raises InvalidRequest."""
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not (0 < len(key) <= 255 and key.isprintable()):
-        raise InvalidRequest("An Idempotency-Key has 1 to 255 printable characters.", field=IDEMPOTENCY_KEY)
-    return key
 
 
 def render(model: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:

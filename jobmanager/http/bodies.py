@@ -49,12 +49,12 @@ def parse_many(body: bytes, example: str) -> list[Any]:
     return [_parse(line, example, line_number=number) for number, line in lines.items()]
 
 
-def validated(model: type[Model], value: Any, *, under: tuple[str | int, ...] = ()) -> Model:
+def validated(model: type[Model], value: Any) -> Model:
     """Return the value as the model has it; raises InvalidRequest that names each field that is wrong."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise invalid(error, under=under) from None
+        raise invalid(error) from None
 
 
 def parse_query(model: type[Model], query: MultiDict[str, str]) -> Model:

@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response
 
 from jobmanager.errors import UnknownJob
 from jobmanager.http import bodies, examples, resources
-from jobmanager.http.answers import idempotency_key, render, render_job
+from jobmanager.http.answers import render, render_job
 from jobmanager.http.docs import (
     ON_A_JOB,
     Answer,
@@ -74,7 +74,7 @@ _ONE_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
 def submit() -> Response:
     """Submit a job."""
     asked = bodies.validated(resources.NewJob, bodies.parse_object(request.get_data(), examples.NEW_JOB))
-    job = manager().submit(**dict(asked), idempotency_key=idempotency_key(), actor=actor())
+    job = manager().submit(**dict(asked), idempotency_key=request.headers.get("Idempotency-Key"), actor=actor())
     response = render_job(job, HTTPStatus.ACCEPTED)
     response.location = address_of("jobs.show", job_id=job.id)
     return response

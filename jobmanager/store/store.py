@@ -233,13 +233,6 @@ class Store:
         query = following.census(tuple(sorted(types)), tuple(sorted(statuses)))
         return {(row.type, Status(row.status)): row.jobs for row in self._read(query)}
 
-    def count_by_status(self) -> dict[Status, int]:
-        """Return how many jobs there are in each status that has any; see `count`."""
-        counts: dict[Status, int] = {}
-        for (_, status), number in self.count().items():
-            counts[status] = counts.get(status, 0) + number
-        return counts
-
     def queue(self) -> Queue:
         """Return what waits, and what is at work, in all processes."""
         put_off, at_once = following.WAITED_LONGEST

@@ -350,7 +350,7 @@ def test_a_page_of_another_site_cannot_submit_a_job(client: FlaskClient, manager
 
     assert response.status_code == 403
     assert response.json == {"jobID": "", "error": "A page of another site may not change jobs."}
-    assert manager._opened().count_by_status() == {}
+    assert manager._opened().count() == {}
 
 
 @pytest.mark.parametrize("site", ["same-origin", "none", None])

@@ -217,4 +217,4 @@ def test_what_was_refused_was_not_stored(client: FlaskClient, manager: Any) -> N
     client.post("/submit", json={"Type": "Nope"})
     client.post("/submit", json={"Type": "Simple", "args": {"steps": -1}})
 
-    assert manager._opened().count_by_status() == {}
+    assert manager._opened().count() == {}

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -109,6 +110,13 @@ class TestedStore(Store):
     def everything(self) -> list[Any]:
         """Return every row of every table, to be compared."""
         return [self.execute(f"SELECT * FROM {table} ORDER BY {key}") for table, key in TABLES.items()]
+
+    def count_by_status(self) -> dict[Status, int]:
+        """Return how many jobs there are in each status that has any."""
+        counts: Counter[Status] = Counter()
+        for (_, status), number in self.count().items():
+            counts[status] += number
+        return dict(counts)
 
     def trail(self, job_id: str) -> list[str]:
         """Return what happened to a job."""

@@ -144,7 +144,7 @@ def test_processes_that_open_an_empty_database_at_one_instant_do_not_collide(
         assert [process.stdout.readline() for process in processes] == ["done\n"] * 3
 
         store = Store(url)
-        assert store.count_by_status() == {Status.SUBMITTED: 3}
+        assert store.count() == {("T", Status.SUBMITTED): 3}
         store.close()
         if kind == "postgresql":
             ask(url, lambda connection: connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public")))
