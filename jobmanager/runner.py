@@ -310,12 +310,20 @@ class Runner:
 
     def _perform(self) -> Outcome:
         """Run the job's `start`; returns what came of it, never raises."""
-        job: Job | None = None
+        job: Job | None = None  # once it has begun: one that has not begun has nothing to save or to put in order
+
+        def begin() -> Any:
+            nonlocal job
+            # Force that came before this has met no code of the job's, and will not come again.
+            self._raise_if_over()
+            job = made
+            return made.start()
+
         try:
-            job = self._make_job()
-            result = self._call(job.start)
-            if job.is_dirty:
-                self._keep_checkpoint(job)
+            made = self._make_job()
+            result = self._call(begin)
+            if made.is_dirty:
+                self._keep_checkpoint(made)
             check_json(result, "the result")
             return Outcome(ending=Ending.DONE, result=result)
         except BaseException as error:

@@ -48,6 +48,38 @@ def test_a_clean_that_takes_long_after_a_forced_stop_is_left_alone(
     assert manager.actions(job_id) == ["submit", "claim", "stop", "yield"]
 
 
+def test_force_that_comes_just_before_the_work_begins_keeps_it_from_beginning(
+    manager: Any, types: Registry, stage: Any
+) -> None:
+    @types.register
+    class Loops(Job):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            stage.tell("made")
+            stage.pass_gate("begin")
+
+        def start(self) -> None:
+            stage.tell("start")
+            while not stage._gates["end"].is_set():
+                time.sleep(0.001)
+
+        def stop(self) -> None:
+            stage.tell("stop")
+
+        def clean(self) -> None:
+            stage.tell("clean")
+
+    job_id = str(manager.submit("Loops").id)
+    manager._until(lambda: "made" in stage.told)
+
+    manager.stop(job_id, force=True)
+    stage.open("begin")
+
+    assert manager.until(job_id, "stopped").attempt == 1
+    assert [told for told in stage.told if told != "made"] == ["clean"]
+    assert manager.actions(job_id) == ["submit", "claim", "stop", "yield"]
+
+
 def test_a_stop_hook_that_takes_long_after_a_forced_stop_is_followed_by_one_clean(
     manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
