@@ -31,19 +31,25 @@ def _folder_of_counts():
     """Return a folder in which the workers of this server share what they count; it is the same after a reload.
 
     Not in DATA_DIR: workers count in memory that is mapped to files, and where their volume is full, that is a SIGBUS.
-    Folders of servers that were killed are removed, if their process is gone.
+    Folders of servers that were killed are removed, once their processes are gone.
     """
     base = worker_tmp_dir or tempfile.gettempdir()
     for name in os.listdir(base):
-        pid = name.removeprefix(_COUNTS)
-        if name.startswith(_COUNTS) and pid.isdecimal() and not os.path.isdir(f"/proc/{pid}"):
-            shutil.rmtree(os.path.join(base, name), ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another server that starts removes them too
+            if name.startswith(_COUNTS) and not _is_in_use(os.path.join(base, name)):
+                shutil.rmtree(os.path.join(base, name), ignore_errors=True)
     folder = os.path.join(base, f"{_COUNTS}{os.getpid()}")
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
     if os.stat(folder).st_uid != os.getuid():
         return tempfile.mkdtemp(prefix="jobmanager-counts-", dir=base)
     return folder
+
+
+def _is_in_use(folder):
+    """Tell whether a master lives, or a worker that it left behind: the folder and its files are named after them."""
+    pids = {os.path.splitext(name)[0].rpartition("-")[2].rpartition("_")[2] for name in [folder, *os.listdir(folder)]}
+    return any(os.path.isdir(f"/proc/{pid}") for pid in pids if pid.isdecimal())
 
 
 with contextlib.suppress(OSError):  # then each worker counts for itself

@@ -8,11 +8,12 @@ they would shrink whenever finished jobs are removed. They begin anew with the s
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter as Counted
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,8 @@ from jobmanager.states import FINAL, Action, Status
 from jobmanager.store import Store
 
 T = TypeVar("T", bound=Callable[..., Any])
+
+_log = logging.getLogger(__name__)
 
 #: A finished job stays as it is, and there may be millions: they are counted so seldom that it takes no more than this
 #: part of the time.
@@ -88,9 +91,9 @@ _STREAMS = Gauge("jobmanager_streams", "Clients that follow events.", multiproce
 
 
 def exposition(collector: StoreCollector, shared: Path | None) -> bytes:
-    """Return everything in the text format; *shared* is the folder of the files that the workers share, if they do."""
+    """Return everything in the text format; *shared* is the folder of what the workers count, if there is one."""
     registry = REGISTRY
-    if shared is not None:
+    if shared is not None and shared.is_dir():
         registry = CollectorRegistry()
         MultiProcessCollector(registry, str(shared))  # type: ignore[no-untyped-call]
     asked = CollectorRegistry()
@@ -115,12 +118,40 @@ def stream_ended() -> None:
 
 def request_answered(method: str, route: str, status: int, seconds: float) -> None:
     """Count a request and how long it took."""
-    _HTTP.labels(method, route, status).observe(seconds)
+    _observe(_HTTP, (method, route, status), seconds)
+
+
+def _apart(count: Callable[..., None]) -> Callable[..., None]:
+    """Keep a failure to count, as in a file that somebody removed, from what is counted: that is done already."""
+
+    @wraps(count)
+    def call(*args: Any) -> None:
+        try:
+            count(*args)
+        except (OSError, ValueError) as error:
+            _tell_once(str(error))
+
+    return call
+
+
+@cache
+def _tell_once(trouble: str) -> None:
+    _log.error("What is counted for /metrics is incomplete from now on: %s.", trouble)
+
+
+@_apart
+def _add(metric: Counter, labels: Sequence[str], number: int = 1) -> None:
+    metric.labels(*labels).inc(number)
+
+
+@_apart
+def _observe(metric: Histogram, labels: Sequence[str], seconds: float) -> None:
+    metric.labels(*labels).observe(seconds)
 
 
 def _timed(method: T) -> T:
     """Have it counted how long the method of a store takes."""
-    taken = _STORE.labels(method.__name__)
+    observe = _apart(_STORE.labels(method.__name__).observe)
 
     @wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -128,7 +159,7 @@ def _timed(method: T) -> T:
         try:
             return method(*args, **kwargs)
         finally:
-            taken.observe(time.perf_counter() - began)
+            observe(time.perf_counter() - began)
 
     return call  # type: ignore[return-value]
 
@@ -149,7 +180,7 @@ class MeasuredStore(Store):
         added = super().add(new, actor=actor)
         for asked, job in zip(new, added, strict=True):
             if job.id == asked.id:  # otherwise it was there already
-                _CHANGES.labels(job.type, Action.SUBMIT).inc()
+                _add(_CHANGES, (job.type, Action.SUBMIT))
         return added
 
     @_timed
@@ -159,7 +190,7 @@ class MeasuredStore(Store):
         # One whose key was used before was there already.
         fresh = Counted(asked.type for asked, job_id in zip(new, ids, strict=True) if asked.id == job_id)
         for name, number in fresh.items():
-            _CHANGES.labels(name, Action.SUBMIT).inc(number)
+            _add(_CHANGES, (name, Action.SUBMIT), number)
         return ids
 
     @_timed
@@ -217,22 +248,22 @@ class MeasuredStore(Store):
 
 def _claimed(job: JobRecord) -> None:
     tracing.attempt_began(job)
-    _CHANGES.labels(job.type, Action.CLAIM).inc()
+    _add(_CHANGES, (job.type, Action.CLAIM))
     # One that was resumed or handed over, or whose owner died, has the time of its submission: since when it waited
     # again, nothing tells.
     if job.running_since is not None and (job.attempt == 1 or job.run_at > job.submitted_at):
-        _WAITING.labels(job.type).observe(_seconds(job.run_at, job.running_since))
+        _observe(_WAITING, (job.type,), _seconds(job.run_at, job.running_since))
 
 
 def _counted(applied: Applied) -> Applied:
     job, change = applied.job, applied.change
     if change is None:
         return applied
-    _CHANGES.labels(job.type, change.action).inc()
+    _add(_CHANGES, (job.type, change.action))
     if change.action is Action.YIELD:
-        _REACHED.labels(job.type, change.to_status).observe(_seconds(change.asked_at, change.at))
+        _observe(_REACHED, (job.type, change.to_status), _seconds(change.asked_at, change.at))
     if change.to_status in FINAL or change.to_status is Status.FAILED:
-        _RUN.labels(job.type, change.to_status).observe(job.ran_seconds)
+        _observe(_RUN, (job.type, change.to_status), job.ran_seconds)
     return applied
 
 

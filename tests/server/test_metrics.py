@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 from gunicorn_server import Server, until
@@ -62,6 +64,43 @@ def test_streams_are_counted_while_they_are_open(make_server: Callable[..., Serv
 
     assert during == (2, 200, 200)
     until(lambda: total(server, "jobmanager_streams") == 0)
+
+
+def counts_of(server: Server) -> Path:
+    """Return the folder of what the server's workers count."""
+    [folder] = Path("/dev/shm").glob(f"jobmanager-*-{server.process.pid}")
+    return folder
+
+
+def test_a_server_that_starts_leaves_alone_what_workers_of_a_dead_master_still_count(
+    make_server: Callable[..., Server],
+) -> None:
+    server = make_server(workers=1).start()
+    [orphan], folder = server.worker_pids(), counts_of(server)
+
+    os.kill(orphan, signal.SIGSTOP)
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.wait()
+    make_server(workers=1).start()
+    assert folder.exists()
+    os.kill(orphan, signal.SIGKILL)
+    until(lambda: not os.path.exists(f"/proc/{orphan}"))
+    make_server(workers=1).start()
+
+    assert not folder.exists()
+
+
+def test_jobs_go_on_though_what_is_counted_cannot_be_kept(make_server: Callable[..., Server]) -> None:
+    server = make_server(workers=1).start()
+    shutil.rmtree(counts_of(server))
+
+    jobs = [server.submit("Units", units=1) for _ in range(3)]
+    server.until_status("completed", *jobs)
+
+    assert [len(server.told(job, "begin")) for job in jobs] == [1, 1, 1]
+    assert total(server, "jobmanager_jobs", status="completed", type="Units") == 3
+    assert server.log().count("What is counted for /metrics is incomplete") == 1
+    assert "Traceback" not in server.log()
 
 
 def test_a_second_server_that_finds_the_address_taken_leaves_the_numbers_alone(
