@@ -1,0 +1,44 @@
+"""Measures, side by side with what we are compared to, and writes docs/BENCHMARKS.md from what was found.
+
+    python -m benchmarks [NAME …] [--quick]
+
+`--quick` shows only that the comparisons still run: it takes one short round of each, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+import time
+
+from benchmarks import peers
+
+#: Every comparison, in the order of the report.
+NAMES = ("jobs", "submit", "batch", "control", "export", "scale", "idle")
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; by default all")
+    parser.add_argument("--quick", action="store_true", help="show only that they still run")
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - set(NAMES):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    for name in asked.names or NAMES:
+        began = time.monotonic()
+        print(f"{name} … (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
+        result = importlib.import_module(f"benchmarks.{name}").measure(quick=asked.quick)
+        result.show()
+        print(f"{name} took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        if not asked.quick:
+            result.keep()
+    if not asked.quick:
+        subprocess.run([peers.PYTHON, "-m", "benchmarks.report"], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What all comparisons share: taking turns, what was measured, and where it is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "benchmarks"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One thing that was measured of several contenders, once in each round."""
+
+    title: str
+    unit: str
+    #: a value for each round, by contender
+    rounds: dict[str, list[float]]
+    #: True for times and memory
+    is_less_better: bool = False
+
+    def median(self, contender: str) -> float:
+        """Return the median of the rounds."""
+        return statistics.median(self.rounds[contender])
+
+    def ratio(self, one: str, other: str) -> float:
+        """Return the median of each round's ratio: a slow moment of the machine meets both."""
+        pairs = zip(self.rounds[one], self.rounds[other], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What was to be reached, and what was."""
+
+    text: str
+    value: float
+    wanted: float
+    unit: str = "×"
+    is_at_most: bool = False
+
+    def is_reached(self) -> bool:
+        """Tell whether it was."""
+        return self.value <= self.wanted if self.is_at_most else self.value >= self.wanted
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one comparison found."""
+
+    name: str
+    title: str
+    #: what was done, for a reader who wants to know whether that is fair
+    how: str
+    figures: list[Figure]
+    goals: list[Goal]
+    #: of what was compared
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def show(self) -> None:
+        """Print it."""
+        print(f"\n{self.title}")
+        for figure in self.figures:
+            print(f"  {figure.title} [{figure.unit}]")
+            for contender, values in figure.rounds.items():
+                spread = f"{min(values):,.5g} … {max(values):,.5g}"
+                print(f"    {contender:38} {statistics.median(values):12,.5g}   ({spread})")
+        for goal in self.goals:
+            sign, mark = ("≤", "≥")[not goal.is_at_most], "reached" if goal.is_reached() else "NOT reached"
+            print(f"  {goal.text}: {goal.value:,.3g} {goal.unit} (goal {sign} {goal.wanted:,.6g}): {mark}")
+
+    def keep(self) -> None:
+        """Write it to where the report is made from."""
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        kept = asdict(self) | {"machine": machine(), "measured_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
+        text = json.dumps(kept, indent=1, ensure_ascii=False)
+        (RESULTS / f"{self.name}.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def kept(cls, file: Path) -> tuple[Result, str]:
+        """Return what was written, and on what machine and when."""
+        told = json.loads(file.read_text(encoding="utf-8"))
+        where = f"{told.pop('machine')}; {told.pop('measured_at')}"
+        figures = [Figure(**each) for each in told.pop("figures")]
+        goals = [Goal(**each) for each in told.pop("goals")]
+        return cls(**told, figures=figures, goals=goals), where
+
+
+def in_turns(
+    ways: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int, *, warm_up: int = 0
+) -> list[dict[str, dict[str, float]]]:
+    """Have each way measured in each round, one after the other: A B A B; returns what each told, by round and way."""
+    told = [{name: dict(way()) for name, way in ways.items()} for _ in range(warm_up + rounds)]
+    return told[warm_up:]
+
+
+def figure(
+    told: Sequence[Mapping[str, Mapping[str, float]]],
+    key: str,
+    title: str,
+    unit: str,
+    *,
+    is_less_better: bool = False,
+) -> Figure:
+    """Return one key of what was told in turns, of the ways that told it."""
+    ways = [way for way in told[0] if key in told[0][way]]
+    rounds = {way: [each[way][key] for each in told] for way in ways}
+    return Figure(title=title, unit=unit, rounds=rounds, is_less_better=is_less_better)
+
+
+def spread(times: Sequence[float], name: str = "") -> dict[str, float]:
+    """Return the median and the 99th percentile of times in seconds, in milliseconds."""
+    cuts = statistics.quantiles(times, n=100, method="inclusive")
+    return {f"{name}p50": cuts[49] * 1000, f"{name}p99": cuts[98] * 1000}
+
+
+def ask(command: Sequence[str | Path], **how: Any) -> dict[str, float]:
+    """Run a program that tells, in the last line it prints, a JSON object of figures; raises if it fails."""
+    environment = os.environ | how.pop("env", {})
+    told = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True, **how
+    )
+    figures: dict[str, float] = json.loads(told.stdout.splitlines()[-1])
+    return figures
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Return the versions of packages that are installed here."""
+    return {name: version(name) for name in packages}
+
+
+def machine() -> str:
+    """Return what this was measured on."""
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    models = [line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line]
+    model = models[0].partition(":")[2].strip() if models else platform.machine()
+    return f"{model}, {os.cpu_count()} cores, {pages:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()}"
