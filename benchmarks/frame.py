@@ -144,4 +144,5 @@ def machine() -> str:
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     models = [line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line]
     model = models[0].partition(":")[2].strip() if models else platform.machine()
-    return f"{model}, {os.cpu_count()} cores, {pages:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()}"
+    system = f"Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{model}, {os.cpu_count()} cores, {pages:.0f} GiB, {system}"
