@@ -1,16 +1,20 @@
 """The queries behind lists of jobs, in the order of submission, the newest first.
 
 Statements only. Each list is read by indexes that are in this very order, so that a page costs the same however many
-jobs there are: one short list for each way in which a job may match, and of those the newest.
+jobs there are: one short list for each way in which a job may match, and of those the newest. Where different indexes
+would do, as for jobs of a status with a label, the one is read whose entries lie farthest apart, and what it does not
+say is looked up in the others: a job's row is read only when it is shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from itertools import product
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice, product
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, literal, select, tuple_, union
+from sqlalchemy import ColumnClause, ColumnElement, FromClause, Select, and_, false, literal, or_, select, tuple_, union
 
 from jobmanager.records import Position, Selection
 from jobmanager.states import Status
@@ -18,83 +22,181 @@ from jobmanager.store.schema import jobs, labels
 
 #: The part of an id that is its time: a shorter beginning would mean a good part of all jobs.
 _TIME_OF_ID = 13
+#: How many entries of an index tell how far apart they lie.
+_SAMPLE = 500
+#: Streams for which that is asked: of more, asking would take longer than it saves.
+_MOST_STREAMS = 8
 
 Condition = ColumnElement[bool]
+#: What every index here ends with: the time of a submission, and the number of the job.
+Place = tuple[ColumnClause[datetime], ColumnClause[int]]
+
+_OF_JOBS: Place = (jobs.c.submitted_at, jobs.c.number)
+_OF_LABELS: Place = (labels.c.submitted_at, labels.c.job_number)
 
 
-def page(selection: Selection, types: Collection[str], *, before: Position | None, limit: int) -> Select[Any]:
-    """Return the query of the next *limit* jobs of a list; *types* are the names in which `q` is looked for."""
-    where = and_(True, *_conditions(selection))
-    by_job = [_by_job(and_(driver, where), before, limit) for driver in _drivers(selection, types)]
-    by_label = [_by_label(driver, where, before, limit) for driver in _label_drivers(selection)]
-    found = union(*(select(part.subquery()) for part in by_job + by_label))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """Entries of one index, the newest first."""
+
+    driver: Condition
+    #: where the job of an entry is named
+    place: Place = _OF_JOBS
+    #: what else has to hold for a job that is shown
+    where: Sequence[Condition] = ()
+
+    def entries(self, selection: Selection, before: Position | None) -> Select[Any]:
+        """Return the query of its entries between the times that are meant."""
+        at, number = self.place
+        columns: list[Any] = [at.label("at"), number.label("number")]
+        query = select(*columns).where(self.driver)
+        if selection.submitted_after is not None:
+            query = query.where(at >= selection.submitted_after)
+        if selection.submitted_before is not None:
+            query = query.where(at < selection.submitted_before)
+        if before is not None:
+            last = literal(before.submitted_at, jobs.c.submitted_at.type), literal(before.number)
+            query = query.where(tuple_(at, number) < tuple_(*last))
+        return query.order_by(at.desc(), number.desc())
+
+    def shown(self, selection: Selection, before: Position | None, limit: int) -> Select[Any]:
+        """Return the query of the first entries that are shown."""
+        return self.entries(selection, before).where(*self.where).limit(limit)
+
+
+#: Streams that have, together, every job that is meant.
+Way = Sequence[Stream]
+
+
+def ways(selection: Selection, types: Collection[str]) -> list[Way]:
+    """Return how the jobs may be found, any of which will do; *types* are the names in which `q` is looked for."""
+    if selection.q is not None:
+        found: list[Way] = [list(_searched(selection, selection.q, types))]
+    else:
+        found = [[_labelled(selection, name)] for name in selection.labels]
+    of_jobs = list(_of_jobs(selection, types))
+    is_narrow = bool(selection.statuses) or selection.type is not None or selection.types is not None
+    if not found or (is_narrow and len(of_jobs) <= _MOST_STREAMS):
+        found.append(of_jobs)
+    return found
+
+
+def reach(found: Sequence[Way], selection: Selection, before: Position | None) -> Select[Any]:
+    """Return the query of what `sparsest` goes by, in one row: how far back some entries of each stream reach."""
+    streams = (stream for way in found for stream in way)
+    samples = (stream.entries(selection, before).offset(_SAMPLE).limit(1).subquery() for stream in streams)
+    return select(*(select(sample.c.at).scalar_subquery().label(f"at_{place}") for place, sample in enumerate(samples)))
+
+
+def sparsest(found: Sequence[Way], reached: Sequence[datetime | None]) -> Way:
+    """Return the way in which the fewest entries have to be read: they lie farthest apart, or are few in all."""
+    each = iter(reached)
+
+    def nearest(way: Way) -> float:
+        return max((at.timestamp() for at in islice(each, len(way)) if at is not None), default=float("-inf"))
+
+    nearest_of_each = [nearest(way) for way in found]
+    return found[nearest_of_each.index(min(nearest_of_each))]
+
+
+def page(way: Way, selection: Selection, *, before: Position | None, limit: int) -> Select[Any]:
+    """Return the query of the next *limit* jobs, found in that way."""
+    parts = (stream.shown(selection, before, limit).subquery() for stream in way)
+    found = union(*(select(part.c.number) for part in parts))
     query = select(jobs).where(jobs.c.number.in_(select(found.subquery().c.number)))
     return query.order_by(jobs.c.submitted_at.desc(), jobs.c.number.desc()).limit(limit)
 
 
-def _conditions(selection: Selection) -> Iterator[Condition]:
-    """Yield what has to hold for each job, whichever way it was found."""
+def _of_job(selection: Selection) -> Iterator[Condition]:
+    """Yield what has to hold for a job itself, but for the time of its submission."""
     if selection.statuses:
         yield jobs.c.status.in_(sorted(selection.statuses))
     if selection.type is not None:
         yield jobs.c.type == selection.type
     if selection.types is not None:
         yield jobs.c.type.in_(sorted(selection.types))
-    if selection.submitted_after is not None:
-        yield jobs.c.submitted_at >= selection.submitted_after
-    if selection.submitted_before is not None:
-        yield jobs.c.submitted_at < selection.submitted_before
+
+
+def _of_labels(selection: Selection, place: Place, *, but: str | None = None) -> Iterator[Condition]:
+    """Yield what has to hold for the labels of a job, *but* for one of them."""
     for name, value in selection.labels.items():
-        mine = labels.alias()
-        yield exists().where(mine.c.job_number == jobs.c.number, mine.c.name == name, mine.c.value == value)
+        if name != but:
+            mine = labels.alias()
+            which = mine.c.name == name, mine.c.value == value
+            yield _is_there(place, mine, (mine.c.submitted_at, mine.c.job_number), which, "labels_by_name")
 
 
-def _drivers(selection: Selection, types: Collection[str]) -> Iterator[Condition]:
-    """Yield the conditions by which jobs are found, each served by one index."""
-    statuses = sorted(selection.statuses)
+def _is_there(place: Place, table: FromClause, its: Place, which: Sequence[Condition], index: str) -> Condition:
+    """Return the condition that the job at the place has such an entry in the table, looked for in the index.
+
+    SQLite would take the key of the table, whose entries for jobs that follow each other lie far apart, and read rows.
+    """
+    (at, number), (its_at, its_number) = place, its
+    entry = select(literal(1)).select_from(table).where(*which, its_at == at, its_number == number)
+    return entry.with_hint(table, f"INDEXED BY {index}", "sqlite").correlate(at.table).exists()
+
+
+def _labelled(selection: Selection, name: str) -> Stream:
+    """Return the stream of jobs with one of the labels."""
+    driver = and_(labels.c.name == name, labels.c.value == selection.labels[name])
+    where = [*_looked_up(selection), *_of_labels(selection, _OF_LABELS, but=name)]
+    return Stream(driver=driver, place=_OF_LABELS, where=where)
+
+
+def _looked_up(selection: Selection) -> Iterator[Condition]:
+    """Yield what has to hold for the job of a label itself."""
+    if conditions := list(_of_job(selection)):
+        is_of_type = selection.type is not None or selection.types is not None
+        index = "jobs_by_type" if is_of_type else "jobs_by_status"
+        if is_of_type and not selection.statuses:
+            conditions.append(jobs.c.status.in_(list(Status)))
+        yield _is_there(_OF_LABELS, jobs, _OF_JOBS, conditions, index)
+
+
+def _searched(selection: Selection, q: str, types: Collection[str]) -> Iterator[Stream]:
+    """Yield the streams of what a search finds."""
+    where = [*_of_job(selection), *_of_labels(selection, _OF_JOBS)]
+    if len(q) >= _TIME_OF_ID:
+        yield Stream(driver=_begins_with(q), where=where)
+    for name, status in product(_named(q, types), sorted(selection.statuses) or list(Status)):
+        yield Stream(driver=and_(jobs.c.type == name, jobs.c.status == status), where=where)
+    looked_up = [*_looked_up(selection), *_of_labels(selection, _OF_LABELS)]
+    yield Stream(driver=labels.c.value == q, place=_OF_LABELS, where=looked_up)
+
+
+def _matches(q: str, types: Collection[str]) -> Condition:
+    """Return the condition that a search finds the job."""
+    mine = labels.alias()
+    its = mine.c.submitted_at, mine.c.job_number
+    has_label = _is_there(_OF_JOBS, mine, its, [mine.c.value == q], "labels_by_value")
+    is_meant = [jobs.c.type.in_(_named(q, types)), has_label]
+    return or_(_begins_with(q), *is_meant) if len(q) >= _TIME_OF_ID else or_(*is_meant)
+
+
+def _begins_with(q: str) -> Condition:
+    return and_(jobs.c.id >= q, jobs.c.id < q + "~")
+
+
+def _named(q: str, types: Collection[str]) -> list[str]:
+    return [name for name in types if q.casefold() in name.casefold()]
+
+
+def _of_jobs(selection: Selection, types: Collection[str]) -> Iterator[Stream]:
+    """Yield the streams of jobs of the statuses and types that are meant, or of all jobs."""
+    where = [*_of_labels(selection, _OF_JOBS)]
     if selection.q is not None:
-        if len(selection.q) >= _TIME_OF_ID:
-            yield and_(jobs.c.id >= selection.q, jobs.c.id < selection.q + "~")
-        named = [name for name in types if selection.q.casefold() in name.casefold()]
-        for name, status in product(named, statuses or list(Status)):
-            yield and_(jobs.c.type == name, jobs.c.status == status)
-    elif selection.labels:
-        return
-    elif selection.type is not None:
-        for status in statuses or list(Status):
-            yield and_(jobs.c.type == selection.type, jobs.c.status == status)
-    elif selection.types is not None:
-        for name, status in product(sorted(selection.types), statuses or list(Status)):
-            yield and_(jobs.c.type == name, jobs.c.status == status)
+        where.append(_matches(selection.q, types))
+    names = selection.types
+    if selection.type is not None:
+        names = frozenset({selection.type}) if names is None else names & {selection.type}
+    statuses = sorted(selection.statuses)
+    if names is not None:
+        if not names:
+            yield Stream(driver=false())
+        for name, status in product(sorted(names), statuses or list(Status)):
+            yield Stream(driver=and_(jobs.c.type == name, jobs.c.status == status), where=where)
     elif statuses:
         for status in statuses:
-            yield jobs.c.status == status
+            yield Stream(driver=jobs.c.status == status, where=where)
     else:
-        yield and_(True)
-
-
-def _label_drivers(selection: Selection) -> Iterator[Condition]:
-    if selection.q is not None:
-        yield labels.c.value == selection.q
-    elif selection.labels:
-        name, value = next(iter(selection.labels.items()))
-        yield and_(labels.c.name == name, labels.c.value == value)
-
-
-def _by_job(where: Condition, before: Position | None, limit: int) -> Select[Any]:
-    query = select(jobs.c.number).where(where, *_older(jobs.c.submitted_at, jobs.c.number, before))
-    return query.order_by(jobs.c.submitted_at.desc(), jobs.c.number.desc()).limit(limit)
-
-
-def _by_label(driver: Condition, where: Condition, before: Position | None, limit: int) -> Select[Any]:
-    joined = labels.join(jobs, labels.c.job_number == jobs.c.number)
-    query = select(jobs.c.number).select_from(joined)
-    query = query.where(driver, where, *_older(labels.c.submitted_at, labels.c.job_number, before))
-    return query.order_by(labels.c.submitted_at.desc(), labels.c.job_number.desc()).limit(limit)
-
-
-def _older(submitted_at: Any, number: Any, before: Position | None) -> list[Condition]:
-    if before is None:
-        return []
-    at = literal(before.submitted_at, jobs.c.submitted_at.type)
-    return [tuple_(submitted_at, number) < tuple_(at, literal(before.number))]
+        yield Stream(driver=and_(True), where=where)

@@ -175,7 +175,8 @@ class Store:
 
         *types* are the names in which the selection's `q` is looked for.
         """
-        found = [self._job(row) for row in self._read(listing.page(selection, types, before=before, limit=limit + 1))]
+        way = self._way(listing.ways(selection, types), selection, before)
+        found = [self._job(row) for row in self._read(listing.page(way, selection, before=before, limit=limit + 1))]
         shown = found[:limit]
         has_more = len(found) > limit
         last = Position(submitted_at=shown[-1].submitted_at, number=shown[-1].number) if has_more else None
@@ -741,6 +742,13 @@ class Store:
         if abs(measured - self._clock_offset) > _CLOCK_JITTER:
             self._clock_offset = measured
         return self._clock_offset
+
+    def _way(self, ways: Sequence[listing.Way], selection: Selection, before: Position | None) -> listing.Way:
+        """Return the way to find the jobs in which the fewest have to be looked at."""
+        if len(ways) == 1:
+            return ways[0]
+        (reached,) = self._read(listing.reach(ways, selection, before))
+        return listing.sparsest(ways, reached)
 
     def _ask(self, query: Select[Any], parameters: Values) -> Rows:
         """Return what one of the queries that are made once finds."""

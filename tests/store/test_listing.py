@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from jobmanager.records import JobRecord, Position, Selection
 from jobmanager.states import Action, Status
+from jobmanager.store import listing
 
 TYPES = ("Export", "Import", "Simple")
 
@@ -102,6 +104,87 @@ def test_a_search_finds_the_beginning_of_an_id_a_part_of_a_type_and_a_label_as_a
     assert found(store, q="c") == []
     assert found(store, q="c0", statuses={Status.HALTED}) == []
     assert found(store, q="%") == []
+
+
+#: Selections that several indexes would serve.
+SEVERAL_WAYS: list[dict[str, Any]] = [
+    {"statuses": {"submitted"}, "labels": {"customer": "c0"}},
+    {"statuses": {"halted"}, "labels": {"customer": "c2"}},
+    {"statuses": {"halted", "stopped"}, "labels": {"customer": "c1"}},
+    {"statuses": {"halted", "stopped"}, "labels": {"urgent": "yes", "customer": "c2"}},
+    {"type": "Export", "labels": {"urgent": "yes"}},
+    {"type": "Export", "statuses": {"submitted", "halted"}, "labels": {"urgent": "yes"}},
+    {"type": "Export", "types": {"Simple"}},
+    {"type": "Export", "types": {"Simple"}, "labels": {"urgent": "yes"}},
+    {"type": "Export", "types": {"Simple", "Export"}, "labels": {"urgent": "yes"}},
+    {"types": {"Simple", "Export"}, "labels": {"customer": "c0", "urgent": "yes"}},
+    {"types": {"Simple", "Export"}, "statuses": {"submitted"}, "labels": {"customer": "c0"}},
+    {"types": set(), "labels": {"customer": "c0"}},
+    {"types": set()},
+    {"q": "yes", "statuses": {"halted"}},
+    {"q": "c2", "statuses": {"submitted"}, "labels": {"urgent": "yes"}},
+    {"q": "mpl", "statuses": {"submitted"}},
+    {"q": "mpl", "type": "Simple"},
+    {"q": "0190f3a4-5b06", "type": "Export"},
+    {"q": "0190f3a4-5b06", "statuses": {"halted"}},
+    {"q": "c1", "types": {"Import"}, "labels": {"customer": "c1"}},
+]
+
+
+@pytest.mark.parametrize("sample", [1, 3, 500])
+@pytest.mark.parametrize("is_bounded", [False, True])
+def test_whichever_index_a_list_is_read_by_it_shows_the_same(
+    store: Any, ids: list[str], monkeypatch: pytest.MonkeyPatch, sample: int, is_bounded: bool
+) -> None:
+    monkeypatch.setattr(listing, "_SAMPLE", sample)
+    store.apply(ids[3], Action.HALT)
+    store.apply(ids[4], Action.STOP)
+    jobs = [store.get(job_id) for job_id in ids]
+    times = {"submitted_after": jobs[8].submitted_at, "submitted_before": jobs[2].submitted_at} if is_bounded else {}
+
+    for given in SEVERAL_WAYS:
+        meant = [job.id for job in (jobs[3:9] if is_bounded else jobs) if is_meant(job, **given)]
+        assert found(store, 2, **given, **times) == meant, given
+
+
+def is_meant(
+    job: JobRecord,
+    *,
+    statuses: Collection[str] = (),
+    type: str | None = None,  # noqa: A002 - the name it has everywhere
+    types: Collection[str] | None = None,
+    labels: Mapping[str, str] = MappingProxyType({}),
+    q: str | None = None,
+) -> bool:
+    """Tell what the store should, in the plainest way."""
+    is_found = q is None or q in job.labels.values() or q in job.type or job.id.startswith(q)
+    is_of_type = type in (None, job.type) and (types is None or job.type in types)
+    return is_found and is_of_type and (not statuses or job.status in statuses) and labels.items() <= job.labels.items()
+
+
+@pytest.mark.parametrize("labels", [{"many": "a", "few": "b"}, {"few": "b", "many": "a"}])
+def test_of_several_indexes_the_one_with_the_fewest_entries_is_read(
+    store: Any, monkeypatch: pytest.MonkeyPatch, labels: dict[str, str]
+) -> None:
+    monkeypatch.setattr(listing, "_SAMPLE", 3)
+    store.put(*map(str, range(9)), labels={"many": "a"})
+    store.put("both", labels=labels)
+    store.put("halted", labels={"many": "a"})
+    store.apply("halted", Action.HALT)
+
+    def read(**given: Any) -> str:
+        """Return the condition by which jobs are found."""
+        selection = Selection(**given)
+        (stream,) = store._way(listing.ways(selection, TYPES), selection, None)
+        return str(stream.driver.compile(compile_kwargs={"literal_binds": True}))
+
+    assert read(labels=labels) == "labels.name = 'few' AND labels.value = 'b'"
+    assert read(labels={"many": "a"}, statuses=frozenset({Status.HALTED})) == "jobs.status = 'halted'"
+    assert (
+        read(labels={"few": "b"}, statuses=frozenset({Status.SUBMITTED}))
+        == "labels.name = 'few' AND labels.value = 'b'"
+    )
+    assert read(q="a", statuses=frozenset({Status.HALTED})) == "jobs.status = 'halted'"
 
 
 def test_what_was_removed_is_in_no_list(store: Any, ids: list[str]) -> None:

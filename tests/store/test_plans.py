@@ -67,6 +67,11 @@ QUESTIONS: dict[str, Ask] = {
     "jobs of a status": lambda store: store.find(Selection(statuses=frozenset({Status.FAILED})), TYPES),
     "jobs of a type": lambda store: store.find(Selection(type="T"), TYPES),
     "jobs with a label": lambda store: store.find(Selection(labels={"a": "b"}), TYPES),
+    "jobs with two labels": lambda store: store.find(Selection(labels={"a": "b", "c": "d"}), TYPES),
+    "jobs of a status with a label": lambda store: store.find(
+        Selection(labels={"a": "b"}, statuses=frozenset({Status.FAILED})), TYPES
+    ),
+    "jobs of a type with a label": lambda store: store.find(Selection(labels={"a": "b"}, type="T"), TYPES),
     "jobs of a time": lambda store: store.find(Selection(submitted_before=store.now()), TYPES),
     "jobs that are searched": lambda store: store.find(Selection(q="something long enough"), TYPES),
 }
