@@ -239,6 +239,9 @@ class Engine:
         if outlook.has_to_clean:
             # Stopping does not wait for a slot: a job that is to end would hold one for nothing.
             self._launch_all(self._store.claim_to_clean(self._free_cleaners(), types=types))
+        if outlook.has_due and self._store.queue_due():
+            # Also where no slot is free: a job that ends claims the next one from the queue. Others may be due later.
+            self._wake.set()
         free = self._free_slots()
         if outlook.has_waiting and free > 0:
             self._launch_all(self._store.claim(free, types=types, max_running=self._max_running()))

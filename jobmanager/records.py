@@ -310,8 +310,10 @@ class Outlook:
 
     #: other processes have made changes to jobs that this one holds
     is_signalled: bool
-    #: jobs wait that it may claim
+    #: jobs wait that it may claim, or come due
     has_waiting: bool
+    #: jobs that were put off are due, and have no place in the queue yet
+    has_due: bool
     #: stopping jobs wait to be cleaned
     has_to_clean: bool
     #: when the next job is due that waits for its time

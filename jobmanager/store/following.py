@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Integer, Select, bindparam, case, func, or_, select
+from sqlalchemy import Integer, Select, and_, bindparam, case, func, or_, select
 
 from jobmanager.states import ATTENDED, Status
-from jobmanager.store.schema import IS_HELD, IS_WAITING, changes, jobs
+from jobmanager.store.queries import by_index
+from jobmanager.store.schema import HAS_COME_DUE, IS_HELD, IS_PUT_OFF, IS_QUEUED, changes, jobs
 
 #: What there is to tell of how far a job is.
 _PROGRESS = [
@@ -46,16 +47,17 @@ def news(*, of_one_job: bool) -> Select[Any]:
 _NOW = bindparam("now", type_=jobs.c.run_at.type)
 _AT_ONCE = bindparam("at_once", type_=jobs.c.run_at.type)
 #: How many jobs are due and wait.
-DEPTH = select(func.count()).where(IS_WAITING, jobs.c.run_at <= _NOW)
-#: Since when jobs wait: the first of those that were put off; and those that came first of those that were not, which
-#: wait since they were submitted or resumed. Of one that was handed over, nothing tells.
+_QUEUED = by_index(select(func.count()).select_from(jobs).where(IS_QUEUED), "jobs_waiting")
+_IS_DUE = and_(IS_PUT_OFF, jobs.c.waits_until <= _NOW)
+_DUE = by_index(select(func.count()).select_from(jobs).where(_IS_DUE), "jobs_due")
+DEPTH = select(_QUEUED.scalar_subquery() + _DUE.scalar_subquery())
+#: Since when jobs wait: the first of those that were put off, in the queue or about to be; and those that came first of
+#: those that were not, which wait since they were submitted or resumed. Of one that was handed over, nothing tells.
 WAITED_LONGEST = (
-    select(jobs.c.run_at.label("at"))
-    .where(IS_WAITING, jobs.c.run_at > _AT_ONCE, jobs.c.run_at <= _NOW)
-    .order_by(jobs.c.run_at)
-    .limit(1),
+    select(jobs.c.run_at.label("at")).where(HAS_COME_DUE).order_by(jobs.c.run_at).limit(1),
+    select(jobs.c.waits_until.label("at")).where(_IS_DUE).order_by(jobs.c.waits_until).limit(1),
     select(func.coalesce(jobs.c.asked_at, jobs.c.submitted_at, type_=jobs.c.submitted_at.type).label("at"))
-    .where(IS_WAITING, jobs.c.run_at == _AT_ONCE, or_(jobs.c.attempt == 0, jobs.c.asked_at.is_not(None)))
+    .where(IS_QUEUED, jobs.c.run_at == _AT_ONCE, or_(jobs.c.attempt == 0, jobs.c.asked_at.is_not(None)))
     .order_by(jobs.c.submitted_at)
     .limit(100),
 )

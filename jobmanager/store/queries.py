@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
-from jobmanager.store.schema import IS_STOPPING, IS_WAITING, changes, jobs
+from jobmanager.store.schema import IS_PUT_OFF, IS_QUEUED, IS_STOPPING, IS_WAITING, changes, jobs
 
 
 def _unset(column: Column[Any]) -> Any:
@@ -54,7 +54,7 @@ _IS_JOB = jobs.c.id == bindparam("id_is")
 _IS_HELD = and_(_IS_JOB, jobs.c.attempt == bindparam("attempt_is"), jobs.c.owner == _OWNER)
 # A job whose thread is parked in another process is that process's to wake, while it lives.
 _IS_FREE = or_(jobs.c.owner.is_(None), jobs.c.owner == _OWNER, jobs.c.lease_expires_at <= _LEASE_NOW)
-_IS_CLAIMABLE = and_(IS_WAITING, jobs.c.run_at <= _NOW, _IS_FREE)
+_IS_CLAIMABLE = and_(IS_QUEUED, _IS_FREE)
 _IS_TO_CLEAN = and_(IS_STOPPING, jobs.c.owner.is_(None), jobs.c.run_at <= _NOW)
 
 JOB = select(jobs).where(_IS_JOB)
@@ -76,7 +76,7 @@ PUT_JOB = insert(jobs).values(
     {
         name: bindparam(name, _unset(jobs.c[name]), type_=jobs.c[name].type)
         for name in _names(jobs)
-        if name != "number" and (name in ("timeout_seconds", "traceparent") or not jobs.c[name].nullable)
+        if name != "number" and (name in ("timeout_seconds", "traceparent", "waits_until") or not jobs.c[name].nullable)
     }
 )
 PUT_CHANGE = insert(changes).values(
@@ -97,7 +97,7 @@ COUNT_WAITING = select(func.count()).select_from(jobs).where(IS_WAITING)
 SIGNALS = select(changes).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)).order_by(changes.c.seq)
 
 
-def _by_index(query: Select[Any], index: str) -> Select[Any]:
+def by_index(query: Select[Any], index: str) -> Select[Any]:
     """Have SQLite go through jobs by that index: it would take one that filters more, and sort thousands for a few."""
     return query.with_hint(jobs, f"INDEXED BY {index}", "sqlite")
 
@@ -107,30 +107,35 @@ def look(types: tuple[str, ...]) -> Select[Any]:
     """Return the query of all that an engine wants to know before it does anything: one row, five answers."""
     known = _is_of(types)
     is_signalled = exists(select(literal(1)).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)))
-    due = [
-        _by_index(select(func.min(jobs.c.run_at)).where(waits, jobs.c.run_at > _NOW), index).scalar_subquery()
-        for waits, index in ((IS_WAITING, "jobs_due"), (IS_STOPPING, "jobs_to_clean"))
-    ]
+    next_put_off = by_index(select(func.min(jobs.c.waits_until)).where(IS_PUT_OFF), "jobs_due")
+    put_off_clean = IS_STOPPING, jobs.c.run_at > _NOW
+    next_to_clean = by_index(select(func.min(jobs.c.run_at)).where(*put_off_clean), "jobs_to_clean")
     return select(
         is_signalled.label("is_signalled"),
-        exists(_by_index(select(literal(1)).where(_IS_CLAIMABLE, known), "jobs_waiting")).label("has_waiting"),
-        exists(_by_index(select(literal(1)).where(_IS_TO_CLEAN, known), "jobs_to_clean")).label("has_to_clean"),
-        due[0].label("next_waiting_at"),
-        due[1].label("next_to_clean_at"),
+        exists(by_index(select(literal(1)).where(_IS_CLAIMABLE, known), "jobs_waiting")).label("has_waiting"),
+        exists(by_index(select(literal(1)).where(_IS_TO_CLEAN, known), "jobs_to_clean")).label("has_to_clean"),
+        next_put_off.scalar_subquery().label("next_put_off_at"),
+        next_to_clean.scalar_subquery().label("next_to_clean_at"),
     )
+
+
+_DUE = by_index(select(jobs.c.number).where(IS_PUT_OFF, jobs.c.waits_until <= _NOW), "jobs_due")
+_NEXT_DUE = _DUE.order_by(jobs.c.waits_until).limit(_LIMIT).with_for_update(skip_locked=True)
+#: Jobs that were put off and are due get their place in the queue.
+QUEUE_DUE = update(jobs).where(jobs.c.number.in_(_NEXT_DUE)).values(waits_until=None).returning(jobs.c.number)
 
 
 @cache
 def waiting(types: tuple[str, ...]) -> Select[Any]:
     """Return the query of jobs that can be claimed, the most urgent first."""
-    query = _by_index(select(jobs).where(_IS_CLAIMABLE, _is_of(types)), "jobs_waiting")
+    query = by_index(select(jobs).where(_IS_CLAIMABLE, _is_of(types)), "jobs_waiting")
     return query.order_by(jobs.c.priority.desc(), jobs.c.number).limit(_LIMIT).with_for_update(skip_locked=True)
 
 
 @cache
 def to_clean(types: tuple[str, ...]) -> Select[Any]:
     """Return the query of stopping jobs that nobody attends to: those that are put off by nothing, the eldest first."""
-    query = _by_index(select(jobs).where(_IS_TO_CLEAN, _is_of(types)), "jobs_to_clean")
+    query = by_index(select(jobs).where(_IS_TO_CLEAN, _is_of(types)), "jobs_to_clean")
     return query.order_by(jobs.c.run_at, jobs.c.number).limit(_LIMIT).with_for_update(skip_locked=True)
 
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    and_,
     literal_column,
     text,
 )
@@ -138,17 +139,26 @@ jobs = Table(
     Column("asked_at", Time),
     Column("is_forced", Boolean, nullable=False, default=False),
     Column("traceparent", Line),
+    # As run_at, until that has come and the job is in the queue; null for one that nobody has put off.
+    Column("waits_until", Time),
     sqlite_autoincrement=True,
 )
 
 # Conditions that partial indexes know by their text: a bound parameter would keep SQLite from using them.
 IS_WAITING = jobs.c.status == literal_column("'submitted'")
+# One that was put off has its place in the queue only once it is due: nobody goes past it before.
+IS_QUEUED = and_(IS_WAITING, jobs.c.waits_until.is_(None))
+_HAS_TIME = jobs.c.run_at > literal_column("0")
+IS_PUT_OFF = and_(IS_WAITING, _HAS_TIME, jobs.c.waits_until.is_not(None))
+HAS_COME_DUE = and_(IS_QUEUED, _HAS_TIME)
 IS_STOPPING = jobs.c.status == literal_column("'stopping'")
 IS_HELD = jobs.c.owner.is_not(None)
 IS_FINISHED = jobs.c.finished_at.is_not(None)
 
-Index("jobs_waiting", jobs.c.priority.desc(), jobs.c.number, **_where("status = 'submitted'"))  # in order of claims
-Index("jobs_due", jobs.c.run_at, **_where("status = 'submitted'"))
+# In the order of claims. The type is there for those who go past what they do not know, or have enough of.
+_IN_ORDER = (jobs.c.priority.desc(), jobs.c.number, jobs.c.type)
+Index("jobs_waiting", *_IN_ORDER, **_where("status = 'submitted' AND waits_until IS NULL"))
+Index("jobs_due", jobs.c.waits_until, jobs.c.run_at, **_where("status = 'submitted' AND run_at > 0"))
 Index("jobs_to_clean", jobs.c.run_at, **_where("status = 'stopping'"))
 Index("jobs_finished", jobs.c.finished_at, **_where("finished_at IS NOT NULL"))
 Index("jobs_held", jobs.c.lease_expires_at, **_where("owner IS NOT NULL"))

@@ -90,6 +90,8 @@ _AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: Submissions that may be under way elsewhere, unseen: nearer to the limit, the queue is counted, and one at a time.
 _UNSEEN = 1000
+#: Jobs that come due together, and get their place in the queue by one commit: others wait for it.
+_QUEUED_AT_ONCE = 1000
 #: The largest number that a change can have.
 _LAST_SEQ = 2**63 - 1
 
@@ -236,10 +238,9 @@ class Store:
 
     def queue(self) -> Queue:
         """Return what waits, and what is at work, in all processes."""
-        put_off, at_once = following.WAITED_LONGEST
         now = self.now()
         ((depth,),) = self._read(following.DEPTH, now=now)
-        waited = [*self._read(put_off, now=now, at_once=_AT_ONCE), *self._read(at_once, at_once=_AT_ONCE)]
+        waited = [row for query in following.WAITED_LONGEST for row in self._read(query, now=now, at_once=_AT_ONCE)]
         rows = self._read(following.AT_WORK)
         return Queue(
             depth=depth,
@@ -388,10 +389,20 @@ class Store:
     def claim(self, limit: int, *, types: Collection[str], max_running: dict[str, int]) -> list[JobRecord]:
         """Take up to *limit* waiting jobs of the given types, the most urgent first; each is running when this returns.
 
-        *max_running* bounds how many of a type may run at once, over all processes.
+        *max_running* bounds how many of a type may run at once, over all processes. Those that were put off and are
+        due are among them.
         """
         wanted = Wanted(types=tuple(types), max_running=max_running)
-        return self._commit(lambda connection: self._take(connection, queries.waiting, wanted, limit))
+
+        def write(connection: Connection) -> list[JobRecord]:
+            self._queue_due(connection)
+            return self._take(connection, queries.waiting, wanted, limit)
+
+        return self._commit(write)
+
+    def queue_due(self) -> int:
+        """Give jobs that were put off, and are due, their place in the queue; returns of how many, which is bounded."""
+        return self._commit(self._queue_due)
 
     def claim_to_clean(self, limit: int, *, types: Collection[str]) -> list[JobRecord]:
         """Take up to *limit* stopping jobs that nobody attends to, in order to clean them."""
@@ -400,13 +411,17 @@ class Store:
 
     def look(self, types: Collection[str]) -> Outlook:
         """Return what there is to do for a process that knows these types, in one question."""
-        (found,) = self._ask(queries.look(tuple(types)), self._clocks())
-        is_signalled, has_waiting, has_to_clean, *next_at = found
+        clocks = self._clocks()
+        (found,) = self._ask(queries.look(tuple(types)), clocks)
+        is_signalled, has_waiting, has_to_clean, put_off_at, to_clean_at = found
+        has_due = put_off_at is not None and put_off_at <= clocks["now"]
+        next_at = [at for at in (None if has_due else put_off_at, to_clean_at) if at is not None]
         return Outlook(
             is_signalled=is_signalled,
-            has_waiting=has_waiting,
+            has_waiting=has_waiting or has_due,
+            has_due=has_due,
             has_to_clean=has_to_clean,
-            next_due_at=min((at for at in next_at if at is not None), default=None),
+            next_due_at=min(next_at, default=None),
         )
 
     def expire(self) -> list[Applied]:
@@ -588,6 +603,10 @@ class Store:
                 claimed.append(self._transition(connection, job, Action.CLAIM, values).job)
         return claimed
 
+    def _queue_due(self, connection: Connection) -> int:
+        parameters = {"now": self.now(), "limit": _QUEUED_AT_ONCE}
+        return len(self._database.execute(connection, queries.QUEUE_DUE, parameters))
+
     def _expire(self, connection: Connection, job: JobRecord) -> Applied:
         if job.status not in ATTENDED:
             free = update(jobs).where(jobs.c.id == job.id).values(owner=None, lease_expires_at=None)
@@ -638,6 +657,8 @@ class Store:
             return Applied(job=job, change=None)
         now = self.now()
         values = _consequences(job, action, to_status, now) | values | {"status": to_status}
+        if "run_at" in values:
+            values["waits_until"] = None if values["run_at"] == _AT_ONCE else values["run_at"]
         seen = {"number_is": job.number, "status_is": job.status, "attempt_is": job.attempt}
         (_,) = self._database.execute(connection, queries.advance_job(values), values | seen)
         moved = self._moved(job, values)
@@ -826,6 +847,7 @@ def _row(job: NewJob, now: datetime) -> Values:
         "max_attempts": job.max_attempts,
         "timeout_seconds": job.timeout_seconds,
         "run_at": job.run_at or _AT_ONCE,
+        "waits_until": job.run_at,
         "submitted_at": now,
         "traceparent": job.traceparent,
     }

@@ -482,6 +482,28 @@ def test_no_more_jobs_of_a_type_run_at_once_than_it_allows(make_manager: Any, st
         manager.until(job, "completed")
 
 
+def test_a_job_that_comes_due_while_no_slot_is_free_is_next_by_its_priority(
+    make_manager: Any, types: Registry, stage: Any
+) -> None:
+    @types.register
+    class Named(Job):
+        def start(self) -> None:
+            stage.tell(self.job_id)
+            stage.pass_gate("go")
+
+    manager = make_manager(slots=1)
+    first = manager.submit("Named").id
+    manager.until(first, "running")
+    usual = manager.submit("Named").id
+    urgent = manager.submit("Named", priority=5, run_at=manager.now() + timedelta(seconds=0.1)).id
+    manager._until(lambda: manager.now() > manager.get(urgent).run_at and not manager.store.look(["Named"]).has_due)
+
+    stage.open("go")
+    manager.until(usual, "completed")
+
+    assert stage.told == [first, urgent, usual]
+
+
 def test_the_more_urgent_job_runs_first(make_manager: Any, types: Registry, stage: Any) -> None:
     @types.register
     class Named(Job):

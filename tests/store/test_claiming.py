@@ -61,6 +61,77 @@ def test_a_job_is_not_claimed_before_its_time(store: Any) -> None:
     assert store.take(9) == ["later"]
 
 
+def test_a_job_that_came_due_is_claimed_in_the_order_of_all_by_priority_and_age(store: Any) -> None:
+    soon = store.now() + timedelta(seconds=0.2)
+    for job_id, priority, run_at in [
+        ("first", 0, None),
+        ("second", 0, soon),
+        ("third", 0, None),
+        ("urgent", 5, soon + timedelta(milliseconds=1)),
+        ("low", -5, soon),
+        ("tomorrow", 9, soon + timedelta(days=1)),
+    ]:
+        store.put(job_id, priority=priority, run_at=run_at)
+    while store.now() < soon + timedelta(milliseconds=1):
+        time.sleep(0.01)
+
+    assert [store.take(1) for _ in range(6)] == [["urgent"], ["first"], ["second"], ["third"], ["low"], []]
+
+
+def test_jobs_that_came_due_are_queued_once_and_then_are_claimed_in_place_of_one_that_ends(store: Any) -> None:
+    ends = store.run("ends")
+    store.put("usual")
+    store.put("urgent", priority=5, run_at=store.now())
+    assert store.look(["T"]).has_due
+
+    assert (store.queue_due(), store.queue_due()) == (1, 0)
+
+    assert not store.look(["T"]).has_due
+    applied = store.settle(
+        "ends",
+        ends.attempt,
+        Settlement(action=Action.COMPLETE, failures=0),
+        wanted=Wanted(types=("T",), max_running={}),
+    )
+    assert applied.claimed.id == "urgent"
+    assert applied.claimed == store.get("urgent")
+
+
+def test_no_change_is_recorded_and_nothing_is_seen_when_a_job_comes_due(store: Any) -> None:
+    (job,) = store.put("a", run_at=store.now())
+
+    assert store.queue_due() == 1
+
+    assert store.get("a") == job
+    assert store.trail("a") == ["submit"]
+
+
+def test_a_job_that_was_halted_while_it_was_put_off_is_put_off_again_when_it_is_resumed(store: Any) -> None:
+    soon = store.now() + timedelta(seconds=0.2)
+    store.put("a", "b", run_at=soon)
+    for job_id in ("a", "b"):
+        store.apply(job_id, Action.HALT)
+    assert store.look(["T"]).next_due_at is None
+    store.apply("a", Action.RESUME)
+
+    assert store.look(["T"]).next_due_at == soon
+    while store.now() < soon:
+        time.sleep(0.01)
+    store.apply("b", Action.RESUME)
+
+    assert store.take(9) == ["a", "b"]
+
+
+def test_processes_that_queue_what_is_due_at_once_queue_each_job_once(open_store: Any, at_once: Any) -> None:
+    stores = [open_store(), open_store()]
+    stores[0].put(*map(str, range(50)), run_at=stores[0].now())
+
+    queued = at_once([store.queue_due for store in stores * 2])
+
+    assert sum(queued) + stores[0].queue_due() == 50
+    assert len(stores[0].take(99)) == 50
+
+
 def test_jobs_of_types_that_a_process_does_not_know_are_left_to_others(store: Any) -> None:
     store.put("a", type="Unknown")
     store.bring("b", Status.STOPPING)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +61,7 @@ QUESTIONS: dict[str, Ask] = {
     "the queue": lambda store: store.queue(),
     "how many have not finished": lambda store: store.count(types=TYPES, statuses=set(Status) - FINAL),
     "a ping": lambda store: store.ping(),
+    "what has come due": lambda store: store.queue_due(),
     "removing by age": lambda store: store.prune(before=store.now() - timedelta(days=365 * 100), keep=None),
     "removing by number": lambda store: store.prune(before=None, keep=99_990),
     "forgetting keys": lambda store: store.forget_keys(before=store.now()),
@@ -147,6 +149,43 @@ def test_a_list_sorts_no_more_than_the_page_that_it_shows(full_store: Store, que
 
     # Only the last one, which puts the parts together.
     assert sum("TEMP B-TREE FOR ORDER BY" in step for step in steps) <= 1
+
+
+@contextmanager
+def counted(store: Store) -> Iterator[list[int]]:
+    """Give out how many steps SQLite has taken meanwhile, in tens."""
+    taken = [0]
+
+    def count() -> int:
+        taken[0] += 1
+        return 0
+
+    def begin(driver: Any, _record: Any, _proxy: Any) -> None:
+        driver.set_progress_handler(count, 10)
+
+    event.listen(store._database.engine, "checkout", begin)
+    yield taken
+    event.remove(store._database.engine, "checkout", begin)
+
+
+@pytest.mark.parametrize("question", ["what there is to do", "a claim"])
+def test_jobs_that_are_put_off_are_not_gone_through(tmp_path: Path, question: str) -> None:
+    taken = []
+    for number in (1, 2000):
+        store = Store(f"sqlite:///{tmp_path}/{number}.db")
+        later = store.now() + timedelta(days=1)
+        store.add_all(
+            [NewJob(id=str(n), type="T", args={}, run_at=later, priority=9) for n in range(number)], actor="ann"
+        )
+        store.close()
+        store = Store(f"sqlite:///{tmp_path}/{number}.db")
+        with counted(store) as steps:
+            QUESTIONS[question](store)
+        taken.append(*steps)
+        store.close()
+
+    assert taken[0] > 0
+    assert taken[1] <= taken[0] + 2
 
 
 def test_a_full_scan_would_be_noticed(full_store: Store) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -86,6 +88,45 @@ def test_opening_a_store_again_changes_nothing(empty_url: str) -> None:
         again.close()
 
     assert ask(empty_url, differences) == []
+
+
+#: A job as every version has kept it: one waits for a slot, one for its time, one has ended.
+OLD_JOBS = """
+INSERT INTO jobs (id, type, args, status, priority, labels, max_attempts, run_at, submitted_at, ran_seconds, attempt,
+                  failures, crashes, checkpoint_seq, details, is_forced)
+VALUES ('usual', 'T', '{}', 'submitted', 0, '{}', 1, 0, 1, 0, 0, 0, 0, 0, '{}', false),
+       ('due', 'T', '{}', 'submitted', 5, '{}', 1, 2, 1, 0, 0, 0, 0, 0, '{}', false),
+       ('put off', 'T', '{}', 'submitted', 9, '{}', 1, 4102444800000000, 1, 0, 0, 0, 0, 0, '{}', false),
+       ('done', 'T', '{}', 'completed', 9, '{"a": "b"}', 1, 0, 1, 1, 1, 0, 0, 0, '{}', false)
+"""
+
+
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003"])
+def test_a_store_of_an_earlier_version_becomes_like_a_new_one_and_its_jobs_go_on(empty_url: str, revision: str) -> None:
+    if empty_url.startswith("sqlite"):
+        Path(empty_url.removeprefix("sqlite:///")).parent.mkdir()
+
+    def make(connection: Any) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        connection.exec_driver_sql(OLD_JOBS)
+
+    ask(empty_url, make)
+
+    store = Store(empty_url)
+    assert store.look(["T"]).has_waiting
+    assert [job.id for job in store.claim(9, types=["T"], max_running={})] == ["due", "usual"]
+    assert store.look(["T"]).next_due_at == datetime(2100, 1, 1, tzinfo=UTC)
+    assert store.count() == {("T", Status.RUNNING): 2, ("T", Status.SUBMITTED): 1, ("T", Status.COMPLETED): 1}
+    store.close()
+
+    assert ask(empty_url, differences) == []
+    upgraded = ask(empty_url, indexes)
+    ask(empty_url, metadata.drop_all)
+    ask(empty_url, metadata.create_all)
+    assert upgraded == ask(empty_url, indexes)
 
 
 def test_a_store_of_a_newer_version_is_refused_with_a_sentence(empty_url: str) -> None:
