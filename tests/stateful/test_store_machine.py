@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -97,6 +98,7 @@ class StoreMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             self.check_that_every_change_is_one_of_the_table()  # once is enough: changes are only added
+            self.check_that_jobs_are_counted_right()
         finally:
             for store in getattr(self, "stores", []):
                 store.close()
@@ -342,6 +344,10 @@ class StoreMachine(RuleBasedStateMachine):
             assert stored.running_since is None or (job.status in ATTENDED and job.holder is not None)
             assert (stored.finished_at is not None) == (job.status in FINAL | {Status.FAILED})
             assert stored.ran_seconds >= 0
+
+    def check_that_jobs_are_counted_right(self) -> None:
+        statuses = Counter(job.status for job in self.jobs.values())
+        assert not self.jobs or self.stores[0].count() == {("T", status): n for status, n in statuses.items()}
 
     def check_that_every_change_is_one_of_the_table(self) -> None:
         for name, job in self.jobs.items():

@@ -1,0 +1,85 @@
+"""How many jobs there are of each type and status is known exactly, whatever happened to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from jobmanager.records import Settlement
+from jobmanager.states import Action, Status, allowed
+
+
+def counted_anew(store: Any) -> dict[tuple[str, Status], int]:
+    rows = store.execute("SELECT type, status, count(*) FROM jobs GROUP BY type, status")
+    return {(name, Status(status)): number for name, status, number in rows}
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_jobs_are_counted_by_type_and_status(store: Any, status: Status) -> None:
+    for job_id in ("a", "b"):
+        store.bring(job_id, status)
+    store.bring("c", Status.COMPLETED)
+
+    expected = {("a", status): 1, ("b", status): 1, ("c", Status.COMPLETED): 1}
+    assert store.count() == counted_anew(store) == expected
+    assert store.count(types=["a", "d"], statuses=list(Status)) == {("a", status): 1}
+    assert store.count(types=["a", "b"], statuses=set(Status) - {status}) == {}
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_jobs_are_counted_right_after_everything_that_people_ask_for(store: Any, status: Status) -> None:
+    for action in allowed(status):
+        store.bring(f"to {action}", status)
+        store.apply(f"to {action}", action)
+
+    assert store.count() == counted_anew(store)
+
+
+def test_jobs_that_failed_and_were_resumed_and_ended_are_counted_once(store: Any) -> None:
+    store.bring("a", Status.FAILED)
+    store.do("a", Action.RESUME)
+    assert store.count() == {("a", Status.SUBMITTED): 1}
+
+    store.do("a", Action.CLAIM)
+    store.do("a", Action.COMPLETE)
+
+    assert store.count() == {("a", Status.COMPLETED): 1}
+
+
+def test_jobs_that_were_removed_are_counted_no_more(store: Any) -> None:
+    store.put("a", "b", "c")
+    store.take(3)
+    for job_id in ("a", "b"):
+        store.end(store.get(job_id), Action.COMPLETE)
+    store.end(store.get("c"), Action.FAIL)
+
+    store.prune(before=None, keep=1)
+    assert store.count() == {("T", Status.COMPLETED): 1, ("T", Status.FAILED): 1}
+    store.prune(before=store.now() + timedelta(days=1), keep=None)
+
+    assert store.count() == {}
+
+
+def test_jobs_that_end_at_once_in_several_processes_are_all_counted(
+    open_store: Any, at_once: Callable[[list[Callable[[], Any]]], list[Any]]
+) -> None:
+    stores = [open_store(), open_store()]
+    stores[0].put(*map(str, range(40)))
+    held = [(store, job_id) for store in stores for job_id in store.take(20)]
+    done = Settlement(action=Action.COMPLETE, failures=0)
+
+    at_once([lambda store=store, job_id=job_id: store.settle(job_id, 1, done) for store, job_id in held])
+
+    assert stores[0].count() == {("T", Status.COMPLETED): 40}
+
+
+def test_what_was_not_committed_is_not_counted(store: Any) -> None:
+    job = store.run("a")
+
+    with pytest.raises(TypeError):
+        store.settle("a", job.attempt, Settlement(action=Action.COMPLETE, failures=0, result=object()))
+
+    assert store.count() == {("T", Status.RUNNING): 1}
