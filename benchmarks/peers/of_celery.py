@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from celery import Celery
 
@@ -22,12 +23,23 @@ app = Celery("noop", broker=os.environ["BROKER"])
 app.conf.task_acks_late = True
 app.conf.task_ignore_result = True
 app.conf.worker_prefetch_multiplier = 64  # as its guide advises for many short jobs
+app.conf.broker_pool_limit = 16  # one for each thread of a web server
 
 
 @app.task(name="noop")
 def noop() -> None:
     """Do nothing but count."""
     tally.count()
+
+
+@app.task(name="job")
+def job(submission: Any) -> None:
+    """Stand for what a web server enqueues; is not run here."""
+
+
+def submit(submission: Any) -> str:
+    """Enqueue what a web server was sent, and return its id."""
+    return str(job.delay(submission).id)
 
 
 @contextmanager
