@@ -107,7 +107,7 @@ def test_no_change_is_recorded_and_nothing_is_seen_when_a_job_comes_due(store: A
 
 
 def test_a_job_that_was_halted_while_it_was_put_off_is_put_off_again_when_it_is_resumed(store: Any) -> None:
-    soon = store.now() + timedelta(seconds=0.2)
+    soon = store.now() + timedelta(seconds=1)
     store.put("a", "b", run_at=soon)
     for job_id in ("a", "b"):
         store.apply(job_id, Action.HALT)
