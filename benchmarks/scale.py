@@ -1,0 +1,450 @@
+"""What a million jobs cost: lists, filters, counts, claims, submissions and the start, beside an empty store.
+
+Both stores are asked in turns by one process, and get the same submissions in turns, from 16 threads. Of the million,
+10,000 wait, some 1,000 are halted, and the rest has finished; their labels and changes are there too. Another store
+holds 100,000 halted jobs, and yet another 100,000 that are put off until tomorrow. SQLite, but for the last part, which
+asks PostgreSQL for lists and claims.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from uuid_utils import uuid7
+
+from benchmarks import filling
+from benchmarks.frame import ROOT, Figure, Goal, Result, ask, figure, in_turns, spread, versions_of
+from benchmarks.peers import servers
+from jobmanager import Job, JobManager, Settings
+from jobmanager.metrics import StoreCollector
+from jobmanager.records import NewJob, Position, Selection
+from jobmanager.registry import Registry
+from jobmanager.states import FINAL, Status
+from jobmanager.store import Store
+
+#: Types, and how many of a thousand jobs are of each.
+TYPES = {"Ledger": 600, "Import": 250, "Report": 149, "Migrate": 1}
+#: Statuses of jobs that do not wait, and how many of a thousand have each.
+STATUSES = {"completed": 959, "failed": 20, "stopped": 20, "halted": 1}
+SUBMITTERS = 16
+LIMIT = 100
+_WARM_UP = 5
+
+Question = Callable[[Store], Any]
+Ways = dict[str, str]  # the URL of each contender's store
+Part = tuple[list[Figure], list[Goal]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How much there is of everything."""
+
+    jobs: int
+    waiting: int
+    #: halted jobs in a store of their own, and jobs that are put off in another
+    apart: int
+    rounds: int
+    #: how often each question is asked in a round
+    times: int
+    submit_seconds: float
+    idle_seconds: float
+
+
+FULL = Extent(jobs=1_000_000, waiting=10_000, apart=100_000, rounds=3, times=50, submit_seconds=2.0, idle_seconds=5.0)
+QUICK = Extent(jobs=10_000, waiting=100, apart=1_000, rounds=1, times=5, submit_seconds=0.2, idle_seconds=0.2)
+
+
+def measure(*, quick: bool) -> Result:
+    """Fill the stores, ask them in turns, and start servers on them."""
+    extent = QUICK if quick else FULL
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        parts = [_on_sqlite(Path(folder), extent), _halted(Path(folder), extent), _put_off(Path(folder), extent)]
+    parts.append(_on_postgres(extent))
+    return Result(
+        name="scale",
+        title=f"A store with {extent.jobs:,} jobs",
+        how=" ".join((__doc__ or "").partition("\n\n")[2].split()),
+        figures=[each for figures, _ in parts for each in figures],
+        goals=[each for _, goals in parts for each in goals],
+        versions=versions_of("sqlalchemy"),
+    )
+
+
+def _on_sqlite(folder: Path, extent: Extent) -> Part:
+    full, empty = f"{extent.jobs:,} jobs", "empty"
+    folders = {full: folder / "full", empty: folder / "empty"}
+    ways = {name: _new_file(path) for name, path in folders.items()}
+    took = _fill(ways[full], extent)
+    figures = [Figure(title="filling it", unit="s", rounds={full: [took]}, is_less_better=True)]
+    asked = _asked(ways, extent, _QUESTIONS | _COUNTS)
+    submitted = _submitted(ways, extent)
+    started = _started(folders, extent)
+    claimed = _asked(ways, extent, _CLAIM)  # last: what was claimed would be taken back by whoever starts
+    parts = (asked, claimed, submitted, started)
+    return figures + [each for more, _ in parts for each in more], [each for _, more in parts for each in more]
+
+
+# What is asked
+
+
+def _some_customer() -> str:
+    return f"c{random.randrange(filling.CUSTOMERS)}"
+
+
+def _found(**given: Any) -> Question:
+    return lambda store: store.find(Selection(**given), tuple(TYPES), limit=LIMIT)
+
+
+def _of_customer(**labels: str) -> Question:
+    """Ask for the jobs of another customer each time."""
+
+    def find(store: Store) -> Any:
+        return _found(labels={"customer": _some_customer()} | labels)(store)
+
+    return find
+
+
+def _search_for_customer(store: Store) -> Any:
+    return _found(q=_some_customer())(store)
+
+
+def _in_the_middle(store: Store) -> datetime:
+    return store.now() - filling.AGE / 2
+
+
+def _deep(store: Store) -> Any:
+    before = Position(submitted_at=_in_the_middle(store), number=1)
+    return store.find(Selection(), tuple(TYPES), before=before, limit=LIMIT)
+
+
+def _of_an_hour(store: Store) -> Any:
+    end = _in_the_middle(store)
+    return _found(submitted_after=end - timedelta(hours=1), submitted_before=end)(store)
+
+
+def _old_with_label(store: Store) -> Any:
+    return _found(labels={"region": "asia"}, submitted_before=_in_the_middle(store))(store)
+
+
+def _details(store: Store) -> Any:
+    """Ask for a job in the middle; where there is none, for any."""
+    return [store.get(job.id) for job in _deep(store).jobs[:1]]
+
+
+_QUESTIONS: dict[str, Question] = {
+    "list, first page": _found(),
+    "list, in the middle": _deep,
+    "status": _found(statuses=frozenset({Status.COMPLETED})),
+    "rare status": _found(statuses=frozenset({Status.HALTED})),
+    "two statuses": _found(statuses=frozenset({Status.FAILED, Status.HALTED})),
+    "type": _found(type="Ledger"),
+    "rare type": _found(type="Migrate"),
+    "type and rare status": _found(type="Import", statuses=frozenset({Status.HALTED})),
+    "label": _of_customer(),
+    "common label": _found(labels={"region": "asia"}),
+    "rare label": _found(labels={"incident": "yes"}),
+    "two labels": _of_customer(region="asia"),
+    "common label and rare label": _found(labels={"region": "asia", "incident": "yes"}),
+    "common label and status": _found(labels={"region": "asia"}, statuses=frozenset({Status.FAILED})),
+    "common label and rare status": _found(labels={"region": "asia"}, statuses=frozenset({Status.HALTED})),
+    "common label and rare type": _found(labels={"region": "asia"}, type="Migrate"),
+    "common label, the older half": _old_with_label,
+    "an hour in the middle": _of_an_hour,
+    "search: part of a type": _found(q="port"),
+    "search: label value": _search_for_customer,
+    "search: label value and rare status": _found(q="asia", statuses=frozenset({Status.HALTED})),
+    "search: beginning of an id": lambda store: [_found(q=job.id[:13])(store) for job in _deep(store).jobs[:1]],
+    "details": _details,
+    "look": lambda store: store.look(tuple(TYPES)),
+    "look, knowing none of the types": lambda store: store.look(("Unknown",)),
+}
+_COUNTS: dict[str, Question] = {
+    "count of all": lambda store: store.count(),
+    "count of those that have not finished": lambda store: store.count(types=TYPES, statuses=set(Status) - FINAL),
+    "count of what waits": lambda store: store.queue(),
+    "all that /metrics asks": lambda store: list(StoreCollector(lambda: store, TYPES).collect()),
+}
+_CLAIM: dict[str, Question] = {
+    "claim": lambda store: store.claim(1, types=TYPES, max_running={}),
+    "claim, knowing none of the types": lambda store: store.claim(1, types=["Unknown"], max_running={}),
+}
+_LATER: dict[str, Question] = {
+    "look beside jobs that are put off": _QUESTIONS["look"],
+    "claim beside jobs that are put off": _CLAIM["claim"],
+    "count of what waits beside jobs that are put off": _COUNTS["count of what waits"],
+}
+
+
+def _asked(ways: Ways, extent: Extent, questions: Mapping[str, Question], where: str = "") -> Part:
+    """Ask each store each question so many times; the store that is named first is the one with goals."""
+    stores = {name: Store(url) for name, url in ways.items()}
+
+    def asking(store: Store) -> Callable[[], dict[str, float]]:
+        return lambda: {
+            key: value
+            for title, question in questions.items()
+            for key, value in spread(_times(question, store, extent.times), f"{title}: ").items()
+        }
+
+    try:
+        told = in_turns({name: asking(store) for name, store in stores.items()}, extent.rounds)
+    finally:
+        for store in stores.values():
+            store.close()
+    keys = [f"{title}: {part}" for title in questions for part in ("p50", "p99")]
+    figures = [figure(told, key, f"{where}{key}", "ms", is_less_better=True) for key in keys]
+    full = next(iter(ways))
+    goals = [
+        Goal(text=f"{each.title}, {full}", value=each.median(full), wanted=10.0, unit="ms", is_at_most=True)
+        for each in figures
+        if each.title.endswith("p99")
+    ]
+    return figures, goals
+
+
+def _times(question: Question, store: Store, number: int) -> list[float]:
+    """Return how long each answer took, in seconds, once the statement is prepared."""
+    times = []
+    for _ in range(_WARM_UP + number):
+        began = time.perf_counter()
+        question(store)
+        times.append(time.perf_counter() - began)
+    return times[_WARM_UP:]
+
+
+# What is submitted
+
+
+def _submitted(ways: Ways, extent: Extent) -> Part:
+    stores = {name: Store(url) for name, url in ways.items()}
+    try:
+        turns = {
+            name: lambda store=store: _submit(store, extent.submit_seconds)  # type: ignore[misc]
+            for name, store in stores.items()
+        }
+        told = in_turns(turns, extent.rounds + 2, warm_up=1)
+    finally:
+        for store in stores.values():
+            store.close()
+    rate = figure(told, "rate", f"submissions, {SUBMITTERS} threads", "jobs/s")
+    cpu = figure(told, "cpu", "CPU of a submission", "ms", is_less_better=True)
+    full, empty = ways
+    goal = Goal(text=f"submissions, {full} ÷ {empty}", value=rate.ratio(full, empty), wanted=0.9)
+    return [rate, cpu], [goal]
+
+
+def _submit(store: Store, seconds: float) -> dict[str, float]:
+    """Submit jobs one by one from some threads, for so long."""
+    counts = [0] * SUBMITTERS
+    began, cpu = time.perf_counter(), time.process_time()
+
+    def submit(place: int) -> None:
+        while time.perf_counter() - began < seconds:
+            store.add([NewJob(id=str(uuid7()), type="Ledger", args={"from": "2024-01-01"})], actor="benchmark")
+            counts[place] += 1
+
+    threads = [threading.Thread(target=submit, args=(place,)) for place in range(SUBMITTERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done = sum(counts)
+    return {"rate": done / (time.perf_counter() - began), "cpu": (time.process_time() - cpu) / done * 1000}
+
+
+# The start
+
+
+def _started(folders: Mapping[str, Path], extent: Extent) -> Part:
+    """Start the manager, and a server, on each store."""
+    ways = {name: lambda path=path: _start(path) for name, path in folders.items()}  # type: ignore[misc]
+    told = in_turns(ways, extent.rounds)
+    manager = figure(told, "manager", "JobManager.start()", "s", is_less_better=True)
+    server = figure(told, "server", "gunicorn, until /health/ready answers", "s", is_less_better=True)
+    full, empty = folders
+    more = server.median(full) - server.median(empty)
+    return [manager, server], [
+        Goal(text=f"JobManager.start(), {full}", value=manager.median(full), wanted=1.0, unit="s", is_at_most=True),
+        Goal(text=f"start of the server, {full}", value=server.median(full), wanted=1.0, unit="s", is_at_most=True),
+        Goal(text=f"start of the server, {full} − {empty}", value=more, wanted=1.0, unit="s", is_at_most=True),
+    ]
+
+
+def _start(folder: Path) -> dict[str, float]:
+    told = ask([sys.executable, "-m", "benchmarks.scale", "start", folder])
+    port = servers.free_port()
+    environment = os.environ | {"JOBMANAGER_DATA_DIR": str(folder), "WEB_CONCURRENCY": "1"}
+    command = [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{port}"]
+    began = time.perf_counter()
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not _answers(f"http://127.0.0.1:{port}/health/ready"):
+            if time.perf_counter() - began > 60:
+                raise TimeoutError("the server does not answer")
+            time.sleep(0.005)
+        return told | {"server": time.perf_counter() - began}
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return int(answer.status) == 200
+    except OSError:
+        return False
+
+
+# Halted jobs, and jobs that are put off
+
+
+def _halted(folder: Path, extent: Extent) -> Part:
+    full, empty = f"{extent.apart:,} halted", "empty"
+    folders = {full: folder / "halted", empty: folder / "none"}
+    urls = {name: _new_file(path) for name, path in folders.items()}
+    filling.fill(urls[full], jobs=extent.apart, waiting=0, types=TYPES, statuses={"halted": 1})
+    ways = {
+        name: lambda path=path: ask([sys.executable, "-m", "benchmarks.scale", "hold", path])  # type: ignore[misc]
+        for name, path in folders.items()
+    }
+    told = in_turns(ways, 1)
+    threads = figure(told, "threads", "threads of a process", "threads", is_less_better=True)
+    memory = figure(told, "memory", "memory of a process", "MB", is_less_better=True)
+    after = figure(told, "memory after", "memory once all were resumed and halted", "MB", is_less_better=True)
+    resumed = figure(told, "resumed", "resuming all", "s", is_less_better=True)
+    halted = figure(told, "halted", "halting all", "s", is_less_better=True)
+    for each in (resumed, halted):
+        del each.rounds[empty]
+    grown = memory.median(full) - memory.median(empty)
+    grown_after = after.median(full) - after.median(empty)
+    more = threads.median(full) - threads.median(empty)
+    return [threads, memory, after, resumed, halted], [
+        Goal(text=f"threads that {full} jobs take", value=more, wanted=0, unit="threads", is_at_most=True),
+        Goal(text=f"memory that {full} jobs take", value=grown, wanted=50, unit="MB", is_at_most=True),
+        Goal(text="the same after bulk requests", value=grown_after, wanted=50, unit="MB", is_at_most=True),
+    ]
+
+
+def _put_off(folder: Path, extent: Extent) -> Part:
+    full, empty = f"{extent.apart:,} put off", "none put off"
+    folders = {full: folder / "put-off", empty: folder / "nothing"}
+    ways = {name: _new_file(path) for name, path in folders.items()}
+    store = Store(ways[full])
+    at = store.now() + timedelta(days=1)
+    for begin in range(0, extent.apart, 1000):
+        batch = range(begin, begin + 1000)
+        new = [
+            NewJob(id=str(uuid7()), type="Ledger", args={}, run_at=at + timedelta(seconds=number)) for number in batch
+        ]
+        store.add_all(new, actor="benchmark")
+    store.close()
+    figures, goals = _asked(ways, extent, _LATER)
+    idling = {
+        name: lambda path=path: ask(  # type: ignore[misc]
+            [sys.executable, "-m", "benchmarks.scale", "idle", path, str(extent.idle_seconds)]
+        )
+        for name, path in folders.items()
+    }
+    idle = figure(in_turns(idling, 1), "cpu", "CPU of an idle process", "%", is_less_better=True)
+    return [*figures, idle], goals
+
+
+# PostgreSQL
+
+
+def _on_postgres(extent: Extent) -> Part:
+    full, empty = f"{extent.jobs:,} jobs", "empty"
+    with servers.postgres() as server, servers.database(server) as one, servers.database(server) as other:
+        ways = {full: one, empty: other}
+        took = _fill(one, extent)
+        figures, goals = _asked(ways, extent, _QUESTIONS | _CLAIM, "PostgreSQL: ")
+    filled = Figure(title="PostgreSQL: filling it", unit="s", rounds={full: [took]}, is_less_better=True)
+    return [filled, *figures], goals
+
+
+def _fill(url: str, extent: Extent) -> float:
+    return filling.fill(url, jobs=extent.jobs, waiting=extent.waiting, types=TYPES, statuses=STATUSES)
+
+
+def _new_file(folder: Path) -> str:
+    folder.mkdir()
+    return f"sqlite:///{folder}/jobmanager.db"
+
+
+# What processes of their own are asked: each prints a JSON object
+
+
+def _types() -> Registry:
+    found = Registry()
+    for name in TYPES:
+        found.register(type(name, (Job,), {"start": lambda _job: None, "__doc__": "Does nothing."}))
+    return found
+
+
+def start(folder: str) -> dict[str, float]:
+    """Tell how long the manager takes to start."""
+    manager = JobManager(Settings(data_dir=Path(folder)))
+    began = time.perf_counter()
+    manager.start()
+    took = time.perf_counter() - began
+    manager.close()
+    return {"manager": took}
+
+
+def hold(folder: str) -> dict[str, float]:
+    """Tell what a process takes that has the store open and runs no jobs; then resume and halt all there are."""
+    with JobManager(Settings(data_dir=Path(folder), slots=0), _types()) as manager:
+        manager.find(Selection())
+        time.sleep(1)
+        threads, memory = threading.active_count(), _memory()
+        seconds = []
+        for sweep, status in ((manager.resume_all, Status.HALTED), (manager.halt_all, Status.SUBMITTED)):
+            began = time.perf_counter()
+            sweep(Selection(statuses=frozenset({status})))
+            seconds.append(time.perf_counter() - began)
+        return {
+            "threads": threads,
+            "memory": memory,
+            "memory after": _memory(),
+            "resumed": seconds[0],
+            "halted": seconds[1],
+        }
+
+
+def idle(folder: str, seconds: str) -> dict[str, float]:
+    """Tell how much of a core a process takes that waits for jobs to be due."""
+    with JobManager(Settings(data_dir=Path(folder)), _types()):
+        time.sleep(0.5)
+        began, cpu = time.perf_counter(), time.process_time()
+        time.sleep(float(seconds))
+        return {"cpu": (time.process_time() - cpu) / (time.perf_counter() - began) * 100}
+
+
+def _memory() -> float:
+    """Return the resident memory of this process, in MB."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do what a process of its own is for, and print what it tells."""
+    ways: dict[str, Callable[..., dict[str, float]]] = {"start": start, "hold": hold, "idle": idle}
+    print(json.dumps(ways[arguments[0]](*arguments[1:])))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
