@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, Select, Table, Text, cast, create_engine, func, select, text
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy import Connection, Engine, Insert, Select, Table, Text, cast, create_engine, func, select, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, StatementError
 
@@ -80,11 +81,10 @@ class Database:
         """Run one of the statements that are made once, in the transaction of *connection*; raises DBAPIError."""
         return self._prepare(statement).run(connection.connection.driver_connection, parameters)
 
-    def add(self, connection: Connection, statement: Statement, parameters: Parameters) -> int:
+    def add(self, connection: Connection, statement: Insert, parameters: Parameters) -> int:
         """Run one of the inserts that are made once, and return the number of the new row; raises DBAPIError."""
-        key = connection.execute(statement, parameters).inserted_primary_key
-        assert key is not None, "both tables number their rows"
-        return int(key[0])
+        ((number,),) = self.execute(connection, _numbered(statement), parameters)
+        return int(number)
 
     def execute_many(self, connection: Connection, statement: Statement, parameters: Sequence[Parameters]) -> None:
         """Run one of the statements that are made once, for each of the parameters; raises DBAPIError."""
@@ -98,9 +98,9 @@ class Database:
         finally:
             connection.close()
 
-    def insert(self, table: Table) -> Insert:
+    def insert(self, table: Table) -> postgresql.Insert:
         """Return an insert of this dialect, which may say what is to be done where a key is there already."""
-        return insert(table)
+        return postgresql.insert(table)
 
     def take_turn(self, connection: Connection, what: str) -> None:
         """Wait until no other transaction has the turn at *what*; kept until this one ends."""
@@ -162,6 +162,12 @@ class Database:
     def close(self) -> None:
         """Close the pool; may be called twice."""
         self.engine.dispose()
+
+
+@cache
+def _numbered(statement: Insert) -> Statement:
+    """Return the insert that tells the number of the row it adds."""
+    return statement.returning(*statement.table.primary_key)
 
 
 def _look_at_clock(connection: Connection) -> tuple[float, datetime, float]:
