@@ -11,8 +11,9 @@ from functools import cache
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, Insert, Select, Table, Text, cast, create_engine, func, select, text
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import Connection, Engine, Select, Table, Text, cast, create_engine, func, select, text
+from sqlalchemy import Insert as CoreInsert
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, StatementError
 
@@ -81,7 +82,7 @@ class Database:
         """Run one of the statements that are made once, in the transaction of *connection*; raises DBAPIError."""
         return self._prepare(statement).run(connection.connection.driver_connection, parameters)
 
-    def add(self, connection: Connection, statement: Insert, parameters: Parameters) -> int:
+    def add(self, connection: Connection, statement: CoreInsert, parameters: Parameters) -> int:
         """Run one of the inserts that are made once, and return the number of the new row; raises DBAPIError."""
         ((number,),) = self.execute(connection, _numbered(statement), parameters)
         return int(number)
@@ -98,9 +99,9 @@ class Database:
         finally:
             connection.close()
 
-    def insert(self, table: Table) -> postgresql.Insert:
+    def insert(self, table: Table) -> Insert:
         """Return an insert of this dialect, which may say what is to be done where a key is there already."""
-        return postgresql.insert(table)
+        return insert(table)
 
     def take_turn(self, connection: Connection, what: str) -> None:
         """Wait until no other transaction has the turn at *what*; kept until this one ends."""
@@ -165,8 +166,8 @@ class Database:
 
 
 @cache
-def _numbered(statement: Insert) -> Statement:
-    """Return the insert that tells the number of the row it adds."""
+def _numbered(statement: CoreInsert) -> Statement:
+    """Return the insert, which returns the number of its row; the same for the same, so that it is made once."""
     return statement.returning(*statement.table.primary_key)
 
 
