@@ -11,9 +11,9 @@ from benchmarks.frame import Figure, Goal, Result, ask, figure, in_turns, versio
 from benchmarks.peers import servers
 
 ON_SQLITE, ON_POSTGRES = "SQLite", "PostgreSQL"
-ROUNDS = 5
+ROUNDS = 3
 #: How often each is done in a round.
-TIMES = 200
+TIMES = 100
 TIMES_OF_QUICK = 30
 #: Of each that is steered: most milliseconds at the median, if that is a goal, and of 99 %.
 GOALS = {
