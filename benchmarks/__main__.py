@@ -15,9 +15,7 @@ import sys
 import time
 
 from benchmarks import peers
-
-#: Every comparison, in the order of the report.
-NAMES = ("jobs", "submit", "batch", "control", "export", "scale", "idle")
+from benchmarks.frame import NAMES
 
 
 def main() -> None:

@@ -16,6 +16,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
+#: Every comparison, in the order of the report.
+NAMES = ("jobs", "submit", "batch", "control", "export", "scale", "idle")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Figure:
     rounds: dict[str, list[float]]
     #: True for times and memory
     is_less_better: bool = False
+    #: drawn on a logarithmic scale: where contenders are tens of times apart
+    is_log: bool = False
+    #: has its place in the picture; in the table it is always
+    is_drawn: bool = True
 
     def median(self, contender: str) -> float:
         """Return the median of the rounds."""
@@ -111,11 +117,31 @@ def figure(
     unit: str,
     *,
     is_less_better: bool = False,
+    is_log: bool = False,
+    is_drawn: bool = True,
 ) -> Figure:
     """Return one key of what was told in turns, of the ways that told it."""
     ways = [way for way in told[0] if key in told[0][way]]
     rounds = {way: [each[way][key] for each in told] for way in ways}
-    return Figure(title=title, unit=unit, rounds=rounds, is_less_better=is_less_better)
+    return Figure(
+        title=title, unit=unit, rounds=rounds, is_less_better=is_less_better, is_log=is_log, is_drawn=is_drawn
+    )
+
+
+def is_ours(contender: str) -> bool:
+    """Tell whether a contender is this service: its name says so first."""
+    return contender.lower().startswith(("ours", "job manager", "jobmanager"))
+
+
+def shown(value: float) -> str:
+    """Return a number with three digits that count, at least, and its thousands apart.
+
+    >>> shown(12345.6), shown(12.345), shown(0.12345), shown(0)
+    ('12,346', '12.3', '0.123', '0')
+    """
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".") if abs(value) >= 1 else f"{value:.3g}"
 
 
 def spread(times: Sequence[float], name: str = "") -> dict[str, float]:
