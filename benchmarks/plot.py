@@ -22,7 +22,7 @@ _SPREAD = "#d1742f"
 _WIDTH = 9.0
 _BAR = 0.36  # inches for each contender
 _HEAD = 1.05  # inches for the title and the axis of each figure
-_LONGEST_NAME = 42
+_LONGEST_NAME, _LONGEST_TITLE = 42, 56  # letters in a line
 
 mpl.rcParams |= {
     "svg.hashsalt": "benchmarks",  # names of parts would be random without
@@ -72,7 +72,8 @@ def _draw(part: Axes, figure: Figure) -> None:
     part.set_ylim(sum(map(_lines, names)), 0)
     _scale(part, figure)
     better = "less" if figure.is_less_better else "more"
-    part.set_title(figure.title, loc="left", fontsize=12, color=_TEXT, weight="bold")
+    title = textwrap.fill(figure.title, _LONGEST_TITLE)
+    part.set_title(title, loc="left", fontsize=12, color=_TEXT, weight="bold")
     part.set_xlabel(f"{figure.unit}{', logarithmic' if figure.is_log else ''}; {better} is better", fontsize=9.5)
 
 

@@ -113,7 +113,7 @@ def _anchor(result: Result) -> str:
 
 def _section(result: Result) -> Iterator[str]:
     yield f"## {result.title}"
-    yield " ".join(result.how.split())
+    yield from (" ".join(paragraph.split()) for paragraph in result.how.strip().split("\n\n"))
     if result.versions:
         yield "Versions: " + ", ".join(f"{name} {version}" for name, version in result.versions.items()) + "."
     yield f"![{result.title}: the medians of the table as bars, with their spread](benchmarks/{picture(result).name})"
