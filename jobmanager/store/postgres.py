@@ -76,6 +76,12 @@ class Database:
         result = connection.execute(statement, parameters)
         return [tuple(row) for row in result] if result.returns_rows else []
 
+    def add(self, connection: Connection, statement: Statement, parameters: Parameters) -> int:
+        """Run one of the inserts that are made once, and return the number of the new row; raises DBAPIError."""
+        key = connection.execute(statement, parameters).inserted_primary_key
+        assert key is not None, "both tables number their rows"
+        return int(key[0])
+
     def execute_many(self, connection: Connection, statement: Statement, parameters: Sequence[Parameters]) -> None:
         """Run one of the statements that are made once, for each of the parameters; raises DBAPIError."""
         connection.execute(statement, parameters)

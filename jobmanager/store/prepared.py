@@ -45,6 +45,14 @@ class Prepared:
             raise self._translated(error) from error
         return [self._shown(row) for row in rows]
 
+    def add(self, connection: Any, parameters: Parameters) -> int:
+        """Run it, which adds a row, on a connection of the driver, and return the row's number; raises DBAPIError."""
+        try:
+            number: int = connection.execute(self.text, self.bound(parameters)).lastrowid
+        except self._dialect.dbapi.Error as error:
+            raise self._translated(error) from error
+        return number
+
     def run_many(self, connection: Any, parameters: Sequence[Parameters]) -> None:
         """Run it on a connection of the driver for each of the parameters, which name the same; raises DBAPIError."""
         given = parameters[0].keys()
