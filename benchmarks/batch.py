@@ -19,7 +19,7 @@ HOW = f"""
 One connection sends {BATCHES} batches of {JOBS:,} jobs as NDJSON, one after the other, to a new server of one worker of
 16 threads, in each of {ROUNDS} rounds. An answer, which tells the id of every job, comes when all of them and their
 first changes are durable (SQLite, synchronous=FULL). Measured from the first byte sent to the last answered; the first
-batch of a server, at which it makes its tables ready, is not counted.
+batch of a server, at which much is done for the first time, is not counted.
 """.strip()
 
 

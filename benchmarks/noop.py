@@ -2,8 +2,8 @@
 
     python -m benchmarks.noop JOBS URL
 
-Prints how many a second it did of either, and the CPU time of a
-job. A job counts when its end is recorded; like the peers', measured from the first to the last.
+Prints how many a second it did of either, and the CPU time of a job. A job counts when its end is recorded; like the
+peers', measured from the first to the last.
 """
 
 from __future__ import annotations

@@ -94,9 +94,8 @@ def run(manager: JobManager, times: int) -> Figures:
     for job_id in ids:
         manager.wait(job_id, unless=(Status.SUBMITTED,), wait=_LONGEST_SECONDS)
     figures |= steer(manager, ids, times, "here")
-    settings = manager.settings
-    where = [settings.database_url, settings.data_dir, str(times)]
-    figures |= ask([sys.executable, "-m", "benchmarks.steered", "steer", *where, *ids])
+    url, folder = manager.settings.database_url, str(manager.settings.data_dir)
+    figures |= ask([sys.executable, "-m", "benchmarks.steered", "steer", url, folder, str(times), *ids])
     for job_id in ids:
         manager.stop(job_id, wait=_LONGEST_SECONDS)
     return figures
@@ -126,7 +125,8 @@ def checkpoint(manager: JobManager) -> Figures:
 
 def steer(manager: JobManager, ids: list[str], times: int, where: str) -> Figures:
     """Halt and resume the jobs one after the other, each time until that is recorded."""
-    halts, resumes = [], []
+    halts: list[float] = []
+    resumes: list[float] = []
     for number in range(times):
         job_id = ids[number % len(ids)]
         for steered, reached, took in ((manager.halt, "halted", halts), (manager.resume, "running", resumes)):

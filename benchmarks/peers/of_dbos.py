@@ -44,4 +44,5 @@ def producer() -> Iterator[Callable[[], object]]:
 
 if __name__ == "__main__":
     DBOS.launch()
+    tally.count(0)
     threading.Event().wait()

@@ -43,9 +43,9 @@ def redis() -> Iterator[str]:
     """Run a Redis that appends every write to a file and syncs that each second; gives out its URL."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:
+        where = ["--bind", "127.0.0.1", "--port", str(port), "--dir", folder]
         log = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
-        command = [FOLDER / "bin" / "redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", folder, *log]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        server = subprocess.Popen([FOLDER / "bin" / "redis-server", *where, *log], stdout=subprocess.DEVNULL)
         try:
             _wait_until_it_answers(port)
             yield f"redis://127.0.0.1:{port}/0"

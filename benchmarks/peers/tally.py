@@ -19,20 +19,21 @@ _mapped: mmap.mmap | None = None
 _counted = 0
 
 
-def count() -> None:
-    """Count one job more."""
+def count(jobs: int = 1) -> None:
+    """Count a job more; with 0, say that jobs are about to be taken up."""
     global _mapped, _counted  # noqa: PLW0603 - a job knows nothing but this module
     with _lock:
         if _mapped is None:
             _mapped = _open()
-        _counted += 1
+        _counted += jobs
         _NUMBER.pack_into(_mapped, 0, _counted)
 
 
-def total(folder: Path) -> int:
-    """Return how many jobs were counted, by all processes that count in *folder*."""
+def total(folder: Path) -> int | None:
+    """Return how many jobs were counted, by all processes that count in *folder*; None before the first one does."""
     numbers = [path.read_bytes() for path in folder.iterdir()]
-    return sum(_NUMBER.unpack(number)[0] for number in numbers if len(number) == _NUMBER.size)
+    counts = [_NUMBER.unpack(number)[0] for number in numbers if len(number) == _NUMBER.size]
+    return sum(counts) if counts else None
 
 
 def _open() -> mmap.mmap:
