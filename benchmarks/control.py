@@ -10,7 +10,7 @@ from functools import partial
 from benchmarks.frame import Figure, Goal, Result, ask, figure, in_turns, versions_of
 from benchmarks.peers import servers
 
-ON_SQLITE, ON_POSTGRES = "SQLite", "PostgreSQL"
+ON_SQLITE, ON_POSTGRES = "ours, SQLite", "ours, PostgreSQL"
 ROUNDS = 5
 #: How often each is done in a round.
 TIMES = 200
@@ -26,9 +26,9 @@ GOALS = {
 TITLES = {
     "start": "From the call of submit at an idle manager to the first line of the job",
     "halt here": "Halt, asked in the process that runs the job, until it is recorded as halted",
-    "resume here": "Resume, asked there, until it runs",
+    "resume here": "Resume, asked in the process that runs the job, until it runs",
     "halt elsewhere": "Halt, asked in another process, until it is recorded as halted",
-    "resume elsewhere": "Resume, asked there, until it runs",
+    "resume elsewhere": "Resume, asked in another process, until it runs",
 }
 CHECKPOINT = "checkpoint() where nothing is asked for and nothing due"
 HOW = f"""
@@ -51,7 +51,7 @@ def measure(*, quick: bool) -> Result:
         told = in_turns(ways, 1 if quick else ROUNDS)
     times_of = partial(figure, told, unit="ms", is_less_better=True)
     figures = {
-        f"{what} {part}": times_of(key=f"{what} {part}", title=f"{title}: {part}")
+        f"{what} {part}": times_of(key=f"{what} {part}", title=f"{title}: {part}", is_drawn=part == "p99")
         for what, title in TITLES.items()
         for part in ("p50", "p99")
     }
