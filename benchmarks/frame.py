@@ -83,14 +83,14 @@ class Result:
                 print(f"    {contender:38} {statistics.median(values):12,.5g}   ({spread})")
         for goal in self.goals:
             sign, mark = ("≤", "≥")[not goal.is_at_most], "reached" if goal.is_reached() else "NOT reached"
-            print(f"  {goal.text}: {goal.value:,.3g} {goal.unit} (goal {sign} {goal.wanted:,.6g}): {mark}")
+            print(f"  {goal.text}: {shown(goal.value)} {goal.unit} (goal {sign} {goal.wanted:,.6g}): {mark}")
 
-    def keep(self) -> None:
+    def keep(self, folder: Path = RESULTS) -> None:
         """Write it to where the report is made from."""
-        RESULTS.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         kept = asdict(self) | {"machine": machine(), "measured_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
         text = json.dumps(kept, indent=1, ensure_ascii=False)
-        (RESULTS / f"{self.name}.json").write_text(text + "\n", encoding="utf-8")
+        (folder / f"{self.name}.json").write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def kept(cls, file: Path) -> tuple[Result, str]:

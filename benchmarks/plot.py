@@ -82,7 +82,7 @@ def _scale(part: Axes, figure: Figure) -> None:
     values = [value for rounds in figure.rounds.values() for value in rounds]
     most = max(values) or 1.0
     if figure.is_log:
-        least = min(value for value in values if value > 0)
+        least = min((value for value in values if value > 0), default=1.0)
         part.set_xscale("log")
         part.set_xlim(least / 3, most * (most / least * 3) ** 0.2)
         part.xaxis.set_major_locator(LogLocator(numticks=8))

@@ -1,20 +1,20 @@
 """Writes docs/BENCHMARKS.md and its pictures from what was measured; measures nothing.
 
-    python -m benchmarks.report
+    python -m benchmarks.report [FOLDER]
 
-Runs in the environment of the peers, which has matplotlib. The same results make the same bytes.
+FOLDER has the results and gets the pictures; the page is written beside it. Runs in the environment of the peers, which
+has matplotlib. The same results make the same bytes.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.frame import NAMES, RESULTS, Figure, Goal, Result, is_ours, shown
 from benchmarks.plot import draw
-
-PAGE = RESULTS.parent / "BENCHMARKS.md"
 
 _INTRODUCTION = """\
 # Benchmarks
@@ -39,12 +39,13 @@ class Kept:
 
 def main() -> None:
     """Write the page, and a picture for each comparison that there are results of."""
-    found = read(RESULTS)
-    PAGE.write_text(page(found), encoding="utf-8")
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
+    found = read(folder)
     for kept in found:
-        draw(kept.result, picture(kept.result))
-        print(f"{picture(kept.result)}")
-    print(f"{PAGE}")
+        draw(kept.result, folder / picture(kept.result))
+    file = folder.parent / "BENCHMARKS.md"
+    file.write_text(page(found), encoding="utf-8")
+    print(f"{file} tells of {', '.join(kept.result.name for kept in found) or 'nothing'}")
 
 
 def read(folder: Path) -> list[Kept]:
@@ -64,9 +65,9 @@ def page(found: Sequence[Kept]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def picture(result: Result) -> Path:
-    """Return the file of its picture."""
-    return RESULTS / f"{result.name}.svg"
+def picture(result: Result) -> str:
+    """Return the name of its picture."""
+    return f"{result.name}.svg"
 
 
 def _goals(found: Sequence[Kept]) -> Iterator[str]:
@@ -116,7 +117,7 @@ def _section(result: Result) -> Iterator[str]:
     yield from (" ".join(paragraph.split()) for paragraph in result.how.strip().split("\n\n"))
     if result.versions:
         yield "Versions: " + ", ".join(f"{name} {version}" for name, version in result.versions.items()) + "."
-    yield f"![{result.title}: the medians of the table as bars, with their spread](benchmarks/{picture(result).name})"
+    yield f"![{result.title}: the medians of the table as bars, with their spread](benchmarks/{picture(result)})"
     yield "\n".join(_table(result))
 
 
