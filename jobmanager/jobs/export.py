@@ -24,11 +24,14 @@ from jobmanager.errors import Fatal
 from jobmanager.job import Job
 from jobmanager.jobs.datasets import Dataset, DatasetAway, Reader, load_datasets
 from jobmanager.jobs.dates import parse_moment
+from jobmanager.jobs.libraries import read_ahead
 from jobmanager.jobs.part import Part, PartDamaged, in_our_words, remove_unless_held
 from jobmanager.jobs.places import Place
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from jobmanager.jobs.encodings import Encoding
 
 #: The first chunk has no more rows than this: it shows how large they are.
 FIRST_ROWS = 1_000
@@ -103,9 +106,7 @@ class Export(Job):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         # Not in start, which force may interrupt: nobody could import any more what it left locked.
-        from jobmanager.jobs.rows import ENCODINGS  # noqa: PLC0415 - see the head of this module
-
-        self._encoding = ENCODINGS[self.args.format]
+        self._encoding: Encoding = _rows().ENCODINGS[self.args.format]
 
     def start(self) -> dict[str, Any]:
         """Append the chunks that are left, then make the file."""
@@ -308,9 +309,16 @@ def _stem(part_name: str) -> str:
 
 def open_reader(dataset: Dataset) -> Reader:
     """Connect to the dataset's database; raises DatasetAway, Fatal."""
+    reader: Reader = _rows().open_reader(dataset)
+    return reader
+
+
+def _rows() -> Any:
+    """Return the module that reads and writes rows."""
+    read_ahead("pyarrow", "adbc_driver_manager", "adbc_driver_sqlite")
     from jobmanager.jobs import rows  # noqa: PLC0415 - see the head of this module
 
-    return rows.open_reader(dataset)
+    return rows
 
 
 def find_dataset(name: str | None, settings: Settings) -> Dataset:
