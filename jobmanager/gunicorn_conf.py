@@ -14,7 +14,10 @@ import subprocess
 import sys
 import tempfile
 
-bind = f"{os.environ.get('HOST', '127.0.0.1')}:{os.environ.get('PORT', '8080')}"
+_port = os.environ.get("PORT", "").strip() or "8080"
+if not (_port.isdecimal() and int(_port) < 2**16):
+    sys.exit(f"The service cannot start. PORT must be a whole number up to 65535, not {_port!r}.")
+bind = f"{os.environ.get('HOST', '127.0.0.1')}:{_port}"
 worker_class = "gthread"
 threads = 16
 # How long a worker may take to answer its last requests and hand its jobs over.

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, Engine, Select, Table, Text, cast, create_engine, func, select, text
+from sqlalchemy import Insert as CoreInsert
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, StatementError
@@ -81,11 +83,10 @@ class Database:
         """Run one of the statements that are made once, in the transaction of *connection*; raises DBAPIError."""
         return self._prepare(statement).run(connection.connection.driver_connection, parameters)
 
-    def add(self, connection: Connection, statement: Statement, parameters: Parameters) -> int:
+    def add(self, connection: Connection, statement: CoreInsert, parameters: Parameters) -> int:
         """Run one of the inserts that are made once, and return the number of the new row; raises DBAPIError."""
-        key = connection.execute(statement, parameters).inserted_primary_key
-        assert key is not None, "both tables number their rows"
-        return int(key[0])
+        ((number,),) = self.execute(connection, _numbered(statement), parameters)
+        return int(number)
 
     def execute_many(self, connection: Connection, statement: Statement, parameters: Sequence[Parameters]) -> None:
         """Run one of the statements that are made once, for each of the parameters; raises DBAPIError."""
@@ -163,6 +164,12 @@ class Database:
     def close(self) -> None:
         """Close the pool; may be called twice."""
         self.engine.dispose()
+
+
+@cache
+def _numbered(statement: CoreInsert) -> Statement:
+    """Return the insert, which returns the number of its row; the same for the same, so that it is made once."""
+    return statement.returning(*statement.table.primary_key)
 
 
 def _look_at_clock(connection: Connection) -> tuple[float, datetime, float]:

@@ -34,6 +34,24 @@ def test_a_bad_setting_stops_the_start_with_one_sentence(
     assert log.count("Booting worker") <= 2
 
 
+def test_a_port_that_is_none_stops_the_start_with_one_sentence(make_server: Callable[..., Server]) -> None:
+    server = make_server(app="wsgi:app")
+    server.port = 99999
+
+    server.launch()
+
+    assert server.wait() != 0
+    assert server.log().splitlines() == [
+        "The service cannot start. PORT must be a whole number up to 65535, not '99999'."
+    ]
+
+
+def test_a_misspelt_setting_is_told_once_and_it_starts(make_server: Callable[..., Server]) -> None:
+    server = make_server(app="wsgi:app", workers=2, SLOT=3).start()
+
+    assert server.log().count("JOBMANAGER_SLOT is no setting, and was not read. Is JOBMANAGER_SLOTS meant?") == 1
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
