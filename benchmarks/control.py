@@ -7,13 +7,15 @@ import tempfile
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 
-from benchmarks.frame import Figure, Goal, Result, ask, figure, in_turns, versions_of
+from benchmarks.frame import Figure, Goal, Result, ask, figure, in_turns_within, versions_of
 from benchmarks.peers import servers
 
 ON_SQLITE, ON_POSTGRES = "ours, SQLite", "ours, PostgreSQL"
-ROUNDS = 5
+ROUNDS = 3
+#: No further round is begun that would end later than this.
+LONGEST_SECONDS = 85.0
 #: How often each is done in a round.
-TIMES = 200
+TIMES = 100
 TIMES_OF_QUICK = 30
 #: Of each that is steered: most milliseconds at the median, if that is a goal, and of 99 %.
 GOALS = {
@@ -48,7 +50,7 @@ def measure(*, quick: bool) -> Result:
             ON_SQLITE: lambda: steered(servers.sqlite(), times),
             ON_POSTGRES: lambda: steered(servers.database(server), times),
         }
-        told = in_turns(ways, 1 if quick else ROUNDS)
+        told = in_turns_within(ways, 1 if quick else ROUNDS, LONGEST_SECONDS)
     times_of = partial(figure, told, unit="ms", is_less_better=True)
     figures = {
         f"{what} {part}": times_of(key=f"{what} {part}", title=f"{title}: {part}", is_drawn=part == "p99")

@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -108,6 +109,17 @@ def in_turns(
     """Have each way measured in each round, one after the other: A B A B; returns what each told, by round and way."""
     told = [{name: dict(way()) for name, way in ways.items()} for _ in range(warm_up + rounds)]
     return told[warm_up:]
+
+
+def in_turns_within(
+    ways: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int, seconds: float
+) -> list[dict[str, dict[str, float]]]:
+    """Have each way measured in turns, in as many of these rounds as there is time for, but at least in one."""
+    began = time.monotonic()
+    told = in_turns(ways, 1)
+    while len(told) < rounds and (time.monotonic() - began) * (len(told) + 1) / len(told) < seconds:
+        told += in_turns(ways, 1)
+    return told
 
 
 def figure(
