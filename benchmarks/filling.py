@@ -40,10 +40,6 @@ _CHANGE = (
     "INSERT INTO changes (job_id, action, from_status, to_status, attempt, actor, asked_at, at)"
     " SELECT id, {0}, {1}, {2}, {3}, 'benchmark', {4}, {4} FROM jobs WHERE {5} ORDER BY number"
 )
-_TALLIES = (
-    "INSERT INTO tallies (type, status, jobs) SELECT type, status, count(*) FROM jobs"
-    " WHERE status IN ('completed', 'failed', 'stopped') GROUP BY type, status"
-)
 
 Row = tuple[Any, ...]
 
@@ -114,7 +110,6 @@ def _fill_sqlite(path: str, rows: Sequence[Row], labels: Sequence[Row], changes:
     connection.executemany(f"INSERT INTO labels ({_LABEL}) VALUES (?, ?, ?, ?)", labels)
     for change in changes:
         connection.execute(change)
-    connection.execute(_TALLIES)
     connection.execute("COMMIT")
     connection.close()
 

@@ -52,8 +52,6 @@ class Fact(StrEnum):
 
 ASKED = (Action.HALT, Action.RESUME, Action.STOP)
 FINAL = frozenset({Status.COMPLETED, Status.STOPPED})
-#: Statuses in which nothing is done any more, unless somebody asks for it.
-FINISHED = FINAL | {Status.FAILED}
 #: Statuses in which a thread is, or was until its process died, at work on the job.
 ATTENDED = frozenset({Status.RUNNING, Status.HALTING, Status.STOPPING})
 

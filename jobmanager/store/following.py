@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sqlalchemy import CTE, CompoundSelect, Integer, Select, and_, bindparam, case, func, or_, select, union_all
+from sqlalchemy import Integer, Select, and_, bindparam, case, func, or_, select
 
-from jobmanager.states import ATTENDED, FINISHED, Status
+from jobmanager.states import ATTENDED, Status
 from jobmanager.store.queries import by_index
-from jobmanager.store.schema import HAS_COME_DUE, IS_HELD, IS_PUT_OFF, IS_QUEUED, changes, jobs, tallies
+from jobmanager.store.schema import HAS_COME_DUE, IS_HELD, IS_PUT_OFF, IS_QUEUED, changes, jobs
 
 #: What there is to tell of how far a job is.
 _PROGRESS = [
@@ -83,23 +83,3 @@ def census(types: tuple[str, ...], statuses: tuple[Status, ...]) -> Select[Any]:
     if types or statuses:
         query = query.where(jobs.c.type.in_(types), jobs.c.status.in_(statuses))
     return query
-
-
-@cache
-def census_with_tallies(types: tuple[str, ...], statuses: tuple[Status, ...]) -> CompoundSelect[Any]:
-    """Return the same where those that have finished are tallied."""
-    asked = frozenset(statuses or Status)
-    tallied = select(tallies.c.type, tallies.c.status, tallies.c.jobs)
-    tallied = tallied.where(tallies.c.jobs > 0, tallies.c.status.in_(sorted(asked & FINISHED)))
-    counted = census((), ()).where(jobs.c.status.in_(sorted(asked - FINISHED)))
-    if types:
-        return union_all(tallied.where(tallies.c.type.in_(types)), counted.where(jobs.c.type.in_(types)))
-    # By type and then by status, as the index is; all types would be gone through for a status.
-    return union_all(tallied, counted.where(jobs.c.type.in_(select(_all_types().c.type))))
-
-
-def _all_types() -> CTE:
-    """Return the types that there are, each found by one step through an index."""
-    first = select(func.min(jobs.c.type).label("type")).cte("types", recursive=True)
-    following = select(func.min(jobs.c.type)).where(jobs.c.type > first.c.type).correlate(first).scalar_subquery()
-    return first.union_all(select(following).select_from(first).where(first.c.type.is_not(None)))

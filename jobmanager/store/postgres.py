@@ -45,9 +45,6 @@ _CHANGE_WRITERS = text(
 class Database:
     """The engine, transactions and clock of one process on a PostgreSQL database."""
 
-    #: see schema.py
-    has_tallies = False
-
     def __init__(self, url: str, json_serializer: Any) -> None:
         """Connects to nothing yet."""
         self.engine = create_engine(

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    DDL,
     JSON,
     BigInteger,
     Boolean,
@@ -25,7 +24,6 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     and_,
-    event,
     literal_column,
     text,
 )
@@ -170,30 +168,6 @@ _SUBMISSION = (jobs.c.submitted_at, jobs.c.number)
 Index("jobs_by_submission", *_SUBMISSION)
 Index("jobs_by_status", jobs.c.status, *_SUBMISSION)
 Index("jobs_by_type", jobs.c.type, jobs.c.status, *_SUBMISSION)
-
-#: How many jobs have finished, kept by triggers of SQLite: to count a million takes a good part of a second. PostgreSQL
-#: counts them: there, all who end a job of one type would wait for each other's commits.
-tallies = Table(
-    "tallies",
-    metadata,
-    Column("type", Line, primary_key=True),
-    Column("status", Line, primary_key=True),
-    Column("jobs", BigInteger, nullable=False),
-)
-_LESS_ONE = "UPDATE tallies SET jobs = jobs - 1 WHERE type = OLD.type AND status = OLD.status"
-_ONE_MORE = (
-    "INSERT INTO tallies (type, status, jobs) VALUES (NEW.type, NEW.status, 1)"
-    " ON CONFLICT (type, status) DO UPDATE SET jobs = jobs + 1"
-)
-_FINISHED = "IN ('completed', 'failed', 'stopped')"
-_HAS_MOVED = "OLD.status <> NEW.status"
-for _name, _when, _which, _what in (
-    ("jobs_finish", "UPDATE OF status", f"NEW.status {_FINISHED} AND {_HAS_MOVED}", _ONE_MORE),
-    ("jobs_go_on", "UPDATE OF status", f"OLD.status {_FINISHED} AND {_HAS_MOVED}", _LESS_ONE),
-    ("jobs_are_removed", "DELETE", f"OLD.status {_FINISHED}", _LESS_ONE),
-):
-    _trigger = DDL(f"CREATE TRIGGER {_name} AFTER {_when} ON jobs WHEN {_which} BEGIN {_what}; END")  # type: ignore[no-untyped-call]
-    event.listen(tallies, "after_create", _trigger.execute_if(dialect="sqlite"))
 
 #: The labels of jobs once more, to find jobs by them.
 labels = Table(

