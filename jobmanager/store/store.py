@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sqlalchemy import (
     CompoundSelect,
@@ -24,7 +24,6 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
-    bindparam,
     delete,
     func,
     insert,
@@ -65,7 +64,7 @@ from jobmanager.records import (
     storable,
 )
 from jobmanager.states import ASKED, ATTENDED, FINAL, Action, Fact, Status, advance
-from jobmanager.store import following, listing, postgres, queries, sqlite
+from jobmanager.store import following, listing, queries, sqlite
 from jobmanager.store.migrate import bring_up_to_date
 from jobmanager.store.prepared import Rows
 from jobmanager.store.schema import (
@@ -78,6 +77,9 @@ from jobmanager.store.schema import (
     log_lines,
     to_json,
 )
+
+if TYPE_CHECKING:
+    from jobmanager.store import postgres
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +104,16 @@ _PUT: dict[str, Callable[[JobRecord, Any], None]] = {
 
 T = TypeVar("T")
 Values = dict[str, Any]
-Watch = sqlite.Watch | postgres.Watch
+
+
+class Watch(Protocol):
+    """Tells whether anything was committed, in any process. For one thread."""
+
+    def has_moved(self) -> bool:
+        """Tell whether that may be so since it was asked last."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
 
 
 class Store:
@@ -415,14 +426,12 @@ class Store:
         A job that was parked, or is to be woken, changes in nothing but that any process may claim it.
         """
         self._end_leases_of_the_dead()
-        silent = and_(IS_HELD, jobs.c.lease_expires_at <= bindparam("now"))
-        query = select(jobs).where(silent).order_by(jobs.c.lease_expires_at, jobs.c.number).limit(500)
-        if not self._read(query, now=self._database.lease_now()):
+        ((has_silent,),) = self._ask(queries.HAS_SILENT, {"lease_now": self._database.lease_now()})
+        if not has_silent:
             return []
 
         def write(connection: Connection) -> list[Applied]:
-            found = query.with_for_update(skip_locked=True)
-            rows = connection.execute(found, {"now": self._database.lease_now()}).all()
+            rows = self._database.execute(connection, queries.SILENT, {"lease_now": self._database.lease_now()})
             return [self._expire(connection, self._job(row)) for row in rows]
 
         return self._commit(write)
@@ -918,6 +927,8 @@ def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database 
     if kind == "sqlite":
         return sqlite.Database(url, to_json, clock=clock)
     if kind == "postgresql":
+        from jobmanager.store import postgres  # noqa: PLC0415 - with its driver, which others need not carry
+
         return postgres.Database(url, to_json)
     raise ConfigError(f"JOBMANAGER_DATABASE_URL cannot be used: the store can be SQLite or PostgreSQL, not {kind}.")
 

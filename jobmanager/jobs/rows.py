@@ -1,0 +1,18 @@
+"""Rows as an export reads and writes them, by Arrow.
+
+With what it imports, it is what a process needs to make an export, and not to take one on: see Export.
+"""
+
+from __future__ import annotations
+
+from jobmanager.jobs.datasets import Dataset, Reader
+from jobmanager.jobs.encodings import ENCODINGS
+from jobmanager.jobs.sql_reader import SqlReader
+from jobmanager.jobs.sqlite_reader import SqliteReader
+
+__all__ = ["ENCODINGS", "open_reader"]
+
+
+def open_reader(dataset: Dataset) -> Reader:
+    """Connect to the dataset's database; raises DatasetAway, Fatal."""
+    return SqliteReader(dataset) if dataset.url.get_backend_name() == "sqlite" else SqlReader(dataset)
