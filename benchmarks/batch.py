@@ -19,7 +19,7 @@ BATCHES, JOBS = 5, 10_000
 BATCHES_OF_QUICK = 1
 HOW = f"""
 One connection sends {BATCHES} batches of {JOBS:,} jobs as NDJSON, one after the other, to a new server of one worker of
-16 threads, in each of up to {ROUNDS} rounds. An answer, which tells the id of every job, comes when all of them and their
+16 threads, in each of up to {ROUNDS} rounds. An answer, which tells each id, comes when all of the jobs and their
 first changes are durable (SQLite, synchronous=FULL). Measured from the first byte sent to the last answered; the first
 batch of a server, at which much is done for the first time, is not counted.
 """.strip()
