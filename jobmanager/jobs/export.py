@@ -160,7 +160,7 @@ class Export(Job):
         if place is None:
             return None
         part = self._open_part()
-        for piece in self._encoding.body(rows):
+        for piece in self._encoding.body(rows, part.length):
             part.write(piece)
         cursor = place.to_json() | {"rows": self._rows_so_far() + rows.num_rows, "next_rows": self._next_rows(rows)}
         return cursor | {"part": part.path.name, "bytes": part.length, "sha256": part.sha256}
