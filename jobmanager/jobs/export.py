@@ -25,6 +25,8 @@ from jobmanager.jobs.dates import parse_moment
 from jobmanager.jobs.encodings import ENCODINGS
 from jobmanager.jobs.part import Part, PartDamaged, in_our_words, remove_unless_held
 from jobmanager.jobs.places import Place
+from jobmanager.jobs.postgres_reader import PostgresReader
+from jobmanager.jobs.read_ahead import ReadAhead
 from jobmanager.jobs.sql_reader import SqlReader
 from jobmanager.jobs.sqlite_reader import SqliteReader
 
@@ -156,13 +158,16 @@ class Export(Job):
         """
         after = Place.from_json(self.cursor) if self.cursor else None
         limit = self.cursor["next_rows"] if self.cursor else min(FIRST_ROWS, self.chunk_rows)
-        rows, place = self._open_reader().read(self._columns(), after, begin, end, limit)
+        reader, columns = self._open_reader(), self._columns()
+        rows, place = reader.read(columns, after, begin, end, limit)
         if place is None:
             return None
+        next_rows = self._next_rows(rows)
+        reader.expect(columns, place, begin, end, next_rows)
         part = self._open_part()
         for piece in self._encoding.body(rows, part.length):
             part.write(piece)
-        cursor = place.to_json() | {"rows": self._rows_so_far() + rows.num_rows, "next_rows": self._next_rows(rows)}
+        cursor = place.to_json() | {"rows": self._rows_so_far() + rows.num_rows, "next_rows": next_rows}
         return cursor | {"part": part.path.name, "bytes": part.length, "sha256": part.sha256}
 
     def _next_rows(self, rows: pa.Table) -> int:
@@ -301,7 +306,11 @@ def _stem(part_name: str) -> str:
 
 def open_reader(dataset: Dataset) -> Reader:
     """Connect to the dataset's database; raises DatasetAway, Fatal."""
-    return SqliteReader(dataset) if dataset.url.get_backend_name() == "sqlite" else SqlReader(dataset)
+    if dataset.url.get_backend_name() == "sqlite":
+        return SqliteReader(dataset)
+    if (dataset.url.get_backend_name(), dataset.url.get_driver_name()) == ("postgresql", "psycopg"):
+        return ReadAhead(PostgresReader(dataset))
+    return SqlReader(dataset)
 
 
 def find_dataset(name: str | None, settings: Settings) -> Dataset:

@@ -108,6 +108,9 @@ class SqliteReader:
         check_order(self._dataset, places[-1], following)
         return pa.concat_tables(pieces).slice(0, limit), places[-1]
 
+    def expect(self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int) -> None:
+        """Do nothing; see Reader."""
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
