@@ -42,9 +42,18 @@ class Server:
 
     def peak_megabytes(self) -> float:
         """Return the most memory that a worker had resident until now."""
-        workers = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii").split()
-        told = [Path(f"/proc/{worker}/status").read_text(encoding="ascii") for worker in workers]
+        told = [(worker / "status").read_text(encoding="ascii") for worker in self._workers()]
         return max(int(found[1]) for text in told if (found := re.search(r"VmHWM:\s+(\d+) kB", text))) / 1024
+
+    def processor_seconds(self) -> float:
+        """Return the time that processors have worked for its workers until now."""
+        told = [(worker / "stat").read_text(encoding="ascii").rpartition(")")[2].split() for worker in self._workers()]
+        return sum(int(fields[11]) + int(fields[12]) for fields in told) / os.sysconf("SC_CLK_TCK")
+
+    def _workers(self) -> list[Path]:
+        """Return their folders in /proc."""
+        pids = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii").split()
+        return [Path("/proc") / pid for pid in pids]
 
 
 @contextlib.contextmanager
