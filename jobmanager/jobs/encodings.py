@@ -18,6 +18,8 @@ from jobmanager.jobs.part import Claim, Part, PartDamaged, sha256, sync_folder
 
 #: How much is made JSON at once: Arrow keeps at most 2 GiB of text in an array, and JSON may be longer by far.
 _BYTES_AT_ONCE = 64 * 1024 * 1024
+#: How many rows are made CSV at once: what comes of them is small enough to use the same memory again and again.
+_ROWS_AT_ONCE = 8_000
 
 
 class Encoding(Protocol):
@@ -83,7 +85,8 @@ class Csv(_AsItIs):
 
     def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
         """Yield a line for each row."""
-        yield _csv(rows, include_header=False)
+        for begin in range(0, rows.num_rows, _ROWS_AT_ONCE):
+            yield _csv(rows.slice(begin, _ROWS_AT_ONCE), include_header=False)
 
 
 class JsonLines(_AsItIs):

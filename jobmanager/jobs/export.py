@@ -44,7 +44,7 @@ class Export(Job):
     # A database that is away for a moment should not end an export.
     max_attempts: ClassVar[int] = 5
     #: rows read, and appended to the file, at once: no more than these,
-    chunk_rows: ClassVar[int] = 50_000
+    chunk_rows: ClassVar[int] = 25_000
     #: and only as many as fit into this, as Arrow keeps them, if they are like those of the chunk before
     chunk_bytes: ClassVar[int] = 16 * 1024 * 1024
 
