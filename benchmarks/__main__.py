@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,8 @@ NAMES = ("jobs", "submit", "batch", "control", "export", "scale", "idle")
 
 def main() -> None:
     """Measure what was asked for."""
+    # As for Ctrl-C: servers that were started end, and their folders go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; by default all")
     parser.add_argument("--quick", action="store_true", help="show only that they still run")

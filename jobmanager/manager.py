@@ -193,7 +193,7 @@ class JobManager:
         new = self._checked(asked)
         engine = self._started()
         (job,) = self._opened().add([new], actor=actor)
-        engine.notify()
+        engine.offer()
         return job
 
     @_counted
@@ -205,7 +205,7 @@ class JobManager:
         new = [self._checked(asked, under=(number,)) for number, asked in enumerate(submissions)]
         engine = self._started()
         ids = self._opened().add_all(new, actor=actor) if new else []
-        engine.notify()
+        engine.offer()
         return ids
 
     @_counted

@@ -118,7 +118,7 @@ def stream_ended() -> None:
 
 def request_answered(method: str, route: str, status: int, seconds: float) -> None:
     """Count a request and how long it took."""
-    _observe(_HTTP, (method, route, status), seconds)
+    _observe(_HTTP, (method, route, str(status)), seconds)
 
 
 def _apart(count: Callable[..., None]) -> Callable[..., None]:
@@ -139,14 +139,25 @@ def _tell_once(trouble: str) -> None:
     _log.error("What is counted for /metrics is incomplete from now on: %s.", trouble)
 
 
-@_apart
-def _add(metric: Counter, labels: Sequence[str], number: int = 1) -> None:
-    metric.labels(*labels).inc(number)
+# To look a metric up by its labels takes as long as to count: each is looked up once.
+@cache
+def _counter(metric: Counter, labels: tuple[str, ...]) -> Counter:
+    return metric.labels(*labels)
+
+
+@cache
+def _histogram(metric: Histogram, labels: tuple[str, ...]) -> Histogram:
+    return metric.labels(*labels)
 
 
 @_apart
-def _observe(metric: Histogram, labels: Sequence[str], seconds: float) -> None:
-    metric.labels(*labels).observe(seconds)
+def _add(metric: Counter, labels: tuple[str, ...], number: int = 1) -> None:
+    _counter(metric, labels).inc(number)
+
+
+@_apart
+def _observe(metric: Histogram, labels: tuple[str, ...], seconds: float) -> None:
+    _histogram(metric, labels).observe(seconds)
 
 
 def _timed(method: T) -> T:

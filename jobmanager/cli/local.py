@@ -15,7 +15,7 @@ from click.shell_completion import get_completion_class
 from jobmanager.cli.options import Moment, parse_args, prints_json
 from jobmanager.cli.shown import Printer
 from jobmanager.cli.tokens import token_group
-from jobmanager.config import Settings
+from jobmanager.config import Settings, misspelt
 from jobmanager.errors import ConfigError, StoreUnavailable
 from jobmanager.manager import JobManager
 from jobmanager.sample import make_sample
@@ -61,6 +61,8 @@ def _config_file() -> str:
 @prints_json
 def check(printer: Printer, hosts: tuple[str, ...]) -> None:
     """Tell whether the service could start: whether its settings are right, and its store is of this version."""
+    for name, meant in misspelt().items():
+        click.echo(f"{name} is no setting, and was not read. Is {meant} meant?", err=True)
     try:
         manager = JobManager()
         check_access(manager.settings, hosts)

@@ -33,7 +33,7 @@ def heeded_wait() -> Iterator[int]:
 
     What a client prefers may be ignored (RFC 7240 §2): it is answered with how things stand, and can ask again.
     """
-    wanted, places = preferred_wait(), mounted()[1].waits
+    wanted, places = preferred_wait(), mounted().waits
     if not wanted or not places.acquire(blocking=False):
         yield 0
         return

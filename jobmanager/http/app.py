@@ -73,5 +73,5 @@ def create_app(manager: JobManager | None = None) -> Flask:
     app.register_blueprint(blueprint(manager))
     # What is asked of no route belongs to no blueprint.
     errors.register(app)
-    app.after_request(guard.add_headers)
+    app.after_request(guard.add_headers_to_errors)
     return app

@@ -83,7 +83,7 @@ def kind(value: Any) -> str:
 
 def _parse(body: bytes, example: str, *, line_number: int | None = None) -> Any:
     try:
-        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        value = _decode(body.decode("utf-8-sig"))
         if b"\\u" in body:
             json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can be written, but not stored
         if _is_deeper(value, MAX_DEPTH):
@@ -99,6 +99,10 @@ def _parse(body: bytes, example: str, *, line_number: int | None = None) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise _Constant(name)
+
+
+#: Made once: json.loads makes a decoder at every call that asks for anything unusual.
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 class _Constant(ValueError):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from flask import Blueprint, redirect, request
-from werkzeug.wrappers import Response
+from flask import Blueprint, Response, redirect, request
+from pydantic_core import to_json
+from werkzeug.wrappers import Response as BaseResponse
 
 from jobmanager.http import examples, wire
 from jobmanager.http.docs import Answer, Answers, describe, job_id_parameter, refusal
@@ -61,7 +60,7 @@ def _refusals(verb: str) -> Answers:
         503: refusal("The store does not answer.", examples.NO_STORE, job_id="", headers=["Retry-After"]),
     },
 )
-def submit() -> dict[str, Any]:
+def submit() -> Response:
     """Submit a job."""
     name, args = wire.parse_classic(request.get_data())
     return _answer(manager().submit(name, args, actor=actor()))
@@ -82,7 +81,7 @@ def submit() -> dict[str, Any]:
         **_refusals("halt"),
     },
 )
-def halt(job_id: str) -> dict[str, Any]:
+def halt(job_id: str) -> Response:
     """Halt a job: it pauses where it stands, and everything is kept."""
     return _answer(manager().halt(job_id, actor=actor(), wait=WAIT_SECONDS))
 
@@ -102,7 +101,7 @@ def halt(job_id: str) -> dict[str, Any]:
         **_refusals("resume"),
     },
 )
-def resume(job_id: str) -> dict[str, Any]:
+def resume(job_id: str) -> Response:
     """Resume a halted or failed job: it goes on exactly where it stood."""
     return _answer(manager().resume(job_id, actor=actor(), wait=WAIT_SECONDS))
 
@@ -122,7 +121,7 @@ def resume(job_id: str) -> dict[str, Any]:
         **_refusals("stop"),
     },
 )
-def stop(job_id: str) -> dict[str, Any]:
+def stop(job_id: str) -> Response:
     """Stop a job for good: what it did is rolled back."""
     return _answer(manager().stop(job_id, actor=actor(), wait=WAIT_SECONDS))
 
@@ -139,7 +138,7 @@ def stop(job_id: str) -> dict[str, Any]:
         503: _NO_STORE,
     },
 )
-def details(job_id: str) -> dict[str, Any]:
+def details(job_id: str) -> Response:
     """Look at a job."""
     return _answer(manager().get(job_id))
 
@@ -147,14 +146,13 @@ def details(job_id: str) -> dict[str, Any]:
 @blueprint.get("/swagger/")
 @blueprint.get("/swagger/index.html")
 @open_to_all
-def swagger() -> Response:
+def swagger() -> BaseResponse:
     """Lead to the API docs, which were here in the Go service."""
     return redirect(address_of("docs.page"))
 
 
-def _answer(job: JobRecord) -> dict[str, Any]:
-    types = manager().types
-    job_type = types.get(job.type) if job.type in types else None
-    return wire.classic_answer(
-        job, job_type, is_unresponsive=manager().is_unresponsive(job), is_stuck=manager().is_stuck(job)
-    )
+def _answer(job: JobRecord) -> Response:
+    asked = manager()
+    job_type = asked.types.get(job.type) if job.type in asked.types else None
+    shown = wire.classic_answer(job, job_type, is_unresponsive=asked.is_unresponsive(job), is_stuck=asked.is_stuck(job))
+    return Response(to_json(shown), mimetype="application/json")

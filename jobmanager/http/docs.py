@@ -19,7 +19,7 @@ from werkzeug.wrappers import Response
 
 from jobmanager.errors import JobManagerError, RateLimited, TokensUnavailable, Unauthenticated
 from jobmanager.http import examples, resources, wire
-from jobmanager.http.door import address_of, is_open, mounted, open_to_all
+from jobmanager.http.door import address_of, called, is_open, open_to_all
 from jobmanager.http.errors import KINDS
 from jobmanager.job import Job
 from jobmanager.registry import Registry
@@ -284,8 +284,8 @@ def page_as_file() -> Response:
 @blueprint.get("/apispec.json")
 @open_to_all
 def specification() -> Response:
-    """Describe the API, as it is mounted where the request came by."""
-    name, mount = mounted()
+    """Describe the API, as it is called where the request came by."""
+    mount, name, _ = called()
     if name not in mount.specifications:
         mount.specifications[name] = _specification(name, mount.manager.types)
     prefix = address_of("docs.page").removesuffix("/apidocs/")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from flask import Blueprint, current_app, g, request, url_for
 from werkzeug.routing import BaseConverter
@@ -62,34 +62,43 @@ def is_open_request() -> bool:
     return endpoint() in _STATIC or is_open(current_app.view_functions[str(request.endpoint)])
 
 
-def mounted() -> tuple[str, Mount]:
-    """Return what the request is for, and the name under which that is registered."""
-    return _called()[:2]
+def mounted() -> Mount:
+    """Return what the request is for."""
+    return called().mount
 
 
 def endpoint() -> str:
     """Return the endpoint without the name of what it is mounted as; "" where there is no such route."""
-    return _called()[2] if request.blueprints else ""
+    return called().endpoint if request.endpoint is not None else ""
 
 
-def _called() -> tuple[str, Mount, str]:
-    """Return the name of the mount, the mount and the endpoint; found once for each request."""
+class Called(NamedTuple):
+    """What a request is for."""
+
+    mount: Mount
+    #: under which it is registered
+    name: str
+    endpoint: str
+
+
+def called() -> Called:
+    """Return what is asked for; found once for each request."""
     found = g.get("jobmanager_called")
     if found is None:
         found = g.jobmanager_called = _find_called()
-    return cast("tuple[str, Mount, str]", found)
+    return cast(Called, found)
 
 
-def _find_called() -> tuple[str, Mount, str]:
+def _find_called() -> Called:
     for name in request.blueprints:
         if isinstance(found := current_app.blueprints[name], Mount):
-            return name, found, str(request.endpoint).removeprefix(f"{name}.")
+            return Called(found, name, str(request.endpoint).removeprefix(f"{name}."))
     raise RuntimeError("this is no request for the job manager")
 
 
 def address_of(endpoint: str, **values: Any) -> str:
     """Return the address of a route, under the prefix that the request came by."""
-    return url_for(f"{mounted()[0]}.{endpoint}", **values)
+    return url_for(f"{called().name}.{endpoint}", **values)
 
 
 class JobIdConverter(BaseConverter):
@@ -100,7 +109,7 @@ class JobIdConverter(BaseConverter):
 
 def manager() -> JobManager:
     """Return the JobManager, as far as whoever asks may see it."""
-    whole, asking = mounted()[1].manager, token()
+    whole, asking = mounted().manager, token()
     if asking is None or asking.types is None:
         return whole
     return cast(JobManager, Restricted(whole, asking.types))
@@ -113,7 +122,7 @@ def token() -> Token | None:
 
 def still_let_in() -> Callable[[], bool]:
     """Return what tells, after the request too, whether whoever asks would still be let in."""
-    tokens, asking = mounted()[1].tokens, token()
+    tokens, asking = mounted().tokens, token()
     if tokens is None or asking is None:
         return lambda: True
     return lambda: tokens.holds(asking, now=datetime.now(UTC))

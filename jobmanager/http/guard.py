@@ -13,7 +13,7 @@ from werkzeug.exceptions import MethodNotAllowed, RequestEntityTooLarge
 from jobmanager import rates
 from jobmanager.errors import RateLimited, Unauthenticated
 from jobmanager.http.door import endpoint, is_open_request, mounted, require
-from jobmanager.tokens import Role, Token
+from jobmanager.tokens import Role, Token, TokenFile
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_BATCH_BYTES = 64 * 1024 * 1024
@@ -39,38 +39,52 @@ _log = logging.getLogger(__name__)
 
 def protect(blueprint: Blueprint) -> None:
     """Have its routes refuse who has no business there, and what pages of other sites ask them to change."""
-    blueprint.before_request(_refuse_foreign)
-    blueprint.before_request(_let_in)
-    blueprint.before_request(_refuse_large)
+    blueprint.before_request(_check)
     blueprint.after_request(add_headers)
 
 
 def add_headers(response: Response) -> Response:
     """Return the answer with the headers that every answer has, unless the route has set them otherwise."""
+    there = {name.lower() for name, _ in response.headers}
     for name, value in _HEADERS.items():
-        response.headers.setdefault(name, value)
-    if _changes_something() or response.is_json or response.mimetype == "application/problem+json":
-        response.headers.setdefault("Cache-Control", "no-store")
+        if name.lower() not in there:
+            response.headers.add(name, value)
+    if "cache-control" not in there and (_changes_something() or response.is_json):
+        response.headers.add("Cache-Control", "no-store")
     return response
 
 
+def add_headers_to_errors(response: Response) -> Response:
+    """Do the same for what was asked of no route: the others' answers have them by then."""
+    return add_headers(response) if request.endpoint is None else response
+
+
+def _check() -> None:
+    """Refuse what no route is to see; one function, since each one that Flask calls costs every request its time."""
+    changes_something = _changes_something()
+    if changes_something:
+        _refuse_foreign()
+    if (tokens := mounted().tokens) is not None and not is_open_request():
+        _let_in(tokens, Role.OPERATOR if changes_something else Role.VIEWER)
+    _refuse_large()
+
+
 def _refuse_foreign() -> None:
-    if not _changes_something():
-        return
+    """Refuse what a browser asks for somebody else, by Fetch Metadata Request Headers (W3C) that no other client sends.
+
+    The headers are taken from where they came: Werkzeug makes an exception of each one that is missing.
+    """
     if request.method == "HEAD":
         raise MethodNotAllowed(["GET", "POST"], "HEAD changes nothing here; use GET or POST.")
-    # Fetch Metadata Request Headers (W3C): sent by every browser, and by no other client.
-    if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+    headers = request.environ
+    if headers.get("HTTP_SEC_FETCH_SITE") in ("cross-site", "same-site"):
         abort(403, "A page of another site may not change jobs.")
-    if "prefetch" in request.headers.get("Sec-Purpose", ""):
+    if "prefetch" in headers.get("HTTP_SEC_PURPOSE", ""):
         abort(403, "A browser that looks ahead may not change jobs.")
 
 
-def _let_in() -> None:
+def _let_in(tokens: TokenFile, needed: Role) -> None:
     """Find out who asks; raises Unauthenticated, Forbidden, RateLimited, TokensUnavailable."""
-    tokens = mounted()[1].tokens
-    if tokens is None or is_open_request():
-        return
     told = request.authorization
     secret = told.token if told is not None and told.type == "bearer" else None
     token = tokens.find(secret, now=datetime.now(UTC)) if secret else None
@@ -79,14 +93,14 @@ def _let_in() -> None:
         raise Unauthenticated(has_token=bool(secret))
     g.jobmanager_token = token
     _count(token)
-    require(Role.OPERATOR if _changes_something() else Role.VIEWER)
+    require(needed)
 
 
 def _count(token: Token) -> None:
     """Raise RateLimited if the token has asked too often; a bucket that cannot be reached refuses nobody."""
     if token.rate is None:
         return
-    bucket = mounted()[1].manager.settings.data_dir / "rates" / token.hash[:32]
+    bucket = mounted().manager.settings.data_dir / "rates" / token.hash[:32]
     try:
         wait_seconds = rates.take(bucket, per_minute=token.rate, now=time.monotonic())
     except OSError as error:
@@ -107,4 +121,4 @@ def _refuse_large() -> None:
 
 
 def _changes_something() -> bool:
-    return endpoint() in _CHANGING_VIEWS or request.method not in ("GET", "HEAD", "OPTIONS")
+    return request.method not in ("GET", "HEAD", "OPTIONS") or endpoint() in _CHANGING_VIEWS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from flask import Flask, Response, g, request
 from uuid_utils import uuid7
@@ -10,6 +11,7 @@ from uuid_utils import uuid7
 from jobmanager.logs import request_id
 
 HEADER = "X-Request-ID"
+_BROUGHT = "HTTP_X_REQUEST_ID"  # where WSGI has it
 
 #: What is taken from a client: anything else could forge lines of the log.
 _SANE = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -26,11 +28,16 @@ def identify(app: Flask) -> None:
 
 def route() -> str:
     """Return the route of the request, as the API docs write it; a scanner's paths are all the same: none."""
-    return _PART.sub(r"{\1}", request.url_rule.rule) if request.url_rule is not None else "none"
+    return _shown(request.url_rule.rule) if request.url_rule is not None else "none"
+
+
+@cache
+def _shown(rule: str) -> str:
+    return _PART.sub(r"{\1}", rule)
 
 
 def _begin() -> None:
-    told = request.headers.get(HEADER, "")
+    told = request.environ.get(_BROUGHT, "")
     g.request_id = told if _SANE.fullmatch(told) else str(uuid7())
     request_id.set(g.request_id)
 

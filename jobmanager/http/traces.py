@@ -32,11 +32,11 @@ def _begin() -> None:
 
 
 def _tell(response: Response) -> Response:
-    if g.get("span") is not None:
+    if tracing.is_on() and g.get("span") is not None:
         g.span.set_attribute("http.response.status_code", response.status_code)
     return response
 
 
 def _end(_error: BaseException | None) -> None:
-    if "tracing" in g:
+    if tracing.is_on() and "tracing" in g:
         g.pop("tracing").__exit__(None, None, None)

@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, Select, Table, create_engine, func, select, text
+from sqlalchemy import Connection, Engine, Select, Table, Text, cast, create_engine, func, select, text
+from sqlalchemy import Insert as CoreInsert
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from jobmanager.store.commits import translate
-from jobmanager.store.prepared import Parameters, Rows, Statement
+from jobmanager.store.prepared import Parameters, Prepared, Rows, Statement
 
 T = TypeVar("T")
 
@@ -26,8 +28,11 @@ _SYNC_SECONDS = 60.0
 _LOOKS = 3
 #: How often a lost listening connection is tried again, and the store asked without it.
 _RECONNECT_SECONDS = 0.5
+#: The OID of double precision.
+_FLOAT8 = 701
 #: The channel on which every commit that may concern another process is announced.
 _CHANNEL = "jobmanager"
+_ANNOUNCE = select(cast(func.pg_notify(_CHANNEL, ""), Text))
 #: Whoever writes rows of a table holds this lock from before it takes their numbers until it has committed.
 _CHANGE_WRITERS = text(
     "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted"
@@ -44,15 +49,18 @@ class Database:
         self.engine = create_engine(
             make_url(url).set(drivername="postgresql+psycopg"),
             json_serializer=json_serializer,
+            paramstyle="format",  # parameters have places: see prepared.py
             pool_size=16,
             max_overflow=16,
             pool_pre_ping=True,
             pool_timeout=10,
+            pool_use_lifo=True,  # the server has planned our statements on the connection that was used last
             connect_args={"connect_timeout": 5, "application_name": "jobmanager"},
         )
         self._lock = threading.Lock()  # guards _offset and _synced_at; never held while asking the database
         self._offset: datetime | None = None  # the database's clock where ours, the monotonic one, is zero
         self._synced_at = 0.0
+        self._prepared: dict[Statement, Prepared] = {}
 
     def run(self, write: Callable[[Connection], T]) -> T:
         """Return what *write* returns, once it is committed; PostgreSQL groups concurrent commits by itself."""
@@ -72,8 +80,12 @@ class Database:
 
     def execute(self, connection: Connection, statement: Statement, parameters: Parameters) -> Rows:
         """Run one of the statements that are made once, in the transaction of *connection*; raises DBAPIError."""
-        result = connection.execute(statement, parameters)
-        return [tuple(row) for row in result] if result.returns_rows else []
+        return self._prepare(statement).run(connection.connection.driver_connection, parameters)
+
+    def add(self, connection: Connection, statement: CoreInsert, parameters: Parameters) -> int:
+        """Run one of the inserts that are made once, and return the number of the new row; raises DBAPIError."""
+        ((number,),) = self.execute(connection, _numbered(statement), parameters)
+        return int(number)
 
     def execute_many(self, connection: Connection, statement: Statement, parameters: Sequence[Parameters]) -> None:
         """Run one of the statements that are made once, for each of the parameters; raises DBAPIError."""
@@ -81,8 +93,11 @@ class Database:
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
         """Return what one of the queries that are made once finds; raises DBAPIError."""
-        with self.engine.connect() as connection:
-            return self.execute(connection, query, parameters)
+        connection = self.engine.raw_connection()
+        try:
+            return self._prepare(query).run(connection.driver_connection, parameters)
+        finally:
+            connection.close()
 
     def insert(self, table: Table) -> Insert:
         """Return an insert of this dialect, which may say what is to be done where a key is there already."""
@@ -94,7 +109,7 @@ class Database:
 
     def announce(self, connection: Connection) -> None:
         """Have the processes that watch told, once the transaction is committed."""
-        connection.execute(select(func.pg_notify(_CHANNEL, "")))
+        self.execute(connection, _ANNOUNCE, {})
 
     def change_writers(self) -> set[str]:
         """Return the names of the transactions that are writing changes: a number is taken before it is committed."""
@@ -113,6 +128,13 @@ class Database:
     def lease_now(self) -> datetime:
         """Return the clock that leases are judged by: the same."""
         return self.now()
+
+    def _prepare(self, statement: Statement) -> Prepared:
+        # Two threads may prepare the same one: either will do.
+        prepared = self._prepared.get(statement)
+        if prepared is None:
+            prepared = self._prepared[statement] = Prepared(statement, self.engine.dialect, float_code=_FLOAT8)
+        return prepared
 
     def _sync(self, known: datetime | None) -> datetime:
         """Measure the offset to the database's clock; where it does not answer, the one known still holds."""
@@ -141,6 +163,12 @@ class Database:
     def close(self) -> None:
         """Close the pool; may be called twice."""
         self.engine.dispose()
+
+
+@cache
+def _numbered(statement: CoreInsert) -> Statement:
+    """Return the insert, which returns the number of its row; the same for the same, so that it is made once."""
+    return statement.returning(*statement.table.primary_key)
 
 
 def _look_at_clock(connection: Connection) -> tuple[float, datetime, float]:

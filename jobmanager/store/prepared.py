@@ -22,7 +22,8 @@ _Convert = Callable[[Any], Any]
 class Prepared:
     """One statement in the words of a dialect whose parameters have places, and how its values are converted."""
 
-    def __init__(self, statement: Statement, dialect: Dialect) -> None:
+    def __init__(self, statement: Statement, dialect: Dialect, *, float_code: int | None = None) -> None:
+        """*float_code* is what the driver calls the type of a float, where SQLAlchemy wants to know."""
         compiled: Any = statement.compile(dialect=dialect)
         self.text: str = compiled.string
         self._dialect: Any = dialect
@@ -34,7 +35,7 @@ class Prepared:
                 self._to_store.append((name, convert))
         self._to_show: list[tuple[int, _Convert]] = []
         for place, column in enumerate(statement.exported_columns):
-            if convert := column.type.dialect_impl(dialect).result_processor(dialect, None):
+            if convert := column.type.dialect_impl(dialect).result_processor(dialect, float_code):
                 self._to_show.append((place, convert))
 
     def run(self, connection: Any, parameters: Parameters) -> Rows:
@@ -44,6 +45,14 @@ class Prepared:
         except self._dialect.dbapi.Error as error:
             raise self._translated(error) from error
         return [self._shown(row) for row in rows]
+
+    def add(self, connection: Any, parameters: Parameters) -> int:
+        """Run it, which adds a row, on a connection of the driver, and return the row's number; raises DBAPIError."""
+        try:
+            number: int = connection.execute(self.text, self.bound(parameters)).lastrowid
+        except self._dialect.dbapi.Error as error:
+            raise self._translated(error) from error
+        return number
 
     def run_many(self, connection: Any, parameters: Sequence[Parameters]) -> None:
         """Run it on a connection of the driver for each of the parameters, which name the same; raises DBAPIError."""

@@ -60,18 +60,9 @@ _IS_TO_CLEAN = and_(IS_STOPPING, jobs.c.owner.is_(None), jobs.c.run_at <= _NOW)
 JOB = select(jobs).where(_IS_JOB)
 JOB_LOCKED = JOB.with_for_update()
 JOB_HELD = select(jobs).where(_IS_HELD).with_for_update()
-ADD_JOB = (
-    insert(jobs)
-    .values(
-        {
-            column.name: bindparam(column.name, _unset(column), type_=column.type)
-            for column in jobs.c
-            if column.name != "number"
-        }
-    )
-    .returning(jobs)
-)
-#: Of many jobs at once; no more is set than a submission says, and than has to be.
+#: What a new job is beside what its submission says.
+NEW_JOB = {column.name: _unset(column) for column in jobs.c}
+#: No more is set than a submission says, and than has to be.
 PUT_JOB = insert(jobs).values(
     {
         name: bindparam(name, _unset(jobs.c[name]), type_=jobs.c[name].type)
@@ -87,10 +78,8 @@ PUT_CHANGE = insert(changes).values(
     }
 )
 ADD_JOBS = insert(jobs).returning(jobs, sort_by_parameter_order=True)
-ADD_CHANGE = (
-    insert(changes)
-    .values({column.name: bindparam(column.name, type_=column.type) for column in changes.c if column.name != "seq"})
-    .returning(changes.c.seq)
+ADD_CHANGE = insert(changes).values(
+    {column.name: bindparam(column.name, type_=column.type) for column in changes.c if column.name != "seq"}
 )
 LAST_CHANGE = select(func.coalesce(func.max(changes.c.seq), 0))
 COUNT_WAITING = select(func.count()).select_from(jobs).where(IS_WAITING)

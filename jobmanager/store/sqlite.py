@@ -82,6 +82,10 @@ class Database:
         """Run one of the statements that are made once, in the transaction of *connection*; raises DBAPIError."""
         return self._prepare(statement).run(connection.connection.driver_connection, parameters)
 
+    def add(self, connection: Connection, statement: Statement, parameters: Parameters) -> int:
+        """Run one of the inserts that are made once, and return the number of the new row; raises DBAPIError."""
+        return self._prepare(statement).add(connection.connection.driver_connection, parameters)
+
     def execute_many(self, connection: Connection, statement: Statement, parameters: Sequence[Parameters]) -> None:
         """Run one of the statements that are made once, for each of the parameters; raises DBAPIError."""
         self._prepare(statement).run_many(connection.connection.driver_connection, parameters)

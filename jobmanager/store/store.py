@@ -128,6 +128,7 @@ class Store:
         self._queue_limit = queue_limit
         self._clock_offset = timedelta(0)  # between the clock of leases and that of everything else, as last measured
         self._waiting = queue_limit, 0  # jobs that waited when they were counted last, and the last change by then
+        self._last_seq = 0  # of the changes that this process knows of
         try:
             self._database = _connect(url, clock)
             self._prepare()
@@ -538,13 +539,16 @@ class Store:
         rows = [_row(job, now) for job in new]
         submit = _submission(actor, now) | {"from_status": None, "reason": None, "signal_to": None}
         if len(rows) == 1:
-            added = self._database.execute(connection, queries.ADD_JOB, rows[0])
-            self._database.execute(connection, queries.ADD_CHANGE, submit | {"job_id": new[0].id})
+            (row,) = rows
+            added = [self._new(row, self._database.add(connection, queries.PUT_JOB, row))]
+            seq = self._database.add(connection, queries.ADD_CHANGE, submit | {"job_id": row["id"]})
         else:
-            added = [tuple(row) for row in connection.execute(queries.ADD_JOBS, rows)]
+            added = [self._job(tuple(row)) for row in connection.execute(queries.ADD_JOBS, rows)]
             connection.execute(insert(changes), [submit | {"job_id": job.id} for job in new])
-        _add_labels(connection, new, [row[0] for row in added], now)
-        return [self._job(row) for row in added]
+            seq = self._last_change(connection)
+        self._keep_room(connection, seq)
+        _add_labels(connection, new, [job.number for job in added], now)
+        return added
 
     def _put(self, connection: Connection, new: Sequence[NewJob], actor: str) -> None:
         """Store new jobs without keys and labels, of which nobody wants to see more than that they are there."""
@@ -553,19 +557,34 @@ class Store:
         self._database.execute_many(connection, queries.PUT_JOB, [_row(job, now) for job in new])
         submit = _submission(actor, now)
         self._database.execute_many(connection, queries.PUT_CHANGE, [{**submit, "job_id": job.id} for job in new])
+        self._keep_room(connection, self._last_change(connection))
 
     def _make_room(self, connection: Connection, wanted: int) -> None:
-        """Raise QueueFull if *wanted* more jobs are too many; counts them only where that may be."""
-        ((seq,),) = self._database.execute(connection, queries.LAST_CHANGE, {})
-        waiting, counted_at = self._waiting
+        """Raise QueueFull if *wanted* more jobs are too many, as far as this process knows."""
+        if self._may_be_full(wanted):
+            self._count_waiting(connection, wanted)
+
+    def _keep_room(self, connection: Connection, seq: int) -> None:
+        """Raise QueueFull if there are too many, now that the change *seq* tells what other processes did."""
+        self._last_seq = seq
+        if self._may_be_full(0):
+            self._count_waiting(connection, 0)
+
+    def _may_be_full(self, wanted: int) -> bool:
         # Whatever came to wait since it was counted did so by a change, whichever process made it.
-        if waiting + max(0, seq - counted_at) + wanted <= self._queue_limit - _UNSEEN:
-            return
+        waiting, counted_at = self._waiting
+        return waiting + max(0, self._last_seq - counted_at) + wanted > self._queue_limit - _UNSEEN
+
+    def _count_waiting(self, connection: Connection, wanted: int) -> None:
         self._database.take_turn(connection, "submissions")
         waiting = connection.execute(queries.COUNT_WAITING).scalar_one()
         if waiting + wanted > self._queue_limit:
             raise QueueFull(self._queue_limit)
-        self._waiting = waiting, seq
+        self._waiting = waiting, self._last_change(connection)
+
+    def _last_change(self, connection: Connection) -> int:
+        ((seq,),) = self._database.execute(connection, queries.LAST_CHANGE, {})
+        return int(seq)
 
     def _clocks(self) -> Values:
         return {"now": self.now(), "lease_now": self._database.lease_now(), "owner_is": self.owner}
@@ -652,7 +671,7 @@ class Store:
             "at": now,
             "signal_to": job.owner if job.owner != self.owner else None,
         }
-        ((seq,),) = self._database.execute(connection, queries.ADD_CHANGE, record)
+        seq = self._database.add(connection, queries.ADD_CHANGE, record)
         del record["signal_to"]
         return Applied(job=moved, change=Change(seq=seq, **record))
 
@@ -705,7 +724,14 @@ class Store:
 
     def _job(self, row: Sequence[Any]) -> JobRecord:
         """Return the row of a job as a value, its lease on the clock of everything else."""
-        values = dict(zip(_COLUMNS, row, strict=True))
+        return self._shown(dict(zip(_COLUMNS, row, strict=True)))
+
+    def _new(self, row: Values, number: int) -> JobRecord:
+        """Return a job as it is once *row* is stored, which saves reading it again."""
+        as_read = {name: json.loads(to_json(row[name])) for name in ("args", "labels") if row[name] != {}}
+        return self._shown({**queries.NEW_JOB, **row, **as_read, "details": {}, "number": number})
+
+    def _shown(self, values: Values) -> JobRecord:
         values["status"] = Status(values["status"])
         if values["run_at"] == _AT_ONCE:
             values["run_at"] = values["submitted_at"]

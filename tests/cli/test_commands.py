@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +232,9 @@ def test_what_comes_from_elsewhere_cannot_command_the_terminal(capsys: pytest.Ca
     Printer(as_json=False).say("\x1b]0;owned\x07 [bold]x[/bold] \u202e")
 
     assert capsys.readouterr().out == "\\x1b]0;owned\\x07 [bold]x[/bold] \\u202e\n"
+
+
+def test_its_version_can_be_asked_for(call: Any) -> None:
+    told = call("--version")
+
+    assert (told.code, told.out) == (0, f"jobmanager {version('jobmanager')}\n")

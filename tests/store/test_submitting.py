@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -161,6 +161,29 @@ def test_two_processes_together_fill_the_queue_and_no_more(open_store: Any) -> N
     for process in (store, other):
         with pytest.raises(QueueFull):
             process.put("one too many")
+
+
+def test_a_process_learns_from_its_own_submission_that_others_have_filled_the_queue(open_store: Any) -> None:
+    store, other = open_store(queue_limit=4000), open_store(queue_limit=4000)
+    store.put("first", "second")
+    other.add_all([NewJob(id=str(number), type="T", args={}) for number in range(3998)], actor="test")
+    rows = store.everything()
+
+    with pytest.raises(QueueFull):
+        store.put("one too many")
+
+    assert store.everything() == rows
+
+
+def test_what_is_told_of_a_new_job_is_what_is_stored(store: Any) -> None:
+    odd = {"a": ("b", 1.5, None), "é": {"deep": [True]}}
+    told = [
+        *store.put("plain"),
+        *store.put("odd", args=odd, labels={"team": "a"}, priority=-3, max_attempts=7, timeout_seconds=0.25),
+        *store.put("later", run_at=datetime(2031, 1, 2, 3, 4, 5, 6, tzinfo=UTC), traceparent="00-a-b-01"),
+    ]
+
+    assert told == [store.get(job.id) for job in told]
 
 
 def test_threads_that_submit_at_once_fill_the_queue_and_no_more(open_store: Any, at_once: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager.config import Settings
+from jobmanager.config import Settings, misspelt
 from jobmanager.errors import ConfigError
 
 NUMBERS = {
@@ -94,6 +94,24 @@ def test_every_field_has_a_variable_of_its_name() -> None:
     known = texts | {field for _, field, _ in NUMBERS.values()}
 
     assert {field.name for field in dataclasses.fields(Settings)} == known
+
+
+def test_a_misspelt_variable_is_told_with_what_was_meant() -> None:
+    slips = {
+        "JOBMANAGER_SLOT": "JOBMANAGER_SLOTS",
+        "JOBMANAGER_Slots": "JOBMANAGER_SLOTS",
+        "JOBMANAGER_DATADIR": "JOBMANAGER_DATA_DIR",
+        "JOBMANAGER_LEASE_SECOND": "JOBMANAGER_LEASE_SECONDS",
+    }
+
+    assert misspelt(dict.fromkeys(slips, "1")) == slips
+
+
+def test_what_is_right_or_means_something_else_is_not_taken_for_a_slip() -> None:
+    right = [f"JOBMANAGER_{name}" for name in (*NUMBERS, "DATA_DIR", "TOKENS", "URL", "TOKEN")]
+    others = ["JOBMANAGER_SERVICE_HOST", "JOBMANAGER_PORT", "JOBMANAGER_PORT_8080_TCP", "JOBMANAGER_IMAGE", "SLOT"]
+
+    assert misspelt(dict.fromkeys(right + others, "1")) == {}
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -1,0 +1,62 @@
+"""How many jobs a second one client submits durably over HTTP, in batches: POST /jobs/batch."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+
+from benchmarks import served
+from benchmarks.frame import Goal, Result, figure, in_turns, versions_of
+
+OURS = "ours, one job a line"
+WANTED = 45_000.0
+ROUNDS = 5
+#: Batches in a round, each of so many jobs.
+BATCHES, JOBS = 5, 10_000
+BATCHES_OF_QUICK = 1
+HOW = f"""
+One connection sends {BATCHES} batches of {JOBS:,} jobs as NDJSON, one after the other, to a new server of one worker of
+16 threads, in each of {ROUNDS} rounds. An answer, which tells the id of every job, comes when all of them and their
+first changes are durable (SQLite, synchronous=FULL). Measured from the first byte sent to the last answered; the first
+batch of a server, at which much is done for the first time, is not counted.
+""".strip()
+
+
+def measure(*, quick: bool) -> Result:
+    """Submit; takes less than half a minute, *quick* a few seconds."""
+    batches = BATCHES_OF_QUICK if quick else BATCHES
+    told = in_turns({OURS: lambda: submit(batches)}, 1 if quick else ROUNDS)
+    rates = figure(told, "jobs/s", f"Jobs submitted in batches of {JOBS:,}", "jobs/s")
+    return Result(
+        name="batch",
+        title="Submission in batches",
+        how=HOW,
+        figures=[rates],
+        goals=[Goal(text="durable jobs a second", value=rates.median(OURS), wanted=WANTED, unit="jobs/s")],
+        versions=versions_of("flask", "gunicorn", "sqlalchemy"),
+    )
+
+
+def submit(batches: int) -> dict[str, float]:
+    """Send so many batches to a new server, after one that is not counted; returns jobs a second."""
+    job = {"type": "Simple", "args": {"steps": 5}}
+    body = "".join(f"{json.dumps(job)}\n" for _ in range(JOBS)).encode()
+    with served.ours(workers=1, threads=16) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        send(connection, body)
+        began = time.perf_counter()
+        for _ in range(batches):
+            send(connection, body)
+        took = time.perf_counter() - began
+        connection.close()
+    return {"jobs/s": batches * JOBS / took}
+
+
+def send(connection: http.client.HTTPConnection, body: bytes) -> None:
+    """Send one batch, and see that it was taken."""
+    connection.request("POST", "/jobs/batch", body, {"Content-Type": "application/x-ndjson"})
+    answer = connection.getresponse()
+    told = answer.read()
+    if answer.status != http.client.ACCEPTED or len(json.loads(told)["ids"]) != JOBS:
+        raise AssertionError(f"the batch was answered with {answer.status}: {told[:500].decode()}")

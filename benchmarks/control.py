@@ -1,0 +1,88 @@
+"""How soon a job starts, halts and resumes, and what it costs a job that this is possible at any moment."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+
+from benchmarks.frame import Figure, Goal, Result, ask, figure, in_turns, versions_of
+from benchmarks.peers import servers
+
+ON_SQLITE, ON_POSTGRES = "SQLite", "PostgreSQL"
+ROUNDS = 5
+#: How often each is done in a round.
+TIMES = 200
+TIMES_OF_QUICK = 30
+#: Of each that is steered: most milliseconds at the median, if that is a goal, and of 99 %.
+GOALS = {
+    "start": (2.0, 10.0),
+    "halt here": (None, 10.0),
+    "resume here": (None, 10.0),
+    "halt elsewhere": (None, 60.0),
+    "resume elsewhere": (None, 60.0),
+}
+TITLES = {
+    "start": "From the call of submit at an idle manager to the first line of the job",
+    "halt here": "Halt, asked in the process that runs the job, until it is recorded as halted",
+    "resume here": "Resume, asked there, until it runs",
+    "halt elsewhere": "Halt, asked in another process, until it is recorded as halted",
+    "resume elsewhere": "Resume, asked there, until it runs",
+}
+CHECKPOINT = "checkpoint() where nothing is asked for and nothing due"
+HOW = f"""
+Each round is a process of its own on a new database: SQLite with synchronous=FULL, PostgreSQL with fsync and
+synchronous_commit on. {TIMES} jobs are submitted one after the other, each when the last has ended. Then eight jobs run
+at once that reach a checkpoint each millisecond; one after the other is halted and resumed, {TIMES} times, by a thread
+of that process and by a process that runs no jobs. A time ends when the new status is committed and seen by who asked.
+""".strip()
+
+
+def measure(*, quick: bool) -> Result:
+    """Take the times; takes about a minute, *quick* a few seconds."""
+    times = TIMES_OF_QUICK if quick else TIMES
+    with ExitStack() as stack:
+        server = stack.enter_context(servers.postgres())
+        ways = {
+            ON_SQLITE: lambda: steered(servers.sqlite(), times),
+            ON_POSTGRES: lambda: steered(servers.database(server), times),
+        }
+        told = in_turns(ways, 1 if quick else ROUNDS)
+    times_of = partial(figure, told, unit="ms", is_less_better=True)
+    figures = {
+        f"{what} {part}": times_of(key=f"{what} {part}", title=f"{title}: {part}")
+        for what, title in TITLES.items()
+        for part in ("p50", "p99")
+    }
+    checkpoint = figure(told, "checkpoint", CHECKPOINT, "µs", is_less_better=True)
+    return Result(
+        name="control",
+        title="Start, halt, resume",
+        how=HOW,
+        figures=[*figures.values(), checkpoint],
+        goals=[*goals_of(figures), goal_of(checkpoint, "checkpoint()", 1.0, ON_SQLITE)],
+        versions=versions_of("sqlalchemy", "psycopg"),
+    )
+
+
+def steered(broker: AbstractContextManager[str], times: int) -> dict[str, float]:
+    """Take all times once, in new processes on a new database."""
+    with broker as url, tempfile.TemporaryDirectory(prefix="steered-") as folder:
+        return ask([sys.executable, "-m", "benchmarks.steered", "run", url, folder, str(times)])
+
+
+def goals_of(figures: dict[str, Figure]) -> list[Goal]:
+    """Return what was to be reached: all of it on SQLite, from another process on PostgreSQL too."""
+    return [
+        goal_of(figures[f"{what} {part}"], f"{what}, {part}", most, where)
+        for what, wanted in GOALS.items()
+        for part, most in zip(("p50", "p99"), wanted, strict=True)
+        for where in ((ON_SQLITE, ON_POSTGRES) if "elsewhere" in what else (ON_SQLITE,))
+        if most is not None
+    ]
+
+
+def goal_of(found: Figure, what: str, most: float, where: str) -> Goal:
+    """Return whether it took at most that long on that database."""
+    return Goal(text=f"{what}, {where}", value=found.median(where), wanted=most, unit=found.unit, is_at_most=True)

@@ -1,0 +1,31 @@
+"""Procrastinate on PostgreSQL: its worker, with eight jobs at once, which are coroutines, as is quickest there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from procrastinate import App, PsycopgConnector
+
+from benchmarks.peers import tally
+
+_COMMAND = [sys.executable, "-m", "procrastinate", "--app", "benchmarks.peers.of_procrastinate.app", "worker"]
+WORKERS = {"8 at once": [*_COMMAND, "--concurrency", "8"]}
+
+app = App(connector=PsycopgConnector(conninfo=os.environ["BROKER"]))
+
+
+@app.task(name="noop")
+async def noop() -> None:
+    """Do nothing but count."""
+    tally.count()
+
+
+@contextmanager
+def producer() -> Iterator[Callable[[], object]]:
+    """Make the tables, and give out what enqueues a job."""
+    with app.open():
+        app.schema_manager.apply_schema()
+        yield noop.defer

@@ -1,0 +1,69 @@
+"""Servers that are measured: gunicorn with ours or with a peer's view, in one and the same configuration."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks import peers
+from benchmarks.frame import ROOT
+from benchmarks.peers import servers
+
+#: What gunicorn.conf.py says of more than the service itself.
+_SAME = ["--config", "/dev/null", "--worker-class", "gthread", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]
+_PATIENCE_SECONDS = 30.0
+
+
+@contextmanager
+def ours(workers: int, threads: int) -> Iterator[int]:
+    """Serve ours, which runs no jobs, on a new SQLite file; gives out the port."""
+    with tempfile.TemporaryDirectory(prefix="served-") as folder:
+        environment = {"JOBMANAGER_DATA_DIR": str(Path(folder) / "data"), "JOBMANAGER_SLOTS": "0"}
+        command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+        with _served(command, environment, workers, threads) as port:
+            yield port
+
+
+@contextmanager
+def view(queue: str, broker: str, workers: int, threads: int) -> Iterator[int]:
+    """Serve the view that hands on to *queue*; gives out the port."""
+    command = [str(peers.PYTHON), "-m", "gunicorn", "benchmarks.peers.web:app", *_SAME]
+    with _served(command, {"QUEUE": queue, "BROKER": broker}, workers, threads) as port:
+        yield port
+
+
+@contextmanager
+def _served(command: Sequence[str], environment: Mapping[str, str], workers: int, threads: int) -> Iterator[int]:
+    port = servers.free_port()
+    size = ["--workers", str(workers), "--threads", str(threads), "--bind", f"127.0.0.1:{port}"]
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen([*command, *size], cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log)
+        try:
+            _wait_until_it_serves(port)
+            yield port
+        except BaseException:
+            log.seek(0)
+            sys.stderr.write(log.read()[-4000:].decode(errors="replace"))
+            raise
+        finally:
+            server.terminate()
+            server.wait(_PATIENCE_SECONDS)
+
+
+def _wait_until_it_serves(port: int) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/live", timeout=5).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
