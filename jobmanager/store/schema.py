@@ -98,7 +98,11 @@ def _from_microseconds(value: int | None) -> datetime | None:
 
 
 def _to_line(value: str | None) -> str | None:
-    return None if value is None else storable(value, longest=len(value))
+    if value is None:
+        return None
+    if value.isascii() and "\0" not in value:  # as most are
+        return str.__str__(value)  # the text alone, of a member of an enumeration too
+    return storable(value, longest=len(value))
 
 
 def _to_text(value: Any) -> str | None:
