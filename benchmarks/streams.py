@@ -1,6 +1,6 @@
 """How long submitting takes while as many clients follow events as the server allows, beside nobody following.
 
-    python benchmarks/streams.py [--seconds 8] [--rounds 3] [--rate 100] [--streams 8] [--url postgresql://…]
+    python -m benchmarks.streams [--seconds 8] [--rounds 3] [--rate 100] [--streams 8] [--url postgresql://…]
 
 A real gunicorn with one worker. Clients submit at a steady rate, so that both find the same load; each round measures
 one after the other. What counts (DESIGN): with all streams open, submit's p99 stays within twice of that without.
@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
-import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-CLIENTS = 4
+from benchmarks.serving import serving, submit_for
+
 #: Followers read in a process of their own, so that what they do is not counted as the server's or the clients'.
 FOLLOW = """
 import socket, sys, threading
@@ -52,7 +48,7 @@ def main() -> None:
     parser.add_argument("--url", default="", help="of a database; by default a SQLite file")
     asked = parser.parse_args()
     found: dict[bool, list[float]] = {False: [], True: []}
-    with tempfile.TemporaryDirectory() as folder, server(Path(folder), asked.url, asked.streams) as port:
+    with tempfile.TemporaryDirectory() as folder, _server(Path(folder), asked.url, asked.streams) as port:
         submit_for(port, 2.0, asked.rate)  # warm up
         for turn in range(asked.rounds):
             for has_streams in (False, True):
@@ -67,36 +63,11 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def server(folder: Path, url: str, streams: int) -> Iterator[int]:
-    """Serve meanwhile."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    settings = {"JOBMANAGER_DATA_DIR": str(folder), "JOBMANAGER_STREAMS": str(streams), "PORT": str(port)}
-    if url:
-        settings["JOBMANAGER_DATABASE_URL"] = url
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "--log-level", "warning", "wsgi:app"], cwd=ROOT, env=os.environ | settings
-    )
-    try:
-        wait_for(port)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def wait_for(port: int) -> None:
-    """Return when the server is ready."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/health/ready")
-            if connection.getresponse().status == 200:
-                return
-        time.sleep(0.1)
-    raise SystemExit("the server does not answer")
+def _server(folder: Path, url: str, streams: int) -> Iterator[int]:
+    """Serve meanwhile, on a port."""
+    database = {"JOBMANAGER_DATABASE_URL": url} if url else {}
+    with serving(folder, JOBMANAGER_STREAMS=str(streams), **database) as server:
+        yield server.port
 
 
 @contextlib.contextmanager
@@ -113,31 +84,6 @@ def followers(port: int, number: int) -> Iterator[None]:
         finally:
             process.kill()
     time.sleep(1.5)  # until the server has noticed
-
-
-def submit_for(port: int, seconds: float, rate: float) -> list[float]:
-    """Return how long each submission took, in seconds."""
-    taken: list[float] = []
-    begin = time.monotonic() + 0.1
-    # Measured from when it was due: a server that lags behind is not spared what piles up.
-    dues = [[begin + turn / rate for turn in range(n, int(seconds * rate), CLIENTS)] for n in range(CLIENTS)]
-    threads = [threading.Thread(target=_submit, args=(port, times, taken)) for times in dues]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return taken
-
-
-def _submit(port: int, dues: list[float], taken: list[float]) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    for due in dues:
-        time.sleep(max(0.0, due - time.monotonic()))
-        connection.request("POST", "/submit", b'{"Type": "Simple", "args": {"steps": 0}}')
-        answer = connection.getresponse()
-        answer.read()
-        assert answer.status == 200, answer.status
-        taken.append(time.monotonic() - due)
 
 
 def p99(taken: list[float]) -> float:

@@ -68,6 +68,9 @@ class Reader(Protocol):
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows of [begin, end) in the order (date, key), and the place of the last, or None."""
 
+    def expect(self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int) -> None:
+        """Be told which rows will be asked for next; they may be read already, but no others are."""
+
     def close(self) -> None:
         """Close the connection."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,10 +13,13 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from jobmanager.jobs.json_lines import json_lines
+from jobmanager.jobs.parquet_pieces import list_of_all, piece
 from jobmanager.jobs.part import Claim, Part, PartDamaged, sha256, sync_folder
 
 #: How much is made JSON at once: Arrow keeps at most 2 GiB of text in an array, and JSON may be longer by far.
 _BYTES_AT_ONCE = 64 * 1024 * 1024
+#: How many rows are made CSV at once: what comes of them is small enough to use the same memory again and again.
+_ROWS_AT_ONCE = 8_000
 
 
 class Encoding(Protocol):
@@ -32,8 +34,8 @@ class Encoding(Protocol):
     def head(self, schema: pa.Schema) -> Any:
         """Return the bytes a part begins with."""
 
-    def body(self, rows: pa.Table) -> Iterator[Any]:
-        """Yield the bytes of a chunk of rows, piece by piece."""
+    def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
+        """Yield the bytes of a chunk of rows, piece by piece; *at* is where it begins in the part."""
 
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
         """Make the file that is downloaded from a complete part, durably; calls *on_chunk* now and then.
@@ -48,14 +50,19 @@ class Encoding(Protocol):
         """
 
 
+def _give_name(part: Part, target: Path) -> str:
+    """Give a part that is complete and synced its name, durably; returns its SHA-256."""
+    os.replace(part.path, target)
+    sync_folder(target.parent)
+    return part.sha256
+
+
 class _AsItIs:
     """A format of which the part is the file already."""
 
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
         """Give the part its name."""
-        os.replace(part.path, target)
-        sync_folder(target.parent)
-        return part.sha256
+        return _give_name(part, target)
 
     def digest(self, file: Path, rows: int, claimed: Claim, on_block: Callable[[], None]) -> str:
         """Return the SHA-256 of a file that begins with what is claimed."""
@@ -76,9 +83,10 @@ class Csv(_AsItIs):
         """Return the line of names."""
         return _csv(schema.empty_table(), include_header=True)
 
-    def body(self, rows: pa.Table) -> Iterator[Any]:
+    def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
         """Yield a line for each row."""
-        yield _csv(rows, include_header=False)
+        for begin in range(0, rows.num_rows, _ROWS_AT_ONCE):
+            yield _csv(rows.slice(begin, _ROWS_AT_ONCE), include_header=False)
 
 
 class JsonLines(_AsItIs):
@@ -92,7 +100,7 @@ class JsonLines(_AsItIs):
         """Return nothing: every line is complete."""
         return b""
 
-    def body(self, rows: pa.Table) -> Iterator[Any]:
+    def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
         """Yield a line for each row."""
         rows_at_once = max(1, _BYTES_AT_ONCE * rows.num_rows // max(1, rows.nbytes))
         yield from map(json_lines, rows.to_batches(max_chunksize=rows_at_once))
@@ -101,90 +109,38 @@ class JsonLines(_AsItIs):
 class Parquet:
     """Apache Parquet, a row group for each chunk.
 
-    A Parquet file cannot be cut back: until all rows are there, the part is an Arrow IPC stream.
+    A Parquet file ends with a list of its row groups, and cannot be cut back to fewer of them. So each chunk is a file,
+    with a list of its own, and at the end one more list tells of them all: see parquet_pieces.py.
     """
 
     extension = "parquet"
-    part_extension = "arrows"
+    part_extension = "parquet"
     media_type = "application/vnd.apache.parquet"
 
     def head(self, schema: pa.Schema) -> Any:
-        """Return the message that tells the schema."""
-        return schema.serialize()
+        """Return a file without rows, which tells the schema."""
+        return piece(schema.empty_table(), 0)
 
-    def body(self, rows: pa.Table) -> Iterator[Any]:
-        """Yield the message that holds the rows."""
-        (batch,) = rows.combine_chunks().to_batches()
-        yield batch.serialize()
+    def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
+        """Yield a file that holds the rows as one row group."""
+        yield piece(rows, at)
 
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
-        """Write the rows of the stream as Parquet, and remove it."""
-        unfinished = target.with_suffix(".unfinished")
-        try:
-            sha256 = self._convert(part.path, unfinished, on_chunk)
-        except BaseException:
-            # It is made anew from the part; on a volume that is full, it would be in the way.
-            unfinished.unlink(missing_ok=True)
-            raise
-        os.replace(unfinished, target)
-        sync_folder(target.parent)
-        part.path.unlink()
-        return sha256
-
-    def _convert(self, part: Path, target: Path, on_chunk: Callable[[], None]) -> str:
-        with closing(Part.create(target)) as file:
-            with (
-                pa.OSFile(str(part), "rb") as source,
-                pa.ipc.open_stream(source) as batches,
-                pa.parquet.ParquetWriter(
-                    _Sink(file), batches.schema, use_dictionary=_repetitive(batches.schema)
-                ) as writer,
-            ):
-                for batch in batches:
-                    writer.write_batch(batch)
-                    on_chunk()
-            file.sync()
-            return file.sha256
+        """Append the list of all row groups, and give the part its name."""
+        with open(part.path, "rb", buffering=0) as file:
+            part.write(list_of_all(file.fileno(), part.length, on_chunk))
+        part.sync()
+        return _give_name(part, target)
 
     def digest(self, file: Path, rows: int, claimed: Claim, on_block: Callable[[], None]) -> str:
-        """Return the SHA-256 of a file of so many rows."""
+        """Return the SHA-256 of a file of so many rows that begins with what is claimed."""
         try:
             is_whole = pa.parquet.read_metadata(file).num_rows == rows
         except pa.ArrowInvalid:
             is_whole = False
         if not is_whole:
             raise PartDamaged("the file that was made of it is damaged")
-        return sha256(file, on_block)
-
-
-def _repetitive(schema: pa.Schema) -> list[str]:
-    """Return the columns worth a dictionary: one of numbers costs time, and often room."""
-    return [field.name for field in schema if pa.types.is_string(field.type)]
-
-
-class _Sink:
-    """A part, as what Arrow takes for a file to write to."""
-
-    closed = False
-
-    def __init__(self, part: Part) -> None:
-        self._part = part
-
-    def write(self, data: Any) -> int:
-        """Append all of *data*."""
-        self._part.write(data)
-        return len(data)
-
-    def tell(self) -> int:
-        """Return how much was written."""
-        return self._part.length
-
-    def flush(self) -> None:
-        """Do nothing: the part keeps nothing back."""
-
-    def close(self) -> None:
-        """Leave the part open: it has to be synced yet."""
-        self.closed = True
+        return sha256(file, on_block, begins_with=claimed)
 
 
 ENCODINGS: dict[str, Encoding] = {"csv": Csv(), "jsonl": JsonLines(), "parquet": Parquet()}

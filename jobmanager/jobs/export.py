@@ -24,7 +24,7 @@ from jobmanager.errors import Fatal
 from jobmanager.job import Job
 from jobmanager.jobs.datasets import Dataset, DatasetAway, Reader, load_datasets
 from jobmanager.jobs.dates import parse_moment
-from jobmanager.jobs.libraries import read_ahead
+from jobmanager.jobs.libraries import read_libraries
 from jobmanager.jobs.part import Part, PartDamaged, in_our_words, remove_unless_held
 from jobmanager.jobs.places import Place
 
@@ -47,7 +47,7 @@ class Export(Job):
     # A database that is away for a moment should not end an export.
     max_attempts: ClassVar[int] = 5
     #: rows read, and appended to the file, at once: no more than these,
-    chunk_rows: ClassVar[int] = 50_000
+    chunk_rows: ClassVar[int] = 25_000
     #: and only as many as fit into this, as Arrow keeps them, if they are like those of the chunk before
     chunk_bytes: ClassVar[int] = 16 * 1024 * 1024
 
@@ -165,13 +165,16 @@ class Export(Job):
         """
         after = Place.from_json(self.cursor) if self.cursor else None
         limit = self.cursor["next_rows"] if self.cursor else min(FIRST_ROWS, self.chunk_rows)
-        rows, place = self._open_reader().read(self._columns(), after, begin, end, limit)
+        reader, columns = self._open_reader(), self._columns()
+        rows, place = reader.read(columns, after, begin, end, limit)
         if place is None:
             return None
+        next_rows = self._next_rows(rows)
+        reader.expect(columns, place, begin, end, next_rows)
         part = self._open_part()
-        for piece in self._encoding.body(rows):
+        for piece in self._encoding.body(rows, part.length):
             part.write(piece)
-        cursor = place.to_json() | {"rows": self._rows_so_far() + rows.num_rows, "next_rows": self._next_rows(rows)}
+        cursor = place.to_json() | {"rows": self._rows_so_far() + rows.num_rows, "next_rows": next_rows}
         return cursor | {"part": part.path.name, "bytes": part.length, "sha256": part.sha256}
 
     def _next_rows(self, rows: pa.Table) -> int:
@@ -315,7 +318,7 @@ def open_reader(dataset: Dataset) -> Reader:
 
 def _rows() -> Any:
     """Return the module that reads and writes rows."""
-    read_ahead("pyarrow", "adbc_driver_manager", "adbc_driver_sqlite")
+    read_libraries("pyarrow", "adbc_driver_manager", "adbc_driver_sqlite", "adbc_driver_postgresql")
     from jobmanager.jobs import rows  # noqa: PLC0415 - see the head of this module
 
     return rows

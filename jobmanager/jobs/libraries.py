@@ -10,7 +10,7 @@ from pathlib import Path
 _BLOCK = 1024 * 1024
 
 
-def read_ahead(*packages: str) -> None:
+def read_libraries(*packages: str) -> None:
     """Have the kernel hold the compiled libraries of packages that are to be imported next.
 
     While a library is loaded no other thread runs, and if a disk has to be waited for, that takes a third of a second.

@@ -49,7 +49,7 @@ class SqlReader:
 
     def columns(self) -> dict[str, pa.DataType]:
         """Return name and type of every column."""
-        return {column.name: _arrow_type(column.type) for column in self._table.columns}
+        return {column.name: arrow_type(column.type) for column in self._table.columns}
 
     def schema(self, chosen: list[str]) -> pa.Schema:
         """Return the types of the chosen columns; see Reader."""
@@ -82,6 +82,9 @@ class SqlReader:
         check_order(self._dataset, places[-1], following)
         arrays = [self._array([row[index] for row in found[:limit]], field) for index, field in enumerate(wanted)]
         return pa.table(arrays, schema=wanted), places[-1]
+
+    def expect(self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int) -> None:
+        """Do nothing; see Reader."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -136,7 +139,7 @@ class SqlReader:
             raise unusable(self._dataset) from None
 
 
-def _arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
+def arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
     """Return the type that a column is exported with; numbers that are exact to more digits are text."""
     known = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary(), date: pa.date32()}
     try:

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -103,6 +104,8 @@ _COLUMNS = tuple(column.name for column in jobs.c)
 _PUT: dict[str, Callable[[JobRecord, Any], None]] = {
     field.name: JobRecord.__dict__[field.name].__set__ for field in fields(JobRecord)
 }
+
+_values_of = attrgetter(*_PUT)
 
 T = TypeVar("T")
 Values = dict[str, Any]
@@ -337,24 +340,29 @@ class Store:
         unless: Collection[Status] = (),
         parked: bool = False,
         wanted: Wanted | None = None,
+        seen: JobRecord | None = None,
     ) -> Applied | None:
         """Record what became of an attempt of this process; committed when this returns.
 
         Returns None, and writes nothing, where the job's status is one of *unless*. *parked* keeps the lease: the
         thread waits and may be woken. Where another job is *wanted* in its place, that is claimed by the same commit.
-        Raises LeaseLost, NotAllowed, StoreUnavailable.
+        *seen* is the job as it was claimed for this attempt: it is not read again where its status is still the same,
+        and the answer does not show what was saved since. Raises LeaseLost, NotAllowed, StoreUnavailable.
         """
+        values: Values = {"failures": settlement.failures, "error": settlement.error, "result": settlement.result}
+        if settlement.run_at is not None:
+            values["run_at"] = settlement.run_at
+        if not parked:
+            values |= {"owner": None, "lease_expires_at": None}
 
         def write(connection: Connection) -> Applied | None:
-            job = self._held(connection, job_id, attempt)
-            if job.status in unless:
-                return None
-            values: Values = {"failures": settlement.failures, "error": settlement.error, "result": settlement.result}
-            if settlement.run_at is not None:
-                values["run_at"] = settlement.run_at
-            if not parked:
-                values |= {"owner": None, "lease_expires_at": None}
-            applied = self._transition(connection, job, settlement.action, values)
+            # As long as the attempt's number and the status are the same, nobody else has taken the job over.
+            applied = self._advance(connection, seen, settlement.action, values) if seen is not None else None
+            if applied is None:
+                job = self._held(connection, job_id, attempt)
+                if job.status in unless:
+                    return None
+                applied = self._transition(connection, job, settlement.action, values)
             claimed = self._take(connection, queries.waiting, wanted, 1) if wanted is not None else []
             return Applied(job=applied.job, change=applied.change, claimed=claimed[0]) if claimed else applied
 
@@ -676,7 +684,25 @@ class Store:
         actor: str = "engine",
         reason: str | None = None,
     ) -> Applied:
-        """Move the job along the table and record it: the only place where a status is written."""
+        """Move the job, which this transaction has read, along the table and record it."""
+        applied = self._advance(connection, job, action, values, actor=actor, reason=reason)
+        assert applied is not None, "no other transaction changes it meanwhile"
+        return applied
+
+    def _advance(
+        self,
+        connection: Connection,
+        job: JobRecord,
+        action: Action,
+        values: Values,
+        *,
+        actor: str = "engine",
+        reason: str | None = None,
+    ) -> Applied | None:
+        """Move the job along the table and record it: the only place where a status is written.
+
+        Returns None, and writes nothing, where its status or its attempt is another by now.
+        """
         facts = self._facts(job, action, values)
         to_status = advance(job.id, job.status, action, facts)
         # Force is worth telling each time that it is asked for, as long as there is something to stop.
@@ -688,7 +714,8 @@ class Store:
         if "run_at" in values:
             values["waits_until"] = None if values["run_at"] == _AT_ONCE else values["run_at"]
         seen = {"number_is": job.number, "status_is": job.status, "attempt_is": job.attempt}
-        (_,) = self._database.execute(connection, queries.advance_job(values), values | seen)
+        if not self._database.execute(connection, queries.advance_job(values), values | seen):
+            return None
         moved = self._moved(job, values)
         record: Values = {
             "job_id": job.id,
@@ -790,7 +817,7 @@ class Store:
             values["error"] = storable(values["error"], longest=len(values["error"]))
         if values.get("lease_expires_at") is not None:
             values["lease_expires_at"] += self._from_lease_clock()
-        return _record({name: getattr(job, name) for name in _PUT} | values)
+        return _record({**dict(zip(_PUT, _values_of(job), strict=True)), **values})
 
     def _from_lease_clock(self) -> timedelta:
         """Return what to add to a time of leases; the same from call to call, so that an unchanged job reads alike."""

@@ -465,20 +465,17 @@ def _open_on_small_volume(size: int) -> Callable[..., io.FileIO]:
 def test_a_volume_that_is_full_when_the_parquet_file_is_made_keeps_the_rows(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, undisturbed = run(settings, settings.data_dir / "undisturbed", format="parquet")
+    counter = Keeper(settings.data_dir / "undisturbed")
+    whole = make(settings, counter, format="parquet").start()
+    undisturbed = (settings.data_dir / "undisturbed" / whole["file"]).read_bytes()
     folder = settings.data_dir / "job"
     keeper = Keeper(folder)
-    plenty, little = _open_on_small_volume(1 << 20), _open_on_small_volume(300)
-
-    def open_(path: Path, *args: Any, **options: Any) -> io.FileIO:
-        return (little if path.suffix == ".unfinished" else plenty)(path, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(part, "open", open_, raising=False)
+        patch.setattr(part, "open", _open_on_small_volume(counter.saved["cursor"]["bytes"] + 10), raising=False)
         with pytest.raises(NoSpace):
             make(settings, keeper, format="parquet").start()
 
-    assert [path.suffix for path in folder.iterdir()] == [".part"], "room is made"
     assert keeper.saved["cursor"]["rows"] == len(ROWS)
     result = make(settings, keeper, attempt=2, format="parquet").start()
     assert (folder / result["file"]).read_bytes() == undisturbed

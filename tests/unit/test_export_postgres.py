@@ -25,8 +25,11 @@ from sqlalchemy.engine import make_url
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal, Unwind
 from jobmanager.job import Job
-from jobmanager.jobs.datasets import DatasetAway, load_datasets
-from jobmanager.jobs.export import Export
+from jobmanager.jobs import export
+from jobmanager.jobs.datasets import Dataset, DatasetAway, load_datasets
+from jobmanager.jobs.export import Export, open_reader
+from jobmanager.jobs.places import Place
+from jobmanager.jobs.postgres_reader import PostgresReader
 from jobmanager.jobs.sql_reader import SqlReader
 from jobmanager.registry import parse_args
 from jobmanager.signals import Signals
@@ -173,6 +176,107 @@ def test_parquet_has_the_values_in_types_that_are_theirs(settings: Settings) -> 
     assert types["amount"] == pa.string(), "exact"
 
 
+@pytest.mark.parametrize("file_format", ["csv", "jsonl", "parquet"])
+def test_copied_rows_make_the_same_bytes_as_those_that_come_one_by_one(
+    settings: Settings, file_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = run(settings, "copied", format=file_format)
+    monkeypatch.setattr(export, "open_reader", SqlReader)
+
+    assert run(settings, "one by one", format=file_format) == copied
+
+
+#: Name, type, and values as SQL has them.
+_KINDS = (
+    ("small", "smallint", "-7", "32767"),
+    ("real", "real", "0.1", "-2.5"),
+    ("word", "varchar(9)", "'it''s \\ %'", "'%s'"),
+    ("padded", "char(4)", "'a'", "'abcd'"),
+    ("mood", "mood", "'fine'", "NULL"),
+    ("numbers", "integer[]", "'{1,2,NULL}'", "'{}'"),
+    ("words", "text[]", '\'{a,"b \\"c"}\'', "NULL"),
+    ("address", "inet", "'10.0.0.1'", "'::1'"),
+    ("clock", "time", "'12:30:05'", "'00:00:00'"),
+    ("extra", "json", "'{\"a\": 1.5}'", "NULL"),
+    ("amount", "numeric", "12345678901234567890.10", "0.001"),
+)
+
+
+@pytest.fixture
+def kinds(server: Any, tmp_path: Path) -> Iterator[Dataset]:
+    """A dataset with a column of each kind."""
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute("CREATE TYPE mood AS ENUM ('fine', 'ill')")
+        columns = ", ".join(f"{name} {kind}" for name, kind, *_ in _KINDS)
+        connection.execute(
+            f'CREATE TABLE kinds (id text COLLATE "C", at timestamp, seen timestamp, day date, {columns})'
+        )
+        for number, key in enumerate(["it''s", "100%", "back\\slash", "ü"]):
+            values = ", ".join(kind[2 + number % 2] for kind in _KINDS)
+            connection.execute(f"INSERT INTO kinds VALUES ('{key}', '2024-03-02', NULL, NULL, {values})")
+        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        (tmp_path / "kinds.toml").write_text(
+            f'[kinds]\nurl = "{url}"\ntable = "kinds"\ndate_column = "at"\nkey = "id"\n'
+        )
+        yield load_datasets(tmp_path / "kinds.toml")["kinds"]
+        connection.execute("DROP TABLE kinds")
+        connection.execute("DROP TYPE mood")
+
+
+def read_in_steps(reader: Any, columns: list[str], limit: int) -> list[dict[str, Any]]:
+    """Return all rows, of which so many are read at once."""
+    rows, place = reader.read(columns, None, *MARCH, limit)
+    found = []
+    while place is not None:
+        found += rows.to_pylist()
+        rows, place = reader.read(columns, Place.from_json(json.loads(json.dumps(place.to_json()))), *MARCH, limit)
+    return found
+
+
+def test_every_kind_of_column_comes_out_as_psycopg_reads_it(kinds: Dataset) -> None:
+    names = ["id", *(name for name, *_ in _KINDS)]
+    with closing(SqlReader(kinds)) as reader:
+        expected = read_in_steps(reader, names, 10)
+
+    with closing(PostgresReader(kinds)) as reader:
+        assert read_in_steps(reader, names, 10) == expected
+    assert [row["real"] for row in expected] == [-2.5, 0.1, 0.1, -2.5]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_keys_of_any_text_are_gone_on_from(kinds: Dataset, limit: int) -> None:
+    with closing(open_reader(kinds)) as reader:
+        found = read_in_steps(reader, ["padded", "id"], limit)
+
+    assert [row["id"] for row in found] == ["100%", "back\\slash", "it's", "ü"]
+
+
+@pytest.mark.parametrize(("column", "value"), [("seen", "infinity"), ("day", "-infinity"), ("day", "0044-03-15 BC")])
+def test_a_time_beyond_the_calendar_is_refused_by_the_name_of_its_column(
+    kinds: Dataset, server: Any, column: str, value: str
+) -> None:
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"UPDATE kinds SET {column} = %s WHERE id = 'ü'", [value])
+
+    with (
+        closing(PostgresReader(kinds)) as reader,
+        pytest.raises(Fatal, match=f"A value of column '{column}'") as caught,
+    ):
+        reader.read(["id", column], None, *MARCH, 10)
+
+    assert value not in str(caught.value)
+
+
+def test_rows_without_a_key_or_with_the_same_one_are_refused(kinds: Dataset, server: Any) -> None:
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute("INSERT INTO kinds (id, at) VALUES ('ü', '2024-03-02')")
+        with closing(PostgresReader(kinds)) as reader, pytest.raises(Fatal, match="not unique"):
+            reader.read(["id"], None, *MARCH, 4)
+        connection.execute("UPDATE kinds SET id = NULL WHERE small IS NULL")
+        with closing(PostgresReader(kinds)) as reader, pytest.raises(Fatal, match="has no value"):
+            reader.read(["id"], None, *MARCH, 10)
+
+
 def test_json_lines_and_csv_have_every_value(settings: Settings) -> None:
     objects = [json.loads(line) for line in run(settings, "jsonl", format="jsonl").splitlines()]
     lines = list(csv.reader(io.StringIO(run(settings, "csv").decode(), newline="")))
@@ -250,8 +354,9 @@ def test_a_date_counts_as_its_first_moment(settings: Settings) -> None:
 def test_a_chunk_is_read_along_the_index_not_sorted(settings: Settings, server: Any) -> None:
     (dataset,) = [found for name, found in load_datasets(settings.datasets).items() if name == "by_at"]
     statements: list[str] = []
-    with closing(SqlReader(dataset)) as reader:
+    with closing(PostgresReader(dataset)) as reader:
         _, place = reader.read(["id", "note"], None, *MARCH, 7)
+        statements.append(reader._query(["id", "note"], place, *MARCH, 8))
         within = reader._within(place, *MARCH)
         query = reader._table.select().where(*within).order_by(reader._date, reader._key).limit(8)
         dialect = reader._engine.dialect
@@ -259,10 +364,12 @@ def test_a_chunk_is_read_along_the_index_not_sorted(settings: Settings, server: 
 
     with psycopg.connect(server.get_uri()) as connection:
         connection.execute("SET enable_seqscan = off")  # so few rows would be read whole
-        plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN {statements[0]}"))
+        plans = ["\n".join(line for (line,) in connection.execute(f"EXPLAIN {query}")) for query in statements]
 
-    assert "Index Scan using bills_at_id_idx" in plan
-    assert "Sort" not in plan
+    assert len(plans) == 2
+    for plan in plans:
+        assert "Index Scan using bills_at_id_idx" in plan
+        assert "Sort" not in plan
 
 
 def test_a_server_that_is_stopped_meanwhile_is_away_and_the_export_goes_on_later(

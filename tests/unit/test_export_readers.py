@@ -52,7 +52,7 @@ def dataset(path: Path, date_format: DateFormat | None = None, name: str = "t") 
 
 
 def body(name: str, rows: pa.Table) -> bytes:
-    return b"".join(ENCODINGS[name].body(rows))
+    return b"".join(ENCODINGS[name].body(rows, 0))
 
 
 def read_all(reader: Reader, columns: list[str], limit: int) -> list[dict[str, Any]]:

@@ -1,0 +1,93 @@
+"""Parquet files that were appended to each other make one, once a list names all of their row groups."""
+
+from __future__ import annotations
+
+import io
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from jobmanager.jobs.parquet_pieces import list_of_all, piece
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("name", pa.string()),
+        ("kind", pa.string()),
+        ("at", pa.timestamp("us", tz="UTC")),
+        ("raw", pa.binary()),
+    ]
+)
+
+
+def table(begin: int, rows: int) -> pa.Table:
+    """Return rows of which each name is another, and each kind one of two."""
+    numbers = range(begin, begin + rows)
+    columns = [
+        list(numbers),
+        [f"name {number}" for number in numbers],
+        [None if number % 5 == 0 else "ab"[number % 2] for number in numbers],
+        [datetime(2024, 3, 9, number % 24, tzinfo=UTC) for number in numbers],
+        [bytes([number % 256]) for number in numbers],
+    ]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def appended(sizes: list[int]) -> bytes:
+    """Return pieces of so many rows each, one behind the other."""
+    data = piece(SCHEMA.empty_table(), 0)
+    for number, size in enumerate(sizes):
+        data += piece(table(sum(sizes[:number]), size), len(data))
+    return data
+
+
+def whole(data: bytes, folder: Path) -> bytes:
+    """Return them with the list that makes them one file."""
+    path = folder / "pieces"
+    path.write_bytes(data)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return data + bytes(list_of_all(descriptor, len(data), lambda: None))
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("sizes", [[], [1], [7], [5, 1, 300], [2000] * 7], ids=str)
+def test_the_pieces_become_one_file_with_a_row_group_for_each(sizes: list[int], tmp_path: Path) -> None:
+    data = whole(appended(sizes), tmp_path)
+
+    file = pa.parquet.ParquetFile(io.BytesIO(data))
+    assert file.read() == table(0, sum(sizes))
+    assert file.schema_arrow == SCHEMA
+    assert [file.metadata.row_group(index).num_rows for index in range(len(sizes))] == sizes
+    assert [file.read_row_group(index).num_rows for index in range(len(sizes))] == sizes
+
+
+def test_the_list_does_not_depend_on_who_appended_which_piece(tmp_path: Path) -> None:
+    first = appended([50, 50])
+
+    again = first + piece(table(100, 30), len(first))
+
+    assert whole(again, tmp_path) == whole(appended([50, 50, 30]), tmp_path)
+
+
+def test_it_can_be_asked_between_the_pieces_whether_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "pieces").write_bytes(data := appended([10] * 5))
+    descriptor = os.open(tmp_path / "pieces", os.O_RDONLY)
+    asked: list[None] = []
+
+    list_of_all(descriptor, len(data), lambda: asked.append(None))
+
+    os.close(descriptor)
+    assert len(asked) >= 5
+
+
+def test_only_texts_that_occur_again_and_again_get_a_dictionary() -> None:
+    group = pa.parquet.read_metadata(io.BytesIO(piece(table(0, 5000), 0))).row_group(0)
+
+    has_dictionary = {group.column(index).path_in_schema: group.column(index).has_dictionary_page for index in range(5)}
+    assert has_dictionary == {"id": False, "name": False, "kind": True, "at": False, "raw": False}
