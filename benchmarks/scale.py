@@ -8,6 +8,7 @@ asks PostgreSQL for lists and claims.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -199,6 +200,9 @@ def _asked(ways: Ways, extent: Extent, questions: Mapping[str, Question], where:
             for key, value in spread(_times(question, store, extent.times), f"{title}: ").items()
         }
 
+    # As the workers of the service do: see gunicorn_conf.py.
+    gc.collect()
+    gc.freeze()
     try:
         told = in_turns({name: asking(store) for name, store in stores.items()}, extent.rounds)
     finally:
