@@ -3,6 +3,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
+# What we are compared to, in an environment of its own: its versions shall not decide ours.
+export PEERS ?= .venv-peers
 
 export HOST ?= 127.0.0.1
 export PORT ?= 8080
@@ -29,13 +31,11 @@ docker: ## Build the container image
 faults: $(VENV)/dev ## Have some 600 faults strike servers on both databases, and tell how many were survived; takes 20 minutes
 	CAMPAIGN_ROUNDS=400 $(BIN)/python -m pytest -s tests/server/test_campaign.py
 
-bench: $(VENV)/dev ## Measure, side by side with what we are compared to
-	$(BIN)/python benchmarks/export.py
-	$(BIN)/python benchmarks/jobs.py
-	$(BIN)/python benchmarks/submit.py
+bench: $(VENV)/dev $(PEERS)/done ## Measure, beside what we are compared to; ONLY=export: that alone, QUICK=1: only see that it runs
+	$(BIN)/python -m benchmarks $(ONLY) $(if $(QUICK),--quick)
 
 clean: ## Remove what was installed and made here, but not the data
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/run: requirements.txt setup.cfg
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,4 +45,9 @@ $(VENV)/run: requirements.txt setup.cfg
 
 $(VENV)/dev: $(VENV)/run requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(PEERS)/done: benchmarks/peers/requirements.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@

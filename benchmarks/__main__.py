@@ -2,7 +2,7 @@
 
     python -m benchmarks [NAME …] [--quick]
 
-`--quick` shows only that the comparisons still run: it takes one short round of each, and writes nothing.
+`--quick` shows only that the comparisons still run: it takes one short round of each, and keeps nothing of it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from benchmarks import peers
-
-#: Every comparison, in the order of the report.
-NAMES = ("jobs", "submit", "batch", "control", "export", "scale", "idle")
+from benchmarks.frame import NAMES, RESULTS
 
 
 def main() -> None:
@@ -31,16 +31,16 @@ def main() -> None:
     asked = parser.parse_args()
     if unknown := set(asked.names) - set(NAMES):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    for name in asked.names or NAMES:
-        began = time.monotonic()
-        print(f"{name} … (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
-        result = importlib.import_module(f"benchmarks.{name}").measure(quick=asked.quick)
-        result.show()
-        print(f"{name} took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        if not asked.quick:
-            result.keep()
-    if not asked.quick:
-        subprocess.run([peers.PYTHON, "-m", "benchmarks.report"], check=True)
+    with tempfile.TemporaryDirectory(prefix="benchmarks-") as aside:
+        kept_in = Path(aside) / "benchmarks" if asked.quick else RESULTS
+        for name in asked.names or NAMES:
+            began = time.monotonic()
+            print(f"{name} … (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
+            result = importlib.import_module(f"benchmarks.{name}").measure(quick=asked.quick)
+            result.show()
+            result.keep(kept_in)
+            print(f"{name} took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        subprocess.run([peers.PYTHON, "-m", "benchmarks.report", kept_in], check=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
+#: Every comparison, in the order of the report.
+NAMES = ("jobs", "submit", "batch", "control", "export", "scale", "idle")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,10 @@ class Figure:
     rounds: dict[str, list[float]]
     #: True for times and memory
     is_less_better: bool = False
+    #: drawn on a logarithmic scale: where contenders are tens of times apart
+    is_log: bool = False
+    #: has its place in the picture; in the table it is always
+    is_drawn: bool = True
 
     def median(self, contender: str) -> float:
         """Return the median of the rounds."""
@@ -77,14 +84,14 @@ class Result:
                 print(f"    {contender:38} {statistics.median(values):12,.5g}   ({spread})")
         for goal in self.goals:
             sign, mark = ("≤", "≥")[not goal.is_at_most], "reached" if goal.is_reached() else "NOT reached"
-            print(f"  {goal.text}: {goal.value:,.3g} {goal.unit} (goal {sign} {goal.wanted:,.6g}): {mark}")
+            print(f"  {goal.text}: {shown(goal.value)} {goal.unit} (goal {sign} {goal.wanted:,.6g}): {mark}")
 
-    def keep(self) -> None:
+    def keep(self, folder: Path = RESULTS) -> None:
         """Write it to where the report is made from."""
-        RESULTS.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         kept = asdict(self) | {"machine": machine(), "measured_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
         text = json.dumps(kept, indent=1, ensure_ascii=False)
-        (RESULTS / f"{self.name}.json").write_text(text + "\n", encoding="utf-8")
+        (folder / f"{self.name}.json").write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def kept(cls, file: Path) -> tuple[Result, str]:
@@ -104,6 +111,17 @@ def in_turns(
     return told[warm_up:]
 
 
+def in_turns_within(
+    ways: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int, seconds: float
+) -> list[dict[str, dict[str, float]]]:
+    """Have each way measured in turns, in as many of these rounds as there is time for, but at least in one."""
+    began = time.monotonic()
+    told = in_turns(ways, 1)
+    while len(told) < rounds and (time.monotonic() - began) * (len(told) + 1) / len(told) < seconds:
+        told += in_turns(ways, 1)
+    return told
+
+
 def figure(
     told: Sequence[Mapping[str, Mapping[str, float]]],
     key: str,
@@ -111,11 +129,31 @@ def figure(
     unit: str,
     *,
     is_less_better: bool = False,
+    is_log: bool = False,
+    is_drawn: bool = True,
 ) -> Figure:
     """Return one key of what was told in turns, of the ways that told it."""
     ways = [way for way in told[0] if key in told[0][way]]
     rounds = {way: [each[way][key] for each in told] for way in ways}
-    return Figure(title=title, unit=unit, rounds=rounds, is_less_better=is_less_better)
+    return Figure(
+        title=title, unit=unit, rounds=rounds, is_less_better=is_less_better, is_log=is_log, is_drawn=is_drawn
+    )
+
+
+def is_ours(contender: str) -> bool:
+    """Tell whether a contender is this service: its name says so first."""
+    return contender.lower().startswith(("ours", "job manager", "jobmanager"))
+
+
+def shown(value: float) -> str:
+    """Return a number with three digits that count, at least, and its thousands apart.
+
+    >>> shown(12345.6), shown(12.345), shown(0.12345), shown(0)
+    ('12,346', '12.3', '0.123', '0')
+    """
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".") if abs(value) >= 1 else f"{value:.3g}"
 
 
 def spread(times: Sequence[float], name: str = "") -> dict[str, float]:

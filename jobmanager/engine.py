@@ -25,6 +25,11 @@ from jobmanager.store.store import Watch
 
 #: How often the store is asked whether other processes have committed anything.
 WATCH_SECONDS = 0.02
+#: The same of a process that has no job and nobody who waits, so that no signal can be meant for it: to wake takes
+#: more than to ask, and is most of what an idle process costs.
+_IDLE_WATCH_SECONDS = 0.04
+#: How long nothing must have happened until a process counts as idle.
+_LULL_SECONDS = 1.0
 #: How long Python code that was interrupted by force may take to end before its thread is abandoned.
 FORCE_SECONDS = 2.0
 #: How often jobs of processes that died are looked for.
@@ -55,8 +60,10 @@ class Engine:
         self._wake = threading.Event()  # there is something to do: a slot came free, a job was submitted
         self._is_closing = False  # no Event: a signal handler that sets it may interrupt another that does
         self._deadline = float("inf")
-        self._moved = threading.Condition()  # guards _moves; notified whenever a status may have changed
+        self._moved = threading.Condition()  # guards _moves, _waiting; notified whenever a status may have changed
         self._moves = 0
+        self._waiting = 0  # those who wait for the next move
+        self._moved_at = float("-inf")  # when something last happened, by the monotonic clock
         self._due_at: datetime | None = None
         self._kept_at = float("-inf")  # when leases were renewed
         self._timers = [
@@ -115,7 +122,11 @@ class Engine:
     def wait_for_move(self, seen: int, timeout_seconds: float) -> None:
         """Wait until `moves` is no longer *seen*; at most *timeout_seconds*."""
         with self._moved:
-            self._moved.wait_for(lambda: self._moves != seen, timeout_seconds)
+            self._waiting += 1
+            try:
+                self._moved.wait_for(lambda: self._moves != seen, timeout_seconds)
+            finally:
+                self._waiting -= 1
 
     def subscribe(self, interest: Interest, *, after: int | None, read: ReadNews) -> Subscription:
         """Return what tells of changes and progress; see Feed.subscribe. It ends when the shutdown begins."""
@@ -139,7 +150,7 @@ class Engine:
         watch = self._store.watch()
         try:
             while not self._has_ended():
-                self._wake.wait(WATCH_SECONDS)
+                self._wake.wait(self._patience())
                 try:
                     self._turn(watch)
                 except JobManagerError as error:
@@ -152,6 +163,11 @@ class Engine:
         finally:
             self._feed.end()
             watch.close()
+
+    def _patience(self) -> float:
+        """Return how long to wait before the store is asked again."""
+        is_idle = not self._runners and not self._waiting and time.monotonic() - self._moved_at > _LULL_SECONDS
+        return _IDLE_WATCH_SECONDS if is_idle else WATCH_SECONDS
 
     def _rest(self) -> None:
         """Wait for a failure to pass; the next turn looks at everything, whatever has moved."""
@@ -170,10 +186,12 @@ class Engine:
         if has_moved:
             self._tell_waiters()
         if has_moved or is_woken or self._is_due():
+            self._moved_at = time.monotonic()
             self._look()
         for timer in self._timers:
             timer.run_if_due()
-        self._look_after_runners()
+        if self._runners:
+            self._look_after_runners()
 
     def _has_ended(self) -> bool:
         # Signals are obeyed and leases kept until the last job's thread has ended: a person may stop a job meanwhile.

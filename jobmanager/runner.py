@@ -298,7 +298,7 @@ class Runner:
         """Write down what became of the attempt, and claim what is wanted in its place."""
         record = self.record
         try:
-            return self._store.settle(record.id, record.attempt, settlement, unless=unless, wanted=wanted)
+            return self._store.settle(record.id, record.attempt, settlement, unless=unless, wanted=wanted, seen=record)
         except JobManagerError:
             raise
         except Exception:

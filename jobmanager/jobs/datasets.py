@@ -1,7 +1,7 @@
 """The tables that Export may read: which ones an operator has configured, and what a reader of one offers.
 
 No URL, table or SQL comes in from a client, and none goes out: what a driver says is logged here and told in our words.
-Reads the operator's file; opens no database (see sqlite_reader.py and sql_reader.py).
+Reads the operator's file; opens no database (see sqlite_reader.py and sql_reader.py), and works without Arrow.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import tomllib
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import pyarrow as pa
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from jobmanager.errors import Fatal
 from jobmanager.jobs.dates import DateFormat
 from jobmanager.jobs.places import Place
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _REQUIRED = ("url", "table", "date_column", "key")
 _OPTIONAL = ("date_format",)
@@ -51,6 +53,9 @@ class Reader(Protocol):
 
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns of the table in order, and the type that each is exported with."""
+
+    def schema(self, chosen: list[str]) -> pa.Schema:
+        """Return the types of the chosen columns; raises Fatal for one that the table does not have, or no longer."""
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count the rows of [begin, end) behind *after*.
@@ -141,14 +146,6 @@ def check_table(dataset: Dataset, columns: dict[str, pa.DataType]) -> None:
         raise Fatal(f"The table of dataset {dataset.name!r} is not there.")
     if not {dataset.date_column, dataset.key} <= columns.keys():
         raise Fatal(f"The table of dataset {dataset.name!r} lacks its date column or its key.")
-
-
-def schema_of(chosen: list[str], columns: dict[str, pa.DataType]) -> pa.Schema:
-    """Return the types of the chosen columns; raises Fatal for one that the table does not have, or no longer."""
-    unknown = [name for name in chosen if name not in columns]
-    if unknown:
-        raise Fatal(f"The table has no column {', '.join(map(repr, unknown))}; there are: {', '.join(columns)}.")
-    return pa.schema([(name, columns[name]) for name in chosen])
 
 
 def check_order(dataset: Dataset, last: Place, following: Place | None) -> None:

@@ -2,6 +2,9 @@
 
 The rows are read by keyset in chunks, each is appended to a part file, and a checkpoint claims what was appended, after
 an fsync. Starting again cuts the file back to what was claimed. Knows nothing of HTTP or of the store of jobs.
+
+Arrow and the drivers (see rows.py) take as much memory as the rest of the service, and are never given back: they are
+imported when the first export is made, not when the type becomes known.
 """
 
 from __future__ import annotations
@@ -11,24 +14,24 @@ import re
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from sqlalchemy.engine import make_url
 
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal
 from jobmanager.job import Job
-from jobmanager.jobs.datasets import Dataset, DatasetAway, Reader, load_datasets, schema_of
+from jobmanager.jobs.datasets import Dataset, DatasetAway, Reader, load_datasets
 from jobmanager.jobs.dates import parse_moment
-from jobmanager.jobs.encodings import ENCODINGS
+from jobmanager.jobs.libraries import read_libraries
 from jobmanager.jobs.part import Part, PartDamaged, in_our_words, remove_unless_held
 from jobmanager.jobs.places import Place
-from jobmanager.jobs.postgres_reader import PostgresReader
-from jobmanager.jobs.read_ahead import ReadAhead
-from jobmanager.jobs.sql_reader import SqlReader
-from jobmanager.jobs.sqlite_reader import SqliteReader
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from jobmanager.jobs.encodings import Encoding
 
 #: The first chunk has no more rows than this: it shows how large they are.
 FIRST_ROWS = 1_000
@@ -100,10 +103,14 @@ class Export(Job):
     _part: Part | None = None
     _is_finishing = False
 
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        # Not in start, which force may interrupt: nobody could import any more what it left locked.
+        self._encoding: Encoding = _rows().ENCODINGS[self.args.format]
+
     def start(self) -> dict[str, Any]:
         """Append the chunks that are left, then make the file."""
         self._dataset = self._configured()
-        self._encoding = ENCODINGS[self.args.format]
         with in_our_words():
             try:
                 made = self._finished_file()
@@ -214,8 +221,7 @@ class Export(Job):
             return None
 
     def _begin_part(self) -> Part:
-        types = self._open_reader().columns()
-        head = self._encoding.head(schema_of(self._columns(), types))
+        head = self._encoding.head(self._open_reader().schema(self._columns()))
         # Kept before anything is written, so that it is closed even if the volume is full.
         part = self._part = Part.create(self._new_part_path())
         part.write(head)
@@ -306,11 +312,16 @@ def _stem(part_name: str) -> str:
 
 def open_reader(dataset: Dataset) -> Reader:
     """Connect to the dataset's database; raises DatasetAway, Fatal."""
-    if dataset.url.get_backend_name() == "sqlite":
-        return SqliteReader(dataset)
-    if (dataset.url.get_backend_name(), dataset.url.get_driver_name()) == ("postgresql", "psycopg"):
-        return ReadAhead(PostgresReader(dataset))
-    return SqlReader(dataset)
+    reader: Reader = _rows().open_reader(dataset)
+    return reader
+
+
+def _rows() -> Any:
+    """Return the module that reads and writes rows."""
+    read_libraries("pyarrow", "adbc_driver_manager", "adbc_driver_sqlite", "adbc_driver_postgresql")
+    from jobmanager.jobs import rows  # noqa: PLC0415 - see the head of this module
+
+    return rows
 
 
 def find_dataset(name: str | None, settings: Settings) -> Dataset:

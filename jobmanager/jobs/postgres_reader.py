@@ -20,7 +20,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from sqlalchemy.dialects import postgresql
 
-from jobmanager.jobs.datasets import Dataset, away, check_order, keyless, misfit, schema_of, unusable
+from jobmanager.jobs.datasets import Dataset, away, check_order, keyless, misfit, unusable
 from jobmanager.jobs.places import Place
 from jobmanager.jobs.sql_reader import SqlReader, arrow_type
 
@@ -51,7 +51,7 @@ class PostgresReader(SqlReader):
         self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows; see Reader."""
-        wanted = schema_of(columns, self.columns())
+        wanted = self.schema(columns)
         names = [*columns, *(name for name in (self._date.name, self._key.name) if name not in columns)]
         # One row more than wanted is read: it shows whether the key is unique.
         found = self._fetch(self._query(names, after, begin, end, limit + 1))

@@ -30,6 +30,11 @@ class ReadAhead:
         self._join()
         return self._reader.columns()
 
+    def schema(self, chosen: list[str]) -> pa.Schema:
+        """Return the types of the chosen columns; see Reader."""
+        self._join()
+        return self._reader.schema(chosen)
+
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count a step at a time; see Reader."""
         self._join()

@@ -15,9 +15,10 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.datasets import Dataset, away, check_order, check_table, keyless, misfit, schema_of, unusable
+from jobmanager.jobs.datasets import Dataset, away, check_order, check_table, keyless, misfit, unusable
 from jobmanager.jobs.dates import DateFormat, format_of, to_column
 from jobmanager.jobs.places import Place
+from jobmanager.jobs.schemas import schema_of
 
 _CONNECT_SECONDS = 10
 
@@ -50,6 +51,10 @@ class SqlReader:
         """Return name and type of every column."""
         return {column.name: arrow_type(column.type) for column in self._table.columns}
 
+    def schema(self, chosen: list[str]) -> pa.Schema:
+        """Return the types of the chosen columns; see Reader."""
+        return schema_of(chosen, self.columns())
+
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count a step at a time; see Reader."""
         within = self._within(after, begin, end)
@@ -63,7 +68,7 @@ class SqlReader:
         self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows; see Reader."""
-        wanted = schema_of(columns, self.columns())
+        wanted = self.schema(columns)
         query = sa.select(*(self._table.columns[name] for name in columns), self._date, self._key)
         query = query.where(*self._within(after, begin, end)).order_by(self._date, self._key)
         # One row more than wanted is read: it shows whether the key is unique.

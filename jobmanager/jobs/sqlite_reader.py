@@ -19,9 +19,10 @@ import adbc_driver_sqlite.dbapi
 import pyarrow as pa
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.datasets import Dataset, away, check_order, check_table, keyless, misfit, schema_of
+from jobmanager.jobs.datasets import Dataset, away, check_order, check_table, keyless, misfit
 from jobmanager.jobs.dates import DateFormat, format_of, to_column
 from jobmanager.jobs.places import Place
+from jobmanager.jobs.schemas import schema_of
 
 _BUSY_MILLISECONDS = 5_000
 #: What SQLite says when a statement does not suit the table, rather than that the file is away.
@@ -70,6 +71,10 @@ class SqliteReader:
         check_table(self._dataset, columns)
         return columns
 
+    def schema(self, chosen: list[str]) -> pa.Schema:
+        """Return the types of the chosen columns; see Reader."""
+        return schema_of(chosen, self.columns())
+
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count on the index alone, a step at a time; see Reader."""
         counted = 0
@@ -85,7 +90,7 @@ class SqliteReader:
         self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows; see Reader."""
-        wanted = schema_of(columns, self.columns())
+        wanted = self.schema(columns)
         selected = [_selected(field, self._declared[field.name]) for field in wanted]
         selected += [name for name in (self._date, self._key) if name not in selected]
         pieces: list[pa.Table] = []

@@ -1,18 +1,16 @@
-"""Bring a database to the schema that this version of the code works with, or refuse it."""
+"""Bring a database to the schema that this version of the code works with, or refuse it.
+
+Alembic does so (see upgrade.py). It is imported only where there is something to do: a process would keep it for good.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from sqlalchemy import Connection, column, inspect, select, table
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+#: The last of the migrations; a test compares.
+CURRENT = "0003"
 
-from jobmanager.errors import ConfigError
-
-_FOLDER = Path(__file__).parent / "migrations"
+_ALEMBIC = table("alembic_version", column("version_num"))
 
 
 def bring_up_to_date(connection: Connection) -> None:
@@ -20,16 +18,17 @@ def bring_up_to_date(connection: Connection) -> None:
 
     Does nothing where they are up to date. Raises ConfigError if a newer version of the service made them.
     """
-    config = Config()
-    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    scripts = ScriptDirectory.from_config(config)
-    present = MigrationContext.configure(connection).get_current_revision()
-    if present == scripts.get_current_head():
+    present = _present(connection)
+    if present == CURRENT:
         return
-    if present is not None and present not in {script.revision for script in scripts.walk_revisions()}:
-        raise ConfigError(
-            f"The store has the schema {present}, which this version of the service does not know: "
-            "a newer version has been at work on it. Start that one, or a later one."
-        )
-    command.upgrade(config, "head")
+    from jobmanager.store.upgrade import upgrade  # noqa: PLC0415 - see above
+
+    upgrade(connection, present)
+
+
+def _present(connection: Connection) -> str | None:
+    """Return the migration that made the schema; None where there is none yet."""
+    if not inspect(connection).has_table(_ALEMBIC.name):
+        return None
+    present: str | None = connection.execute(select(_ALEMBIC.c.version_num)).scalar()
+    return present

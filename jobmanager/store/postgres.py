@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select as polling
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -93,11 +94,9 @@ class Database:
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
         """Return what one of the queries that are made once finds; raises DBAPIError."""
-        connection = self.engine.raw_connection()
-        try:
-            return self._prepare(query).run(connection.driver_connection, parameters)
-        finally:
-            connection.close()
+        # Not a raw_connection, which raises the driver's own errors where the database is away.
+        with self.engine.connect() as connection:
+            return self.execute(connection, query, parameters)
 
     def insert(self, table: Table) -> Insert:
         """Return an insert of this dialect, which may say what is to be done where a key is there already."""
@@ -188,12 +187,15 @@ class Watch:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._connection: psycopg.Connection[Any] | None = None
+        self._came = polling.poll()  # tells of the connection whether anything came, in a fraction of what it takes
         self._tried_at = float("-inf")
 
     def has_moved(self) -> bool:
         """Tell whether anything was announced; does not block, but for connecting anew."""
         if self._connection is None:
             return self._connect()
+        if not self._came.poll(0):
+            return False
         try:
             heard = list(self._connection.notifies(timeout=0))
         except psycopg.OperationalError:
@@ -205,6 +207,7 @@ class Watch:
         """Give the connection back."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            self._came = polling.poll()
             connection.close()
 
     def _connect(self) -> bool:
@@ -216,6 +219,7 @@ class Watch:
         try:
             connection = psycopg.connect(*arguments, **options, autocommit=True, connect_timeout=5)
             connection.execute(f"LISTEN {_CHANNEL}")
+            self._came.register(connection.fileno(), polling.POLLIN)
             self._connection = connection
         except psycopg.OperationalError:
             return True

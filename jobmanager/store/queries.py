@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
-from jobmanager.store.schema import IS_STOPPING, IS_WAITING, changes, jobs
+from jobmanager.store.schema import IS_HELD, IS_STOPPING, IS_WAITING, changes, jobs
 
 
 def _unset(column: Column[Any]) -> Any:
@@ -56,6 +56,8 @@ _IS_HELD = and_(_IS_JOB, jobs.c.attempt == bindparam("attempt_is"), jobs.c.owner
 _IS_FREE = or_(jobs.c.owner.is_(None), jobs.c.owner == _OWNER, jobs.c.lease_expires_at <= _LEASE_NOW)
 _IS_CLAIMABLE = and_(IS_WAITING, jobs.c.run_at <= _NOW, _IS_FREE)
 _IS_TO_CLEAN = and_(IS_STOPPING, jobs.c.owner.is_(None), jobs.c.run_at <= _NOW)
+
+_IS_SILENT = and_(IS_HELD, jobs.c.lease_expires_at <= _LEASE_NOW)
 
 JOB = select(jobs).where(_IS_JOB)
 JOB_LOCKED = JOB.with_for_update()
@@ -84,6 +86,16 @@ ADD_CHANGE = insert(changes).values(
 LAST_CHANGE = select(func.coalesce(func.max(changes.c.seq), 0))
 COUNT_WAITING = select(func.count()).select_from(jobs).where(IS_WAITING)
 SIGNALS = select(changes).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)).order_by(changes.c.seq)
+
+#: Jobs of owners that fell silent, those first that did so first.
+SILENT = (
+    select(jobs)
+    .where(_IS_SILENT)
+    .order_by(jobs.c.lease_expires_at, jobs.c.number)
+    .limit(500)
+    .with_for_update(skip_locked=True)
+)
+HAS_SILENT = select(exists(select(literal(1)).where(_IS_SILENT)))
 
 
 def _by_index(query: Select[Any], index: str) -> Select[Any]:

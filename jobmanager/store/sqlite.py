@@ -247,7 +247,7 @@ def _begin(connection: Connection) -> None:
 
 
 class Watch:
-    """Tells whether anything was committed since it was asked last, in about a microsecond. For one thread."""
+    """Tells whether anything was committed since it was asked last, in some microseconds. For one thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._connection = engine.raw_connection()

@@ -15,8 +15,9 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sqlalchemy import (
     CompoundSelect,
@@ -24,7 +25,6 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
-    bindparam,
     delete,
     func,
     insert,
@@ -65,7 +65,7 @@ from jobmanager.records import (
     storable,
 )
 from jobmanager.states import ASKED, ATTENDED, FINAL, Action, Fact, Status, advance
-from jobmanager.store import following, listing, postgres, queries, sqlite
+from jobmanager.store import following, listing, queries, sqlite
 from jobmanager.store.migrate import bring_up_to_date
 from jobmanager.store.prepared import Rows
 from jobmanager.store.schema import (
@@ -78,6 +78,9 @@ from jobmanager.store.schema import (
     log_lines,
     to_json,
 )
+
+if TYPE_CHECKING:
+    from jobmanager.store import postgres
 
 _log = logging.getLogger(__name__)
 
@@ -100,9 +103,20 @@ _PUT: dict[str, Callable[[JobRecord, Any], None]] = {
     field.name: JobRecord.__dict__[field.name].__set__ for field in fields(JobRecord)
 }
 
+_values_of = attrgetter(*_PUT)
+
 T = TypeVar("T")
 Values = dict[str, Any]
-Watch = sqlite.Watch | postgres.Watch
+
+
+class Watch(Protocol):
+    """Tells whether anything was committed, in any process. For one thread."""
+
+    def has_moved(self) -> bool:
+        """Tell whether that may be so since it was asked last."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
 
 
 class Store:
@@ -324,24 +338,29 @@ class Store:
         unless: Collection[Status] = (),
         parked: bool = False,
         wanted: Wanted | None = None,
+        seen: JobRecord | None = None,
     ) -> Applied | None:
         """Record what became of an attempt of this process; committed when this returns.
 
         Returns None, and writes nothing, where the job's status is one of *unless*. *parked* keeps the lease: the
         thread waits and may be woken. Where another job is *wanted* in its place, that is claimed by the same commit.
-        Raises LeaseLost, NotAllowed, StoreUnavailable.
+        *seen* is the job as it was claimed for this attempt: it is not read again where its status is still the same,
+        and the answer does not show what was saved since. Raises LeaseLost, NotAllowed, StoreUnavailable.
         """
+        values: Values = {"failures": settlement.failures, "error": settlement.error, "result": settlement.result}
+        if settlement.run_at is not None:
+            values["run_at"] = settlement.run_at
+        if not parked:
+            values |= {"owner": None, "lease_expires_at": None}
 
         def write(connection: Connection) -> Applied | None:
-            job = self._held(connection, job_id, attempt)
-            if job.status in unless:
-                return None
-            values: Values = {"failures": settlement.failures, "error": settlement.error, "result": settlement.result}
-            if settlement.run_at is not None:
-                values["run_at"] = settlement.run_at
-            if not parked:
-                values |= {"owner": None, "lease_expires_at": None}
-            applied = self._transition(connection, job, settlement.action, values)
+            # As long as the attempt's number and the status are the same, nobody else has taken the job over.
+            applied = self._advance(connection, seen, settlement.action, values) if seen is not None else None
+            if applied is None:
+                job = self._held(connection, job_id, attempt)
+                if job.status in unless:
+                    return None
+                applied = self._transition(connection, job, settlement.action, values)
             claimed = self._take(connection, queries.waiting, wanted, 1) if wanted is not None else []
             return Applied(job=applied.job, change=applied.change, claimed=claimed[0]) if claimed else applied
 
@@ -415,14 +434,12 @@ class Store:
         A job that was parked, or is to be woken, changes in nothing but that any process may claim it.
         """
         self._end_leases_of_the_dead()
-        silent = and_(IS_HELD, jobs.c.lease_expires_at <= bindparam("now"))
-        query = select(jobs).where(silent).order_by(jobs.c.lease_expires_at, jobs.c.number).limit(500)
-        if not self._read(query, now=self._database.lease_now()):
+        ((has_silent,),) = self._ask(queries.HAS_SILENT, {"lease_now": self._database.lease_now()})
+        if not has_silent:
             return []
 
         def write(connection: Connection) -> list[Applied]:
-            found = query.with_for_update(skip_locked=True)
-            rows = connection.execute(found, {"now": self._database.lease_now()}).all()
+            rows = self._database.execute(connection, queries.SILENT, {"lease_now": self._database.lease_now()})
             return [self._expire(connection, self._job(row)) for row in rows]
 
         return self._commit(write)
@@ -647,7 +664,25 @@ class Store:
         actor: str = "engine",
         reason: str | None = None,
     ) -> Applied:
-        """Move the job along the table and record it: the only place where a status is written."""
+        """Move the job, which this transaction has read, along the table and record it."""
+        applied = self._advance(connection, job, action, values, actor=actor, reason=reason)
+        assert applied is not None, "no other transaction changes it meanwhile"
+        return applied
+
+    def _advance(
+        self,
+        connection: Connection,
+        job: JobRecord,
+        action: Action,
+        values: Values,
+        *,
+        actor: str = "engine",
+        reason: str | None = None,
+    ) -> Applied | None:
+        """Move the job along the table and record it: the only place where a status is written.
+
+        Returns None, and writes nothing, where its status or its attempt is another by now.
+        """
         facts = self._facts(job, action, values)
         to_status = advance(job.id, job.status, action, facts)
         # Force is worth telling each time that it is asked for, as long as there is something to stop.
@@ -657,7 +692,8 @@ class Store:
         now = self.now()
         values = _consequences(job, action, to_status, now) | values | {"status": to_status}
         seen = {"number_is": job.number, "status_is": job.status, "attempt_is": job.attempt}
-        (_,) = self._database.execute(connection, queries.advance_job(values), values | seen)
+        if not self._database.execute(connection, queries.advance_job(values), values | seen):
+            return None
         moved = self._moved(job, values)
         record: Values = {
             "job_id": job.id,
@@ -759,7 +795,7 @@ class Store:
             values["error"] = storable(values["error"], longest=len(values["error"]))
         if values.get("lease_expires_at") is not None:
             values["lease_expires_at"] += self._from_lease_clock()
-        return _record({name: getattr(job, name) for name in _PUT} | values)
+        return _record({**dict(zip(_PUT, _values_of(job), strict=True)), **values})
 
     def _from_lease_clock(self) -> timedelta:
         """Return what to add to a time of leases; the same from call to call, so that an unchanged job reads alike."""
@@ -918,6 +954,8 @@ def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database 
     if kind == "sqlite":
         return sqlite.Database(url, to_json, clock=clock)
     if kind == "postgresql":
+        from jobmanager.store import postgres  # noqa: PLC0415 - with its driver, which others need not carry
+
         return postgres.Database(url, to_json)
     raise ConfigError(f"JOBMANAGER_DATABASE_URL cannot be used: the store can be SQLite or PostgreSQL, not {kind}.")
 

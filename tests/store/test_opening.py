@@ -11,9 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from jobmanager.errors import ConfigError, StoreUnavailable
-from jobmanager.store import Store
+from jobmanager.store import Store, postgres, queries
+from jobmanager.store.schema import to_json
 
 
 def open_files(folder: Path) -> list[str]:
@@ -84,6 +86,13 @@ def test_a_database_that_does_not_answer_is_told_apart_and_shows_no_password() -
         Store("postgresql://me:hunter2@127.0.0.1:1/jobs")
 
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_read_for_which_there_is_no_connection_raises_what_the_store_tells_of_as_its_being_away() -> None:
+    database = postgres.Database("postgresql://me@127.0.0.1:1/jobs", to_json)
+
+    with pytest.raises(DBAPIError):
+        database.read(queries.LAST_CHANGE, {})
 
 
 def test_a_file_is_opened_whatever_driver_its_url_names(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from jobmanager.errors import ConfigError
 from jobmanager.records import NewJob
 from jobmanager.states import Status
 from jobmanager.store import Store
+from jobmanager.store.migrate import CURRENT
 from jobmanager.store.schema import metadata
 
 MIGRATIONS = Path(jobmanager.store.migrations.__file__).parent
@@ -54,6 +55,13 @@ def indexes(connection: Any) -> dict[str, str]:
         "postgresql": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
     }[connection.dialect.name]
     return {name: sql for name, sql in connection.execute(text(query)) if not name.startswith("alembic")}
+
+
+def test_the_schema_that_the_code_works_with_is_that_of_the_last_migration() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+
+    assert ScriptDirectory.from_config(config).get_current_head() == CURRENT
 
 
 def test_an_empty_database_gets_exactly_the_tables_that_the_code_works_with(empty_url: str) -> None:

@@ -17,11 +17,11 @@ from jobmanager.jobs.datasets import (
     check_table,
     load_datasets,
     misfit,
-    schema_of,
     unusable,
 )
 from jobmanager.jobs.dates import DateFormat
 from jobmanager.jobs.places import Place
+from jobmanager.jobs.schemas import schema_of
 
 ONE = '[one]\nurl = "sqlite:///data.db"\ntable = "t"\ndate_column = "at"\nkey = "id"\n'
 SECRETS = ("secret", "sqlite", "postgresql", "TOML", "Traceback")

@@ -21,6 +21,7 @@ LAYERS = [
     {"client", "registry"},
     {"jobs", "store"},
     {"runner", "retention", "feed"},
+    {"spans"},
     {"tracing"},
     {"metrics"},
     {"engine"},

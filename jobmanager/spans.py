@@ -1,0 +1,85 @@
+"""The spans of traces, and what sends them: all that is known of OpenTelemetry; see tracing.py.
+
+Imported only where traces are made. Raises ImportError where the extra is not installed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from jobmanager.records import Applied, JobRecord
+
+#: How long a span waits at most until it is sent, in milliseconds.
+_DELAY = 1000
+
+
+class Spans:
+    """Makes the spans of one process, and sends them as the environment variables of OpenTelemetry say."""
+
+    def __init__(self) -> None:
+        resource = Resource.create({SERVICE_NAME: "jobmanager"}).merge(OTELResourceDetector().detect())
+        self._provider = TracerProvider(resource=resource)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=_DELAY))
+        self._tracer = self._provider.get_tracer("jobmanager")
+        self._propagator = TraceContextTextMapPropagator()
+        self._lock = threading.Lock()  # guards _attempts
+        self._attempts: dict[str, Span] = {}
+
+    def request(self, name: str, headers: Mapping[str, str]) -> AbstractContextManager[Span]:
+        """Return what makes a span of the time that it is entered, in the trace that the headers name."""
+        context = self._context_of({key.lower(): value for key, value in headers.items()})
+        return self._tracer.start_as_current_span(name, context, SpanKind.SERVER)
+
+    def traceparent(self) -> str | None:
+        """Return what stands for the span that this thread is in."""
+        carrier: dict[str, str] = {}
+        self._propagator.inject(carrier)
+        return carrier.get("traceparent")
+
+    def begin(self, job: JobRecord) -> None:
+        """Begin the span of an attempt, in the trace of the submission."""
+        context = self._context_of({"traceparent": job.traceparent} if job.traceparent else {})
+        attributes: dict[str, Any] = {
+            "job.id": job.id,
+            "job.type": job.type,
+            "job.attempt": job.attempt,
+            "job.status": job.status,
+        }
+        span = self._tracer.start_span(f"attempt {job.type}", context, SpanKind.CONSUMER, attributes)
+        with self._lock:
+            earlier = self._attempts.get(job.id)
+            self._attempts[job.id] = span
+        if earlier is not None:
+            earlier.end()
+
+    def end(self, job_id: str, applied: Applied | None) -> None:
+        """End the span of the job's attempt, if there is one; *applied* None: the attempt lost the job."""
+        with self._lock:
+            span = self._attempts.pop(job_id, None)
+        if span is None:
+            return
+        if applied is None:
+            span.set_status(StatusCode.ERROR, "another attempt has the job")
+        elif applied.change is not None:
+            span.set_attributes({"job.action": applied.change.action, "job.status": applied.change.to_status})
+            if applied.change.action in ("fail", "retry"):
+                span.set_status(StatusCode.ERROR, applied.job.error)
+        span.end()
+
+    def close(self) -> None:
+        """Send what waits; blocks for as long as the exporter may take."""
+        self._provider.shutdown()
+
+    def _context_of(self, headers: Mapping[str, str]) -> Context:
+        return self._propagator.extract(headers)

@@ -1,0 +1,28 @@
+"""Have Alembic run the migrations that a database lacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from jobmanager.errors import ConfigError
+
+_FOLDER = Path(__file__).parent / "migrations"
+
+
+def upgrade(connection: Connection, present: str | None) -> None:
+    """Run those behind *present*, in the transaction of *connection*; raises ConfigError if that is not known."""
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    scripts = ScriptDirectory.from_config(config)
+    if present is not None and present not in {script.revision for script in scripts.walk_revisions()}:
+        raise ConfigError(
+            f"The store has the schema {present}, which this version of the service does not know: "
+            "a newer version has been at work on it. Start that one, or a later one."
+        )
+    command.upgrade(config, "head")
