@@ -149,7 +149,7 @@ def _export(server: Server, folder: Path, copies: int = 1, **args: str) -> float
 
 def _finished(server: Server, job_id: str) -> dict[str, Any]:
     while (job := server.ask("GET", f"/jobs/{job_id}"))["finished_at"] is None:
-        time.sleep(0.05)
+        time.sleep(0.2)  # rarely: what is timed is what the job itself tells
     return dict(job)
 
 

@@ -45,6 +45,7 @@ class Part:
     def __init__(self, file: FileIO, path: Path) -> None:
         self._file = file
         self._is_synced = False
+        self._begun = 0  # up to here, the kernel has been told to write
         self._digest = hashlib.sha256()
         self.path = path
         self.length = 0
@@ -86,6 +87,7 @@ class Part:
                 part._count(block)
             part._check(length, sha256)
             file.truncate(length)
+            part._begun = length
         return part
 
     @classmethod
@@ -115,6 +117,17 @@ class Part:
         while rest:
             rest = rest[self._file.write(rest) :]
         self._count(data)
+        if self.length - self._begun >= _BLOCK:
+            self._begin_to_sync()
+
+    def _begin_to_sync(self) -> None:
+        """Have the kernel begin to write what it keeps; does not wait for it.
+
+        A sync has little left to do then: it takes a millisecond instead of fifty, and so does that of another file on
+        the same disk. What POSIX calls "not needed" is written first; Linux drops none of it while it is being written.
+        """
+        os.posix_fadvise(self._file.fileno(), self._begun, self.length - self._begun, os.POSIX_FADV_DONTNEED)
+        self._begun = self.length
 
     def sync(self) -> None:
         """Make all that was written durable."""

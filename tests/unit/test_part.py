@@ -57,6 +57,22 @@ def test_a_part_knows_length_and_hash_of_what_was_written(tmp_path: Path) -> Non
         assert part.path.read_bytes() == b"abcdefg"
 
 
+def test_what_the_kernel_is_told_to_write_early_is_the_same_afterwards(tmp_path: Path) -> None:
+    pieces = [bytes([number]) * 700_001 for number in range(20)]
+    with closing(Part.create(tmp_path / "part")) as part:
+        for piece in pieces[:10]:
+            part.write(piece)
+    written = b"".join(pieces[:10])
+
+    with closing(reopen(tmp_path / "part", written)) as part:
+        for piece in pieces[10:]:
+            part.write(piece)
+        part.sync()
+
+        assert part.sha256 == digest(b"".join(pieces))
+    assert (tmp_path / "part").read_bytes() == b"".join(pieces)
+
+
 @pytest.mark.parametrize("behind", [b"", b"torn", b"\0" * 10_000])
 def test_a_part_goes_on_where_its_checkpoint_says_and_what_is_behind_is_cut_off(tmp_path: Path, behind: bytes) -> None:
     path = tmp_path / "part"
