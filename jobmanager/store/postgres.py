@@ -5,7 +5,7 @@ from __future__ import annotations
 import select as polling
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cache
@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from jobmanager.store.commits import translate
-from jobmanager.store.prepared import Parameters, Prepared, Rows, Statement
+from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, Statement
 
 T = TypeVar("T")
 
@@ -88,9 +88,10 @@ class Database:
         ((number,),) = self.execute(connection, _numbered(statement), parameters)
         return int(number)
 
-    def execute_many(self, connection: Connection, statement: Statement, parameters: Sequence[Parameters]) -> None:
-        """Run one of the statements that are made once, for each of the parameters; raises DBAPIError."""
-        connection.execute(statement, parameters)
+    def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> None:
+        """Run one of the statements that are made once, for each row, with what all *share*; raises DBAPIError."""
+        rows = zip(*columns.values(), strict=True)
+        connection.execute(statement, [{**shared, **dict(zip(columns, row, strict=True))} for row in rows])
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
         """Return what one of the queries that are made once finds; raises DBAPIError."""

@@ -6,7 +6,8 @@ For statements that are made once, as those of queries.py are; what they mean is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, TypeAlias
 
 from sqlalchemy import Dialect, Insert, Select, Update
@@ -14,6 +15,8 @@ from sqlalchemy.exc import DBAPIError
 
 Statement: TypeAlias = Select[Any] | Insert | Update
 Parameters = Mapping[str, Any]
+#: The values of many rows, by the name of their place: as many of each.
+Columns = Mapping[str, Sequence[Any]]
 Rows = list[tuple[Any, ...]]
 
 _Convert = Callable[[Any], Any]
@@ -54,18 +57,19 @@ class Prepared:
             raise self._translated(error) from error
         return number
 
-    def run_many(self, connection: Any, parameters: Sequence[Parameters]) -> None:
-        """Run it on a connection of the driver for each of the parameters, which name the same; raises DBAPIError."""
-        given = parameters[0].keys()
+    def run_many(self, connection: Any, columns: Columns, shared: Parameters) -> None:
+        """Run it on a connection of the driver for each row of *columns*, and what all *share*; raises DBAPIError."""
         to_store = dict(self._to_store)
-        columns = [
-            _converted([each[name] for each in parameters], to_store.get(name))
-            if name in given
-            else _converted([self._given[name]] * len(parameters), to_store.get(name))
+        all_the_same = {**self._given, **shared}
+        parts: list[Iterable[Any]] = [
+            _converted(columns[name], to_store.get(name))
+            if name in columns
+            else repeat(*_converted([all_the_same[name]], to_store.get(name)))
             for name in self._names
         ]
         try:
-            connection.executemany(self.text, zip(*columns, strict=True))
+            # What is the same in each row has no end.
+            connection.executemany(self.text, zip(*parts, strict=False))
         except self._dialect.dbapi.Error as error:
             raise self._translated(error) from error
 
@@ -89,11 +93,11 @@ class Prepared:
         return DBAPIError.instance(self.text, None, error, base, hide_parameters=True, dialect=self._dialect)
 
 
-def _converted(column: list[Any], convert: _Convert | None) -> list[Any]:
+def _converted(column: Sequence[Any], convert: _Convert | None) -> Iterable[Any]:
     """Return the values of one place in many rows as they are stored; one that they all share is converted once."""
     if convert is None:
         return column
     first = column[0]
     if all(value is first for value in column):
         return [convert(first)] * len(column)
-    return [convert(value) for value in column]
+    return map(convert, column)

@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
+from jobmanager.states import Action
 from jobmanager.store.schema import IS_HELD, IS_PUT_OFF, IS_QUEUED, IS_STOPPING, IS_WAITING, changes, jobs
 
 
@@ -72,12 +73,22 @@ PUT_JOB = insert(jobs).values(
         if name != "number" and (name in ("timeout_seconds", "traceparent", "waits_until") or not jobs.c[name].nullable)
     }
 )
-PUT_CHANGE = insert(changes).values(
-    {
-        name: bindparam(name, type_=changes.c[name].type)
-        for name in _names(changes)
-        if name != "seq" and not changes.c[name].nullable
-    }
+LAST_JOB = select(func.coalesce(func.max(jobs.c.number), 0))
+#: The first changes of the jobs that were put behind the last one: what they say is in the database already. Another
+#: transaction may commit jobs meanwhile, but with their changes.
+PUT_CHANGES = insert(changes).from_select(
+    ["job_id", "action", "to_status", "attempt", "actor", "asked_at", "at"],
+    select(
+        jobs.c.id,
+        literal(Action.SUBMIT, changes.c.action.type),
+        jobs.c.status,
+        jobs.c.attempt,
+        bindparam("actor", type_=changes.c.actor.type),
+        _NOW,
+        _NOW,
+    )
+    .where(jobs.c.number > bindparam("last_job"), ~exists().where(changes.c.job_id == jobs.c.id))
+    .order_by(jobs.c.number),
 )
 ADD_JOBS = insert(jobs).returning(jobs, sort_by_parameter_order=True)
 ADD_CHANGE = insert(changes).values(

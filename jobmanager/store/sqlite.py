@@ -6,7 +6,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from sqlalchemy.pool import QueuePool
 
 from jobmanager.errors import ConfigError
 from jobmanager.store.commits import GroupCommit
-from jobmanager.store.prepared import Parameters, Prepared, Rows, Statement
+from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, Statement
 
 T = TypeVar("T")
 
@@ -86,9 +86,9 @@ class Database:
         """Run one of the inserts that are made once, and return the number of the new row; raises DBAPIError."""
         return self._prepare(statement).add(connection.connection.driver_connection, parameters)
 
-    def execute_many(self, connection: Connection, statement: Statement, parameters: Sequence[Parameters]) -> None:
-        """Run one of the statements that are made once, for each of the parameters; raises DBAPIError."""
-        self._prepare(statement).run_many(connection.connection.driver_connection, parameters)
+    def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> None:
+        """Run one of the statements that are made once, for each row, with what all *share*; raises DBAPIError."""
+        self._prepare(statement).run_many(connection.connection.driver_connection, columns, shared)
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
         """Return what one of the queries that are made once finds; raises DBAPIError."""

@@ -587,9 +587,10 @@ class Store:
         """Store new jobs without keys and labels, of which nobody wants to see more than that they are there."""
         self._make_room(connection, len(new))
         now = self.now()
-        self._database.execute_many(connection, queries.PUT_JOB, [_row(job, now) for job in new])
-        submit = _submission(actor, now)
-        self._database.execute_many(connection, queries.PUT_CHANGE, [{**submit, "job_id": job.id} for job in new])
+        last = connection.execute(queries.LAST_JOB).scalar_one()
+        columns = {name: list(map(of, new)) for name, of in _OF_SUBMISSION.items()}
+        self._database.execute_many(connection, queries.PUT_JOB, columns, _of_each(now))
+        connection.execute(queries.PUT_CHANGES, {"last_job": last, "actor": actor, "now": now})
         self._keep_room(connection, self._last_change(connection))
 
     def _make_room(self, connection: Connection, wanted: int) -> None:
@@ -899,20 +900,27 @@ def _full_types(connection: Connection, max_running: dict[str, int]) -> list[str
 
 def _row(job: NewJob, now: datetime) -> Values:
     """Return what is kept of a submission."""
-    return {
-        "id": job.id,
-        "type": job.type,
-        "args": job.args,
-        "status": Status.SUBMITTED,
-        "priority": job.priority,
-        "labels": job.labels,
-        "max_attempts": job.max_attempts,
-        "timeout_seconds": job.timeout_seconds,
-        "run_at": job.run_at or _AT_ONCE,
-        "waits_until": job.run_at,
-        "submitted_at": now,
-        "traceparent": job.traceparent,
-    }
+    return {name: of(job) for name, of in _OF_SUBMISSION.items()} | _of_each(now)
+
+
+#: What is kept of a submission, by its column.
+_OF_SUBMISSION: dict[str, Callable[[NewJob], Any]] = {
+    "id": attrgetter("id"),
+    "type": attrgetter("type"),
+    "args": attrgetter("args"),
+    "priority": attrgetter("priority"),
+    "labels": attrgetter("labels"),
+    "max_attempts": attrgetter("max_attempts"),
+    "timeout_seconds": attrgetter("timeout_seconds"),
+    "run_at": lambda job: job.run_at or _AT_ONCE,
+    "waits_until": attrgetter("run_at"),
+    "traceparent": attrgetter("traceparent"),
+}
+
+
+def _of_each(now: datetime) -> Values:
+    """Return what is kept of each submission alike."""
+    return {"status": Status.SUBMITTED, "submitted_at": now}
 
 
 def _submission(actor: str, now: datetime) -> Values:
