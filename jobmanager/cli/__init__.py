@@ -30,7 +30,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="jobmanager", message="%(prog)s %(version)s")
+@click.version_option(package_name="jobmanager", message="jobmanager %(version)s")
 def main() -> None:
     """Run long jobs that can be halted, resumed and stopped.
 
