@@ -152,7 +152,7 @@ def to_clean(types: tuple[str, ...]) -> Select[Any]:
 
 
 def advance_job(columns: Iterable[str]) -> Update:
-    """Return the update that moves a job on from the status and the attempt it was seen in, setting *columns*."""
+    """Return the update that moves a job on as it was seen: its status, attempt and owner; sets *columns*."""
     return _advance_job(tuple(sorted(columns)))
 
 
@@ -162,6 +162,8 @@ def _advance_job(columns: tuple[str, ...]) -> Update:
         jobs.c.number == bindparam("number_is"),
         jobs.c.status == bindparam("status_is"),
         jobs.c.attempt == bindparam("attempt_is"),
+        # A stopping job whose owner fell silent keeps status and attempt until somebody else has claimed it.
+        jobs.c.owner.is_not_distinct_from(_OWNER),
     )
     return update(jobs).where(seen).values(_parameters(columns)).returning(jobs.c.number)
 

@@ -356,7 +356,7 @@ class Store:
             values |= {"owner": None, "lease_expires_at": None}
 
         def write(connection: Connection) -> Applied | None:
-            # As long as the attempt's number and the status are the same, nobody else has taken the job over.
+            # As long as status, attempt and owner are the same, nobody else has taken the job over.
             applied = self._advance(connection, seen, settlement.action, values) if seen is not None else None
             if applied is None:
                 job = self._held(connection, job_id, attempt)
@@ -714,7 +714,7 @@ class Store:
         values = _consequences(job, action, to_status, now) | values | {"status": to_status}
         if "run_at" in values:
             values["waits_until"] = None if values["run_at"] == _AT_ONCE else values["run_at"]
-        seen = {"number_is": job.number, "status_is": job.status, "attempt_is": job.attempt}
+        seen = {"number_is": job.number, "status_is": job.status, "attempt_is": job.attempt, "owner_is": job.owner}
         if not self._database.execute(connection, queries.advance_job(values), values | seen):
             return None
         moved = self._moved(job, values)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from jobmanager.records import Checkpoint
+from jobmanager.errors import LeaseLost
+from jobmanager.records import Checkpoint, Settlement
 from jobmanager.states import ATTENDED, Action, Status
 
 
@@ -39,6 +40,29 @@ def test_a_job_whose_owner_fell_silent_is_free_again(store: Any, other: Any, sta
     assert (applied.job.status, applied.job.owner, applied.job.lease_expires_at) == (becomes, None, None)
     assert applied.job.crashes == 1
     assert other.expire() == [], "once is enough"
+
+
+@pytest.mark.parametrize(
+    ("status", "action"),
+    [
+        (Status.RUNNING, Action.COMPLETE),
+        (Status.RUNNING, Action.RELEASE),
+        (Status.STOPPING, Action.YIELD),
+        (Status.STOPPING, Action.RELEASE),
+    ],
+)
+def test_an_attempt_whose_lease_was_ended_writes_nothing_whatever_it_saw_before(
+    store: Any, other: Any, status: Status, action: Action
+) -> None:
+    seen = store.bring("a", status)
+    store.end_lease("a")
+    other.expire()
+    rows = store.everything()
+
+    with pytest.raises(LeaseLost):
+        store.settle("a", seen.attempt, Settlement(action=action, failures=0), seen=seen)
+
+    assert store.everything() == rows
 
 
 def test_the_job_of_an_owner_that_is_heard_of_is_left_alone(store: Any, other: Any) -> None:
