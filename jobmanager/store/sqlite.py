@@ -92,11 +92,9 @@ class Database:
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
         """Return what one of the queries that are made once finds; raises DBAPIError."""
-        connection = self.engine.raw_connection()
-        try:
-            return self._prepare(query).run(connection.driver_connection, parameters)
-        finally:
-            connection.close()
+        # Not a raw_connection, which raises the driver's own errors where the file cannot be opened.
+        with self.engine.connect() as connection:
+            return self.execute(connection, query, parameters)
 
     def insert(self, table: Table) -> Insert:
         """Return an insert of this dialect, which may say what is to be done where a key is there already."""

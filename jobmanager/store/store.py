@@ -681,12 +681,10 @@ class Store:
         job: JobRecord,
         action: Action,
         values: Values,
-        *,
-        actor: str = "engine",
-        reason: str | None = None,
+        **who: Any,
     ) -> Applied:
-        """Move the job, which this transaction has read, along the table and record it."""
-        applied = self._advance(connection, job, action, values, actor=actor, reason=reason)
+        """Move the job, which this transaction has read, along the table and record it; see _advance."""
+        applied = self._advance(connection, job, action, values, **who)
         assert applied is not None, "no other transaction changes it meanwhile"
         return applied
 
@@ -702,7 +700,7 @@ class Store:
     ) -> Applied | None:
         """Move the job along the table and record it: the only place where a status is written.
 
-        Returns None, and writes nothing, where its status or its attempt is another by now.
+        Returns None, and writes nothing, where its status, its attempt or its owner is another by now.
         """
         facts = self._facts(job, action, values)
         to_status = advance(job.id, job.status, action, facts)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import traceback
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import DBAPIError
 
 from jobmanager.errors import ConfigError, StoreUnavailable
-from jobmanager.store import Store, postgres, queries
+from jobmanager.store import Store, postgres, queries, sqlite
 from jobmanager.store.schema import to_json
 
 
@@ -88,10 +90,16 @@ def test_a_database_that_does_not_answer_is_told_apart_and_shows_no_password() -
     assert "hunter2" not in str(refused.value)
 
 
-def test_a_read_for_which_there_is_no_connection_raises_what_the_store_tells_of_as_its_being_away() -> None:
-    database = postgres.Database("postgresql://me@127.0.0.1:1/jobs", to_json)
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_read_for_which_there_is_no_connection_raises_what_the_store_tells_of_as_its_being_away(
+    tmp_path: Path, kind: str
+) -> None:
+    database: Any = postgres.Database("postgresql://me@127.0.0.1:1/jobs", to_json)
+    if kind == "sqlite":
+        database = sqlite.Database(f"sqlite:///{tmp_path}/var/jobs.db", to_json, clock=None)
+        shutil.rmtree(tmp_path / "var")
 
-    with pytest.raises(DBAPIError):
+    with closing(database), pytest.raises(DBAPIError):
         database.read(queries.LAST_CHANGE, {})
 
 
