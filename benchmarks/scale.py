@@ -12,12 +12,10 @@ import gc
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,8 +25,9 @@ from typing import Any
 from uuid_utils import uuid7
 
 from benchmarks import filling
-from benchmarks.frame import ROOT, Figure, Goal, Result, ask, figure, in_turns, spread, versions_of
+from benchmarks.frame import Figure, Goal, Result, ask, figure, in_turns, spread, versions_of
 from benchmarks.peers import servers
+from benchmarks.serving import serving
 from jobmanager import Job, JobManager, Settings
 from jobmanager.metrics import StoreCollector
 from jobmanager.records import NewJob, Position, Selection
@@ -294,28 +293,8 @@ def _started(folders: Mapping[str, Path], extent: Extent) -> Part:
 
 def _start(folder: Path) -> dict[str, float]:
     told = ask([sys.executable, "-m", "benchmarks.scale", "start", folder])
-    port = servers.free_port()
-    environment = os.environ | {"JOBMANAGER_DATA_DIR": str(folder), "WEB_CONCURRENCY": "1"}
-    command = [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{port}"]
-    began = time.perf_counter()
-    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while not _answers(f"http://127.0.0.1:{port}/health/ready"):
-            if time.perf_counter() - began > 60:
-                raise TimeoutError("the server does not answer")
-            time.sleep(0.005)
-        return told | {"server": time.perf_counter() - began}
-    finally:
-        server.terminate()
-        server.wait(60)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return int(answer.status) == 200
-    except OSError:
-        return False
+    with serving(folder) as server:
+        return told | {"server": server.ready_seconds}
 
 
 # Halted jobs, and jobs that are put off

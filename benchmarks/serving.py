@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -18,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.frame import ROOT
+from benchmarks.peers.servers import free_port
 
 CLIENTS = 4
+_PATIENCE_SECONDS = 60.0
+_LOOK_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Server:
     port: int
     #: of gunicorn's master
     pid: int
+    #: from the command until it was ready
+    ready_seconds: float
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Return what it answers, from JSON; raises where that is an error."""
@@ -42,48 +46,55 @@ class Server:
 
     def peak_megabytes(self) -> float:
         """Return the most memory that a worker had resident until now."""
-        told = [(worker / "status").read_text(encoding="ascii") for worker in self._workers()]
+        told = [Path(f"/proc/{pid}/status").read_text(encoding="ascii") for pid in self.workers()]
         return max(int(found[1]) for text in told if (found := re.search(r"VmHWM:\s+(\d+) kB", text))) / 1024
 
     def processor_seconds(self) -> float:
         """Return the time that processors have worked for its workers until now."""
-        told = [(worker / "stat").read_text(encoding="ascii").rpartition(")")[2].split() for worker in self._workers()]
-        return sum(int(fields[11]) + int(fields[12]) for fields in told) / os.sysconf("SC_CLK_TCK")
+        return sum(map(processor_seconds, self.workers()))
 
-    def _workers(self) -> list[Path]:
-        """Return their folders in /proc."""
-        pids = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii").split()
-        return [Path("/proc") / pid for pid in pids]
+    def workers(self) -> list[int]:
+        """Return the process ids of its workers."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii")
+        return [int(pid) for pid in children.split()]
+
+
+def processor_seconds(pid: int) -> float:
+    """Return the user and system time of a process, which /proc tells in hundredths of a second only."""
+    # As clock_getcpuclockid(3) makes it: the number of the clock that all threads of a process share.
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 @contextlib.contextmanager
 def serving(folder: Path, **settings: str) -> Iterator[Server]:
-    """Serve meanwhile; what is set beyond its folder is as in the environment, in capitals."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    environment = os.environ | {"JOBMANAGER_DATA_DIR": str(folder), "PORT": str(port)} | settings
+    """Serve meanwhile, by one worker as it is shipped; *settings* are variables of the environment."""
+    port = free_port()
+    where = {"JOBMANAGER_DATA_DIR": str(folder), "HOST": "127.0.0.1", "PORT": str(port), "WEB_CONCURRENCY": "1"}
     command = [sys.executable, "-m", "gunicorn", "--log-level", "warning", "wsgi:app"]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
+    began = time.monotonic()
+    process = subprocess.Popen(command, cwd=ROOT, env=environment() | where | settings)
     try:
-        _wait_for(port)
-        yield Server(port=port, pid=process.pid)
+        while not _is_ready(port):
+            if process.poll() is not None or time.monotonic() - began > _PATIENCE_SECONDS:
+                raise AssertionError("the server does not answer")
+            time.sleep(_LOOK_SECONDS)
+        yield Server(port=port, pid=process.pid, ready_seconds=time.monotonic() - began)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(_PATIENCE_SECONDS)
 
 
-def _wait_for(port: int) -> None:
-    """Return when the server is ready."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/health/ready")
-            if connection.getresponse().status == 200:
-                return
-        time.sleep(0.1)
-    raise SystemExit("the server does not answer")
+def environment() -> dict[str, str]:
+    """Return our environment without settings of the service."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("JOBMANAGER_")}
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE_SECONDS)
+    with contextlib.closing(connection), contextlib.suppress(OSError):
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == 200
+    return False
 
 
 def submit_for(port: int, seconds: float, rate: float) -> list[float]:
