@@ -182,8 +182,8 @@ def _serve_on(core):
     """Keep the threads that answer requests on one core; those of jobs go where they like.
 
     One of them runs at a time, by the interpreter's lock, and to wake the next on another core takes longer than many
-    a request: a worker with 16 threads serves twice as much on one core as on two. Threads inherit it from the one that
-    makes them, which is this one for requests; the manager's, which makes those of jobs, has been started before.
+    a request: a worker with 16 threads serves a third more on one core than on two. Threads inherit it from the one
+    that makes them, which is this one for requests; the manager's, which makes those of jobs, was started before.
     """
     os.sched_setaffinity(0, {core})
 

@@ -312,7 +312,7 @@ class Outlook:
 
     #: other processes have made changes to jobs that this one holds
     is_signalled: bool
-    #: jobs wait that it may claim, or come due
+    #: jobs wait that it may claim, or that have come due
     has_waiting: bool
     #: jobs that were put off are due, and have no place in the queue yet
     has_due: bool

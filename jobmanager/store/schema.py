@@ -1,7 +1,7 @@
 """The tables, and how values are kept in them.
 
 The types say by themselves how values are converted: SQLAlchemy's own way calls twice as many functions, and a job goes
-through two hundred conversions.
+through some fifty conversions.
 
 Times are microseconds since 1970 (UTC) in integer columns: compared, indexed and stored alike by every database.
 """
