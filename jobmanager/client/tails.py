@@ -150,22 +150,28 @@ class JobTail(Tail[J]):
         return not self._wants_changes or self._known == _state_of(self.job)
 
     def _look(self) -> Flow[list[Change | JobProgress]]:
-        before = self.job
-        job = yield from self._core.get(before.id)
-        news: list[Change | JobProgress] = []
+        job = yield from self._core.get(self.job.id)
+        changes: list[Change] = []
         if self._wants_changes and _state_of(job) != self._known:
-            news += self._new((yield from self._core.changes(job.id)))
+            changes = self._new((yield from self._core.changes(job.id)))
         self.job, self._known = job, _state_of(job)
-        return [*news, *self._farther([progress_of(job)])]
+        if changes and changes[-1].to_status != job.status:
+            # The last of them came after the look: the stream will not tell of it as of anything new.
+            yield from self._look_behind(changes)
+        return [*changes, *self._farther([progress_of(self.job)])]
 
     def _take(self, signs: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
         changes = self._new(sign for sign in signs if isinstance(sign, Change))
         if changes:
-            self.job = yield from self._core.get(self.job.id)
-            # The job may be ahead of the stream already: its changes are then asked for.
-            self._known = _state_of(self.job) if self.job.status == changes[-1].to_status else None
+            yield from self._look_behind(changes)
         farther = self._farther(sign for sign in signs if isinstance(sign, JobProgress))
         return [sign for sign in signs if sign in changes or sign in farther]
+
+    def _look_behind(self, changes: Sequence[Change]) -> Flow[None]:
+        """Look at the job after these changes of it."""
+        self.job = yield from self._core.get(self.job.id)
+        # It may be ahead of them already: those that follow are then asked for.
+        self._known = _state_of(self.job) if self.job.status == changes[-1].to_status else None
 
     def _farther(self, told: Iterable[JobProgress]) -> list[JobProgress]:
         """Return what is newer than all progress that was given: a look may be ahead of the stream."""

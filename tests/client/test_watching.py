@@ -11,6 +11,9 @@ from listening import Listener, assert_whole
 from jobmanager import Client
 from jobmanager.client import Change, Job, JobProgress, LogLine
 from jobmanager.client.sse import Event, Parser
+from jobmanager.client.sync import _Line
+from jobmanager.client.tails import JobTail
+from jobmanager.client.wire import Course
 from jobmanager.states import Status
 
 
@@ -59,6 +62,26 @@ def test_a_job_that_is_halted_is_followed_up_to_there(client: Client, until: Any
 
     assert_whole(listener.got, job)
     assert listener.got[-1].status is Status.HALTED
+
+
+def test_a_look_that_a_halt_overtakes_ends_with_the_job_as_it_is(client: Client) -> None:
+    job = client.submit("Steps").wait(statuses=["running"])
+    tail = JobTail(client._core, job, seen=job.changes())
+    tail._known = None  # as where something has happened since
+    course = Course(tail._look())
+
+    with _Line(client._http, course) as line:
+        asked = [step := course.next()]
+        course.tell(line.do(step))
+        job.halt(wait=5)
+        while (step := course.next()) is not None:
+            asked.append(step)
+            course.tell(line.do(step))
+
+    assert asked[0].request.path.endswith(job.id), "the job is looked at first"
+    assert asked[1].request.path.endswith("/changes")
+    assert [sign.to_status for sign in course.result if isinstance(sign, Change)][-1] is Status.HALTED
+    assert (tail.job.status, tail.is_caught_up) == (Status.HALTED, True)
 
 
 def test_a_server_that_starts_again_meanwhile_is_waited_for(service: Any, client: Client, until: Any) -> None:
