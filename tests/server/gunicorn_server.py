@@ -238,11 +238,6 @@ class Line:
         return f"{self.at} {self.pid} {self.attempt} {self.what} {self.unit}"
 
 
-#: What has gunicorn's master bear a worker that is frozen while another server starts: after half a minute, which that
-#: takes on a machine with much to do, it would be killed instead.
-PATIENT = ("--timeout", "300")
-
-
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """Freeze a process meanwhile."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gunicorn_server import PATIENT, Server, stopped, until
+from gunicorn_server import Server, stopped, until
 
 from jobmanager.sample import make_sample
 
@@ -43,7 +43,7 @@ def undisturbed(datasets: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 @pytest.fixture
 def serve(make_server: Callable[..., Server], datasets: Path) -> Callable[..., Server]:
     """Return what starts a server that can export the sample dataset."""
-    return lambda *arguments, **settings: make_server(DATASETS=datasets, MAX_CRASHES=1000, **settings).start(*arguments)
+    return lambda **settings: make_server(DATASETS=datasets, MAX_CRASHES=1000, **settings).start()
 
 
 @pytest.mark.parametrize("park_seconds", [60, 0], ids=["in the thread that waits", "in a new thread"])
@@ -90,7 +90,7 @@ def test_an_export_killed_ten_times_makes_the_same_file(
 def test_an_export_whose_worker_was_frozen_and_replaced_makes_the_same_file(
     serve: Callable[..., Server], undisturbed: dict[str, str]
 ) -> None:
-    server = serve(*PATIENT, workers=1)
+    server = serve(workers=1)
     jobs = _submit(server)
     _until_all_move(server, jobs)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from gunicorn_server import PATIENT, Server, assert_attempts_never_overlap, stopped, until
+from gunicorn_server import Server, assert_attempts_never_overlap, stopped, until
 
 #: What a request through the other worker may take on a busy machine; it takes well under 0.1 s on an idle one.
 QUICK_SECONDS = 2.0
@@ -117,7 +117,7 @@ def test_a_worker_that_was_frozen_for_longer_than_the_lease_writes_nothing_more(
 def test_a_parked_thread_is_not_woken_once_another_process_has_taken_its_job_further(
     make_server: Callable[..., Server],
 ) -> None:
-    first = make_server(workers=1, MAX_CRASHES=1000).start(*PATIENT)
+    first = make_server(workers=1, MAX_CRASHES=1000).start()
     job = first.submit("Units", units=200)
     first.until_done(job, 5)
     first.ask("halt", job)
