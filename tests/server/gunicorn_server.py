@@ -6,6 +6,7 @@ Waits on conditions, each with a deadline; sleeps only between two looks.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -236,6 +237,25 @@ class Line:
 
     def __repr__(self) -> str:
         return f"{self.at} {self.pid} {self.attempt} {self.what} {self.unit}"
+
+
+@contextlib.contextmanager
+def stopped_between_writes(server: Server) -> Iterator[None]:
+    """Freeze the only worker of a server meanwhile, in a moment in which it does not hold the turn at writing.
+
+    Otherwise nobody could write until gunicorn's master kills it, after half a minute: so it is with any SQLite file of
+    which a process is frozen in the middle of a transaction.
+    """
+    [pid] = server.worker_pids()
+    while True:
+        with stopped(pid), open(server.data_dir / "jobmanager.db-turn", "rb") as turn:
+            try:
+                fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            fcntl.flock(turn, fcntl.LOCK_UN)
+            yield
+            return
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gunicorn_server import Server, stopped, until
+from gunicorn_server import Server, stopped_between_writes, until
 
 from jobmanager.sample import make_sample
 
@@ -94,7 +94,7 @@ def test_an_export_whose_worker_was_frozen_and_replaced_makes_the_same_file(
     jobs = _submit(server)
     _until_all_move(server, jobs)
 
-    with stopped(server.worker_pids()[0]):
+    with stopped_between_writes(server):
         successor = serve(workers=1)
         until(lambda: all(successor.job(job)["attempt"] == 2 for job in jobs.values()), successor.log)
         _until_all_move(successor, jobs)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from gunicorn_server import Server, assert_attempts_never_overlap, stopped, until
+from gunicorn_server import Server, assert_attempts_never_overlap, stopped, stopped_between_writes, until
 
 #: What a request through the other worker may take on a busy machine; it takes well under 0.1 s on an idle one.
 QUICK_SECONDS = 2.0
@@ -122,7 +122,7 @@ def test_a_parked_thread_is_not_woken_once_another_process_has_taken_its_job_fur
     first.until_done(job, 5)
     first.ask("halt", job)
 
-    with stopped(first.worker_pids()[0]):
+    with stopped_between_writes(first):
         second = make_server(workers=1, MAX_CRASHES=1000).start()
         until(lambda: second.owner_pid(job) is None, second.log)
         second.ask("resume", job)
