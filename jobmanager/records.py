@@ -80,7 +80,7 @@ class Worked:
         return max(0.0, (kept.total - kept.done) / rate - max(0.0, since))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: the store makes one, like another but for some fields, by one call
 class JobRecord(Worked):
     """One job, as the store has it."""
 

@@ -18,17 +18,19 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 from jobmanager.errors import StoreUnavailable
 
 T = TypeVar("T")
-Write = Callable[[Connection], Any]
+Item = TypeVar("Item")
+#: Writes several things that are of a kind, and returns what each came to, in their order.
+WriteAll = Callable[[Connection, list[Any]], list[Any]]
 
-#: Writes after which a commit waits for no more of those that come meanwhile.
 _LARGEST_BATCH = 64
 
 
 class _Entry:
-    """One write that waits for its commit."""
+    """Something to be written that waits for its commit."""
 
-    def __init__(self, write: Write) -> None:
-        self.write = write
+    def __init__(self, write_all: WriteAll, item: Any) -> None:
+        self.write_all = write_all
+        self.item = item
         self.result: Any = None
         self.error: BaseException | None = None
         self.is_done = False
@@ -39,8 +41,12 @@ class _Entry:
 class GroupCommit:
     """Runs writes of any thread, each atomic and durable when `run` returns."""
 
-    def __init__(self, begin: Callable[[], AbstractContextManager[Connection]]) -> None:
+    def __init__(
+        self, begin: Callable[[], AbstractContextManager[Connection]], *, largest: int = _LARGEST_BATCH
+    ) -> None:
+        """*largest*: with so many writes, a commit waits for no more of those that come while they are written."""
         self._begin = begin  # opens a write transaction; leaving it commits
+        self._largest = largest
         self._lock = threading.Lock()  # guards _waiting and _leader; never held during a transaction
         self._waiting: deque[_Entry] = deque()
         self._leader: _Entry | None = None
@@ -51,7 +57,15 @@ class GroupCommit:
         Blocks for the commit. Raises what *write* raises, then nothing of it is kept; StoreUnavailable where the
         database failed.
         """
-        entry = _Entry(write)
+        result: T = self.run_together(_write_each, write)
+        return result
+
+    def run_together(self, write_all: Callable[[Connection, list[Item]], list[T]], item: Item) -> T:
+        """Return what *write_all* returns for *item*, once it is committed: like `run`.
+
+        It is called once for all items that wait for it; where it raises, once more for each by itself.
+        """
+        entry = _Entry(write_all, item)
         with self._lock:
             self._waiting.append(entry)
             leads = self._leader is None
@@ -112,10 +126,11 @@ class GroupCommit:
         written = 0
         try:
             with self._begin() as connection:
+                batch += self._take()
                 while written < len(batch):
-                    batch[written].result = batch[written].write(connection)
-                    written += 1
-                    if written == len(batch) < _LARGEST_BATCH:
+                    _write(connection, batch[written:])
+                    written = len(batch)
+                    if written < self._largest:
                         batch += self._take()
         except BaseException as error:
             if len(batch) == 1:
@@ -127,9 +142,24 @@ class GroupCommit:
     def _commit_alone(self, entry: _Entry) -> None:
         try:
             with self._begin() as connection:
-                entry.result = entry.write(connection)
+                _write(connection, [entry])
         except BaseException as error:
             entry.error = translate(error)
+
+
+def _write(connection: Connection, entries: list[_Entry]) -> None:
+    """Write them, those of a kind by one call."""
+    of_a_kind: dict[WriteAll, list[_Entry]] = {}
+    for entry in entries:
+        of_a_kind.setdefault(entry.write_all, []).append(entry)
+    for write_all, alike in of_a_kind.items():
+        results = write_all(connection, [entry.item for entry in alike])
+        for entry, result in zip(alike, results, strict=True):
+            entry.result = result
+
+
+def _write_each(connection: Connection, writes: list[Callable[[Connection], T]]) -> list[T]:
+    return [write(connection) for write in writes]
 
 
 def translate(error: BaseException) -> BaseException:

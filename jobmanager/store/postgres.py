@@ -18,10 +18,11 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, StatementError
 
-from jobmanager.store.commits import translate
+from jobmanager.store.commits import GroupCommit, translate
 from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, Statement
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 #: How often the offset to the database's clock is measured.
 _SYNC_SECONDS = 60.0
@@ -62,6 +63,8 @@ class Database:
         self._offset: datetime | None = None  # the database's clock where ours, the monotonic one, is zero
         self._synced_at = 0.0
         self._prepared: dict[Statement, Prepared] = {}
+        # What comes later is left to the next commit: it would lock rows out of order, and wait for another that does.
+        self._commits = GroupCommit(self.engine.begin, largest=1)
 
     def run(self, write: Callable[[Connection], T]) -> T:
         """Return what *write* returns, once it is committed; PostgreSQL groups concurrent commits by itself."""
@@ -71,6 +74,13 @@ class Database:
         except StatementError as error:
             ours = translate(error)
             raise ours from ours.__cause__
+
+    def run_together(self, write_all: Callable[[Connection, list[Item]], list[T]], item: Item) -> T:
+        """Return what *write_all* returns for *item*, once it is committed: one call for all that wait; see commits.
+
+        One transaction after the other, in this process: for what is quicker written together than side by side.
+        """
+        return self._commits.run_together(write_all, item)
 
     @contextmanager
     def begin_alone(self) -> Iterator[Connection]:
@@ -88,10 +98,17 @@ class Database:
         ((number,),) = self.execute(connection, _numbered(statement), parameters)
         return int(number)
 
-    def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> None:
-        """Run one of the statements that are made once, for each row, with what all *share*; raises DBAPIError."""
-        rows = zip(*columns.values(), strict=True)
-        connection.execute(statement, [{**shared, **dict(zip(columns, row, strict=True))} for row in rows])
+    def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> int:
+        """Run one of the statements that are made once, for each row, with what all *share*; raises DBAPIError.
+
+        Returns how many rows of the database it changed, or added, in all.
+        """
+        return self._prepare(statement).run_many(connection.connection.driver_connection, columns, shared)
+
+    def add_many(self, connection: Connection, insert: CoreInsert, columns: Columns, shared: Parameters) -> list[int]:
+        """Run one of the inserts that are made once, for each row, and return the numbers of the new rows."""
+        driver: Any = connection.connection.driver_connection
+        return self._prepare(_numbered(insert)).add_many(driver, columns, shared)
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
         """Return what one of the queries that are made once finds; raises DBAPIError."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
+from operator import is_
 from typing import Any, TypeAlias
 
 from sqlalchemy import Dialect, Insert, Select, Update
@@ -31,11 +32,10 @@ class Prepared:
         self.text: str = compiled.string
         self._dialect: Any = dialect
         self._given = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
-        self._names: list[str] = compiled.positiontup
-        self._to_store: list[tuple[str, _Convert]] = []
-        for name in dict.fromkeys(self._names):
-            if convert := compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect):
-                self._to_store.append((name, convert))
+        self._places: list[tuple[str, _Convert | None]] = [
+            (name, compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect))
+            for name in compiled.positiontup
+        ]
         self._to_show: list[tuple[int, _Convert]] = []
         for place, column in enumerate(statement.exported_columns):
             if convert := column.type.dialect_impl(dialect).result_processor(dialect, float_code):
@@ -46,7 +46,7 @@ class Prepared:
         try:
             rows = connection.execute(self.text, self.bound(parameters)).fetchall()
         except self._dialect.dbapi.Error as error:
-            raise self._translated(error) from error
+            raise as_sqlalchemy(error, self.text, self._dialect) from error
         return [self._shown(row) for row in rows]
 
     def add(self, connection: Any, parameters: Parameters) -> int:
@@ -54,31 +54,56 @@ class Prepared:
         try:
             number: int = connection.execute(self.text, self.bound(parameters)).lastrowid
         except self._dialect.dbapi.Error as error:
-            raise self._translated(error) from error
+            raise as_sqlalchemy(error, self.text, self._dialect) from error
         return number
 
-    def run_many(self, connection: Any, columns: Columns, shared: Parameters) -> None:
-        """Run it on a connection of the driver for each row of *columns*, and what all *share*; raises DBAPIError."""
-        to_store = dict(self._to_store)
-        all_the_same = {**self._given, **shared}
-        parts: list[Iterable[Any]] = [
-            _converted(columns[name], to_store.get(name))
-            if name in columns
-            else repeat(*_converted([all_the_same[name]], to_store.get(name)))
-            for name in self._names
-        ]
+    def run_many(self, connection: Any, columns: Columns, shared: Parameters) -> int:
+        """Run it on a connection of the driver for each row of *columns*, and what all *share*; raises DBAPIError.
+
+        Returns how many rows of the database it changed, or added, in all.
+        """
         try:
-            # What is the same in each row has no end.
-            connection.executemany(self.text, zip(*parts, strict=False))
+            cursor = connection.cursor()
+            cursor.executemany(self.text, self._bound_many(columns, shared))
         except self._dialect.dbapi.Error as error:
-            raise self._translated(error) from error
+            raise as_sqlalchemy(error, self.text, self._dialect) from error
+        changed: int = cursor.rowcount
+        return changed
+
+    def add_many(self, connection: Any, columns: Columns, shared: Parameters) -> list[int]:
+        """Run it, which adds a row and returns its number, for each row of *columns*; see run_many.
+
+        For psycopg, whose statements are on the way together: the next does not wait for the answer of the last.
+        """
+        numbers: list[int] = []
+        try:
+            cursor = connection.cursor()
+            cursor.executemany(self.text, list(self._bound_many(columns, shared)), returning=True)
+            for result in cursor.results():
+                numbers += [number for (number,) in result]
+        except self._dialect.dbapi.Error as error:
+            raise as_sqlalchemy(error, self.text, self._dialect) from error
+        return numbers
+
+    def _bound_many(self, columns: Columns, shared: Parameters) -> Iterable[Sequence[Any]]:
+        """Return the values of each row in their places, as they are stored."""
+        if len(next(iter(columns.values()))) == 1:  # quicker, and what is written most often
+            return [self.bound({**shared, **{name: value for name, (value,) in columns.items()}})]
+        all_the_same = {**self._given, **shared}
+        parts: list[Iterable[Any]] = []
+        for name, convert in self._places:
+            column = columns.get(name)
+            if column is not None:
+                parts.append(_converted(column, convert))
+            else:
+                value = all_the_same[name]
+                parts.append(repeat(convert(value) if convert else value))
+        return zip(*parts, strict=False)  # what is the same in each row has no end
 
     def bound(self, parameters: Parameters) -> list[Any]:
         """Return the values in their places, as they are stored."""
         values = {**self._given, **parameters}
-        for name, convert in self._to_store:
-            values[name] = convert(values[name])
-        return [values[name] for name in self._names]
+        return [convert(values[name]) if convert else values[name] for name, convert in self._places]
 
     def _shown(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
         values = list(row)
@@ -87,10 +112,10 @@ class Prepared:
                 values[place] = convert(values[place])
         return tuple(values)
 
-    def _translated(self, error: Exception) -> BaseException:
-        """Return the error as SQLAlchemy would raise it, without the values."""
-        base = self._dialect.dbapi.Error
-        return DBAPIError.instance(self.text, None, error, base, hide_parameters=True, dialect=self._dialect)
+
+def as_sqlalchemy(error: Exception, statement: str, dialect: Any) -> BaseException:
+    """Return an error of the driver as SQLAlchemy would raise it, without the values."""
+    return DBAPIError.instance(statement, None, error, dialect.dbapi.Error, hide_parameters=True, dialect=dialect)
 
 
 def _converted(column: Sequence[Any], convert: _Convert | None) -> Iterable[Any]:
@@ -98,6 +123,6 @@ def _converted(column: Sequence[Any], convert: _Convert | None) -> Iterable[Any]
     if convert is None:
         return column
     first = column[0]
-    if all(value is first for value in column):
+    if all(map(is_, column, repeat(first))):
         return [convert(first)] * len(column)
     return map(convert, column)

@@ -151,21 +151,21 @@ def to_clean(types: tuple[str, ...]) -> Select[Any]:
     return query.order_by(jobs.c.run_at, jobs.c.number).limit(_LIMIT).with_for_update(skip_locked=True)
 
 
-def advance_job(columns: Iterable[str]) -> Update:
-    """Return the update that moves a job on as it was seen: its status, attempt and owner; sets *columns*."""
-    return _advance_job(tuple(sorted(columns)))
-
-
 @cache
-def _advance_job(columns: tuple[str, ...]) -> Update:
-    seen = and_(
+def move_job(names: tuple[str, ...]) -> Update:
+    """Return the update that moves a job on as it was seen: its status, attempt and owner.
+
+    Sets the columns among *names*, which has the parameters of what was seen, too.
+    """
+    seen = {"number_is", "status_is", "attempt_is", "owner_is"}
+    as_seen = and_(
         jobs.c.number == bindparam("number_is"),
         jobs.c.status == bindparam("status_is"),
         jobs.c.attempt == bindparam("attempt_is"),
         # A stopping job whose owner fell silent keeps status and attempt until somebody else has claimed it.
         jobs.c.owner.is_not_distinct_from(_OWNER),
     )
-    return update(jobs).where(seen).values(_parameters(columns)).returning(jobs.c.number)
+    return update(jobs).where(as_seen).values(_parameters(sorted(set(names) - seen)))
 
 
 @cache
@@ -187,5 +187,5 @@ def _is_of(types: tuple[str, ...]) -> ColumnElement[bool]:
     return jobs.c.type.in_([literal(name, jobs.c.type.type) for name in types or ("",)])
 
 
-def _parameters(columns: tuple[str, ...]) -> dict[str, Any]:
+def _parameters(columns: Iterable[str]) -> dict[str, Any]:
     return {name: bindparam(name, type_=jobs.c[name].type) for name in columns}

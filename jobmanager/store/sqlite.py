@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Select, Table, create_engine, event
+from sqlalchemy import Insert as CoreInsert
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import make_url
@@ -20,9 +22,10 @@ from sqlalchemy.pool import QueuePool
 
 from jobmanager.errors import ConfigError
 from jobmanager.store.commits import GroupCommit
-from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, Statement
+from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, Statement, as_sqlalchemy
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 _BUSY_SECONDS = 30
 _BOOT = datetime(1970, 1, 1, tzinfo=UTC)
@@ -68,6 +71,10 @@ class Database:
         """Return what *write* returns, once it is committed, together with the writes of other threads; see commits."""
         return self._commits.run(write)
 
+    def run_together(self, write_all: Callable[[Connection, list[Item]], list[T]], item: Item) -> T:
+        """Return what *write_all* returns for *item*, once it is committed: one call for all that wait; see commits."""
+        return self._commits.run_together(write_all, item)
+
     @contextmanager
     def begin_alone(self) -> Iterator[Connection]:
         """Open a transaction that no other process has open at the same time, in a file that is in WAL mode."""
@@ -86,9 +93,22 @@ class Database:
         """Run one of the inserts that are made once, and return the number of the new row; raises DBAPIError."""
         return self._prepare(statement).add(connection.connection.driver_connection, parameters)
 
-    def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> None:
-        """Run one of the statements that are made once, for each row, with what all *share*; raises DBAPIError."""
-        self._prepare(statement).run_many(connection.connection.driver_connection, columns, shared)
+    def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> int:
+        """Run one of the statements that are made once, for each row, with what all *share*; raises DBAPIError.
+
+        Returns how many rows of the database it changed, or added, in all.
+        """
+        return self._prepare(statement).run_many(connection.connection.driver_connection, columns, shared)
+
+    def add_many(
+        self, connection: Connection, statement: CoreInsert, columns: Columns, shared: Parameters
+    ) -> list[int]:
+        """Run one of the inserts that are made once, for each row, and return the numbers of the new rows."""
+        added = self.execute_many(connection, statement, columns, shared)
+        driver: Any = connection.connection.driver_connection
+        # Nobody else writes meanwhile, so they were numbered one after the other.
+        ((last,),) = driver.execute("SELECT last_insert_rowid()")
+        return list(range(last - added + 1, last + 1))
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
         """Return what one of the queries that are made once finds; raises DBAPIError."""
@@ -143,12 +163,28 @@ class Database:
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
-        """Open a write transaction; commits on leaving, rolls back on an exception. Blocks for the turn."""
+        """Open a write transaction; commits on leaving, rolls back on an exception. Blocks for the turn.
+
+        The driver opens and ends it: SQLAlchemy takes longer to do so than a job takes to be written.
+        """
         with self._turn():
             if self._writer is None:
-                self._writer = self.engine.connect().execution_options(is_writer=True)
-            with self._writer.begin():
+                self._writer = self.engine.connect().execution_options(has_begun=True)
+            driver: Any = self._writer.connection.driver_connection
+            self._say(driver, "BEGIN IMMEDIATE")
+            try:
                 yield self._writer
+                self._say(driver, "COMMIT")
+            finally:
+                driver.rollback()  # nothing, once it is committed
+                if transaction := self._writer.get_transaction():
+                    transaction.close()  # SQLAlchemy's view of it, if any of its statements were among the writes
+
+    def _say(self, driver: Any, words: str) -> None:
+        try:
+            driver.execute(words)
+        except sqlite3.Error as error:
+            raise as_sqlalchemy(error, words, self.engine.dialect) from error
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -239,8 +275,11 @@ def _set_up(connection: Any, _record: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    if options.get("has_begun"):
+        return
     # A transaction that began by reading could not be upgraded while another writes: writers say so at once.
-    mode = "IMMEDIATE" if connection.get_execution_options().get("is_writer") else "DEFERRED"
+    mode = "IMMEDIATE" if options.get("is_writer") else "DEFERRED"
     connection.exec_driver_sql(f"BEGIN {mode}")
 
 

@@ -13,8 +13,8 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -64,10 +64,11 @@ from jobmanager.records import (
     Wanted,
     storable,
 )
-from jobmanager.states import ASKED, ATTENDED, FINAL, Action, Fact, Status, advance
+from jobmanager.states import ATTENDED, FINAL, Action, Status
 from jobmanager.store import following, listing, queries, sqlite
 from jobmanager.store.migrate import bring_up_to_date
-from jobmanager.store.prepared import Rows
+from jobmanager.store.moves import AT_ONCE, Move, Values, decide
+from jobmanager.store.prepared import Columns, Rows
 from jobmanager.store.schema import (
     IS_FINISHED,
     IS_HELD,
@@ -87,28 +88,37 @@ _log = logging.getLogger(__name__)
 #: What two clocks, read one after the other, may seem to differ by without one of them having been set.
 _CLOCK_JITTER = timedelta(milliseconds=50)
 
-#: Kept as the time of a job that nobody has put off: with the time of the clock, it would wait for as long as that is
-#: set back. Shown as the time of its submission.
-_AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
-
 #: Submissions that may be under way elsewhere, unseen: nearer to the limit, the queue is counted, and one at a time.
 _UNSEEN = 1000
 #: Jobs that come due together, and get their place in the queue by one commit: others wait for it.
-_QUEUED_AT_ONCE = 1000
+_QUEUEDAT_ONCE = 1000
 #: The largest number that a change can have.
 _LAST_SEQ = 2**63 - 1
 
+#: Who writes several jobs locks the newest first, as lists have them: two who do must not wait for each other.
+_LOCKED_IN_ORDER = (jobs.c.submitted_at.desc(), jobs.c.number.desc())
 #: The columns of a job in the order in which they are selected.
 _COLUMNS = tuple(column.name for column in jobs.c)
-#: What sets each field of a frozen record.
-_PUT: dict[str, Callable[[JobRecord, Any], None]] = {
-    field.name: JobRecord.__dict__[field.name].__set__ for field in fields(JobRecord)
-}
-
-_values_of = attrgetter(*_PUT)
+_FIELDS = tuple(field.name for field in fields(JobRecord))
 
 T = TypeVar("T")
-Values = dict[str, Any]
+
+
+class _Overtaken(Exception):
+    """Another transaction has changed a job since it was read."""
+
+
+@dataclass(slots=True)
+class _Ended:
+    """What became of an attempt; see Store.settle."""
+
+    job_id: str
+    attempt: int
+    action: Action
+    values: Values
+    unless: Collection[Status]
+    wanted: Wanted | None
+    seen: JobRecord | None
 
 
 class Watch(Protocol):
@@ -255,7 +265,7 @@ class Store:
         """Return what waits, and what is at work, in all processes."""
         now = self.now()
         ((depth,),) = self._read(following.DEPTH, now=now)
-        waited = [row for query in following.WAITED_LONGEST for row in self._read(query, now=now, at_once=_AT_ONCE)]
+        waited = [row for query in following.WAITED_LONGEST for row in self._read(query, now=now, at_once=AT_ONCE)]
         rows = self._read(following.AT_WORK)
         return Queue(
             depth=depth,
@@ -355,18 +365,8 @@ class Store:
         if not parked:
             values |= {"owner": None, "lease_expires_at": None}
 
-        def write(connection: Connection) -> Applied | None:
-            # As long as status, attempt and owner are the same, nobody else has taken the job over.
-            applied = self._advance(connection, seen, settlement.action, values) if seen is not None else None
-            if applied is None:
-                job = self._held(connection, job_id, attempt)
-                if job.status in unless:
-                    return None
-                applied = self._transition(connection, job, settlement.action, values)
-            claimed = self._take(connection, queries.waiting, wanted, 1) if wanted is not None else []
-            return Applied(job=applied.job, change=applied.change, claimed=claimed[0]) if claimed else applied
-
-        return self._commit(write)
+        ended = _Ended(job_id, attempt, settlement.action, values, unless, wanted, seen)
+        return self._database.run_together(self._settle_all, ended)
 
     def checkpoint(
         self, job_id: str, attempt: int, saved: Checkpoint | None, details: Values | None, lines: Sequence[LogLine] = ()
@@ -467,9 +467,10 @@ class Store:
         def write(connection: Connection) -> set[str]:
             held: set[str] = set()
             for begin in range(0, len(ids), 500):
-                ours = and_(jobs.c.owner == self.owner, jobs.c.id.in_(ids[begin : begin + 500]))
-                renew = update(jobs).where(ours).values(lease_expires_at=self._lease_end()).returning(jobs.c.id)
-                held |= set(connection.execute(renew).scalars())
+                ours = select(jobs.c.number).where(jobs.c.owner == self.owner, jobs.c.id.in_(ids[begin : begin + 500]))
+                numbers = connection.execute(ours.order_by(*_LOCKED_IN_ORDER).with_for_update()).scalars().all()
+                renew = update(jobs).where(jobs.c.number.in_(numbers)).values(lease_expires_at=self._lease_end())
+                held |= set(connection.execute(renew.returning(jobs.c.id)).scalars())
             return set(ids) - held
 
         return self._database.run(write)
@@ -631,17 +632,63 @@ class Store:
             self._database.take_turn(connection, "bounded claim")
         full = _full_types(connection, wanted.max_running)
         found = query(tuple(name for name in wanted.types if name not in full))
-        claimed: list[JobRecord] = []
-        for row in self._database.execute(connection, found, self._clocks() | {"limit": limit}):
-            job = self._job(row)
+        rows = self._database.execute(connection, found, self._clocks() | {"limit": limit})
+        if not rows:
+            return []
+        held: Values = {"owner": self.owner, "lease_expires_at": self._lease_end()}
+        moves: dict[str, Move] = {}
+        for job in map(self._job, rows):
             # Types with a bound are claimed one at a time: the next round counts again.
-            if job.type not in wanted.max_running or all(other.type != job.type for other in claimed):
-                values = {"owner": self.owner, "lease_expires_at": self._lease_end()}
-                claimed.append(self._transition(connection, job, Action.CLAIM, values).job)
-        return claimed
+            key = job.type if job.type in wanted.max_running else job.id
+            moves.setdefault(key, self._decide(job, Action.CLAIM, held))
+        return [applied.job for applied in self._move_all(connection, list(moves.values()))]
+
+    def _settle_all(self, connection: Connection, ended: list[_Ended]) -> list[Applied | None]:
+        """Record what became of several attempts, and claim what is wanted in their places."""
+        applied = self._settle_as_seen(connection, ended) or [self._settle_anew(connection, one) for one in ended]
+        wanting = [place for place, one in enumerate(ended) if one.wanted is not None and applied[place] is not None]
+        claimed = self._take_instead(connection, [wanted for place in wanting if (wanted := ended[place].wanted)])
+        for place, job in zip(wanting, claimed, strict=False):
+            if came := applied[place]:
+                applied[place] = Applied(job=came.job, change=came.change, claimed=job)
+        self._database.announce(connection)
+        return applied
+
+    def _settle_as_seen(self, connection: Connection, ended: list[_Ended]) -> list[Applied | None] | None:
+        """Record what became of attempts whose jobs are as they were claimed; None, and nothing is written, else.
+
+        As long as status, attempt and owner are the same, nobody else has taken a job over. Raises _Overtaken where
+        that may be so of some only.
+        """
+        try:
+            moves = [self._decide(one.seen, one.action, one.values) for one in ended if one.seen is not None]
+            if len(moves) < len(ended):
+                return None
+            moves.sort(key=lambda move: (move.job.submitted_at, move.job.number), reverse=True)  # see _LOCKED_IN_ORDER
+            applied = {came.job.id: came for came in self._move_all(connection, moves)}
+            return [applied[one.job_id] for one in ended]
+        except _Overtaken:
+            if len(ended) > 1:
+                raise
+            return None
+
+    def _settle_anew(self, connection: Connection, ended: _Ended) -> Applied | None:
+        """Record what became of an attempt, whatever has been asked of its job meanwhile."""
+        job = self._held(connection, ended.job_id, ended.attempt)
+        if job.status in ended.unless:
+            return None
+        return self._transition(connection, job, ended.action, ended.values)
+
+    def _take_instead(self, connection: Connection, wanted: list[Wanted]) -> list[JobRecord]:
+        """Claim a job for each of several threads that have none any more, as long as there are any."""
+        if not wanted:
+            return []
+        if not wanted[0].max_running:
+            return self._take(connection, queries.waiting, wanted[0], len(wanted))
+        return [job for one in wanted for job in self._take(connection, queries.waiting, one, 1)]
 
     def _queue_due(self, connection: Connection) -> int:
-        parameters = {"now": self.now(), "limit": _QUEUED_AT_ONCE}
+        parameters = {"now": self.now(), "limit": _QUEUEDAT_ONCE}
         return len(self._database.execute(connection, queries.QUEUE_DUE, parameters))
 
     def _expire(self, connection: Connection, job: JobRecord) -> Applied:
@@ -676,69 +723,45 @@ class Store:
         return jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.owner == self.owner
 
     def _transition(
-        self,
-        connection: Connection,
-        job: JobRecord,
-        action: Action,
-        values: Values,
-        **who: Any,
+        self, connection: Connection, job: JobRecord, action: Action, values: Values, **who: Any
     ) -> Applied:
-        """Move the job, which this transaction has read, along the table and record it; see _advance."""
-        applied = self._advance(connection, job, action, values, **who)
-        assert applied is not None, "no other transaction changes it meanwhile"
+        """Move the job, which this transaction has read, along the table; see _move_all. Raises NotAllowed."""
+        move = self._decide(job, action, values)
+        if move.is_idle():
+            return Applied(job=job, change=None)
+        (applied,) = self._move_all(connection, [move], **who)
         return applied
 
-    def _advance(
-        self,
-        connection: Connection,
-        job: JobRecord,
-        action: Action,
-        values: Values,
-        *,
-        actor: str = "engine",
-        reason: str | None = None,
-    ) -> Applied | None:
-        """Move the job along the table and record it: the only place where a status is written.
+    def _decide(self, job: JobRecord, action: Action, values: Values) -> Move:
+        return decide(job, action, values, max_crashes=self._max_crashes)
 
-        Returns None, and writes nothing, where its status, its attempt or its owner is another by now.
+    def _move_all(
+        self, connection: Connection, moves: Sequence[Move], *, actor: str = "engine", reason: str | None = None
+    ) -> list[Applied]:
+        """Move jobs along the table and record it: the only place where statuses are written.
+
+        Raises _Overtaken where the status, attempt or owner of any of them is another by now. A single one is then as
+        it was; of several, the transaction may have moved some.
         """
-        facts = self._facts(job, action, values)
-        to_status = advance(job.id, job.status, action, facts)
-        # Force is worth telling each time that it is asked for, as long as there is something to stop.
-        is_forced_on = to_status is Status.STOPPING and values.get("is_forced", False)
-        if to_status is job.status and action in ASKED and not is_forced_on:
-            return Applied(job=job, change=None)
         now = self.now()
-        values = _consequences(job, action, to_status, now) | values | {"status": to_status}
-        if "run_at" in values:
-            values["waits_until"] = None if values["run_at"] == _AT_ONCE else values["run_at"]
-        seen = {"number_is": job.number, "status_is": job.status, "attempt_is": job.attempt, "owner_is": job.owner}
-        if not self._database.execute(connection, queries.advance_job(values), values | seen):
-            return None
-        moved = self._moved(job, values)
-        record: Values = {
-            "job_id": job.id,
-            "action": action,
-            "from_status": job.status,
-            "to_status": to_status,
-            "attempt": moved.attempt,
-            "actor": actor,
-            "reason": reason,
-            "asked_at": job.asked_at if action in (Action.YIELD, Action.CLAIM) and job.asked_at else now,
-            "at": now,
-            "signal_to": job.owner if job.owner != self.owner else None,
-        }
-        seq = self._database.add(connection, queries.ADD_CHANGE, record)
-        del record["signal_to"]
-        return Applied(job=moved, change=Change(seq=seq, **record))
+        columns = [move.columns(now) for move in moves]
+        for alike in _of_same_columns([values | move.seen() for move, values in zip(moves, columns, strict=True)]):
+            statement = queries.move_job(tuple(alike))
+            if self._database.execute_many(connection, statement, alike, {}) < len(alike["number_is"]):
+                raise _Overtaken
+        moved = [self._moved(move.job, values) for move, values in zip(moves, columns, strict=True)]
+        changes = [move.change(job.attempt, now) for move, job in zip(moves, moved, strict=True)]
+        told = _in_columns(changes) | {"signal_to": [self._to_be_told(move.job) for move in moves]}
+        said: Values = {"actor": actor, "reason": reason}
+        seqs = self._database.add_many(connection, queries.ADD_CHANGE, told, said)
+        return [
+            Applied(job=job, change=Change(seq=seq, **change, **said))
+            for job, change, seq in zip(moved, changes, seqs, strict=True)
+        ]
 
-    def _facts(self, job: JobRecord, action: Action, values: Values) -> set[Fact]:
-        facts = set()
-        if not job.has_begun():
-            facts.add(Fact.NEVER_BEGAN)
-        if action is Action.EXPIRE and values["crashes"] >= self._max_crashes:
-            facts.add(Fact.CRASHED_TOO_OFTEN)
-        return facts
+    def _to_be_told(self, job: JobRecord) -> str | None:
+        """Return the other process that holds the job, if one does."""
+        return job.owner if job.owner != self.owner else None
 
     def _commit(self, write: Callable[[Connection], T]) -> T:
         """Run a write that other processes may be waiting for."""
@@ -790,7 +813,7 @@ class Store:
 
     def _shown(self, values: Values) -> JobRecord:
         values["status"] = Status(values["status"])
-        if values["run_at"] == _AT_ONCE:
+        if values["run_at"] == AT_ONCE:
             values["run_at"] = values["submitted_at"]
         if values["lease_expires_at"] is not None:
             values["lease_expires_at"] += self._from_lease_clock()
@@ -803,20 +826,21 @@ class Store:
             saved_at=values["saved_at"],
             gap_seconds=values["gap_seconds"],
         )
-        return _record(values)
+        return _record({name: values[name] for name in _FIELDS})
 
-    def _moved(self, job: JobRecord, values: Values) -> JobRecord:
-        """Return the job as it is once *values* are stored, which saves reading it again."""
-        values = {**values}
-        if values.get("run_at") == _AT_ONCE:
+    def _moved(self, job: JobRecord, columns: Values) -> JobRecord:
+        """Return the job as it is once *columns* are stored, which saves reading it again."""
+        values = {**job.__dict__, **columns}
+        values.pop("waits_until", None)
+        if columns.get("run_at") == AT_ONCE:
             values["run_at"] = job.submitted_at
-        if values.get("result") is not None:
-            values["result"] = json.loads(to_json(values["result"]))
-        if values.get("error") is not None:
-            values["error"] = storable(values["error"], longest=len(values["error"]))
-        if values.get("lease_expires_at") is not None:
+        if columns.get("result") is not None:
+            values["result"] = json.loads(to_json(columns["result"]))
+        if columns.get("error") is not None:
+            values["error"] = storable(columns["error"], longest=len(columns["error"]))
+        if columns.get("lease_expires_at") is not None:
             values["lease_expires_at"] += self._from_lease_clock()
-        return _record({**dict(zip(_PUT, _values_of(job), strict=True)), **values})
+        return _record(values)
 
     def _from_lease_clock(self) -> timedelta:
         """Return what to add to a time of leases; the same from call to call, so that an unchanged job reads alike."""
@@ -848,43 +872,23 @@ class Store:
 
 
 def _record(values: Values) -> JobRecord:
-    """Return JobRecord(**values), in a third of the time."""
+    """Return JobRecord(**values), in a tenth of the time."""
     job = object.__new__(JobRecord)
-    for name, put in _PUT.items():
-        put(job, values[name])
+    job.__dict__.update(values)
     return job
 
 
-def _consequences(job: JobRecord, action: Action, to_status: Status, now: datetime) -> Values:
-    """Return what follows for a job's other columns when *action* moves it to *to_status*."""
-    values: Values = {}
-    if job.running_since is not None and (to_status not in ATTENDED or action in (Action.EXPIRE, Action.RELEASE)):
-        # Of an owner that fell silent, nobody knows when it ceased: count no more than its lease.
-        until = min(now, job.lease_expires_at) if action is Action.EXPIRE and job.lease_expires_at else now
-        values |= {"running_since": None, "ran_seconds": job.run_seconds(until)}
-    if to_status in FINAL or to_status is Status.FAILED:
-        values |= {"finished_at": now, "owner": None, "lease_expires_at": None}
-    match action:
-        case Action.CLAIM:
-            # Force was asked against the attempt before; it can be asked for anew.
-            values |= {"attempt": job.attempt + 1, "started_at": job.started_at or now, "is_forced": False}
-            if to_status is Status.RUNNING:
-                values |= {"running_since": now, "asked_at": None}
-        case Action.HALT:
-            values |= {"asked_at": now}
-        case Action.STOP:
-            # The tries of clean count anew, and it is due at once, whatever the job waited for.
-            values |= {"asked_at": now, "failures": 0, "run_at": _AT_ONCE, "is_forced": False}
-            if to_status is Status.STOPPING:
-                values["finished_at"] = None
-        case Action.RESUME:
-            values |= {"asked_at": now}
-            if to_status is Status.SUBMITTED:
-                # One that has not begun keeps the time that its submission names; a retry is waited for no longer.
-                values |= {"run_at": job.run_at if job.is_scheduled() else _AT_ONCE, "finished_at": None}
-            if job.status is Status.FAILED:
-                values |= {"failures": 0, "crashes": 0, "error": None}
-    return values
+def _of_same_columns(rows: Iterable[Values]) -> list[Columns]:
+    """Return rows in columns, those together that have the same ones."""
+    alike: dict[tuple[str, ...], list[Values]] = {}
+    for row in rows:
+        alike.setdefault(tuple(row), []).append(row)
+    return [_in_columns(some) for some in alike.values()]
+
+
+def _in_columns(rows: Sequence[Values]) -> dict[str, Sequence[Any]]:
+    """Return the values of each column; all rows have the same ones, in the same order."""
+    return dict(zip(rows[0], zip(*(row.values() for row in rows), strict=True), strict=True))
 
 
 def _full_types(connection: Connection, max_running: dict[str, int]) -> list[str]:
@@ -910,7 +914,7 @@ _OF_SUBMISSION: dict[str, Callable[[NewJob], Any]] = {
     "labels": attrgetter("labels"),
     "max_attempts": attrgetter("max_attempts"),
     "timeout_seconds": attrgetter("timeout_seconds"),
-    "run_at": lambda job: job.run_at or _AT_ONCE,
+    "run_at": lambda job: job.run_at or AT_ONCE,
     "waits_until": attrgetter("run_at"),
     "traceparent": attrgetter("traceparent"),
 }

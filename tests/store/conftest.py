@@ -107,6 +107,13 @@ class TestedStore(Store):
             result = connection.execute(text(statement), parameters)
             return list(result) if result.returns_rows else []
 
+    def deadlocks(self) -> int:
+        """Return how often a transaction was ended because it and another waited for each other; never in SQLite."""
+        if self._database.engine.name == "sqlite":
+            return 0
+        ((number,),) = self.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        return int(number)
+
     def everything(self) -> list[Any]:
         """Return every row of every table, to be compared."""
         return [self.execute(f"SELECT * FROM {table} ORDER BY {key}") for table, key in TABLES.items()]
