@@ -23,6 +23,11 @@ def completed(peer: str, way: str, jobs: int, broker: str) -> dict[str, float]:
     return ask([PYTHON, "-m", "benchmarks.peers", peer, way, str(jobs)], env={"BROKER": broker})
 
 
+def twice(command: list[str]) -> list[str]:
+    """Return the command that runs another in two processes."""
+    return ["sh", "-c", '"$@" & "$@" & wait', "sh", *command]
+
+
 def versions_of(*packages: str) -> dict[str, str]:
     """Return the versions of packages that are installed there."""
     told: dict[str, str] = dict(ask([PYTHON, "-c", _VERSIONS, *packages]))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Procrastinate on PostgreSQL: its worker, with eight jobs at once, which are coroutines, as is quickest there."""
+"""Procrastinate on PostgreSQL: its worker, with eight jobs at once, which are coroutines, as is quickest there; one or two."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from contextlib import contextmanager
 
 from procrastinate import App, PsycopgConnector
 
-from benchmarks.peers import tally
+from benchmarks.peers import tally, twice
 
 _COMMAND = [sys.executable, "-m", "procrastinate", "--app", "benchmarks.peers.of_procrastinate.app", "worker"]
-WORKERS = {"8 at once": [*_COMMAND, "--concurrency", "8"]}
+_WORKER = [*_COMMAND, "--concurrency", "8"]
+WORKERS = {"8 at once": _WORKER, "2 processes": twice(_WORKER)}
 
 app = App(connector=PsycopgConnector(conninfo=os.environ["BROKER"]))
 

@@ -12,14 +12,32 @@ from functools import cache
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import Connection, Engine, Select, Table, Text, cast, create_engine, func, select, text
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Dialect,
+    Engine,
+    Float,
+    Select,
+    Table,
+    TypeDecorator,
+    bindparam,
+    column,
+    create_engine,
+    event,
+    func,
+    select,
+    text,
+)
 from sqlalchemy import Insert as CoreInsert
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, StatementError
+from sqlalchemy.sql import visitors
+from sqlalchemy.types import TypeEngine
 
 from jobmanager.store.commits import GroupCommit, translate
-from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, Statement
+from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, Statement, as_sqlalchemy
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -34,7 +52,12 @@ _RECONNECT_SECONDS = 0.5
 _FLOAT8 = 701
 #: The channel on which every commit that may concern another process is announced.
 _CHANNEL = "jobmanager"
-_ANNOUNCE = select(cast(func.pg_notify(_CHANNEL, ""), Text))
+#: What a transaction that has to be announced ends with: both on one way to the server.
+_COMMIT_ANNOUNCED = f"NOTIFY {_CHANNEL}; COMMIT"
+#: How long a connection may have been idle and still be used without asking whether it is there.
+_TRUSTED_SECONDS = 1.0
+# What is kept of a connection.
+_IS_ANNOUNCED, _IDLE_SINCE = "is_announced", "idle_since"
 #: Whoever writes rows of a table holds this lock from before it takes their numbers until it has committed.
 _CHANGE_WRITERS = text(
     "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted"
@@ -54,17 +77,22 @@ class Database:
             paramstyle="format",  # parameters have places: see prepared.py
             pool_size=16,
             max_overflow=16,
-            pool_pre_ping=True,
             pool_timeout=10,
             pool_use_lifo=True,  # the server has planned our statements on the connection that was used last
             connect_args={"connect_timeout": 5, "application_name": "jobmanager"},
         )
+        event.listen(self.engine, "checkin", _note_when_idle)
+        event.listen(self.engine, "checkout", _ping_where_idle)
+        event.listen(self.engine, "rollback", _forget_to_announce)
+        event.listen(self.engine, "commit", _commit_announced)
+        #: the same connections, for single questions, which need no transaction
+        self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lock = threading.Lock()  # guards _offset and _synced_at; never held while asking the database
         self._offset: datetime | None = None  # the database's clock where ours, the monotonic one, is zero
         self._synced_at = 0.0
         self._prepared: dict[Statement, Prepared] = {}
         # What comes later is left to the next commit: it would lock rows out of order, and wait for another that does.
-        self._commits = GroupCommit(self.engine.begin, largest=1)
+        self._commits = GroupCommit(self._begin, largest=1)
 
     def run(self, write: Callable[[Connection], T]) -> T:
         """Return what *write* returns, once it is committed; PostgreSQL groups concurrent commits by itself."""
@@ -105,15 +133,18 @@ class Database:
         """
         return self._prepare(statement).run_many(connection.connection.driver_connection, columns, shared)
 
-    def add_many(self, connection: Connection, insert: CoreInsert, columns: Columns, shared: Parameters) -> list[int]:
+    def add_many(
+        self, connection: Connection, statement: CoreInsert, columns: Columns, shared: Parameters
+    ) -> list[int]:
         """Run one of the inserts that are made once, for each row, and return the numbers of the new rows."""
-        driver: Any = connection.connection.driver_connection
-        return self._prepare(_numbered(insert)).add_many(driver, columns, shared)
+        arrays = {name: list(column) for name, column in columns.items()}
+        rows = self.execute(connection, _numbered(_for_all(statement, tuple(columns))), {**shared, **arrays})
+        return [number for (number,) in rows]
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
         """Return what one of the queries that are made once finds; raises DBAPIError."""
         # Not a raw_connection, which raises the driver's own errors where the database is away.
-        with self.engine.connect() as connection:
+        with self.reader.connect() as connection:
             return self.execute(connection, query, parameters)
 
     def insert(self, table: Table) -> Insert:
@@ -126,11 +157,11 @@ class Database:
 
     def announce(self, connection: Connection) -> None:
         """Have the processes that watch told, once the transaction is committed."""
-        self.execute(connection, _ANNOUNCE, {})
+        connection.info[_IS_ANNOUNCED] = True
 
     def change_writers(self) -> set[str]:
         """Return the names of the transactions that are writing changes: a number is taken before it is committed."""
-        with self.engine.connect() as connection:
+        with self.reader.connect() as connection:
             return set(connection.execute(_CHANGE_WRITERS).scalars())
 
     def now(self) -> datetime:
@@ -146,6 +177,22 @@ class Database:
         """Return the clock that leases are judged by: the same."""
         return self.now()
 
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        """Open a transaction; commits on leaving, rolls back on an exception.
+
+        The server is told at once, and not with the first statement: others come to be written meanwhile.
+        """
+        with self.reader.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            _say(connection, "BEGIN")
+            try:
+                yield connection
+                _say(connection, _COMMIT_ANNOUNCED if connection.info.get(_IS_ANNOUNCED) else "COMMIT")
+            finally:
+                _forget_to_announce(connection)
+                driver.rollback()  # nothing, once it is committed
+
     def _prepare(self, statement: Statement) -> Prepared:
         # Two threads may prepare the same one: either will do.
         prepared = self._prepared.get(statement)
@@ -156,7 +203,7 @@ class Database:
     def _sync(self, known: datetime | None) -> datetime:
         """Measure the offset to the database's clock; where it does not answer, the one known still holds."""
         try:
-            with self.engine.connect() as connection:
+            with self.reader.connect() as connection:
                 _took, theirs, ours = min(_look_at_clock(connection) for _ in range(_LOOKS))
         except DBAPIError:
             if known is None:
@@ -182,10 +229,79 @@ class Database:
         self.engine.dispose()
 
 
+def _note_when_idle(_connection: Any, record: Any) -> None:
+    record.info[_IDLE_SINCE] = time.monotonic()
+
+
+def _ping_where_idle(connection: Any, record: Any, _proxy: Any) -> None:
+    """Ask the server whether it is there, if that is not certain: after its restart, all connections are dead."""
+    if connection.closed:
+        raise DisconnectionError
+    if time.monotonic() - record.info.get(_IDLE_SINCE, time.monotonic()) < _TRUSTED_SECONDS:
+        return
+    try:
+        connection.execute("")
+        connection.rollback()
+    except psycopg.Error as error:
+        raise DisconnectionError from error
+
+
+def _forget_to_announce(connection: Connection) -> None:
+    connection.info.pop(_IS_ANNOUNCED, None)
+
+
+def _commit_announced(connection: Connection) -> None:
+    """Commit, and have it announced, if it has to be; what SQLAlchemy does next is nothing then."""
+    if connection.info.pop(_IS_ANNOUNCED, False):
+        _say(connection, _COMMIT_ANNOUNCED)
+
+
+def _say(connection: Connection, words: str) -> None:
+    driver: Any = connection.connection.driver_connection
+    try:
+        driver.execute(words)
+    except psycopg.Error as error:
+        raise as_sqlalchemy(error, words, connection.dialect) from error
+
+
 @cache
-def _numbered(statement: CoreInsert) -> Statement:
-    """Return the insert, which returns the number of its row; the same for the same, so that it is made once."""
+def _numbered(statement: CoreInsert) -> CoreInsert:
+    """Return the insert, which returns the numbers of its rows; the same for the same, so that it is made once."""
     return statement.returning(*statement.table.primary_key)
+
+
+@cache
+def _for_all(statement: CoreInsert, names: tuple[str, ...]) -> CoreInsert:
+    """Return the insert for many rows at once: the parameters *names* become arrays, with a value for each.
+
+    One statement takes the server, and the driver, a fraction of what as many single ones take.
+    """
+    found: dict[str, BindParameter[Any]] = {}
+
+    def find(parameter: BindParameter[Any]) -> None:
+        found.setdefault(parameter.key, parameter)
+
+    visitors.traverse(statement, {}, {"bindparam": find})
+    arrays = [bindparam(name, type_=ARRAY(_of_one_kind(found[name].type), dimensions=1)) for name in names]
+    rows = func.unnest(*arrays).table_valued(*[column(name, found[name].type) for name in names]).render_derived()
+    values = [rows.c[name] if name in names else parameter for name, parameter in found.items()]
+    return insert(statement.table).from_select(list(found), select(*values), include_defaults=False)
+
+
+def _of_one_kind(kind: TypeEngine[Any]) -> TypeEngine[Any]:
+    """Return the type of an array's elements, of which the driver wants all to be of one kind in Python too."""
+    return _Real() if isinstance(kind, Float) else kind
+
+
+class _Real(TypeDecorator[float]):
+    """A number, which may be given as an int."""
+
+    impl = Float
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
+        """Return what makes of a value what is stored."""
+        return lambda value: None if value is None else float(value)
 
 
 def _look_at_clock(connection: Connection) -> tuple[float, datetime, float]:

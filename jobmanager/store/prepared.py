@@ -58,7 +58,7 @@ class Prepared:
         return number
 
     def run_many(self, connection: Any, columns: Columns, shared: Parameters) -> int:
-        """Run it on a connection of the driver for each row of *columns*, and what all *share*; raises DBAPIError.
+        """Run it on a connection of SQLite's driver for each row of *columns*, and what all *share*; raises DBAPIError.
 
         Returns how many rows of the database it changed, or added, in all.
         """
@@ -69,21 +69,6 @@ class Prepared:
             raise as_sqlalchemy(error, self.text, self._dialect) from error
         changed: int = cursor.rowcount
         return changed
-
-    def add_many(self, connection: Any, columns: Columns, shared: Parameters) -> list[int]:
-        """Run it, which adds a row and returns its number, for each row of *columns*; see run_many.
-
-        For psycopg, whose statements are on the way together: the next does not wait for the answer of the last.
-        """
-        numbers: list[int] = []
-        try:
-            cursor = connection.cursor()
-            cursor.executemany(self.text, list(self._bound_many(columns, shared)), returning=True)
-            for result in cursor.results():
-                numbers += [number for (number,) in result]
-        except self._dialect.dbapi.Error as error:
-            raise as_sqlalchemy(error, self.text, self._dialect) from error
-        return numbers
 
     def _bound_many(self, columns: Columns, shared: Parameters) -> Iterable[Sequence[Any]]:
         """Return the values of each row in their places, as they are stored."""

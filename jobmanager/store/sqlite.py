@@ -56,6 +56,8 @@ class Database:
         self.engine.dialect.statement_compiler = _HintCompiler
         event.listen(self.engine, "connect", _set_up)
         event.listen(self.engine, "begin", _begin)
+        #: of the connections that are read from
+        self.reader = self.engine
         #: the clock of everything that is recorded
         self.now = clock or _wall_clock
         #: the clock that leases are judged by

@@ -865,7 +865,7 @@ class Store:
 
     def _read(self, query: Select[Any] | CompoundSelect[Any], **parameters: Any) -> Sequence[Row[Any]]:
         try:
-            with self._database.engine.connect() as connection:
+            with self._database.reader.connect() as connection:
                 return connection.execute(query, parameters).all()
         except DBAPIError as error:
             raise StoreUnavailable("The store does not answer. Try again later.") from error
