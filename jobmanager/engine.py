@@ -268,7 +268,7 @@ class Engine:
             self._wake.set()
         free = self._free_slots()
         if outlook.has_waiting and free > 0:
-            self._launch_all(self._store.claim(free, types=types, max_running=self._max_running()))
+            self._launch_all(self._store.claim(free, types=types, max_running=self._registry.max_running()))
 
     def _launch_all(self, claimed: list[JobRecord]) -> None:
         for record in claimed:
@@ -318,7 +318,7 @@ class Engine:
             return None
         with self._lock:
             self._early.setdefault(runner, [])
-        return Wanted(types=tuple(self._registry), max_running=self._max_running())
+        return Wanted(types=tuple(self._registry), max_running=self._registry.max_running())
 
     def _ended(self, runner: Runner, last: Applied | None) -> Runner | None:
         """Take off a runner whose attempt has ended; returns the one that goes on in its thread and its slot."""
@@ -429,10 +429,6 @@ class Engine:
 
     def _free_cleaners(self) -> int:
         return self._settings.slots - sum(runner.is_cleaner for runner in self._held())
-
-    def _max_running(self) -> dict[str, int]:
-        bounds = ((name, self._registry.get(name).max_running) for name in self._registry)
-        return {name: bound for name, bound in bounds if bound is not None}
 
 
 class _Timer:

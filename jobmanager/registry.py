@@ -73,6 +73,10 @@ class Registry:
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._types))
 
+    def max_running(self) -> dict[str, int]:
+        """Return how many jobs of a type may run at once, for those types that say so."""
+        return {name: kind.max_running for name, kind in self._types.items() if kind.max_running is not None}
+
 
 #: The registry of the process, which a JobManager uses unless it is given another.
 registry = Registry()

@@ -65,6 +65,8 @@ _LONGEST_LINE = 100_000
 _UNHALTED = (Status.RUNNING, Status.STOPPING)
 
 _log = logging.getLogger(__name__)
+_jobs_log = logging.getLogger("jobmanager.jobs")
+_formatter = logging.Formatter()
 
 
 class Runner:
@@ -112,7 +114,8 @@ class Runner:
         self._log_keeper = _LogKeeper(record.attempt, store.now)
         self._last: Applied | None = None  # what was written when the attempt ended
         self._thread: threading.Thread | None = None
-        self._has_ended = threading.Event()
+        self._ends = threading.Lock()  # held until it has ended; an Event takes forty times as long to make
+        self._ends.acquire()
 
     # Called by other threads
 
@@ -218,7 +221,10 @@ class Runner:
 
     def join(self, timeout_seconds: float) -> bool:
         """Wait for the attempt to end; tell whether it has."""
-        return self._has_ended.wait(timeout_seconds)
+        has_ended = self._ends.acquire(timeout=timeout_seconds)
+        if has_ended:
+            self._ends.release()
+        return has_ended
 
     # The thread's own
 
@@ -238,7 +244,7 @@ class Runner:
         finally:
             with self._lock:
                 self._thread = None  # it is not this job any more that force would meet there
-            self._has_ended.set()
+            self._ends.release()
             following = self._on_end(self, self._last)
         return following
 
@@ -414,9 +420,7 @@ class Runner:
 
     def _make_job(self) -> Job:
         record = self.record
-        logger = _JobLogger(f"jobmanager.jobs.{record.id}", self._unforced)
-        logger.parent = logging.getLogger("jobmanager.jobs")
-        logger.addHandler(self._log_keeper)
+        logger = _JobLogger(f"jobmanager.jobs.{record.id}", self._log_keeper, self._unforced)
         job = self._job_type(
             self,
             job_id=record.id,
@@ -646,10 +650,12 @@ def _words_of(error: BaseException) -> str:
 
 
 class _JobLogger(logging.Logger):
-    """The logger of one job, which force does not interrupt."""
+    """The logger of one job, whose lines are kept with it; force does not interrupt it."""
 
-    def __init__(self, name: str, unforced: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, name: str, keeper: _LogKeeper, unforced: Callable[[], AbstractContextManager[None]]) -> None:
         super().__init__(name, logging.INFO)
+        self.parent = _jobs_log
+        self._keeper = keeper
         self._unforced = unforced
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
@@ -657,26 +663,31 @@ class _JobLogger(logging.Logger):
         return level >= self.level and level > self.manager.disable
 
     def handle(self, record: logging.LogRecord) -> None:
-        """Have the line kept."""
+        """Have the line kept, and shown."""
         with self._unforced():
             super().handle(record)
 
+    def callHandlers(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Keep the line, and have it shown where anything shows lines."""
+        self._keeper.keep_record(record)
+        if self.hasHandlers():
+            super().callHandlers(record)
 
-class _LogKeeper(logging.Handler):
-    """Collects what a job logs until it is stored."""
+
+class _LogKeeper:
+    """Collects what a job logs until it is stored. No Handler: threads make those one at a time."""
 
     def __init__(self, attempt: int, now: Callable[[], datetime]) -> None:
-        super().__init__()
         self.attempt = attempt  # that lines are of
         self._now = now
         self._guard = threading.Lock()  # guards _lines
         self._turn = threading.Lock()  # held while lines are stored
         self._lines: list[LogLine] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def keep_record(self, record: logging.LogRecord) -> None:
         """Keep one record; a traceback that comes with it is kept too."""
         try:
-            message = self.format(record)
+            message = _formatter.format(record)
         except Exception:  # the job's arguments do not fit its text, or cannot be shown
             message = str(record.msg)
         self.keep(record.levelname, message)

@@ -1,4 +1,4 @@
-"""Procrastinate on PostgreSQL: its worker, with eight jobs at once, which are coroutines, as is quickest there; one or two."""
+"""Procrastinate on PostgreSQL: its worker, one or two, with eight jobs at once, which are coroutines."""
 
 from __future__ import annotations
 

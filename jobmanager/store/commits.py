@@ -7,6 +7,7 @@ hands the lead to one of those that came meanwhile. Compared to a writer thread 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -23,6 +24,8 @@ Item = TypeVar("Item")
 WriteAll = Callable[[Connection, list[Any]], list[Any]]
 
 _LARGEST_BATCH = 64
+#: How long those are waited for that are about to come: less than a commit takes.
+_GATHER_SECONDS = 0.0003
 
 
 class _Entry:
@@ -47,6 +50,8 @@ class GroupCommit:
         """*largest*: with so many writes, a commit waits for no more of those that come while they are written."""
         self._begin = begin  # opens a write transaction; leaving it commits
         self._largest = largest
+        self._last = 0  # writes of the last commit
+        self._waited = 0.0  # seconds that its transaction had to wait before it began
         self._lock = threading.Lock()  # guards _waiting and _leader; never held during a transaction
         self._waiting: deque[_Entry] = deque()
         self._leader: _Entry | None = None
@@ -71,39 +76,52 @@ class GroupCommit:
             leads = self._leader is None
             if leads:
                 self._leader = entry
-        if not leads:
-            self._wait(entry)
-        if not entry.is_done:
-            self._lead()
+        try:
+            if not leads:
+                entry.turn.acquire()  # the leader, who always hands over, writes it, or has this thread lead
+            if not entry.is_done:
+                self._lead()
+        except BaseException:
+            # A signal's handler has raised, as for Ctrl-C: a thread that is gone must not be waited for to lead.
+            self._leave(entry)
+            raise
         if entry.error is not None:
             raise entry.error
         result: T = entry.result
         return result
 
-    def _wait(self, entry: _Entry) -> None:
-        """Wait until the leader, who always hands over, has written the entry or made it the next leader's."""
-        try:
-            entry.turn.acquire()
-        except BaseException:
-            # A signal's handler has raised, as for Ctrl-C: a thread that is gone must not be waited for to lead.
-            with self._lock:
-                if entry in self._waiting:
-                    self._waiting.remove(entry)
-                leads = self._leader is entry
-            if leads:
-                self._hand_over()
-            raise
+    def _leave(self, entry: _Entry) -> None:
+        """Take an entry away that nobody waits for any more, unless it is being written."""
+        with self._lock:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+            leads = self._leader is entry
+        if leads:
+            self._hand_over()
 
     def _lead(self) -> None:
+        self._gather()
         batch = self._take()
         try:
             self._commit(batch)
         finally:
+            self._last = len(batch)
             for entry in batch:
                 entry.is_done = True
                 if entry is not self._leader:
                     entry.turn.release()
             self._hand_over()
+
+    def _gather(self) -> None:
+        """Let as many come as did last time, if they do at once: those that were written by one commit come together.
+
+        They would take Python's global lock at every statement, in turns with the leader, until all of them wait.
+        """
+        if self._waited >= _GATHER_SECONDS:  # for another process, and will again: they can come meanwhile
+            return
+        deadline = time.perf_counter() + _GATHER_SECONDS
+        while len(self._waiting) < self._last and time.perf_counter() < deadline:
+            time.sleep(0)
 
     def _take(self) -> list[_Entry]:
         with self._lock:
@@ -123,9 +141,10 @@ class GroupCommit:
 
         Where that fails, each write by itself, so that one cannot spoil the others'.
         """
-        written = 0
+        written, asked_at = 0, time.perf_counter()
         try:
             with self._begin() as connection:
+                self._waited = time.perf_counter() - asked_at
                 batch += self._take()
                 while written < len(batch):
                     _write(connection, batch[written:])

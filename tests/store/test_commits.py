@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from jobmanager.errors import StoreUnavailable
 from jobmanager.records import Checkpoint
 from jobmanager.states import Action, Status
-from jobmanager.store import Store
+from jobmanager.store import Store, commits
 from jobmanager.store.commits import GroupCommit
 from jobmanager.store.sqlite import Database
 
@@ -193,6 +193,32 @@ def test_a_thread_that_ctrl_c_takes_away_while_it_waits_strands_no_other(held: H
         thread.join(10)
         assert not thread.is_alive()
     assert held.lines() == ["first", "other"]
+
+
+@pytest.mark.usefixtures("_heeds_ctrl_c")
+def test_a_thread_that_ctrl_c_takes_away_while_others_are_about_to_come_strands_none(
+    held: Held, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.may_go_on.set()
+    monkeypatch.setattr(commits, "_GATHER_SECONDS", 30.0)
+    held.commits._last = 2
+
+    def interrupt() -> None:
+        until(lambda: held.waiting() == 1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        held.commits.run(lambda connection: note(connection, "taken away"))
+    interrupter.join(10)
+    monkeypatch.undo()
+
+    other = threading.Thread(target=lambda: held.commits.run(lambda connection: note(connection, "other")), daemon=True)
+    other.start()
+    other.join(10)
+    assert not other.is_alive()
+    assert held.lines() == ["other"]
 
 
 def test_what_is_read_after_a_write_returned_has_it(open_store: Any, at_once: Any) -> None:
