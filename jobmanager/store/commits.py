@@ -24,6 +24,9 @@ Item = TypeVar("Item")
 WriteAll = Callable[[Connection, list[Any]], list[Any]]
 
 _LARGEST_BATCH = 64
+#: How long others are waited for who have the turn at writing, as a process that is frozen in the middle of it may.
+PATIENCE_SECONDS = 30.0
+HELD_UP = f"another process has held up everyone who writes for {PATIENCE_SECONDS:g} seconds"
 #: How long those are waited for that are about to come: less than a commit takes.
 _GATHER_SECONDS = 0.0003
 
@@ -51,6 +54,7 @@ class GroupCommit:
         self._begin = begin  # opens a write transaction; leaving it commits
         self._largest = largest
         self._last = 0  # writes of the last commit
+        self._asked_at: float | None = None  # when the leader asked for the turn that it does not have yet, monotonic
         self._waited = 0.0  # seconds that its transaction had to wait before it began
         self._lock = threading.Lock()  # guards _waiting and _leader; never held during a transaction
         self._waiting: deque[_Entry] = deque()
@@ -60,7 +64,8 @@ class GroupCommit:
         """Return what *write* returns, once it is committed.
 
         Blocks for the commit. Raises what *write* raises, then nothing of it is kept; StoreUnavailable where the
-        database failed.
+        database failed, or others had the turn at writing for too long. The thread that leads waits for that all the
+        same: it cannot take back that it asked for the turn.
         """
         result: T = self.run_together(_write_each, write)
         return result
@@ -72,13 +77,15 @@ class GroupCommit:
         """
         entry = _Entry(write_all, item)
         with self._lock:
+            if self._is_held_up():
+                raise _held_up()
             self._waiting.append(entry)
             leads = self._leader is None
             if leads:
                 self._leader = entry
         try:
             if not leads:
-                entry.turn.acquire()  # the leader, who always hands over, writes it, or has this thread lead
+                self._wait(entry)
             if not entry.is_done:
                 self._lead()
         except BaseException:
@@ -89,6 +96,18 @@ class GroupCommit:
             raise entry.error
         result: T = entry.result
         return result
+
+    def _wait(self, entry: _Entry) -> None:
+        """Wait until the leader, who always hands over, has written the entry, or has its thread lead."""
+        while not entry.turn.acquire(timeout=PATIENCE_SECONDS):
+            with self._lock:
+                # Else it is being written, or its thread leads by now.
+                if entry in self._waiting and self._leader is not entry:
+                    self._waiting.remove(entry)
+                    raise _held_up()
+
+    def _is_held_up(self) -> bool:
+        return self._asked_at is not None and time.monotonic() - self._asked_at > PATIENCE_SECONDS
 
     def _leave(self, entry: _Entry) -> None:
         """Take an entry away that nobody waits for any more, unless it is being written."""
@@ -119,8 +138,8 @@ class GroupCommit:
         """
         if self._waited >= _GATHER_SECONDS:  # for another process, and will again: they can come meanwhile
             return
-        deadline = time.perf_counter() + _GATHER_SECONDS
-        while len(self._waiting) < self._last and time.perf_counter() < deadline:
+        deadline = time.monotonic() + _GATHER_SECONDS
+        while len(self._waiting) < self._last and time.monotonic() < deadline:
             time.sleep(0)
 
     def _take(self) -> list[_Entry]:
@@ -141,10 +160,11 @@ class GroupCommit:
 
         Where that fails, each write by itself, so that one cannot spoil the others'.
         """
-        written, asked_at = 0, time.perf_counter()
+        written = 0
+        self._asked_at = asked_at = time.monotonic()
         try:
             with self._begin() as connection:
-                self._waited = time.perf_counter() - asked_at
+                self._asked_at, self._waited = None, time.monotonic() - asked_at
                 batch += self._take()
                 while written < len(batch):
                     _write(connection, batch[written:])
@@ -152,6 +172,7 @@ class GroupCommit:
                     if written < self._largest:
                         batch += self._take()
         except BaseException as error:
+            self._asked_at = None
             if len(batch) == 1:
                 batch[0].error = translate(error)
                 return
@@ -179,6 +200,10 @@ def _write(connection: Connection, entries: list[_Entry]) -> None:
 
 def _write_each(connection: Connection, writes: list[Callable[[Connection], T]]) -> list[T]:
     return [write(connection) for write in writes]
+
+
+def _held_up() -> StoreUnavailable:
+    return StoreUnavailable(f"The store cannot be written: {HELD_UP}. Nothing was changed; try again later.")
 
 
 def translate(error: BaseException) -> BaseException:

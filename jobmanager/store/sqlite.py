@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
@@ -20,14 +21,22 @@ from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import QueuePool
 
-from jobmanager.errors import ConfigError
-from jobmanager.store.commits import GroupCommit
+from jobmanager.errors import ConfigError, StoreUnavailable
+from jobmanager.store.commits import HELD_UP, PATIENCE_SECONDS, GroupCommit
 from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, Statement, as_sqlalchemy
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 
 _BUSY_SECONDS = 30
+#: How often a process that starts tries to take the turn at writing, and after how long it says that it waits.
+_TRY_AGAIN_SECONDS = 0.02
+_WORTH_TELLING_SECONDS = 2.0
+#: How long `close` waits for a thread that waits for the turn.
+_FAREWELL_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
 _BOOT = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -79,8 +88,11 @@ class Database:
 
     @contextmanager
     def begin_alone(self) -> Iterator[Connection]:
-        """Open a transaction that no other process has open at the same time, in a file that is in WAL mode."""
-        with self._turn(), self.engine.connect().execution_options(is_writer=True) as connection:
+        """Open a transaction that no other process has open at the same time, in a file that is in WAL mode.
+
+        Blocks for the turn, but for at most half a minute; raises StoreUnavailable.
+        """
+        with self._first_turn(), self.engine.connect().execution_options(is_writer=True) as connection:
             # Two processes that boot on a new file at once would collide on the change of journal mode.
             driver: Any = connection.connection.driver_connection
             driver.execute("PRAGMA journal_mode = WAL")
@@ -145,14 +157,18 @@ class Database:
         return Watch(self.engine)
 
     def close(self) -> None:
-        """Give back every connection and the lock's file; may be called twice."""
-        with self._lock:
+        """Give back every connection and the lock's file; may be called twice.
+
+        A thread that another process keeps from writing keeps what it needs for that, until it is closed once more.
+        """
+        if self._lock.acquire(timeout=_FAREWELL_SECONDS):
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
+            self._lock.release()
         self._owners.leave()
         self.engine.dispose()
 
@@ -187,6 +203,31 @@ class Database:
             driver.execute(words)
         except sqlite3.Error as error:
             raise as_sqlalchemy(error, words, self.engine.dialect) from error
+
+    @contextmanager
+    def _first_turn(self) -> Iterator[None]:
+        """Like `_turn`, for a process that starts: it tells what it waits for, and gives up at last."""
+        with self._lock:
+            began, is_told = time.monotonic(), False
+            while not self._takes_turn():
+                waited = time.monotonic() - began
+                if waited > PATIENCE_SECONDS:
+                    raise StoreUnavailable(f"The store cannot be opened: {HELD_UP}.")
+                if waited > _WORTH_TELLING_SECONDS and not is_told:
+                    _log.warning("The start waits for another process, which is writing to the store.")
+                    is_told = True
+                time.sleep(_TRY_AGAIN_SECONDS)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _takes_turn(self) -> bool:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

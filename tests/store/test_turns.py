@@ -1,0 +1,142 @@
+"""A process that is frozen while it writes to a SQLite file holds up the others, but not without an end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobmanager.errors import StoreUnavailable
+from jobmanager.records import NewJob
+from jobmanager.store import Store, commits, sqlite
+
+PATIENCE = 0.4
+WRITE_AND_WAIT = """
+import sys
+from jobmanager.store import Store
+def write(connection):
+    print("writes", flush=True)
+    sys.stdin.read()
+store = Store(sys.argv[1])
+store._database.run(write)
+store.close()
+"""
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the URL of a store whose writers wait for less than a second."""
+    monkeypatch.setattr(commits, "PATIENCE_SECONDS", PATIENCE)
+    monkeypatch.setattr(sqlite, "PATIENCE_SECONDS", PATIENCE)
+    return f"sqlite:///{tmp_path}/jobs.db"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    """Return a store that is open before anything is frozen."""
+    opened = Store(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def frozen(url: str, store: Store) -> Iterator[subprocess.Popen[bytes]]:
+    """Return a process that was frozen in the middle of a write."""
+    command = [sys.executable, "-c", WRITE_AND_WAIT, url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writes\n"
+        process.send_signal(signal.SIGSTOP)
+        yield process
+        process.kill()
+
+
+def add(store: Store, job_id: str) -> None:
+    """Submit a job."""
+    store.add([NewJob(id=job_id, type="T", args={})], actor="test")
+
+
+def test_who_writes_is_told_so_in_the_end_and_what_was_refused_is_not_written_later(
+    store: Store, frozen: subprocess.Popen[bytes], until: Any
+) -> None:
+    first = threading.Thread(target=add, args=(store, "first"))
+    first.start()
+    until(lambda: store._database._commits._asked_at is not None)
+
+    with pytest.raises(StoreUnavailable, match="another process has held up everyone who writes"):
+        add(store, "second")
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        add(store, "third")
+    assert time.monotonic() - began < PATIENCE, "the third need not wait to know"
+    frozen.kill()
+    first.join(10)
+
+    add(store, "fourth")
+    assert {job_id for _, job_id in _added(store)} == {"first", "fourth"}
+
+
+def test_a_frozen_process_that_goes_on_in_time_is_noticed_by_nobody(
+    store: Store, frozen: subprocess.Popen[bytes], at_once: Any
+) -> None:
+    thaw = threading.Timer(PATIENCE / 4, frozen.kill)
+    thaw.start()
+
+    at_once([lambda number=number: add(store, str(number)) for number in range(8)])
+
+    thaw.join()
+    assert len(_added(store)) == 8
+
+
+@pytest.mark.usefixtures("frozen")
+def test_reading_goes_on(store: Store) -> None:
+    assert store.count() == {}
+    store.ping()
+
+
+@pytest.mark.usefixtures("frozen")
+def test_a_start_says_what_it_waits_for_and_gives_up_at_last(
+    url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_WORTH_TELLING_SECONDS", PATIENCE / 2)
+
+    with caplog.at_level(logging.WARNING), pytest.raises(StoreUnavailable, match="cannot be opened: another process"):
+        Store(url)
+
+    assert caplog.messages == ["The start waits for another process, which is writing to the store."]
+
+
+def test_a_start_goes_on_as_soon_as_it_can(url: str, frozen: subprocess.Popen[bytes]) -> None:
+    thaw = threading.Timer(PATIENCE / 4, frozen.kill)
+    thaw.start()
+
+    Store(url).close()
+
+    thaw.join()
+
+
+def test_a_store_can_be_closed_meanwhile_and_once_more_when_that_is_over(
+    store: Store, frozen: subprocess.Popen[bytes], until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_FAREWELL_SECONDS", PATIENCE)
+    leader = threading.Thread(target=add, args=(store, "late"))
+    leader.start()
+    until(lambda: store._database._commits._asked_at is not None)
+
+    store.close()
+
+    frozen.kill()
+    leader.join(10)
+    assert not leader.is_alive()
+
+
+def _added(store: Store) -> list[tuple[str, str]]:
+    return [(news.change.action, news.change.job_id) for news in store.news(after=0)]
