@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from jobmanager import retention
+from jobmanager.alarm import Alarm
 from jobmanager.config import Settings
 from jobmanager.errors import JobManagerError, LeaseLost, TimedOut, Unwind
 from jobmanager.feed import Feed, Interest, ReadNews, Subscription
@@ -23,11 +24,14 @@ from jobmanager.states import Action, Status
 from jobmanager.store import Store
 from jobmanager.store.store import Watch
 
-#: How often the store is asked whether other processes have committed anything.
+#: How often the store is asked whether other processes have committed anything: what they tell is heard at once, but
+#: no more often than that, and it may be lost.
 WATCH_SECONDS = 0.02
-#: The same of a process that has no job and nobody who waits, so that no signal can be meant for it: to wake takes
+#: The same of a process that has no job and nobody who waits, and to which others cannot tell anything: to wake takes
 #: more than to ask, and is most of what an idle process costs.
-_IDLE_WATCH_SECONDS = 0.04
+_DEAF_WATCH_SECONDS = 0.04
+#: The same where they can.
+_IDLE_WATCH_SECONDS = 0.25
 #: How long nothing must have happened until a process counts as idle.
 _LULL_SECONDS = 1.0
 #: How long Python code that was interrupted by force may take to end before its thread is abandoned.
@@ -57,13 +61,14 @@ class Engine:
         # What was asked meanwhile of jobs not here, by who is just claiming: they may turn out to be the ones claimed.
         self._early: dict[object, list[tuple[Change, bool]]] = {}
         self._is_behind = False  # a turn failed: something may not have been looked at
-        self._wake = threading.Event()  # there is something to do: a slot came free, a job was submitted
+        self._wake = Alarm()  # there is something to do: a slot came free, a job was submitted
         self._is_closing = False  # no Event: a signal handler that sets it may interrupt another that does
         self._deadline = float("inf")
         self._moved = threading.Condition()  # guards _moves, _waiting; notified whenever a status may have changed
         self._moves = 0
         self._waiting = 0  # those who wait for the next move
         self._moved_at = float("-inf")  # when something last happened, by the monotonic clock
+        self._heard_at = float("-inf")  # when another process, or this one, had last committed something
         self._due_at: datetime | None = None
         self._kept_at = float("-inf")  # when leases were renewed
         self._timers = [
@@ -87,6 +92,7 @@ class Engine:
         """Claim no more, and hand over what runs, within *grace_seconds*; does not block, fit for a signal handler."""
         self._deadline = min(self._deadline, time.monotonic() + grace_seconds)
         self._is_closing = True
+        self._wake.set()
 
     def close(self, grace_seconds: float) -> None:
         """Hand over what runs and end every thread; blocks for at most about *grace_seconds*. May be called twice."""
@@ -150,8 +156,8 @@ class Engine:
         watch = self._store.watch()
         try:
             while not self._has_ended():
-                self._wake.wait(self._patience())
                 try:
+                    self._sleep(watch)
                     self._turn(watch)
                 except JobManagerError as error:
                     _log.warning("The engine goes on in a moment: %s", error)
@@ -164,10 +170,26 @@ class Engine:
             self._feed.end()
             watch.close()
 
-    def _patience(self) -> float:
-        """Return how long to wait before the store is asked again."""
-        is_idle = not self._runners and not self._waiting and time.monotonic() - self._moved_at > _LULL_SECONDS
-        return _IDLE_WATCH_SECONDS if is_idle else WATCH_SECONDS
+    def _sleep(self, watch: Watch) -> None:
+        """Wait until there may be something to do."""
+        patience = self._patience(watch.fileno())
+        deaf_until = self._heard_at + WATCH_SECONDS - time.monotonic()
+        if deaf_until > 0:
+            self._wake.wait(min(deaf_until, patience), None)
+            patience -= deaf_until
+        if patience > 0:
+            self._wake.wait(patience, watch.fileno())
+
+    def _patience(self, ear: int | None) -> float:
+        """Return how long to wait before the store is asked again; *ear* None: nobody could tell that it moved."""
+        if self._runners or self._waiting or time.monotonic() - self._moved_at < _LULL_SECONDS:
+            return WATCH_SECONDS
+        if ear is None:
+            return _DEAF_WATCH_SECONDS
+        if self._due_at is None:
+            return _IDLE_WATCH_SECONDS
+        until_due = (self._due_at - self._store.now()).total_seconds()
+        return max(WATCH_SECONDS, min(until_due, _IDLE_WATCH_SECONDS))
 
     def _rest(self) -> None:
         """Wait for a failure to pass; the next turn looks at everything, whatever has moved."""
@@ -179,11 +201,11 @@ class Engine:
             # First of all: the store may be away, and what waits for it has to end.
             self._feed.end()
             self._interrupt_all()
-        if is_woken := self._wake.is_set():
-            self._wake.clear()
+        is_woken = self._wake.take()
         has_moved = watch.has_moved() or self._is_behind
         self._is_behind = False
         if has_moved:
+            self._heard_at = time.monotonic()
             self._tell_waiters()
         if has_moved or is_woken or self._is_due():
             self._moved_at = time.monotonic()

@@ -337,6 +337,10 @@ class Watch:
             return True
         return bool(heard)
 
+    def fileno(self) -> int | None:
+        """Return the descriptor of what can be read once anything was announced; None where that is not heard."""
+        return None if self._connection is None else self._connection.fileno()
+
     def close(self) -> None:
         """Give the connection back."""
         connection, self._connection = self._connection, None

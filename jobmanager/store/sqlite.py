@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from inotify_simple import INotify, flags
 from sqlalchemy import Connection, Engine, Select, Table, create_engine, event
 from sqlalchemy import Insert as CoreInsert
 from sqlalchemy.dialects.sqlite import Insert, insert
@@ -73,7 +74,9 @@ class Database:
         self.lease_now = clock or _boot_clock
         self._writer: Connection | None = None
         self._lock = threading.Lock()  # held for a turn; guards _writer and _file
-        self._file = os.open(f"{path}-turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._turn_path = f"{path}-turn"
+        self._file = os.open(self._turn_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._is_announced = False  # the transaction under way, once it is committed
         self._commits = GroupCommit(self._begin)
         self._prepared: dict[Statement, Prepared] = {}
         self._owners = Owners(Path(f"{path}-owners"))
@@ -138,7 +141,8 @@ class Database:
         """Do nothing: whoever writes has the only turn there is."""
 
     def announce(self, connection: Connection) -> None:
-        """Do nothing: every commit is seen by those who watch."""
+        """Have the processes that watch told, once the transaction is committed."""
+        self._is_announced = True
 
     def change_writers(self) -> set[str]:
         """Return nothing: one transaction writes at a time, so changes are committed in the order of their numbers."""
@@ -154,7 +158,7 @@ class Database:
 
     def watch(self) -> Watch:
         """Return what tells one thread whether anything was committed."""
-        return Watch(self.engine)
+        return Watch(self.engine, self._turn_path)
 
     def close(self) -> None:
         """Give back every connection and the lock's file; may be called twice.
@@ -189,10 +193,13 @@ class Database:
             if self._writer is None:
                 self._writer = self.engine.connect().execution_options(has_begun=True)
             driver: Any = self._writer.connection.driver_connection
+            self._is_announced = False
             self._say(driver, "BEGIN IMMEDIATE")
             try:
                 yield self._writer
                 self._say(driver, "COMMIT")
+                if self._is_announced:
+                    _touch(self._turn_path)
             finally:
                 driver.rollback()  # nothing, once it is committed
                 if transaction := self._writer.get_transaction():
@@ -326,20 +333,51 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql(f"BEGIN {mode}")
 
 
-class Watch:
-    """Tells whether anything was committed since it was asked last, in some microseconds. For one thread."""
+def _touch(path: str) -> None:
+    """Open a file that others watch, for no more than that they hear of it: to write would have to be synced."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:  # they find out by themselves, a moment later
+        _log.debug("Nobody was told of a commit: %s", error)
 
-    def __init__(self, engine: Engine) -> None:
+
+class Watch:
+    """Tells whether anything was committed since it was asked last, in some microseconds. For one thread.
+
+    Where the kernel says when files are opened, it also hears at once of what others announce.
+    """
+
+    def __init__(self, engine: Engine, path: str) -> None:
         self._connection = engine.raw_connection()
         self._driver: Any = self._connection.driver_connection
         self._seen = -1
+        self._opened = _opened(path)
 
     def has_moved(self) -> bool:
         """Tell whether another connection, of any process, has committed since the last call."""
+        if self._opened is not None:
+            self._opened.read(timeout=0)
         (version,) = self._driver.execute("PRAGMA data_version").fetchone()
         moved, self._seen = version != self._seen, version
         return bool(moved)
 
+    def fileno(self) -> int | None:
+        """Return the descriptor of what can be read once a commit was announced; None where that is not heard."""
+        return None if self._opened is None else self._opened.fileno()
+
     def close(self) -> None:
         """Give the connection back."""
+        if self._opened is not None:
+            self._opened.close()
         self._connection.close()
+
+
+def _opened(path: str) -> INotify | None:
+    """Return what tells when a file is opened, by any process; None where the system has no such thing left."""
+    try:
+        opened = INotify(nonblocking=True)
+        opened.add_watch(path, flags.OPEN)
+    except OSError as error:
+        _log.warning("What other processes do is noticed up to 40 ms later: %s", error)
+        return None
+    return opened

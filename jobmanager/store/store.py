@@ -127,6 +127,9 @@ class Watch(Protocol):
     def has_moved(self) -> bool:
         """Tell whether that may be so since it was asked last."""
 
+    def fileno(self) -> int | None:
+        """Return the descriptor of what can be read once that may be so; None where only asking tells."""
+
     def close(self) -> None:
         """Give back what it holds."""
 

@@ -1,9 +1,10 @@
-"""How often a process looks at the store for what others did: as often as someone may wait for it."""
+"""When a process looks at the store for what others did: at once when it is told, and as often as someone may wait."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from threading import Thread, current_thread
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from jobmanager import engine
 from jobmanager.store.sqlite import Watch
 
-#: Between what is looked in a second by one that is idle, 25 times, and by one that is not, 50 times.
+#: Between what is looked in a second by one that is not idle, 50 times, and by one that is and is not told, 25 times.
 BETWEEN = 30
+#: Between that and by one that is idle, 4 times.
+SELDOM = 10
 
 
 @pytest.fixture
@@ -36,12 +39,59 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], int]:
     return count
 
 
-def test_a_process_that_nobody_waits_for_looks_half_as_often(
+def test_a_process_that_nobody_waits_for_hardly_ever_looks(
     make_manager: Any, until: Any, looks: Callable[[Any], int]
 ) -> None:
     manager = make_manager()
 
-    until(lambda: looks(manager) < BETWEEN)
+    until(lambda: looks(manager) < SELDOM)
+
+
+def test_a_process_that_cannot_be_told_looks_by_itself(
+    make_manager: Any, until: Any, looks: Callable[[Any], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watch, "fileno", lambda watch: None)
+    manager = make_manager()
+
+    until(lambda: SELDOM < looks(manager) < BETWEEN)
+
+
+def test_a_process_that_is_idle_is_told_at_once_of_a_job_that_another_takes_in(
+    make_manager: Any, steps: Any, until: Any, looks: Callable[[Any], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_IDLE_WATCH_SECONDS", 30.0)
+    manager, other = make_manager(), make_manager(slots=0)
+    until(lambda: looks(manager) < SELDOM)
+
+    job = other.submit("Steps")
+
+    manager.until(job.id, "running")
+
+
+def test_a_job_that_is_put_off_begins_in_time_though_its_process_is_idle(
+    make_manager: Any, steps: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_LULL_SECONDS", 0.1)
+    monkeypatch.setattr(engine, "_IDLE_WATCH_SECONDS", 30.0)
+    manager = make_manager()
+    at = manager.now() + timedelta(seconds=1)
+
+    job = manager.submit("Steps", run_at=at)
+
+    manager.until(job.id, "running")
+    assert manager.get(job.id).started_at - at < timedelta(seconds=5)
+
+
+def test_a_shutdown_wakes_a_process_that_is_idle(
+    make_manager: Any, until: Any, looks: Callable[[Any], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_IDLE_WATCH_SECONDS", 30.0)
+    manager = make_manager()
+    until(lambda: looks(manager) < SELDOM)
+
+    manager.begin_shutdown()
+
+    until(lambda: not manager._engine._thread.is_alive())
 
 
 def test_a_process_that_has_a_job_looks_often(

@@ -1,0 +1,44 @@
+"""What a thread sleeps on that others wake, in this process by a call and in another one by the kernel."""
+
+from __future__ import annotations
+
+import os
+import select
+
+
+class Alarm:
+    """Wakes one thread. Any thread may set it, and a signal handler too: nothing here takes a lock."""
+
+    def __init__(self) -> None:
+        self._file = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._is_set = False
+
+    def set(self) -> None:
+        """Wake the thread that sleeps, or the next one that is about to."""
+        if not self._is_set:
+            self._is_set = True
+            os.eventfd_write(self._file, 1)
+
+    def take(self) -> bool:
+        """Tell whether it was set since this was asked last, before what it was set for is looked after."""
+        # In this order: what is set meanwhile stays set.
+        was_set, self._is_set = self._is_set, False
+        try:
+            os.eventfd_read(self._file)
+        except BlockingIOError:
+            return was_set
+        return True
+
+    def wait(self, seconds: float, file: int | None) -> None:
+        """Sleep until it is set, or *file*, the descriptor of one, can be read; but for no more than *seconds*."""
+        if self._is_set:
+            return
+        ready = select.poll()
+        ready.register(self._file, select.POLLIN)
+        if file is not None:
+            ready.register(file, select.POLLIN)
+        ready.poll(seconds * 1000)
+
+    def __del__(self) -> None:
+        # No sooner: somebody may set it as long as it is there.
+        os.close(self._file)
