@@ -38,6 +38,7 @@ from sqlalchemy.types import TypeEngine
 
 from jobmanager.store.commits import GroupCommit, translate
 from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, Statement, as_sqlalchemy
+from jobmanager.store.schema import have_partial_indexes
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -71,6 +72,7 @@ class Database:
 
     def __init__(self, url: str, json_serializer: Any) -> None:
         """Connects to nothing yet."""
+        have_partial_indexes("postgresql")
         self.engine = create_engine(
             make_url(url).set(drivername="postgresql+psycopg"),
             json_serializer=json_serializer,

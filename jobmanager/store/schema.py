@@ -131,7 +131,8 @@ metadata = MetaData()
 
 def _where(condition: str) -> dict[str, Any]:
     """Return what makes an index hold only the rows of which *condition* is true."""
-    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+    # PostgreSQL's name for it would have SQLAlchemy load all that it knows of that at every start: see below.
+    return {"sqlite_where": text(condition)}
 
 
 jobs = Table(
@@ -253,3 +254,10 @@ log_lines = Table(
     sqlite_autoincrement=True,
 )
 Index("log_lines_of_job", log_lines.c.job_id, log_lines.c.number)
+
+
+def have_partial_indexes(dialect: str) -> None:
+    """Have the indexes hold in another database what they hold in SQLite."""
+    for table in metadata.tables.values():
+        for index in table.indexes:
+            index.dialect_options[dialect]["where"] = index.dialect_options["sqlite"]["where"]
