@@ -16,7 +16,7 @@ LAYERS = [
     {"states"},
     {"records"},
     {"config", "logs"},
-    {"signals", "tokens", "rates"},
+    {"signals", "alarm", "tokens", "rates"},
     {"job"},
     {"client", "registry"},
     {"jobs", "store"},
