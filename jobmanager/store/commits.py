@@ -39,7 +39,8 @@ class _Entry:
         self.item = item
         self.result: Any = None
         self.error: BaseException | None = None
-        self.is_done = False
+        self.is_kept = False  # it is committed
+        self.is_done = False  # its thread may go on
         self.turn = threading.Lock()  # let go of when it is done, or when its thread has to lead
         self.turn.acquire()
 
@@ -73,7 +74,7 @@ class GroupCommit:
     def run_together(self, write_all: Callable[[Connection, list[Item]], list[T]], item: Item) -> T:
         """Return what *write_all* returns for *item*, once it is committed: like `run`.
 
-        It is called once for all items that wait for it; where it raises, once more for each by itself.
+        It is called with all items that wait for it; where it raises, once more with each by itself.
         """
         entry = _Entry(write_all, item)
         with self._lock:
@@ -126,6 +127,8 @@ class GroupCommit:
         finally:
             self._last = len(batch)
             for entry in batch:
+                if not entry.is_kept and entry.error is None:  # this thread was taken away, as by Ctrl-C
+                    entry.error = StoreUnavailable("The store was left in the middle of a write. Look, then try again.")
                 entry.is_done = True
                 if entry is not self._leader:
                     entry.turn.release()
@@ -160,10 +163,11 @@ class GroupCommit:
 
         Where that fails, each write by itself, so that one cannot spoil the others'.
         """
-        written = 0
+        written, has_begun, is_writing = 0, False, False
         self._asked_at = asked_at = time.monotonic()
         try:
             with self._begin() as connection:
+                has_begun = is_writing = True
                 self._asked_at, self._waited = None, time.monotonic() - asked_at
                 batch += self._take()
                 while written < len(batch):
@@ -171,20 +175,51 @@ class GroupCommit:
                     written = len(batch)
                     if written < self._largest:
                         batch += self._take()
+                is_writing = False
+            _keep(batch)
         except BaseException as error:
-            self._asked_at = None
-            if len(batch) == 1:
-                batch[0].error = translate(error)
+            if not is_writing and _is_signal(error):
+                raise
+            if not has_begun or len(batch) == 1:
+                _refuse(batch, error)
                 return
-            for entry in batch:
-                self._commit_alone(entry)
+            self._commit_each(batch)
+            if _is_signal(error) and not any(type(entry.error) is type(error) for entry in batch):
+                raise  # none of the writes raised it
+        finally:
+            self._asked_at = None
 
-    def _commit_alone(self, entry: _Entry) -> None:
-        try:
-            with self._begin() as connection:
-                _write(connection, [entry])
-        except BaseException as error:
-            entry.error = translate(error)
+    def _commit_each(self, batch: list[_Entry]) -> None:
+        for place, entry in enumerate(batch):
+            has_begun, is_writing = False, False
+            try:
+                with self._begin() as connection:
+                    has_begun = is_writing = True
+                    _write(connection, [entry])
+                    is_writing = False
+                _keep([entry])
+            except BaseException as error:
+                if not is_writing and _is_signal(error):
+                    raise
+                if not has_begun:  # nor would the others: they need not wait for that, one after the other
+                    _refuse(batch[place:], error)
+                    return
+                _refuse([entry], error)
+
+
+def _is_signal(error: BaseException) -> bool:
+    """Tell whether a signal's handler may have raised it, and the commit under way have been done nevertheless."""
+    return not isinstance(error, Exception)
+
+
+def _keep(entries: list[_Entry]) -> None:
+    for entry in entries:
+        entry.is_kept = True
+
+
+def _refuse(entries: list[_Entry], error: BaseException) -> None:
+    for entry in entries:
+        entry.error = translate(error)
 
 
 def _write(connection: Connection, entries: list[_Entry]) -> None:

@@ -23,6 +23,7 @@ AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 class Move:
     """A step of a job along the table, decided by what was read of the job and not written yet."""
 
+    #: as it was read
     job: JobRecord
     action: Action
     to_status: Status

@@ -15,12 +15,9 @@ import psycopg
 from sqlalchemy import (
     BindParameter,
     Connection,
-    Dialect,
     Engine,
-    Float,
     Select,
     Table,
-    TypeDecorator,
     bindparam,
     column,
     create_engine,
@@ -34,7 +31,6 @@ from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError, StatementError
 from sqlalchemy.sql import visitors
-from sqlalchemy.types import TypeEngine
 
 from jobmanager.store.commits import GroupCommit, translate
 from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, Statement, as_sqlalchemy
@@ -86,7 +82,7 @@ class Database:
         event.listen(self.engine, "checkin", _note_when_idle)
         event.listen(self.engine, "checkout", _ping_where_idle)
         event.listen(self.engine, "rollback", _forget_to_announce)
-        event.listen(self.engine, "commit", _commit_announced)
+        event.listen(self.engine, "commit", self._commit_announced)
         #: the same connections, for single questions, which need no transaction
         self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lock = threading.Lock()  # guards _offset and _synced_at; never held while asking the database
@@ -139,6 +135,8 @@ class Database:
         self, connection: Connection, statement: CoreInsert, columns: Columns, shared: Parameters
     ) -> list[int]:
         """Run one of the inserts that are made once, for each row, and return the numbers of the new rows."""
+        if len(next(iter(columns.values()))) == 1:
+            return [self.add(connection, statement, {**shared, **{name: value for name, (value,) in columns.items()}})]
         arrays = {name: list(column) for name, column in columns.items()}
         rows = self.execute(connection, _numbered(_for_all(statement, tuple(columns))), {**shared, **arrays})
         return [number for (number,) in rows]
@@ -187,13 +185,34 @@ class Database:
         """
         with self.reader.connect() as connection:
             driver: Any = connection.connection.driver_connection
-            _say(connection, "BEGIN")
+            kept = connection.info  # which a connection that is lost has no more
+            self._say(driver, "BEGIN")
             try:
                 yield connection
-                _say(connection, _COMMIT_ANNOUNCED if connection.info.get(_IS_ANNOUNCED) else "COMMIT")
+                self._say(driver, _COMMIT_ANNOUNCED if kept.get(_IS_ANNOUNCED) else "COMMIT")
+            except BaseException:
+                self._roll_back(connection, driver)
+                raise
             finally:
-                _forget_to_announce(connection)
-                driver.rollback()  # nothing, once it is committed
+                kept.pop(_IS_ANNOUNCED, None)
+
+    def _roll_back(self, connection: Connection, driver: Any) -> None:
+        try:
+            driver.rollback()
+        except psycopg.Error:  # the connection is lost, and the server has done so
+            if not connection.invalidated:
+                connection.invalidate()
+
+    def _commit_announced(self, connection: Connection) -> None:
+        """Commit, and have it announced, if it has to be; what SQLAlchemy does next is nothing then."""
+        if connection.info.pop(_IS_ANNOUNCED, False):
+            self._say(connection.connection.driver_connection, _COMMIT_ANNOUNCED)
+
+    def _say(self, driver: Any, words: str) -> None:
+        try:
+            driver.execute(words)
+        except psycopg.Error as error:
+            raise as_sqlalchemy(error, words, self.engine.dialect) from error
 
     def _prepare(self, statement: Statement) -> Prepared:
         # Two threads may prepare the same one: either will do.
@@ -242,28 +261,16 @@ def _ping_where_idle(connection: Any, record: Any, _proxy: Any) -> None:
     if time.monotonic() - record.info.get(_IDLE_SINCE, time.monotonic()) < _TRUSTED_SECONDS:
         return
     try:
+        connection.autocommit = True  # a rollback would have the driver forget what it has prepared
         connection.execute("")
-        connection.rollback()
+        connection.autocommit = False
     except psycopg.Error as error:
         raise DisconnectionError from error
 
 
 def _forget_to_announce(connection: Connection) -> None:
-    connection.info.pop(_IS_ANNOUNCED, None)
-
-
-def _commit_announced(connection: Connection) -> None:
-    """Commit, and have it announced, if it has to be; what SQLAlchemy does next is nothing then."""
-    if connection.info.pop(_IS_ANNOUNCED, False):
-        _say(connection, _COMMIT_ANNOUNCED)
-
-
-def _say(connection: Connection, words: str) -> None:
-    driver: Any = connection.connection.driver_connection
-    try:
-        driver.execute(words)
-    except psycopg.Error as error:
-        raise as_sqlalchemy(error, words, connection.dialect) from error
+    if not connection.invalidated:
+        connection.info.pop(_IS_ANNOUNCED, None)
 
 
 @cache
@@ -276,7 +283,8 @@ def _numbered(statement: CoreInsert) -> CoreInsert:
 def _for_all(statement: CoreInsert, names: tuple[str, ...]) -> CoreInsert:
     """Return the insert for many rows at once: the parameters *names* become arrays, with a value for each.
 
-    One statement takes the server, and the driver, a fraction of what as many single ones take.
+    One statement takes the server, and the driver, a fraction of what as many single ones take. Not for numbers that
+    are ints in one row and floats in another, which the driver refuses.
     """
     found: dict[str, BindParameter[Any]] = {}
 
@@ -284,26 +292,10 @@ def _for_all(statement: CoreInsert, names: tuple[str, ...]) -> CoreInsert:
         found.setdefault(parameter.key, parameter)
 
     visitors.traverse(statement, {}, {"bindparam": find})
-    arrays = [bindparam(name, type_=ARRAY(_of_one_kind(found[name].type), dimensions=1)) for name in names]
+    arrays = [bindparam(name, type_=ARRAY(found[name].type, dimensions=1)) for name in names]
     rows = func.unnest(*arrays).table_valued(*[column(name, found[name].type) for name in names]).render_derived()
     values = [rows.c[name] if name in names else parameter for name, parameter in found.items()]
     return insert(statement.table).from_select(list(found), select(*values), include_defaults=False)
-
-
-def _of_one_kind(kind: TypeEngine[Any]) -> TypeEngine[Any]:
-    """Return the type of an array's elements, of which the driver wants all to be of one kind in Python too."""
-    return _Real() if isinstance(kind, Float) else kind
-
-
-class _Real(TypeDecorator[float]):
-    """A number, which may be given as an int."""
-
-    impl = Float
-    cache_ok = True
-
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
-        """Return what makes of a value what is stored."""
-        return lambda value: None if value is None else float(value)
 
 
 def _look_at_clock(connection: Connection) -> tuple[float, datetime, float]:

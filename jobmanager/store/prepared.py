@@ -58,13 +58,17 @@ class Prepared:
         return number
 
     def run_many(self, connection: Any, columns: Columns, shared: Parameters) -> int:
-        """Run it on a connection of SQLite's driver for each row of *columns*, and what all *share*; raises DBAPIError.
+        """Run it on a connection of the driver for each row of *columns*, and what all *share*; raises DBAPIError.
 
         Returns how many rows of the database it changed, or added, in all.
         """
         try:
             cursor = connection.cursor()
-            cursor.executemany(self.text, self._bound_many(columns, shared))
+            if len(next(iter(columns.values()))) == 1:
+                row = {name: value for name, (value,) in columns.items()}
+                cursor.execute(self.text, self.bound({**shared, **row}))
+            else:
+                cursor.executemany(self.text, self._bound_many(columns, shared))
         except self._dialect.dbapi.Error as error:
             raise as_sqlalchemy(error, self.text, self._dialect) from error
         changed: int = cursor.rowcount
@@ -72,8 +76,6 @@ class Prepared:
 
     def _bound_many(self, columns: Columns, shared: Parameters) -> Iterable[Sequence[Any]]:
         """Return the values of each row in their places, as they are stored."""
-        if len(next(iter(columns.values()))) == 1:  # quicker, and what is written most often
-            return [self.bound({**shared, **{name: value for name, (value,) in columns.items()}})]
         all_the_same = {**self._given, **shared}
         parts: list[Iterable[Any]] = []
         for name, convert in self._places:

@@ -194,16 +194,33 @@ class Database:
                 self._writer = self.engine.connect().execution_options(has_begun=True)
             driver: Any = self._writer.connection.driver_connection
             self._is_announced = False
-            self._say(driver, "BEGIN IMMEDIATE")
             try:
+                self._say(driver, "BEGIN IMMEDIATE")
                 yield self._writer
                 self._say(driver, "COMMIT")
-                if self._is_announced:
-                    _touch(self._turn_path)
-            finally:
-                driver.rollback()  # nothing, once it is committed
-                if transaction := self._writer.get_transaction():
-                    transaction.close()  # SQLAlchemy's view of it, if any of its statements were among the writes
+            except BaseException:
+                self._roll_back(self._writer, driver)
+                raise
+            self._forget_transaction(self._writer)
+            if self._is_announced:
+                _touch(self._turn_path)
+
+    def _roll_back(self, writer: Connection, driver: Any) -> None:
+        """Take back what was written since it began; a connection that cannot do so is not used again."""
+        self._forget_transaction(writer)
+        try:
+            driver.rollback()
+        except sqlite3.Error:  # SQLAlchemy has closed it, as for Ctrl-C, or the file cannot be read any more
+            if not writer.invalidated:
+                writer.invalidate()
+        if writer.invalidated:
+            writer.close()
+            self._writer = None
+
+    def _forget_transaction(self, writer: Connection) -> None:
+        """End SQLAlchemy's view of the transaction, if any of its statements were among the writes."""
+        if transaction := writer.get_transaction():
+            transaction.close()
 
     def _say(self, driver: Any, words: str) -> None:
         try:

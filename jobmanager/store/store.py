@@ -12,9 +12,10 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -91,7 +92,7 @@ _CLOCK_JITTER = timedelta(milliseconds=50)
 #: Submissions that may be under way elsewhere, unseen: nearer to the limit, the queue is counted, and one at a time.
 _UNSEEN = 1000
 #: Jobs that come due together, and get their place in the queue by one commit: others wait for it.
-_QUEUEDAT_ONCE = 1000
+_QUEUED_AT_ONCE = 1000
 #: The largest number that a change can have.
 _LAST_SEQ = 2**63 - 1
 
@@ -108,16 +109,20 @@ class _Overtaken(Exception):
     """Another transaction has changed a job since it was read."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Ended:
     """What became of an attempt; see Store.settle."""
 
     job_id: str
     attempt: int
     action: Action
+    #: columns to be set, beside those that follow from the action
     values: Values
+    #: nothing is written where the job's status is one of these
     unless: Collection[Status]
+    #: what may be claimed in the job's place
     wanted: Wanted | None
+    #: the job as it was claimed
     seen: JobRecord | None
 
 
@@ -327,22 +332,27 @@ class Store:
         *statuses*, where any are given, or that was removed, is left alone: None.
         """
 
-        def ask(connection: Connection, job_id: str) -> Applied | NotAllowed | None:
-            try:
-                job = self._found(connection, job_id)
-            except UnknownJob:
-                return None
-            if statuses and job.status not in statuses:
-                return None
-            values: Values = {"is_forced": True} if is_forced else {}
-            if (run_at := run_ats[job_id]) is not None:
-                values["run_at"] = max(run_at, job.run_at) if job.is_scheduled() else run_at
-            try:
-                return self._transition(connection, job, action, values, actor=actor, reason=reason)
-            except NotAllowed as refused:
-                return refused
+        values: Values = {"is_forced": True} if is_forced else {}
 
-        return self._commit(lambda connection: {job_id: ask(connection, job_id) for job_id in run_ats})
+        def write(connection: Connection) -> dict[str, Applied | NotAllowed | None]:
+            came: dict[str, Applied | NotAllowed | None] = dict.fromkeys(run_ats)
+            moves: list[Move] = []
+            for job in self._found_each(connection, run_ats):
+                if statuses and job.status not in statuses:
+                    continue
+                try:
+                    move = self._decide(job, action, values | _until(run_ats[job.id], job))
+                except NotAllowed as refused:
+                    came[job.id] = refused
+                    continue
+                if move.is_idle():
+                    came[job.id] = Applied(job=job, change=None)
+                else:
+                    moves.append(move)
+            applied = self._move_all(connection, moves, actor=actor, reason=reason)
+            return came | {one.job.id: one for one in applied}
+
+        return self._commit(write)
 
     def settle(
         self,
@@ -368,7 +378,10 @@ class Store:
         if not parked:
             values |= {"owner": None, "lease_expires_at": None}
 
-        ended = _Ended(job_id, attempt, settlement.action, values, unless, wanted, seen)
+        action = settlement.action
+        ended = _Ended(
+            job_id=job_id, attempt=attempt, action=action, values=values, unless=unless, wanted=wanted, seen=seen
+        )
         return self._database.run_together(self._settle_all, ended)
 
     def checkpoint(
@@ -636,8 +649,6 @@ class Store:
         full = _full_types(connection, wanted.max_running)
         found = query(tuple(name for name in wanted.types if name not in full))
         rows = self._database.execute(connection, found, self._clocks() | {"limit": limit})
-        if not rows:
-            return []
         held: Values = {"owner": self.owner, "lease_expires_at": self._lease_end()}
         moves: dict[str, Move] = {}
         for job in map(self._job, rows):
@@ -648,7 +659,7 @@ class Store:
 
     def _settle_all(self, connection: Connection, ended: list[_Ended]) -> list[Applied | None]:
         """Record what became of several attempts, and claim what is wanted in their places."""
-        applied = self._settle_as_seen(connection, ended) or [self._settle_anew(connection, one) for one in ended]
+        applied = self._settle_as_seen(connection, ended) or self._settle_anew(connection, ended)
         wanting = [place for place, one in enumerate(ended) if one.wanted is not None and applied[place] is not None]
         claimed = self._take_instead(connection, [wanted for place in wanting if (wanted := ended[place].wanted)])
         for place, job in zip(wanting, claimed, strict=False):
@@ -675,12 +686,16 @@ class Store:
                 raise
             return None
 
-    def _settle_anew(self, connection: Connection, ended: _Ended) -> Applied | None:
-        """Record what became of an attempt, whatever has been asked of its job meanwhile."""
-        job = self._held(connection, ended.job_id, ended.attempt)
-        if job.status in ended.unless:
-            return None
-        return self._transition(connection, job, ended.action, ended.values)
+    def _settle_anew(self, connection: Connection, ended: list[_Ended]) -> list[Applied | None]:
+        """Record what became of attempts, whatever has been asked of their jobs meanwhile."""
+        if len(ended) > 1:
+            self._found_each(connection, [one.job_id for one in ended])
+        applied: list[Applied | None] = []
+        for one in ended:
+            job = self._held(connection, one.job_id, one.attempt)
+            is_left = job.status in one.unless
+            applied.append(None if is_left else self._transition(connection, job, one.action, one.values))
+        return applied
 
     def _take_instead(self, connection: Connection, wanted: list[Wanted]) -> list[JobRecord]:
         """Claim a job for each of several threads that have none any more, as long as there are any."""
@@ -688,10 +703,15 @@ class Store:
             return []
         if not wanted[0].max_running:
             return self._take(connection, queries.waiting, wanted[0], len(wanted))
-        return [job for one in wanted for job in self._take(connection, queries.waiting, one, 1)]
+        claimed: list[JobRecord] = []
+        for one in wanted:
+            if not (taken := self._take(connection, queries.waiting, one, 1)):
+                break
+            claimed += taken
+        return claimed
 
     def _queue_due(self, connection: Connection) -> int:
-        parameters = {"now": self.now(), "limit": _QUEUEDAT_ONCE}
+        parameters = {"now": self.now(), "limit": _QUEUED_AT_ONCE}
         return len(self._database.execute(connection, queries.QUEUE_DUE, parameters))
 
     def _expire(self, connection: Connection, job: JobRecord) -> Applied:
@@ -713,6 +733,11 @@ class Store:
         if not rows:
             raise UnknownJob(job_id)
         return self._job(rows[0])
+
+    def _found_each(self, connection: Connection, job_ids: Collection[str]) -> list[JobRecord]:
+        """Return those of the jobs that are there, which no other transaction changes until this one ends."""
+        several = select(jobs).where(jobs.c.id.in_(job_ids)).order_by(*_LOCKED_IN_ORDER).with_for_update()
+        return [self._job(tuple(row)) for row in connection.execute(several)]
 
     def _held(self, connection: Connection, job_id: str, attempt: int) -> JobRecord:
         """Return the job if this attempt of this process holds it; raises LeaseLost."""
@@ -746,6 +771,8 @@ class Store:
         Raises _Overtaken where the status, attempt or owner of any of them is another by now. A single one is then as
         it was; of several, the transaction may have moved some.
         """
+        if not moves:
+            return []
         now = self.now()
         columns = [move.columns(now) for move in moves]
         for alike in _of_same_columns([values | move.seen() for move, values in zip(moves, columns, strict=True)]):
@@ -881,17 +908,21 @@ def _record(values: Values) -> JobRecord:
     return job
 
 
-def _of_same_columns(rows: Iterable[Values]) -> list[Columns]:
-    """Return rows in columns, those together that have the same ones."""
-    alike: dict[tuple[str, ...], list[Values]] = {}
-    for row in rows:
-        alike.setdefault(tuple(row), []).append(row)
-    return [_in_columns(some) for some in alike.values()]
+def _of_same_columns(rows: Iterable[Values]) -> Iterator[Columns]:
+    """Return rows in columns, those together that have the same ones and follow each other."""
+    return (_in_columns(list(alike)) for _, alike in groupby(rows, tuple))
 
 
 def _in_columns(rows: Sequence[Values]) -> dict[str, Sequence[Any]]:
     """Return the values of each column; all rows have the same ones, in the same order."""
     return dict(zip(rows[0], zip(*(row.values() for row in rows), strict=True), strict=True))
+
+
+def _until(run_at: datetime | None, job: JobRecord) -> Values:
+    """Return what puts a resumed job off until *run_at*, if that is given: no time that it waits for comes sooner."""
+    if run_at is None:
+        return {}
+    return {"run_at": max(run_at, job.run_at) if job.is_scheduled() else run_at}
 
 
 def _full_types(connection: Connection, max_running: dict[str, int]) -> list[str]:

@@ -107,6 +107,14 @@ class TestedStore(Store):
             result = connection.execute(text(statement), parameters)
             return list(result) if result.returns_rows else []
 
+    def cut(self, connection: Any) -> None:
+        """Have a connection be lost, as when the database is restarted."""
+        driver = connection.connection.driver_connection
+        if self._database.engine.name == "sqlite":
+            driver.close()
+        else:
+            self.execute(f"SELECT pg_terminate_backend({driver.info.backend_pid})")
+
     def deadlocks(self) -> int:
         """Return how often a transaction was ended because it and another waited for each other; never in SQLite."""
         if self._database.engine.name == "sqlite":

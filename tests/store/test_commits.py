@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
 from jobmanager.errors import StoreUnavailable
-from jobmanager.records import Checkpoint
+from jobmanager.records import Checkpoint, NewJob
 from jobmanager.states import Action, Status
 from jobmanager.store import Store, commits
 from jobmanager.store.commits import GroupCommit
@@ -219,6 +220,116 @@ def test_a_thread_that_ctrl_c_takes_away_while_others_are_about_to_come_strands_
     other.join(10)
     assert not other.is_alive()
     assert held.lines() == ["other"]
+
+
+def interrupt_main_thread() -> None:
+    """Press Ctrl-C."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+@pytest.mark.usefixtures("_heeds_ctrl_c")
+def test_after_ctrl_c_while_another_program_has_the_file_all_can_write_again(tmp_path: Path, until: Any) -> None:
+    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+    other = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+
+    def interrupt() -> None:
+        until(lambda: store._database._commits._asked_at is not None)
+        interrupt_main_thread()
+        other.execute("COMMIT")
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        store.add([NewJob(id="a", type="T", args={})], actor="test")
+    interrupter.join(10)
+
+    store.add([NewJob(id="b", type="T", args={})], actor="test")
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
+    store.close()
+
+
+@pytest.mark.usefixtures("_heeds_ctrl_c")
+def test_after_ctrl_c_in_the_middle_of_a_statement_the_same_process_can_write_again(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+    is_armed = [True]
+
+    @event.listens_for(store._database.engine, "do_execute")
+    def do_execute(_cursor: Any, statement: str, _parameters: Any, _context: Any) -> None:
+        if "labels" in statement and is_armed:
+            is_armed.clear()
+            interrupt_main_thread()
+
+    with pytest.raises(KeyboardInterrupt):
+        store.add([NewJob(id="a", type="T", args={}, labels={"k": "v"})], actor="test")
+
+    store.add([NewJob(id="b", type="T", args={}, labels={"k": "v"})], actor="test")
+    assert [news.change.job_id for news in store.news(after=0)] == ["b"]
+    store.close()
+
+
+@pytest.mark.usefixtures("_heeds_ctrl_c")
+def test_ctrl_c_during_a_commit_writes_nothing_twice_and_others_are_told_to_look(held: Held, until: Any) -> None:
+    database: Any = held.store._database
+    say = database._say
+
+    def say_and_interrupt(driver: Any, words: str) -> None:
+        say(driver, words)
+        if words == "COMMIT" and threading.current_thread() is threading.main_thread():
+            interrupt_main_thread()
+
+    database._say = say_and_interrupt
+    answers: list[Any] = []
+
+    def write() -> None:
+        try:
+            answers.append(held.commits.run(lambda connection: note(connection, "other")))
+        except StoreUnavailable as error:
+            answers.append(error)
+
+    other = threading.Thread(target=lambda: (held.began.wait(10), write()))
+    let_go = threading.Thread(target=lambda: (until(lambda: held.waiting() == 1), held.may_go_on.set()))
+    other.start()
+    let_go.start()
+
+    with pytest.raises(KeyboardInterrupt):
+        held.commits.run(lambda connection: note(connection, "mine"))
+
+    other.join(10)
+    let_go.join(10)
+    assert held.lines() == ["mine", "other"]
+    assert isinstance(answers[0], StoreUnavailable)
+    assert "Look, then try again" in str(answers[0])
+
+
+def test_where_no_transaction_can_be_opened_all_who_wait_hear_so_at_once(held: Held, until: Any) -> None:
+    tried = []
+
+    @contextmanager
+    def fail() -> Iterator[Any]:
+        tried.append(1)
+        until(lambda: held.waiting() == 7 or len(tried) > 1)
+        raise OperationalError("BEGIN", {}, Exception("no such host"))
+        yield
+
+    held.commits._begin = fail
+    answers: list[Any] = []
+
+    def write() -> None:
+        try:
+            held.commits.run(lambda connection: note(connection, "late"))
+        except StoreUnavailable as error:
+            answers.append(error)
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+
+    assert len(answers) == 8
+    assert len(tried) == 2, "one for the first, one for those that came meanwhile"
 
 
 def test_what_is_read_after_a_write_returned_has_it(open_store: Any, at_once: Any) -> None:

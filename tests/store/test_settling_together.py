@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
+import concurrent.futures
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from jobmanager.errors import LeaseLost
+from jobmanager.errors import LeaseLost, StoreUnavailable
 from jobmanager.records import JobRecord, Settlement, Wanted
 from jobmanager.states import Action, Status
 from tests.conftest import until
@@ -128,22 +128,56 @@ def test_an_attempt_that_lost_its_job_hears_so_and_the_others_are_recorded_once(
         assert store.trail(job_id) == ["submit", "claim", "complete"]
 
 
-def test_those_who_write_many_jobs_at_once_never_wait_for_each_other(store: Any) -> None:
+@pytest.mark.parametrize("way", ["all complete", "some fail", "some were halted", "all park"])
+def test_those_who_write_many_jobs_at_once_never_wait_for_each_other(store: Any, way: str) -> None:
     began = store.deadlocks()
-    for round_ in range(15):
+    for round_ in range(8):
         ids = [f"{round_}-{number}" for number in range(16)]
         jobs = running(store, *ids)
         newest_first = dict.fromkeys(reversed(ids))
-        calls: list[Callable[[], Any]] = [completing(store, job) for job in jobs]
+        halt = {"statuses": [Status.RUNNING, Status.HALTING], "actor": "test"}
+        if way in ("some were halted", "all park"):
+            store.apply_to_each(dict.fromkeys(ids[:: 1 if way == "all park" else 3]), Action.HALT, **halt)
+        calls = [ending(store, job, way, number) for number, job in enumerate(jobs)]
         calls += [lambda ids=ids: store.heartbeat(ids), lambda ids=ids: store.heartbeat(list(reversed(ids)))]
-        halt = {"statuses": [Status.RUNNING], "actor": "test"}
         calls.append(lambda asked=newest_first, how=halt: store.apply_to_each(asked, Action.HALT, **how))
-        threads = [threading.Thread(target=call) for call in calls]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
-        assert not any(thread.is_alive() for thread in threads)
-        assert {store.get(job_id).status for job_id in ids} == {Status.COMPLETED}
+        with concurrent.futures.ThreadPoolExecutor(len(calls), thread_name_prefix="test") as pool:
+            for answer in [pool.submit(call) for call in calls]:
+                answer.result(30)
+        assert not {store.get(job_id).status for job_id in ids} & {Status.RUNNING, Status.HALTING}
 
     assert store.deadlocks() == began
+
+
+def ending(store: Any, job: JobRecord, way: str, number: int) -> Callable[[], Any]:
+    """Return the call that ends an attempt, in one of the ways in which several may end."""
+    if way == "all park":
+        yields = Settlement(action=Action.YIELD, failures=0)
+        return lambda: store.settle(job.id, job.attempt, yields, parked=True)
+    if way == "some fail" and number % 2:
+        fails = Settlement(action=Action.FAIL, failures=1, error="broken")
+        return lambda: store.settle(job.id, job.attempt, fails, seen=job)
+    return completing(store, job)
+
+
+@pytest.mark.parametrize("place", ["while it is written", "before it is committed"])
+def test_a_connection_that_is_lost_in_the_middle_loses_and_doubles_nothing(store: Any, place: str) -> None:
+    (job,) = running(store, "a")
+    write_all = store._settle_all
+
+    def lose(connection: Any, ended: Any) -> Any:
+        store._settle_all = write_all
+        applied = write_all(connection, ended) if place == "before it is committed" else None
+        store.cut(connection)
+        return applied or write_all(connection, ended)
+
+    store._settle_all = lose
+
+    with pytest.raises(StoreUnavailable):
+        completing(store, job)()
+
+    assert store.get("a").status is Status.RUNNING
+    assert completing(store, job)().job.status is Status.COMPLETED
+    assert store.trail("a") == ["submit", "claim", "complete"]
+    store.put("b")
+    assert store.get("b").status is Status.SUBMITTED
