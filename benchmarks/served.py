@@ -16,8 +16,9 @@ from benchmarks import peers
 from benchmarks.frame import ROOT
 from benchmarks.peers import servers
 
-#: What gunicorn.conf.py says of more than the service itself.
-_SAME = ["--config", "/dev/null", "--worker-class", "gthread", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]
+#: How a view is served: as ours is, and as gunicorn does by itself.
+AS_OURS = ["--config", "benchmarks/peers/gunicorn_conf.py"]
+AS_USUAL = ["--config", "/dev/null", "--worker-class", "gthread", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]
 _PATIENCE_SECONDS = 30.0
 
 
@@ -32,9 +33,9 @@ def ours(workers: int, threads: int) -> Iterator[int]:
 
 
 @contextmanager
-def view(queue: str, broker: str, workers: int, threads: int) -> Iterator[int]:
+def view(queue: str, broker: str, way: Sequence[str], workers: int, threads: int) -> Iterator[int]:
     """Serve the view that hands on to *queue*; gives out the port."""
-    command = [str(peers.PYTHON), "-m", "gunicorn", "benchmarks.peers.web:app", *_SAME]
+    command = [str(peers.PYTHON), "-m", "gunicorn", "benchmarks.peers.web:app", *way]
     with _served(command, {"QUEUE": queue, "BROKER": broker}, workers, threads) as port:
         yield port
 

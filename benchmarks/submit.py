@@ -25,6 +25,7 @@ SECONDS = 3
 #: No further round is begun that would end later than this.
 LONGEST_SECONDS = 230.0
 OURS, DICT, CELERY, RQ = "ours", "a dict in memory", "Celery, delay", "RQ, enqueue"
+PLAIN = "a dict in memory, gunicorn alone"
 #: Workers and threads, and the least ratio to the dict that is wanted.
 SIZES = {(1, 16): 0.85, (2, 8): 0.6}
 #: The same to the peers.
@@ -32,8 +33,10 @@ WANTED_OF_PEERS = 2.0
 #: Of ours, by 2 workers of 8 threads.
 MOST_MILLISECONDS = 15.0
 HOW = f"""
-Each is served anew in each of up to {ROUNDS} rounds, by the same gunicorn with gthread workers, and asked by one thread
-of wrk with {CONNECTIONS} connections for {SECONDS} seconds: POST /submit with a small JSON, answered with a small JSON.
+Each is served anew in each of up to {ROUNDS} rounds, by the same gunicorn, and asked by one thread of wrk with
+{CONNECTIONS} connections for {SECONDS} seconds: POST /submit with a small JSON, answered with a small JSON. All are
+served in the configuration that ours ships: gthread workers whose threads share a core, and that leave new connections
+to each other while all their threads are at work. The last is the dict as gunicorn serves it without that.
 
 Ours checks the arguments, and answers when the job and its first change are durable (SQLite, synchronous=FULL); it runs
 none meanwhile. The dict is what Flask and gunicorn take by themselves. Celery's and RQ's views enqueue into Redis with
@@ -62,9 +65,10 @@ def measure(*, quick: bool) -> Result:
         for (workers, threads), wanted in SIZES.items():
             ways = {
                 OURS: partial(hit, served.ours, workers, threads, seconds),
-                DICT: partial(hit, partial(served.view, "dict", ""), workers, threads, seconds),
-                CELERY: partial(hit, partial(served.view, "celery", broker), workers, threads, seconds),
-                RQ: partial(hit, partial(served.view, "rq", broker), workers, threads, seconds),
+                DICT: partial(hit, partial(served.view, "dict", "", served.AS_OURS), workers, threads, seconds),
+                CELERY: partial(hit, partial(served.view, "celery", broker, served.AS_OURS), workers, threads, seconds),
+                RQ: partial(hit, partial(served.view, "rq", broker, served.AS_OURS), workers, threads, seconds),
+                PLAIN: partial(hit, partial(served.view, "dict", "", served.AS_USUAL), workers, threads, seconds),
             }
             told = in_turns_within(ways, rounds, LONGEST_SECONDS / len(SIZES))
             size = f"{workers} worker{'s' * (workers > 1)} of {threads} threads"

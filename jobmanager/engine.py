@@ -267,12 +267,14 @@ class Engine:
 
     def _look(self) -> None:
         """Do what there is to do: obey what other processes ask for, clean what was stopped, fill the free slots."""
+        if self._settings.slots == 0:  # nothing runs here, and nothing can be asked of it
+            return
         types = tuple(self._registry)
         outlook = self._store.look(types)
         self._due_at = outlook.next_due_at
         if outlook.is_signalled:
             self._read_signals()
-        if self._settings.slots == 0 or self._is_closing:
+        if self._is_closing:
             return
         with self._lock:
             self._early[self] = []

@@ -15,11 +15,12 @@ import sys
 import tempfile
 from collections import Counter
 
+from gunicorn.workers.gthread import ThreadWorker
+
 _port = os.environ.get("PORT", "").strip() or "8080"
 if not (_port.isdecimal() and int(_port) < 2**16):
     sys.exit(f"The service cannot start. PORT must be a whole number up to 65535, not {_port!r}.")
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{_port}"
-worker_class = "gthread"
 threads = 16
 # How long a worker may take to answer its last requests and hand its jobs over.
 graceful_timeout = 30
@@ -78,6 +79,24 @@ if os.environ.get("JOBMANAGER_LOG", "").strip() == "json":
 
 _QUITTING = (signal.SIGINT, signal.SIGQUIT)
 _LEAVING = (signal.SIGTERM, *_QUITTING)
+
+
+class worker_class(ThreadWorker):  # noqa: N801 - gunicorn's name for it
+    """Takes a new connection only while it has a thread for it, and leaves it to another worker otherwise.
+
+    Else the worker that wakes first takes all that come at once, however busy it is, and clients that keep their
+    connections stay with it: of two workers, one idles.
+    """
+
+    @property
+    def worker_connections(self):
+        """How many connections it may have before it takes no more: looked at before each one."""
+        at_work = self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns)
+        return self.cfg.worker_connections if at_work < self.cfg.threads else 0
+
+    @worker_connections.setter
+    def worker_connections(self, number):
+        """Leave it to the configuration."""
 
 
 def on_starting(server):

@@ -688,14 +688,16 @@ class Store:
 
     def _settle_anew(self, connection: Connection, ended: list[_Ended]) -> list[Applied | None]:
         """Record what became of attempts, whatever has been asked of their jobs meanwhile."""
-        if len(ended) > 1:
-            self._found_each(connection, [one.job_id for one in ended])
-        applied: list[Applied | None] = []
+        found = {job.id: job for job in self._found_each(connection, [one.job_id for one in ended])}
+        moves: list[Move] = []
         for one in ended:
-            job = self._held(connection, one.job_id, one.attempt)
-            is_left = job.status in one.unless
-            applied.append(None if is_left else self._transition(connection, job, one.action, one.values))
-        return applied
+            job = found.get(one.job_id)
+            if job is None or (job.attempt, job.owner) != (one.attempt, self.owner):
+                raise LeaseLost(one.job_id)
+            if job.status not in one.unless:
+                moves.append(self._decide(job, one.action, one.values))
+        applied = {came.job.id: came for came in self._move_all(connection, moves)}
+        return [applied.get(one.job_id) for one in ended]
 
     def _take_instead(self, connection: Connection, wanted: list[Wanted]) -> list[JobRecord]:
         """Claim a job for each of several threads that have none any more, as long as there are any."""
@@ -736,6 +738,9 @@ class Store:
 
     def _found_each(self, connection: Connection, job_ids: Collection[str]) -> list[JobRecord]:
         """Return those of the jobs that are there, which no other transaction changes until this one ends."""
+        if len(job_ids) == 1:
+            (job_id,) = job_ids
+            return [self._job(row) for row in self._database.execute(connection, queries.JOB_LOCKED, {"id_is": job_id})]
         several = select(jobs).where(jobs.c.id.in_(job_ids)).order_by(*_LOCKED_IN_ORDER).with_for_update()
         return [self._job(tuple(row)) for row in connection.execute(several)]
 

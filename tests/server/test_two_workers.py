@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import signal
@@ -171,3 +172,29 @@ def _answer(server: Server, path: str) -> int | None:
     with contextlib.suppress(httpx.TransportError):
         return server.client.get(path).status_code
     return None
+
+
+def test_a_worker_whose_threads_are_all_at_work_leaves_new_connections_to_the_other(
+    make_server: Callable[..., Server],
+) -> None:
+    server = make_server(workers=2).start("--threads", "2")
+    base = f"http://127.0.0.1:{server.port}"
+    job = server.submit("Deaf")
+    server.until_status("running", job)
+
+    def wait_for_the_halt() -> int:
+        return httpx.post(f"{base}/jobs/{job}/halt", headers={"Prefer": "wait=20"}, timeout=30).status_code
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        waits = [pool.submit(wait_for_the_halt) for _ in range(3)]
+        server.until_status("halting", job)
+        # Three of the four threads are taken, in one of the workers both: this takes the other's, again and again.
+        began = time.monotonic()
+        for _ in range(40):
+            assert httpx.get(f"{base}/health/live", timeout=10).status_code == 200
+        took = time.monotonic() - began
+        assert not any(wait.done() for wait in waits), "they were to be at work all the time"
+        server.ask("stop", job)
+        assert all(wait.result() < 300 for wait in waits)
+
+    assert took < 2 * QUICK_SECONDS
