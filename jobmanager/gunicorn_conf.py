@@ -81,8 +81,8 @@ _QUITTING = (signal.SIGINT, signal.SIGQUIT)
 _LEAVING = (signal.SIGTERM, *_QUITTING)
 
 
-class worker_class(ThreadWorker):  # noqa: N801 - gunicorn's name for it
-    """Takes a new connection only while it has a thread for it, and leaves it to another worker otherwise.
+class gthread(ThreadWorker):  # noqa: N801 - gunicorn shows this name, and calls it so
+    """Gunicorn's worker of that name, which takes a new connection only while it has a thread for it.
 
     Else the worker that wakes first takes all that come at once, however busy it is, and clients that keep their
     connections stay with it: of two workers, one idles.
@@ -97,6 +97,9 @@ class worker_class(ThreadWorker):  # noqa: N801 - gunicorn's name for it
     @worker_connections.setter
     def worker_connections(self, number):
         """Leave it to the configuration."""
+
+
+worker_class = gthread
 
 
 def on_starting(server):
