@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import weakref
 
 
 class Alarm:
@@ -11,6 +12,8 @@ class Alarm:
 
     def __init__(self) -> None:
         self._file = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Closed no sooner: somebody may set it as long as it is there.
+        weakref.finalize(self, os.close, self._file)
         self._is_set = False
 
     def set(self) -> None:
@@ -29,16 +32,15 @@ class Alarm:
             return was_set
         return True
 
-    def wait(self, seconds: float, file: int | None) -> None:
-        """Sleep until it is set, or *file*, the descriptor of one, can be read; but for no more than *seconds*."""
+    def wait(self, seconds: float, file: int | None) -> bool:
+        """Sleep until it is set, or *file*, the descriptor of one, can be read; but for no more than *seconds*.
+
+        Returns whether the file can be read.
+        """
         if self._is_set:
-            return
+            return False
         ready = select.poll()
         ready.register(self._file, select.POLLIN)
         if file is not None:
             ready.register(file, select.POLLIN)
-        ready.poll(seconds * 1000)
-
-    def __del__(self) -> None:
-        # No sooner: somebody may set it as long as it is there.
-        os.close(self._file)
+        return any(number == file for number, _ in ready.poll(seconds * 1000))

@@ -68,7 +68,7 @@ class Engine:
         self._moves = 0
         self._waiting = 0  # those who wait for the next move
         self._moved_at = float("-inf")  # when something last happened, by the monotonic clock
-        self._heard_at = float("-inf")  # when another process, or this one, had last committed something
+        self._heard_at = float("-inf")  # when it was last told, or found, that anything was committed
         self._due_at: datetime | None = None
         self._kept_at = float("-inf")  # when leases were renewed
         self._timers = [
@@ -177,8 +177,8 @@ class Engine:
         if deaf_until > 0:
             self._wake.wait(min(deaf_until, patience), None)
             patience -= deaf_until
-        if patience > 0:
-            self._wake.wait(patience, watch.fileno())
+        if patience > 0 and self._wake.wait(patience, watch.fileno()):
+            self._heard_at = time.monotonic()
 
     def _patience(self, ear: int | None) -> float:
         """Return how long to wait before the store is asked again; *ear* None: nobody could tell that it moved."""

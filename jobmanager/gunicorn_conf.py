@@ -98,6 +98,17 @@ class gthread(ThreadWorker):  # noqa: N801 - gunicorn shows this name, and calls
     def worker_connections(self, number):
         """Leave it to the configuration."""
 
+    def set_accept_enabled(self, enabled):
+        """Begin or cease to take new connections; before it ceases for good, take those that were left waiting."""
+        super().set_accept_enabled(enabled)
+        if not (enabled or self.alive):
+            for listener in self.sockets:
+                listener.setblocking(False)
+                before = -1
+                while before != self.nr_conns < self.cfg.worker_connections:
+                    before = self.nr_conns
+                    self.accept(listener)
+
 
 worker_class = gthread
 

@@ -91,7 +91,9 @@ class JobManager:
         """Raises ConfigError if the environment, where *settings* are not given, holds a bad value."""
         self.settings = settings or Settings.from_env()
         self.types = types
-        self._lock = threading.Lock()  # guards the start and the close of _store and _engine
+        # Guards the start and the close of _store and _engine, and what the last start was refused for, and when.
+        self._lock = threading.Lock()
+        self._refused_at, self._refusal = float("-inf"), ""
         self._store: Store | None = None
         self._engine: Engine | None = None
         self._collector = StoreCollector(self._opened, types)
@@ -113,13 +115,20 @@ class JobManager:
         if self._is_ending:
             # Said without the lock: close holds it while it waits for calls under way.
             raise _shutting_down()
+        asked_at = time.monotonic()
         with self._lock:
             if self._engine is not None:
                 return
             if self._is_ending:
                 # A request that is still under way must not start it anew in a process that is about to end.
                 raise _shutting_down()
-            store = self._open_store()
+            if self._refused_at > asked_at:  # while this waited: to try in turns would take the last one minutes
+                raise StoreUnavailable(self._refusal)
+            try:
+                store = self._open_store()
+            except StoreUnavailable as error:
+                self._refused_at, self._refusal = time.monotonic(), str(error)
+                raise
             engine = Engine(store, self.types, self.settings)
             engine.start()
             self._store, self._engine = store, engine

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
-from jobmanager.errors import StoreUnavailable
+from jobmanager.errors import Interrupt, StoreUnavailable
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -88,7 +88,7 @@ class GroupCommit:
             if not leads:
                 self._wait(entry)
             if not entry.is_done:
-                self._lead()
+                self._lead(entry)
         except BaseException:
             # A signal's handler has raised, as for Ctrl-C: a thread that is gone must not be waited for to lead.
             self._leave(entry)
@@ -100,10 +100,10 @@ class GroupCommit:
 
     def _wait(self, entry: _Entry) -> None:
         """Wait until the leader, who always hands over, has written the entry, or has its thread lead."""
-        while not entry.turn.acquire(timeout=PATIENCE_SECONDS):
+        while not entry.turn.acquire(timeout=PATIENCE_SECONDS / 30):
             with self._lock:
                 # Else it is being written, or its thread leads by now.
-                if entry in self._waiting and self._leader is not entry:
+                if self._is_held_up() and entry in self._waiting and self._leader is not entry:
                     self._waiting.remove(entry)
                     raise _held_up()
 
@@ -119,19 +119,21 @@ class GroupCommit:
         if leads:
             self._hand_over()
 
-    def _lead(self) -> None:
+    def _lead(self, entry: _Entry) -> None:
         self._gather()
-        batch = self._take()
+        with self._lock:
+            self._waiting.remove(entry)
+        batch = [entry]  # the others, who need not wait for the turn as long as this one has to, once it is there
         try:
             self._commit(batch)
         finally:
             self._last = len(batch)
-            for entry in batch:
-                if not entry.is_kept and entry.error is None:  # this thread was taken away, as by Ctrl-C
-                    entry.error = StoreUnavailable("The store was left in the middle of a write. Look, then try again.")
-                entry.is_done = True
-                if entry is not self._leader:
-                    entry.turn.release()
+            for one in batch:
+                if not one.is_kept and one.error is None:  # this thread was taken away, as by Ctrl-C
+                    one.error = StoreUnavailable("The store was left in the middle of a write. Look, then try again.")
+                one.is_done = True
+                if one is not entry:
+                    one.turn.release()
             self._hand_over()
 
     def _gather(self) -> None:
@@ -180,6 +182,8 @@ class GroupCommit:
         except BaseException as error:
             if not is_writing and _is_signal(error):
                 raise
+            if not has_begun:
+                batch += self._take()
             if not has_begun or len(batch) == 1:
                 _refuse(batch, error)
                 return
@@ -192,9 +196,10 @@ class GroupCommit:
     def _commit_each(self, batch: list[_Entry]) -> None:
         for place, entry in enumerate(batch):
             has_begun, is_writing = False, False
+            self._asked_at = time.monotonic()
             try:
                 with self._begin() as connection:
-                    has_begun = is_writing = True
+                    has_begun, is_writing, self._asked_at = True, True, None
                     _write(connection, [entry])
                     is_writing = False
                 _keep([entry])
@@ -209,7 +214,7 @@ class GroupCommit:
 
 def _is_signal(error: BaseException) -> bool:
     """Tell whether a signal's handler may have raised it, and the commit under way have been done nevertheless."""
-    return not isinstance(error, Exception)
+    return not isinstance(error, (Exception, Interrupt))
 
 
 def _keep(entries: list[_Entry]) -> None:

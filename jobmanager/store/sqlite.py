@@ -73,6 +73,7 @@ class Database:
         #: the clock that leases are judged by
         self.lease_now = clock or _boot_clock
         self._writer: Connection | None = None
+        self._is_closed = False
         self._lock = threading.Lock()  # held for a turn; guards _writer and _file
         self._turn_path = f"{path}-turn"
         self._file = os.open(self._turn_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -163,18 +164,23 @@ class Database:
     def close(self) -> None:
         """Give back every connection and the lock's file; may be called twice.
 
-        A thread that another process keeps from writing keeps what it needs for that, until it is closed once more.
+        A thread that another process keeps from writing gives back what it needs for that, once it has written.
         """
+        self._is_closed = True
         if self._lock.acquire(timeout=_FAREWELL_SECONDS):
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
-            if self._file >= 0:
-                os.close(self._file)
-                self._file = -1
+            self._let_go()
             self._lock.release()
         self._owners.leave()
         self.engine.dispose()
+
+    def _let_go(self) -> None:
+        """Close what is needed for writing; called with the lock held."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def _prepare(self, statement: Statement) -> Prepared:
         # Two threads may prepare the same one: either will do.
@@ -193,7 +199,7 @@ class Database:
             if self._writer is None:
                 self._writer = self.engine.connect().execution_options(has_begun=True)
             driver: Any = self._writer.connection.driver_connection
-            self._is_announced = False
+            self._is_announced, before = False, driver.total_changes
             try:
                 self._say(driver, "BEGIN IMMEDIATE")
                 yield self._writer
@@ -202,7 +208,7 @@ class Database:
                 self._roll_back(self._writer, driver)
                 raise
             self._forget_transaction(self._writer)
-            if self._is_announced:
+            if self._is_announced and driver.total_changes > before:
                 _touch(self._turn_path)
 
     def _roll_back(self, writer: Connection, driver: Any) -> None:
@@ -256,11 +262,15 @@ class Database:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         with self._lock:
+            if self._is_closed:
+                raise StoreUnavailable("The store is closed.")
             fcntl.flock(self._file, fcntl.LOCK_EX)
             try:
                 yield
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
+                if self._is_closed:
+                    self._let_go()
 
 
 class _HintCompiler(SQLiteCompiler):
@@ -391,10 +401,13 @@ class Watch:
 
 def _opened(path: str) -> INotify | None:
     """Return what tells when a file is opened, by any process; None where the system has no such thing left."""
+    opened: INotify | None = None
     try:
         opened = INotify(nonblocking=True)
         opened.add_watch(path, flags.OPEN)
     except OSError as error:
         _log.warning("What other processes do is noticed up to 40 ms later: %s", error)
+        if opened is not None:
+            opened.close()
         return None
     return opened

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from threading import Thread, current_thread
+from threading import Event, Thread, current_thread
 from typing import Any
 
 import pytest
 
 from jobmanager import engine
-from jobmanager.store.sqlite import Watch
+from jobmanager.store.sqlite import Watch, _touch
 
 #: Between what is looked in a second by one that is not idle, 50 times, and by one that is and is not told, 25 times.
 BETWEEN = 30
@@ -117,3 +117,24 @@ def test_a_process_in_which_someone_waits_looks_often(
 
     manager.halt(job.id)
     waiter.join()
+
+
+def test_a_process_that_is_told_without_end_looks_no_more_often_than_any(
+    make_manager: Any, steps: Any, until: Any, looks: Callable[[Any], int]
+) -> None:
+    manager, other = make_manager(slots=0), make_manager(slots=0)
+    job = other.submit("Steps")
+    is_over = Event()
+
+    def tell() -> None:
+        while not is_over.wait(0.0005):
+            other.halt(job.id)
+            _touch(other._store._database._turn_path)
+
+    teller = Thread(target=tell, name="test-teller")
+    teller.start()
+    counted = looks(manager)
+    is_over.set()
+    teller.join()
+
+    assert BETWEEN < counted < 2.5 * BETWEEN

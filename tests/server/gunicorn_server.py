@@ -24,6 +24,8 @@ from psycopg.rows import dict_row
 
 T = TypeVar("T")
 
+#: States of a connection in /proc/net/tcp.
+_ESTABLISHED, _LISTENING = "01", "0A"
 ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 1.0
 CHECKPOINT_SECONDS = 0.05
@@ -121,6 +123,16 @@ class Server:
         """Return the workers that live, the eldest first."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
         return [int(pid) for pid in children.split() if _lives(int(pid))]
+
+    def connections(self) -> tuple[int, int]:
+        """Return how many connections to it are open, and how many of these no worker has taken yet."""
+        is_open, waiting = 0, 0
+        for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
+            _, local, _, state, queues, *_ = line.split()
+            if int(local.rpartition(":")[2], 16) == self.port:
+                is_open += state == _ESTABLISHED
+                waiting += int(queues.rpartition(":")[2], 16) if state == _LISTENING else 0
+        return is_open, waiting
 
     def log(self) -> str:
         """Return what gunicorn has said since the last start."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import signal
@@ -179,3 +180,24 @@ def _assert_handed_over(server: Server, *jobs: str, checkpoint: bool = True) -> 
         assert (job["failures"], job["crashes"], job["error"]) == (0, 0, None), told
         if checkpoint:
             assert job["done"] == len(server.told(job["id"], "tick")), told
+
+
+def test_clients_that_wait_for_a_thread_are_answered_when_sigterm_comes(make_server: Callable[..., Server]) -> None:
+    server = make_server(workers=1).start("--threads", "2")
+    base = f"http://127.0.0.1:{server.port}"
+    job = server.submit("Deaf")
+    server.until_status("running", job)
+
+    def wait_for_the_halt() -> int:
+        return httpx.post(f"{base}/jobs/{job}/halt", headers={"Prefer": "wait=8"}, timeout=30).status_code
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        waits = [pool.submit(wait_for_the_halt) for _ in range(2)]
+        until(lambda: server.connections() == (2, 0))
+        asked = [pool.submit(httpx.get, f"{base}/health/live", timeout=30) for _ in range(6)]
+        until(lambda: server.connections()[1] == 6)
+
+        server.signal(signal.SIGTERM)
+
+        assert [answer.result().status_code for answer in asked] == [200] * 6
+        assert all(wait.result() < 300 for wait in waits)

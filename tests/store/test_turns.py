@@ -9,13 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobmanager import JobManager, Settings
 from jobmanager.errors import StoreUnavailable
 from jobmanager.records import NewJob
+from jobmanager.registry import Registry
 from jobmanager.store import Store, commits, sqlite
 
 PATIENCE = 0.4
@@ -84,6 +87,55 @@ def test_who_writes_is_told_so_in_the_end_and_what_was_refused_is_not_written_la
     assert {job_id for _, job_id in _added(store)} == {"first", "fourth"}
 
 
+def test_all_but_one_of_those_who_came_while_something_was_written_are_told_so_too(
+    store: Store, url: str, until: Any
+) -> None:
+    is_writing, may_end = threading.Event(), threading.Event()
+    group: Any = store._database._commits
+    group._largest = 1  # as where the first commit has as many as it takes
+    begin = group._begin
+    command = [sys.executable, "-c", WRITE_AND_WAIT, url]
+    answers: list[Any] = []
+
+    def write(_connection: Any) -> None:
+        is_writing.set()
+        may_end.wait(10)
+
+    def try_to_add(number: int) -> None:
+        try:
+            add(store, str(number))
+        except StoreUnavailable as error:
+            answers.append(error)
+
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+
+        @contextmanager
+        def begin_second() -> Iterator[Any]:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"writes\n"
+            process.send_signal(signal.SIGSTOP)
+            group._begin = begin
+            with begin() as connection:
+                yield connection
+
+        first = threading.Thread(target=lambda: store._database.run(write))
+        first.start()
+        assert is_writing.wait(10)
+        group._begin = begin_second
+        others = [threading.Thread(target=try_to_add, args=(number,)) for number in range(8)]
+        for thread in others:
+            thread.start()
+        until(lambda: len(group._waiting) == 8)
+        may_end.set()
+
+        until(lambda: len(answers) == 7)
+
+        process.kill()
+        for thread in [first, *others]:
+            thread.join(10)
+    assert len(_added(store)) == 1
+
+
 def test_a_frozen_process_that_goes_on_in_time_is_noticed_by_nobody(
     store: Store, frozen: subprocess.Popen[bytes], at_once: Any
 ) -> None:
@@ -123,7 +175,7 @@ def test_a_start_goes_on_as_soon_as_it_can(url: str, frozen: subprocess.Popen[by
     thaw.join()
 
 
-def test_a_store_can_be_closed_meanwhile_and_once_more_when_that_is_over(
+def test_a_store_that_is_closed_meanwhile_is_let_go_of_when_that_is_over(
     store: Store, frozen: subprocess.Popen[bytes], until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "_FAREWELL_SECONDS", PATIENCE)
@@ -136,6 +188,21 @@ def test_a_store_can_be_closed_meanwhile_and_once_more_when_that_is_over(
     frozen.kill()
     leader.join(10)
     assert not leader.is_alive()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        add(store, "later")
+
+
+@pytest.mark.usefixtures("frozen")
+def test_requests_do_not_wait_in_turns_for_a_start_that_cannot_be(url: str, tmp_path: Path, at_once: Any) -> None:
+    manager = JobManager(Settings(data_dir=tmp_path, database_url=url, slots=0), Registry())
+
+    def ask() -> float:
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="cannot be opened: another process"):
+            manager.get("a")
+        return time.monotonic() - began
+
+    assert max(at_once([ask] * 8)) < 4 * PATIENCE
 
 
 def _added(store: Store) -> list[tuple[str, str]]:
