@@ -61,6 +61,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def _spread(number: int, now: datetime, seconds: float) -> Iterator[datetime | None]:
+    """Yield when each of so many jobs may run, the newest first and the last; None: at once."""
+    step = timedelta(seconds=seconds) / max(1, number - 1)
+    return (now + step * place if seconds > 0 else None for place in reversed(range(number)))
+
+
 def _counted(method: Callable[Concatenate[JobManager, P], T]) -> Callable[Concatenate[JobManager, P], T]:
     """Have `close` wait for calls of *method* that are under way: the store is not closed beneath them."""
 
@@ -444,15 +450,12 @@ class JobManager:
         is_forced: bool = False,
     ) -> Sweep:
         ids = list(self._ids_of(selection))
-        run_ats: dict[str, datetime | None] = dict.fromkeys(ids)
-        if spread_seconds > 0 and ids:
-            now, step = self.now(), timedelta(seconds=spread_seconds) / max(1, len(ids) - 1)
-            run_ats = {job_id: now + step * number for number, job_id in enumerate(reversed(ids))}
+        run_ats = _spread(len(ids), self.now(), spread_seconds)
         how = {"statuses": selection.statuses, "actor": actor, "reason": reason, "is_forced": is_forced}
         changed: list[str] = []
         unchanged: dict[str, str] = {}
         for begin in range(0, len(ids), _SWEEP_SIZE):
-            some = {job_id: run_ats[job_id] for job_id in ids[begin : begin + _SWEEP_SIZE]}
+            some = dict(zip(ids[begin : begin + _SWEEP_SIZE], run_ats, strict=False))
             for job_id, came in self._apply_to_each(some, action, **how).items():
                 if isinstance(came, NotAllowed):
                     unchanged[job_id] = str(came)
