@@ -61,7 +61,7 @@ def schema_of(manager: JobManager) -> Any:
 def _all_jobs_end(manager_of_all: JobManager, until: Any) -> Iterator[None]:
     yield
     open_ones = Selection(statuses=frozenset(Status) - FINAL)
-    manager_of_all.stop_all(open_ones, force=True)
+    manager_of_all.stop_all(open_ones)  # not by force, which may strike where a library closes what it opened
     until(lambda: not manager_of_all.find(open_ones).jobs)
 
 
