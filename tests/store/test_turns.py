@@ -90,7 +90,7 @@ def test_who_writes_is_told_so_in_the_end_and_what_was_refused_is_not_written_la
 def test_all_but_one_of_those_who_came_while_something_was_written_are_told_so_too(
     store: Store, url: str, until: Any
 ) -> None:
-    is_writing, may_end = threading.Event(), threading.Event()
+    is_writing, may_end, is_frozen = threading.Event(), threading.Event(), threading.Event()
     group: Any = store._database._commits
     group._largest = 1  # as where the first commit has as many as it takes
     begin = group._begin
@@ -114,6 +114,7 @@ def test_all_but_one_of_those_who_came_while_something_was_written_are_told_so_t
             assert process.stdout is not None
             assert process.stdout.readline() == b"writes\n"
             process.send_signal(signal.SIGSTOP)
+            is_frozen.set()
             group._begin = begin
             with begin() as connection:
                 yield connection
@@ -130,6 +131,7 @@ def test_all_but_one_of_those_who_came_while_something_was_written_are_told_so_t
 
         until(lambda: len(answers) == 7)
 
+        assert is_frozen.wait(20), "it took the turn"
         process.kill()
         for thread in [first, *others]:
             thread.join(10)
