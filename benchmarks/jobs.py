@@ -18,7 +18,7 @@ Broker = Callable[[], AbstractContextManager[str]]
 Way = Callable[[], dict[str, float]]
 
 ON_SQLITE, ON_POSTGRES = "ours, SQLite", "ours, PostgreSQL"
-#: The same by two processes on one database, and how peers do it that have such a way, too.
+#: The same by two processes on one database.
 BY_TWO, ON_POSTGRES_BY_TWO = "ours, SQLite, 2 processes", "ours, PostgreSQL, 2 processes"
 #: The peers that keep their queue in PostgreSQL.
 POSTGRES_PEERS = ("Procrastinate, 8 at once", "Procrastinate, 2 processes", "DBOS, 8 threads")
@@ -46,7 +46,8 @@ PEERS = tuple(name for name in JOBS if not name.startswith("ours"))
 JOBS_OF_QUICK = 60
 HOW = f"""
 Every queue is new, in a temporary folder of the same disk. One producer fills it, job by job; then a worker is started,
-and measured from the first job that has run to the last. All take turns, in up to {ROUNDS} rounds.
+and measured from the first job that has run to the last; ours from the first that is seen to be claimed to the last end
+that is recorded. All take turns, in up to {ROUNDS} rounds.
 
 Ours runs in one process with 8 slots, or in two with 8 each, and a job counts when its end is recorded: submitted,
 claimed and completed are three durable changes of status, all of which stay in its history. SQLite with
@@ -58,7 +59,7 @@ two. Huey: SQLite in WAL mode with fsync=True, by 8 threads and by 2 processes. 
 results, no gossip, mingle and heartbeat, by 2 processes and by 8 threads. RQ: a pool of 2 SimpleWorkers, result_ttl=0.
 Procrastinate: concurrency 8, coroutines, by one process and by two. DBOS: a queue without a limit, polled every 10 ms,
 which it takes up as a whole, and 8 executor threads; measured from when it begins to take it up. A second process of it
-made it slower (2,300 to 3,000 a second when tried), and is left out.
+made it slower when tried (2,300 a second instead of 3,000), and is left out.
 """.strip()
 
 

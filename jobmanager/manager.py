@@ -62,7 +62,7 @@ T = TypeVar("T")
 
 
 def _spread(number: int, now: datetime, seconds: float) -> Iterator[datetime | None]:
-    """Yield when each of so many jobs may run, the newest first and the last; None: at once."""
+    """Yield when each of so many jobs, the newest of them first, may run: the oldest at once. None: all at once."""
     step = timedelta(seconds=seconds) / max(1, number - 1)
     return (now + step * place if seconds > 0 else None for place in reversed(range(number)))
 

@@ -186,8 +186,8 @@ class Database:
         with self.reader.connect() as connection:
             driver: Any = connection.connection.driver_connection
             kept = connection.info  # which a connection that is lost has no more
-            self._say(driver, "BEGIN")
             try:
+                self._say(driver, "BEGIN")
                 yield connection
                 self._say(driver, _COMMIT_ANNOUNCED if kept.get(_IS_ANNOUNCED) else "COMMIT")
             except BaseException:

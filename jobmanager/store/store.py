@@ -785,13 +785,13 @@ class Store:
             if self._database.execute_many(connection, statement, alike, {}) < len(alike["number_is"]):
                 raise _Overtaken
         moved = [self._moved(move.job, values) for move, values in zip(moves, columns, strict=True)]
-        changes = [move.change(job.attempt, now) for move, job in zip(moves, moved, strict=True)]
-        told = _in_columns(changes) | {"signal_to": [self._to_be_told(move.job) for move in moves]}
+        happened = [move.change(job.attempt, now) for move, job in zip(moves, moved, strict=True)]
+        told = _in_columns(happened) | {"signal_to": [self._to_be_told(move.job) for move in moves]}
         said: Values = {"actor": actor, "reason": reason}
         seqs = self._database.add_many(connection, queries.ADD_CHANGE, told, said)
         return [
             Applied(job=job, change=Change(seq=seq, **change, **said))
-            for job, change, seq in zip(moved, changes, seqs, strict=True)
+            for job, change, seq in zip(moved, happened, seqs, strict=True)
         ]
 
     def _to_be_told(self, job: JobRecord) -> str | None:

@@ -169,6 +169,11 @@ class Server:
         assert answer.status_code == 200, answer.text
         return answer.json()["details"]
 
+    def halt_and_wait(self, job_id: str, *, seconds: int) -> int:
+        """Ask for a halt on a connection of its own, and wait for it; returns the status of the answer."""
+        address = f"http://127.0.0.1:{self.port}/jobs/{job_id}/halt"
+        return httpx.post(address, headers={"Prefer": f"wait={seconds}"}, timeout=seconds + 10).status_code
+
     def details(self, job_id: str) -> dict[str, Any]:
         return self.ask("details", job_id)
 

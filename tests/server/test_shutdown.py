@@ -188,11 +188,8 @@ def test_clients_that_wait_for_a_thread_are_answered_when_sigterm_comes(make_ser
     job = server.submit("Deaf")
     server.until_status("running", job)
 
-    def wait_for_the_halt() -> int:
-        return httpx.post(f"{base}/jobs/{job}/halt", headers={"Prefer": "wait=8"}, timeout=30).status_code
-
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        waits = [pool.submit(wait_for_the_halt) for _ in range(2)]
+        waits = [pool.submit(server.halt_and_wait, job, seconds=8) for _ in range(2)]
         until(lambda: server.connections() == (2, 0))
         asked = [pool.submit(httpx.get, f"{base}/health/live", timeout=30) for _ in range(6)]
         until(lambda: server.connections()[1] == 6)

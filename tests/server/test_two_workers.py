@@ -182,11 +182,8 @@ def test_a_worker_whose_threads_are_all_at_work_leaves_new_connections_to_the_ot
     job = server.submit("Deaf")
     server.until_status("running", job)
 
-    def wait_for_the_halt() -> int:
-        return httpx.post(f"{base}/jobs/{job}/halt", headers={"Prefer": "wait=20"}, timeout=30).status_code
-
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        waits = [pool.submit(wait_for_the_halt) for _ in range(3)]
+        waits = [pool.submit(server.halt_and_wait, job, seconds=20) for _ in range(3)]
         server.until_status("halting", job)
         # Three of the four threads are taken, in one of the workers both: this takes the other's, again and again.
         began = time.monotonic()
