@@ -58,6 +58,9 @@ def fill(url: str, *, jobs: int, waiting: int, types: Mapping[str, int], statuse
         _fill_sqlite(str(make_url(url).database), rows, labels, changes)
     else:
         _fill_postgres(url, rows, labels, changes)
+    store = Store(url)
+    store.correct_count()
+    store.close()
     return time.perf_counter() - began
 
 

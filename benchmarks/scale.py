@@ -32,7 +32,7 @@ from jobmanager import Job, JobManager, Settings
 from jobmanager.metrics import StoreCollector
 from jobmanager.records import NewJob, Position, Selection
 from jobmanager.registry import Registry
-from jobmanager.states import FINAL, Status
+from jobmanager.states import Status
 from jobmanager.store import Store
 
 #: Types, and how many of a thousand jobs are of each.
@@ -176,9 +176,8 @@ _QUESTIONS: dict[str, Question] = {
 }
 _COUNTS: dict[str, Question] = {
     "count of all": lambda store: store.count(),
-    "count of those that have not finished": lambda store: store.count(types=TYPES, statuses=set(Status) - FINAL),
     "count of what waits": lambda store: store.queue(),
-    "all that /metrics asks": lambda store: list(StoreCollector(lambda: store, TYPES).collect()),
+    "all that /metrics asks": lambda store: list(StoreCollector(lambda: store).collect()),
 }
 _CLAIM: dict[str, Question] = {
     "claim": lambda store: store.claim(1, types=TYPES, max_running={}),

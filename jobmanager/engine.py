@@ -42,6 +42,8 @@ _EXPIRE_SECONDS = 1.0
 _LOG_SECONDS = 1.0
 #: How often finished jobs are removed, if the settings say so.
 _PRUNE_SECONDS = 5.0
+#: How often the counts of jobs are checked: a process of an earlier version, as beside a deployment, counts none.
+_COUNT_SECONDS = 3600.0
 #: How long the engine rests after the store failed it.
 _REST_SECONDS = 0.5
 
@@ -76,6 +78,7 @@ class Engine:
             _Timer(min(_EXPIRE_SECONDS, settings.lease_seconds / 3), self._expire),
             _Timer(_LOG_SECONDS, self._keep_logs),
             _Timer(_PRUNE_SECONDS, self._prune),
+            _Timer(_COUNT_SECONDS, self._correct_count, is_due=False),
         ]
         self._thread = threading.Thread(target=self._run, name="jobmanager-engine", daemon=True)
         self._feed = Feed(store, limit=settings.streams, start_reader=self._start_reader)
@@ -406,6 +409,12 @@ class Engine:
     def _prune(self) -> None:
         retention.prune_as_set(self._store, self._settings, seconds=_PRUNE_SECONDS / 10)
 
+    def _correct_count(self) -> None:
+        missed = self._store.correct_count()
+        if missed:
+            told = ", ".join(f"{number:+} {name} {status}" for (name, status), number in sorted(missed.items()))
+            _log.warning("Jobs were not counted right, and are now: %s.", told)
+
     def _look_after_runners(self) -> None:
         now = time.monotonic()
         for runner in self._held():
@@ -458,10 +467,11 @@ class Engine:
 class _Timer:
     """Calls something every so many seconds, as long as it is asked."""
 
-    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
+    def __init__(self, seconds: float, call: Callable[[], None], *, is_due: bool = True) -> None:
+        """*is_due*: it is called when first asked."""
         self._seconds = seconds
         self._call = call
-        self._due = 0.0
+        self._due = 0.0 if is_due else time.monotonic() + seconds
 
     def run_if_due(self) -> None:
         if time.monotonic() >= self._due:

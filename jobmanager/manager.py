@@ -102,7 +102,7 @@ class JobManager:
         self._refused_at, self._refusal = float("-inf"), ""
         self._store: Store | None = None
         self._engine: Engine | None = None
-        self._collector = StoreCollector(self._opened, types)
+        self._collector = StoreCollector(self._opened)
         self._calls = threading.Condition()  # guards _under_way; notified whenever a call returns
         self._under_way = 0
         self._is_ending = False

@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 
 from jobmanager import tracing
 from jobmanager.errors import LeaseLost, NotAllowed, StoreUnavailable
-from jobmanager.records import Applied, Census, JobRecord, NewJob, Settlement
+from jobmanager.records import Applied, JobRecord, NewJob, Settlement
 from jobmanager.states import FINAL, Action, Status
 from jobmanager.store import Store
 
@@ -33,11 +33,6 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 _log = logging.getLogger(__name__)
 
-#: A finished job stays as it is, and there may be millions: they are counted so seldom that it takes no more than this
-#: part of the time.
-_COUNTING_SHARE = 0.05
-#: What takes no longer is done at every scrape.
-_QUICK_SECONDS = 0.05
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LONG_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
@@ -281,11 +276,8 @@ def _counted(applied: Applied) -> Applied:
 class StoreCollector(Collector):
     """Asks the store, at each scrape, what it knows of all jobs, whichever process has them."""
 
-    def __init__(self, store: Callable[[], Store], types: Iterable[str]) -> None:
+    def __init__(self, store: Callable[[], Store]) -> None:
         self._store = store
-        self._types = set(types)
-        self._finished: Census = {}
-        self._count_at = 0.0  # when the finished jobs are to be counted again, by the monotonic clock
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: what there is depends on the store, which is not to be asked for this."""
@@ -303,7 +295,7 @@ class StoreCollector(Collector):
 
     def _ask(self, store: Store) -> Iterator[Metric]:
         jobs = GaugeMetricFamily("jobmanager_jobs", "Jobs, by type and status.", labels=["type", "status"])
-        for (name, status), number in self._count(store).items():
+        for (name, status), number in store.count().items():
             jobs.add_metric([name, status], number)
         yield jobs
         queue = store.queue()
@@ -322,18 +314,6 @@ class StoreCollector(Collector):
         for name, at in queue.checkpoints.items():
             ages.add_metric([name], _seconds(at, now))
         yield ages
-
-    def _count(self, store: Store) -> Census:
-        if time.monotonic() >= self._count_at:
-            began = time.monotonic()
-            self._finished = store.count()
-            ended = time.monotonic()
-            took = ended - began
-            self._count_at = ended + took / _COUNTING_SHARE if took > _QUICK_SECONDS else ended
-            self._types |= {name for name, _ in self._finished}
-            return self._finished
-        kept = {key: number for key, number in self._finished.items() if key[1] in FINAL}
-        return kept | store.count(types=self._types, statuses=set(Status) - FINAL)
 
 
 def _seconds(begin: datetime, end: datetime) -> float:

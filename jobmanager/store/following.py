@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Integer, Select, and_, bindparam, case, func, or_, select
 
-from jobmanager.states import ATTENDED, Status
+from jobmanager.states import ATTENDED
 from jobmanager.store.queries import by_index
 from jobmanager.store.schema import HAS_COME_DUE, IS_HELD, IS_PUT_OFF, IS_QUEUED, changes, jobs
 
@@ -51,16 +51,30 @@ _QUEUED = by_index(select(func.count()).select_from(jobs).where(IS_QUEUED), "job
 _IS_DUE = and_(IS_PUT_OFF, jobs.c.waits_until <= _NOW)
 _DUE = by_index(select(func.count()).select_from(jobs).where(_IS_DUE), "jobs_due")
 DEPTH = select(_QUEUED.scalar_subquery() + _DUE.scalar_subquery())
-#: Since when jobs wait: the first of those that were put off, in the queue or about to be; and those that came first of
-#: those that were not, which wait since they were submitted or resumed. Of one that was handed over, nothing tells.
-WAITED_LONGEST = (
-    select(jobs.c.run_at.label("at")).where(HAS_COME_DUE).order_by(jobs.c.run_at).limit(1),
-    select(jobs.c.waits_until.label("at")).where(_IS_DUE).order_by(jobs.c.waits_until).limit(1),
-    select(func.coalesce(jobs.c.asked_at, jobs.c.submitted_at, type_=jobs.c.submitted_at.type).label("at"))
-    .where(IS_QUEUED, jobs.c.run_at == _AT_ONCE, or_(jobs.c.attempt == 0, jobs.c.asked_at.is_not(None)))
-    .order_by(jobs.c.submitted_at)
-    .limit(100),
+#: Since when those wait that were put off: the first in the queue, and the first that are about to be.
+PUT_OFF_WAITED_LONGEST = (
+    by_index(select(jobs.c.run_at.label("at")).where(HAS_COME_DUE), "jobs_due").order_by(jobs.c.run_at).limit(1),
+    by_index(select(jobs.c.waits_until.label("at")).where(_IS_DUE), "jobs_due").order_by(jobs.c.waits_until).limit(1),
 )
+_SINCE = func.coalesce(jobs.c.asked_at, jobs.c.submitted_at, type_=jobs.c.submitted_at.type).label("at")
+_WAITED = select(_SINCE).where(
+    IS_QUEUED, jobs.c.run_at == _AT_ONCE, or_(jobs.c.attempt == 0, jobs.c.asked_at.is_not(None))
+)
+#: So many in the queue are looked at in less time than it takes to find the first among as many that are put off.
+_FEW = 5000
+
+
+def waited_longest(depth: int) -> Select[Any]:
+    """Return the query of since when the first of the others waits; *depth*: how many jobs wait in all.
+
+    They wait since they were submitted or resumed. Of one that was handed over, nothing tells.
+    """
+    if depth <= _FEW:
+        first = by_index(_WAITED, "jobs_waiting").subquery()
+    else:  # most of those that came first are among the first that were submitted
+        first = _WAITED.order_by(jobs.c.submitted_at).limit(100).subquery()
+    return select(func.min(first.c.at, type_=jobs.c.submitted_at.type).label("at"))
+
 
 _last_sign = func.coalesce(
     # A checkpoint of an earlier stretch says nothing of this one.
@@ -74,12 +88,3 @@ AT_WORK = (
     .where(IS_HELD, jobs.c.status.in_(ATTENDED))
     .group_by(jobs.c.type)
 )
-
-
-@cache
-def census(types: tuple[str, ...], statuses: tuple[Status, ...]) -> Select[Any]:
-    """Return the query of how many jobs there are of each type and status; of these, if given."""
-    query = select(jobs.c.type, jobs.c.status, func.count().label("jobs")).group_by(jobs.c.type, jobs.c.status)
-    if types or statuses:
-        query = query.where(jobs.c.type.in_(types), jobs.c.status.in_(statuses))
-    return query

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import select as polling
 import threading
 import time
@@ -32,9 +33,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError, StatementError
 from sqlalchemy.sql import visitors
 
+from jobmanager.store import census, schema
 from jobmanager.store.commits import GroupCommit, translate
 from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, Statement, as_sqlalchemy
-from jobmanager.store.schema import have_partial_indexes
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -53,6 +54,9 @@ _CHANNEL = "jobmanager"
 _COMMIT_ANNOUNCED = f"NOTIFY {_CHANNEL}; COMMIT"
 #: How long a connection may have been idle and still be used without asking whether it is there.
 _TRUSTED_SECONDS = 1.0
+#: Into how many parts each count of jobs is divided, so that transactions seldom wait for each other.
+_PARTS = 16
+_STOP_COUNTING = text("LOCK TABLE census IN SHARE ROW EXCLUSIVE MODE")
 # What is kept of a connection.
 _IS_ANNOUNCED, _IDLE_SINCE = "is_announced", "idle_since"
 #: Whoever writes rows of a table holds this lock from before it takes their numbers until it has committed.
@@ -68,7 +72,7 @@ class Database:
 
     def __init__(self, url: str, json_serializer: Any) -> None:
         """Connects to nothing yet."""
-        have_partial_indexes("postgresql")
+        schema.have_partial_indexes("postgresql")
         self.engine = create_engine(
             make_url(url).set(drivername="postgresql+psycopg"),
             json_serializer=json_serializer,
@@ -81,7 +85,7 @@ class Database:
         )
         event.listen(self.engine, "checkin", _note_when_idle)
         event.listen(self.engine, "checkout", _ping_where_idle)
-        event.listen(self.engine, "rollback", _forget_to_announce)
+        event.listen(self.engine, "rollback", _forget_what_was_to_be_done)
         event.listen(self.engine, "commit", self._commit_announced)
         #: the same connections, for single questions, which need no transaction
         self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -89,6 +93,7 @@ class Database:
         self._offset: datetime | None = None  # the database's clock where ours, the monotonic one, is zero
         self._synced_at = 0.0
         self._prepared: dict[Statement, Prepared] = {}
+        self._addition = census.addition(insert(schema.census))
         # What comes later is left to the next commit: it would lock rows out of order, and wait for another that does.
         self._commits = GroupCommit(self._begin, largest=1)
 
@@ -96,7 +101,9 @@ class Database:
         """Return what *write* returns, once it is committed; PostgreSQL groups concurrent commits by itself."""
         try:
             with self.engine.begin() as connection:
-                return write(connection)
+                result = write(connection)
+                self.count(connection)
+                return result
         except StatementError as error:
             ours = translate(error)
             raise ours from ours.__cause__
@@ -155,6 +162,15 @@ class Database:
         """Wait until no other transaction has the turn at *what*; kept until this one ends."""
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"jobmanager {what}"))))
 
+    def count(self, connection: Connection) -> None:
+        """Add to the counts of jobs what the transaction has noted; other transactions wait that take the same part."""
+        if (noted := census.take(connection, part=random.randrange(_PARTS))) is not None:
+            self.execute_many(connection, self._addition, noted, {})
+
+    def stop_counting(self, connection: Connection) -> None:
+        """Wait until no other transaction has added to the counts that is not committed, and let none do so."""
+        connection.execute(_STOP_COUNTING)
+
     def announce(self, connection: Connection) -> None:
         """Have the processes that watch told, once the transaction is committed."""
         connection.info[_IS_ANNOUNCED] = True
@@ -189,12 +205,14 @@ class Database:
             try:
                 self._say(driver, "BEGIN")
                 yield connection
+                self.count(connection)
                 self._say(driver, _COMMIT_ANNOUNCED if kept.get(_IS_ANNOUNCED) else "COMMIT")
             except BaseException:
                 self._roll_back(connection, driver)
                 raise
             finally:
                 kept.pop(_IS_ANNOUNCED, None)
+                kept.pop(census.NOTED, None)
 
     def _roll_back(self, connection: Connection, driver: Any) -> None:
         try:
@@ -268,9 +286,10 @@ def _ping_where_idle(connection: Any, record: Any, _proxy: Any) -> None:
         raise DisconnectionError from error
 
 
-def _forget_to_announce(connection: Connection) -> None:
+def _forget_what_was_to_be_done(connection: Connection) -> None:
     if not connection.invalidated:
         connection.info.pop(_IS_ANNOUNCED, None)
+        connection.info.pop(census.NOTED, None)
 
 
 @cache

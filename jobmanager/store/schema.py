@@ -232,6 +232,16 @@ changes = Table(
 Index("changes_of_job", changes.c.job_id, changes.c.seq)
 Index("changes_to_signal", changes.c.signal_to, changes.c.seq, **_where("signal_to IS NOT NULL"))
 
+#: How many jobs there are, in parts; see census.py.
+census = Table(
+    "census",
+    metadata,
+    Column("type", Line, primary_key=True),
+    Column("status", Line, primary_key=True),
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    Column("jobs", BigInteger, nullable=False),
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

@@ -23,6 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import QueuePool
 
 from jobmanager.errors import ConfigError, StoreUnavailable
+from jobmanager.store import census, schema
 from jobmanager.store.commits import HELD_UP, PATIENCE_SECONDS, GroupCommit
 from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, Statement, as_sqlalchemy
 
@@ -80,6 +81,7 @@ class Database:
         self._is_announced = False  # the transaction under way, once it is committed
         self._commits = GroupCommit(self._begin)
         self._prepared: dict[Statement, Prepared] = {}
+        self._addition = census.addition(insert(schema.census))
         self._owners = Owners(Path(f"{path}-owners"))
 
     def run(self, write: Callable[[Connection], T]) -> T:
@@ -140,6 +142,14 @@ class Database:
 
     def take_turn(self, connection: Connection, what: str) -> None:
         """Do nothing: whoever writes has the only turn there is."""
+
+    def count(self, connection: Connection) -> None:
+        """Add to the counts of jobs what the transaction has noted."""
+        if (noted := census.take(connection, part=0)) is not None:
+            self.execute_many(connection, self._addition, noted, {})
+
+    def stop_counting(self, connection: Connection) -> None:
+        """Do nothing: see take_turn."""
 
     def announce(self, connection: Connection) -> None:
         """Have the processes that watch told, once the transaction is committed."""
@@ -203,6 +213,7 @@ class Database:
             try:
                 self._say(driver, "BEGIN IMMEDIATE")
                 yield self._writer
+                self.count(self._writer)
                 self._say(driver, "COMMIT")
             except BaseException:
                 self._roll_back(self._writer, driver)
@@ -215,6 +226,8 @@ class Database:
         """Take back what was written since it began; a connection that cannot do so is not used again."""
         self._forget_transaction(writer)
         try:
+            if not writer.invalidated:
+                census.forget(writer)
             driver.rollback()
         except sqlite3.Error:  # SQLAlchemy has closed it, as for Ctrl-C, or the file cannot be read any more
             if not writer.invalidated:
@@ -348,7 +361,7 @@ def _set_up(connection: Any, _record: Any) -> None:
     # FULL: a commit survives a power cut. It is a property of the connection, unlike WAL, which the file remembers.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA cache_size = -16384")
+    connection.execute("PRAGMA cache_size = -8192")
 
 
 def _begin(connection: Connection) -> None:

