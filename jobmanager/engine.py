@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 from jobmanager import retention
@@ -34,6 +35,8 @@ _DEAF_WATCH_SECONDS = 0.04
 _IDLE_WATCH_SECONDS = 0.25
 #: How long nothing must have happened until a process counts as idle.
 _LULL_SECONDS = 1.0
+#: How long a job may take to answer a stop before its code is interrupted by force: what answers ends in its own way.
+_ANSWER_SECONDS = 0.1
 #: How long Python code that was interrupted by force may take to end before its thread is abandoned.
 FORCE_SECONDS = 2.0
 #: How often jobs of processes that died are looked for.
@@ -59,7 +62,7 @@ class Engine:
         self._settings = settings
         self._lock = threading.Lock()  # guards _runners, _forced, _early; not held while calling the store or a runner
         self._runners: dict[str, Runner] = {}
-        self._forced: dict[str, tuple[float, bool]] = {}  # by job: when its thread is abandoned, and if it cleaned then
+        self._forced: dict[str, _Force] = {}  # by job
         # What was asked meanwhile of jobs not here, by who is just claiming: they may turn out to be the ones claimed.
         self._early: dict[object, list[tuple[Change, bool]]] = {}
         self._is_behind = False  # a turn failed: something may not have been looked at
@@ -255,11 +258,12 @@ class Engine:
                 self._tell(runner, change, is_forced=is_forced)
 
     def _tell(self, runner: Runner, change: Change, *, is_forced: bool) -> None:
+        was_asked = runner.signals.stop.is_set()
         runner.obey(change)
         if change.action is Action.STOP and is_forced:
-            runner.force()
+            strikes_at = time.monotonic() + (0.0 if was_asked else _ANSWER_SECONDS)
             with self._lock:
-                self._forced[change.job_id] = time.monotonic() + FORCE_SECONDS, runner.is_cleaning
+                self._forced[change.job_id] = _Force(strikes_at=strikes_at, in_clean=runner.is_cleaning)
         is_resumed = (change.action, change.to_status) == (Action.RESUME, Status.SUBMITTED) and runner.is_parked
         if is_resumed and runner.is_resumable() and self._free_slots() == 0:
             # It would wait here for a slot that another process may have.
@@ -422,9 +426,17 @@ class Engine:
             if limit is not None and runner.run_seconds() > limit:
                 runner.interrupt(TimedOut(f"The attempt took longer than {limit:g} seconds."))
             with self._lock:
-                due_at, in_clean = self._forced.get(runner.record.id, (now, False))
-            if due_at < now and runner.is_cleaning is in_clean:
-                self._abandon(runner, in_clean=in_clean)
+                force = self._forced.get(runner.record.id)
+            if force is not None and force.strikes_at <= now:
+                self._force(runner, force, now)
+
+    def _force(self, runner: Runner, force: _Force, now: float) -> None:
+        """Interrupt what does not answer a stop; abandon what has not ended a while later."""
+        if not force.has_struck:
+            force.has_struck = True
+            runner.force()
+        if force.strikes_at + FORCE_SECONDS < now and runner.is_cleaning is force.in_clean:
+            self._abandon(runner, in_clean=force.in_clean)
 
     def _abandon(self, runner: Runner, *, in_clean: bool) -> None:
         try:
@@ -462,6 +474,17 @@ class Engine:
 
     def _free_cleaners(self) -> int:
         return self._settings.slots - sum(runner.is_cleaner for runner in self._held())
+
+
+@dataclass(slots=True, kw_only=True)
+class _Force:
+    """What was asked against a job's thread."""
+
+    #: when its code is interrupted, by the monotonic clock
+    strikes_at: float
+    #: it was cleaning by then: it is that which is given up
+    in_clean: bool
+    has_struck: bool = False
 
 
 class _Timer:

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 import pytest
@@ -287,3 +288,41 @@ def test_force_waits_until_a_line_is_logged_and_ends_the_work_then(
     assert stopped.status == "stopped"
     assert stage.told == ["start", "logged"]
     assert manager.actions(job_id) == ["submit", "claim", "stop", "yield"]
+
+
+def test_force_does_not_interrupt_code_that_answers_a_stop(manager: Any, types: Registry, stage: Any) -> None:
+    @types.register
+    class Answers(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            try:
+                while not stage._gates["end"].is_set():
+                    time.sleep(0.02)
+                    self.checkpoint(cursor=1)
+            except BaseException as error:
+                *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+                stage.tell("interrupted" if frame is sys._getframe() else "asked at a checkpoint")
+                raise
+
+    job_id = started(manager, stage, "Answers")
+
+    assert manager.stop(job_id, wait=10, force=True).status == "stopped"
+    assert stage.told == ["start", "asked at a checkpoint"]
+
+
+def test_force_that_is_asked_for_after_a_stop_that_nobody_answered_comes_at_once(
+    manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["jobmanager.engine"], "_ANSWER_SECONDS", 3600.0)
+
+    @types.register
+    class Deaf(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            while not stage._gates["end"].is_set():
+                pass
+
+    job_id = started(manager, stage, "Deaf")
+
+    assert manager.stop(job_id, wait=0.1).status == "stopping"
+    assert manager.stop(job_id, wait=10, force=True).status == "stopped"

@@ -20,10 +20,22 @@ def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def started(manager: Any, job_type: str) -> str:
-    """Submit a job and return its id when it runs."""
-    job = manager.submit(job_type)
-    manager.until(job.id, "running")
-    return str(job.id)
+    """Submit a job and return its id when its code runs: one that is stopped before that has nothing to interrupt."""
+    job_id = str(manager.submit(job_type).id)
+    manager._until(lambda: is_in_start(job_id))
+    return job_id
+
+
+def is_in_start(job_id: str) -> bool:
+    """Tell whether the code of a job of this file is what its thread is at."""
+    frames = sys._current_frames()
+    for thread in threading.enumerate():
+        frame = frames.get(thread.ident or 0) if thread.name.startswith(f"job-{job_id}-") else None
+        while frame is not None:
+            if (frame.f_code.co_name, frame.f_code.co_filename) == ("start", __file__):
+                return True
+            frame = frame.f_back
+    return False
 
 
 def test_a_job_that_does_not_answer_a_stop_is_shown_as_unresponsive(
@@ -129,6 +141,13 @@ def test_a_job_that_swallows_even_force_is_abandoned_and_fenced_off_and_gives_it
         def start(self) -> None:
             while not stage._gates["end"].is_set():
                 try:
+                    self.swallow()
+                except BaseException as error:  # force, that has come while it swallowed something
+                    stage.tell(type(error).__name__)
+
+        def swallow(self) -> None:
+            while not stage._gates["end"].is_set():
+                try:
                     self.wait(0.001)
                     self.checkpoint(cursor=self.attempt, done=1)
                 except BaseException as error:
@@ -148,7 +167,7 @@ def test_a_job_that_swallows_even_force_is_abandoned_and_fenced_off_and_gives_it
     stopped = manager.stop(job_id, force=True, wait=10)
     other = manager.submit("Empty").id
     manager.until(other, "completed")
-    until(lambda: "LeaseLost" in stage.told)
+    until(lambda: "LeaseLost" in stage.told, lambda: (stage.told[:20], stage.told[-20:]))
     seen = manager.get(job_id).checkpoint
     stage.told.clear()
     until(lambda: len(stage.told) > 10)
