@@ -14,7 +14,20 @@ from datetime import datetime
 from itertools import islice, product
 from typing import Any
 
-from sqlalchemy import ColumnClause, ColumnElement, FromClause, Select, and_, false, literal, or_, select, tuple_, union
+from sqlalchemy import (
+    ColumnClause,
+    ColumnElement,
+    FromClause,
+    Select,
+    and_,
+    false,
+    literal,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    union,
+)
 
 from jobmanager.records import Position, Selection
 from jobmanager.states import Status
@@ -130,10 +143,12 @@ def _is_there(place: Place, table: FromClause, its: Place, which: Sequence[Condi
     """Return the condition that the job at the place has such an entry in the table, looked for in the index.
 
     SQLite would take the key of the table, whose entries for jobs that follow each other lie far apart, and read rows.
+    PostgreSQL would go through all such entries, and join them with the few that are wanted; not where one is offset.
     """
     (at, number), (its_at, its_number) = place, its
     entry = select(literal(1)).select_from(table).where(*which, its_at == at, its_number == number)
-    return entry.with_hint(table, f"INDEXED BY {index}", "sqlite").correlate(at.table).exists()
+    hinted = entry.with_hint(table, f"INDEXED BY {index}", "sqlite").offset(literal_column("0"))
+    return hinted.correlate(at.table).exists()
 
 
 def _labelled(selection: Selection, name: str) -> Stream:

@@ -187,6 +187,19 @@ def test_of_several_indexes_the_one_with_the_fewest_entries_is_read(
     assert read(q="a", statuses=frozenset({Status.HALTED})) == "jobs.status = 'halted'"
 
 
+@pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
+def test_postgresql_looks_up_what_an_index_does_not_say_for_each_entry_by_itself(store: Any) -> None:
+    rare = Selection(labels={"region": "asia"}, statuses=frozenset({Status.HALTED}))
+
+    for way in listing.ways(rare, ["T"]):
+        query = listing.page(way, rare, before=None, limit=10)
+        words = query.compile(dialect=store._database.engine.dialect, compile_kwargs={"literal_binds": True})
+        plan = "\n".join(line for (line,) in store.execute(f"EXPLAIN {words}"))
+        assert "SubPlan" in plan
+        assert "Merge" not in plan
+        assert "Hash Join" not in plan
+
+
 def test_what_was_removed_is_in_no_list(store: Any, ids: list[str]) -> None:
     store.apply(ids[0], Action.STOP)
 
