@@ -11,6 +11,7 @@ from flask.sansio.blueprints import BlueprintSetupState
 from jobmanager.http import (
     classic,
     control,
+    dashboard,
     docs,
     errors,
     events,
@@ -25,7 +26,7 @@ from jobmanager.http import (
 from jobmanager.http.door import EXTENSION, JobIdConverter, Mount
 from jobmanager.manager import JobManager
 
-_PARTS = tuple(part.blueprint for part in (classic, jobs, control, events, job_types, health, metrics, docs))
+_PARTS = tuple(part.blueprint for part in (classic, jobs, control, events, job_types, health, metrics, docs, dashboard))
 
 
 def blueprint(manager: JobManager, *, name: str = "jobmanager") -> Blueprint:

@@ -267,13 +267,6 @@ def page() -> str:
     return render_template("jobmanager/apidocs.html", script=address_of("static", filename="apidocs.js"))
 
 
-@blueprint.get("/")
-@open_to_all
-def root() -> Response:
-    """Lead whoever comes without knowing an address to where everything is explained."""
-    return redirect(address_of("docs.page"))
-
-
 @blueprint.get("/apidocs/index.html")
 @open_to_all
 def page_as_file() -> Response:

@@ -27,7 +27,7 @@ from jobmanager.tokens import Role, TokenFile
 UNDOCUMENTED = {
     "jobmanager.static",
     "jobmanager.docs.static",
-    "jobmanager.docs.root",
+    "jobmanager.dashboard.page",
     "jobmanager.docs.page",
     "jobmanager.docs.page_as_file",
     "jobmanager.docs.specification",
@@ -411,12 +411,6 @@ def test_the_page_loads_its_parts_from_here_and_each_is_there(quiet: FlaskClient
         response = quiet.get(address, buffered=True)
         assert response.status_code == 200, address
         assert response.data, address
-
-
-def test_who_comes_without_an_address_is_led_to_the_docs(quiet: FlaskClient) -> None:
-    answer = quiet.get("/")
-
-    assert (answer.status_code, answer.headers["Location"]) == (302, "/apidocs/")
 
 
 def test_the_styles_load_nothing_from_elsewhere(quiet: FlaskClient) -> None:

@@ -1,0 +1,66 @@
+// The dashboard: which view the address means, and the way from one to another without loading the page again.
+
+import { tick } from "./format.js";
+import { JobPage } from "./job.js";
+import { ListPage } from "./list.js";
+import { askForToken, showToken } from "./signin.js";
+import { SubmitPage } from "./submit.js";
+import { keepToken } from "./token.js";
+
+const main = document.querySelector("main");
+let page = null;
+
+/** Show what the address means. */
+function show() {
+  const query = new URLSearchParams(location.search);
+  if (query.has("job")) {
+    enter(new JobPage(query.get("job")));
+  } else if (query.has("submit")) {
+    if (!(page instanceof SubmitPage)) enter(new SubmitPage(go));
+    page.show(query.get("submit"));
+  } else {
+    if (!(page instanceof ListPage)) enter(new ListPage(go));
+    page.show(query);
+  }
+}
+
+function enter(next) {
+  page?.leave();
+  page = next;
+  document.title = `${page.title} · Job manager`;
+  main.replaceChildren(page.element);
+}
+
+/** Lead to a view: to a new place in the browser's history, or in place of the present one. */
+function go(query, replace = false) {
+  const address = [...query].length ? `?${query}` : location.pathname;
+  history[replace ? "replaceState" : "pushState"](null, "", address);
+  show();
+}
+
+function again() {
+  page?.leave();
+  page = null;
+  show();
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-view]");
+  if (!link || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  link.closest("dialog")?.close();
+  go(new URL(link.href).searchParams);
+  main.focus();
+  scrollTo(0, 0);
+});
+document.addEventListener("token-needed", ({ detail }) => askForToken(detail, again));
+document.addEventListener("refused", showToken);
+document.getElementById("forget").addEventListener("click", () => {
+  keepToken(null);
+  showToken();
+  again();
+});
+addEventListener("popstate", show);
+setInterval(tick, 1000);
+showToken();
+show();

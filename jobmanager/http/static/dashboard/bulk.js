@@ -1,0 +1,127 @@
+// Halt, resume and stop of all jobs that the filter selects.
+
+import { ask } from "./api.js";
+import { ACTIONS, heedRefusal, labelOf } from "./control.js";
+import { confirm, tell } from "./dialogs.js";
+import { h } from "./dom.js";
+import { openTo } from "./filters.js";
+import { number, short } from "./format.js";
+import { say, sayError } from "./notices.js";
+import { jobLink } from "./parts.js";
+import { refusal } from "./token.js";
+
+const PAGE = 500;
+/** Where the metrics do not tell how many jobs there are, they are counted up to here. */
+const MOST_COUNTED = 2000;
+const MOST_LISTED = 100;
+
+/** The buttons for all jobs of the list. */
+export class Bulk {
+  #counts;
+  #onChange;
+  #filter = new URLSearchParams();
+  #buttons;
+
+  constructor(counts, onChange) {
+    this.#counts = counts;
+    this.#onChange = onChange;
+    this.#buttons = ACTIONS.map((action) =>
+      h("button", { class: `quiet ${action}`, onclick: () => this.#press(action) }, `${labelOf(action)} all…`),
+    );
+    this.element = h("div", { class: "bulk", role: "group", "aria-label": "All jobs of this list" }, this.#buttons);
+  }
+
+  /** Heed what the list shows: what none of its statuses allows is not offered. */
+  show(filter) {
+    this.#filter = filter;
+    this.#buttons.forEach((button, place) => {
+      button.hidden = !openTo(ACTIONS[place], filter).length;
+      button.setAttribute("aria-disabled", Boolean(refusal()));
+      button.title = refusal();
+    });
+  }
+
+  async #press(action) {
+    if (refusal()) return say(refusal(), { isError: true });
+    const filter = new URLSearchParams(this.#filter);
+    try {
+      const { counted, isMore } = await this.#count(action, filter);
+      const sum = counted.reduce((whole, [, count]) => whole + count, 0);
+      if (!sum) return say(`No job of this list can be asked to ${action}.`);
+      const reason = await confirmAll(action, filter, counted, `${number(sum)}${isMore ? " or more" : ""}`);
+      if (reason === null) return;
+      showOutcome(action, await ask(`jobs/${action}`, { body: selection(action, filter, reason) }));
+      this.#onChange();
+    } catch (error) {
+      heedRefusal(error);
+      sayError(error);
+    }
+  }
+
+  /** Return how many jobs of each status would be asked, and whether there are more than were counted. */
+  async #count(action, filter) {
+    const statuses = openTo(action, filter);
+    const known = this.#counts.of(filter);
+    if (known) return { counted: pairs(statuses, known), isMore: false };
+    const found = {};
+    let [cursor, seen] = [null, 0];
+    do {
+      const page = await ask(`jobs?${pageOf(filter, statuses, cursor)}`);
+      for (const { status } of page.jobs) found[status] = (found[status] ?? 0) + 1;
+      seen += page.jobs.length;
+      cursor = page.next_cursor;
+    } while (cursor && seen < MOST_COUNTED);
+    return { counted: pairs(statuses, found), isMore: Boolean(cursor) };
+  }
+}
+
+function pairs(statuses, counts) {
+  return statuses.filter((status) => counts[status]).map((status) => [status, counts[status]]);
+}
+
+function pageOf(filter, statuses, cursor) {
+  const query = new URLSearchParams([...filter].filter(([name]) => !["status", "cursor"].includes(name)));
+  for (const status of statuses) query.append("status", status);
+  query.set("limit", PAGE);
+  if (cursor) query.set("cursor", cursor);
+  return query;
+}
+
+/** Return the body that asks all jobs of the filter that can be asked: it always names statuses, never all jobs. */
+function selection(action, filter, reason) {
+  const body = { status: openTo(action, filter), reason: reason || null };
+  for (const name of ["type", "q", "submitted_after", "submitted_before"]) {
+    if (filter.get(name)) body[name] = filter.get(name);
+  }
+  if (filter.has("label")) body.label = filter.getAll("label");
+  return body;
+}
+
+function confirmAll(action, filter, counted, sum) {
+  const isFinal = action === "stop";
+  const others = [...filter].filter(([name]) => !["status", "cursor"].includes(name));
+  return confirm({
+    title: `${labelOf(action)} ${sum} ${sum === "1" ? "job" : "jobs"}?`,
+    lines: [
+      h("p", {}, counted.map(([status, count]) => `${number(count)} ${status}`).join(", "), "."),
+      h("p", {}, others.length ? `Of the filter: ${others.map((pair) => pair.join(" ")).join(", ")}.` : "There is no other filter: these are all there are."),
+      isFinal && h("p", {}, h("strong", {}, "This is final. "), "They cannot be resumed, and what they have done is rolled back."),
+    ],
+    yes: `${labelOf(action)} ${sum}`,
+    no: isFinal ? "Leave them" : "Cancel",
+    isFinal,
+  });
+}
+
+function showOutcome(action, { changed, changed_ids: ids, unchanged }) {
+  const listed = ids.slice(0, MOST_LISTED).map((id) => h("li", {}, jobLink(id, { title: id }, short(id))));
+  const refused = unchanged.slice(0, MOST_LISTED).map(({ id, reason }) => h("li", {}, jobLink(id, { title: id }, short(id)), ` ${reason}`));
+  tell({
+    title: `${number(changed)} asked to ${action}`,
+    lines: [
+      h("ul", { class: "ids" }, listed, ids.length > MOST_LISTED ? h("li", {}, `and ${number(ids.length - MOST_LISTED)} more`) : null),
+      refused.length > 0 && h("h3", {}, `${number(unchanged.length)} did not change`),
+      refused.length > 0 && h("ul", { class: "ids reasons" }, refused),
+    ],
+  });
+}

@@ -1,0 +1,38 @@
+// The sign of how fresh the page is: in its head a word, and a banner where what it shows is old.
+
+import { setText } from "./dom.js";
+
+const WORDS = {
+  connecting: "Connecting",
+  live: "Live",
+  lost: "Connection lost",
+  polling: "Every 10 seconds",
+  over: "Ended",
+};
+
+let lostAt = null;
+
+/** Show the state of the connection. */
+export function showConnection(state, error) {
+  const sign = document.getElementById("connection");
+  sign.dataset.state = state;
+  setText(sign.querySelector("span"), WORDS[state]);
+  // While it is tried again, what is shown is as old as it was.
+  if (state === "connecting") return;
+  lostAt = state === "lost" ? (lostAt ?? new Date()) : null;
+  document.body.toggleAttribute("data-old", state === "lost");
+  showBanner(sentence(state, error));
+}
+
+function sentence(state, error) {
+  if (state === "polling") return "As many pages follow the service as may: this one looks every 10 seconds instead.";
+  if (state !== "lost") return "";
+  const since = lostAt.toLocaleTimeString("en-GB");
+  return `Connection lost. What you see is how things stood at ${since}. ${error.message} Trying again…`;
+}
+
+function showBanner(text) {
+  const banner = document.getElementById("banner");
+  banner.hidden = !text;
+  setText(banner, text);
+}

@@ -1,0 +1,52 @@
+// Questions that have to be answered before anything goes on. The element <dialog> keeps the focus, and Escape is no.
+
+import { h } from "./dom.js";
+
+/**
+ * Ask a question; returns what was typed as the reason, or null if the answer is no.
+ * `lines` are what there is to know before; the answer no has the focus where yes cannot be taken back.
+ */
+export function confirm({ title, lines, yes, no = "Cancel", isFinal = false }) {
+  const reason = h("input", { id: "dialog-reason", maxlength: 1000, autocomplete: "off" });
+  const dialog = open(
+    h(
+      "form",
+      { method: "dialog" },
+      h("h2", { id: "dialog-title" }, title),
+      lines,
+      h("label", { for: reason.id }, "Reason ", h("span", { class: "hint" }, "optional, kept with the change")),
+      reason,
+      h(
+        "div",
+        { class: "choices" },
+        h("button", { type: "button", autofocus: isFinal, onclick: () => dialog.close("") }, no),
+        h("button", { value: "yes", autofocus: !isFinal, class: isFinal ? "danger" : "primary" }, yes),
+      ),
+    ),
+  );
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes" ? reason.value.trim() : null));
+  });
+}
+
+/** Tell something that stays until it is closed. */
+export function tell({ title, lines }) {
+  open(
+    h(
+      "form",
+      { method: "dialog" },
+      h("h2", { id: "dialog-title" }, title),
+      lines,
+      h("div", { class: "choices" }, h("button", { class: "primary", autofocus: true }, "Close")),
+    ),
+  );
+}
+
+/** Show a form as a dialog, which is gone once it is closed; returns the dialog. */
+export function open(form) {
+  const dialog = h("dialog", { "aria-labelledby": "dialog-title" }, form);
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+  return dialog;
+}

@@ -1,0 +1,110 @@
+// What the list shows: its filter is the query of the page's address, in the words of GET /jobs.
+
+import { LIFE, STATUSES } from "./control.js";
+import { arrange, h, setText } from "./dom.js";
+import { number } from "./format.js";
+import { badge, viewLink } from "./parts.js";
+
+const TYPING_MILLISECONDS = 300;
+/** What has no control of its own is shown as a tag that can be taken away. */
+const TAGGED = ["label", "submitted_after", "submitted_before"];
+
+/** Return the statuses that a filter names, or all of them. */
+export function statusesOf(filter) {
+  return filter.has("status") ? filter.getAll("status") : STATUSES;
+}
+
+/** Return the statuses that a filter means in which an action can be asked for. */
+export function openTo(action, filter) {
+  return statusesOf(filter).filter((status) => LIFE[status]?.includes(action));
+}
+
+/** The controls of the filter; `go(filter, replace)` is called with each one that is wanted. */
+export class Filters {
+  #filter = new URLSearchParams();
+  #go;
+  #search;
+  #type;
+  #label;
+  #tags = h("span", { class: "tags" });
+  #chips;
+
+  constructor(go) {
+    this.#go = go;
+    let typing;
+    this.#search = h("input", { type: "search", name: "q", placeholder: "Search id, type or label", "aria-label": "Search" });
+    this.#search.addEventListener("input", () => {
+      clearTimeout(typing);
+      typing = setTimeout(() => this.#change("q", [this.#search.value.trim()], true), TYPING_MILLISECONDS);
+    });
+    this.#type = h("select", { "aria-label": "Type", onchange: () => this.#change("type", [this.#type.value]) });
+    this.#label = h("input", { name: "label", placeholder: "label:value", "aria-label": "Label, as name:value" });
+    const add = h("form", { onsubmit: (event) => this.#addLabel(event) }, this.#label);
+    this.#chips = new Map(STATUSES.map((status) => [status, this.#chip(status)]));
+    this.element = h(
+      "section",
+      { class: "filters", "aria-label": "Filter" },
+      h("div", { class: "fields" }, this.#search, this.#type, add, this.#tags),
+      h("div", { class: "chips", role: "group", "aria-label": "Status" }, [...this.#chips.values()].map(({ node }) => node)),
+    );
+  }
+
+  /** Offer these types. */
+  offer(types) {
+    const names = new Set(types);
+    if (this.#filter.get("type")) names.add(this.#filter.get("type"));
+    const options = [...names].map((name) => h("option", { value: name }, name));
+    this.#type.replaceChildren(h("option", { value: "" }, "All types"), ...options);
+    this.#type.value = this.#filter.get("type") ?? "";
+  }
+
+  /** Show a filter. */
+  show(filter) {
+    this.#filter = filter;
+    if (document.activeElement !== this.#search) this.#search.value = filter.get("q") ?? "";
+    this.offer([...this.#type.options].map((option) => option.value).filter(Boolean));
+    for (const [status, { node }] of this.#chips) {
+      node.setAttribute("aria-pressed", filter.getAll("status").includes(status));
+    }
+    const tags = TAGGED.flatMap((name) => filter.getAll(name).map((value) => tag(filter, name, value)));
+    arrange(this.#tags, tags);
+  }
+
+  /** Show how many jobs there are in each status; null where that is not known. */
+  count(counts) {
+    for (const [status, { count }] of this.#chips) setText(count, counts ? number(counts[status] ?? 0) : "");
+  }
+
+  #chip(status) {
+    const count = h("span", { class: "count" });
+    return { count, node: h("button", { class: "chip", onclick: () => this.#toggle(status) }, badge(status), count) };
+  }
+
+  #toggle(status) {
+    const chosen = new Set(this.#filter.getAll("status"));
+    if (!chosen.delete(status)) chosen.add(status);
+    this.#change("status", STATUSES.filter((each) => chosen.has(each)));
+  }
+
+  #addLabel(event) {
+    event.preventDefault();
+    const label = this.#label.value.trim();
+    if (!label) return;
+    this.#label.value = "";
+    this.#change("label", [...new Set([...this.#filter.getAll("label"), label])]);
+  }
+
+  #change(name, values, replace = false) {
+    const filter = new URLSearchParams(this.#filter);
+    filter.delete("cursor");
+    filter.delete(name);
+    for (const value of values.filter(Boolean)) filter.append(name, value);
+    this.#go(filter, replace);
+  }
+}
+
+function tag(filter, name, value) {
+  const others = new URLSearchParams([...filter].filter(([key, each]) => key !== "cursor" && (key !== name || each !== value)));
+  const text = name === "label" ? value : `${name.replace("_", " ")} ${value}`;
+  return viewLink(others, { class: "tag", "aria-label": `Take away ${text}` }, text, h("span", { "aria-hidden": "true" }, " ×"));
+}

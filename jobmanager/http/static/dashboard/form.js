@@ -1,0 +1,116 @@
+// Fields made from a JSON Schema. What is typed is judged by the service alone, which tells what is wrong where.
+
+import { h, setText } from "./dom.js";
+
+let made = 0;
+
+/** Return a field for each property of a schema, in its order. */
+export function fieldsOf(schema, pointer) {
+  return Object.entries(schema.properties ?? {}).map(
+    ([name, property]) => new Field(name, resolve(property, schema), { pointer: `${pointer}/${escape(name)}`, isRequired: schema.required?.includes(name) }),
+  );
+}
+
+/** A labelled control for one value. */
+export class Field {
+  #control;
+  #kind;
+  #error;
+
+  /** `pointer` is where the service finds the value in what is sent. */
+  constructor(name, schema, { pointer, isRequired = false }) {
+    this.name = name;
+    this.pointer = pointer;
+    this.#kind = kindOf(schema);
+    const id = `field-${++made}`;
+    this.#control = CONTROLS[this.#kind](schema, isRequired);
+    this.#error = h("p", { class: "error", id: `${id}-error` });
+    this.#control.id = id;
+    this.#control.setAttribute("aria-describedby", `${id}-hint ${id}-error`);
+    if (isRequired) this.#control.setAttribute("aria-required", "true");
+    const sign = isRequired ? h("span", { class: "hint" }, " required") : null;
+    this.element = h(
+      "div",
+      { class: `field ${this.#kind}` },
+      h("label", { for: id }, name, sign),
+      this.#control,
+      h("p", { class: "hint", id: `${id}-hint` }, schema.description ?? ""),
+      this.#error,
+    );
+  }
+
+  /** Return the value; undefined where it is left out. Throws SyntaxError if it should be JSON and is not. */
+  value() {
+    return READERS[this.#kind](this.#control);
+  }
+
+  /** Show what is wrong with it; "" if nothing is. */
+  complain(text) {
+    setText(this.#error, text);
+    this.#control.setAttribute("aria-invalid", Boolean(text));
+  }
+
+  focus() {
+    this.#control.focus();
+  }
+}
+
+/** Return a property without references, and without the null that only says that it may be left out. */
+function resolve(property, root) {
+  if (property.$ref) {
+    const { $ref, ...own } = property;
+    const target = $ref.split("/").slice(1).reduce((node, part) => node?.[part], root);
+    return resolve({ ...target, ...own }, root);
+  }
+  const kinds = property.anyOf?.filter(({ type }) => type !== "null");
+  if (kinds?.length !== 1) return property;
+  const { anyOf, ...own } = property;
+  return resolve({ ...kinds[0], ...own }, root);
+}
+
+function kindOf({ type, format, enum: choices }) {
+  if (choices) return "choice";
+  if (type === "string") return format === "date" ? "date" : "string";
+  return ["integer", "number", "boolean"].includes(type) ? type : "json";
+}
+
+const text = (schema, more = {}) =>
+  h("input", { value: schema.default, placeholder: schema.examples && `for example ${schema.examples[0]}`, autocomplete: "off", spellcheck: "false", ...more });
+
+/** By kind, the control for a schema. */
+const CONTROLS = {
+  string: (schema) => text(schema),
+  date: (schema) => text(schema, { type: "date" }),
+  integer: (schema) => text(schema, { inputmode: "numeric" }),
+  number: (schema) => text(schema, { inputmode: "decimal" }),
+  boolean: ({ default: isSet }) => h("input", { type: "checkbox", checked: isSet === true }),
+  choice: ({ enum: choices, default: chosen }, isRequired) =>
+    h(
+      "select",
+      {},
+      isRequired || chosen != null ? null : h("option", { value: "" }, "—"),
+      choices.map((choice) => h("option", { value: JSON.stringify(choice), selected: choice === chosen }, String(choice))),
+    ),
+  json: ({ default: value, type, examples }) =>
+    h("textarea", { rows: 3, spellcheck: "false", placeholder: examples ? JSON.stringify(examples[0]) : `JSON${type ? `: ${type}` : ""}` }, value == null ? "" : JSON.stringify(value, null, 2)),
+};
+
+const json = ({ value }) => (value.trim() ? JSON.parse(value) : undefined);
+/** What is no number is sent as it was typed: the service says what it wants. */
+const numeric = ({ value }) => (value.trim() ? (Number.isFinite(Number(value)) ? Number(value) : value) : undefined);
+
+/** By kind, what a control holds. */
+const READERS = {
+  string: ({ value }) => value || undefined,
+  date: ({ value }) => value || undefined,
+  integer: numeric,
+  number: numeric,
+  boolean: ({ checked }) => checked,
+  choice: json,
+  json,
+};
+
+/** Return a name as a part of a JSON pointer in a URI fragment (RFC 6901), in which errors name fields. */
+function escape(name) {
+  return encodeURIComponent(name.replaceAll("~", "~0").replaceAll("/", "~1"));
+}

@@ -1,0 +1,172 @@
+// The list of jobs.
+
+import { ask } from "./api.js";
+import { Bulk } from "./bulk.js";
+import { showConnection } from "./connection.js";
+import { Counts } from "./counts.js";
+import { arrange, h, setText, throttled } from "./dom.js";
+import { Filters } from "./filters.js";
+import { number } from "./format.js";
+import { follow } from "./live.js";
+import { sayError } from "./notices.js";
+import { viewLink } from "./parts.js";
+import { Row } from "./row.js";
+import { token } from "./token.js";
+
+const REFRESH_MILLISECONDS = 1000;
+
+/** The page with the list; `go(query, replace)` leads to another view. */
+export class ListPage {
+  #filter = null;
+  #rows = new Map();
+  #acted = new Set(); // jobs that were steered here: they stay in sight when the filter no longer means them
+  #asked = 0; // the number of the last refresh: an answer to an earlier one is out of date
+  #stream = "";
+  #unfollow = () => undefined;
+  #counts = new Counts();
+  #filters;
+  #bulk;
+  #summary = h("p", { class: "summary" });
+  #body = h("tbody");
+  #table;
+  #empty = h("section", { class: "empty", hidden: true });
+  #pager = h("nav", { class: "pager", "aria-label": "Pages" });
+  #refreshSoon = throttled(() => this.refresh(), REFRESH_MILLISECONDS);
+
+  constructor(go) {
+    this.#filters = new Filters(go);
+    this.#bulk = new Bulk(this.#counts, this.#refreshSoon);
+    const heads = ["Status", "Job", "Progress", "Submitted", "Actions"].map((name) => h("th", { scope: "col" }, name));
+    this.#table = h("table", { class: "jobs" }, h("thead", {}, h("tr", {}, heads)), this.#body);
+    this.element = h(
+      "div",
+      { class: "list" },
+      h("h1", { class: "unseen" }, "Jobs"),
+      this.#filters.element,
+      h("div", { class: "above" }, this.#summary, this.#bulk.element),
+      this.#table,
+      this.#empty,
+      this.#pager,
+    );
+    this.title = "Jobs";
+    ask("job-types").then(({ job_types: types }) => this.#filters.offer(types.map(({ type }) => type)), sayError);
+  }
+
+  /** Show the jobs that a query of GET /jobs means. */
+  show(query) {
+    this.#filter = query;
+    this.#acted.clear();
+    this.#filters.show(query);
+    this.#bulk.show(query);
+    this.refresh();
+    const stream = `events?${new URLSearchParams([...query].filter(([name]) => name === "type" || name === "label"))}`;
+    if (stream === this.#stream) return;
+    this.#stream = stream;
+    this.#unfollow();
+    this.#unfollow = follow(stream, {
+      onEvent: (name, data) => this.#heed(name, data),
+      onRefresh: () => this.refresh(),
+      onState: showConnection,
+    });
+  }
+
+  /** Let go of everything. */
+  leave() {
+    this.#unfollow();
+  }
+
+  /** Ask how things are, and show it. */
+  async refresh() {
+    const asked = ++this.#asked;
+    this.#counts.refresh().then(() => this.#filters.count(this.#counts.of(this.#filter)));
+    try {
+      const [page, kept] = await Promise.all([ask(`jobs?${this.#filter}`), this.#stillSeen()]);
+      if (asked !== this.#asked) return;
+      const there = new Set(page.jobs.map(({ id }) => id));
+      const jobs = [...page.jobs, ...kept.filter(({ id }) => !there.has(id))];
+      this.#draw(jobs.sort((one, other) => Date.parse(other.submitted_at) - Date.parse(one.submitted_at)), page.next_cursor);
+    } catch (error) {
+      if (asked === this.#asked && error.status >= 400 && error.status < 500) this.#complain(error);
+    }
+  }
+
+  async #stillSeen() {
+    if (!this.#acted.size) return [];
+    const answers = await Promise.allSettled([...this.#acted].map((id) => ask(`jobs/${encodeURIComponent(id)}`)));
+    return answers.filter(({ status }) => status === "fulfilled").map(({ value }) => value);
+  }
+
+  #draw(jobs, next) {
+    const rows = new Map(jobs.map((job) => [job.id, this.#rows.get(job.id) ?? this.#makeRow(job)]));
+    jobs.forEach((job) => rows.get(job.id).update(job));
+    this.#rows = rows;
+    arrange(this.#body, [...rows.values()].map(({ element }) => element));
+    this.#table.hidden = this.#bulk.element.hidden = !jobs.length;
+    this.#empty.hidden = jobs.length > 0;
+    setText(this.#summary, jobs.length ? this.#summaryOf(jobs.length, next) : "");
+    if (!jobs.length) this.#empty.replaceChildren(...emptiness(this.#filter));
+    this.#showPager(next);
+  }
+
+  #makeRow(job) {
+    return new Row(job, {
+      onChange: (changed) => {
+        this.#asked++; // an answer that is under way knows nothing of this yet
+        this.#acted.add(changed.id);
+        this.#rows.get(changed.id)?.update(changed);
+        this.#refreshSoon();
+      },
+    });
+  }
+
+  #heed(name, data) {
+    const row = this.#rows.get(data.job_id);
+    if (name === "change") {
+      row?.update({ ...row.job, status: data.to_status });
+      this.#refreshSoon();
+    } else if (name === "progress") {
+      row?.update({ ...row.job, progress: data });
+    }
+  }
+
+  #summaryOf(shown, next) {
+    const isWhole = !next && !this.#filter.has("cursor");
+    const jobs = `${number(shown)} ${shown === 1 ? "job" : "jobs"}`;
+    return isWhole ? `${jobs}, the newest first` : `${jobs} of this page, the newest first`;
+  }
+
+  #showPager(next) {
+    const turn = (cursor) => {
+      const query = new URLSearchParams(this.#filter);
+      query.delete("cursor");
+      if (cursor) query.set("cursor", cursor);
+      return query;
+    };
+    this.#pager.replaceChildren(
+      ...(this.#filter.has("cursor") ? [viewLink(turn(null), { class: "button" }, "← Newest")] : []),
+      ...(next ? [viewLink(turn(next), { class: "button" }, "Older →")] : []),
+    );
+  }
+
+  #complain(error) {
+    this.#table.hidden = this.#bulk.element.hidden = true;
+    this.#empty.hidden = false;
+    this.#empty.replaceChildren(h("h2", {}, "This list cannot be shown"), h("p", {}, error.message), viewLink("", { class: "button" }, "All jobs"));
+  }
+}
+
+/** Return what a list says that has no jobs: how to come by some. */
+function emptiness(filter) {
+  if ([...filter].length) {
+    return [h("h2", {}, "No job matches"), h("p", {}, "No job is as this filter says."), viewLink("", { class: "button" }, "All jobs")];
+  }
+  const authorization = token() ? " -H 'Authorization: Bearer …'" : "";
+  const command = `curl -s ${new URL("jobs", document.baseURI)}${authorization} -d '{"type": "Simple", "args": {"steps": 60}}'`;
+  return [
+    h("h2", {}, "No jobs yet"),
+    h("p", {}, "A job is something long: an export, an import, a bulk change. Submit one, then halt it, look at it, and resume it where it stood."),
+    viewLink("submit", { class: "button primary" }, "Submit the first job"),
+    h("p", { class: "hint" }, "or from a terminal:"),
+    h("pre", {}, command),
+  ];
+}

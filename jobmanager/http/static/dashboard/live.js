@@ -1,0 +1,107 @@
+// What happens, as it happens: server-sent events, read with fetch because EventSource cannot send a token.
+
+import { NoAnswer, request } from "./api.js";
+
+/** The service sends something every ten seconds; a connection that is silent for longer is dead. */
+const SILENCE_MILLISECONDS = 25_000;
+const LONGEST_WAIT_MILLISECONDS = 8_000;
+/** Without a stream, how often the page asks; and after how long it tries for a stream again. */
+const POLL_MILLISECONDS = 10_000;
+const STREAM_AGAIN_MILLISECONDS = 30_000;
+
+/**
+ * Follow a stream until the returned function is called, and come back whenever it breaks off.
+ *
+ * `onEvent(name, data)` is called for each event, `onRefresh()` whenever what is shown may be old, and `onState(state,
+ * error)` with "connecting", "live", "lost", "polling" (there are as many streams as there may be) or "over".
+ * In a tab that nobody sees it lets go: a browser has few connections to a host, and the service few streams.
+ */
+export function follow(path, { onEvent, onRefresh, onState }) {
+  let controller = null;
+  let lastId = "";
+  const poll = setInterval(() => document.hidden || onRefresh(), POLL_MILLISECONDS);
+
+  async function run(signal) {
+    for (let failures = 0; !signal.aborted; ) {
+      let wait = 500; // a stream that ends as planned: of a server that makes room for its successor
+      try {
+        const response = await open(path, lastId, signal);
+        if (response.status === 204) return onState("over");
+        failures = 0;
+        onState("live");
+        onRefresh();
+        for await (const event of events(response, signal)) {
+          lastId = event.id ?? lastId;
+          if (event.data) onEvent(event.name, JSON.parse(event.data));
+        }
+      } catch (error) {
+        if (signal.aborted || error.status === 401 || error.status === 404) return;
+        const isRefused = error.kind === "too-many-streams";
+        onState(isRefused ? "polling" : "lost", error);
+        wait = isRefused ? STREAM_AGAIN_MILLISECONDS : Math.min(LONGEST_WAIT_MILLISECONDS, 500 * 2 ** failures++);
+      }
+      await pause(wait, signal);
+    }
+  }
+
+  function heedVisibility() {
+    controller?.abort();
+    controller = null;
+    if (document.hidden) return;
+    controller = new AbortController();
+    onState("connecting");
+    run(controller.signal);
+  }
+
+  document.addEventListener("visibilitychange", heedVisibility);
+  heedVisibility();
+  return () => {
+    document.removeEventListener("visibilitychange", heedVisibility);
+    clearInterval(poll);
+    controller?.abort();
+  };
+}
+
+function open(path, lastId, signal) {
+  return request(path, { signal, headers: { Accept: "text/event-stream", ...(lastId && { "Last-Event-ID": lastId }) } });
+}
+
+/** Yield the events of an answer; throws NoAnswer where nothing comes for too long, or the connection breaks. */
+async function* events(response, signal) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  try {
+    while (true) {
+      const { value, done } = await inTime(reader.read());
+      if (done) return;
+      const blocks = (text + value).split("\n\n");
+      text = blocks.pop();
+      yield* blocks.map(parse);
+    }
+  } catch (error) {
+    throw signal.aborted ? error : new NoAnswer();
+  } finally {
+    reader.cancel().catch(() => undefined); // a connection that broke cannot be ended once more
+  }
+}
+
+function inTime(promise) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new NoAnswer()), SILENCE_MILLISECONDS);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+/** Return name, id and data of an event (HTML Living Standard §9.2.6), as far as the service uses it. */
+function parse(block) {
+  const fields = Object.fromEntries(block.split("\n").map((line) => line.match(/^(\w*):? ?(.*)$/).slice(1)));
+  return { name: fields.event ?? "message", id: fields.id, data: fields.data };
+}
+
+function pause(milliseconds, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, milliseconds);
+    signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+  });
+}

@@ -1,0 +1,64 @@
+// One job in the list.
+
+import { Buttons } from "./control.js";
+import { h, setText } from "./dom.js";
+import { distance, figures, isToCome, setTime, short } from "./format.js";
+import { alarmOf, badge, copyButton, jobLink, labelLink, setBadge, setBar } from "./parts.js";
+
+/** A row of the table, changed in place as its job changes. */
+export class Row {
+  #badge;
+  #alarm = h("span", { class: "alarm" });
+  #bar = h("progress");
+  #figures = h("div", { class: "figures" });
+  #note = h("div", { class: "note" });
+  #age = h("time");
+  #buttons;
+
+  constructor(job, { onChange }) {
+    this.#badge = badge(job.status);
+    this.#bar.setAttribute("aria-label", `Progress of ${job.type} ${short(job.id)}`);
+    this.#buttons = new Buttons(job, { onChange });
+    const labels = Object.entries(job.labels).map(([name, value]) => labelLink(name, value));
+    this.element = h(
+      "tr",
+      { "data-job": job.id },
+      h("td", { class: "state" }, this.#badge, this.#alarm),
+      h(
+        "td",
+        { class: "what" },
+        jobLink(job.id, { class: "type" }, job.type),
+        h("span", { class: "id" }, h("code", { title: job.id }, short(job.id)), copyButton(job.id)),
+        labels.length ? h("span", { class: "labels" }, labels) : null,
+      ),
+      h("td", { class: "how" }, this.#bar, this.#figures, this.#note),
+      h("td", { class: "when" }, this.#age),
+      h("td", { class: "do" }, this.#buttons.element),
+    );
+    this.update(job);
+  }
+
+  /** Show the job as it is now. */
+  update(job) {
+    this.job = job;
+    setBadge(this.#badge, job.status);
+    setText(this.#alarm, alarmOf(job) && `⚠ ${alarmOf(job)}`);
+    setBar(this.#bar, job);
+    setText(this.#figures, figures(job));
+    setText(this.#note, noteOf(job));
+    this.#note.classList.toggle("error", job.status === "failed");
+    this.#note.title = job.error ?? "";
+    setTime(this.#age, job.submitted_at);
+    this.#buttons.update(job);
+    this.element.dataset.status = job.status;
+    this.element.toggleAttribute("data-alarm", Boolean(alarmOf(job)));
+  }
+}
+
+/** Return what else there is to say in one line: why it failed, or when it begins. */
+function noteOf(job) {
+  if (job.status === "submitted" && isToCome(job.run_at)) {
+    return `${job.error ? "next try" : "begins"} ${distance(job.run_at)}${job.error ? `: ${job.error}` : ""}`;
+  }
+  return job.status === "failed" ? (job.error ?? "").split("\n")[0] : (job.progress.message ?? "");
+}

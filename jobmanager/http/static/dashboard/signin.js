@@ -1,0 +1,54 @@
+// The question for a token, and what the page shows of there being one.
+
+import { ask } from "./api.js";
+import { heedRefusal } from "./control.js";
+import { open } from "./dialogs.js";
+import { h } from "./dom.js";
+import { sayError } from "./notices.js";
+import { keepToken, refusal, token } from "./token.js";
+
+let dialog = null;
+
+/** Ask for a token; `onChange` is called when there is one. */
+export function askForToken(wrong, onChange) {
+  if (dialog) return;
+  const secret = h("input", { id: "token", type: "password", autocomplete: "off", placeholder: "jm_…", required: true });
+  const form = h(
+    "form",
+    { method: "dialog" },
+    h("h2", { id: "dialog-title" }, "This service asks for a token"),
+    h("p", {}, "Its operator makes one with ", h("code", {}, "jobmanager token add NAME --role operator"), "."),
+    h("label", { for: "token" }, "Token"),
+    secret,
+    wrong ? h("p", { class: "error", role: "alert" }, wrong) : null,
+    h("p", { class: "hint" }, "It is kept until this tab is closed."),
+    h("div", { class: "choices" }, h("button", { class: "primary" }, "Go on")),
+  );
+  dialog = open(form);
+  dialog.addEventListener("close", async () => {
+    dialog = null;
+    if (!secret.value.trim()) return showToken();
+    keepToken(secret.value.trim());
+    await findRole();
+    showToken();
+    onChange();
+  });
+}
+
+/** Find out whether the token may change anything: by submitting nothing, which only those may who may submit. */
+async function findRole() {
+  try {
+    await ask("jobs/batch", { body: [] });
+  } catch (error) {
+    heedRefusal(error);
+    if (error.status !== 403) sayError(error);
+  }
+}
+
+/** Show whether there is a token, and what it does not allow. */
+export function showToken() {
+  document.getElementById("forget").hidden = !token();
+  const note = document.getElementById("refusal");
+  note.hidden = !refusal();
+  note.textContent = refusal() && `You may look, and change nothing. ${refusal()}`;
+}

@@ -1,0 +1,143 @@
+// The form that submits a job.
+
+import { NoAnswer, ask } from "./api.js";
+import { showConnection } from "./connection.js";
+import { heedRefusal } from "./control.js";
+import { h, setText } from "./dom.js";
+import { fieldsOf } from "./form.js";
+import { nameOf } from "./format.js";
+import { say } from "./notices.js";
+import { viewLink } from "./parts.js";
+import { refusal } from "./token.js";
+
+/** What can be said of a job of any type. */
+const OPTIONS = {
+  properties: {
+    labels: { type: "object", description: "Names and values of your own, to find jobs by.", examples: [{ team: "growth" }] },
+    priority: { type: "integer", description: "Higher is run first; 0 if it is left out." },
+    run_at: { type: "string", description: "Not before this time, with its time zone.", examples: ["2030-01-31T06:00:00Z"] },
+    max_attempts: { type: "integer", description: "Tries in all before a failure is final." },
+    timeout_seconds: { type: "number", description: "Most time one attempt may run." },
+  },
+};
+
+/** The page with the form; `go(query, replace)` leads to another view. */
+export class SubmitPage {
+  #go;
+  #types = [];
+  #choice = h("select", { id: "job-type", onchange: () => this.#go(new URLSearchParams({ submit: this.#choice.value }), true) });
+  #description = h("p", { class: "hint" });
+  #args = [];
+  #argsBox = h("fieldset", {}, h("legend", {}, "Arguments"));
+  #options = fieldsOf(OPTIONS, "#");
+  #error = h("p", { class: "error", role: "alert" });
+  #button = h("button", { class: "primary" }, "Submit");
+  #sent = { body: "", key: "" };
+  #isSending = false;
+
+  constructor(go) {
+    this.#go = go;
+    this.title = "New job";
+    const more = h("details", {}, h("summary", {}, "More options"), this.#options.map(({ element }) => element));
+    const form = h(
+      "form",
+      { class: "card submit", novalidate: true, onsubmit: (event) => this.#submit(event) },
+      h("div", { class: "field" }, h("label", { for: "job-type" }, "Type"), this.#choice, this.#description),
+      this.#argsBox,
+      more,
+      this.#error,
+      h("div", { class: "choices" }, this.#button),
+    );
+    this.element = h("article", {}, viewLink("", { class: "back" }, "← All jobs"), h("h1", {}, "New job"), form);
+    showConnection("over");
+  }
+
+  /** Show the form of a type; of the first one where none is named. */
+  async show(name) {
+    try {
+      this.#types = (await ask("job-types")).job_types;
+    } catch (error) {
+      return setText(this.#error, error.message);
+    }
+    this.#choice.replaceChildren(...this.#types.map(({ type }) => h("option", { value: type }, type)));
+    const chosen = this.#types.find(({ type }) => type === name) ?? this.#types[0];
+    if (!chosen) return setText(this.#error, "There is no type of job that you may submit.");
+    this.#choice.value = chosen.type;
+    setText(this.#description, chosen.description);
+    this.#args = fieldsOf(chosen.args_schema, "#/args");
+    const nothing = this.#args.length ? [] : [h("p", { class: "hint" }, "It takes none.")];
+    this.#argsBox.replaceChildren(this.#argsBox.firstElementChild, ...this.#args.map(({ element }) => element), ...nothing);
+    this.#button.setAttribute("aria-disabled", Boolean(refusal()));
+    return setText(this.#error, refusal());
+  }
+
+  leave() {
+    showConnection("connecting");
+  }
+
+  async #submit(event) {
+    event.preventDefault();
+    if (this.#isSending || refusal()) return;
+    const fields = [...this.#args, ...this.#options];
+    const args = read(this.#args);
+    const options = read(this.#options);
+    if (!args || !options) return focusFirstFault(fields);
+    this.#isSending = true;
+    try {
+      const job = await this.#send(JSON.stringify({ type: this.#choice.value, args, ...options }));
+      say(`${nameOf(job)} is ${job.status}.`);
+      this.#go(new URLSearchParams({ job: job.id }));
+    } catch (error) {
+      this.#complain(error, fields);
+    } finally {
+      this.#isSending = false;
+    }
+  }
+
+  /** Send a body; sent again, after an answer that was lost, it is the same submission, and makes no second job. */
+  #send(body) {
+    if (body !== this.#sent.body) this.#sent = { body, key: randomKey() };
+    return ask("jobs", { body: JSON.parse(body), headers: { "Idempotency-Key": this.#sent.key } });
+  }
+
+  #complain(error, fields) {
+    heedRefusal(error);
+    const places = new Map((error.errors ?? []).map(({ pointer, detail }) => [pointer, detail]));
+    for (const field of fields) {
+      // What is wrong inside a value of JSON is told at its field.
+      const wrong = [...places.keys()].filter((pointer) => pointer === field.pointer || pointer?.startsWith(`${field.pointer}/`));
+      field.complain(wrong.map((pointer) => places.get(pointer)).join(" "));
+      for (const pointer of wrong) places.delete(pointer);
+    }
+    const isTold = error.errors?.length && !places.size;
+    const again = error instanceof NoAnswer ? " Submit again: it will not become two jobs." : "";
+    setText(this.#error, isTold ? "" : `${error.message}${again}`);
+    focusFirstFault(fields);
+  }
+}
+
+/** Return what fields hold, by name; null where one holds what is no JSON, which it then says. */
+function read(fields) {
+  const values = {};
+  let isGood = true;
+  for (const field of fields) {
+    field.complain("");
+    try {
+      const value = field.value();
+      if (value !== undefined) values[field.name] = value;
+    } catch (error) {
+      field.complain(`This is no JSON: ${error.message}`);
+      isGood = false;
+    }
+  }
+  return isGood ? values : null;
+}
+
+function focusFirstFault(fields) {
+  fields.find(({ element }) => element.querySelector(".error").textContent)?.focus();
+}
+
+/** crypto.randomUUID would be there on secure pages only. */
+function randomKey() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}

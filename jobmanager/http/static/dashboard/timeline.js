@@ -1,0 +1,63 @@
+// What happened to a job: every change, the newest first, with who and why.
+
+import { arrange, h } from "./dom.js";
+import { distance, duration, setTime } from "./format.js";
+import { badge } from "./parts.js";
+
+/** What people ask for, as a sentence begins that tells who did. */
+const ASKED = { submit: "Submitted", halt: "Halt asked for", resume: "Resumed", stop: "Stop asked for" };
+/** What else happens. */
+const DONE = {
+  claim: "Taken into a slot",
+  yield: "Ceased",
+  complete: "Done",
+  fail: "Failed",
+  retry: "To be tried again",
+  expire: "Its process fell silent",
+  release: "Handed over",
+};
+
+/** The timeline of a job. */
+export class Timeline {
+  #changes = new Map();
+  element = h("ol", { class: "timeline" });
+
+  /** Show these changes. */
+  show(changes) {
+    for (const change of changes) this.add(change);
+  }
+
+  /** Add a change; returns whether it was not there yet. */
+  add(change) {
+    if (this.#changes.has(change.seq)) return false;
+    this.#changes.set(change.seq, { change, item: show(change) });
+    const newestFirst = [...this.#changes.values()].sort((one, other) => other.change.seq - one.change.seq);
+    arrange(this.element, newestFirst.map(({ item }) => item));
+    return true;
+  }
+
+  /** Return who asked last for what, when and why, in one line. */
+  latest() {
+    const asked = [...this.#changes.values()].map(({ change }) => change).filter(({ action }) => action in ASKED);
+    const last = asked.sort((one, other) => one.seq - other.seq).at(-1);
+    if (!last) return "";
+    const why = last.reason ? `: “${last.reason}”` : "";
+    return `${ASKED[last.action]} ${distance(last.asked_at)} by ${last.actor}${why}`;
+  }
+}
+
+function show(change) {
+  const at = h("time");
+  setTime(at, change.at);
+  const seconds = (Date.parse(change.at) - Date.parse(change.asked_at)) / 1000;
+  const what = change.action in ASKED ? `${ASKED[change.action]} by ${change.actor}` : (DONE[change.action] ?? change.action);
+  const took = change.action === "yield" && seconds > 0 ? `, ${duration(seconds)} after that was asked for` : "";
+  return h(
+    "li",
+    {},
+    badge(change.to_status),
+    h("span", { class: "act" }, `${what}${took}`),
+    at,
+    change.reason ? h("q", {}, change.reason) : null,
+  );
+}
