@@ -54,7 +54,10 @@ document.addEventListener("click", (event) => {
   scrollTo(0, 0);
 });
 document.addEventListener("token-needed", ({ detail }) => askForToken(detail, again));
-document.addEventListener("refused", showToken);
+document.addEventListener("refused", () => {
+  showToken();
+  again();
+});
 document.getElementById("forget").addEventListener("click", () => {
   keepToken(null);
   showToken();

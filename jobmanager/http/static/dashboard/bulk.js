@@ -61,6 +61,7 @@ export class Bulk {
   /** Return how many jobs of each status would be asked, and whether there are more than were counted. */
   async #count(action, filter) {
     const statuses = openTo(action, filter);
+    await this.#counts.ask();
     const known = this.#counts.of(filter);
     if (known) return { counted: pairs(statuses, known), isMore: false };
     const found = {};
@@ -104,7 +105,7 @@ function confirmAll(action, filter, counted, sum) {
     title: `${labelOf(action)} ${sum} ${sum === "1" ? "job" : "jobs"}?`,
     lines: [
       h("p", {}, counted.map(([status, count]) => `${number(count)} ${status}`).join(", "), "."),
-      h("p", {}, others.length ? `Of the filter: ${others.map((pair) => pair.join(" ")).join(", ")}.` : "There is no other filter: these are all there are."),
+      h("p", {}, others.length ? `Of the filter: ${others.map((pair) => pair.join(" ")).join(", ")}.` : "No filter is set: these are all there are."),
       isFinal && h("p", {}, h("strong", {}, "This is final. "), "They cannot be resumed, and what they have done is rolled back."),
     ],
     yes: `${labelOf(action)} ${sum}`,

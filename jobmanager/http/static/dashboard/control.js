@@ -108,7 +108,7 @@ function outcome(job) {
 /** Ask whether the job is to end for good; returns the body of the request, or null. */
 async function confirmStop(job, typed) {
   const force = canForce(job);
-  const known = terms("What will be rolled back");
+  const known = terms();
   const { checkpoint } = job;
   setTerms(known, [
     ["Job", nameOf(job)],

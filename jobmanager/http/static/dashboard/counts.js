@@ -11,20 +11,33 @@ const SHARE = 0.05;
 /** The numbers that the metrics know: by status, of all jobs or of one type; nothing of labels, times and searches. */
 export class Counts {
   #types = null;
+  #timer = null;
   #nextAt = 0;
+  #onChange;
 
-  /** Ask for them, unless that was done a moment ago. A token that may see some types only may not; it gets none. */
-  async refresh() {
+  /** `onChange()` is called whenever they are known anew. */
+  constructor(onChange) {
+    this.#onChange = onChange;
+  }
+
+  /** Ask for them soon. */
+  refresh() {
+    this.#timer ??= setTimeout(() => this.ask(), this.#nextAt - performance.now());
+  }
+
+  /** Ask for them now; they are known when this returns, if they can be. */
+  async ask() {
     const began = performance.now();
-    if (began < this.#nextAt) return;
-    this.#nextAt = Infinity;
     try {
       const answer = await request("metrics");
       this.#types = read(await answer.text());
-      this.#nextAt = began + (performance.now() - began) / SHARE;
     } catch (error) {
-      if (error.status !== 403) this.#nextAt = 0;
+      // A token that may see some types only may not know; there is no use in asking again.
+      if (error.status === 403) return;
     }
+    this.#nextAt = began + (performance.now() - began) / SHARE;
+    this.#timer = null;
+    this.#onChange();
   }
 
   /** Return the number of jobs in each status of those that the filter means, whatever its own; null if not known. */

@@ -39,8 +39,8 @@ export function throttled(work, milliseconds) {
 }
 
 /** Return a list of terms that is updated in place; see setTerms. */
-export function terms(name) {
-  return h("dl", { class: "terms", "aria-label": name });
+export function terms() {
+  return h("dl", { class: "terms" });
 }
 
 /** Show these pairs of a term and its text or element; those without a value are left out. */

@@ -1,6 +1,6 @@
 // One job: all there is to know of it.
 
-import { ask, jobPath, request } from "./api.js";
+import { NoAnswer, ask, jobPath, request } from "./api.js";
 import { showConnection } from "./connection.js";
 import { Buttons, shown } from "./control.js";
 import { h, setTerms, setText, terms, throttled } from "./dom.js";
@@ -31,11 +31,11 @@ export class JobPage {
   #reason = h("input", { id: "reason", maxlength: 1000, placeholder: "Reason (optional)", "aria-label": "Reason, kept with the change", autocomplete: "off" });
   #controls = h("div", { class: "controls" }, this.#reason);
   #buttons = null;
-  #facts = terms("Facts");
-  #kept = terms("Kept");
+  #facts = terms();
+  #kept = terms();
   #error = h("pre", { class: "error" });
   #args = h("pre");
-  #details = terms("Details");
+  #details = terms();
   #result = h("pre");
   #file = h("p");
   #timeline = new Timeline();
@@ -70,7 +70,9 @@ export class JobPage {
       this.#timeline.show(changes);
       this.#show(job);
     } catch (error) {
-      if (error.status === 404 && asked === this.#asked) this.#complain(error);
+      if (asked !== this.#asked || error instanceof NoAnswer) return; // as in the list
+      if (error.status === 404) this.#complain(error);
+      else sayError(error);
     }
   }
 
@@ -128,7 +130,7 @@ export class JobPage {
     const head = h(
       "header",
       {},
-      h("div", { class: "title" }, this.#badge, h("h1", {}, job.type), h("span", { class: "id" }, h("code", {}, job.id), copyButton(job.id))),
+      h("div", { class: "title" }, h("span", { role: "status" }, this.#badge), h("h1", {}, job.type), h("span", { class: "id" }, h("code", {}, job.id), copyButton(job.id))),
       labels.length ? h("div", { class: "labels" }, labels) : null,
       this.#latest,
       this.#alarm,

@@ -1,6 +1,6 @@
 // The list of jobs.
 
-import { ask } from "./api.js";
+import { NoAnswer, ask } from "./api.js";
 import { Bulk } from "./bulk.js";
 import { showConnection } from "./connection.js";
 import { Counts } from "./counts.js";
@@ -15,6 +15,8 @@ import { token } from "./token.js";
 
 const REFRESH_MILLISECONDS = 1000;
 
+// Roles are told twice: a table that a phone lays out in another way would be none for screen readers.
+
 /** The page with the list; `go(query, replace)` leads to another view. */
 export class ListPage {
   #filter = null;
@@ -23,11 +25,11 @@ export class ListPage {
   #asked = 0; // the number of the last refresh: an answer to an earlier one is out of date
   #stream = "";
   #unfollow = () => undefined;
-  #counts = new Counts();
+  #counts = new Counts(() => this.#filters.count(this.#counts.of(this.#filter)));
   #filters;
   #bulk;
   #summary = h("p", { class: "summary" });
-  #body = h("tbody");
+  #body = h("tbody", { role: "rowgroup" });
   #table;
   #empty = h("section", { class: "empty", hidden: true });
   #pager = h("nav", { class: "pager", "aria-label": "Pages" });
@@ -36,8 +38,13 @@ export class ListPage {
   constructor(go) {
     this.#filters = new Filters(go);
     this.#bulk = new Bulk(this.#counts, this.#refreshSoon);
-    const heads = ["Status", "Job", "Progress", "Submitted", "Actions"].map((name) => h("th", { scope: "col" }, name));
-    this.#table = h("table", { class: "jobs" }, h("thead", {}, h("tr", {}, heads)), this.#body);
+    const heads = ["Status", "Job", "Progress", "Submitted", "Actions"].map((name) => h("th", { scope: "col", role: "columnheader" }, name));
+    this.#table = h(
+      "table",
+      { class: "jobs", role: "table" },
+      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)),
+      this.#body,
+    );
     this.element = h(
       "div",
       { class: "list" },
@@ -57,6 +64,7 @@ export class ListPage {
     this.#filter = query;
     this.#acted.clear();
     this.#filters.show(query);
+    this.#filters.count(this.#counts.of(query));
     this.#bulk.show(query);
     this.refresh();
     const stream = `events?${new URLSearchParams([...query].filter(([name]) => name === "type" || name === "label"))}`;
@@ -78,7 +86,7 @@ export class ListPage {
   /** Ask how things are, and show it. */
   async refresh() {
     const asked = ++this.#asked;
-    this.#counts.refresh().then(() => this.#filters.count(this.#counts.of(this.#filter)));
+    this.#counts.refresh();
     try {
       const [page, kept] = await Promise.all([ask(`jobs?${this.#filter}`), this.#stillSeen()]);
       if (asked !== this.#asked) return;
@@ -86,7 +94,9 @@ export class ListPage {
       const jobs = [...page.jobs, ...kept.filter(({ id }) => !there.has(id))];
       this.#draw(jobs.sort((one, other) => Date.parse(other.submitted_at) - Date.parse(one.submitted_at)), page.next_cursor);
     } catch (error) {
-      if (asked === this.#asked && error.status >= 400 && error.status < 500) this.#complain(error);
+      if (asked !== this.#asked || error instanceof NoAnswer) return; // that there is no connection is told as such
+      if (error.status === 422) this.#complain(error);
+      else sayError(error);
     }
   }
 

@@ -26,7 +26,10 @@ export function follow(path, { onEvent, onRefresh, onState }) {
       let wait = 500; // a stream that ends as planned: of a server that makes room for its successor
       try {
         const response = await open(path, lastId, signal);
-        if (response.status === 204) return onState("over");
+        if (response.status === 204) {
+          clearInterval(poll);
+          return onState("over");
+        }
         failures = 0;
         onState("live");
         onRefresh();

@@ -22,18 +22,18 @@ export class Row {
     const labels = Object.entries(job.labels).map(([name, value]) => labelLink(name, value));
     this.element = h(
       "tr",
-      { "data-job": job.id },
-      h("td", { class: "state" }, this.#badge, this.#alarm),
+      { "data-job": job.id, role: "row" },
+      h("td", { class: "state", role: "cell" }, this.#badge, this.#alarm),
       h(
         "td",
-        { class: "what" },
+        { class: "what", role: "cell" },
         jobLink(job.id, { class: "type" }, job.type),
         h("span", { class: "id" }, h("code", { title: job.id }, short(job.id)), copyButton(job.id)),
         labels.length ? h("span", { class: "labels" }, labels) : null,
       ),
-      h("td", { class: "how" }, this.#bar, this.#figures, this.#note),
-      h("td", { class: "when" }, this.#age),
-      h("td", { class: "do" }, this.#buttons.element),
+      h("td", { class: "how", role: "cell" }, this.#bar, this.#figures, this.#note),
+      h("td", { class: "when", role: "cell" }, this.#age),
+      h("td", { class: "do", role: "cell" }, this.#buttons.element),
     );
     this.update(job);
   }

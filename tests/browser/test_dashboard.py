@@ -1,0 +1,686 @@
+"""The dashboard in a browser, in front of a real server: what somebody sees and does who is woken by a job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from gunicorn_server import Server, until
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from jobmanager.sample import make_sample
+from jobmanager.tokens import Role, TokenFile
+
+#: An id that no job has.
+NOBODY = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
+
+
+@pytest.fixture
+def said(page: Page) -> Iterator[list[str]]:
+    """What the browser complains of, and what is asked of other hosts: nothing, after a test that asks for this."""
+    found: list[str] = []
+    page.on("console", lambda message: message.type in ("error", "warning") and found.append(message.text))
+    page.on("pageerror", lambda error: found.append(str(error)))
+    page.on("request", lambda request: urlsplit(request.url).hostname != "127.0.0.1" and found.append(request.url))
+    yield found
+    assert found == []
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Return what starts a server of the test's own."""
+    servers: list[Server] = []
+
+    def make(app: str = "wsgi:app", **settings: object) -> Server:
+        servers.append(Server(tmp_path / "data", app=app, **settings))
+        return servers[-1].start()
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def steps(service: Server) -> Iterator[Callable[..., str]]:
+    """Return what submits a job that takes steps, by default for a long time; stops those that are left."""
+    ids: list[str] = []
+
+    def submit(count: int = 100_000, seconds: float = 0.02, **more: Any) -> str:
+        ids.append(submit_to(service, {"steps": count, "seconds": seconds}, **more))
+        return ids[-1]
+
+    yield submit
+    for job_id in ids:
+        service.client.post(f"/jobs/{job_id}/stop", json={})
+
+
+def submit_to(server: Server, args: dict[str, Any], **more: Any) -> str:
+    answer = server.client.post("/jobs", json={"type": "Simple", "args": args} | more)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def row(page: Page, job_id: str) -> Locator:
+    """Return the row of a job."""
+    return page.locator(f'tr[data-job="{job_id}"]')
+
+
+def status_of(where: Locator) -> Locator:
+    return where.locator(".badge").first
+
+
+def part(article: Locator, name: str) -> Locator:
+    """Return a part of the page of a job, by its title."""
+    return article.get_by_role("region", name=name, exact=True)
+
+
+def press(where: Locator, action: str) -> None:
+    where.get_by_role("button", name=re.compile(f"^{action}: ")).click()
+
+
+def see_job(page: Page, job_id: str, prefix: str = "/") -> Locator:
+    """Open the page of a job; returns it once it is drawn."""
+    page.goto(f"{prefix}?job={job_id}")
+    expect(page.locator("article .card.now")).to_be_visible()
+    return page.locator("article")
+
+
+def done_of(where: Locator) -> int:
+    """Return how many units the figures say are done."""
+    text = where.locator(".figures").first.inner_text()
+    return int(re.match(r"[\d,]*", text)[0].replace(",", "") or 0)
+
+
+# Halt, resume, stop
+
+
+def test_a_click_on_halt_halts_the_job_and_shows_what_is_kept(
+    page: Page, service: Server, steps: Callable[..., str], said: list[str]
+) -> None:
+    job_id = steps()
+    page.goto("/")
+    shown = row(page, job_id)
+    expect(status_of(shown)).to_contain_text("running")
+    until(lambda: done_of(shown) > 0, "progress in the row")
+
+    press(shown, "Halt")
+
+    expect(status_of(shown)).to_contain_text("halted")
+    expect(shown.locator(".figures")).to_contain_text("everything is kept")
+    expect(page.locator("#notices")).to_contain_text(re.compile(r"is halted\. Kept: [\d,]+ of 100,000\."))
+    assert service.status(job_id) == "halted"
+    assert done_of(shown) == service.job(job_id)["done"]
+
+
+def test_a_halted_job_is_resumed_where_it_stood(
+    page: Page, service: Server, steps: Callable[..., str], said: list[str]
+) -> None:
+    job_id = steps()
+    service.until_done(job_id, 5)
+    service.ask("halt", job_id)
+    kept = service.job(job_id)["done"]
+    article = see_job(page, job_id)
+    expect(part(article, "Kept")).to_contain_text(f"{kept:,.0f}")
+
+    press(article, "Resume")
+
+    expect(status_of(article)).to_contain_text("running")
+    until(lambda: done_of(article) > kept, "progress beyond what was kept")
+    expect(part(article, "What happened")).to_contain_text("Resumed by 127.0.0.1")
+
+
+def test_halt_and_resume_never_change_places_under_the_finger(page: Page, steps: Callable[..., str]) -> None:
+    job_id = steps()
+    page.goto("/")
+    halt = row(page, job_id).get_by_role("button", name=re.compile("^Halt: "))
+    box = halt.bounding_box()
+
+    page.mouse.dblclick(box["x"] + 10, box["y"] + 10)
+
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+    resume = row(page, job_id).get_by_role("button", name=re.compile("^Resume: "))
+    assert resume.bounding_box()["x"] > box["x"] + box["width"]
+
+
+def test_stop_asks_first_says_that_it_is_final_and_keeps_the_reason(
+    page: Page, service: Server, steps: Callable[..., str], said: list[str]
+) -> None:
+    job_id = steps()
+    service.until_done(job_id, 3)
+    article = see_job(page, job_id)
+    dialog = page.get_by_role("dialog")
+
+    press(article, "Stop")
+
+    expect(dialog).to_contain_text("This is final")
+    expect(dialog).to_contain_text("rolled back")
+    expect(dialog.locator(".terms")).to_contain_text("of 100,000")
+    expect(dialog.get_by_role("button", name="Leave it")).to_be_focused()
+
+    page.keyboard.press("Escape")
+
+    expect(dialog).to_have_count(0)
+    assert service.status(job_id) == "running"
+
+    press(article, "Stop")
+    dialog.get_by_label("Reason").fill("wrong table")
+    dialog.get_by_role("button", name="Stop and roll back").click()
+
+    expect(status_of(article)).to_contain_text("stopped")
+    expect(part(article, "What happened")).to_contain_text("wrong table")
+    expect(article.locator(".latest")).to_contain_text("Stop asked for")
+    expect(article.locator(".actions")).to_be_hidden()
+    assert service.changes(job_id)[-2]["reason"] == "wrong table"
+
+
+def test_a_job_is_halted_by_the_keyboard_alone_and_a_second_enter_does_not_resume_it(
+    page: Page, service: Server, steps: Callable[..., str], said: list[str]
+) -> None:
+    job_id = steps()
+    page.goto(f"/?q={job_id}")
+    expect(status_of(row(page, job_id))).to_contain_text("running")
+    halt = row(page, job_id).get_by_role("button", name=re.compile("^Halt: "))
+
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if halt.evaluate("node => node === document.activeElement"):
+            break
+    assert halt.evaluate("node => getComputedStyle(node).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+    expect(row(page, job_id).get_by_role("link", name="Simple")).to_be_focused()
+    assert service.status(job_id) == "halted"
+
+
+def test_a_reason_that_is_typed_is_kept_with_a_halt(page: Page, service: Server, steps: Callable[..., str]) -> None:
+    job_id = steps()
+    article = see_job(page, job_id)
+
+    article.get_by_label("Reason").fill("looks wrong")
+    press(article, "Halt")
+
+    expect(article.locator(".latest")).to_contain_text("by 127.0.0.1: “looks wrong”")
+    expect(part(article, "What happened").locator("q")).to_have_text("looks wrong")
+    expect(article.get_by_label("Reason")).to_have_value("")
+
+
+def test_a_job_that_does_not_answer_a_stop_is_flagged_and_force_is_offered(
+    page: Page, start: Callable[..., Server]
+) -> None:
+    server = start("served:app", STOP_GRACE_SECONDS=0.5)
+    job_id = server.client.post("/jobs", json={"type": "Deaf"}).json()["id"]
+    server.until_status("running", job_id)
+    server.client.post(f"/jobs/{job_id}/stop", json={})
+    page.goto(server.url)
+    shown = row(page, job_id)
+    expect(shown.locator(".alarm")).to_contain_text("does not answer", timeout=20_000)
+
+    press(shown, "Stop by force")
+    page.get_by_role("dialog").get_by_role("button", name="Force it to stop").click()
+
+    expect(status_of(shown)).to_contain_text("stopped", timeout=20_000)
+
+
+# Live
+
+
+def test_progress_comes_by_itself_and_so_does_the_end(page: Page, steps: Callable[..., str], said: list[str]) -> None:
+    job_id = steps(60, 0.05)
+    article = see_job(page, job_id)
+    page.evaluate("window.isTheSamePage = true")
+    seen = until(lambda: done_of(article), "the first progress")
+
+    until(lambda: done_of(article) > seen, "more of it")
+
+    expect(status_of(article)).to_contain_text("completed")
+    expect(part(article, "Result")).to_contain_text('"steps": 60')
+    expect(part(article, "What happened")).to_contain_text("Done")
+    expect(part(article, "Log")).to_contain_text("working from step 0 of 60")
+    assert page.evaluate("window.isTheSamePage")
+
+
+def test_a_job_that_somebody_else_submits_and_halts_is_seen_at_once(
+    page: Page, service: Server, steps: Callable[..., str], said: list[str]
+) -> None:
+    page.goto("/")
+    expect(page.locator("#connection")).to_have_text("Live")
+
+    job_id = steps()
+
+    expect(status_of(row(page, job_id))).to_contain_text("running")
+    count = page.locator(".chip", has_text="halted").locator(".count")
+    expect(count).to_have_text(re.compile(r"\d"))
+    halted = int(count.inner_text())
+
+    service.ask("halt", job_id)
+
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+    expect(count).to_have_text(str(halted + 1), timeout=15_000)
+
+
+def test_a_row_is_changed_in_place(page: Page, service: Server, steps: Callable[..., str]) -> None:
+    job_id = steps()
+    page.goto("/")
+    expect(status_of(row(page, job_id))).to_contain_text("running")
+    row(page, job_id).evaluate("node => { window.node = node; }")
+
+    service.ask("halt", job_id)
+
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+    assert row(page, job_id).evaluate("node => node === window.node")
+
+
+def test_a_lost_connection_is_told_and_the_page_recovers_by_itself(page: Page, start: Callable[..., Server]) -> None:
+    server = start()
+    job_id = submit_to(server, {"steps": 100_000, "seconds": 0.02})
+    page.goto(server.url)
+    expect(page.locator("#connection")).to_have_text("Live")
+    expect(status_of(row(page, job_id))).to_contain_text("running")
+
+    server.kill9()
+
+    expect(page.locator("#connection")).to_have_text("Connection lost")
+    expect(page.locator("#banner")).to_contain_text("What you see is how things stood at")
+
+    server.start()
+    server.ask("halt", job_id)
+
+    expect(page.locator("#connection")).to_have_text("Live", timeout=20_000)
+    expect(page.locator("#banner")).to_be_hidden()
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+
+
+def test_where_no_stream_is_left_the_page_asks_now_and_then_and_says_so(
+    page: Page, start: Callable[..., Server]
+) -> None:
+    server = start(STREAMS=0)
+    page.goto(server.url)
+    expect(page.locator("#banner")).to_contain_text("looks every 10 seconds")
+
+    job_id = submit_to(server, {"steps": 10, "seconds": 0.01})
+
+    expect(status_of(row(page, job_id))).to_contain_text("completed", timeout=25_000)
+
+
+# The list
+
+
+def test_the_filter_is_in_the_address_survives_a_reload_and_the_back_button_undoes_it(
+    page: Page, service: Server, steps: Callable[..., str], said: list[str]
+) -> None:
+    mine, other = steps(labels={"team": "red"}), steps(labels={"team": "blue"})
+    page.goto("/")
+    expect(row(page, other)).to_be_visible()
+
+    page.get_by_label("Label, as name:value").fill("team:red")
+    page.keyboard.press("Enter")
+    expect(row(page, other)).to_have_count(0)
+    page.locator(".chip", has_text="running").click()
+    page.get_by_label("Type").select_option("Simple")
+    page.get_by_label("Search").fill("red")
+    page.wait_for_url("**q=red*")
+
+    query = parse_qs(urlsplit(page.url).query)
+    assert query == {"label": ["team:red"], "status": ["running"], "type": ["Simple"], "q": ["red"]}
+
+    page.reload()
+
+    expect(row(page, mine)).to_be_visible()
+    expect(row(page, other)).to_have_count(0)
+    expect(page.locator('.chip[aria-pressed="true"]')).to_contain_text("running")
+    expect(page.get_by_label("Search")).to_have_value("red")
+    expect(page.get_by_label("Type")).to_have_value("Simple")
+    expect(page.get_by_role("link", name="Take away team:red")).to_be_visible()
+
+    page.go_back()
+    page.go_back()
+    page.go_back()
+
+    expect(row(page, other)).to_be_visible()
+    assert urlsplit(page.url).query == ""
+
+
+def test_the_back_button_leads_from_a_job_to_the_list_as_it_was(
+    page: Page, steps: Callable[..., str], said: list[str]
+) -> None:
+    job_id = steps()
+    page.goto("/?type=Simple")
+    row(page, job_id).get_by_role("link", name="Simple", exact=True).click()
+    expect(page.locator("article h1")).to_have_text("Simple")
+    assert parse_qs(urlsplit(page.url).query) == {"job": [job_id]}
+
+    page.go_back()
+
+    expect(row(page, job_id)).to_be_visible()
+    assert parse_qs(urlsplit(page.url).query) == {"type": ["Simple"]}
+
+    page.go_forward()
+
+    expect(page.locator("article h1")).to_have_text("Simple")
+
+
+def test_older_jobs_are_a_page_away(page: Page, start: Callable[..., Server]) -> None:
+    server = start(SLOTS=0)
+    ids = [submit_to(server, {"steps": number}) for number in range(60)]
+    page.goto(server.url)
+    expect(page.locator("tbody tr")).to_have_count(50)
+    expect(row(page, ids[-1])).to_be_visible()
+
+    page.get_by_role("link", name="Older").click()
+
+    expect(page.locator("tbody tr")).to_have_count(10)
+    expect(row(page, ids[0])).to_be_visible()
+    page.reload()
+    expect(row(page, ids[0])).to_be_visible()
+
+    page.get_by_role("link", name="Newest").click()
+
+    expect(row(page, ids[-1])).to_be_visible()
+
+
+def test_a_job_that_was_halted_here_stays_in_sight_when_the_filter_no_longer_means_it(
+    page: Page, steps: Callable[..., str]
+) -> None:
+    job_id = steps()
+    page.goto(f"/?status=running&q={job_id}")
+
+    press(row(page, job_id), "Halt")
+
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+    with page.expect_response("**/jobs?*"):
+        pass
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+
+
+def test_all_that_the_filter_selects_are_halted_after_their_number_was_shown(
+    page: Page, service: Server, steps: Callable[..., str], said: list[str]
+) -> None:
+    mine = [steps(labels={"batch": "one"}) for _ in range(3)]
+    other = steps(labels={"batch": "two"})
+    service.until_status("running", *mine, other)
+    page.goto("/?label=batch:one")
+    expect(row(page, mine[0])).to_be_visible()
+    dialog = page.get_by_role("dialog")
+
+    page.get_by_role("button", name="Halt all").click()
+
+    expect(dialog.get_by_role("heading")).to_have_text("Halt 3 jobs?")
+    expect(dialog).to_contain_text("3 running")
+    expect(dialog).to_contain_text("batch:one")
+
+    dialog.get_by_label("Reason").fill("all of these look wrong")
+    dialog.get_by_role("button", name="Halt 3").click()
+
+    expect(dialog.get_by_role("heading")).to_have_text("3 asked to halt")
+    expect(dialog.locator(".ids li")).to_have_count(3)
+    service.until_status("halted", *mine)
+    assert service.status(other) == "running"
+    assert service.changes(mine[0])[-2]["reason"] == "all of these look wrong"
+    dialog.get_by_role("button", name="Close").click()
+    expect(page.locator("tbody .badge", has_text="halted")).to_have_count(3)
+
+
+def test_a_newcomer_is_told_what_to_do(page: Page, start: Callable[..., Server]) -> None:
+    server = start()
+    page.goto(server.url)
+
+    expect(page.locator(".empty")).to_contain_text(f"curl -s {server.url}/jobs")
+    page.get_by_role("link", name="Submit the first job").click()
+
+    expect(page.get_by_role("heading", name="New job")).to_be_visible()
+
+
+def test_the_api_docs_are_a_click_away(page: Page) -> None:
+    page.goto("/")
+
+    page.get_by_role("link", name="API docs").click()
+
+    expect(page.locator(".info .title")).to_contain_text("Job manager")
+
+
+# Submitting
+
+
+def test_a_job_is_submitted_by_a_form_made_from_its_schema(page: Page, service: Server, said: list[str]) -> None:
+    page.goto("/?submit=Simple")
+    expect(page.get_by_label("steps")).to_have_value("60")
+    expect(page.locator("form")).to_contain_text("How long a step takes, in seconds.")
+
+    page.get_by_label("steps").fill("7")
+    page.get_by_label("seconds", exact=True).fill("0.01")
+    page.get_by_text("More options").click()
+    page.get_by_label("labels").fill('{"made": "by hand"}')
+    page.get_by_role("button", name="Submit").click()
+
+    expect(status_of(page.locator("article"))).to_contain_text("completed")
+    job_id = parse_qs(urlsplit(page.url).query)["job"][0]
+    job = service.client.get(f"/jobs/{job_id}").json()
+    assert (job["args"], job["labels"]) == ({"steps": 7, "seconds": 0.01}, {"made": "by hand"})
+
+
+def test_what_is_wrong_is_said_at_its_field(page: Page) -> None:
+    page.goto("/?submit=Simple")
+    page.get_by_label("steps").fill("many")
+    page.get_by_text("More options").click()
+    page.get_by_label("labels").fill("{")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator(".field", has_text="labels").locator(".error")).to_contain_text("This is no JSON")
+
+    page.get_by_label("labels").fill("")
+    page.get_by_role("button", name="Submit").click()
+
+    expect(page.locator(".field", has_text="steps").locator(".error").first).to_have_text(
+        "Input should be a valid integer"
+    )
+    expect(page.get_by_label("steps")).to_be_focused()
+    expect(page.get_by_label("steps")).to_have_attribute("aria-invalid", "true")
+
+
+def test_a_submission_whose_answer_was_lost_is_one_job_when_it_is_sent_again(page: Page, service: Server) -> None:
+    lost: list[str] = []
+
+    def lose_the_first_answer(route: Any) -> None:
+        if route.request.method == "POST" and not lost:
+            lost.append(route.fetch().json()["id"])
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/jobs", lose_the_first_answer)
+    page.goto("/?submit=Simple")
+    page.get_by_label("steps").fill("3")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator("form")).to_contain_text("it will not become two jobs")
+
+    page.get_by_role("button", name="Submit").click()
+
+    expect(page.locator("article.job")).to_be_visible()
+    assert parse_qs(urlsplit(page.url).query)["job"] == lost
+
+
+def test_each_kind_of_argument_has_its_control(page: Page) -> None:
+    page.goto("/?submit=Export")
+
+    expect(page.get_by_label("format")).to_have_value('"csv"')
+    assert page.get_by_label("format").evaluate("node => node.tagName") == "SELECT"
+    assert page.get_by_label("columns").evaluate("node => node.tagName") == "TEXTAREA"
+    expect(page.get_by_label("from_date")).to_have_attribute("aria-required", "true")
+
+
+# Who asks
+
+
+@pytest.fixture
+def guarded(start: Callable[..., Server], tmp_path: Path) -> tuple[Server, dict[str, str]]:
+    """A server that asks for tokens, and a token of each role."""
+    tokens = TokenFile(tmp_path / "tokens")
+    secrets = {str(role): tokens.add(f"a-{role}", role, now=datetime.now(UTC)) for role in Role}
+    server = start(TOKENS=tokens.path)
+    server.client.headers["Authorization"] = f"Bearer {secrets['operator']}"
+    return server, secrets
+
+
+def sign_in(page: Page, secret: str) -> None:
+    page.get_by_label("Token", exact=True).fill(secret)
+    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_an_operator_signs_in_and_steers_and_the_token_goes_with_the_tab(
+    page: Page, guarded: tuple[Server, dict[str, str]]
+) -> None:
+    server, secrets = guarded
+    job_id = submit_to(server, {"steps": 100_000, "seconds": 0.02})
+    page.goto(server.url)
+    expect(page.get_by_role("dialog")).to_contain_text("asks for a token")
+
+    sign_in(page, "jm_wrong")
+    expect(page.get_by_role("dialog").locator(".error")).not_to_be_empty()
+    sign_in_again = page.get_by_label("Token", exact=True)
+    sign_in_again.fill(secrets["operator"])
+    page.get_by_role("button", name="Go on").click()
+
+    expect(page.locator("#connection")).to_have_text("Live")
+    press(row(page, job_id), "Halt")
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+    assert server.changes(job_id)[-1]["actor"] in ("a-operator", "engine")
+    page.reload()
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+    assert page.evaluate("JSON.stringify([Object.values(localStorage), document.cookie])") == '[[],""]'
+    fresh = page.context.new_page()
+    fresh.goto(server.url)
+    expect(fresh.get_by_role("dialog")).to_contain_text("asks for a token")
+
+    page.get_by_role("button", name="Forget the token").click()
+
+    expect(page.get_by_role("dialog")).to_contain_text("asks for a token")
+    assert secrets["operator"] not in page.evaluate("JSON.stringify(Object.values(sessionStorage))")
+
+
+def test_a_viewer_sees_everything_and_the_buttons_say_that_it_may_change_nothing(
+    page: Page, guarded: tuple[Server, dict[str, str]]
+) -> None:
+    server, secrets = guarded
+    job_id = submit_to(server, {"steps": 100_000, "seconds": 0.02})
+    page.goto(server.url)
+    sign_in(page, secrets["viewer"])
+
+    expect(status_of(row(page, job_id))).to_contain_text("running")
+    expect(page.locator("#refusal")).to_contain_text("The token 'a-viewer' has the role viewer")
+    halt = row(page, job_id).get_by_role("button", name=re.compile("^Halt: "))
+    expect(halt).to_have_attribute("aria-disabled", "true")
+    expect(halt).to_have_attribute("title", re.compile("needs the role operator"))
+
+    halt.click(force=True)
+
+    expect(page.locator("#errors")).to_contain_text("needs the role operator")
+    assert server.status(job_id) == "running"
+
+
+def test_with_a_token_too_a_file_is_downloaded_by_its_name(
+    page: Page, guarded: tuple[Server, dict[str, str]], tmp_path: Path
+) -> None:
+    server, secrets = guarded
+    make_sample(server.data_dir, rows=500)
+    args = {"from_date": "2023-01-01", "to_date": "2024-12-31"}
+    job_id = server.client.post("/jobs", json={"type": "Export", "args": args}).json()["id"]
+    server.until_status("completed", job_id)
+    page.goto(f"{server.url}/?job={job_id}")
+    sign_in(page, secrets["viewer"])
+
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="Download").click()
+
+    assert waiting.value.suggested_filename == "responses_2023-01-01_2024-12-31.csv"
+    assert Path(waiting.value.path()).read_bytes() == server.client.get(f"/jobs/{job_id}/artifact").content
+
+
+# What the page must not do
+
+
+def test_text_that_looks_like_html_is_shown_as_text_wherever_it_comes_from(
+    page: Page, service: Server, steps: Callable[..., str], said: list[str]
+) -> None:
+    answer = service.client.post(
+        "/jobs",
+        json={
+            "type": "Simple",
+            "args": {"steps": 100_000, "seconds": 0.02, "note": HOSTILE},
+            "labels": {"team": HOSTILE},
+        },
+    )
+    job_id = answer.json()["id"]
+    service.until_status("running", job_id)
+    service.client.post(f"/jobs/{job_id}/halt", json={"reason": HOSTILE}, headers={"Prefer": "wait=5"})
+
+    page.goto("/")
+    expect(row(page, job_id).locator(".labels")).to_contain_text(HOSTILE)
+    article = see_job(page, job_id)
+    expect(part(article, "What happened")).to_contain_text(HOSTILE)
+    expect(part(article, "Arguments")).to_contain_text("<img src=x")
+    expect(article.locator(".labels")).to_contain_text(HOSTILE)
+    page.goto(f"/?q={HOSTILE}")
+    expect(row(page, job_id)).to_be_visible()
+
+    assert page.locator("main img").count() == 0
+    assert "owned" not in page.title()
+    service.client.post(f"/jobs/{job_id}/stop", json={})
+
+
+def test_on_a_phone_nothing_is_cut_off_sideways(browser: Browser, service: Server, steps: Callable[..., str]) -> None:
+    job_id = steps(labels={"a-label-with-a-rather-long-name": "and-a-value-that-is-even-longer-than-that-" * 3})
+    context = browser.new_context(base_url=service.url, viewport={"width": 400, "height": 800})
+    page = context.new_page()
+    for address, sign in {"/": "tbody tr", f"/?job={job_id}": "article .card.now", "/?submit": "form"}.items():
+        page.goto(address)
+        expect(page.locator(sign).first).to_be_visible()
+
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400, address
+    page.goto("/")
+    press(row(page, job_id), "Halt")
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+    context.close()
+
+
+def test_an_address_of_no_job_says_so(page: Page) -> None:
+    page.goto(f"/?job={NOBODY}")
+
+    expect(page.locator("article")).to_contain_text(f"There is no job '{NOBODY}'")
+    page.get_by_role("link", name="All jobs").click()
+    expect(page.locator(".filters")).to_be_visible()
+
+
+def test_a_filter_that_makes_no_sense_says_so(page: Page) -> None:
+    page.goto("/?status=odd")
+
+    expect(page.locator(".empty")).to_contain_text("This list cannot be shown")
+
+
+def test_mounted_under_a_prefix_everything_works_the_same(
+    page: Page, start: Callable[..., Server], said: list[str]
+) -> None:
+    server = start("mounted:app")
+    answer = server.client.post("/ops/jobs", json={"type": "Simple", "args": {"steps": 100_000, "seconds": 0.02}})
+    job_id = answer.json()["id"]
+    page.goto(f"{server.url}/ops")
+    expect(page.locator("#connection")).to_have_text("Live")
+
+    press(row(page, job_id), "Halt")
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+    row(page, job_id).get_by_role("link", name="Simple", exact=True).click()
+    article = page.locator("article")
+    press(article, "Resume")
+    expect(status_of(article)).to_contain_text("running")
+
+    page.get_by_role("link", name="Job manager").click()
+    expect(row(page, job_id)).to_be_visible()
+    assert urlsplit(page.url).path == "/ops/"
+    page.get_by_role("link", name="API docs").click()
+    expect(page.locator(".info .title")).to_contain_text("Job manager")
