@@ -105,8 +105,20 @@ function confirmAll(action, filter, counted, sum) {
     title: `${labelOf(action)} ${sum} ${sum === "1" ? "job" : "jobs"}?`,
     lines: [
       h("p", {}, counted.map(([status, count]) => `${number(count)} ${status}`).join(", "), "."),
-      h("p", {}, others.length ? `Of the filter: ${others.map((pair) => pair.join(" ")).join(", ")}.` : "No filter is set: these are all there are."),
-      isFinal && h("p", {}, h("strong", {}, "This is final. "), "They cannot be resumed, and what they have done is rolled back."),
+      h(
+        "p",
+        {},
+        others.length
+          ? `Of the filter: ${others.map((pair) => pair.join(" ")).join(", ")}.`
+          : "No filter is set: these are all there are.",
+      ),
+      isFinal &&
+        h(
+          "p",
+          {},
+          h("strong", {}, "This is final. "),
+          "They cannot be resumed, and what they have done is rolled back.",
+        ),
     ],
     yes: `${labelOf(action)} ${sum}`,
     no: isFinal ? "Leave them" : "Cancel",
@@ -116,11 +128,18 @@ function confirmAll(action, filter, counted, sum) {
 
 function showOutcome(action, { changed, changed_ids: ids, unchanged }) {
   const listed = ids.slice(0, MOST_LISTED).map((id) => h("li", {}, jobLink(id, { title: id }, short(id))));
-  const refused = unchanged.slice(0, MOST_LISTED).map(({ id, reason }) => h("li", {}, jobLink(id, { title: id }, short(id)), ` ${reason}`));
+  const refused = unchanged
+    .slice(0, MOST_LISTED)
+    .map(({ id, reason }) => h("li", {}, jobLink(id, { title: id }, short(id)), ` ${reason}`));
   tell({
     title: `${number(changed)} asked to ${action}`,
     lines: [
-      h("ul", { class: "ids" }, listed, ids.length > MOST_LISTED ? h("li", {}, `and ${number(ids.length - MOST_LISTED)} more`) : null),
+      h(
+        "ul",
+        { class: "ids" },
+        listed,
+        ids.length > MOST_LISTED ? h("li", {}, `and ${number(ids.length - MOST_LISTED)} more`) : null,
+      ),
       refused.length > 0 && h("h3", {}, `${number(unchanged.length)} did not change`),
       refused.length > 0 && h("ul", { class: "ids reasons" }, refused),
     ],

@@ -48,7 +48,8 @@ export class Buttons {
       const isAllowed = LIFE[job.status].includes(action) || (action === "stop" && isForce);
       button.setAttribute("aria-label", `${labelOf(action)}${isForce ? " by force" : ""}: ${nameOf(job)}`);
       // Its place stays, but whoever had the focus there must not find it on a button that does something else.
-      if (!isAllowed && button === document.activeElement) this.element.closest("[data-job]").querySelector("a")?.focus();
+      if (!isAllowed && button === document.activeElement)
+        this.element.closest("[data-job]").querySelector("a")?.focus();
       button.toggleAttribute("data-absent", !isAllowed);
       button.setAttribute("aria-disabled", Boolean(this.#isAsking || refusal()));
       button.title = refusal();
@@ -120,11 +121,17 @@ async function confirmStop(job, typed) {
     title: force ? `Force this ${job.type} to stop?` : `Stop this ${job.type} for good?`,
     lines: [
       force
-        ? h("p", {}, "It has not answered the stop. Force interrupts its code, and abandons what does not end by that. ")
+        ? h(
+            "p",
+            {},
+            "It has not answered the stop. Force interrupts its code, and abandons what does not end by that. ",
+          )
         : null,
       h("p", {}, h("strong", {}, "This is final. "), "It cannot be resumed, and what it has done is rolled back:"),
       known,
-      LIFE[job.status].includes("halt") ? h("p", { class: "hint" }, "Not sure? Halt it instead: that keeps everything.") : null,
+      LIFE[job.status].includes("halt")
+        ? h("p", { class: "hint" }, "Not sure? Halt it instead: that keeps everything.")
+        : null,
     ],
     yes: force ? "Force it to stop" : "Stop and roll back",
     no: "Leave it",

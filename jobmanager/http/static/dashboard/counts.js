@@ -57,7 +57,9 @@ export class Counts {
 function read(text) {
   const types = {};
   for (const [, labels, value] of text.matchAll(SAMPLE)) {
-    const { type, status } = Object.fromEntries([...labels.matchAll(LABEL)].map(([, name, text]) => [name, unescape(text)]));
+    const { type, status } = Object.fromEntries(
+      [...labels.matchAll(LABEL)].map(([, name, text]) => [name, unescape(text)]),
+    );
     (types[type] ??= {})[status] = Number(value);
   }
   return types;

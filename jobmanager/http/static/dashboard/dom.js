@@ -30,11 +30,14 @@ export function throttled(work, milliseconds) {
   let timer = null;
   let doneAt = -Infinity;
   return () => {
-    timer ??= setTimeout(() => {
-      timer = null;
-      doneAt = performance.now();
-      work();
-    }, Math.max(0, doneAt + milliseconds - performance.now()));
+    timer ??= setTimeout(
+      () => {
+        timer = null;
+        doneAt = performance.now();
+        work();
+      },
+      Math.max(0, doneAt + milliseconds - performance.now()),
+    );
   };
 }
 
@@ -47,7 +50,7 @@ export function terms() {
 export function setTerms(list, pairs) {
   const there = new Map([...list.children].map((item) => [item.dataset.term, item]));
   const items = pairs
-    .filter(([, value]) => value != null && value !== "")
+    .filter(([, value]) => value != null && value !== false && value !== "")
     .map(([term, value]) => {
       const item = there.get(term) ?? h("div", { "data-term": term }, h("dt", {}, term), h("dd"));
       if (value instanceof Node) arrange(item.lastElementChild, [value]);

@@ -32,7 +32,12 @@ export class Filters {
   constructor(go) {
     this.#go = go;
     let typing;
-    this.#search = h("input", { type: "search", name: "q", placeholder: "Search id, type or label", "aria-label": "Search" });
+    this.#search = h("input", {
+      type: "search",
+      name: "q",
+      placeholder: "Search id, type or label",
+      "aria-label": "Search",
+    });
     this.#search.addEventListener("input", () => {
       clearTimeout(typing);
       typing = setTimeout(() => this.#change("q", [this.#search.value.trim()], true), TYPING_MILLISECONDS);
@@ -45,7 +50,11 @@ export class Filters {
       "section",
       { class: "filters", "aria-label": "Filter" },
       h("div", { class: "fields" }, this.#search, this.#type, add, this.#tags),
-      h("div", { class: "chips", role: "group", "aria-label": "Status" }, [...this.#chips.values()].map(({ node }) => node)),
+      h(
+        "div",
+        { class: "chips", role: "group", "aria-label": "Status" },
+        [...this.#chips.values()].map(({ node }) => node),
+      ),
     );
   }
 
@@ -83,7 +92,10 @@ export class Filters {
   #toggle(status) {
     const chosen = new Set(this.#filter.getAll("status"));
     if (!chosen.delete(status)) chosen.add(status);
-    this.#change("status", STATUSES.filter((each) => chosen.has(each)));
+    this.#change(
+      "status",
+      STATUSES.filter((each) => chosen.has(each)),
+    );
   }
 
   #addLabel(event) {
@@ -104,7 +116,14 @@ export class Filters {
 }
 
 function tag(filter, name, value) {
-  const others = new URLSearchParams([...filter].filter(([key, each]) => key !== "cursor" && (key !== name || each !== value)));
+  const others = new URLSearchParams(
+    [...filter].filter(([key, each]) => key !== "cursor" && (key !== name || each !== value)),
+  );
   const text = name === "label" ? value : `${name.replace("_", " ")} ${value}`;
-  return viewLink(others, { class: "tag", "aria-label": `Take away ${text}` }, text, h("span", { "aria-hidden": "true" }, " ×"));
+  return viewLink(
+    others,
+    { class: "tag", "aria-label": `Take away ${text}` },
+    text,
+    h("span", { "aria-hidden": "true" }, " ×"),
+  );
 }

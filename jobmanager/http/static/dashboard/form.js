@@ -7,7 +7,11 @@ let made = 0;
 /** Return a field for each property of a schema, in its order. */
 export function fieldsOf(schema, pointer) {
   return Object.entries(schema.properties ?? {}).map(
-    ([name, property]) => new Field(name, resolve(property, schema), { pointer: `${pointer}/${escape(name)}`, isRequired: schema.required?.includes(name) }),
+    ([name, property]) =>
+      new Field(name, resolve(property, schema), {
+        pointer: `${pointer}/${escape(name)}`,
+        isRequired: schema.required?.includes(name),
+      }),
   );
 }
 
@@ -59,7 +63,10 @@ export class Field {
 function resolve(property, root) {
   if (property.$ref) {
     const { $ref, ...own } = property;
-    const target = $ref.split("/").slice(1).reduce((node, part) => node?.[part], root);
+    const target = $ref
+      .split("/")
+      .slice(1)
+      .reduce((node, part) => node?.[part], root);
     return resolve({ ...target, ...own }, root);
   }
   const kinds = property.anyOf?.filter(({ type }) => type !== "null");
@@ -75,7 +82,13 @@ function kindOf({ type, format, enum: choices }) {
 }
 
 const text = (schema, more = {}) =>
-  h("input", { value: schema.default, placeholder: schema.examples && `for example ${schema.examples[0]}`, autocomplete: "off", spellcheck: "false", ...more });
+  h("input", {
+    value: schema.default,
+    placeholder: schema.examples && `for example ${schema.examples[0]}`,
+    autocomplete: "off",
+    spellcheck: "false",
+    ...more,
+  });
 
 /** By kind, the control for a schema. */
 const CONTROLS = {
@@ -89,10 +102,20 @@ const CONTROLS = {
       "select",
       {},
       isRequired || chosen != null ? null : h("option", { value: "" }, "—"),
-      choices.map((choice) => h("option", { value: JSON.stringify(choice), selected: choice === chosen }, String(choice))),
+      choices.map((choice) =>
+        h("option", { value: JSON.stringify(choice), selected: choice === chosen }, String(choice)),
+      ),
     ),
   json: ({ default: value, type, examples }) =>
-    h("textarea", { rows: 3, spellcheck: "false", placeholder: examples ? JSON.stringify(examples[0]) : `JSON${type ? `: ${type}` : ""}` }, value == null ? "" : JSON.stringify(value, null, 2)),
+    h(
+      "textarea",
+      {
+        rows: 3,
+        spellcheck: "false",
+        placeholder: examples ? JSON.stringify(examples[0]) : `JSON${type ? `: ${type}` : ""}`,
+      },
+      value == null ? "" : JSON.stringify(value, null, 2),
+    ),
 };
 
 const json = ({ value }) => (value.trim() ? JSON.parse(value) : undefined);

@@ -51,6 +51,13 @@ export function setTime(node, at) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** Return an element that tells a time; see setTime. */
+export function time(at) {
+  const node = document.createElement("time");
+  setTime(node, at);
+  return node;
+}
+
 /** Bring all times on the page up to date. */
 export function tick() {
   for (const node of document.querySelectorAll("time")) setTime(node, node.dateTime);

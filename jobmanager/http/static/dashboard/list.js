@@ -5,13 +5,13 @@ import { Bulk } from "./bulk.js";
 import { showConnection } from "./connection.js";
 import { Counts } from "./counts.js";
 import { arrange, h, setText, throttled } from "./dom.js";
+import { emptiness, notice } from "./empty.js";
 import { Filters } from "./filters.js";
 import { number } from "./format.js";
 import { follow } from "./live.js";
 import { sayError } from "./notices.js";
 import { viewLink } from "./parts.js";
 import { Row } from "./row.js";
-import { token } from "./token.js";
 
 const REFRESH_MILLISECONDS = 1000;
 
@@ -38,7 +38,9 @@ export class ListPage {
   constructor(go) {
     this.#filters = new Filters(go);
     this.#bulk = new Bulk(this.#counts, this.#refreshSoon);
-    const heads = ["Status", "Job", "Progress", "Submitted", "Actions"].map((name) => h("th", { scope: "col", role: "columnheader" }, name));
+    const heads = ["Status", "Job", "Progress", "Submitted", "Actions"].map((name) =>
+      h("th", { scope: "col", role: "columnheader" }, name),
+    );
     this.#table = h(
       "table",
       { class: "jobs", role: "table" },
@@ -92,7 +94,10 @@ export class ListPage {
       if (asked !== this.#asked) return;
       const there = new Set(page.jobs.map(({ id }) => id));
       const jobs = [...page.jobs, ...kept.filter(({ id }) => !there.has(id))];
-      this.#draw(jobs.sort((one, other) => Date.parse(other.submitted_at) - Date.parse(one.submitted_at)), page.next_cursor);
+      this.#draw(
+        jobs.sort((one, other) => Date.parse(other.submitted_at) - Date.parse(one.submitted_at)),
+        page.next_cursor,
+      );
     } catch (error) {
       if (asked !== this.#asked || error instanceof NoAnswer) return; // that there is no connection is told as such
       if (error.status === 422) this.#complain(error);
@@ -110,7 +115,10 @@ export class ListPage {
     const rows = new Map(jobs.map((job) => [job.id, this.#rows.get(job.id) ?? this.#makeRow(job)]));
     jobs.forEach((job) => rows.get(job.id).update(job));
     this.#rows = rows;
-    arrange(this.#body, [...rows.values()].map(({ element }) => element));
+    arrange(
+      this.#body,
+      [...rows.values()].map(({ element }) => element),
+    );
     this.#table.hidden = this.#bulk.element.hidden = !jobs.length;
     this.#empty.hidden = jobs.length > 0;
     setText(this.#summary, jobs.length ? this.#summaryOf(jobs.length, next) : "");
@@ -161,22 +169,6 @@ export class ListPage {
   #complain(error) {
     this.#table.hidden = this.#bulk.element.hidden = true;
     this.#empty.hidden = false;
-    this.#empty.replaceChildren(h("h2", {}, "This list cannot be shown"), h("p", {}, error.message), viewLink("", { class: "button" }, "All jobs"));
+    this.#empty.replaceChildren(...notice("This list cannot be shown", error.message));
   }
-}
-
-/** Return what a list says that has no jobs: how to come by some. */
-function emptiness(filter) {
-  if ([...filter].length) {
-    return [h("h2", {}, "No job matches"), h("p", {}, "No job is as this filter says."), viewLink("", { class: "button" }, "All jobs")];
-  }
-  const authorization = token() ? " -H 'Authorization: Bearer …'" : "";
-  const command = `curl -s ${new URL("jobs", document.baseURI)}${authorization} -d '{"type": "Simple", "args": {"steps": 60}}'`;
-  return [
-    h("h2", {}, "No jobs yet"),
-    h("p", {}, "A job is something long: an export, an import, a bulk change. Submit one, then halt it, look at it, and resume it where it stood."),
-    viewLink("submit", { class: "button primary" }, "Submit the first job"),
-    h("p", { class: "hint" }, "or from a terminal:"),
-    h("pre", {}, command),
-  ];
 }

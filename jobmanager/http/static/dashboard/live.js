@@ -22,7 +22,7 @@ export function follow(path, { onEvent, onRefresh, onState }) {
   const poll = setInterval(() => document.hidden || onRefresh(), POLL_MILLISECONDS);
 
   async function run(signal) {
-    for (let failures = 0; !signal.aborted; ) {
+    for (let failures = 0; !signal.aborted;) {
       let wait = 500; // a stream that ends as planned: of a server that makes room for its successor
       try {
         const response = await open(path, lastId, signal);
@@ -66,7 +66,10 @@ export function follow(path, { onEvent, onRefresh, onState }) {
 }
 
 function open(path, lastId, signal) {
-  return request(path, { signal, headers: { Accept: "text/event-stream", ...(lastId && { "Last-Event-ID": lastId }) } });
+  return request(path, {
+    signal,
+    headers: { Accept: "text/event-stream", ...(lastId && { "Last-Event-ID": lastId }) },
+  });
 }
 
 /** Yield the events of an answer; throws NoAnswer where nothing comes for too long, or the connection breaks. */

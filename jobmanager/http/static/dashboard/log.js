@@ -11,7 +11,11 @@ export class LogTail {
   #id;
   #last = 0;
   #reading = null;
-  element = h("div", { class: "log", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "Log" }, h("p", { class: "hint" }, "It has logged nothing yet."));
+  element = h(
+    "div",
+    { class: "log", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "Log" },
+    h("p", { class: "hint" }, "It has logged nothing yet."),
+  );
 
   constructor(id) {
     this.#id = id;

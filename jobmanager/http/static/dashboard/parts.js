@@ -46,7 +46,11 @@ export function setBar(bar, job) {
 
 /** Return the button that copies an id. */
 export function copyButton(id) {
-  return h("button", { class: "quiet copy", title: `Copy ${id}`, "aria-label": `Copy the id ${id}`, onclick: () => copy(id) }, "Copy");
+  return h(
+    "button",
+    { class: "quiet copy", title: `Copy ${id}`, "aria-label": `Copy the id ${id}`, onclick: () => copy(id) },
+    "Copy",
+  );
 }
 
 /** Browsers give the clipboard to secure pages only; on others there is an older way. */
@@ -68,10 +72,13 @@ export function viewLink(query, attributes, ...children) {
   return h("a", { href: `?${query}`, "data-view": true, ...attributes }, ...children);
 }
 
-/** Return the label of a job as a link to the jobs that have it. */
-export function labelLink(name, value) {
-  const label = `${name}:${value}`;
-  return viewLink(new URLSearchParams({ label }), { class: "label", title: `All jobs with ${label}` }, label);
+/** Return the labels of a job, each a link to the jobs that have it; null if it has none. */
+export function labelLinks({ labels }) {
+  const links = Object.entries(labels).map(([name, value]) => {
+    const label = `${name}:${value}`;
+    return viewLink(new URLSearchParams({ label }), { class: "label", title: `All jobs with ${label}` }, label);
+  });
+  return links.length ? h("div", { class: "labels" }, links) : null;
 }
 
 /** Return the link to a job. */

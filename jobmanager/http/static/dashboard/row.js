@@ -3,7 +3,7 @@
 import { Buttons } from "./control.js";
 import { h, setText } from "./dom.js";
 import { distance, figures, isToCome, setTime, short } from "./format.js";
-import { alarmOf, badge, copyButton, jobLink, labelLink, setBadge, setBar } from "./parts.js";
+import { alarmOf, badge, copyButton, jobLink, labelLinks, setBadge, setBar } from "./parts.js";
 
 /** A row of the table, changed in place as its job changes. */
 export class Row {
@@ -19,7 +19,6 @@ export class Row {
     this.#badge = badge(job.status);
     this.#bar.setAttribute("aria-label", `Progress of ${job.type} ${short(job.id)}`);
     this.#buttons = new Buttons(job, { onChange });
-    const labels = Object.entries(job.labels).map(([name, value]) => labelLink(name, value));
     this.element = h(
       "tr",
       { "data-job": job.id, role: "row" },
@@ -29,7 +28,7 @@ export class Row {
         { class: "what", role: "cell" },
         jobLink(job.id, { class: "type" }, job.type),
         h("span", { class: "id" }, h("code", { title: job.id }, short(job.id)), copyButton(job.id)),
-        labels.length ? h("span", { class: "labels" }, labels) : null,
+        labelLinks(job),
       ),
       h("td", { class: "how", role: "cell" }, this.#bar, this.#figures, this.#note),
       h("td", { class: "when", role: "cell" }, this.#age),

@@ -12,7 +12,13 @@ let dialog = null;
 /** Ask for a token; `onChange` is called when there is one. */
 export function askForToken(wrong, onChange) {
   if (dialog) return;
-  const secret = h("input", { id: "token", type: "password", autocomplete: "off", placeholder: "jm_…", required: true });
+  const secret = h("input", {
+    id: "token",
+    type: "password",
+    autocomplete: "off",
+    placeholder: "jm_…",
+    required: true,
+  });
   const form = h(
     "form",
     { method: "dialog" },

@@ -13,9 +13,17 @@ import { refusal } from "./token.js";
 /** What can be said of a job of any type. */
 const OPTIONS = {
   properties: {
-    labels: { type: "object", description: "Names and values of your own, to find jobs by.", examples: [{ team: "growth" }] },
+    labels: {
+      type: "object",
+      description: "Names and values of your own, to find jobs by.",
+      examples: [{ team: "growth" }],
+    },
     priority: { type: "integer", description: "Higher is run first; 0 if it is left out." },
-    run_at: { type: "string", description: "Not before this time, with its time zone.", examples: ["2030-01-31T06:00:00Z"] },
+    run_at: {
+      type: "string",
+      description: "Not before this time, with its time zone.",
+      examples: ["2030-01-31T06:00:00Z"],
+    },
     max_attempts: { type: "integer", description: "Tries in all before a failure is final." },
     timeout_seconds: { type: "number", description: "Most time one attempt may run." },
   },
@@ -25,7 +33,10 @@ const OPTIONS = {
 export class SubmitPage {
   #go;
   #types = [];
-  #choice = h("select", { id: "job-type", onchange: () => this.#go(new URLSearchParams({ submit: this.#choice.value }), true) });
+  #choice = h("select", {
+    id: "job-type",
+    onchange: () => this.#go(new URLSearchParams({ submit: this.#choice.value }), true),
+  });
   #description = h("p", { class: "hint" });
   #args = [];
   #argsBox = h("fieldset", {}, h("legend", {}, "Arguments"));
@@ -38,7 +49,12 @@ export class SubmitPage {
   constructor(go) {
     this.#go = go;
     this.title = "New job";
-    const more = h("details", {}, h("summary", {}, "More options"), this.#options.map(({ element }) => element));
+    const more = h(
+      "details",
+      {},
+      h("summary", {}, "More options"),
+      this.#options.map(({ element }) => element),
+    );
     const form = h(
       "form",
       { class: "card submit", novalidate: true, onsubmit: (event) => this.#submit(event) },
@@ -66,7 +82,11 @@ export class SubmitPage {
     setText(this.#description, chosen.description);
     this.#args = fieldsOf(chosen.args_schema, "#/args");
     const nothing = this.#args.length ? [] : [h("p", { class: "hint" }, "It takes none.")];
-    this.#argsBox.replaceChildren(this.#argsBox.firstElementChild, ...this.#args.map(({ element }) => element), ...nothing);
+    this.#argsBox.replaceChildren(
+      this.#argsBox.firstElementChild,
+      ...this.#args.map(({ element }) => element),
+      ...nothing,
+    );
     this.#button.setAttribute("aria-disabled", Boolean(refusal()));
     return setText(this.#error, refusal());
   }
@@ -105,7 +125,9 @@ export class SubmitPage {
     const places = new Map((error.errors ?? []).map(({ pointer, detail }) => [pointer, detail]));
     for (const field of fields) {
       // What is wrong inside a value of JSON is told at its field.
-      const wrong = [...places.keys()].filter((pointer) => pointer === field.pointer || pointer?.startsWith(`${field.pointer}/`));
+      const wrong = [...places.keys()].filter(
+        (pointer) => pointer === field.pointer || pointer?.startsWith(`${field.pointer}/`),
+      );
       field.complain(wrong.map((pointer) => places.get(pointer)).join(" "));
       for (const pointer of wrong) places.delete(pointer);
     }

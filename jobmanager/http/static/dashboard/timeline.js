@@ -1,7 +1,7 @@
 // What happened to a job: every change, the newest first, with who and why.
 
-import { arrange, h } from "./dom.js";
-import { distance, duration, setTime } from "./format.js";
+import { h } from "./dom.js";
+import { distance, duration, time } from "./format.js";
 import { badge } from "./parts.js";
 
 /** What people ask for, as a sentence begins that tells who did. */
@@ -22,23 +22,18 @@ export class Timeline {
   #changes = new Map();
   element = h("ol", { class: "timeline" });
 
-  /** Show these changes. */
-  show(changes) {
-    for (const change of changes) this.add(change);
-  }
-
   /** Add a change; returns whether it was not there yet. */
   add(change) {
     if (this.#changes.has(change.seq)) return false;
-    this.#changes.set(change.seq, { change, item: show(change) });
-    const newestFirst = [...this.#changes.values()].sort((one, other) => other.change.seq - one.change.seq);
-    arrange(this.element, newestFirst.map(({ item }) => item));
+    this.#changes.set(change.seq, change);
+    const older = [...this.element.children].find((item) => Number(item.dataset.seq) < change.seq);
+    this.element.insertBefore(show(change), older ?? null);
     return true;
   }
 
   /** Return who asked last for what, when and why, in one line. */
   latest() {
-    const asked = [...this.#changes.values()].map(({ change }) => change).filter(({ action }) => action in ASKED);
+    const asked = [...this.#changes.values()].filter(({ action }) => action in ASKED);
     const last = asked.sort((one, other) => one.seq - other.seq).at(-1);
     if (!last) return "";
     const why = last.reason ? `: “${last.reason}”` : "";
@@ -47,17 +42,16 @@ export class Timeline {
 }
 
 function show(change) {
-  const at = h("time");
-  setTime(at, change.at);
   const seconds = (Date.parse(change.at) - Date.parse(change.asked_at)) / 1000;
-  const what = change.action in ASKED ? `${ASKED[change.action]} by ${change.actor}` : (DONE[change.action] ?? change.action);
+  const what =
+    change.action in ASKED ? `${ASKED[change.action]} by ${change.actor}` : (DONE[change.action] ?? change.action);
   const took = change.action === "yield" && seconds > 0 ? `, ${duration(seconds)} after that was asked for` : "";
   return h(
     "li",
-    {},
+    { "data-seq": change.seq },
     badge(change.to_status),
     h("span", { class: "act" }, `${what}${took}`),
-    at,
+    time(change.at),
     change.reason ? h("q", {}, change.reason) : null,
   );
 }

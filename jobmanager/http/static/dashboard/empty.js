@@ -1,0 +1,33 @@
+// What a list says that has no jobs.
+
+import { h } from "./dom.js";
+import { viewLink } from "./parts.js";
+import { token } from "./token.js";
+
+/** Return what is said where a filter means no job, or there is none at all: how to come by some. */
+export function emptiness(filter) {
+  const isFiltered = [...filter].length > 0;
+  return isFiltered ? notice("No job matches", "No job is as this filter says.") : invitation();
+}
+
+/** Return a title and a text, and the way to all jobs. */
+export function notice(title, text) {
+  return [h("h2", {}, title), h("p", {}, text), viewLink("", { class: "button" }, "All jobs")];
+}
+
+function invitation() {
+  const authorization = token() ? " -H 'Authorization: Bearer …'" : "";
+  const body = `'{"type": "Simple", "args": {"steps": 60}}'`;
+  return [
+    h("h2", {}, "No jobs yet"),
+    h(
+      "p",
+      {},
+      "A job is something long: an export, an import, a bulk change. ",
+      "Submit one, then halt it, look at it, and resume it where it stood.",
+    ),
+    viewLink("submit", { class: "button primary" }, "Submit the first job"),
+    h("p", { class: "hint" }, "or from a terminal:"),
+    h("pre", {}, `curl -s ${new URL("jobs", document.baseURI)}${authorization} -d ${body}`),
+  ];
+}
