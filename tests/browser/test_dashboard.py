@@ -20,6 +20,36 @@ from jobmanager.tokens import Role, TokenFile
 NOBODY = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 
+#: What can be operated and has no name that a screen reader could say.
+UNNAMED = """[...document.querySelectorAll('a, button, input, select, textarea')]
+    .filter((node) => !(node.ariaLabel || node.innerText?.trim() || node.labels?.length))
+    .map((node) => node.outerHTML)"""
+#: Texts that are seen, and whose contrast to what is behind them is less than 4.5 (WCAG 2.2, AA).
+FAINT = """(() => {
+    const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+    const paint = (colours) => {
+        for (const colour of colours) {
+            canvas.fillStyle = colour;
+            canvas.fillRect(0, 0, 1, 1);
+        }
+        return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+    };
+    const light = (rgb) => rgb.map((part) => part / 255)
+        .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0);
+    const behind = (node) => node ? [...behind(node.parentElement), getComputedStyle(node).backgroundColor] : [];
+    return [...document.querySelectorAll('body *')]
+        .filter((node) => [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim()))
+        .filter((node) => node.checkVisibility({checkOpacity: true, checkVisibilityCSS: true}))
+        .map((node) => {
+            const ground = behind(node);
+            const pair = [light(paint(ground)), light(paint([...ground, getComputedStyle(node).color]))];
+            return [(Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05), node.outerHTML];
+        })
+        .filter(([contrast]) => contrast < 4.5)
+        .map(([contrast, html]) => `${contrast.toFixed(2)} ${html.slice(0, 200)}`);
+})()"""
+
 
 @pytest.fixture
 def said(page: Page) -> Iterator[list[str]]:
@@ -657,10 +687,26 @@ def test_an_address_of_no_job_says_so(page: Page) -> None:
     expect(page.locator(".filters")).to_be_visible()
 
 
-def test_a_filter_that_makes_no_sense_says_so(page: Page) -> None:
-    page.goto("/?status=odd")
+@pytest.mark.parametrize("query", ["status=odd", "label=odd", "odd=1"])
+def test_a_filter_that_makes_no_sense_says_so_and_is_not_taken_for_a_lost_connection(page: Page, query: str) -> None:
+    page.goto(f"/?{query}")
 
     expect(page.locator(".empty")).to_contain_text("This list cannot be shown")
+    expect(page.locator("#banner")).to_be_hidden()
+    page.get_by_role("link", name="All jobs").click()
+    expect(page.locator("#connection")).to_have_text("Live")
+
+
+def test_each_link_and_button_has_a_name_and_text_can_be_read(page: Page, steps: Callable[..., str]) -> None:
+    job_id = steps(labels={"team": "red"})
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for address in ("/", f"/?job={job_id}", "/?submit=Simple"):
+            page.goto(address)
+            expect(page.locator("main :is(table, .card)").first).to_be_visible()
+
+            assert page.evaluate(UNNAMED) == [], address
+            assert page.evaluate(FAINT) == [], f"{address}, {scheme}"
 
 
 def test_mounted_under_a_prefix_everything_works_the_same(

@@ -2,9 +2,9 @@
 
 import { ask } from "./api.js";
 import { ACTIONS, heedRefusal, labelOf } from "./control.js";
-import { confirm, tell } from "./dialogs.js";
+import { confirm, finality, tell } from "./dialogs.js";
 import { h } from "./dom.js";
-import { openTo } from "./filters.js";
+import { besidesStatus, openTo } from "./filters.js";
 import { number, short } from "./format.js";
 import { say, sayError } from "./notices.js";
 import { jobLink } from "./parts.js";
@@ -81,7 +81,7 @@ function pairs(statuses, counts) {
 }
 
 function pageOf(filter, statuses, cursor) {
-  const query = new URLSearchParams([...filter].filter(([name]) => !["status", "cursor"].includes(name)));
+  const query = besidesStatus(filter);
   for (const status of statuses) query.append("status", status);
   query.set("limit", PAGE);
   if (cursor) query.set("cursor", cursor);
@@ -100,25 +100,13 @@ function selection(action, filter, reason) {
 
 function confirmAll(action, filter, counted, sum) {
   const isFinal = action === "stop";
-  const others = [...filter].filter(([name]) => !["status", "cursor"].includes(name));
+  const others = [...besidesStatus(filter)].map(([name, value]) => `${name} ${value}`).join(", ");
   return confirm({
     title: `${labelOf(action)} ${sum} ${sum === "1" ? "job" : "jobs"}?`,
     lines: [
       h("p", {}, counted.map(([status, count]) => `${number(count)} ${status}`).join(", "), "."),
-      h(
-        "p",
-        {},
-        others.length
-          ? `Of the filter: ${others.map((pair) => pair.join(" ")).join(", ")}.`
-          : "No filter is set: these are all there are.",
-      ),
-      isFinal &&
-        h(
-          "p",
-          {},
-          h("strong", {}, "This is final. "),
-          "They cannot be resumed, and what they have done is rolled back.",
-        ),
+      h("p", {}, others ? `Of those with ${others}.` : "No filter is set: these are all there are."),
+      isFinal && finality("They cannot be resumed, and what they have done is rolled back."),
     ],
     yes: `${labelOf(action)} ${sum}`,
     no: isFinal ? "Leave them" : "Cancel",
@@ -127,21 +115,20 @@ function confirmAll(action, filter, counted, sum) {
 }
 
 function showOutcome(action, { changed, changed_ids: ids, unchanged }) {
-  const listed = ids.slice(0, MOST_LISTED).map((id) => h("li", {}, jobLink(id, { title: id }, short(id))));
-  const refused = unchanged
-    .slice(0, MOST_LISTED)
-    .map(({ id, reason }) => h("li", {}, jobLink(id, { title: id }, short(id)), ` ${reason}`));
   tell({
     title: `${number(changed)} asked to ${action}`,
     lines: [
-      h(
-        "ul",
-        { class: "ids" },
-        listed,
-        ids.length > MOST_LISTED ? h("li", {}, `and ${number(ids.length - MOST_LISTED)} more`) : null,
-      ),
-      refused.length > 0 && h("h3", {}, `${number(unchanged.length)} did not change`),
-      refused.length > 0 && h("ul", { class: "ids reasons" }, refused),
+      listed(ids.map((id) => ({ id, reason: "" }))),
+      unchanged.length > 0 && h("h3", {}, `${number(unchanged.length)} did not change`),
+      listed(unchanged),
     ],
   });
+}
+
+function listed(jobs) {
+  const lines = jobs
+    .slice(0, MOST_LISTED)
+    .map(({ id, reason }) => h("li", {}, jobLink(id, { title: id }, short(id)), ` ${reason}`));
+  const rest = jobs.length - lines.length;
+  return h("ul", { class: "ids" }, lines, rest > 0 && h("li", {}, `and ${number(rest)} more`));
 }

@@ -1,7 +1,7 @@
 // Halt, resume and stop of one job: its buttons, and what is asked and told around them.
 
 import { ask, jobPath } from "./api.js";
-import { confirm } from "./dialogs.js";
+import { confirm, finality } from "./dialogs.js";
 import { h, setText, setTerms, terms } from "./dom.js";
 import { distance, doneOf, duration, nameOf, number } from "./format.js";
 import { say, sayError } from "./notices.js";
@@ -12,7 +12,7 @@ export const LIFE = JSON.parse(document.body.dataset.life);
 export const STATUSES = Object.keys(LIFE);
 export const ACTIONS = ["halt", "resume", "stop"];
 /** Long enough for nearly every halt to be reached: the answer then tells that it is done, not only asked for. */
-const WAIT_SECONDS = 5;
+const WAIT_SECONDS = 2;
 
 /** Return an action as a button has it. */
 export function labelOf(action) {
@@ -47,9 +47,7 @@ export class Buttons {
       const action = ACTIONS[place];
       const isAllowed = LIFE[job.status].includes(action) || (action === "stop" && isForce);
       button.setAttribute("aria-label", `${labelOf(action)}${isForce ? " by force" : ""}: ${nameOf(job)}`);
-      // Its place stays, but whoever had the focus there must not find it on a button that does something else.
-      if (!isAllowed && button === document.activeElement)
-        this.element.closest("[data-job]").querySelector("a")?.focus();
+      if (!isAllowed && button === document.activeElement) this.#letGoOfFocus();
       button.toggleAttribute("data-absent", !isAllowed);
       button.setAttribute("aria-disabled", Boolean(this.#isAsking || refusal()));
       button.title = refusal();
@@ -58,6 +56,11 @@ export class Buttons {
     const stop = this.#buttons.at(-1);
     setText(stop, isForce ? "Force stop" : "Stop");
     stop.classList.toggle("danger", isForce);
+  }
+
+  /** A key that is pressed once more must not find the focus on a button that does something else. */
+  #letGoOfFocus() {
+    this.element.closest("[data-job]").querySelector("a").focus();
   }
 
   async #press(action) {
@@ -120,18 +123,11 @@ async function confirmStop(job, typed) {
   const reason = await confirm({
     title: force ? `Force this ${job.type} to stop?` : `Stop this ${job.type} for good?`,
     lines: [
-      force
-        ? h(
-            "p",
-            {},
-            "It has not answered the stop. Force interrupts its code, and abandons what does not end by that. ",
-          )
-        : null,
-      h("p", {}, h("strong", {}, "This is final. "), "It cannot be resumed, and what it has done is rolled back:"),
+      force && h("p", {}, "It does not answer. Force interrupts its code, and abandons what does not end by that."),
+      finality("It cannot be resumed, and what it has done is rolled back:"),
       known,
-      LIFE[job.status].includes("halt")
-        ? h("p", { class: "hint" }, "Not sure? Halt it instead: that keeps everything.")
-        : null,
+      LIFE[job.status].includes("halt") &&
+        h("p", { class: "hint" }, "Not sure? Halt it instead: that keeps everything."),
     ],
     yes: force ? "Force it to stop" : "Stop and roll back",
     no: "Leave it",

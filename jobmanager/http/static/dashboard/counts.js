@@ -1,6 +1,7 @@
 // How many jobs there are, by type and status, as the service tells Prometheus.
 
 import { request } from "./api.js";
+import { besidesStatus } from "./filters.js";
 
 const SAMPLE = /^jobmanager_jobs\{(.*)\} (\S+)$/gm;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
@@ -42,8 +43,9 @@ export class Counts {
 
   /** Return the number of jobs in each status of those that the filter means, whatever its own; null if not known. */
   of(filter) {
-    const others = [...filter.keys()].filter((name) => !["status", "type", "cursor"].includes(name));
-    if (!this.#types || others.length) return null;
+    const others = besidesStatus(filter);
+    others.delete("type");
+    if (!this.#types || others.size) return null;
     const type = filter.get("type");
     const sums = {};
     for (const [name, byStatus] of Object.entries(this.#types)) {

@@ -29,6 +29,11 @@ export function confirm({ title, lines, yes, no = "Cancel", isFinal = false }) {
   });
 }
 
+/** Return the line that says that there is no way back, and what that means. */
+export function finality(text) {
+  return h("p", {}, h("strong", {}, "This is final. "), text);
+}
+
 /** Tell something that stays until it is closed. */
 export function tell({ title, lines }) {
   open(

@@ -1,7 +1,7 @@
 // What the list shows: its filter is the query of the page's address, in the words of GET /jobs.
 
 import { LIFE, STATUSES } from "./control.js";
-import { arrange, h, setText } from "./dom.js";
+import { h, setText } from "./dom.js";
 import { number } from "./format.js";
 import { badge, viewLink } from "./parts.js";
 
@@ -9,14 +9,15 @@ const TYPING_MILLISECONDS = 300;
 /** What has no control of its own is shown as a tag that can be taken away. */
 const TAGGED = ["label", "submitted_after", "submitted_before"];
 
-/** Return the statuses that a filter names, or all of them. */
-export function statusesOf(filter) {
-  return filter.has("status") ? filter.getAll("status") : STATUSES;
-}
-
 /** Return the statuses that a filter means in which an action can be asked for. */
 export function openTo(action, filter) {
-  return statusesOf(filter).filter((status) => LIFE[status]?.includes(action));
+  const statuses = filter.has("status") ? filter.getAll("status") : STATUSES;
+  return statuses.filter((status) => LIFE[status]?.includes(action));
+}
+
+/** Return a filter without its statuses, and without what only says which page of the list is seen. */
+export function besidesStatus(filter) {
+  return new URLSearchParams([...filter].filter(([name]) => !["status", "cursor", "limit"].includes(name)));
 }
 
 /** The controls of the filter; `go(filter, replace)` is called with each one that is wanted. */
@@ -32,12 +33,7 @@ export class Filters {
   constructor(go) {
     this.#go = go;
     let typing;
-    this.#search = h("input", {
-      type: "search",
-      name: "q",
-      placeholder: "Search id, type or label",
-      "aria-label": "Search",
-    });
+    this.#search = h("input", { type: "search", placeholder: "Search id, type or label", "aria-label": "Search" });
     this.#search.addEventListener("input", () => {
       clearTimeout(typing);
       typing = setTimeout(() => this.#change("q", [this.#search.value.trim()], true), TYPING_MILLISECONDS);
@@ -46,16 +42,11 @@ export class Filters {
     this.#label = h("input", { name: "label", placeholder: "label:value", "aria-label": "Label, as name:value" });
     const add = h("form", { onsubmit: (event) => this.#addLabel(event) }, this.#label);
     this.#chips = new Map(STATUSES.map((status) => [status, this.#chip(status)]));
-    this.element = h(
-      "section",
-      { class: "filters", "aria-label": "Filter" },
+    const chips = [...this.#chips.values()].map(({ node }) => node);
+    this.element = h("section", { class: "filters", "aria-label": "Filter" }, [
       h("div", { class: "fields" }, this.#search, this.#type, add, this.#tags),
-      h(
-        "div",
-        { class: "chips", role: "group", "aria-label": "Status" },
-        [...this.#chips.values()].map(({ node }) => node),
-      ),
-    );
+      h("div", { class: "chips", role: "group", "aria-label": "Status" }, chips),
+    ]);
   }
 
   /** Offer these types. */
@@ -75,8 +66,9 @@ export class Filters {
     for (const [status, { node }] of this.#chips) {
       node.setAttribute("aria-pressed", filter.getAll("status").includes(status));
     }
-    const tags = TAGGED.flatMap((name) => filter.getAll(name).map((value) => tag(filter, name, value)));
-    arrange(this.#tags, tags);
+    this.#tags.replaceChildren(
+      ...[...filter].filter(([name]) => TAGGED.includes(name)).map((pair) => tag(filter, pair)),
+    );
   }
 
   /** Show how many jobs there are in each status; null where that is not known. */
@@ -92,10 +84,7 @@ export class Filters {
   #toggle(status) {
     const chosen = new Set(this.#filter.getAll("status"));
     if (!chosen.delete(status)) chosen.add(status);
-    this.#change(
-      "status",
-      STATUSES.filter((each) => chosen.has(each)),
-    );
+    this.#change("status", [...chosen]);
   }
 
   #addLabel(event) {
@@ -115,15 +104,11 @@ export class Filters {
   }
 }
 
-function tag(filter, name, value) {
-  const others = new URLSearchParams(
-    [...filter].filter(([key, each]) => key !== "cursor" && (key !== name || each !== value)),
-  );
+/** Return the tag of one pair of the filter: a link to what is meant without it. */
+function tag(filter, [name, value]) {
+  const others = new URLSearchParams(filter);
+  others.delete("cursor");
+  others.delete(name, value);
   const text = name === "label" ? value : `${name.replace("_", " ")} ${value}`;
-  return viewLink(
-    others,
-    { class: "tag", "aria-label": `Take away ${text}` },
-    text,
-    h("span", { "aria-hidden": "true" }, " ×"),
-  );
+  return viewLink(others, { class: "tag", "aria-label": `Take away ${text}` }, `${text} ×`);
 }

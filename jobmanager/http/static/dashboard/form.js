@@ -6,13 +6,10 @@ let made = 0;
 
 /** Return a field for each property of a schema, in its order. */
 export function fieldsOf(schema, pointer) {
-  return Object.entries(schema.properties ?? {}).map(
-    ([name, property]) =>
-      new Field(name, resolve(property, schema), {
-        pointer: `${pointer}/${escape(name)}`,
-        isRequired: schema.required?.includes(name),
-      }),
-  );
+  return Object.entries(schema.properties ?? {}).map(([name, property]) => {
+    const isRequired = schema.required?.includes(name);
+    return new Field(name, resolve(property, schema), { pointer: `${pointer}/${escape(name)}`, isRequired });
+  });
 }
 
 /** A labelled control for one value. */
@@ -63,11 +60,8 @@ export class Field {
 function resolve(property, root) {
   if (property.$ref) {
     const { $ref, ...own } = property;
-    const target = $ref
-      .split("/")
-      .slice(1)
-      .reduce((node, part) => node?.[part], root);
-    return resolve({ ...target, ...own }, root);
+    const [, ...parts] = $ref.split("/");
+    return resolve({ ...parts.reduce((node, part) => node?.[part], root), ...own }, root);
   }
   const kinds = property.anyOf?.filter(({ type }) => type !== "null");
   if (kinds?.length !== 1) return property;
@@ -81,42 +75,37 @@ function kindOf({ type, format, enum: choices }) {
   return ["integer", "number", "boolean"].includes(type) ? type : "json";
 }
 
-const text = (schema, more = {}) =>
-  h("input", {
-    value: schema.default,
-    placeholder: schema.examples && `for example ${schema.examples[0]}`,
-    autocomplete: "off",
-    spellcheck: "false",
-    ...more,
-  });
-
 /** By kind, the control for a schema. */
 const CONTROLS = {
-  string: (schema) => text(schema),
-  date: (schema) => text(schema, { type: "date" }),
-  integer: (schema) => text(schema, { inputmode: "numeric" }),
-  number: (schema) => text(schema, { inputmode: "decimal" }),
+  string: (schema) => line(schema),
+  date: (schema) => line(schema, { type: "date" }),
+  integer: (schema) => line(schema, { inputmode: "numeric" }),
+  number: (schema) => line(schema, { inputmode: "decimal" }),
   boolean: ({ default: isSet }) => h("input", { type: "checkbox", checked: isSet === true }),
-  choice: ({ enum: choices, default: chosen }, isRequired) =>
-    h(
-      "select",
-      {},
-      isRequired || chosen != null ? null : h("option", { value: "" }, "—"),
-      choices.map((choice) =>
-        h("option", { value: JSON.stringify(choice), selected: choice === chosen }, String(choice)),
-      ),
-    ),
-  json: ({ default: value, type, examples }) =>
-    h(
-      "textarea",
-      {
-        rows: 3,
-        spellcheck: "false",
-        placeholder: examples ? JSON.stringify(examples[0]) : `JSON${type ? `: ${type}` : ""}`,
-      },
-      value == null ? "" : JSON.stringify(value, null, 2),
-    ),
+  choice,
+  json: area,
 };
+
+function line({ default: value, examples }, more = {}) {
+  const placeholder = examples && `for example ${examples[0]}`;
+  return h("input", { value, placeholder, autocomplete: "off", spellcheck: "false", ...more });
+}
+
+function area({ default: value, examples, type = "any" }) {
+  const placeholder = examples ? `for example ${JSON.stringify(examples[0])}` : `JSON: ${type}`;
+  return h(
+    "textarea",
+    { rows: 3, spellcheck: "false", placeholder },
+    value == null ? "" : JSON.stringify(value, null, 2),
+  );
+}
+
+function choice({ enum: choices, default: chosen }, isRequired) {
+  const options = choices.map((each) =>
+    h("option", { value: JSON.stringify(each), selected: each === chosen }, `${each}`),
+  );
+  return h("select", {}, !isRequired && chosen == null && h("option", { value: "" }, "—"), options);
+}
 
 const json = ({ value }) => (value.trim() ? JSON.parse(value) : undefined);
 /** What is no number is sent as it was typed: the service says what it wants. */

@@ -1,6 +1,6 @@
 // The list of jobs.
 
-import { NoAnswer, ask } from "./api.js";
+import { NoAnswer, ask, jobPath } from "./api.js";
 import { Bulk } from "./bulk.js";
 import { showConnection } from "./connection.js";
 import { Counts } from "./counts.js";
@@ -14,8 +14,6 @@ import { viewLink } from "./parts.js";
 import { Row } from "./row.js";
 
 const REFRESH_MILLISECONDS = 1000;
-
-// Roles are told twice: a table that a phone lays out in another way would be none for screen readers.
 
 /** The page with the list; `go(query, replace)` leads to another view. */
 export class ListPage {
@@ -38,25 +36,15 @@ export class ListPage {
   constructor(go) {
     this.#filters = new Filters(go);
     this.#bulk = new Bulk(this.#counts, this.#refreshSoon);
-    const heads = ["Status", "Job", "Progress", "Submitted", "Actions"].map((name) =>
-      h("th", { scope: "col", role: "columnheader" }, name),
-    );
-    this.#table = h(
-      "table",
-      { class: "jobs", role: "table" },
-      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)),
-      this.#body,
-    );
-    this.element = h(
-      "div",
-      { class: "list" },
+    this.#table = h("table", { class: "jobs", role: "table" }, head(), this.#body);
+    this.element = h("div", { class: "list" }, [
       h("h1", { class: "unseen" }, "Jobs"),
       this.#filters.element,
       h("div", { class: "above" }, this.#summary, this.#bulk.element),
       this.#table,
       this.#empty,
       this.#pager,
-    );
+    ]);
     this.title = "Jobs";
     ask("job-types").then(({ job_types: types }) => this.#filters.offer(types.map(({ type }) => type)), sayError);
   }
@@ -69,7 +57,8 @@ export class ListPage {
     this.#filters.count(this.#counts.of(query));
     this.#bulk.show(query);
     this.refresh();
-    const stream = `events?${new URLSearchParams([...query].filter(([name]) => name === "type" || name === "label"))}`;
+    const told = [...query].filter(([name]) => name === "type" || name === "label"); // the rest no stream knows
+    const stream = `events?${new URLSearchParams(told)}`;
     if (stream === this.#stream) return;
     this.#stream = stream;
     this.#unfollow();
@@ -94,10 +83,8 @@ export class ListPage {
       if (asked !== this.#asked) return;
       const there = new Set(page.jobs.map(({ id }) => id));
       const jobs = [...page.jobs, ...kept.filter(({ id }) => !there.has(id))];
-      this.#draw(
-        jobs.sort((one, other) => Date.parse(other.submitted_at) - Date.parse(one.submitted_at)),
-        page.next_cursor,
-      );
+      jobs.sort((one, other) => Date.parse(other.submitted_at) - Date.parse(one.submitted_at));
+      this.#draw(jobs, page.next_cursor);
     } catch (error) {
       if (asked !== this.#asked || error instanceof NoAnswer) return; // that there is no connection is told as such
       if (error.status === 422) this.#complain(error);
@@ -106,9 +93,8 @@ export class ListPage {
   }
 
   async #stillSeen() {
-    if (!this.#acted.size) return [];
-    const answers = await Promise.allSettled([...this.#acted].map((id) => ask(`jobs/${encodeURIComponent(id)}`)));
-    return answers.filter(({ status }) => status === "fulfilled").map(({ value }) => value);
+    const answers = await Promise.allSettled(Array.from(this.#acted, (id) => ask(jobPath(id))));
+    return answers.flatMap(({ value }) => value ?? []);
   }
 
   #draw(jobs, next) {
@@ -117,7 +103,7 @@ export class ListPage {
     this.#rows = rows;
     arrange(
       this.#body,
-      [...rows.values()].map(({ element }) => element),
+      Array.from(rows.values(), ({ element }) => element),
     );
     this.#table.hidden = this.#bulk.element.hidden = !jobs.length;
     this.#empty.hidden = jobs.length > 0;
@@ -154,16 +140,14 @@ export class ListPage {
   }
 
   #showPager(next) {
-    const turn = (cursor) => {
-      const query = new URLSearchParams(this.#filter);
-      query.delete("cursor");
-      if (cursor) query.set("cursor", cursor);
-      return query;
-    };
-    this.#pager.replaceChildren(
-      ...(this.#filter.has("cursor") ? [viewLink(turn(null), { class: "button" }, "← Newest")] : []),
-      ...(next ? [viewLink(turn(next), { class: "button" }, "Older →")] : []),
-    );
+    const [newest, older] = [new URLSearchParams(this.#filter), new URLSearchParams(this.#filter)];
+    newest.delete("cursor");
+    older.set("cursor", next);
+    const links = [
+      this.#filter.has("cursor") && viewLink(newest, { class: "button" }, "← Newest"),
+      next && viewLink(older, { class: "button" }, "Older →"),
+    ];
+    this.#pager.replaceChildren(...links.filter(Boolean));
   }
 
   #complain(error) {
@@ -171,4 +155,11 @@ export class ListPage {
     this.#empty.hidden = false;
     this.#empty.replaceChildren(...notice("This list cannot be shown", error.message));
   }
+}
+
+/** Return the head of the table. Roles are told again: a table that a phone lays out otherwise would lose its own. */
+function head() {
+  const names = ["Status", "Job", "Progress", "Submitted", "Actions"];
+  const cells = names.map((name) => h("th", { scope: "col", role: "columnheader" }, name));
+  return h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, cells));
 }

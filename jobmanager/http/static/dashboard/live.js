@@ -38,7 +38,8 @@ export function follow(path, { onEvent, onRefresh, onState }) {
           if (event.data) onEvent(event.name, JSON.parse(event.data));
         }
       } catch (error) {
-        if (signal.aborted || error.status === 401 || error.status === 404) return;
+        if (signal.aborted) return;
+        if (isForGood(error)) return onState("over");
         const isRefused = error.kind === "too-many-streams";
         onState(isRefused ? "polling" : "lost", error);
         wait = isRefused ? STREAM_AGAIN_MILLISECONDS : Math.min(LONGEST_WAIT_MILLISECONDS, 500 * 2 ** failures++);
@@ -63,6 +64,11 @@ export function follow(path, { onEvent, onRefresh, onState }) {
     clearInterval(poll);
     controller?.abort();
   };
+}
+
+/** Tell whether there is no use in asking again: what is asked for is wrong, or not there, or not to be told. */
+function isForGood({ status }) {
+  return status >= 400 && status < 500 && status !== 429;
 }
 
 function open(path, lastId, signal) {

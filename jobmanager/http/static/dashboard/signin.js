@@ -26,14 +26,14 @@ export function askForToken(wrong, onChange) {
     h("p", {}, "Its operator makes one with ", h("code", {}, "jobmanager token add NAME --role operator"), "."),
     h("label", { for: "token" }, "Token"),
     secret,
-    wrong ? h("p", { class: "error", role: "alert" }, wrong) : null,
+    wrong && h("p", { class: "error", role: "alert" }, wrong),
     h("p", { class: "hint" }, "It is kept until this tab is closed."),
-    h("div", { class: "choices" }, h("button", { class: "primary" }, "Go on")),
+    h("div", { class: "choices" }, h("button", { class: "primary", value: "yes" }, "Go on")),
   );
   dialog = open(form);
-  dialog.addEventListener("close", async () => {
+  dialog.addEventListener("close", async ({ target }) => {
     dialog = null;
-    if (!secret.value.trim()) return showToken();
+    if (target.returnValue !== "yes") return;
     keepToken(secret.value.trim());
     await findRole();
     showToken();

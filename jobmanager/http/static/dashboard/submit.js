@@ -32,7 +32,7 @@ const OPTIONS = {
 /** The page with the form; `go(query, replace)` leads to another view. */
 export class SubmitPage {
   #go;
-  #types = [];
+  #types = null;
   #choice = h("select", {
     id: "job-type",
     onchange: () => this.#go(new URLSearchParams({ submit: this.#choice.value }), true),
@@ -43,24 +43,19 @@ export class SubmitPage {
   #options = fieldsOf(OPTIONS, "#");
   #error = h("p", { class: "error", role: "alert" });
   #button = h("button", { class: "primary" }, "Submit");
-  #sent = { body: "", key: "" };
+  #sent = { text: "", key: "" };
   #isSending = false;
 
   constructor(go) {
     this.#go = go;
     this.title = "New job";
-    const more = h(
-      "details",
-      {},
-      h("summary", {}, "More options"),
-      this.#options.map(({ element }) => element),
-    );
+    const options = this.#options.map(({ element }) => element);
     const form = h(
       "form",
       { class: "card submit", novalidate: true, onsubmit: (event) => this.#submit(event) },
       h("div", { class: "field" }, h("label", { for: "job-type" }, "Type"), this.#choice, this.#description),
       this.#argsBox,
-      more,
+      h("details", {}, h("summary", {}, "More options"), options),
       this.#error,
       h("div", { class: "choices" }, this.#button),
     );
@@ -71,7 +66,7 @@ export class SubmitPage {
   /** Show the form of a type; of the first one where none is named. */
   async show(name) {
     try {
-      this.#types = (await ask("job-types")).job_types;
+      this.#types ??= (await ask("job-types")).job_types;
     } catch (error) {
       return setText(this.#error, error.message);
     }
@@ -81,12 +76,8 @@ export class SubmitPage {
     this.#choice.value = chosen.type;
     setText(this.#description, chosen.description);
     this.#args = fieldsOf(chosen.args_schema, "#/args");
-    const nothing = this.#args.length ? [] : [h("p", { class: "hint" }, "It takes none.")];
-    this.#argsBox.replaceChildren(
-      this.#argsBox.firstElementChild,
-      ...this.#args.map(({ element }) => element),
-      ...nothing,
-    );
+    const fields = this.#args.length ? this.#args.map(({ element }) => element) : [h("p", {}, "It takes none.")];
+    this.#argsBox.replaceChildren(this.#argsBox.firstElementChild, ...fields);
     this.#button.setAttribute("aria-disabled", Boolean(refusal()));
     return setText(this.#error, refusal());
   }
@@ -104,7 +95,7 @@ export class SubmitPage {
     if (!args || !options) return focusFirstFault(fields);
     this.#isSending = true;
     try {
-      const job = await this.#send(JSON.stringify({ type: this.#choice.value, args, ...options }));
+      const job = await this.#send({ type: this.#choice.value, args, ...options });
       say(`${nameOf(job)} is ${job.status}.`);
       this.#go(new URLSearchParams({ job: job.id }));
     } catch (error) {
@@ -116,8 +107,9 @@ export class SubmitPage {
 
   /** Send a body; sent again, after an answer that was lost, it is the same submission, and makes no second job. */
   #send(body) {
-    if (body !== this.#sent.body) this.#sent = { body, key: randomKey() };
-    return ask("jobs", { body: JSON.parse(body), headers: { "Idempotency-Key": this.#sent.key } });
+    const text = JSON.stringify(body);
+    if (text !== this.#sent.text) this.#sent = { text, key: randomKey() };
+    return ask("jobs", { body, headers: { "Idempotency-Key": this.#sent.key } });
   }
 
   #complain(error, fields) {
