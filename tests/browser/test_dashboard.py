@@ -588,7 +588,7 @@ def test_an_operator_signs_in_and_steers_and_the_token_goes_with_the_tab(
     fresh.goto(server.url)
     expect(fresh.get_by_role("dialog")).to_contain_text("asks for a token")
 
-    page.get_by_role("button", name="Forget the token").click()
+    page.get_by_role("button", name="Sign out").click()
 
     expect(page.get_by_role("dialog")).to_contain_text("asks for a token")
     assert secrets["operator"] not in page.evaluate("JSON.stringify(Object.values(sessionStorage))")
@@ -610,6 +610,8 @@ def test_a_viewer_sees_everything_and_the_buttons_say_that_it_may_change_nothing
 
     halt.click(force=True)
 
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
     expect(page.locator("#errors")).to_contain_text("needs the role operator")
     assert server.status(job_id) == "running"
 

@@ -36,7 +36,8 @@ export class ListPage {
   constructor(go) {
     this.#filters = new Filters(go);
     this.#bulk = new Bulk(this.#counts, this.#refreshSoon);
-    this.#table = h("table", { class: "jobs", role: "table" }, head(), this.#body);
+    this.#bulk.element.hidden = true;
+    this.#table = h("table", { class: "jobs", role: "table", hidden: true }, head(), this.#body);
     this.element = h("div", { class: "list" }, [
       h("h1", { class: "unseen" }, "Jobs"),
       this.#filters.element,
