@@ -262,7 +262,7 @@ def test_a_job_that_does_not_answer_a_stop_is_flagged_and_force_is_offered(
 
 
 def test_progress_comes_by_itself_and_so_does_the_end(page: Page, steps: Callable[..., str], said: list[str]) -> None:
-    job_id = steps(60, 0.05)
+    job_id = steps(100, 0.05)
     article = see_job(page, job_id)
     page.evaluate("window.isTheSamePage = true")
     seen = until(lambda: done_of(article), "the first progress")
@@ -270,9 +270,9 @@ def test_progress_comes_by_itself_and_so_does_the_end(page: Page, steps: Callabl
     until(lambda: done_of(article) > seen, "more of it")
 
     expect(status_of(article)).to_contain_text("completed")
-    expect(part(article, "Result")).to_contain_text('"steps": 60')
+    expect(part(article, "Result")).to_contain_text('"steps": 100')
     expect(part(article, "What happened")).to_contain_text("Done")
-    expect(part(article, "Log")).to_contain_text("working from step 0 of 60")
+    expect(part(article, "Log")).to_contain_text("working from step 0 of 100")
     assert page.evaluate("window.isTheSamePage")
 
 
@@ -424,7 +424,7 @@ def test_a_job_that_was_halted_here_stays_in_sight_when_the_filter_no_longer_mea
     press(row(page, job_id), "Halt")
 
     expect(status_of(row(page, job_id))).to_contain_text("halted")
-    with page.expect_response("**/jobs?*"):
+    with page.expect_response("**/jobs?*", timeout=20_000):
         pass
     expect(status_of(row(page, job_id))).to_contain_text("halted")
 

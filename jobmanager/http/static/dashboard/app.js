@@ -25,10 +25,12 @@ function show() {
 }
 
 function enter(next) {
+  const isFirst = page === null;
   page?.leave();
   page = next;
   document.title = `${page.title} · Job manager`;
   main.replaceChildren(page.element);
+  if (!isFirst) main.focus(); // what had the focus is gone
 }
 
 /** Lead to a view: to a new place in the browser's history, or in place of the present one. */

@@ -10,25 +10,22 @@ const WORDS = {
   over: "Ended",
 };
 
-let lostAt = null;
-
-/** Show the state of the connection. */
-export function showConnection(state, error) {
+/** Show the state of the connection; what went wrong, and when the service was heard last, if it is lost. */
+export function showConnection(state, error, heardAt) {
   const sign = document.getElementById("connection");
   sign.dataset.state = state;
   setText(sign.querySelector("span"), WORDS[state]);
   // While it is tried again, what is shown is as old as it was.
   if (state === "connecting") return;
-  lostAt = state === "lost" ? (lostAt ?? new Date()) : null;
   document.body.toggleAttribute("data-old", state === "lost");
-  showBanner(sentence(state, error));
+  showBanner(sentence(state, error, heardAt));
 }
 
-function sentence(state, error) {
+function sentence(state, error, heardAt) {
   if (state === "polling") return "As many pages follow the service as may: this one looks every 10 seconds instead.";
   if (state !== "lost") return "";
-  const since = lostAt.toLocaleTimeString("en-GB");
-  return `Connection lost. What you see is how things stood at ${since}. ${error.message} Trying again…`;
+  const then = heardAt.toLocaleTimeString("en-GB");
+  return `Connection lost. What you see is how things stood at ${then}. ${error.message} Trying again…`;
 }
 
 function showBanner(text) {

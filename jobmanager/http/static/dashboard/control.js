@@ -76,7 +76,7 @@ export class Buttons {
       say(outcome(job));
       this.#onChange(job);
     } catch (error) {
-      heedRefusal(error);
+      if (!body.force) heedRefusal(error); // force takes more than any other change
       sayError(error);
     } finally {
       this.#isAsking = false;
@@ -85,15 +85,15 @@ export class Buttons {
   }
 }
 
-/** Keep that the token may change nothing, if that is what is wrong. */
+/** Keep that the token may change nothing, if that is what is wrong: what any operator may do was refused. */
 export function heedRefusal(error) {
-  if (error.kind !== "forbidden" || !/role viewer/.test(error.message)) return;
+  if (error.kind !== "forbidden") return;
   keepRefusal(error.message);
   document.dispatchEvent(new CustomEvent("refused"));
 }
 
 /** Tell whether only force ends the job: it was asked to stop, and does not answer. */
-export function canForce(job) {
+function canForce(job) {
   return job.unresponsive && !job.forced;
 }
 

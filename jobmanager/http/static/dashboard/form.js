@@ -13,7 +13,7 @@ export function fieldsOf(schema, pointer) {
 }
 
 /** A labelled control for one value. */
-export class Field {
+class Field {
   #control;
   #kind;
   #error;

@@ -13,12 +13,13 @@ const STREAM_AGAIN_MILLISECONDS = 30_000;
  * Follow a stream until the returned function is called, and come back whenever it breaks off.
  *
  * `onEvent(name, data)` is called for each event, `onRefresh()` whenever what is shown may be old, and `onState(state,
- * error)` with "connecting", "live", "lost", "polling" (there are as many streams as there may be) or "over".
+ * error, heardAt)` with "connecting", "live", "lost", "polling" (there are as many streams as there may be) or "over".
  * In a tab that nobody sees it lets go: a browser has few connections to a host, and the service few streams.
  */
 export function follow(path, { onEvent, onRefresh, onState }) {
   let controller = null;
   let lastId = "";
+  let heardAt = new Date();
   const poll = setInterval(() => document.hidden || onRefresh(), POLL_MILLISECONDS);
 
   async function run(signal) {
@@ -34,6 +35,7 @@ export function follow(path, { onEvent, onRefresh, onState }) {
         onState("live");
         onRefresh();
         for await (const event of events(response, signal)) {
+          heardAt = new Date();
           lastId = event.id ?? lastId;
           if (event.data) onEvent(event.name, JSON.parse(event.data));
         }
@@ -41,7 +43,7 @@ export function follow(path, { onEvent, onRefresh, onState }) {
         if (signal.aborted) return;
         if (isForGood(error)) return onState("over");
         const isRefused = error.kind === "too-many-streams";
-        onState(isRefused ? "polling" : "lost", error);
+        onState(isRefused ? "polling" : "lost", error, heardAt);
         wait = isRefused ? STREAM_AGAIN_MILLISECONDS : Math.min(LONGEST_WAIT_MILLISECONDS, 500 * 2 ** failures++);
       }
       await pause(wait, signal);
