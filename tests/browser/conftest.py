@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 
 from gunicorn_server import Server
 
+#: How long anything may take to come true, on a slow machine.
+PATIENCE_MILLISECONDS = 30_000
 _FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -32,6 +34,7 @@ def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no browser here; install one with: apt-get install chromium")
+    expect.set_options(timeout=PATIENCE_MILLISECONDS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=_FLAGS)
         yield browser
@@ -50,6 +53,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def page(browser: Browser, service: Server) -> Iterator[Page]:
     """Return an empty page; addresses are relative to the service."""
     context = browser.new_context(base_url=service.url, viewport={"width": 1280, "height": 1000})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE_MILLISECONDS)
     yield context.new_page()
     context.close()

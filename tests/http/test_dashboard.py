@@ -12,7 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 
 import jobmanager.http
-from jobmanager.states import Status, allowed
+from jobmanager.states import ATTENDED, Status, allowed
 
 STATIC = Path(jobmanager.http.__file__).parent / "static"
 SCRIPTS = sorted((STATIC / "dashboard").glob("*.js"))
@@ -84,8 +84,9 @@ def test_no_script_or_style_is_written_into_it(page: Page) -> None:
     assert page.inline == []
 
 
-def test_it_is_told_what_may_be_asked_of_a_job_in_each_status(page: Page) -> None:
+def test_it_is_told_what_may_be_asked_of_a_job_in_each_status_and_in_which_somebody_is_at_work(page: Page) -> None:
     assert json.loads(page.body["data-life"]) == {status: allowed(status) for status in Status}
+    assert set(json.loads(page.body["data-attended"])) == ATTENDED
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -1,9 +1,42 @@
 """What the tests serve to see the routes under a prefix: an application of somebody else's, as in docs/embedding.md."""
 
-from flask import Flask
+from datetime import date
+from enum import StrEnum
+from typing import Any
 
-from jobmanager import JobManager
+from flask import Flask
+from pydantic import BaseModel, Field
+
+from jobmanager import Job, JobManager, registry
 from jobmanager.http import blueprint
+
+
+class Level(StrEnum):
+    """How much."""
+
+    LOW = "low"
+    HIGH = "high"
+
+
+@registry.register
+class Various(Job):
+    """Takes an argument of each kind, and returns them."""
+
+    class Args(BaseModel):
+        """What a form can ask for."""
+
+        name: str = Field(description="Whose it is.", max_length=8)
+        day: date
+        level: Level = Level.LOW
+        number: int | None = None
+        ratio: float = 0.5
+        is_trial: bool = False
+        rest: dict[str, list[int]] = Field(default_factory=dict)
+
+    def start(self) -> dict[str, Any]:
+        """Return what was given."""
+        return self.args.model_dump(mode="json")
+
 
 manager = JobManager()
 

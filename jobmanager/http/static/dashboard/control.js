@@ -10,6 +10,8 @@ import { keepRefusal, refusal } from "./token.js";
 /** By status, what may be asked of a job: the service's own table, which the page came with. */
 export const LIFE = JSON.parse(document.body.dataset.life);
 export const STATUSES = Object.keys(LIFE);
+/** In which statuses somebody is at work on a job, or should be. */
+export const ATTENDED = JSON.parse(document.body.dataset.attended);
 export const ACTIONS = ["halt", "resume", "stop"];
 /** Long enough for nearly every halt to be reached: the answer then tells that it is done, not only asked for. */
 const WAIT_SECONDS = 2;

@@ -1,6 +1,6 @@
 // What the page of a job shows of it.
 
-import { Buttons, shown } from "./control.js";
+import { ATTENDED, Buttons, shown } from "./control.js";
 import { h, setTerms, setText, terms } from "./dom.js";
 import { downloadLink } from "./download.js";
 import { duration, figures, number, time } from "./format.js";
@@ -107,7 +107,7 @@ function card(title, ...content) {
 
 /** Return what there is to know, as pairs of a term and its value; nothing where it says nothing. */
 function factsOf(job) {
-  const isHeld = job.lease && ["running", "halting", "stopping"].includes(job.status);
+  const isHeld = job.lease && ATTENDED.includes(job.status);
   const isWaiting = job.status === "submitted" && job.run_at > job.submitted_at;
   const isWorthTelling = job.failures > 0 || job.max_attempts > 1;
   return [

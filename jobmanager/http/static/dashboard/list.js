@@ -3,6 +3,7 @@
 import { NoAnswer, ask, jobPath } from "./api.js";
 import { Bulk } from "./bulk.js";
 import { showConnection } from "./connection.js";
+import { ATTENDED } from "./control.js";
 import { Counts } from "./counts.js";
 import { arrange, h, setText, throttled } from "./dom.js";
 import { emptiness, notice } from "./empty.js";
@@ -10,10 +11,12 @@ import { Filters } from "./filters.js";
 import { number } from "./format.js";
 import { follow } from "./live.js";
 import { sayError } from "./notices.js";
-import { viewLink } from "./parts.js";
+import { alarmOf, viewLink } from "./parts.js";
 import { Row } from "./row.js";
 
 const REFRESH_MILLISECONDS = 1000;
+/** No more jobs are at work than there are slots: those that are stuck are looked for among so many. */
+const MOST_ATTENDED = 200;
 
 /** The page with the list; `go(query, replace)` leads to another view. */
 export class ListPage {
@@ -80,17 +83,28 @@ export class ListPage {
     const asked = ++this.#asked;
     this.#counts.refresh();
     try {
-      const [page, kept] = await Promise.all([ask(`jobs?${this.#filter}`), this.#stillSeen()]);
+      const [alarmed, page, kept] = await Promise.all([
+        this.#alarmed(),
+        ask(`jobs?${this.#filter}`),
+        this.#stillSeen(),
+      ]);
       if (asked !== this.#asked) return;
-      const there = new Set(page.jobs.map(({ id }) => id));
-      const jobs = [...page.jobs, ...kept.filter(({ id }) => !there.has(id))];
+      const jobs = [...page.jobs, ...kept];
       jobs.sort((one, other) => Date.parse(other.submitted_at) - Date.parse(one.submitted_at));
-      this.#draw(jobs, page.next_cursor);
+      this.#draw(unique([...alarmed, ...jobs]), page.next_cursor);
     } catch (error) {
       if (asked !== this.#asked || error instanceof NoAnswer) return; // that there is no connection is told as such
       if (error.status === 422) this.#complain(error);
       else sayError(error);
     }
+  }
+
+  /** Return the jobs that are stuck, however old they are; none where a filter says what is wanted. */
+  async #alarmed() {
+    if (this.#filter.size) return [];
+    const query = new URLSearchParams([...ATTENDED.map((status) => ["status", status]), ["limit", MOST_ATTENDED]]);
+    const { jobs } = await ask(`jobs?${query}`);
+    return jobs.filter(alarmOf);
   }
 
   async #stillSeen() {
@@ -156,6 +170,11 @@ export class ListPage {
     this.#empty.hidden = false;
     this.#empty.replaceChildren(...notice("This list cannot be shown", error.message));
   }
+}
+
+/** Return the jobs, each of them once. */
+function unique(jobs) {
+  return [...new Map(jobs.map((job) => [job.id, job])).values()];
 }
 
 /** Return the head of the table. Roles are told again: a table that a phone lays out otherwise would lose its own. */
