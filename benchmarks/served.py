@@ -15,11 +15,14 @@ from pathlib import Path
 from benchmarks import peers
 from benchmarks.frame import ROOT
 from benchmarks.peers import servers
+from benchmarks.serving import children, processor_seconds
 
 #: How a view is served: as ours is, and as gunicorn does by itself.
 AS_OURS = ["--config", "benchmarks/peers/gunicorn_conf.py"]
 AS_USUAL = ["--config", "/dev/null", "--worker-class", "gthread", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]
 _PATIENCE_SECONDS = 30.0
+#: A server rests that has hardly worked for so long.
+_REST_SECONDS = 0.3
 
 
 @contextmanager
@@ -48,6 +51,7 @@ def _served(command: Sequence[str], environment: Mapping[str, str], workers: int
         server = subprocess.Popen([*command, *size], cwd=ROOT, env=os.environ | environment, stdout=log, stderr=log)
         try:
             _wait_until_it_serves(port)
+            _wait_until_it_rests(server.pid, workers)
             yield port
         except BaseException:
             log.seek(0)
@@ -68,3 +72,18 @@ def _wait_until_it_serves(port: int) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+
+
+def _wait_until_it_rests(master: int, workers: int) -> None:
+    """Wait for all its workers: all clients would stay with the one that is the first to be ready."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    before = float("-inf")
+    while True:
+        pids = children(master)
+        worked = sum(map(processor_seconds, pids))
+        if len(pids) == workers and worked - before < _REST_SECONDS / 20:
+            return
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{workers} workers were to serve, and {len(pids)} do, or have not come to rest")
+        before = worked
+        time.sleep(_REST_SECONDS)

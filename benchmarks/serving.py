@@ -55,8 +55,12 @@ class Server:
 
     def workers(self) -> list[int]:
         """Return the process ids of its workers."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii")
-        return [int(pid) for pid in children.split()]
+        return children(self.pid)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started, and that are not gone."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
 def processor_seconds(pid: int) -> float:
