@@ -7,6 +7,7 @@ For statements that are made once, as those of queries.py are; what they mean is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from itertools import repeat
 from operator import is_
 from typing import Any, TypeAlias
@@ -63,16 +64,18 @@ class Prepared:
         Returns how many rows of the database it changed, or added, in all.
         """
         try:
-            cursor = connection.cursor()
-            if len(next(iter(columns.values()))) == 1:
-                row = {name: value for name, (value,) in columns.items()}
-                cursor.execute(self.text, self.bound({**shared, **row}))
-            else:
-                cursor.executemany(self.text, self._bound_many(columns, shared))
+            with closing(
+                connection.cursor()
+            ) as cursor:  # else a kept error would keep the file open
+                if len(next(iter(columns.values()))) == 1:
+                    row = {name: value for name, (value,) in columns.items()}
+                    cursor.execute(self.text, self.bound({**shared, **row}))
+                else:
+                    cursor.executemany(self.text, self._bound_many(columns, shared))
+                changed: int = cursor.rowcount
+                return changed
         except self._dialect.dbapi.Error as error:
             raise as_sqlalchemy(error, self.text, self._dialect) from error
-        changed: int = cursor.rowcount
-        return changed
 
     def _bound_many(self, columns: Columns, shared: Parameters) -> Iterable[Sequence[Any]]:
         """Return the values of each row in their places, as they are stored."""

@@ -90,7 +90,6 @@ PUT_CHANGES = insert(changes).from_select(
     .where(jobs.c.number > bindparam("last_job"), ~exists().where(changes.c.job_id == jobs.c.id))
     .order_by(jobs.c.number),
 )
-ADD_JOBS = insert(jobs).returning(jobs, sort_by_parameter_order=True)
 ADD_CHANGE = insert(changes).values(
     {column.name: bindparam(column.name, type_=column.type) for column in changes.c if column.name != "seq"}
 )

@@ -187,12 +187,14 @@ class Store:
         One whose idempotency key was used for the same submission is not stored again: the answer is the job that is
         there. Raises Conflict if it was used for another, QueueFull, StoreUnavailable.
         """
-        return self._commit(lambda connection: self._add(connection, new, actor))
+        if len(new) == 1:  # stored together with those of other threads
+            return [self._database.run_together(self._add_each, (new[0], actor))]
+        return self._commit(lambda connection: self._add(connection, new, [actor] * len(new)))
 
     def add_all(self, new: Sequence[NewJob], *, actor: str) -> list[str]:
         """Store many new jobs, all or none, and return their ids: like `add`, but several times as fast."""
         if any(job.idempotency_key or job.labels for job in new):
-            return [job.id for job in self._commit(lambda connection: self._add(connection, new, actor))]
+            return [job.id for job in self.add(new, actor=actor)]
         self._commit(lambda connection: self._put(connection, new, actor))
         return [job.id for job in new]
 
@@ -569,13 +571,21 @@ class Store:
 
     # Inside a write transaction
 
-    def _add(self, connection: Connection, new: Sequence[NewJob], actor: str) -> list[JobRecord]:
+    def _add_each(self, connection: Connection, submissions: list[tuple[NewJob, str]]) -> list[JobRecord]:
+        """Store new jobs of several submissions, each with its actor."""
+        new, actors = zip(*submissions, strict=True)
+        added = self._add(connection, new, actors)
+        self._database.announce(connection)
+        return added
+
+    def _add(self, connection: Connection, new: Sequence[NewJob], actors: Sequence[str]) -> list[JobRecord]:
+        """Store new jobs but those whose keys were used before; returns all, as they are there now."""
         now = self.now()
         # In the order of their keys: two batches with the same keys must not wait for each other.
         in_order = sorted(new, key=lambda job: job.idempotency_key or "")
         stored_as = {job.id: self._id_by_key(connection, job, new, now) for job in in_order}
-        fresh = [job for job in new if stored_as[job.id] == job.id]
-        added = {job.id: job for job in self._insert(connection, fresh, actor, now)} if fresh else {}
+        fresh = [(job, actor) for job, actor in zip(new, actors, strict=True) if stored_as[job.id] == job.id]
+        added = {job.id: job for job in self._insert(connection, fresh, now)} if fresh else {}
         ids = [stored_as[job.id] for job in new]
         return [added.get(job_id) or self._found(connection, job_id) for job_id in ids]
 
@@ -600,22 +610,20 @@ class Store:
         connection.execute(update(idempotency_keys).where(mine).values(row))
         return job.id
 
-    def _insert(self, connection: Connection, new: Sequence[NewJob], actor: str, now: datetime) -> list[JobRecord]:
+    def _insert(
+        self, connection: Connection, submissions: Sequence[tuple[NewJob, str]], now: datetime
+    ) -> list[JobRecord]:
+        new, actors = zip(*submissions, strict=True)
         self._make_room(connection, len(new))
-        rows = [_row(job, now) for job in new]
-        submit = _submission(actor, now) | {"from_status": None, "reason": None, "signal_to": None}
-        if len(rows) == 1:
-            (row,) = rows
-            added = [self._new(row, self._database.add(connection, queries.PUT_JOB, row))]
-            seq = self._database.add(connection, queries.ADD_CHANGE, submit | {"job_id": row["id"]})
-        else:
-            added = [self._job(tuple(row)) for row in connection.execute(queries.ADD_JOBS, rows)]
-            connection.execute(insert(changes), [submit | {"job_id": job.id} for job in new])
-            seq = self._last_change(connection)
-        self._keep_room(connection, seq)
-        _add_labels(connection, new, [job.number for job in added], now)
+        rows = [_of_submission(job) for job in new]
+        of_each = _of_each(now)
+        numbers = self._database.add_many(connection, queries.PUT_JOB, _in_columns(rows), of_each)
+        changed = {"job_id": [job.id for job in new], "actor": actors}
+        seqs = self._database.add_many(connection, queries.ADD_CHANGE, changed, _submission(now))
+        self._keep_room(connection, seqs[-1])
+        _add_labels(connection, new, numbers, now)
         _count_new(connection, new)
-        return added
+        return [self._new(row | of_each, number) for row, number in zip(rows, numbers, strict=True)]
 
     def _put(self, connection: Connection, new: Sequence[NewJob], actor: str) -> None:
         """Store new jobs without keys and labels, of which nobody wants to see more than that they are there."""
@@ -959,9 +967,9 @@ def _full_types(connection: Connection, max_running: dict[str, int]) -> list[str
     return [name for name, count in counts if count >= max_running[name]]
 
 
-def _row(job: NewJob, now: datetime) -> Values:
+def _of_submission(job: NewJob) -> Values:
     """Return what is kept of a submission."""
-    return {name: of(job) for name, of in _OF_SUBMISSION.items()} | _of_each(now)
+    return {name: of(job) for name, of in _OF_SUBMISSION.items()}
 
 
 #: What is kept of a submission, by its column.
@@ -972,7 +980,7 @@ _OF_SUBMISSION: dict[str, Callable[[NewJob], Any]] = {
     "priority": attrgetter("priority"),
     "labels": attrgetter("labels"),
     "max_attempts": attrgetter("max_attempts"),
-    "timeout_seconds": attrgetter("timeout_seconds"),
+    "timeout_seconds": lambda job: None if job.timeout_seconds is None else float(job.timeout_seconds),
     "run_at": lambda job: job.run_at or AT_ONCE,
     "waits_until": attrgetter("run_at"),
     "traceparent": attrgetter("traceparent"),
@@ -984,10 +992,10 @@ def _of_each(now: datetime) -> Values:
     return {"status": Status.SUBMITTED, "submitted_at": now}
 
 
-def _submission(actor: str, now: datetime) -> Values:
-    """Return the change that every job begins with, but for its id."""
-    change = {"action": Action.SUBMIT, "to_status": Status.SUBMITTED, "attempt": 0, "actor": actor}
-    return change | {"asked_at": now, "at": now}
+def _submission(now: datetime) -> Values:
+    """Return the change that every job begins with, but for its id and who submitted it."""
+    change = {"action": Action.SUBMIT, "from_status": None, "to_status": Status.SUBMITTED, "attempt": 0}
+    return change | {"reason": None, "asked_at": now, "at": now, "signal_to": None}
 
 
 def _add_labels(connection: Connection, new: Sequence[NewJob], numbers: Sequence[int], now: datetime) -> None:

@@ -29,7 +29,7 @@ def read(tail: Tail) -> list[int]:
 def submission_under_way(store: Any, job_id: str) -> Iterator[Any]:
     """Have a transaction open that has written a change; it is rolled back, unless it is committed meanwhile."""
     with store._database.engine.connect() as connection:
-        store._insert(connection, [NewJob(id=job_id, type="T", args={})], "test", store.now())
+        store._insert(connection, [(NewJob(id=job_id, type="T", args={}), "test")], store.now())
         yield connection
         connection.rollback()
 
@@ -181,7 +181,7 @@ def test_a_reader_sees_every_change_once_and_in_order_while_many_write(
             store.put(job_id)
             with store._database.engine.connect().execution_options(is_writer=True) as connection:
                 transaction = connection.begin()
-                store._insert(connection, [NewJob(id=f"{job_id}-no", type="T", args={})], "test", store.now())
+                store._insert(connection, [(NewJob(id=f"{job_id}-no", type="T", args={}), "test")], store.now())
                 transaction.rollback()
             store.apply(job_id, Action.HALT)
 
