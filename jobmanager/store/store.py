@@ -274,8 +274,9 @@ class Store:
             return {}
 
         def write(connection: Connection) -> Census:
-            self._database.stop_counting(connection)
+            self._database.take_turn(connection, "correction")  # or what is missed would be added twice
             self._database.count(connection)  # what this transaction has noted so far
+            # One question sees of every other transaction either both, its jobs and their counts, or nothing.
             missed = {(row.type, Status(row.status)): int(row.missed) for row in connection.execute(census.MISCOUNTED)}
             for key, number in missed.items():
                 census.note(connection, [key], number)
