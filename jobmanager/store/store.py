@@ -613,9 +613,9 @@ class Store:
             added = [self._job(tuple(row)) for row in connection.execute(queries.ADD_JOBS, rows)]
             connection.execute(insert(changes), [submit | {"job_id": job.id} for job in new])
             seq = self._last_change(connection)
+        _count_new(connection, new)
         self._keep_room(connection, seq)
         _add_labels(connection, new, [job.number for job in added], now)
-        _count_new(connection, new)
         return added
 
     def _put(self, connection: Connection, new: Sequence[NewJob], actor: str) -> None:
@@ -626,8 +626,8 @@ class Store:
         columns = {name: list(map(of, new)) for name, of in _OF_SUBMISSION.items()}
         self._database.execute_many(connection, queries.PUT_JOB, columns, _of_each(now))
         connection.execute(queries.PUT_CHANGES, {"last_job": last, "actor": actor, "now": now})
-        self._keep_room(connection, self._last_change(connection))
         _count_new(connection, new)
+        self._keep_room(connection, self._last_change(connection))
 
     def _make_room(self, connection: Connection, wanted: int) -> None:
         """Raise QueueFull if *wanted* more jobs are too many, as far as this process knows."""
@@ -647,7 +647,8 @@ class Store:
 
     def _count_waiting(self, connection: Connection, wanted: int) -> None:
         self._database.take_turn(connection, "submissions")
-        waiting = connection.execute(queries.COUNT_WAITING).scalar_one()
+        ((counted,),) = self._database.execute(connection, census.WAITING, {})
+        waiting = int(counted) + census.noted(connection, Status.SUBMITTED)
         if waiting + wanted > self._queue_limit:
             raise QueueFull(self._queue_limit)
         self._waiting = waiting, self._last_change(connection)
