@@ -47,6 +47,8 @@ _LOG_SECONDS = 1.0
 _PRUNE_SECONDS = 5.0
 #: How often the counts of jobs are checked: a process of an earlier version, as beside a deployment, counts none.
 _COUNT_SECONDS = 3600.0
+#: How long after the start that is done for the first time: by then, those of the version before have ended.
+_FIRST_COUNT_SECONDS = 60.0
 #: How long the engine rests after the store failed it.
 _REST_SECONDS = 0.5
 
@@ -54,7 +56,8 @@ _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """The threads of one process: one that dispatches, one for each slot at work, and one that reads for streams."""
+    """The threads of one process: one that dispatches, one for each slot at work, one that reads for streams, and at
+    times one that checks the counts of jobs."""
 
     def __init__(self, store: Store, registry: Registry, settings: Settings) -> None:
         self._store = store
@@ -81,11 +84,12 @@ class Engine:
             _Timer(min(_EXPIRE_SECONDS, settings.lease_seconds / 3), self._expire),
             _Timer(_LOG_SECONDS, self._keep_logs),
             _Timer(_PRUNE_SECONDS, self._prune),
-            _Timer(_COUNT_SECONDS, self._correct_count, is_due=False),
+            _Timer(_COUNT_SECONDS, self._start_checker, first_seconds=_FIRST_COUNT_SECONDS),
         ]
         self._thread = threading.Thread(target=self._run, name="jobmanager-engine", daemon=True)
         self._feed = Feed(store, limit=settings.streams, start_reader=self._start_reader)
         self._reader: threading.Thread | None = None  # the feed's, the last one that there was
+        self._checker: threading.Thread | None = None  # of the counts, the last one that there was
 
     # Called by other threads
 
@@ -109,6 +113,8 @@ class Engine:
         self._tell_waiters()
         if self._reader is not None:
             self._reader.join()
+        if self._checker is not None:
+            self._checker.join(max(0.0, self._deadline - time.monotonic()))
 
     def obey(self, applied: Applied) -> None:
         """Pass on a change that this process has committed to the job's thread, if it is here."""
@@ -413,8 +419,18 @@ class Engine:
     def _prune(self) -> None:
         retention.prune_as_set(self._store, self._settings, seconds=_PRUNE_SECONDS / 10)
 
+    def _start_checker(self) -> None:
+        # Of ten million jobs it takes seconds, in which nothing would be heard of halts, nor leases be renewed.
+        if self._checker is None or not self._checker.is_alive():
+            self._checker = threading.Thread(target=self._correct_count, name="jobmanager-counts", daemon=True)
+            self._checker.start()
+
     def _correct_count(self) -> None:
-        missed = self._store.correct_count()
+        try:
+            missed = self._store.correct_count()
+        except JobManagerError as error:
+            _log.warning("The counts of jobs are not checked this time: %s", error)
+            return
         if missed:
             told = ", ".join(f"{number:+} {name} {status}" for (name, status), number in sorted(missed.items()))
             _log.warning("Jobs were not counted right, and are now: %s.", told)
@@ -490,11 +506,11 @@ class _Force:
 class _Timer:
     """Calls something every so many seconds, as long as it is asked."""
 
-    def __init__(self, seconds: float, call: Callable[[], None], *, is_due: bool = True) -> None:
-        """*is_due*: it is called when first asked."""
+    def __init__(self, seconds: float, call: Callable[[], None], *, first_seconds: float = 0.0) -> None:
+        """*first_seconds* have to pass until it is called for the first time."""
         self._seconds = seconds
         self._call = call
-        self._due = 0.0 if is_due else time.monotonic() + seconds
+        self._due = time.monotonic() + first_seconds
 
     def run_if_due(self) -> None:
         if time.monotonic() >= self._due:
