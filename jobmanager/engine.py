@@ -65,7 +65,7 @@ class Engine:
         self._settings = settings
         self._lock = threading.Lock()  # guards _runners, _forced, _early; not held while calling the store or a runner
         self._runners: dict[str, Runner] = {}
-        self._forced: dict[str, _Force] = {}  # by job
+        self._forced: dict[Runner, _Force] = {}
         # What was asked meanwhile of jobs not here, by who is just claiming: they may turn out to be the ones claimed.
         self._early: dict[object, list[tuple[Change, bool]]] = {}
         self._is_behind = False  # a turn failed: something may not have been looked at
@@ -213,6 +213,9 @@ class Engine:
             # First of all: the store may be away, and what waits for it has to end.
             self._feed.end()
             self._interrupt_all()
+        if self._runners:
+            # For that the store is not needed either.
+            self._look_after_runners()
         is_woken = self._wake.take()
         has_moved = watch.has_moved() or self._is_behind
         self._is_behind = False
@@ -224,8 +227,6 @@ class Engine:
             self._look()
         for timer in self._timers:
             timer.run_if_due()
-        if self._runners:
-            self._look_after_runners()
 
     def _has_ended(self) -> bool:
         # Signals are obeyed and leases kept until the last job's thread has ended: a person may stop a job meanwhile.
@@ -264,16 +265,23 @@ class Engine:
                 self._tell(runner, change, is_forced=is_forced)
 
     def _tell(self, runner: Runner, change: Change, *, is_forced: bool) -> None:
-        was_asked = runner.signals.stop.is_set()
         runner.obey(change)
         if change.action is Action.STOP and is_forced:
-            strikes_at = time.monotonic() + (0.0 if was_asked else _ANSWER_SECONDS)
-            with self._lock:
-                self._forced[change.job_id] = _Force(strikes_at=strikes_at, in_clean=runner.is_cleaning)
+            self._have_forced(runner, change)
         is_resumed = (change.action, change.to_status) == (Action.RESUME, Status.SUBMITTED) and runner.is_parked
         if is_resumed and runner.is_resumable() and self._free_slots() == 0:
             # It would wait here for a slot that another process may have.
             runner.interrupt(Unwind(change.job_id))
+
+    def _have_forced(self, runner: Runner, change: Change) -> None:
+        """Have force used against the runner, once it has had time to answer the stop."""
+        now = time.monotonic()
+        asked_at = runner.signals.stop_asked_at
+        strikes_at = max(now, (now if asked_at is None else asked_at) + _ANSWER_SECONDS)
+        with self._lock:
+            # Else its attempt has ended meanwhile, or began after that was asked.
+            if self._runners.get(change.job_id) is runner and runner.record.attempt <= change.attempt:
+                self._forced[runner] = _Force(strikes_at=strikes_at, in_clean=runner.is_cleaning)
 
     def _is_due(self) -> bool:
         return self._due_at is not None and self._due_at <= self._store.now()
@@ -384,7 +392,7 @@ class Engine:
     def _take_off(self, runner: Runner) -> None:
         if self._runners.get(runner.record.id) is runner:
             del self._runners[runner.record.id]
-            self._forced.pop(runner.record.id, None)
+        self._forced.pop(runner, None)
 
     # Timers
 
@@ -442,7 +450,7 @@ class Engine:
             if limit is not None and runner.run_seconds() > limit:
                 runner.interrupt(TimedOut(f"The attempt took longer than {limit:g} seconds."))
             with self._lock:
-                force = self._forced.get(runner.record.id)
+                force = self._forced.get(runner)
             if force is not None and force.strikes_at <= now:
                 self._force(runner, force, now)
 
