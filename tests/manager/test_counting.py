@@ -46,7 +46,8 @@ def test_counts_that_are_wrong_are_told_and_mended(
 def test_halts_are_heard_and_leases_renewed_while_the_counts_are_checked(
     make_manager: Any, steps: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine"], "_FIRST_COUNT_SECONDS", 0.0)
+    for name in ("_COUNT_SECONDS", "_FIRST_COUNT_SECONDS"):
+        monkeypatch.setattr(sys.modules["jobmanager.engine"], name, 0.05)
     is_checking, is_over = threading.Event(), threading.Event()
 
     def take_long(name: str) -> None:
@@ -69,7 +70,8 @@ def test_halts_are_heard_and_leases_renewed_while_the_counts_are_checked(
 def test_a_check_of_the_counts_that_fails_harms_nothing(
     make_manager: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine"], "_FIRST_COUNT_SECONDS", 0.05)
+    for name in ("_COUNT_SECONDS", "_FIRST_COUNT_SECONDS"):
+        monkeypatch.setattr(sys.modules["jobmanager.engine"], name, 0.05)
     manager = make_manager()
     manager.store.fault = lambda name: StoreUnavailable("It is away.") if name == "correct_count" else None
 
