@@ -47,6 +47,8 @@ _LOG_SECONDS = 1.0
 _PRUNE_SECONDS = 5.0
 #: How often the counts of jobs are checked: a process of an earlier version, as beside a deployment, counts none.
 _COUNT_SECONDS = 3600.0
+#: How long after the start that is done for the first time: by then, those of the version before have ended.
+_FIRST_COUNT_SECONDS = 60.0
 #: How long the engine rests after the store failed it.
 _REST_SECONDS = 0.5
 
@@ -54,7 +56,8 @@ _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """The threads of one process: one that dispatches, one for each slot at work, and one that reads for streams."""
+    """The threads of one process: one that dispatches, one for each slot at work, one that reads for streams, and at
+    times one that checks the counts of jobs."""
 
     def __init__(self, store: Store, registry: Registry, settings: Settings) -> None:
         self._store = store
@@ -62,7 +65,7 @@ class Engine:
         self._settings = settings
         self._lock = threading.Lock()  # guards _runners, _forced, _early; not held while calling the store or a runner
         self._runners: dict[str, Runner] = {}
-        self._forced: dict[str, _Force] = {}  # by job
+        self._forced: dict[Runner, _Force] = {}
         # What was asked meanwhile of jobs not here, by who is just claiming: they may turn out to be the ones claimed.
         self._early: dict[object, list[tuple[Change, bool]]] = {}
         self._is_behind = False  # a turn failed: something may not have been looked at
@@ -81,11 +84,12 @@ class Engine:
             _Timer(min(_EXPIRE_SECONDS, settings.lease_seconds / 3), self._expire),
             _Timer(_LOG_SECONDS, self._keep_logs),
             _Timer(_PRUNE_SECONDS, self._prune),
-            _Timer(_COUNT_SECONDS, self._correct_count, is_due=False),
+            _Timer(_COUNT_SECONDS, self._start_checker, first_seconds=_FIRST_COUNT_SECONDS),
         ]
         self._thread = threading.Thread(target=self._run, name="jobmanager-engine", daemon=True)
         self._feed = Feed(store, limit=settings.streams, start_reader=self._start_reader)
         self._reader: threading.Thread | None = None  # the feed's, the last one that there was
+        self._checker: threading.Thread | None = None  # of the counts, the last one that there was
 
     # Called by other threads
 
@@ -109,6 +113,8 @@ class Engine:
         self._tell_waiters()
         if self._reader is not None:
             self._reader.join()
+        if self._checker is not None:
+            self._checker.join(max(0.0, self._deadline - time.monotonic()))
 
     def obey(self, applied: Applied) -> None:
         """Pass on a change that this process has committed to the job's thread, if it is here."""
@@ -207,6 +213,9 @@ class Engine:
             # First of all: the store may be away, and what waits for it has to end.
             self._feed.end()
             self._interrupt_all()
+        if self._runners:
+            # For that the store is not needed either.
+            self._look_after_runners()
         is_woken = self._wake.take()
         has_moved = watch.has_moved() or self._is_behind
         self._is_behind = False
@@ -218,8 +227,6 @@ class Engine:
             self._look()
         for timer in self._timers:
             timer.run_if_due()
-        if self._runners:
-            self._look_after_runners()
 
     def _has_ended(self) -> bool:
         # Signals are obeyed and leases kept until the last job's thread has ended: a person may stop a job meanwhile.
@@ -258,16 +265,23 @@ class Engine:
                 self._tell(runner, change, is_forced=is_forced)
 
     def _tell(self, runner: Runner, change: Change, *, is_forced: bool) -> None:
-        was_asked = runner.signals.stop.is_set()
         runner.obey(change)
         if change.action is Action.STOP and is_forced:
-            strikes_at = time.monotonic() + (0.0 if was_asked else _ANSWER_SECONDS)
-            with self._lock:
-                self._forced[change.job_id] = _Force(strikes_at=strikes_at, in_clean=runner.is_cleaning)
+            self._have_forced(runner, change)
         is_resumed = (change.action, change.to_status) == (Action.RESUME, Status.SUBMITTED) and runner.is_parked
         if is_resumed and runner.is_resumable() and self._free_slots() == 0:
             # It would wait here for a slot that another process may have.
             runner.interrupt(Unwind(change.job_id))
+
+    def _have_forced(self, runner: Runner, change: Change) -> None:
+        """Have force used against the runner, once it has had time to answer the stop."""
+        now = time.monotonic()
+        asked_at = runner.signals.stop_asked_at
+        strikes_at = max(now, (now if asked_at is None else asked_at) + _ANSWER_SECONDS)
+        with self._lock:
+            # Else its attempt has ended meanwhile, or began after that was asked.
+            if self._runners.get(change.job_id) is runner and runner.record.attempt <= change.attempt:
+                self._forced[runner] = _Force(strikes_at=strikes_at, in_clean=runner.is_cleaning)
 
     def _is_due(self) -> bool:
         return self._due_at is not None and self._due_at <= self._store.now()
@@ -378,7 +392,7 @@ class Engine:
     def _take_off(self, runner: Runner) -> None:
         if self._runners.get(runner.record.id) is runner:
             del self._runners[runner.record.id]
-            self._forced.pop(runner.record.id, None)
+        self._forced.pop(runner, None)
 
     # Timers
 
@@ -413,8 +427,18 @@ class Engine:
     def _prune(self) -> None:
         retention.prune_as_set(self._store, self._settings, seconds=_PRUNE_SECONDS / 10)
 
+    def _start_checker(self) -> None:
+        # Of ten million jobs it takes seconds, in which nothing would be heard of halts, nor leases be renewed.
+        if self._checker is None or not self._checker.is_alive():
+            self._checker = threading.Thread(target=self._correct_count, name="jobmanager-counts", daemon=True)
+            self._checker.start()
+
     def _correct_count(self) -> None:
-        missed = self._store.correct_count()
+        try:
+            missed = self._store.correct_count()
+        except JobManagerError as error:
+            _log.warning("The counts of jobs are not checked this time: %s", error)
+            return
         if missed:
             told = ", ".join(f"{number:+} {name} {status}" for (name, status), number in sorted(missed.items()))
             _log.warning("Jobs were not counted right, and are now: %s.", told)
@@ -426,7 +450,7 @@ class Engine:
             if limit is not None and runner.run_seconds() > limit:
                 runner.interrupt(TimedOut(f"The attempt took longer than {limit:g} seconds."))
             with self._lock:
-                force = self._forced.get(runner.record.id)
+                force = self._forced.get(runner)
             if force is not None and force.strikes_at <= now:
                 self._force(runner, force, now)
 
@@ -490,11 +514,11 @@ class _Force:
 class _Timer:
     """Calls something every so many seconds, as long as it is asked."""
 
-    def __init__(self, seconds: float, call: Callable[[], None], *, is_due: bool = True) -> None:
-        """*is_due*: it is called when first asked."""
+    def __init__(self, seconds: float, call: Callable[[], None], *, first_seconds: float = 0.0) -> None:
+        """*first_seconds* have to pass until it is called for the first time."""
         self._seconds = seconds
         self._call = call
-        self._due = 0.0 if is_due else time.monotonic() + seconds
+        self._due = time.monotonic() + first_seconds
 
     def run_if_due(self) -> None:
         if time.monotonic() >= self._due:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from jobmanager.errors import Interrupt, TimedOut
 
@@ -18,6 +19,7 @@ class Signals:
         self.halt = threading.Event()
         self.resume = threading.Event()
         self.stop = threading.Event()
+        self.stop_asked_at: float | None = None  # for the first time, by the monotonic clock
         self._lock = threading.Lock()  # guards the combination of Events, and interrupt
         self._interrupt: Interrupt | None = None
         self._is_quiet = False
@@ -72,6 +74,8 @@ class Signals:
             if self._is_quiet:
                 return
             self.stop.set()
+            if self.stop_asked_at is None:
+                self.stop_asked_at = time.monotonic()
             # Running code looks at halt only, a parked thread waits on resume only.
             self.halt.set()
             self.resume.set()

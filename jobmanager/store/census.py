@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import Connection, Select, bindparam, func, select, union_all
+from sqlalchemy import Connection, Select, bindparam, func, literal_column, select, union_all
 
 from jobmanager.store.prepared import Columns
 from jobmanager.store.schema import census, jobs
@@ -28,8 +28,11 @@ NOTED = "census"
 COUNTED = (
     select(census.c.type, census.c.status, func.sum(census.c.jobs).label("jobs"))
     .group_by(census.c.type, census.c.status)
-    .having(func.sum(census.c.jobs) != 0)
+    .having(func.sum(census.c.jobs) > 0)
 )
+
+#: How many jobs wait, as the transactions have counted that are committed.
+WAITING = select(func.coalesce(func.sum(census.c.jobs), 0)).where(census.c.status == literal_column("'submitted'"))
 
 
 def _miscounted() -> Select[Any]:
@@ -61,6 +64,12 @@ def note(connection: Connection, changed: Iterable[tuple[str, str]], by: int) ->
     noted: _Notes = connection.info.setdefault(NOTED, Counter())
     for key in changed:
         noted[key] += by
+
+
+def noted(connection: Connection, status: str) -> int:
+    """Return how many more jobs of a status the transaction under way has noted."""
+    notes: _Notes = connection.info.get(NOTED, Counter())
+    return sum(by for (_, each), by in notes.items() if each == status)
 
 
 def forget(connection: Connection) -> None:

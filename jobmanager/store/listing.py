@@ -83,10 +83,9 @@ Way = Sequence[Stream]
 
 def ways(selection: Selection, types: Collection[str]) -> list[Way]:
     """Return how the jobs may be found, any of which will do; *types* are the names in which `q` is looked for."""
+    found: list[Way] = [[_labelled(selection, name, types)] for name in selection.labels]
     if selection.q is not None:
-        found: list[Way] = [list(_searched(selection, selection.q, types))]
-    else:
-        found = [[_labelled(selection, name)] for name in selection.labels]
+        found.append(list(_searched(selection, selection.q, types)))
     of_jobs = list(_of_jobs(selection, types))
     is_narrow = bool(selection.statuses) or selection.type is not None or selection.types is not None
     if not found or (is_narrow and len(of_jobs) <= _MOST_STREAMS):
@@ -151,10 +150,12 @@ def _is_there(place: Place, table: FromClause, its: Place, which: Sequence[Condi
     return hinted.correlate(at.table).exists()
 
 
-def _labelled(selection: Selection, name: str) -> Stream:
+def _labelled(selection: Selection, name: str, types: Collection[str]) -> Stream:
     """Return the stream of jobs with one of the labels."""
     driver = and_(labels.c.name == name, labels.c.value == selection.labels[name])
     where = [*_looked_up(selection), *_of_labels(selection, _OF_LABELS, but=name)]
+    if selection.q is not None:
+        where.append(_is_there(_OF_LABELS, jobs, _OF_JOBS, [_matches(selection.q, types)], "jobs_by_submission"))
     return Stream(driver=driver, place=_OF_LABELS, where=where)
 
 

@@ -56,7 +56,6 @@ _COMMIT_ANNOUNCED = f"NOTIFY {_CHANNEL}; COMMIT"
 _TRUSTED_SECONDS = 1.0
 #: Into how many parts each count of jobs is divided, so that transactions seldom wait for each other.
 _PARTS = 16
-_STOP_COUNTING = text("LOCK TABLE census IN SHARE ROW EXCLUSIVE MODE")
 # What is kept of a connection.
 _IS_ANNOUNCED, _IDLE_SINCE = "is_announced", "idle_since"
 #: Whoever writes rows of a table holds this lock from before it takes their numbers until it has committed.
@@ -166,10 +165,6 @@ class Database:
         """Add to the counts of jobs what the transaction has noted; other transactions wait that take the same part."""
         if (noted := census.take(connection, part=random.randrange(_PARTS))) is not None:
             self.execute_many(connection, self._addition, noted, {})
-
-    def stop_counting(self, connection: Connection) -> None:
-        """Wait until no other transaction has added to the counts that is not committed, and let none do so."""
-        connection.execute(_STOP_COUNTING)
 
     def announce(self, connection: Connection) -> None:
         """Have the processes that watch told, once the transaction is committed."""

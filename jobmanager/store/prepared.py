@@ -64,9 +64,7 @@ class Prepared:
         Returns how many rows of the database it changed, or added, in all.
         """
         try:
-            with closing(
-                connection.cursor()
-            ) as cursor:  # else a kept error would keep the file open
+            with closing(connection.cursor()) as cursor:  # else a kept error would keep the file open
                 if len(next(iter(columns.values()))) == 1:
                     row = {name: value for name, (value,) in columns.items()}
                     cursor.execute(self.text, self.bound({**shared, **row}))

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
 from jobmanager.states import Action
-from jobmanager.store.schema import IS_HELD, IS_PUT_OFF, IS_QUEUED, IS_STOPPING, IS_WAITING, changes, jobs
+from jobmanager.store.schema import IS_HELD, IS_PUT_OFF, IS_QUEUED, IS_STOPPING, changes, jobs
 
 
 def _unset(column: Column[Any]) -> Any:
@@ -94,7 +94,6 @@ ADD_CHANGE = insert(changes).values(
     {column.name: bindparam(column.name, type_=column.type) for column in changes.c if column.name != "seq"}
 )
 LAST_CHANGE = select(func.coalesce(func.max(changes.c.seq), 0))
-COUNT_WAITING = select(func.count()).select_from(jobs).where(IS_WAITING)
 SIGNALS = select(changes).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)).order_by(changes.c.seq)
 
 #: Jobs of owners that fell silent, those first that did so first.

@@ -148,9 +148,6 @@ class Database:
         if (noted := census.take(connection, part=0)) is not None:
             self.execute_many(connection, self._addition, noted, {})
 
-    def stop_counting(self, connection: Connection) -> None:
-        """Do nothing: see take_turn."""
-
     def announce(self, connection: Connection) -> None:
         """Have the processes that watch told, once the transaction is committed."""
         self._is_announced = True

@@ -276,8 +276,9 @@ class Store:
             return {}
 
         def write(connection: Connection) -> Census:
-            self._database.stop_counting(connection)
+            self._database.take_turn(connection, "correction")  # or what is missed would be added twice
             self._database.count(connection)  # what this transaction has noted so far
+            # One question sees of every other transaction either both, its jobs and their counts, or nothing.
             missed = {(row.type, Status(row.status)): int(row.missed) for row in connection.execute(census.MISCOUNTED)}
             for key, number in missed.items():
                 census.note(connection, [key], number)
@@ -620,9 +621,9 @@ class Store:
         numbers = self._database.add_many(connection, queries.PUT_JOB, _in_columns(rows), of_each)
         changed = {"job_id": [job.id for job in new], "actor": actors}
         seqs = self._database.add_many(connection, queries.ADD_CHANGE, changed, _submission(now))
+        _count_new(connection, new)
         self._keep_room(connection, seqs[-1])
         _add_labels(connection, new, numbers, now)
-        _count_new(connection, new)
         return [self._new(row | of_each, number) for row, number in zip(rows, numbers, strict=True)]
 
     def _put(self, connection: Connection, new: Sequence[NewJob], actor: str) -> None:
@@ -633,8 +634,8 @@ class Store:
         columns = {name: list(map(of, new)) for name, of in _OF_SUBMISSION.items()}
         self._database.execute_many(connection, queries.PUT_JOB, columns, _of_each(now))
         connection.execute(queries.PUT_CHANGES, {"last_job": last, "actor": actor, "now": now})
-        self._keep_room(connection, self._last_change(connection))
         _count_new(connection, new)
+        self._keep_room(connection, self._last_change(connection))
 
     def _make_room(self, connection: Connection, wanted: int) -> None:
         """Raise QueueFull if *wanted* more jobs are too many, as far as this process knows."""
@@ -654,7 +655,8 @@ class Store:
 
     def _count_waiting(self, connection: Connection, wanted: int) -> None:
         self._database.take_turn(connection, "submissions")
-        waiting = connection.execute(queries.COUNT_WAITING).scalar_one()
+        ((counted,),) = self._database.execute(connection, census.WAITING, {})
+        waiting = int(counted) + census.noted(connection, Status.SUBMITTED)
         if waiting + wanted > self._queue_limit:
             raise QueueFull(self._queue_limit)
         self._waiting = waiting, self._last_change(connection)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from jobmanager.config import Settings
+from jobmanager.errors import StoreUnavailable
 from jobmanager.manager import JobManager
 
 
@@ -24,6 +26,7 @@ def test_counts_that_are_wrong_are_told_and_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, until: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr(sys.modules["jobmanager.engine"], "_COUNT_SECONDS", 0.05)
+    monkeypatch.setattr(sys.modules["jobmanager.engine"], "_FIRST_COUNT_SECONDS", 0.05)
     with JobManager(Settings(data_dir=tmp_path, slots=0)) as manager, caplog.at_level(logging.WARNING):
         for _ in range(3):
             manager.submit("Simple", {})
@@ -38,3 +41,38 @@ def test_counts_that_are_wrong_are_told_and_mended(
         until(lambda: shown(manager) == right, "the counts to be mended")
 
     assert "Jobs were not counted right, and are now: +1 Simple halted, -1 Simple submitted." in caplog.messages
+
+
+def test_halts_are_heard_and_leases_renewed_while_the_counts_are_checked(
+    make_manager: Any, steps: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_COUNT_SECONDS", "_FIRST_COUNT_SECONDS"):
+        monkeypatch.setattr(sys.modules["jobmanager.engine"], name, 0.05)
+    is_checking, is_over = threading.Event(), threading.Event()
+
+    def take_long(name: str) -> None:
+        if name == "correct_count":
+            is_checking.set()
+            is_over.wait(20)
+
+    manager, other = make_manager(lease_seconds=0.6), make_manager(slots=0)
+    manager.store.fault = take_long
+    job_id = manager.submit("Steps").id
+    manager.until(job_id, "running")
+    assert is_checking.wait(10)
+    leased_until = manager.get(job_id).lease_expires_at
+
+    manager._until(lambda: manager.get(job_id).lease_expires_at > leased_until, "the lease to be renewed")
+    assert other.halt(job_id, wait=5).status == "halted"
+    is_over.set()
+
+
+def test_a_check_of_the_counts_that_fails_harms_nothing(
+    make_manager: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("_COUNT_SECONDS", "_FIRST_COUNT_SECONDS"):
+        monkeypatch.setattr(sys.modules["jobmanager.engine"], name, 0.05)
+    manager = make_manager()
+    manager.store.fault = lambda name: StoreUnavailable("It is away.") if name == "correct_count" else None
+
+    manager._until(lambda: "The counts of jobs are not checked this time: It is away." in caplog.messages)

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from jobmanager import Job
+from jobmanager.errors import Fatal, StoreUnavailable
 from jobmanager.registry import Registry
+from jobmanager.runner import Runner
+from jobmanager.states import Action
 
 
 def started(manager: Any, stage: Any, job_type: str) -> str:
@@ -313,7 +316,7 @@ def test_force_does_not_interrupt_code_that_answers_a_stop(manager: Any, types: 
 def test_force_that_is_asked_for_after_a_stop_that_nobody_answered_comes_at_once(
     manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine"], "_ANSWER_SECONDS", 3600.0)
+    monkeypatch.setattr(sys.modules["jobmanager.engine"], "_ANSWER_SECONDS", 1.0)
 
     @types.register
     class Deaf(Job):
@@ -324,5 +327,95 @@ def test_force_that_is_asked_for_after_a_stop_that_nobody_answered_comes_at_once
 
     job_id = started(manager, stage, "Deaf")
 
-    assert manager.stop(job_id, wait=0.1).status == "stopping"
+    assert manager.stop(job_id, wait=1.0).status == "stopping"
+    began = time.monotonic()
     assert manager.stop(job_id, wait=10, force=True).status == "stopped"
+    assert time.monotonic() - began < 0.9
+
+
+@pytest.mark.parametrize("by", ["its own process", "another process"])
+def test_force_that_follows_a_stop_at_once_leaves_the_job_the_time_to_answer(
+    make_manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr(sys.modules["jobmanager.engine"], "_ANSWER_SECONDS", 3600.0)
+
+    @types.register
+    class AnswersLate(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            try:
+                for _ in range(100):
+                    for _ in range(20):
+                        time.sleep(0.01)
+                    self.checkpoint(cursor=1)
+            except BaseException as error:
+                *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+                stage.tell("interrupted" if frame is sys._getframe() else "asked at a checkpoint")
+                raise
+
+    manager = make_manager()
+    asked = manager if by == "its own process" else make_manager(slots=0)
+    job_id = started(manager, stage, "AnswersLate")
+
+    asked.stop(job_id)
+    asked.stop(job_id, force=True)
+
+    manager.until(job_id, "stopped")
+    assert stage.told == ["start", "asked at a checkpoint"]
+
+
+def test_force_needs_no_store_that_answers(manager: Any, types: Registry, stage: Any) -> None:
+    @types.register
+    class Deaf(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            try:
+                while not stage._gates["end"].is_set():
+                    pass
+            except BaseException:
+                stage.tell("forced")
+                raise
+
+    job_id = started(manager, stage, "Deaf")
+    is_away = StoreUnavailable("It is away.")
+
+    manager.store.fault = lambda name: is_away if name == "look" else None
+    manager.stop(job_id, force=True)
+
+    manager._until(lambda: "forced" in stage.told, "the strike")
+    manager.store.fault = lambda name: None
+    manager.until(job_id, "stopped")
+
+
+def test_force_that_comes_too_late_for_an_attempt_does_not_strike_the_next(
+    manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @types.register
+    class Fails(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            for _ in range(300):  # longer than it takes force to strike
+                time.sleep(0.001)
+                self.checkpoint(cursor=1)
+
+        def clean(self) -> None:
+            raise Fatal("no")
+
+    obey = Runner.obey
+
+    def obey_late(runner: Runner, change: Any) -> None:
+        """Be held up, as any thread may, until the job's thread has found out by itself."""
+        if change.action is Action.STOP:
+            manager.until(job_id, "failed")
+            assert runner.join(10)
+            manager._until(lambda: not manager._engine._held())
+        obey(runner, change)
+
+    monkeypatch.setattr(Runner, "obey", obey_late)
+    job_id = started(manager, stage, "Fails")
+    manager.stop(job_id, force=True)
+    assert manager.get(job_id).status == "failed"
+
+    manager.resume(job_id)
+
+    assert manager.until(job_id, "completed", "failed").status == "completed"

@@ -129,3 +129,33 @@ def test_nothing_is_counted_twice_where_that_is_checked_while_jobs_are_moved(
     at_once(halts[:20] + checks[:5] + halts[20:] + checks[5:])
 
     assert store.count() == counted_anew(store) == {("T", Status.HALTED): 40}
+
+
+@pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
+def test_counts_are_corrected_while_somebody_else_who_has_counted_does_not_commit(store: Any, other: Any) -> None:
+    store.put("a", type="A")
+    store.put("b", type="B")
+    store.execute("UPDATE jobs SET status = 'halted' WHERE id = 'a'")
+
+    def halt_slowly(connection: Any) -> None:
+        other._transition(connection, other._found(connection, "b"), Action.HALT, {})
+        other._database.count(connection)
+
+        assert store.correct_count() == {("A", Status.HALTED): 1, ("A", Status.SUBMITTED): -1}
+        assert store.count() == {("A", Status.HALTED): 1, ("B", Status.SUBMITTED): 1}
+
+    other._database.run(halt_slowly)
+    assert store.count() == counted_anew(store) == {("A", Status.HALTED): 1, ("B", Status.HALTED): 1}
+
+
+def test_what_is_missed_is_added_once_where_several_processes_find_it_at_once(
+    open_store: Any, at_once: Callable[[list[Callable[[], Any]]], list[Any]]
+) -> None:
+    stores = [open_store() for _ in range(4)]
+    stores[0].put(*map(str, range(10)))
+    stores[0].execute("UPDATE jobs SET status = 'halted'")
+
+    corrected = at_once([store.correct_count for store in stores])
+
+    assert sorted(map(len, corrected)) == [0, 0, 0, 2]
+    assert stores[0].count() == counted_anew(stores[0]) == {("T", Status.HALTED): 10}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -203,6 +204,37 @@ def test_threads_that_submit_at_once_fill_the_queue_and_no_more(open_store: Any,
 
     assert sum(taken) == 50
     assert store.count_by_status() == {Status.SUBMITTED: 50}
+
+
+def test_processes_that_submit_and_move_jobs_at_once_fill_the_queue_and_no_more(open_store: Any, at_once: Any) -> None:
+    stores = [open_store(queue_limit=60) for _ in range(3)]
+    stores[0].put(*(f"first-{number}" for number in range(30)))
+
+    def submit(process: int, thread: int) -> int:
+        taken = 0
+        for number in range(8):
+            name = f"{process}-{thread}-{number}"
+            with contextlib.suppress(QueueFull):
+                if number % 2:
+                    taken += len(stores[process].put(f"{name}-a", f"{name}-b"))
+                else:
+                    taken += len(stores[process].add_all([NewJob(id=name, type="T", args={})], actor="test"))
+        return taken
+
+    def claim(process: int) -> int:
+        return -len(stores[process].take(10))
+
+    moves = [lambda process=process: claim(process) for process in range(3)]
+    submissions = [lambda place=place: submit(place % 3, place) for place in range(9)]
+    waiting = 30 + sum(at_once(submissions + moves))
+    assert waiting <= 60
+    stores[0].put(*(f"last-{number}" for number in range(60 - waiting)))
+
+    for store in stores:
+        with pytest.raises(QueueFull):
+            store.put("one too many")
+    assert stores[0].count_by_status()[Status.SUBMITTED] == 60
+    assert stores[0].correct_count() == {}
 
 
 def test_a_submission_sent_again_with_its_key_is_the_same_job(store: Any, other: Any) -> None:
