@@ -169,6 +169,7 @@ _QUESTIONS: dict[str, Question] = {
     "search: part of a type": _found(q="port"),
     "search: label value": _search_for_customer,
     "search: label value and rare status": _found(q="asia", statuses=frozenset({Status.HALTED})),
+    "search: part of a type, and rare label": _found(q="port", labels={"incident": "yes"}),
     "search: beginning of an id": lambda store: [_found(q=job.id[:13])(store) for job in _deep(store).jobs[:1]],
     "details": _details,
     "look": lambda store: store.look(tuple(TYPES)),
