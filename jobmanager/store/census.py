@@ -1,8 +1,8 @@
 """How many jobs there are of each type and status, kept by every commit: to count a million would take 50 ms each time.
 
 What a transaction changes is noted while it writes, and added to the counts as the last thing before it commits: nobody
-holds a count while it waits for a job. Where transactions write side by side, each count is the sum of some parts, of
-which a transaction takes any.
+holds a count while it waits for a job. Where processes write side by side, each count is the sum of parts, and every
+process has its own of them.
 """
 
 from __future__ import annotations

@@ -54,8 +54,17 @@ _CHANNEL = "jobmanager"
 _COMMIT_ANNOUNCED = f"NOTIFY {_CHANNEL}; COMMIT"
 #: How long a connection may have been idle and still be used without asking whether it is there.
 _TRUSTED_SECONDS = 1.0
-#: Into how many parts each count of jobs is divided, so that transactions seldom wait for each other.
-_PARTS = 16
+#: Into how many parts a process divides each count of jobs, so that its transactions seldom wait for each other. No
+#: other process counts in them: one that is frozen before it commits holds nobody else up.
+_PARTS = 8
+#: Adds up the parts, but for those in which somebody is counting: by one statement, which no process can leave undone.
+_ADD_UP = text(
+    "WITH parts AS (DELETE FROM census WHERE (type, status, part) IN"
+    " (SELECT type, status, part FROM census WHERE part > 0 FOR UPDATE SKIP LOCKED) RETURNING type, status, jobs)"
+    " INSERT INTO census (type, status, part, jobs) SELECT type, status, 0, sum(jobs) FROM parts"
+    " GROUP BY type, status ORDER BY type, status"
+    " ON CONFLICT (type, status, part) DO UPDATE SET jobs = census.jobs + excluded.jobs"
+)
 # What is kept of a connection.
 _IS_ANNOUNCED, _IDLE_SINCE = "is_announced", "idle_since"
 #: Whoever writes rows of a table holds this lock from before it takes their numbers until it has committed.
@@ -93,6 +102,7 @@ class Database:
         self._synced_at = 0.0
         self._prepared: dict[Statement, Prepared] = {}
         self._addition = census.addition(insert(schema.census))
+        self._first_part = 1 + random.randrange(2**27) * _PARTS
         # What comes later is left to the next commit: it would lock rows out of order, and wait for another that does.
         self._commits = GroupCommit(self._begin, largest=1)
 
@@ -162,9 +172,14 @@ class Database:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"jobmanager {what}"))))
 
     def count(self, connection: Connection) -> None:
-        """Add to the counts of jobs what the transaction has noted; other transactions wait that take the same part."""
-        if (noted := census.take(connection, part=random.randrange(_PARTS))) is not None:
+        """Add to the counts of jobs what the transaction has noted, in one part: others of this process wait for that."""
+        if (noted := census.take(connection, part=self._first_part + random.randrange(_PARTS))) is not None:
             self.execute_many(connection, self._addition, noted, {})
+
+    def add_up_counts(self) -> None:
+        """Have as few rows as can be hold the counts: each process that ever counted leaves some."""
+        with self.reader.connect() as connection:
+            connection.execute(_ADD_UP)
 
     def announce(self, connection: Connection) -> None:
         """Have the processes that watch told, once the transaction is committed."""

@@ -148,6 +148,9 @@ class Database:
         if (noted := census.take(connection, part=0)) is not None:
             self.execute_many(connection, self._addition, noted, {})
 
+    def add_up_counts(self) -> None:
+        """Do nothing: all processes count in the same rows."""
+
     def announce(self, connection: Connection) -> None:
         """Have the processes that watch told, once the transaction is committed."""
         self._is_announced = True

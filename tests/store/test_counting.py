@@ -10,6 +10,7 @@ import pytest
 
 from jobmanager.records import Settlement
 from jobmanager.states import Action, Status, allowed
+from jobmanager.store import census
 
 
 def counted_anew(store: Any) -> dict[tuple[str, Status], int]:
@@ -159,3 +160,36 @@ def test_what_is_missed_is_added_once_where_several_processes_find_it_at_once(
 
     assert sorted(map(len, corrected)) == [0, 0, 0, 2]
     assert stores[0].count() == counted_anew(stores[0]) == {("T", Status.HALTED): 10}
+
+
+@pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
+def test_a_process_that_is_frozen_once_it_has_counted_holds_up_nobody_else(
+    open_store: Any, at_once: Callable[[list[Callable[[], Any]]], list[Any]]
+) -> None:
+    frozen, store = open_store(), open_store()
+    ids = [str(number) for number in range(60)]
+    store.put(*ids, "its own")
+
+    with frozen._database.engine.begin() as connection:
+        for by in (1, -1) * 50:  # in whichever rows it counts
+            census.note(connection, [("T", Status.SUBMITTED), ("T", Status.HALTED)], by)
+            frozen._database.count(connection)
+        at_once([lambda job_id=job_id: store.apply(job_id, Action.HALT) for job_id in ids])
+        assert store.correct_count() == {}
+
+    assert store.count() == {("T", Status.SUBMITTED): 1, ("T", Status.HALTED): 60}
+
+
+def test_processes_that_come_and_go_leave_no_more_to_be_added_up(open_store: Any) -> None:
+    for number in range(5):
+        passing = open_store()
+        passing.put(str(number), type=f"T{number % 2}")
+        passing.close()
+    store = open_store()
+
+    store.correct_count()
+
+    assert store.count() == {("T0", Status.SUBMITTED): 3, ("T1", Status.SUBMITTED): 2}
+    assert store.execute("SELECT count(*) FROM census") == [(2,)]
+    store.put("later", type="T0")
+    assert store.count() == {("T0", Status.SUBMITTED): 4, ("T1", Status.SUBMITTED): 2}
