@@ -3,6 +3,9 @@
 import { heedClock } from "./format.js";
 import { keepToken, token } from "./token.js";
 
+/** A connection that died while the computer slept would keep an answer for ever. */
+const LONGEST_MILLISECONDS = 30_000;
+
 /** What the service says is wrong (RFC 9457). */
 export class Problem extends Error {
   constructor(status, body) {
@@ -22,7 +25,17 @@ export class NoAnswer extends Error {
 
 /** Return the address of a job, or of something about it. */
 export function jobPath(id, rest = "") {
-  return `jobs/${encodeURIComponent(id)}${rest}`;
+  // Dots alone would lead away from the jobs, however they are written.
+  return `jobs/${encodeURIComponent(/^\.*$/.test(id) ? `"${id}"` : id)}${rest}`;
+}
+
+/** Return what JSON says. Whole numbers that JavaScript would round keep their digits, here and when they are sent. */
+export function parseJson(text) {
+  return JSON.parse(text, (_, value, context) =>
+    JSON.rawJSON && typeof value === "number" && !Number.isSafeInteger(value) && /^-?\d+$/.test(context.source)
+      ? JSON.rawJSON(context.source)
+      : value,
+  );
 }
 
 /**
@@ -47,10 +60,10 @@ export async function request(path, { body, headers = {}, ...rest } = {}) {
   throw problem;
 }
 
-/** Return the JSON that a request is answered with. */
+/** Return the JSON that a request is answered with, in time unless there is a signal of its own. */
 export async function ask(path, options) {
-  const response = await request(path, options);
-  return response.json();
+  const response = await request(path, { signal: AbortSignal.timeout(LONGEST_MILLISECONDS), ...options });
+  return parseJson(await response.text());
 }
 
 async function reach(path, options) {

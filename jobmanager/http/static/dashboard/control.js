@@ -65,6 +65,11 @@ export class Buttons {
     this.element.closest("[data-job]").querySelector("a").focus();
   }
 
+  /** Show what became of the job before the click. */
+  async #lookAgain() {
+    await ask(jobPath(this.#job.id)).then(this.#onChange, sayError);
+  }
+
   async #press(action) {
     if (refusal()) return say(refusal(), { isError: true });
     if (this.#isAsking) return;
@@ -80,6 +85,7 @@ export class Buttons {
     } catch (error) {
       if (!body.force) heedRefusal(error); // force takes more than any other change
       sayError(error);
+      if (error.status === 409) await this.#lookAgain();
     } finally {
       this.#isAsking = false;
       this.update(this.#job);

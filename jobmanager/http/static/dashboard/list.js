@@ -23,14 +23,16 @@ export class ListPage {
   #filter = null;
   #rows = new Map();
   #acted = new Set(); // jobs that were steered here: they stay in sight when the filter no longer means them
-  #asked = 0; // the number of the last refresh: an answer to an earlier one is out of date
+  #told = new Set(); // jobs of which the stream has told since the last refresh began: it is ahead of the answer
+  #drawn = null; // the filter whose jobs are seen
+  #asked = 0; // as on the page of a job
   #stream = "";
   #unfollow = () => undefined;
   #counts = new Counts(() => this.#filters.count(this.#counts.of(this.#filter)));
   #filters;
   #bulk;
   #summary = h("p", { class: "summary" });
-  #body = h("tbody", { role: "rowgroup" });
+  #body = h("tbody", { role: "rowgroup", onpointerleave: () => this.#refreshSoon() });
   #table;
   #empty = h("section", { class: "empty", hidden: true });
   #pager = h("nav", { class: "pager", "aria-label": "Pages" });
@@ -75,25 +77,26 @@ export class ListPage {
 
   /** Let go of everything. */
   leave() {
+    this.#asked = Infinity;
+    this.#filters.leave();
     this.#unfollow();
   }
 
   /** Ask how things are, and show it. */
   async refresh() {
     const asked = ++this.#asked;
+    if (asked === Infinity) return; // the page was left
+    this.#told.clear();
     this.#counts.refresh();
     try {
-      const [alarmed, page, kept] = await Promise.all([
-        this.#alarmed(),
-        ask(`jobs?${this.#filter}`),
-        this.#stillSeen(),
-      ]);
+      const [alarmed, page] = await Promise.all([this.#alarmed(), ask(`jobs?${this.#filter}`)]);
+      const kept = await this.#stillSeen(page.jobs);
       if (asked !== this.#asked) return;
       const jobs = [...page.jobs, ...kept];
       jobs.sort((one, other) => Date.parse(other.submitted_at) - Date.parse(one.submitted_at));
       this.#draw(unique([...alarmed, ...jobs]), page.next_cursor);
     } catch (error) {
-      if (asked !== this.#asked || error instanceof NoAnswer) return; // that there is no connection is told as such
+      if (asked !== this.#asked || error instanceof NoAnswer) return; // as on the page of a job
       if (error.status === 422) this.#complain(error);
       else sayError(error);
     }
@@ -107,24 +110,35 @@ export class ListPage {
     return jobs.filter(alarmOf);
   }
 
-  async #stillSeen() {
-    const answers = await Promise.allSettled(Array.from(this.#acted, (id) => ask(jobPath(id))));
+  async #stillSeen(jobs) {
+    const there = new Set(jobs.map(({ id }) => id));
+    const missing = [...this.#acted].filter((id) => !there.has(id));
+    const answers = await Promise.allSettled(missing.map((id) => ask(jobPath(id))));
     return answers.flatMap(({ value }) => value ?? []);
   }
 
   #draw(jobs, next) {
-    const rows = new Map(jobs.map((job) => [job.id, this.#rows.get(job.id) ?? this.#makeRow(job)]));
-    jobs.forEach((job) => rows.get(job.id).update(job));
-    this.#rows = rows;
+    for (const job of jobs) {
+      const { status, progress } = this.#rows.get(job.id)?.job ?? {};
+      this.#rows.get(job.id)?.update(this.#told.has(job.id) ? { ...job, status, progress } : job);
+    }
+    if (this.#isPointedAt()) return setText(this.#summary, "The rows stand still while you point at one");
+    this.#drawn = this.#filter;
+    this.#rows = new Map(jobs.map((job) => [job.id, this.#rows.get(job.id) ?? this.#makeRow(job)]));
     arrange(
       this.#body,
-      Array.from(rows.values(), ({ element }) => element),
+      Array.from(this.#rows.values(), ({ element }) => element),
     );
     this.#table.hidden = this.#bulk.element.hidden = !jobs.length;
     this.#empty.hidden = jobs.length > 0;
     setText(this.#summary, jobs.length ? this.#summaryOf(jobs.length, next) : "");
     if (!jobs.length) this.#empty.replaceChildren(...emptiness(this.#filter));
-    this.#showPager(next);
+    return this.#showPager(next);
+  }
+
+  /** A click that comes as rows move would halt another job than the one that was meant. */
+  #isPointedAt() {
+    return this.#drawn === this.#filter && this.#body.matches(":hover") && matchMedia("(hover: hover)").matches;
   }
 
   #makeRow(job) {
@@ -140,6 +154,7 @@ export class ListPage {
 
   #heed(name, data) {
     const row = this.#rows.get(data.job_id);
+    this.#told.add(data.job_id);
     if (name === "change") {
       row?.update({ ...row.job, status: data.to_status });
       this.#refreshSoon();
