@@ -158,3 +158,118 @@ def test_where_something_cuts_each_stream_at_once_it_is_tried_ever_more_seldom(p
         page.wait_for_event("request")
 
     assert streams[3] - streams[2] > 1.5
+
+
+# The list
+
+
+def test_what_was_typed_is_not_lost_when_a_status_is_chosen_right_after(page: Page) -> None:
+    page.goto("/")
+
+    page.get_by_label("Search").fill("red")
+    page.locator(".chip", has_text="running").click()
+
+    expect(page).to_have_url(re.compile(r"q=red&status=running|status=running&q=red"))
+    expect(page.get_by_label("Search")).to_have_value("red")
+
+
+def test_who_leaves_the_list_right_after_typing_is_not_called_back(page: Page, steps: Callable[..., str]) -> None:
+    job_id = steps()
+    page.clock.install()
+    page.goto("/")
+    expect(row(page, job_id)).to_be_visible()
+
+    page.get_by_label("Search").fill("red")
+    row(page, job_id).get_by_role("link", name="Simple", exact=True).click()
+    page.clock.run_for(1000)
+
+    expect(page).to_have_url(re.compile(f"job={job_id}"))
+    expect(page.locator("article.job")).to_be_visible()
+
+
+def test_the_search_says_what_is_shown_after_the_back_button_too(page: Page) -> None:
+    page.goto("/")
+    page.get_by_label("Type").select_option("Simple")
+    search = page.get_by_label("Search")
+    search.fill("red")
+    page.wait_for_url("**q=red*")
+    expect(search).to_be_focused()
+
+    page.go_back()
+
+    expect(page.get_by_label("Type")).to_have_value("")
+    expect(search).to_have_value("")
+
+
+def test_the_focus_stays_on_a_job_when_one_above_it_leaves_the_list(page: Page, steps: Callable[..., str]) -> None:
+    [mine, above] = [steps(labels={"focus": "yes"}) for _ in range(2)]
+    page.goto("/?label=focus:yes&status=running")
+    expect(page.locator("tbody tr")).to_have_count(2)
+    halt = row(page, mine).get_by_role("button", name=HALT)
+    halt.focus()
+
+    pause(page, above, "stop")
+
+    expect(page.locator("tbody tr")).to_have_count(1)
+    expect(halt).to_be_focused()
+
+
+def test_no_row_moves_from_under_the_mouse(page: Page, steps: Callable[..., str]) -> None:
+    mine = steps()
+    page.goto("/")
+    halt = row(page, mine).get_by_role("button", name=HALT)
+    halt.hover()
+    before = halt.bounding_box()
+
+    newer = steps()
+    expect(page.locator(".summary")).to_contain_text("stand still")
+
+    assert halt.bounding_box() == before
+    page.mouse.move(5, 5)
+    expect(row(page, newer)).to_be_visible()
+    expect(page.locator(".summary")).not_to_contain_text("stand still")
+
+
+def test_a_job_that_was_steered_here_is_asked_for_by_itself_only_where_the_list_lacks_it(
+    page: Page, steps: Callable[..., str]
+) -> None:
+    job_id = steps()
+    page.goto("/")
+    single = asked(page, f"/jobs/{job_id}$")
+    press(row(page, job_id), "Halt")
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+
+    with page.expect_response("**/jobs?*"):
+        steps()
+
+    assert single == []
+
+
+def test_of_very_many_labels_a_row_shows_the_first(page: Page, steps: Callable[..., str]) -> None:
+    job_id = steps(labels={f"label{number}": "x" * number for number in range(30)})
+    page.goto("/")
+
+    expect(row(page, job_id).locator(".labels")).to_contain_text("24 more")
+    assert row(page, job_id).bounding_box()["height"] < 150
+    expect(see_job(page, job_id).locator(".label")).to_have_count(30)
+
+
+def test_a_double_click_asks_once_what_is_to_become_of_all_and_the_back_button_is_no(
+    page: Page, service: Server, steps: Callable[..., str]
+) -> None:
+    job_id = steps(labels={"double": "yes"})
+    service.until_status("running", job_id)
+    page.goto("/")
+    page.get_by_label("Label, as name:value").fill("double:yes")
+    page.keyboard.press("Enter")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    counts = asked(page, "limit=500")
+
+    page.get_by_role("button", name="Halt all").dblclick()
+    expect(page.get_by_role("dialog")).to_have_count(1)
+    assert len(counts) == 1
+
+    page.go_back()
+
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert service.status(job_id) == "running"

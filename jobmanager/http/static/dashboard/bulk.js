@@ -21,6 +21,7 @@ export class Bulk {
   #onChange;
   #filter = new URLSearchParams();
   #buttons;
+  #isAsking = false;
 
   constructor(counts, onChange) {
     this.#counts = counts;
@@ -43,6 +44,8 @@ export class Bulk {
 
   async #press(action) {
     if (refusal()) return say(refusal(), { isError: true });
+    if (this.#isAsking) return;
+    this.#isAsking = true;
     const filter = new URLSearchParams(this.#filter);
     try {
       const { counted, isMore } = await this.#count(action, filter);
@@ -50,11 +53,13 @@ export class Bulk {
       if (!sum) return say(`No job of this list can be asked to ${action}.`);
       const reason = await confirmAll(action, filter, counted, `${number(sum)}${isMore ? " or more" : ""}`);
       if (reason === null) return;
-      showOutcome(action, await ask(`jobs/${action}`, { body: selection(action, filter, reason) }));
+      showOutcome(action, await ask(`jobs/${action}`, { body: selection(action, filter, reason), signal: null }));
       this.#onChange();
     } catch (error) {
       heedRefusal(error);
       sayError(error);
+    } finally {
+      this.#isAsking = false;
     }
   }
 
