@@ -273,3 +273,105 @@ def test_a_double_click_asks_once_what_is_to_become_of_all_and_the_back_button_i
 
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert service.status(job_id) == "running"
+
+
+# Forms
+
+
+def test_what_was_typed_is_still_there_after_the_link_that_skips_the_head(page: Page) -> None:
+    page.goto("/?submit=Simple")
+    page.get_by_label("steps").fill("7")
+
+    page.get_by_role("link", name="Skip").focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("#main$"))
+
+    page.evaluate("fetch('health/live').then(answer => answer.text())")
+    expect(page.get_by_label("steps")).to_have_value("7")
+
+
+def test_a_number_is_not_rounded_on_its_way_there_and_back(page: Page, start: Callable[..., Server]) -> None:
+    server = start("mounted:app")
+    page.goto(f"{server.url}/ops/?submit=Various")
+    page.get_by_label("name").fill("ann")
+    page.get_by_label("day").fill("2024-02-29")
+    page.get_by_label("number").fill("9223372036854775807")
+    page.get_by_label("rest").fill('{"a": [1234567890123456789]}')
+
+    page.get_by_role("button", name="Submit").click()
+
+    result = part(page.locator("article"), "Result")
+    expect(result).to_contain_text('"number": 9223372036854775807')
+    expect(result).to_contain_text("1234567890123456789")
+    expect(part(page.locator("article"), "Arguments")).to_contain_text("1234567890123456789")
+
+
+def test_a_field_that_was_emptied_is_not_sent_as_what_stood_in_it(page: Page, start: Callable[..., Server]) -> None:
+    server = start("mounted:app")
+    page.goto(f"{server.url}/ops/?submit=Various")
+    page.get_by_label("name").fill("ann")
+    page.get_by_label("day").fill("2024-02-29")
+    page.get_by_label("ratio").fill("")
+
+    page.get_by_role("button", name="Submit").click()
+
+    expect(page.locator(".field.number", has_text="ratio").locator(".error")).to_contain_text("valid number")
+    page.get_by_label("ratio").fill("1,5")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator(".field.number", has_text="ratio").locator(".error")).to_contain_text("valid number")
+
+
+# Tokens
+
+
+def test_a_text_that_can_be_no_token_is_not_taken_for_a_service_that_does_not_answer(
+    page: Page, guarded: tuple[Server, dict[str, str]]
+) -> None:
+    server, secrets = guarded
+    page.goto(server.url)
+
+    page.get_by_label("Token", exact=True).fill("jm_…")
+    page.get_by_role("button", name="Go on").click()
+
+    expect(page.get_by_label("Token", exact=True)).to_be_visible()
+    assert page.get_by_label("Token", exact=True).evaluate("field => !field.validity.valid")
+    sign_in(page, f" {secrets['viewer']} ")
+    expect(page.locator("#connection")).to_have_text("Live")
+
+
+def test_a_token_that_is_revoked_takes_the_jobs_out_of_sight_and_is_asked_for(
+    page: Page, guarded: tuple[Server, dict[str, str]], tmp_path: Path
+) -> None:
+    server, secrets = guarded
+    job_id = submit_to(server, {"steps": 100_000, "seconds": 0.02})
+    page.goto(server.url)
+    sign_in(page, secrets["operator"])
+    expect(row(page, job_id)).to_be_visible()
+
+    TokenFile(tmp_path / "tokens").revoke("a-operator")
+    expect(page.get_by_role("dialog")).to_contain_text("asks for a token")
+    page.keyboard.press("Escape")
+
+    expect(page.locator("main")).to_contain_text("Without a token nothing can be shown")
+    expect(row(page, job_id)).to_have_count(0)
+    page.get_by_role("button", name="Enter a token").click()
+    sign_in(page, secrets["admin"])
+    expect(row(page, job_id)).to_be_visible()
+
+
+def test_a_form_that_was_filled_in_outlives_its_token(
+    page: Page, guarded: tuple[Server, dict[str, str]], tmp_path: Path
+) -> None:
+    server, secrets = guarded
+    page.goto(f"{server.url}/?submit=Simple")
+    sign_in(page, secrets["operator"])
+    page.get_by_label("steps").fill("7")
+    page.get_by_label("seconds", exact=True).fill("0.01")
+    TokenFile(tmp_path / "tokens").revoke("a-operator")
+
+    page.get_by_role("button", name="Submit").click()
+    sign_in(page, secrets["admin"])
+
+    expect(page.get_by_label("steps")).to_have_value("7")
+    page.get_by_role("button", name="Submit").click()
+    expect(status_of(page.locator("article"))).to_contain_text("completed")

@@ -9,7 +9,7 @@ import { keepToken, refusal, token } from "./token.js";
 
 let dialog = null;
 
-/** Ask for a token; `onChange` is called when there is one. */
+/** Ask for a token; `onChange` is called when there is one that holds. */
 export function askForToken(wrong, onChange) {
   if (dialog) return;
   const secret = h("input", {
@@ -18,6 +18,8 @@ export function askForToken(wrong, onChange) {
     autocomplete: "off",
     placeholder: "jm_…",
     required: true,
+    pattern: "\\s*[!-~]+\\s*", // nothing else can be sent in a header
+    title: "A token has Latin letters, digits and signs",
   });
   const form = h(
     "form",
@@ -36,8 +38,7 @@ export function askForToken(wrong, onChange) {
     if (target.returnValue !== "yes") return;
     keepToken(secret.value.trim());
     await findRole();
-    showToken();
-    onChange();
+    if (token()) onChange();
   });
 }
 
