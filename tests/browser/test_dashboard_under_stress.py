@@ -375,3 +375,36 @@ def test_a_form_that_was_filled_in_outlives_its_token(
     expect(page.get_by_label("steps")).to_have_value("7")
     page.get_by_role("button", name="Submit").click()
     expect(status_of(page.locator("article"))).to_contain_text("completed")
+
+
+# What is written to deceive, and what cannot be shown
+
+
+def test_text_cannot_turn_its_direction_nor_hide_in_controls(page: Page, start: Callable[..., Server]) -> None:
+    server = start("mounted:app")
+    job_id = server.client.post("/ops/jobs", json={"type": "Hostile"}).json()["id"]
+    page.goto(f"{server.url}/ops/?job={job_id}")
+    article = page.locator("article")
+    expect(status_of(article)).to_contain_text("completed")
+    lines = article.locator(".line .text")
+
+    expect(lines.nth(-3)).to_have_text("red ␇ �txt.exe", use_inner_text=True)
+    expect(lines.nth(-2)).to_contain_text("and 98,000 characters more")
+    expect(part(article, "Result").get_by_role("link")).to_have_text("Download �fdp.exe")
+    expect(article.locator(".card.now")).to_be_hidden()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "halt"])
+def test_what_can_be_no_id_of_a_job_is_told_as_such(page: Page, name: str) -> None:
+    page.goto(f"/?job={name}")
+
+    expect(page.locator("article")).to_contain_text("There is no such job")
+    expect(page.locator("#connection")).to_be_hidden()
+
+
+def test_where_the_scripts_do_not_come_the_page_says_what_else_there_is(page: Page) -> None:
+    page.route("**/app.js", lambda route: route.abort())
+    page.goto("/")
+
+    expect(page.locator("main")).to_contain_text("If this stays")
+    expect(page.locator("main").get_by_role("link", name="API")).to_be_visible()

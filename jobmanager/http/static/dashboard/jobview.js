@@ -56,7 +56,7 @@ export class JobView {
         h("div", {}, [
           card("Error", this.#error),
           card("Result", this.#file, this.#result),
-          card("Log", log.element),
+          card("Log, times in UTC", log.element),
           card("What happened", timeline.element),
         ]),
         h(
@@ -102,7 +102,7 @@ export class JobView {
 }
 
 function card(title, ...content) {
-  return h("section", { class: "card", "aria-label": title }, h("h2", {}, title), content);
+  return h("section", { class: "card", "aria-label": title.split(",")[0] }, h("h2", {}, title), content);
 }
 
 /** Return what there is to know, as pairs of a term and its value; nothing where it says nothing. */
