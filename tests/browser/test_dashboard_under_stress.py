@@ -102,6 +102,23 @@ def test_a_job_that_comes_late_does_not_undo_what_was_seen_to_happen(page: Page,
     assert "running" not in seen[seen.index("stopped") :]
 
 
+def test_until_the_jobs_of_another_filter_are_there_those_that_are_seen_do_not_pass_for_them(
+    page: Page, steps: Callable[..., str]
+) -> None:
+    job_id = steps()
+    page.goto("/")
+    expect(row(page, job_id)).to_be_visible()
+    held = Held(page, r"/jobs\?")
+
+    page.locator(".chip", has_text="failed").click()
+    held.until()
+
+    expect(page.locator(".list")).to_have_attribute("aria-busy", "true")
+    held.let_go()
+    expect(page.locator(".list")).to_have_attribute("aria-busy", "false")
+    expect(row(page, job_id)).to_have_count(0)
+
+
 def test_a_page_that_was_left_says_nothing_any_more(page: Page, steps: Callable[..., str]) -> None:
     job_id = steps()
     see_job(page, job_id)
@@ -212,6 +229,19 @@ def test_the_focus_stays_on_a_job_when_one_above_it_leaves_the_list(page: Page, 
 
     expect(page.locator("tbody tr")).to_have_count(1)
     expect(halt).to_be_focused()
+
+
+def test_the_focus_stays_on_the_way_to_older_jobs_when_new_ones_come(page: Page, start: Callable[..., Server]) -> None:
+    server = start(SLOTS=0)
+    server.client.post("/jobs/batch", json=[{"type": "Simple"}] * 60)
+    page.goto(server.url)
+    older = page.get_by_role("link", name="Older")
+    older.focus()
+
+    newest = submit_to(server, {})
+
+    expect(row(page, newest)).to_be_visible()
+    expect(older).to_be_focused()
 
 
 def test_no_row_moves_from_under_the_mouse(page: Page, steps: Callable[..., str]) -> None:

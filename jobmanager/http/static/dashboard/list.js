@@ -24,7 +24,6 @@ export class ListPage {
   #rows = new Map();
   #acted = new Set(); // jobs that were steered here: they stay in sight when the filter no longer means them
   #told = new Set(); // jobs of which the stream has told since the last refresh began: it is ahead of the answer
-  #drawn = null; // the filter whose jobs are seen
   #asked = 0; // as on the page of a job
   #stream = "";
   #unfollow = () => undefined;
@@ -35,7 +34,8 @@ export class ListPage {
   #body = h("tbody", { role: "rowgroup", onpointerleave: () => this.#refreshSoon() });
   #table;
   #empty = h("section", { class: "empty", hidden: true });
-  #pager = h("nav", { class: "pager", "aria-label": "Pages" });
+  #newest = viewLink("", { class: "button", hidden: true }, "← Newest");
+  #older = viewLink("", { class: "button", hidden: true }, "Older →");
   #refreshSoon = throttled(() => this.refresh(), REFRESH_MILLISECONDS);
 
   constructor(go) {
@@ -49,7 +49,7 @@ export class ListPage {
       h("div", { class: "above" }, this.#summary, this.#bulk.element),
       this.#table,
       this.#empty,
-      this.#pager,
+      h("nav", { class: "pager", "aria-label": "Pages" }, this.#newest, this.#older),
     ]);
     this.title = "Jobs";
     ask("job-types").then(({ job_types: types }) => this.#filters.offer(types.map(({ type }) => type)), sayError);
@@ -58,6 +58,7 @@ export class ListPage {
   /** Show the jobs that a query of GET /jobs means. */
   show(query) {
     this.#filter = query;
+    this.element.setAttribute("aria-busy", "true"); // until its jobs are there, those of another filter are seen
     this.#acted.clear();
     this.#filters.show(query);
     this.#filters.count(this.#counts.of(query));
@@ -97,7 +98,7 @@ export class ListPage {
       this.#draw(unique([...alarmed, ...jobs]), page.next_cursor);
     } catch (error) {
       if (asked !== this.#asked || error instanceof NoAnswer) return; // as on the page of a job
-      if (error.status === 422) this.#complain(error);
+      if (error.status === 422) this.#reveal(notice("This list cannot be shown", error.message));
       else sayError(error);
     }
   }
@@ -122,23 +123,34 @@ export class ListPage {
       const { status, progress } = this.#rows.get(job.id)?.job ?? {};
       this.#rows.get(job.id)?.update(this.#told.has(job.id) ? { ...job, status, progress } : job);
     }
-    if (this.#isPointedAt()) return setText(this.#summary, "The rows stand still while you point at one");
-    this.#drawn = this.#filter;
+    const isSame = String(jobs.map(({ id }) => id)) === String([...this.#rows.keys()]);
+    if (!isSame && this.#isPointedAt()) return setText(this.#summary, "The rows stand still while you point at one");
     this.#rows = new Map(jobs.map((job) => [job.id, this.#rows.get(job.id) ?? this.#makeRow(job)]));
     arrange(
       this.#body,
       Array.from(this.#rows.values(), ({ element }) => element),
     );
-    this.#table.hidden = this.#bulk.element.hidden = !jobs.length;
-    this.#empty.hidden = jobs.length > 0;
     setText(this.#summary, jobs.length ? this.#summaryOf(jobs.length, next) : "");
-    if (!jobs.length) this.#empty.replaceChildren(...emptiness(this.#filter));
-    return this.#showPager(next);
+    this.#newest.hidden = !this.#filter.has("cursor");
+    this.#newest.href = pageOf(this.#filter);
+    this.#older.hidden = !next;
+    this.#older.href = pageOf(this.#filter, next);
+    return this.#reveal(jobs.length ? [] : emptiness(this.#filter));
+  }
+
+  /** Show the table, or in place of it a text; what is there already is left alone, and keeps the focus. */
+  #reveal(instead) {
+    this.element.setAttribute("aria-busy", "false");
+    this.#table.hidden = this.#bulk.element.hidden = instead.length > 0;
+    this.#empty.hidden = !instead.length;
+    const text = instead.map((part) => part.textContent).join("");
+    if (this.#empty.textContent !== text) this.#empty.replaceChildren(...instead);
   }
 
   /** A click that comes as rows move would halt another job than the one that was meant. */
   #isPointedAt() {
-    return this.#drawn === this.#filter && this.#body.matches(":hover") && matchMedia("(hover: hover)").matches;
+    const isBusy = this.element.getAttribute("aria-busy") === "true"; // with another filter
+    return !isBusy && this.#body.matches(":hover") && matchMedia("(hover: hover)").matches;
   }
 
   #makeRow(job) {
@@ -168,23 +180,14 @@ export class ListPage {
     const jobs = `${number(shown)} ${shown === 1 ? "job" : "jobs"}`;
     return isWhole ? `${jobs}, the newest first` : `${jobs} of this page, the newest first`;
   }
+}
 
-  #showPager(next) {
-    const [newest, older] = [new URLSearchParams(this.#filter), new URLSearchParams(this.#filter)];
-    newest.delete("cursor");
-    older.set("cursor", next);
-    const links = [
-      this.#filter.has("cursor") && viewLink(newest, { class: "button" }, "← Newest"),
-      next && viewLink(older, { class: "button" }, "Older →"),
-    ];
-    this.#pager.replaceChildren(...links.filter(Boolean));
-  }
-
-  #complain(error) {
-    this.#table.hidden = this.#bulk.element.hidden = true;
-    this.#empty.hidden = false;
-    this.#empty.replaceChildren(...notice("This list cannot be shown", error.message));
-  }
+/** Return the address of a page of the list; the first without a cursor. */
+function pageOf(filter, cursor = "") {
+  const query = new URLSearchParams(filter);
+  query.delete("cursor");
+  if (cursor) query.set("cursor", cursor);
+  return `?${query}`;
 }
 
 /** Return the jobs, each of them once. */
