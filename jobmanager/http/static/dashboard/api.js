@@ -7,7 +7,7 @@ import { keepToken, token } from "./token.js";
 const LONGEST_MILLISECONDS = 30_000;
 
 /** What the service says is wrong (RFC 9457). */
-export class Problem extends Error {
+class Problem extends Error {
   constructor(status, body) {
     super(body.detail || body.title || `The service answered with status ${status}.`);
     this.status = status;

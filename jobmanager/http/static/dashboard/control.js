@@ -65,11 +65,6 @@ export class Buttons {
     this.element.closest("[data-job]").querySelector("a").focus();
   }
 
-  /** Show what became of the job before the click. */
-  async #lookAgain() {
-    await ask(jobPath(this.#job.id)).then(this.#onChange, sayError);
-  }
-
   async #press(action) {
     if (refusal()) return say(refusal(), { isError: true });
     if (this.#isAsking) return;
@@ -85,7 +80,8 @@ export class Buttons {
     } catch (error) {
       if (!body.force) heedRefusal(error); // force takes more than any other change
       sayError(error);
-      if (error.status === 409) await this.#lookAgain();
+      // It went on before the click.
+      if (error.status === 409) await ask(jobPath(this.#job.id)).then(this.#onChange, sayError);
     } finally {
       this.#isAsking = false;
       this.update(this.#job);
@@ -146,6 +142,6 @@ async function confirmStop(job, typed) {
 
 /** Return a value of JSON as people read it. */
 export function shown(value) {
-  if (typeof value === "number") return number(value);
+  if (Number.isInteger(value)) return number(value);
   return typeof value === "string" ? value : JSON.stringify(value);
 }

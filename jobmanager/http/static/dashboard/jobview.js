@@ -41,33 +41,11 @@ export class JobView {
       },
     });
     this.#controls = h("div", { class: "controls" }, this.#reason, this.#buttons.element);
-    const args = h("pre", {}, JSON.stringify(job.args, null, 2));
+    const now = [this.#bar, this.#figures, this.#message, this.#controls];
     this.elements = [
       this.#head(job),
-      h(
-        "section",
-        { class: "card now", "aria-label": "Progress" },
-        this.#bar,
-        this.#figures,
-        this.#message,
-        this.#controls,
-      ),
-      h("div", { class: "columns" }, [
-        h("div", {}, [
-          card("Error", this.#error),
-          card("Result", this.#file, this.#result),
-          card("Log, times in UTC", log.element),
-          card("What happened", timeline.element),
-        ]),
-        h(
-          "div",
-          {},
-          card("Kept", this.#kept),
-          card("Details", this.#details),
-          card("Facts", this.#facts),
-          card("Arguments", args),
-        ),
-      ]),
+      h("section", { class: "card now", "aria-label": "Progress" }, now),
+      h("div", { class: "columns" }, this.#left(log), this.#right(job)),
     ];
   }
 
@@ -92,6 +70,24 @@ export class JobView {
     if (job.status === "completed" && job.result?.file && !this.#file.hasChildNodes())
       this.#file.append(downloadLink(job));
     for (const node of [this.#error, this.#details, this.#result]) node.closest("section").hidden = !node.textContent;
+  }
+
+  #left(log) {
+    return h("div", {}, [
+      card("Error", this.#error),
+      card("Result", this.#file, this.#result),
+      card("Log, times in UTC", log.element),
+      card("What happened", this.#timeline.element),
+    ]);
+  }
+
+  #right({ args }) {
+    return h("div", {}, [
+      card("Kept", this.#kept),
+      card("Details", this.#details),
+      card("Facts", this.#facts),
+      card("Arguments", h("pre", {}, JSON.stringify(args, null, 2))),
+    ]);
   }
 
   #head(job) {

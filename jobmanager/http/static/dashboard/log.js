@@ -64,5 +64,6 @@ function show({ at, level, message }) {
 }
 
 function clip(text) {
-  return text.length > LONGEST ? `${text.slice(0, LONGEST)}… and ${number(text.length - LONGEST)} characters more` : text;
+  const rest = text.length - LONGEST;
+  return rest > 0 ? `${text.slice(0, LONGEST)}… and ${number(rest)} characters more` : text;
 }

@@ -21,18 +21,14 @@ export function askForToken(wrong, onChange) {
     pattern: "\\s*[!-~]+\\s*", // nothing else can be sent in a header
     title: "A token has Latin letters, digits and signs",
   });
-  const form = h(
-    "form",
-    { method: "dialog" },
-    h("h2", { id: "dialog-title" }, "This service asks for a token"),
+  const lines = [
     h("p", {}, "Its operator makes one with ", h("code", {}, "jobmanager token add NAME --role operator"), "."),
     h("label", { for: "token" }, "Token"),
     secret,
     wrong && h("p", { class: "error", role: "alert" }, wrong),
     h("p", { class: "hint" }, "It is kept until this tab is closed."),
-    h("div", { class: "choices" }, h("button", { class: "primary", value: "yes" }, "Go on")),
-  );
-  dialog = open(form);
+  ];
+  dialog = open("This service asks for a token", lines, [h("button", { class: "primary", value: "yes" }, "Go on")]);
   dialog.addEventListener("close", async ({ target }) => {
     dialog = null;
     if (target.returnValue !== "yes") return;
