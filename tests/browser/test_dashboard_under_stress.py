@@ -177,6 +177,20 @@ def test_where_something_cuts_each_stream_at_once_it_is_tried_ever_more_seldom(p
     assert streams[3] - streams[2] > 1.5
 
 
+def test_where_something_lets_no_stream_through_the_page_asks_now_and_then_and_says_so(
+    page: Page, steps: Callable[..., str]
+) -> None:
+    job_id = steps()
+    page.route("**/events*", lambda route: route.abort())
+
+    page.goto("/")
+
+    expect(page.locator("#connection")).to_have_text("Every 10 seconds")
+    expect(page.locator("#banner")).to_contain_text("No stream of events can be had")
+    pause(page, job_id, "halt")
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+
+
 # The list
 
 
@@ -383,6 +397,7 @@ def test_a_token_that_is_revoked_takes_the_jobs_out_of_sight_and_is_asked_for(
     page.keyboard.press("Escape")
 
     expect(page.locator("main")).to_contain_text("Without a token nothing can be shown")
+    expect(page.locator("#connection")).to_be_hidden()
     expect(row(page, job_id)).to_have_count(0)
     page.get_by_role("button", name="Enter a token").click()
     sign_in(page, secrets["admin"])

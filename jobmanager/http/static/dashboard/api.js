@@ -6,6 +6,9 @@ import { keepToken, token } from "./token.js";
 /** A connection that died while the computer slept would keep an answer for ever. */
 const LONGEST_MILLISECONDS = 30_000;
 
+/** When the service last did what it was asked for, by the clock of performance.now(). */
+export let answeredAt = -Infinity;
+
 /** What the service says is wrong (RFC 9457). */
 class Problem extends Error {
   constructor(status, body) {
@@ -50,7 +53,10 @@ export async function request(path, { body, headers = {}, ...rest } = {}) {
     headers: { ...(asking ? { Authorization: `Bearer ${asking}` } : {}), ...headers },
   });
   heedClock(response.headers.get("Date"));
-  if (response.ok) return response;
+  if (response.ok) {
+    answeredAt = performance.now();
+    return response;
+  }
   const problem = new Problem(response.status, await response.json().catch(() => ({})));
   // An answer to an earlier token says nothing of the present one.
   if (problem.status === 401 && asking === token()) {

@@ -1,7 +1,8 @@
 // The dashboard: which view the address means, and the way from one to another without loading the page again.
 
-import { tick } from "./format.js";
+import { showConnection } from "./connection.js";
 import { h } from "./dom.js";
+import { tick } from "./format.js";
 import { JobPage } from "./job.js";
 import { ListPage } from "./list.js";
 import { askForToken, showToken } from "./signin.js";
@@ -62,6 +63,7 @@ function askWho(wrong) {
     const text = [h("h2", {}, "Without a token nothing can be shown"), enterToken];
     main.replaceChildren(h("section", { class: "empty" }, text));
   }
+  showConnection("over");
   showToken();
   askForToken(wrong, again);
 }
@@ -70,7 +72,6 @@ document.addEventListener("click", (event) => {
   const link = event.target.closest("a[data-view]");
   if (!link || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
-  link.closest("dialog")?.close();
   go(new URL(link.href).searchParams);
   main.focus();
   scrollTo(0, 0);

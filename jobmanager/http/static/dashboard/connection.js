@@ -24,7 +24,7 @@ export function showConnection(state, error, heardAt) {
 }
 
 function sentence(state, error, heardAt) {
-  if (state === "polling") return "As many pages follow the service as may: this one looks every 10 seconds instead.";
+  if (state === "polling") return "No stream of events can be had now: this page looks every 10 seconds instead.";
   if (state !== "lost") return "";
   const then = heardAt.toLocaleTimeString("en-GB");
   return `Connection lost. What you see is how things stood at ${then}. ${error.message} Trying again…`;

@@ -100,7 +100,7 @@ export class Filters {
     this.#change("label", [...new Set([...this.#filter.getAll("label"), label])]);
   }
 
-  /** Lead to the filter with other values of one name; and with what was typed into the search, a moment ago perhaps. */
+  /** Lead to the filter with other values of one name, and with what was typed into the search a moment ago. */
   #change(name, values, replace = false) {
     this.leave();
     const filter = new URLSearchParams([...this.#filter].filter(([each]) => !["cursor", "q", name].includes(each)));

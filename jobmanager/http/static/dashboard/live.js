@@ -1,6 +1,6 @@
 // What happens, as it happens: server-sent events, read with fetch because EventSource cannot send a token.
 
-import { NoAnswer, parseJson, request } from "./api.js";
+import { NoAnswer, answeredAt, parseJson, request } from "./api.js";
 
 /** The service sends something every ten seconds; a connection that is silent for longer is dead. */
 const SILENCE_MILLISECONDS = 25_000;
@@ -15,7 +15,7 @@ const STREAM_AGAIN_MILLISECONDS = 30_000;
  * Follow a stream until the returned function is called, and come back whenever it breaks off.
  *
  * `onEvent(name, data)` is called for each event, `onRefresh()` whenever what is shown may be old, and `onState(state,
- * error, heardAt)` with "connecting", "live", "lost", "polling" (there are as many streams as there may be) or "over".
+ * error, heardAt)` with "connecting", "live", "lost", "polling" (other requests are answered, but no stream) or "over".
  * In a tab that nobody sees it lets go: a browser has few connections to a host, and the service few streams.
  */
 export function follow(path, { onEvent, onRefresh, onState }) {
@@ -25,6 +25,7 @@ export function follow(path, { onEvent, onRefresh, onState }) {
   const poll = setInterval(() => document.hidden || onRefresh(), POLL_MILLISECONDS);
 
   async function run(signal) {
+    let brokeAt = null;
     for (let failures = 0; !signal.aborted;) {
       const began = performance.now();
       let isRefused = false;
@@ -34,6 +35,7 @@ export function follow(path, { onEvent, onRefresh, onState }) {
           clearInterval(poll);
           return onState("over");
         }
+        brokeAt = null;
         onState("live");
         onRefresh();
         for await (const event of events(response, signal)) {
@@ -48,7 +50,8 @@ export function follow(path, { onEvent, onRefresh, onState }) {
           return onState("over");
         }
         isRefused = error.kind === "too-many-streams";
-        onState(isRefused ? "polling" : "lost", error, heardAt);
+        brokeAt ??= performance.now();
+        onState(isRefused || answeredAt > brokeAt ? "polling" : "lost", error, heardAt);
       }
       failures = performance.now() - began < SHORT_MILLISECONDS ? failures + 1 : 0;
       const wait = Math.min(LONGEST_WAIT_MILLISECONDS, 250 * 2 ** failures);

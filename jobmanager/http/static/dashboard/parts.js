@@ -48,7 +48,12 @@ export function setBar(bar, job) {
 export function copyButton(id) {
   return h(
     "button",
-    { class: "quiet copy", title: `Copy ${id}`, "aria-label": `Copy the id ${id}`, onclick: () => copy(id).catch(sayError) },
+    {
+      class: "quiet copy",
+      title: `Copy ${id}`,
+      "aria-label": `Copy the id ${id}`,
+      onclick: () => copy(id).catch(sayError),
+    },
     "Copy",
   );
 }
