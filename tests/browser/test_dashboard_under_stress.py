@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,20 @@ def test_where_something_cuts_each_stream_at_once_it_is_tried_ever_more_seldom(p
         page.wait_for_event("request")
 
     assert streams[3] - streams[2] > 1.5
+
+
+def test_a_computer_that_has_slept_trusts_no_stream_from_before(page: Page, steps: Callable[..., str]) -> None:
+    job_id = steps()
+    page.clock.install()
+    page.goto("/")
+    expect(page.locator("#connection")).to_have_text("Live")
+    expect(row(page, job_id)).to_be_visible()
+    streams = asked(page, r"/events\?")
+
+    page.clock.set_system_time(datetime.now() + timedelta(minutes=10))
+
+    until(lambda: page.title() and streams, "another stream", seconds=5)
+    expect(page.locator("#connection")).to_have_text("Live")
 
 
 def test_where_something_lets_no_stream_through_the_page_asks_now_and_then_and_says_so(

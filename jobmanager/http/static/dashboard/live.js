@@ -10,6 +10,9 @@ const SHORT_MILLISECONDS = 5_000;
 /** Without a stream, how often the page asks; and after how long it tries for a stream again. */
 const POLL_MILLISECONDS = 10_000;
 const STREAM_AGAIN_MILLISECONDS = 30_000;
+/** How often the wall clock is looked at, and by how much it jumps where the computer has slept. */
+const TICK_MILLISECONDS = 1_000;
+const SLEEP_MILLISECONDS = 6_000;
 
 /**
  * Follow a stream until the returned function is called, and come back whenever it breaks off.
@@ -22,7 +25,9 @@ export function follow(path, { onEvent, onRefresh, onState }) {
   let controller = null;
   let lastId = "";
   let heardAt = new Date();
+  let tickedAt = Date.now();
   const poll = setInterval(() => document.hidden || onRefresh(), POLL_MILLISECONDS);
+  const clock = setInterval(heedSleep, TICK_MILLISECONDS);
 
   async function run(signal) {
     let brokeAt = null;
@@ -68,9 +73,17 @@ export function follow(path, { onEvent, onRefresh, onState }) {
     run(controller.signal);
   }
 
+  /** After sleep no stream is to be trusted: the other end may have let go, and nothing would tell. */
+  function heedSleep() {
+    const hasSlept = Date.now() - tickedAt > SLEEP_MILLISECONDS;
+    tickedAt = Date.now();
+    if (hasSlept && controller) heedVisibility();
+  }
+
   document.addEventListener("visibilitychange", heedVisibility);
   heedVisibility();
   return () => {
+    clearInterval(clock);
     document.removeEventListener("visibilitychange", heedVisibility);
     clearInterval(poll);
     controller?.abort();
