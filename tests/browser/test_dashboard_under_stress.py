@@ -289,6 +289,16 @@ def test_no_row_moves_from_under_the_mouse(page: Page, steps: Callable[..., str]
     expect(page.locator(".summary")).not_to_contain_text("stand still")
 
 
+def test_a_mouse_that_rests_on_the_rows_keeps_nothing_back(page: Page, steps: Callable[..., str]) -> None:
+    mine = steps()
+    page.goto("/")
+    row(page, mine).get_by_role("button", name=HALT).hover()
+
+    newer = steps()
+
+    expect(row(page, newer)).to_be_visible()
+
+
 def test_a_job_that_was_steered_here_is_asked_for_by_itself_only_where_the_list_lacks_it(
     page: Page, steps: Callable[..., str]
 ) -> None:

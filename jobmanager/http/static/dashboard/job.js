@@ -60,7 +60,7 @@ export class JobPage {
       await this.#log.read();
     } catch (error) {
       if (asked !== this.#asked || error instanceof NoAnswer) return; // that there is no connection is told as such
-      if (isForGood(error) && !this.#view) this.#complain(error);
+      if (error.status === 404 || (isForGood(error) && !this.#view)) this.#complain(error);
       else sayError(error);
     }
   }

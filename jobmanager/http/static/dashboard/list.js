@@ -15,6 +15,8 @@ import { alarmOf, viewLink } from "./parts.js";
 import { Row } from "./row.js";
 
 const REFRESH_MILLISECONDS = 1000;
+/** How long rows stand still after the mouse has moved over them. */
+const STILL_MILLISECONDS = 3000;
 /** No more jobs are at work than there are slots: those that are stuck are looked for among so many. */
 const MOST_ATTENDED = 200;
 
@@ -31,7 +33,15 @@ export class ListPage {
   #filters;
   #bulk;
   #summary = h("p", { class: "summary" });
-  #body = h("tbody", { role: "rowgroup", onpointerleave: () => this.#refreshSoon() });
+  #pointedAt = -Infinity;
+  #body = h("tbody", {
+    role: "rowgroup",
+    onpointermove: () => (this.#pointedAt = performance.now()),
+    onpointerleave: () => {
+      this.#pointedAt = -Infinity;
+      this.#refreshSoon();
+    },
+  });
   #table;
   #empty = h("section", { class: "empty", hidden: true });
   #newest = viewLink("", { class: "button", hidden: true }, "← Newest");
@@ -124,7 +134,10 @@ export class ListPage {
       this.#rows.get(job.id)?.update(this.#told.has(job.id) ? { ...job, status, progress } : job);
     }
     const isSame = String(jobs.map(({ id }) => id)) === String([...this.#rows.keys()]);
-    if (!isSame && this.#isPointedAt()) return setText(this.#summary, "The rows stand still while you point at one");
+    if (!isSame && this.#isPointedAt()) {
+      setTimeout(this.#refreshSoon, STILL_MILLISECONDS);
+      return setText(this.#summary, "The rows stand still while you point at one");
+    }
     this.#rows = new Map(jobs.map((job) => [job.id, this.#rows.get(job.id) ?? this.#makeRow(job)]));
     arrange(
       this.#body,
@@ -150,7 +163,7 @@ export class ListPage {
   /** A click that comes as rows move would halt another job than the one that was meant. */
   #isPointedAt() {
     const isBusy = this.element.getAttribute("aria-busy") === "true"; // with another filter
-    return !isBusy && this.#body.matches(":hover") && matchMedia("(hover: hover)").matches;
+    return !isBusy && performance.now() - this.#pointedAt < STILL_MILLISECONDS;
   }
 
   #makeRow(job) {
