@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 
 from gunicorn_server import Server
+from seen import submit_to
+
+from jobmanager.tokens import Role, TokenFile
 
 #: How long anything may take to come true, on a slow machine.
 PATIENCE_MILLISECONDS = 30_000
@@ -56,3 +63,52 @@ def page(browser: Browser, service: Server) -> Iterator[Page]:
     context.set_default_timeout(PATIENCE_MILLISECONDS)
     yield context.new_page()
     context.close()
+
+
+@pytest.fixture
+def said(page: Page) -> Iterator[list[str]]:
+    """What the browser complains of, and what is asked of other hosts: nothing, after a test that asks for this."""
+    found: list[str] = []
+    page.on("console", lambda message: message.type in ("error", "warning") and found.append(message.text))
+    page.on("pageerror", lambda error: found.append(str(error)))
+    page.on("request", lambda request: urlsplit(request.url).hostname != "127.0.0.1" and found.append(request.url))
+    yield found
+    assert found == []
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Return what starts a server of the test's own."""
+    servers: list[Server] = []
+
+    def make(app: str = "wsgi:app", **settings: object) -> Server:
+        servers.append(Server(tmp_path / "data", app=app, **settings))
+        return servers[-1].start()
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def steps(service: Server) -> Iterator[Callable[..., str]]:
+    """Return what submits a job that takes steps, by default for a long time; stops those that are left."""
+    ids: list[str] = []
+
+    def submit(count: int = 100_000, seconds: float = 0.02, **more: Any) -> str:
+        ids.append(submit_to(service, {"steps": count, "seconds": seconds}, **more))
+        return ids[-1]
+
+    yield submit
+    for job_id in ids:
+        service.client.post(f"/jobs/{job_id}/stop", json={})
+
+
+@pytest.fixture
+def guarded(start: Callable[..., Server], tmp_path: Path) -> tuple[Server, dict[str, str]]:
+    """A server that asks for tokens, and a token of each role."""
+    tokens = TokenFile(tmp_path / "tokens")
+    secrets = {str(role): tokens.add(f"a-{role}", role, now=datetime.now(UTC)) for role in Role}
+    server = start(TOKENS=tokens.path)
+    server.client.headers["Authorization"] = f"Bearer {secrets['operator']}"
+    return server, secrets

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from gunicorn_server import Server, until
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Page, expect
+from seen import done_of, part, press, row, see_job, sign_in, status_of, submit_to
 
 from jobmanager.sample import make_sample
-from jobmanager.tokens import Role, TokenFile
 
 #: An id that no job has.
 NOBODY = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
@@ -49,82 +48,6 @@ FAINT = """(() => {
         .filter(([contrast]) => contrast < 4.5)
         .map(([contrast, html]) => `${contrast.toFixed(2)} ${html.slice(0, 200)}`);
 })()"""
-
-
-@pytest.fixture
-def said(page: Page) -> Iterator[list[str]]:
-    """What the browser complains of, and what is asked of other hosts: nothing, after a test that asks for this."""
-    found: list[str] = []
-    page.on("console", lambda message: message.type in ("error", "warning") and found.append(message.text))
-    page.on("pageerror", lambda error: found.append(str(error)))
-    page.on("request", lambda request: urlsplit(request.url).hostname != "127.0.0.1" and found.append(request.url))
-    yield found
-    assert found == []
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Return what starts a server of the test's own."""
-    servers: list[Server] = []
-
-    def make(app: str = "wsgi:app", **settings: object) -> Server:
-        servers.append(Server(tmp_path / "data", app=app, **settings))
-        return servers[-1].start()
-
-    yield make
-    for server in servers:
-        server.close()
-
-
-@pytest.fixture
-def steps(service: Server) -> Iterator[Callable[..., str]]:
-    """Return what submits a job that takes steps, by default for a long time; stops those that are left."""
-    ids: list[str] = []
-
-    def submit(count: int = 100_000, seconds: float = 0.02, **more: Any) -> str:
-        ids.append(submit_to(service, {"steps": count, "seconds": seconds}, **more))
-        return ids[-1]
-
-    yield submit
-    for job_id in ids:
-        service.client.post(f"/jobs/{job_id}/stop", json={})
-
-
-def submit_to(server: Server, args: dict[str, Any], **more: Any) -> str:
-    answer = server.client.post("/jobs", json={"type": "Simple", "args": args} | more)
-    assert answer.status_code == 202, answer.text
-    return str(answer.json()["id"])
-
-
-def row(page: Page, job_id: str) -> Locator:
-    """Return the row of a job."""
-    return page.locator(f'tr[data-job="{job_id}"]')
-
-
-def status_of(where: Locator) -> Locator:
-    return where.locator(".badge").first
-
-
-def part(article: Locator, name: str) -> Locator:
-    """Return a part of the page of a job, by its title."""
-    return article.get_by_role("region", name=name, exact=True)
-
-
-def press(where: Locator, action: str) -> None:
-    where.get_by_role("button", name=re.compile(f"^{action}: ")).click()
-
-
-def see_job(page: Page, job_id: str, prefix: str = "/") -> Locator:
-    """Open the page of a job; returns it once it is drawn."""
-    page.goto(f"{prefix}?job={job_id}")
-    expect(page.locator("article .card.now")).to_be_visible()
-    return page.locator("article")
-
-
-def done_of(where: Locator) -> int:
-    """Return how many units the figures say are done."""
-    text = where.locator(".figures").first.inner_text()
-    return int(re.match(r"[\d,]*", text)[0].replace(",", "") or 0)
 
 
 # Halt, resume, stop
@@ -579,27 +502,12 @@ def test_each_kind_of_argument_has_its_control(page: Page, start: Callable[..., 
         "number": None,
         "ratio": 0.5,
         "is_trial": True,
+        "is_checked": None,
         "rest": {"a": [1, 2]},
     }
 
 
 # Who asks
-
-
-@pytest.fixture
-def guarded(start: Callable[..., Server], tmp_path: Path) -> tuple[Server, dict[str, str]]:
-    """A server that asks for tokens, and a token of each role."""
-    tokens = TokenFile(tmp_path / "tokens")
-    secrets = {str(role): tokens.add(f"a-{role}", role, now=datetime.now(UTC)) for role in Role}
-    server = start(TOKENS=tokens.path)
-    server.client.headers["Authorization"] = f"Bearer {secrets['operator']}"
-    return server, secrets
-
-
-def sign_in(page: Page, secret: str) -> None:
-    page.get_by_label("Token", exact=True).fill(secret)
-    page.get_by_role("button", name="Go on").click()
-    expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_an_operator_signs_in_and_steers_and_the_token_goes_with_the_tab(

@@ -31,11 +31,24 @@ class Various(Job):
         number: int | None = None
         ratio: float = 0.5
         is_trial: bool = False
+        is_checked: bool | None = None
         rest: dict[str, list[int]] = Field(default_factory=dict)
 
     def start(self) -> dict[str, Any]:
         """Return what was given."""
         return self.args.model_dump(mode="json")
+
+
+@registry.register
+class Hostile(Job):
+    """Tells what is no fit for a page."""
+
+    def start(self) -> dict[str, str]:
+        """Return the name of a file that there is not, written to be read otherwise."""
+        self.log.info("\x1b[31mred\x1b[0m \a \u202etxt.exe")
+        self.log.info("x" * 100_000)
+        self.log.info("the end")
+        return {"file": "fdp.exe", "filename": "\u202efdp.exe"}
 
 
 manager = JobManager()

@@ -3,8 +3,14 @@
 import { heedClock } from "./format.js";
 import { keepToken, token } from "./token.js";
 
+/** A connection that died while the computer slept would keep an answer for ever. */
+const LONGEST_MILLISECONDS = 30_000;
+
+/** When the service last did what it was asked for, by the clock of performance.now(). */
+export let answeredAt = -Infinity;
+
 /** What the service says is wrong (RFC 9457). */
-export class Problem extends Error {
+class Problem extends Error {
   constructor(status, body) {
     super(body.detail || body.title || `The service answered with status ${status}.`);
     this.status = status;
@@ -22,7 +28,17 @@ export class NoAnswer extends Error {
 
 /** Return the address of a job, or of something about it. */
 export function jobPath(id, rest = "") {
-  return `jobs/${encodeURIComponent(id)}${rest}`;
+  // Dots alone would lead away from the jobs, however they are written.
+  return `jobs/${encodeURIComponent(/^\.*$/.test(id) ? `"${id}"` : id)}${rest}`;
+}
+
+/** Return what JSON says. Whole numbers that JavaScript would round keep their digits, here and when they are sent. */
+export function parseJson(text) {
+  return JSON.parse(text, (_, value, context) =>
+    JSON.rawJSON && typeof value === "number" && !Number.isSafeInteger(value) && /^-?\d+$/.test(context.source)
+      ? JSON.rawJSON(context.source)
+      : value,
+  );
 }
 
 /**
@@ -37,7 +53,10 @@ export async function request(path, { body, headers = {}, ...rest } = {}) {
     headers: { ...(asking ? { Authorization: `Bearer ${asking}` } : {}), ...headers },
   });
   heedClock(response.headers.get("Date"));
-  if (response.ok) return response;
+  if (response.ok) {
+    answeredAt = performance.now();
+    return response;
+  }
   const problem = new Problem(response.status, await response.json().catch(() => ({})));
   // An answer to an earlier token says nothing of the present one.
   if (problem.status === 401 && asking === token()) {
@@ -47,10 +66,10 @@ export async function request(path, { body, headers = {}, ...rest } = {}) {
   throw problem;
 }
 
-/** Return the JSON that a request is answered with. */
+/** Return the JSON that a request is answered with, in time unless there is a signal of its own. */
 export async function ask(path, options) {
-  const response = await request(path, options);
-  return response.json();
+  const response = await request(path, { signal: AbortSignal.timeout(LONGEST_MILLISECONDS), ...options });
+  return parseJson(await response.text());
 }
 
 async function reach(path, options) {

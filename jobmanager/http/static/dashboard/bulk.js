@@ -10,9 +10,8 @@ import { say, sayError } from "./notices.js";
 import { jobLink } from "./parts.js";
 import { refusal } from "./token.js";
 
-const PAGE = 500;
-/** Where the metrics do not tell how many jobs there are, they are counted up to here. */
-const MOST_COUNTED = 2000;
+/** Where the metrics do not tell how many jobs there are, they are counted up to here: a page of the list. */
+const MOST_COUNTED = 500;
 const MOST_LISTED = 100;
 
 /** The buttons for all jobs of the list. */
@@ -21,6 +20,7 @@ export class Bulk {
   #onChange;
   #filter = new URLSearchParams();
   #buttons;
+  #isAsking = false;
 
   constructor(counts, onChange) {
     this.#counts = counts;
@@ -43,6 +43,8 @@ export class Bulk {
 
   async #press(action) {
     if (refusal()) return say(refusal(), { isError: true });
+    if (this.#isAsking) return;
+    this.#isAsking = true;
     const filter = new URLSearchParams(this.#filter);
     try {
       const { counted, isMore } = await this.#count(action, filter);
@@ -50,11 +52,13 @@ export class Bulk {
       if (!sum) return say(`No job of this list can be asked to ${action}.`);
       const reason = await confirmAll(action, filter, counted, `${number(sum)}${isMore ? " or more" : ""}`);
       if (reason === null) return;
-      showOutcome(action, await ask(`jobs/${action}`, { body: selection(action, filter, reason) }));
+      showOutcome(action, await ask(`jobs/${action}`, { body: selection(action, filter, reason), signal: null }));
       this.#onChange();
     } catch (error) {
       heedRefusal(error);
       sayError(error);
+    } finally {
+      this.#isAsking = false;
     }
   }
 
@@ -64,28 +68,18 @@ export class Bulk {
     await this.#counts.ask();
     const known = this.#counts.of(filter);
     if (known) return { counted: pairs(statuses, known), isMore: false };
+    const query = besidesStatus(filter);
+    for (const status of statuses) query.append("status", status);
+    query.set("limit", MOST_COUNTED);
+    const { jobs, next_cursor: more } = await ask(`jobs?${query}`);
     const found = {};
-    let [cursor, seen] = [null, 0];
-    do {
-      const page = await ask(`jobs?${pageOf(filter, statuses, cursor)}`);
-      for (const { status } of page.jobs) found[status] = (found[status] ?? 0) + 1;
-      seen += page.jobs.length;
-      cursor = page.next_cursor;
-    } while (cursor && seen < MOST_COUNTED);
-    return { counted: pairs(statuses, found), isMore: Boolean(cursor) };
+    for (const { status } of jobs) found[status] = (found[status] ?? 0) + 1;
+    return { counted: pairs(statuses, found), isMore: Boolean(more) };
   }
 }
 
 function pairs(statuses, counts) {
   return statuses.filter((status) => counts[status]).map((status) => [status, counts[status]]);
-}
-
-function pageOf(filter, statuses, cursor) {
-  const query = besidesStatus(filter);
-  for (const status of statuses) query.append("status", status);
-  query.set("limit", PAGE);
-  if (cursor) query.set("cursor", cursor);
-  return query;
 }
 
 /** Return the body that asks all jobs of the filter that can be asked: it always names statuses, never all jobs. */
@@ -115,14 +109,11 @@ function confirmAll(action, filter, counted, sum) {
 }
 
 function showOutcome(action, { changed, changed_ids: ids, unchanged }) {
-  tell({
-    title: `${number(changed)} asked to ${action}`,
-    lines: [
-      listed(ids.map((id) => ({ id, reason: "" }))),
-      unchanged.length > 0 && h("h3", {}, `${number(unchanged.length)} did not change`),
-      listed(unchanged),
-    ],
-  });
+  tell(`${number(changed)} asked to ${action}`, [
+    listed(ids.map((id) => ({ id, reason: "" }))),
+    unchanged.length > 0 && h("h3", {}, `${number(unchanged.length)} did not change`),
+    listed(unchanged),
+  ]);
 }
 
 function listed(jobs) {

@@ -18,18 +18,14 @@ export function showConnection(state, error, heardAt) {
   // While it is tried again, what is shown is as old as it was.
   if (state === "connecting") return;
   document.body.toggleAttribute("data-old", state === "lost");
-  showBanner(sentence(state, error, heardAt));
+  const banner = document.getElementById("banner");
+  setText(banner, sentence(state, error, heardAt));
+  banner.hidden = !banner.textContent;
 }
 
 function sentence(state, error, heardAt) {
-  if (state === "polling") return "As many pages follow the service as may: this one looks every 10 seconds instead.";
+  if (state === "polling") return "No stream of events can be had now: this page looks every 10 seconds instead.";
   if (state !== "lost") return "";
   const then = heardAt.toLocaleTimeString("en-GB");
   return `Connection lost. What you see is how things stood at ${then}. ${error.message} Trying again…`;
-}
-
-function showBanner(text) {
-  const banner = document.getElementById("banner");
-  banner.hidden = !text;
-  setText(banner, text);
 }

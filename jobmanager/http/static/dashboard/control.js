@@ -80,6 +80,8 @@ export class Buttons {
     } catch (error) {
       if (!body.force) heedRefusal(error); // force takes more than any other change
       sayError(error);
+      // It went on before the click.
+      if (error.status === 409) await ask(jobPath(this.#job.id)).then(this.#onChange, sayError);
     } finally {
       this.#isAsking = false;
       this.update(this.#job);
@@ -140,6 +142,6 @@ async function confirmStop(job, typed) {
 
 /** Return a value of JSON as people read it. */
 export function shown(value) {
-  if (typeof value === "number") return number(value);
+  if (Number.isInteger(value)) return number(value);
   return typeof value === "string" ? value : JSON.stringify(value);
 }

@@ -8,22 +8,12 @@ import { h } from "./dom.js";
  */
 export function confirm({ title, lines, yes, no = "Cancel", isFinal = false }) {
   const reason = h("input", { id: "dialog-reason", maxlength: 1000, autocomplete: "off" });
-  const dialog = open(
-    h(
-      "form",
-      { method: "dialog" },
-      h("h2", { id: "dialog-title" }, title),
-      lines,
-      h("label", { for: reason.id }, "Reason ", h("span", { class: "hint" }, "optional, kept with the change")),
-      reason,
-      h(
-        "div",
-        { class: "choices" },
-        h("button", { type: "button", autofocus: isFinal, onclick: () => dialog.close("") }, no),
-        h("button", { value: "yes", autofocus: !isFinal, class: isFinal ? "danger" : "primary" }, yes),
-      ),
-    ),
-  );
+  const hint = h("span", { class: "hint" }, "optional, kept with the change");
+  const label = h("label", { for: reason.id }, "Reason ", hint);
+  const dialog = open(title, [lines, label, reason].flat(), [
+    h("button", { type: "button", autofocus: isFinal, onclick: () => dialog.close("") }, no),
+    h("button", { value: "yes", autofocus: !isFinal, class: isFinal ? "danger" : "primary" }, yes),
+  ]);
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes" ? reason.value.trim() : null));
   });
@@ -35,21 +25,15 @@ export function finality(text) {
 }
 
 /** Tell something that stays until it is closed. */
-export function tell({ title, lines }) {
-  open(
-    h(
-      "form",
-      { method: "dialog" },
-      h("h2", { id: "dialog-title" }, title),
-      lines,
-      h("div", { class: "choices" }, h("button", { class: "primary", autofocus: true }, "Close")),
-    ),
-  );
+export function tell(title, lines) {
+  open(title, lines, [h("button", { class: "primary", autofocus: true }, "Close")]);
 }
 
-/** Show a form as a dialog, which is gone once it is closed; returns the dialog. */
-export function open(form) {
-  const dialog = h("dialog", { "aria-labelledby": "dialog-title" }, form);
+/** Show a dialog, which is gone once one of its buttons has closed it; returns it. */
+export function open(title, lines, buttons) {
+  const heading = h("h2", { id: "dialog-title" }, title);
+  const form = h("form", { method: "dialog" }, heading, lines, h("div", { class: "choices" }, buttons));
+  const dialog = h("dialog", { "aria-labelledby": heading.id }, form);
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();

@@ -1,5 +1,16 @@
 // How the page is built and changed. Text is set as text: nothing that comes from the API is ever read as HTML.
 
+/** Characters that have no sign of their own, or turn the direction in which others are read (Trojan Source, 2021). */
+const UNSEEN = /[\0-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]/g;
+
+/** Return a text as it can be shown: a control character by its picture, what turns the direction as unreadable. */
+function visible(text) {
+  return text.replace(UNSEEN, (character) => {
+    const code = character.charCodeAt(0);
+    return String.fromCharCode(code < 0x20 ? 0x2400 + code : code === 0x7f ? 0x2421 : 0xfffd);
+  });
+}
+
 /** Return a new element; functions among its attributes are listeners, and children that are null are left out. */
 export function h(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -8,33 +19,41 @@ export function h(tag, attributes = {}, ...children) {
     else if (value === true) node.setAttribute(name, "");
     else if (value !== false && value != null) node.setAttribute(name, value);
   }
-  node.append(...children.flat().filter((child) => child != null && child !== false && child !== ""));
+  for (const child of children.flat()) {
+    if (child != null && child !== false) node.append(typeof child === "string" ? visible(child) : child);
+  }
   return node;
 }
 
 /** Set the text of an element, unless it is there: what is selected in it stays selected. */
 export function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+  const shown = visible(text);
+  if (node.textContent !== shown) node.textContent = shown;
 }
 
 /** Put these children into an element, and leave alone those that are in their place already. */
 export function arrange(parent, children) {
+  // First, for what is moved loses the focus.
+  for (const child of [...parent.children]) if (!children.includes(child)) child.remove();
   children.forEach((child, place) => {
     if (parent.children[place] !== child) parent.insertBefore(child, parent.children[place] ?? null);
   });
-  while (parent.children.length > children.length) parent.lastElementChild.remove();
 }
 
-/** Return a function that has the work done soon, but not more often than every so many milliseconds. */
+/** Return a function that has the work done soon: with so many milliseconds between, however long it takes. */
 export function throttled(work, milliseconds) {
   let timer = null;
+  let isWanted = false;
   let doneAt = -Infinity;
-  return () => {
+  return function soon() {
+    isWanted = true;
     timer ??= setTimeout(
-      () => {
-        timer = null;
+      async () => {
+        isWanted = false;
+        await work();
         doneAt = performance.now();
-        work();
+        timer = null;
+        if (isWanted) soon();
       },
       Math.max(0, doneAt + milliseconds - performance.now()),
     );

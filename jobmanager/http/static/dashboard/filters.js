@@ -25,6 +25,7 @@ export class Filters {
   #filter = new URLSearchParams();
   #go;
   #search;
+  #typing;
   #type;
   #label;
   #tags = h("span", { class: "tags" });
@@ -32,11 +33,10 @@ export class Filters {
 
   constructor(go) {
     this.#go = go;
-    let typing;
     this.#search = h("input", { type: "search", placeholder: "Search id, type or label", "aria-label": "Search" });
     this.#search.addEventListener("input", () => {
-      clearTimeout(typing);
-      typing = setTimeout(() => this.#change("q", [this.#search.value.trim()], true), TYPING_MILLISECONDS);
+      clearTimeout(this.#typing);
+      this.#typing = setTimeout(() => this.#change("q", [], true), TYPING_MILLISECONDS);
     });
     this.#type = h("select", { "aria-label": "Type", onchange: () => this.#change("type", [this.#type.value]) });
     this.#label = h("input", { name: "label", placeholder: "label:value", "aria-label": "Label, as name:value" });
@@ -61,7 +61,7 @@ export class Filters {
   /** Show a filter. */
   show(filter) {
     this.#filter = filter;
-    if (document.activeElement !== this.#search) this.#search.value = filter.get("q") ?? "";
+    if (this.#search.value.trim() !== (filter.get("q") ?? "")) this.#search.value = filter.get("q") ?? "";
     this.offer([...this.#type.options].map((option) => option.value).filter(Boolean));
     for (const [status, { node }] of this.#chips) {
       node.setAttribute("aria-pressed", filter.getAll("status").includes(status));
@@ -74,6 +74,11 @@ export class Filters {
   /** Show how many jobs there are in each status; null where that is not known. */
   count(counts) {
     for (const [status, { count }] of this.#chips) setText(count, counts ? number(counts[status] ?? 0) : "");
+  }
+
+  /** Let go of what was typed last, if it is not heeded yet. */
+  leave() {
+    clearTimeout(this.#typing);
   }
 
   #chip(status) {
@@ -95,10 +100,11 @@ export class Filters {
     this.#change("label", [...new Set([...this.#filter.getAll("label"), label])]);
   }
 
+  /** Lead to the filter with other values of one name, and with what was typed into the search a moment ago. */
   #change(name, values, replace = false) {
-    const filter = new URLSearchParams(this.#filter);
-    filter.delete("cursor");
-    filter.delete(name);
+    this.leave();
+    const filter = new URLSearchParams([...this.#filter].filter(([each]) => !["cursor", "q", name].includes(each)));
+    if (this.#search.value.trim()) filter.set("q", this.#search.value.trim());
     for (const value of values.filter(Boolean)) filter.append(name, value);
     this.#go(filter, replace);
   }

@@ -1,6 +1,10 @@
 // Fields made from a JSON Schema. What is typed is judged by the service alone, which tells what is wrong where.
 
+import { parseJson } from "./api.js";
 import { h, setText } from "./dom.js";
+
+/** A number in JSON (RFC 8259). */
+const NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?(e[+-]?\d+)?$/i;
 
 let made = 0;
 
@@ -66,7 +70,9 @@ function resolve(property, root) {
   const kinds = property.anyOf?.filter(({ type }) => type !== "null");
   if (kinds?.length !== 1) return property;
   const { anyOf, ...own } = property;
-  return resolve({ ...kinds[0], ...own }, root);
+  const kind = resolve({ ...kinds[0], ...own }, root);
+  // A box has two states, and this has three.
+  return kind.type === "boolean" && anyOf.length > 1 ? { ...kind, enum: [true, false] } : kind;
 }
 
 function kindOf({ type, format, enum: choices }) {
@@ -107,14 +113,20 @@ function choice({ enum: choices, default: chosen }, isRequired) {
   return h("select", {}, !isRequired && chosen == null && h("option", { value: "" }, "—"), options);
 }
 
-const json = ({ value }) => (value.trim() ? JSON.parse(value) : undefined);
-/** What is no number is sent as it was typed: the service says what it wants. */
-const numeric = ({ value }) => (value.trim() ? (Number.isFinite(Number(value)) ? Number(value) : value) : undefined);
+const json = ({ value }) => (value.trim() ? parseJson(value) : undefined);
+
+/** What was emptied is not left out: what stood in it would be put in its place. */
+const text = ({ value, defaultValue }) => value || (defaultValue ? "" : undefined);
+
+/** What JSON does not take for a number is sent as it was typed: the service says what it wants. */
+function numeric(control) {
+  return NUMBER.test(control.value.trim()) ? parseJson(control.value) : text(control);
+}
 
 /** By kind, what a control holds. */
 const READERS = {
-  string: ({ value }) => value || undefined,
-  date: ({ value }) => value || undefined,
+  string: text,
+  date: text,
   integer: numeric,
   number: numeric,
   boolean: ({ checked }) => checked,

@@ -25,10 +25,10 @@ export function number(value) {
 export function duration(seconds) {
   if (seconds < 0.9995) return `${Math.max(0, Math.round(seconds * 1000))} ms`;
   if (seconds < 10) return `${NUMBER.format(Math.round(seconds * 10) / 10)} s`;
-  const [size, unit] = UNITS.find(([size]) => seconds >= size);
-  const rest = UNITS[UNITS.findIndex(([, name]) => name === unit) + 1];
-  const small = rest ? Math.floor((seconds % size) / rest[0]) : 0;
-  return `${Math.floor(seconds / size)} ${unit}${small ? ` ${small} ${rest[1]}` : ""}`;
+  const place = UNITS.findIndex(([size]) => seconds >= size);
+  const [[size, unit], [smaller, rest] = [Infinity]] = UNITS.slice(place);
+  const small = Math.floor((seconds % size) / smaller);
+  return `${number(Math.floor(seconds / size))} ${unit}${small ? ` ${small} ${rest}` : ""}`;
 }
 
 /** Return how far a time is from now, as in "3 min ago". */
@@ -87,7 +87,7 @@ export function figures(job) {
   return [
     doneOf(job.progress),
     percent != null && `${percent < 10 ? percent : Math.floor(percent)}%`,
-    isAtWork && rate != null && `${number(rate < 10 ? rate : Math.round(rate))}/s`,
+    isAtWork && rate >= 0.005 && `${number(rate < 10 ? rate : Math.round(rate))}/s`,
     isAtWork && eta != null && `${duration(Math.ceil(eta))} left`,
     job.status === "halted" && "everything is kept",
     job.status === "stopped" && job.attempt > 0 && "rolled back",

@@ -4,7 +4,7 @@ import { NoAnswer, ask, jobPath } from "./api.js";
 import { showConnection } from "./connection.js";
 import { h, throttled } from "./dom.js";
 import { JobView } from "./jobview.js";
-import { follow } from "./live.js";
+import { follow, isForGood } from "./live.js";
 import { LogTail } from "./log.js";
 import { sayError } from "./notices.js";
 import { viewLink } from "./parts.js";
@@ -16,10 +16,11 @@ const LOOK_MILLISECONDS = 3000;
 
 /** The page of a job. */
 export class JobPage {
-  #id;
+  id;
   #job = null;
   #view = null;
-  #asked = 0; // as in the list
+  #isAhead = false; // the stream has told of progress since the last refresh began
+  #asked = 0; // the number of the last refresh: an answer to an earlier one is out of date
   #unfollow;
   #log;
   #timeline = new Timeline();
@@ -27,7 +28,7 @@ export class JobPage {
   #lookSoon = throttled(() => this.refresh(), LOOK_MILLISECONDS);
 
   constructor(id) {
-    this.#id = id;
+    this.id = id;
     this.title = id;
     this.#log = new LogTail(id);
     const back = viewLink("", { class: "back" }, "← All jobs");
@@ -42,32 +43,35 @@ export class JobPage {
 
   /** Let go of everything. */
   leave() {
+    this.#asked = Infinity;
     this.#unfollow();
   }
 
   /** Ask how things are, and show it. */
   async refresh() {
     const asked = ++this.#asked;
+    if (asked === Infinity) return; // the page was left
+    this.#isAhead = false;
     try {
-      const [job, { changes }] = await Promise.all([
-        ask(jobPath(this.#id)),
-        ask(jobPath(this.#id, "/changes")),
-        this.#log.read(),
-      ]);
+      const [job, { changes }] = await Promise.all([ask(jobPath(this.id)), ask(jobPath(this.id, "/changes"))]);
       if (asked !== this.#asked) return;
       for (const change of changes) this.#timeline.add(change);
-      this.#show(job);
+      this.#show(this.#isAhead ? { ...job, progress: this.#job.progress } : job);
+      await this.#log.read();
     } catch (error) {
-      if (asked !== this.#asked || error instanceof NoAnswer) return; // as in the list
-      if (error.status === 404) this.#complain(error);
+      if (asked !== this.#asked || error instanceof NoAnswer) return; // that there is no connection is told as such
+      if (error.status === 404 || (isForGood(error) && !this.#view)) this.#complain(error);
       else sayError(error);
     }
   }
 
   #heed(name, data) {
     if (name === "job") {
+      this.#asked++; // an answer that is under way is older
       this.#show(data);
+      this.#refreshSoon();
     } else if (name === "progress" && this.#job) {
+      this.#isAhead = true;
       this.#show({ ...this.#job, progress: data });
       this.#lookSoon();
     } else if (name === "change" && this.#timeline.add(data)) {
@@ -95,6 +99,7 @@ export class JobPage {
 
   #complain(error) {
     this.leave();
+    showConnection("over");
     const text = [h("h2", {}, "There is no such job"), h("p", {}, error.message)];
     this.element.replaceChildren(this.element.firstElementChild, h("section", { class: "empty" }, text));
   }

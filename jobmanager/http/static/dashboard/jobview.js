@@ -41,33 +41,11 @@ export class JobView {
       },
     });
     this.#controls = h("div", { class: "controls" }, this.#reason, this.#buttons.element);
-    const args = h("pre", {}, JSON.stringify(job.args, null, 2));
+    const now = [this.#bar, this.#figures, this.#message, this.#controls];
     this.elements = [
       this.#head(job),
-      h(
-        "section",
-        { class: "card now", "aria-label": "Progress" },
-        this.#bar,
-        this.#figures,
-        this.#message,
-        this.#controls,
-      ),
-      h("div", { class: "columns" }, [
-        h("div", {}, [
-          card("Error", this.#error),
-          card("Result", this.#file, this.#result),
-          card("Log", log.element),
-          card("What happened", timeline.element),
-        ]),
-        h(
-          "div",
-          {},
-          card("Kept", this.#kept),
-          card("Details", this.#details),
-          card("Facts", this.#facts),
-          card("Arguments", args),
-        ),
-      ]),
+      h("section", { class: "card now", "aria-label": "Progress" }, now),
+      h("div", { class: "columns" }, this.#left(log), this.#right(job)),
     ];
   }
 
@@ -94,6 +72,24 @@ export class JobView {
     for (const node of [this.#error, this.#details, this.#result]) node.closest("section").hidden = !node.textContent;
   }
 
+  #left(log) {
+    return h("div", {}, [
+      card("Error", this.#error),
+      card("Result", this.#file, this.#result),
+      card("Log, times in UTC", log.element),
+      card("What happened", this.#timeline.element),
+    ]);
+  }
+
+  #right({ args }) {
+    return h("div", {}, [
+      card("Kept", this.#kept),
+      card("Details", this.#details),
+      card("Facts", this.#facts),
+      card("Arguments", h("pre", {}, JSON.stringify(args, null, 2))),
+    ]);
+  }
+
   #head(job) {
     const id = h("span", { class: "id" }, h("code", {}, job.id), copyButton(job.id));
     const title = h("div", { class: "title" }, h("span", { role: "status" }, this.#badge), h("h1", {}, job.type), id);
@@ -102,7 +98,7 @@ export class JobView {
 }
 
 function card(title, ...content) {
-  return h("section", { class: "card", "aria-label": title }, h("h2", {}, title), content);
+  return h("section", { class: "card", "aria-label": title.split(",")[0] }, h("h2", {}, title), content);
 }
 
 /** Return what there is to know, as pairs of a term and its value; nothing where it says nothing. */

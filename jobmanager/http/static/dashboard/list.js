@@ -15,6 +15,8 @@ import { alarmOf, viewLink } from "./parts.js";
 import { Row } from "./row.js";
 
 const REFRESH_MILLISECONDS = 1000;
+/** How long rows stand still after the mouse has moved over them. */
+const STILL_MILLISECONDS = 3000;
 /** No more jobs are at work than there are slots: those that are stuck are looked for among so many. */
 const MOST_ATTENDED = 200;
 
@@ -23,17 +25,27 @@ export class ListPage {
   #filter = null;
   #rows = new Map();
   #acted = new Set(); // jobs that were steered here: they stay in sight when the filter no longer means them
-  #asked = 0; // the number of the last refresh: an answer to an earlier one is out of date
+  #told = new Set(); // jobs of which the stream has told since the last refresh began: it is ahead of the answer
+  #asked = 0; // as on the page of a job
   #stream = "";
   #unfollow = () => undefined;
   #counts = new Counts(() => this.#filters.count(this.#counts.of(this.#filter)));
   #filters;
   #bulk;
   #summary = h("p", { class: "summary" });
-  #body = h("tbody", { role: "rowgroup" });
+  #pointedAt = -Infinity;
+  #body = h("tbody", {
+    role: "rowgroup",
+    onpointermove: () => (this.#pointedAt = performance.now()),
+    onpointerleave: () => {
+      this.#pointedAt = -Infinity;
+      this.#refreshSoon();
+    },
+  });
   #table;
   #empty = h("section", { class: "empty", hidden: true });
-  #pager = h("nav", { class: "pager", "aria-label": "Pages" });
+  #newest = viewLink("", { class: "button", hidden: true }, "← Newest");
+  #older = viewLink("", { class: "button", hidden: true }, "Older →");
   #refreshSoon = throttled(() => this.refresh(), REFRESH_MILLISECONDS);
 
   constructor(go) {
@@ -47,7 +59,7 @@ export class ListPage {
       h("div", { class: "above" }, this.#summary, this.#bulk.element),
       this.#table,
       this.#empty,
-      this.#pager,
+      h("nav", { class: "pager", "aria-label": "Pages" }, this.#newest, this.#older),
     ]);
     this.title = "Jobs";
     ask("job-types").then(({ job_types: types }) => this.#filters.offer(types.map(({ type }) => type)), sayError);
@@ -56,6 +68,7 @@ export class ListPage {
   /** Show the jobs that a query of GET /jobs means. */
   show(query) {
     this.#filter = query;
+    this.element.setAttribute("aria-busy", "true"); // until its jobs are there, those of another filter are seen
     this.#acted.clear();
     this.#filters.show(query);
     this.#filters.count(this.#counts.of(query));
@@ -75,26 +88,27 @@ export class ListPage {
 
   /** Let go of everything. */
   leave() {
+    this.#asked = Infinity;
+    this.#filters.leave();
     this.#unfollow();
   }
 
   /** Ask how things are, and show it. */
   async refresh() {
     const asked = ++this.#asked;
+    if (asked === Infinity) return; // the page was left
+    this.#told.clear();
     this.#counts.refresh();
     try {
-      const [alarmed, page, kept] = await Promise.all([
-        this.#alarmed(),
-        ask(`jobs?${this.#filter}`),
-        this.#stillSeen(),
-      ]);
+      const [alarmed, page] = await Promise.all([this.#alarmed(), ask(`jobs?${this.#filter}`)]);
+      const kept = await this.#stillSeen(page.jobs);
       if (asked !== this.#asked) return;
       const jobs = [...page.jobs, ...kept];
       jobs.sort((one, other) => Date.parse(other.submitted_at) - Date.parse(one.submitted_at));
       this.#draw(unique([...alarmed, ...jobs]), page.next_cursor);
     } catch (error) {
-      if (asked !== this.#asked || error instanceof NoAnswer) return; // that there is no connection is told as such
-      if (error.status === 422) this.#complain(error);
+      if (asked !== this.#asked || error instanceof NoAnswer) return; // as on the page of a job
+      if (error.status === 422) this.#reveal(notice("This list cannot be shown", error.message));
       else sayError(error);
     }
   }
@@ -107,24 +121,49 @@ export class ListPage {
     return jobs.filter(alarmOf);
   }
 
-  async #stillSeen() {
-    const answers = await Promise.allSettled(Array.from(this.#acted, (id) => ask(jobPath(id))));
+  async #stillSeen(jobs) {
+    const there = new Set(jobs.map(({ id }) => id));
+    const missing = [...this.#acted].filter((id) => !there.has(id));
+    const answers = await Promise.allSettled(missing.map((id) => ask(jobPath(id))));
     return answers.flatMap(({ value }) => value ?? []);
   }
 
   #draw(jobs, next) {
-    const rows = new Map(jobs.map((job) => [job.id, this.#rows.get(job.id) ?? this.#makeRow(job)]));
-    jobs.forEach((job) => rows.get(job.id).update(job));
-    this.#rows = rows;
+    for (const job of jobs) {
+      const { status, progress } = this.#rows.get(job.id)?.job ?? {};
+      this.#rows.get(job.id)?.update(this.#told.has(job.id) ? { ...job, status, progress } : job);
+    }
+    const isSame = String(jobs.map(({ id }) => id)) === String([...this.#rows.keys()]);
+    if (!isSame && this.#isPointedAt()) {
+      setTimeout(this.#refreshSoon, STILL_MILLISECONDS);
+      return setText(this.#summary, "The rows stand still while you point at one");
+    }
+    this.#rows = new Map(jobs.map((job) => [job.id, this.#rows.get(job.id) ?? this.#makeRow(job)]));
     arrange(
       this.#body,
-      Array.from(rows.values(), ({ element }) => element),
+      Array.from(this.#rows.values(), ({ element }) => element),
     );
-    this.#table.hidden = this.#bulk.element.hidden = !jobs.length;
-    this.#empty.hidden = jobs.length > 0;
     setText(this.#summary, jobs.length ? this.#summaryOf(jobs.length, next) : "");
-    if (!jobs.length) this.#empty.replaceChildren(...emptiness(this.#filter));
-    this.#showPager(next);
+    this.#newest.hidden = !this.#filter.has("cursor");
+    this.#newest.href = pageOf(this.#filter);
+    this.#older.hidden = !next;
+    this.#older.href = pageOf(this.#filter, next);
+    return this.#reveal(jobs.length ? [] : emptiness(this.#filter));
+  }
+
+  /** Show the table, or in place of it a text; what is there already is left alone, and keeps the focus. */
+  #reveal(instead) {
+    this.element.setAttribute("aria-busy", "false");
+    this.#table.hidden = this.#bulk.element.hidden = instead.length > 0;
+    this.#empty.hidden = !instead.length;
+    const text = instead.map((part) => part.textContent).join("");
+    if (this.#empty.textContent !== text) this.#empty.replaceChildren(...instead);
+  }
+
+  /** A click that comes as rows move would halt another job than the one that was meant. */
+  #isPointedAt() {
+    const isBusy = this.element.getAttribute("aria-busy") === "true"; // with another filter
+    return !isBusy && performance.now() - this.#pointedAt < STILL_MILLISECONDS;
   }
 
   #makeRow(job) {
@@ -140,6 +179,7 @@ export class ListPage {
 
   #heed(name, data) {
     const row = this.#rows.get(data.job_id);
+    this.#told.add(data.job_id);
     if (name === "change") {
       row?.update({ ...row.job, status: data.to_status });
       this.#refreshSoon();
@@ -153,23 +193,14 @@ export class ListPage {
     const jobs = `${number(shown)} ${shown === 1 ? "job" : "jobs"}`;
     return isWhole ? `${jobs}, the newest first` : `${jobs} of this page, the newest first`;
   }
+}
 
-  #showPager(next) {
-    const [newest, older] = [new URLSearchParams(this.#filter), new URLSearchParams(this.#filter)];
-    newest.delete("cursor");
-    older.set("cursor", next);
-    const links = [
-      this.#filter.has("cursor") && viewLink(newest, { class: "button" }, "← Newest"),
-      next && viewLink(older, { class: "button" }, "Older →"),
-    ];
-    this.#pager.replaceChildren(...links.filter(Boolean));
-  }
-
-  #complain(error) {
-    this.#table.hidden = this.#bulk.element.hidden = true;
-    this.#empty.hidden = false;
-    this.#empty.replaceChildren(...notice("This list cannot be shown", error.message));
-  }
+/** Return the address of a page of the list; the first without a cursor. */
+function pageOf(filter, cursor = "") {
+  const query = new URLSearchParams(filter);
+  query.delete("cursor");
+  if (cursor) query.set("cursor", cursor);
+  return `?${query}`;
 }
 
 /** Return the jobs, each of them once. */

@@ -1,52 +1,66 @@
 // What happens, as it happens: server-sent events, read with fetch because EventSource cannot send a token.
 
-import { NoAnswer, request } from "./api.js";
+import { NoAnswer, answeredAt, parseJson, request } from "./api.js";
 
 /** The service sends something every ten seconds; a connection that is silent for longer is dead. */
 const SILENCE_MILLISECONDS = 25_000;
 const LONGEST_WAIT_MILLISECONDS = 8_000;
+/** What ends sooner than this was cut off, and is no server that makes room for its successor. */
+const SHORT_MILLISECONDS = 5_000;
 /** Without a stream, how often the page asks; and after how long it tries for a stream again. */
 const POLL_MILLISECONDS = 10_000;
 const STREAM_AGAIN_MILLISECONDS = 30_000;
+/** How often the wall clock is looked at, and by how much it jumps where the computer has slept. */
+const TICK_MILLISECONDS = 1_000;
+const SLEEP_MILLISECONDS = 6_000;
 
 /**
  * Follow a stream until the returned function is called, and come back whenever it breaks off.
  *
  * `onEvent(name, data)` is called for each event, `onRefresh()` whenever what is shown may be old, and `onState(state,
- * error, heardAt)` with "connecting", "live", "lost", "polling" (there are as many streams as there may be) or "over".
+ * error, heardAt)` with "connecting", "live", "lost", "polling" (other requests are answered, but no stream) or "over".
  * In a tab that nobody sees it lets go: a browser has few connections to a host, and the service few streams.
  */
 export function follow(path, { onEvent, onRefresh, onState }) {
   let controller = null;
   let lastId = "";
   let heardAt = new Date();
+  let tickedAt = Date.now();
   const poll = setInterval(() => document.hidden || onRefresh(), POLL_MILLISECONDS);
+  const clock = setInterval(heedSleep, TICK_MILLISECONDS);
 
   async function run(signal) {
+    let brokeAt = null;
     for (let failures = 0; !signal.aborted;) {
-      let wait = 500; // a stream that ends as planned: of a server that makes room for its successor
+      const began = performance.now();
+      let isRefused = false;
       try {
         const response = await open(path, lastId, signal);
         if (response.status === 204) {
           clearInterval(poll);
           return onState("over");
         }
-        failures = 0;
+        brokeAt = null;
         onState("live");
         onRefresh();
         for await (const event of events(response, signal)) {
           heardAt = new Date();
           lastId = event.id ?? lastId;
-          if (event.data) onEvent(event.name, JSON.parse(event.data));
+          if (event.data) onEvent(event.name, parseJson(event.data));
         }
       } catch (error) {
         if (signal.aborted) return;
-        if (isForGood(error)) return onState("over");
-        const isRefused = error.kind === "too-many-streams";
-        onState(isRefused ? "polling" : "lost", error, heardAt);
-        wait = isRefused ? STREAM_AGAIN_MILLISECONDS : Math.min(LONGEST_WAIT_MILLISECONDS, 500 * 2 ** failures++);
+        if (isForGood(error)) {
+          clearInterval(poll);
+          return onState("over");
+        }
+        isRefused = error.kind === "too-many-streams";
+        brokeAt ??= performance.now();
+        onState(isRefused || answeredAt > brokeAt ? "polling" : "lost", error, heardAt);
       }
-      await pause(wait, signal);
+      failures = performance.now() - began < SHORT_MILLISECONDS ? failures + 1 : 0;
+      const wait = Math.min(LONGEST_WAIT_MILLISECONDS, 250 * 2 ** failures);
+      await pause(isRefused ? STREAM_AGAIN_MILLISECONDS : wait, signal);
     }
   }
 
@@ -59,9 +73,17 @@ export function follow(path, { onEvent, onRefresh, onState }) {
     run(controller.signal);
   }
 
+  /** After sleep no stream is to be trusted: the other end may have let go, and nothing would tell. */
+  function heedSleep() {
+    const hasSlept = Date.now() - tickedAt > SLEEP_MILLISECONDS;
+    tickedAt = Date.now();
+    if (hasSlept && controller) heedVisibility();
+  }
+
   document.addEventListener("visibilitychange", heedVisibility);
   heedVisibility();
   return () => {
+    clearInterval(clock);
     document.removeEventListener("visibilitychange", heedVisibility);
     clearInterval(poll);
     controller?.abort();
@@ -69,7 +91,7 @@ export function follow(path, { onEvent, onRefresh, onState }) {
 }
 
 /** Tell whether there is no use in asking again: what is asked for is wrong, or not there, or not to be told. */
-function isForGood({ status }) {
+export function isForGood({ status }) {
   return status >= 400 && status < 500 && status !== 429;
 }
 
@@ -109,7 +131,8 @@ function inTime(promise) {
 
 /** Return name, id and data of an event (HTML Living Standard §9.2.6), as far as the service uses it. */
 function parse(block) {
-  const fields = Object.fromEntries(block.split("\n").map((line) => line.match(/^(\w*):? ?(.*)$/).slice(1)));
+  // Of the characters that end a line elsewhere, data may have all but the one that ends it here.
+  const fields = Object.fromEntries(block.split("\n").map((line) => line.match(/^(\w*):? ?(.*)$/s).slice(1)));
   return { name: fields.event ?? "message", id: fields.id, data: fields.data };
 }
 

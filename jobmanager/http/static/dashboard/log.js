@@ -2,9 +2,14 @@
 
 import { ask, jobPath } from "./api.js";
 import { h } from "./dom.js";
+import { number } from "./format.js";
 
 const PAGE = 5000;
 const MOST_SHOWN = 2000;
+/** A line that is longer would make the page slow; the API has it all. */
+const LONGEST = 2000;
+/** Colours of a terminal (ECMA-48, SGR). */
+const COLOURS = /\x1b\[[\d;]*m/g;
 
 /** The end of a job's log; it stays at the end unless somebody has scrolled up. */
 export class LogTail {
@@ -52,8 +57,13 @@ function show({ at, level, message }) {
   return h(
     "div",
     { class: "line", "data-level": level },
-    h("span", { class: "at", title: at }, at.slice(11, 19)),
+    h("span", { class: "at", title: `${at} (UTC)` }, at.slice(11, 19)),
     h("span", { class: "level" }, level),
-    h("span", { class: "text" }, message),
+    h("span", { class: "text" }, clip(message.replace(COLOURS, ""))),
   );
+}
+
+function clip(text) {
+  const rest = text.length - LONGEST;
+  return rest > 0 ? `${text.slice(0, LONGEST)}… and ${number(rest)} characters more` : text;
 }

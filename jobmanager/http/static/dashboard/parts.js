@@ -1,7 +1,7 @@
 // Parts of the page that show a job, wherever it is shown.
 
 import { h, setText } from "./dom.js";
-import { say } from "./notices.js";
+import { say, sayError } from "./notices.js";
 
 const SIGNS = {
   submitted: "○",
@@ -48,7 +48,12 @@ export function setBar(bar, job) {
 export function copyButton(id) {
   return h(
     "button",
-    { class: "quiet copy", title: `Copy ${id}`, "aria-label": `Copy the id ${id}`, onclick: () => copy(id) },
+    {
+      class: "quiet copy",
+      title: `Copy ${id}`,
+      "aria-label": `Copy the id ${id}`,
+      onclick: () => copy(id).catch(sayError),
+    },
     "Copy",
   );
 }
@@ -72,13 +77,15 @@ export function viewLink(query, attributes, ...children) {
   return h("a", { href: `?${query}`, "data-view": true, ...attributes }, ...children);
 }
 
-/** Return the labels of a job, each a link to the jobs that have it; null if it has none. */
-export function labelLinks({ labels }) {
-  const links = Object.entries(labels).map(([name, value]) => {
+/** Return the labels of a job, each a link to the jobs that have it; the first few, or all. */
+export function labelLinks({ id, labels }, most = Infinity) {
+  const pairs = Object.entries(labels);
+  const links = pairs.slice(0, most).map(([name, value]) => {
     const label = `${name}:${value}`;
     return viewLink(new URLSearchParams({ label }), { class: "label", title: `All jobs with ${label}` }, label);
   });
-  return links.length ? h("div", { class: "labels" }, links) : null;
+  const rest = pairs.length - links.length;
+  return h("div", { class: "labels" }, links, rest > 0 && jobLink(id, { class: "label" }, `${rest} more`));
 }
 
 /** Return the link to a job. */

@@ -5,6 +5,8 @@ import { h, setText } from "./dom.js";
 import { distance, figures, isToCome, setTime, short } from "./format.js";
 import { alarmOf, badge, copyButton, jobLink, labelLinks, setBadge, setBar } from "./parts.js";
 
+const MOST_LABELS = 6;
+
 /** A row of the table, changed in place as its job changes. */
 export class Row {
   #badge;
@@ -28,7 +30,7 @@ export class Row {
         { class: "what", role: "cell" },
         jobLink(job.id, { class: "type" }, job.type),
         h("span", { class: "id" }, h("code", { title: job.id }, short(job.id)), copyButton(job.id)),
-        labelLinks(job),
+        labelLinks(job, MOST_LABELS),
       ),
       h("td", { class: "how", role: "cell" }, this.#bar, this.#figures, this.#note),
       h("td", { class: "when", role: "cell" }, this.#age),

@@ -9,7 +9,7 @@ import { keepToken, refusal, token } from "./token.js";
 
 let dialog = null;
 
-/** Ask for a token; `onChange` is called when there is one. */
+/** Ask for a token; `onChange` is called when there is one that holds. */
 export function askForToken(wrong, onChange) {
   if (dialog) return;
   const secret = h("input", {
@@ -18,26 +18,23 @@ export function askForToken(wrong, onChange) {
     autocomplete: "off",
     placeholder: "jm_…",
     required: true,
+    pattern: "\\s*[!-~]+\\s*", // nothing else can be sent in a header
+    title: "A token has Latin letters, digits and signs",
   });
-  const form = h(
-    "form",
-    { method: "dialog" },
-    h("h2", { id: "dialog-title" }, "This service asks for a token"),
+  const lines = [
     h("p", {}, "Its operator makes one with ", h("code", {}, "jobmanager token add NAME --role operator"), "."),
     h("label", { for: "token" }, "Token"),
     secret,
     wrong && h("p", { class: "error", role: "alert" }, wrong),
     h("p", { class: "hint" }, "It is kept until this tab is closed."),
-    h("div", { class: "choices" }, h("button", { class: "primary", value: "yes" }, "Go on")),
-  );
-  dialog = open(form);
+  ];
+  dialog = open("This service asks for a token", lines, [h("button", { class: "primary", value: "yes" }, "Go on")]);
   dialog.addEventListener("close", async ({ target }) => {
     dialog = null;
     if (target.returnValue !== "yes") return;
     keepToken(secret.value.trim());
     await findRole();
-    showToken();
-    onChange();
+    if (token()) onChange();
   });
 }
 

@@ -33,6 +33,7 @@ const OPTIONS = {
 export class SubmitPage {
   #go;
   #types = null;
+  #shown = null;
   #choice = h("select", {
     id: "job-type",
     onchange: () => this.#go(new URLSearchParams({ submit: this.#choice.value }), true),
@@ -63,7 +64,7 @@ export class SubmitPage {
     showConnection("over");
   }
 
-  /** Show the form of a type; of the first one where none is named. */
+  /** Show the form of a type; of the first one where none is named. What was typed into it is kept. */
   async show(name) {
     try {
       this.#types ??= (await ask("job-types")).job_types;
@@ -74,12 +75,17 @@ export class SubmitPage {
     const chosen = this.#types.find(({ type }) => type === name) ?? this.#types[0];
     if (!chosen) return setText(this.#error, "There is no type of job that you may submit.");
     this.#choice.value = chosen.type;
-    setText(this.#description, chosen.description);
-    this.#args = fieldsOf(chosen.args_schema, "#/args");
-    const fields = this.#args.length ? this.#args.map(({ element }) => element) : [h("p", {}, "It takes none.")];
-    this.#argsBox.replaceChildren(this.#argsBox.firstElementChild, ...fields);
+    if (chosen.type !== this.#shown) this.#draw(chosen);
     this.#button.setAttribute("aria-disabled", Boolean(refusal()));
     return setText(this.#error, refusal());
+  }
+
+  #draw({ type, description, args_schema: schema }) {
+    this.#shown = type;
+    setText(this.#description, description);
+    this.#args = fieldsOf(schema, "#/args");
+    const fields = this.#args.length ? this.#args.map(({ element }) => element) : [h("p", {}, "It takes none.")];
+    this.#argsBox.replaceChildren(this.#argsBox.firstElementChild, ...fields);
   }
 
   leave() {

@@ -1,0 +1,480 @@
+"""The dashboard at a bad moment: late answers, cut streams, hostile texts, hasty fingers."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gunicorn_server import Server, until
+from playwright.sync_api import APIResponse, Page, Route, expect
+from seen import part, press, row, see_job, sign_in, status_of, submit_to
+
+from jobmanager.tokens import TokenFile
+
+HALT = re.compile("^Halt: ")
+#: Keeps every status that a badge shows from now on.
+WATCH = """badge => {
+    window.seen = [badge.innerText];
+    new MutationObserver(() => window.seen.push(badge.innerText))
+        .observe(badge, {subtree: true, childList: true, characterData: true});
+}"""
+
+
+class Held:
+    """Answers that are made at once, and come only when they are let go: so it is with a slow network."""
+
+    def __init__(self, page: Page, pattern: str) -> None:
+        self._page = page
+        self._is_slow = True
+        self._answers: list[tuple[Route, APIResponse]] = []
+        page.route(re.compile(pattern), self._take)
+
+    def _take(self, route: Route) -> None:
+        if self._is_slow:
+            self._answers.append((route, route.fetch()))
+        else:
+            route.continue_()
+
+    def until(self, count: int = 1) -> None:
+        """Wait until so many answers are held."""
+        until(lambda: self._page.title() and len(self._answers) >= count, "answers that are held")
+
+    def let_go(self) -> None:
+        """Deliver them, and have the page heed them."""
+        self._is_slow = False
+        for route, answer in self._answers:
+            route.fulfill(response=answer)
+        self._page.evaluate("fetch('health/live').then(answer => answer.text())")
+
+
+def asked(page: Page, pattern: str) -> list[float]:
+    """Return a list that grows with each request whose address has the pattern: the times at which they were made."""
+    times: list[float] = []
+    page.on("request", lambda request: re.search(pattern, request.url) and times.append(time.monotonic()))
+    return times
+
+
+def pause(page: Page, job_id: str, action: str, **body: Any) -> None:
+    """Have the page ask for an action by a client of its own, so that its handlers run meanwhile."""
+    answer = page.request.post(f"jobs/{job_id}/{action}", data=body, headers={"Prefer": "wait=5"})
+    assert answer.ok, answer.text()
+
+
+# What comes late
+
+
+def test_a_list_that_comes_late_does_not_undo_what_was_seen_to_happen(page: Page, steps: Callable[..., str]) -> None:
+    job_id = steps()
+    page.goto("/")
+    expect(status_of(row(page, job_id))).to_contain_text("running")
+    expect(page.locator("#connection")).to_have_text("Live")
+    held = Held(page, r"/jobs\?")
+    steps()
+    held.until(2)
+    status_of(row(page, job_id)).evaluate(WATCH)
+
+    pause(page, job_id, "halt")
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+    held.let_go()
+
+    seen = page.evaluate("window.seen.map(text => text.split(/\\s+/).at(-1))")
+    assert "running" not in seen[seen.index("halted") :]
+
+
+def test_a_job_that_comes_late_does_not_undo_what_was_seen_to_happen(page: Page, steps: Callable[..., str]) -> None:
+    job_id = steps()
+    article = see_job(page, job_id)
+    expect(status_of(article)).to_contain_text("running")
+    expect(page.locator("#connection")).to_have_text("Live")
+    held = Held(page, f"/jobs/{job_id}$")
+    held.until()
+    status_of(article).evaluate(WATCH)
+
+    pause(page, job_id, "stop")
+    expect(status_of(article)).to_contain_text("stopped")
+    held.let_go()
+
+    seen = page.evaluate("window.seen.map(text => text.split(/\\s+/).at(-1))")
+    assert "running" not in seen[seen.index("stopped") :]
+
+
+def test_until_the_jobs_of_another_filter_are_there_those_that_are_seen_do_not_pass_for_them(
+    page: Page, steps: Callable[..., str]
+) -> None:
+    job_id = steps()
+    page.goto("/")
+    expect(row(page, job_id)).to_be_visible()
+    held = Held(page, r"/jobs\?")
+
+    page.locator(".chip", has_text="failed").click()
+    held.until()
+
+    expect(page.locator(".list")).to_have_attribute("aria-busy", "true")
+    held.let_go()
+    expect(page.locator(".list")).to_have_attribute("aria-busy", "false")
+    expect(row(page, job_id)).to_have_count(0)
+
+
+def test_a_page_that_was_left_says_nothing_any_more(page: Page, steps: Callable[..., str]) -> None:
+    job_id = steps()
+    see_job(page, job_id)
+    held = Held(page, f"/jobs/{job_id}$")
+    held.until()
+
+    page.get_by_role("link", name="All jobs").click()
+    expect(row(page, job_id)).to_be_visible()
+    held.let_go()
+
+    assert page.title() == "Jobs · Job manager"
+
+
+def test_a_job_that_ended_before_the_click_says_so_and_is_shown_as_it_is(
+    page: Page, start: Callable[..., Server]
+) -> None:
+    server = start(STREAMS=0)
+    job_id = submit_to(server, {"steps": 100_000, "seconds": 0.02})
+    page.goto(server.url)
+    expect(status_of(row(page, job_id))).to_contain_text("running")
+    server.ask("stop", job_id)
+
+    press(row(page, job_id), "Halt")
+
+    expect(page.locator("#errors")).to_contain_text("stopped")
+    expect(status_of(row(page, job_id))).to_contain_text("stopped")
+    expect(row(page, job_id).get_by_role("button", name=HALT)).to_be_hidden()
+
+
+# The stream
+
+
+def test_whatever_characters_a_reason_has_the_stream_goes_on(page: Page, steps: Callable[..., str]) -> None:
+    job_id = steps()
+    article = see_job(page, job_id)
+    expect(page.locator("#connection")).to_have_text("Live")
+    streams = asked(page, "/events$")
+
+    pause(page, job_id, "halt", reason="line\u2028paragraph\u2029next\u0085cr\rlf\nend: data: x")
+    expect(article.locator(".latest")).to_contain_text("paragraph")
+    pause(page, job_id, "resume")
+    expect(status_of(article)).to_contain_text("running")
+
+    expect(page.locator("#connection")).to_have_text("Live")
+    assert streams == []
+
+
+def test_where_something_cuts_each_stream_at_once_it_is_tried_ever_more_seldom(page: Page) -> None:
+    page.route("**/events*", lambda route: route.fulfill(content_type="text/event-stream", body=":\n\n"))
+    streams = asked(page, r"/events\?")
+    page.goto("/")
+
+    while len(streams) < 4:
+        page.wait_for_event("request")
+
+    assert streams[3] - streams[2] > 1.5
+
+
+def test_a_computer_that_has_slept_trusts_no_stream_from_before(page: Page, steps: Callable[..., str]) -> None:
+    job_id = steps()
+    page.clock.install()
+    page.goto("/")
+    expect(page.locator("#connection")).to_have_text("Live")
+    expect(row(page, job_id)).to_be_visible()
+    streams = asked(page, r"/events\?")
+
+    page.clock.set_system_time(datetime.now() + timedelta(minutes=10))
+
+    until(lambda: page.title() and streams, "another stream", seconds=5)
+    expect(page.locator("#connection")).to_have_text("Live")
+
+
+def test_where_something_lets_no_stream_through_the_page_asks_now_and_then_and_says_so(
+    page: Page, steps: Callable[..., str]
+) -> None:
+    job_id = steps()
+    page.route("**/events*", lambda route: route.abort())
+
+    page.goto("/")
+
+    expect(page.locator("#connection")).to_have_text("Every 10 seconds")
+    expect(page.locator("#banner")).to_contain_text("No stream of events can be had")
+    pause(page, job_id, "halt")
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+
+
+# The list
+
+
+def test_what_was_typed_is_not_lost_when_a_status_is_chosen_right_after(page: Page) -> None:
+    page.goto("/")
+
+    page.get_by_label("Search").fill("red")
+    page.locator(".chip", has_text="running").click()
+
+    expect(page).to_have_url(re.compile(r"q=red&status=running|status=running&q=red"))
+    expect(page.get_by_label("Search")).to_have_value("red")
+
+
+def test_who_leaves_the_list_right_after_typing_is_not_called_back(page: Page, steps: Callable[..., str]) -> None:
+    job_id = steps()
+    page.clock.install()
+    page.goto("/")
+    expect(row(page, job_id)).to_be_visible()
+
+    page.get_by_label("Search").fill("red")
+    row(page, job_id).get_by_role("link", name="Simple", exact=True).click()
+    page.clock.run_for(1000)
+
+    expect(page).to_have_url(re.compile(f"job={job_id}"))
+    expect(page.locator("article.job")).to_be_visible()
+
+
+def test_the_search_says_what_is_shown_after_the_back_button_too(page: Page) -> None:
+    page.goto("/")
+    page.get_by_label("Type").select_option("Simple")
+    search = page.get_by_label("Search")
+    search.fill("red")
+    page.wait_for_url("**q=red*")
+    expect(search).to_be_focused()
+
+    page.go_back()
+
+    expect(page.get_by_label("Type")).to_have_value("")
+    expect(search).to_have_value("")
+
+
+def test_the_focus_stays_on_a_job_when_one_above_it_leaves_the_list(page: Page, steps: Callable[..., str]) -> None:
+    [mine, above] = [steps(labels={"focus": "yes"}) for _ in range(2)]
+    page.goto("/?label=focus:yes&status=running")
+    expect(page.locator("tbody tr")).to_have_count(2)
+    halt = row(page, mine).get_by_role("button", name=HALT)
+    halt.focus()
+
+    pause(page, above, "stop")
+
+    expect(page.locator("tbody tr")).to_have_count(1)
+    expect(halt).to_be_focused()
+
+
+def test_the_focus_stays_on_the_way_to_older_jobs_when_new_ones_come(page: Page, start: Callable[..., Server]) -> None:
+    server = start(SLOTS=0)
+    server.client.post("/jobs/batch", json=[{"type": "Simple"}] * 60)
+    page.goto(server.url)
+    older = page.get_by_role("link", name="Older")
+    older.focus()
+
+    newest = submit_to(server, {})
+
+    expect(row(page, newest)).to_be_visible()
+    expect(older).to_be_focused()
+
+
+def test_no_row_moves_from_under_the_mouse(page: Page, steps: Callable[..., str]) -> None:
+    mine = steps()
+    page.goto("/")
+    halt = row(page, mine).get_by_role("button", name=HALT)
+    halt.hover()
+    before = halt.bounding_box()
+
+    newer = steps()
+    expect(page.locator(".summary")).to_contain_text("stand still")
+
+    assert halt.bounding_box() == before
+    page.mouse.move(5, 5)
+    expect(row(page, newer)).to_be_visible()
+    expect(page.locator(".summary")).not_to_contain_text("stand still")
+
+
+def test_a_mouse_that_rests_on_the_rows_keeps_nothing_back(page: Page, steps: Callable[..., str]) -> None:
+    mine = steps()
+    page.goto("/")
+    row(page, mine).get_by_role("button", name=HALT).hover()
+
+    newer = steps()
+
+    expect(row(page, newer)).to_be_visible()
+
+
+def test_a_job_that_was_steered_here_is_asked_for_by_itself_only_where_the_list_lacks_it(
+    page: Page, steps: Callable[..., str]
+) -> None:
+    job_id = steps()
+    page.goto("/")
+    single = asked(page, f"/jobs/{job_id}$")
+    press(row(page, job_id), "Halt")
+    expect(status_of(row(page, job_id))).to_contain_text("halted")
+
+    with page.expect_response("**/jobs?*"):
+        steps()
+
+    assert single == []
+
+
+def test_of_very_many_labels_a_row_shows_the_first(page: Page, steps: Callable[..., str]) -> None:
+    job_id = steps(labels={f"label{number}": "x" * number for number in range(30)})
+    page.goto("/")
+
+    expect(row(page, job_id).locator(".labels")).to_contain_text("24 more")
+    assert row(page, job_id).bounding_box()["height"] < 150
+    expect(see_job(page, job_id).locator(".label")).to_have_count(30)
+
+
+def test_a_double_click_asks_once_what_is_to_become_of_all_and_the_back_button_is_no(
+    page: Page, service: Server, steps: Callable[..., str]
+) -> None:
+    job_id = steps(labels={"double": "yes"})
+    service.until_status("running", job_id)
+    page.goto("/")
+    page.get_by_label("Label, as name:value").fill("double:yes")
+    page.keyboard.press("Enter")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    counts = asked(page, "limit=500")
+
+    page.get_by_role("button", name="Halt all").dblclick()
+    expect(page.get_by_role("dialog")).to_have_count(1)
+    assert len(counts) == 1
+
+    page.go_back()
+
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert service.status(job_id) == "running"
+
+
+# Forms
+
+
+def test_what_was_typed_is_still_there_after_the_link_that_skips_the_head(page: Page) -> None:
+    page.goto("/?submit=Simple")
+    page.get_by_label("steps").fill("7")
+
+    page.get_by_role("link", name="Skip").focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("#main$"))
+
+    page.evaluate("fetch('health/live').then(answer => answer.text())")
+    expect(page.get_by_label("steps")).to_have_value("7")
+
+
+def test_a_number_is_not_rounded_on_its_way_there_and_back(page: Page, start: Callable[..., Server]) -> None:
+    server = start("mounted:app")
+    page.goto(f"{server.url}/ops/?submit=Various")
+    page.get_by_label("name").fill("ann")
+    page.get_by_label("day").fill("2024-02-29")
+    page.get_by_label("number").fill("9223372036854775807")
+    page.get_by_label("rest").fill('{"a": [1234567890123456789]}')
+
+    page.get_by_role("button", name="Submit").click()
+
+    result = part(page.locator("article"), "Result")
+    expect(result).to_contain_text('"number": 9223372036854775807')
+    expect(result).to_contain_text("1234567890123456789")
+    expect(part(page.locator("article"), "Arguments")).to_contain_text("1234567890123456789")
+
+
+def test_a_field_that_was_emptied_is_not_sent_as_what_stood_in_it(page: Page, start: Callable[..., Server]) -> None:
+    server = start("mounted:app")
+    page.goto(f"{server.url}/ops/?submit=Various")
+    page.get_by_label("name").fill("ann")
+    page.get_by_label("day").fill("2024-02-29")
+    page.get_by_label("ratio").fill("")
+
+    page.get_by_role("button", name="Submit").click()
+
+    expect(page.locator(".field.number", has_text="ratio").locator(".error")).to_contain_text("valid number")
+    page.get_by_label("ratio").fill("1,5")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator(".field.number", has_text="ratio").locator(".error")).to_contain_text("valid number")
+
+
+# Tokens
+
+
+def test_a_text_that_can_be_no_token_is_not_taken_for_a_service_that_does_not_answer(
+    page: Page, guarded: tuple[Server, dict[str, str]]
+) -> None:
+    server, secrets = guarded
+    page.goto(server.url)
+
+    page.get_by_label("Token", exact=True).fill("jm_…")
+    page.get_by_role("button", name="Go on").click()
+
+    expect(page.get_by_label("Token", exact=True)).to_be_visible()
+    assert page.get_by_label("Token", exact=True).evaluate("field => !field.validity.valid")
+    sign_in(page, f" {secrets['viewer']} ")
+    expect(page.locator("#connection")).to_have_text("Live")
+
+
+def test_a_token_that_is_revoked_takes_the_jobs_out_of_sight_and_is_asked_for(
+    page: Page, guarded: tuple[Server, dict[str, str]], tmp_path: Path
+) -> None:
+    server, secrets = guarded
+    job_id = submit_to(server, {"steps": 100_000, "seconds": 0.02})
+    page.goto(server.url)
+    sign_in(page, secrets["operator"])
+    expect(row(page, job_id)).to_be_visible()
+
+    TokenFile(tmp_path / "tokens").revoke("a-operator")
+    expect(page.get_by_role("dialog")).to_contain_text("asks for a token")
+    page.keyboard.press("Escape")
+
+    expect(page.locator("main")).to_contain_text("Without a token nothing can be shown")
+    expect(page.locator("#connection")).to_be_hidden()
+    expect(row(page, job_id)).to_have_count(0)
+    page.get_by_role("button", name="Enter a token").click()
+    sign_in(page, secrets["admin"])
+    expect(row(page, job_id)).to_be_visible()
+
+
+def test_a_form_that_was_filled_in_outlives_its_token(
+    page: Page, guarded: tuple[Server, dict[str, str]], tmp_path: Path
+) -> None:
+    server, secrets = guarded
+    page.goto(f"{server.url}/?submit=Simple")
+    sign_in(page, secrets["operator"])
+    page.get_by_label("steps").fill("7")
+    page.get_by_label("seconds", exact=True).fill("0.01")
+    TokenFile(tmp_path / "tokens").revoke("a-operator")
+
+    page.get_by_role("button", name="Submit").click()
+    sign_in(page, secrets["admin"])
+
+    expect(page.get_by_label("steps")).to_have_value("7")
+    page.get_by_role("button", name="Submit").click()
+    expect(status_of(page.locator("article"))).to_contain_text("completed")
+
+
+# What is written to deceive, and what cannot be shown
+
+
+def test_text_cannot_turn_its_direction_nor_hide_in_controls(page: Page, start: Callable[..., Server]) -> None:
+    server = start("mounted:app")
+    job_id = server.client.post("/ops/jobs", json={"type": "Hostile"}).json()["id"]
+    page.goto(f"{server.url}/ops/?job={job_id}")
+    article = page.locator("article")
+    expect(status_of(article)).to_contain_text("completed")
+    lines = article.locator(".line .text")
+
+    expect(lines.nth(-3)).to_have_text("red ␇ �txt.exe", use_inner_text=True)
+    expect(lines.nth(-2)).to_contain_text("and 98,000 characters more")
+    expect(part(article, "Result").get_by_role("link")).to_have_text("Download �fdp.exe")
+    expect(article.locator(".card.now")).to_be_hidden()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "halt"])
+def test_what_can_be_no_id_of_a_job_is_told_as_such(page: Page, name: str) -> None:
+    page.goto(f"/?job={name}")
+
+    expect(page.locator("article")).to_contain_text("There is no such job")
+    expect(page.locator("#connection")).to_be_hidden()
+
+
+def test_where_the_scripts_do_not_come_the_page_says_what_else_there_is(page: Page) -> None:
+    page.route("**/app.js", lambda route: route.abort())
+    page.goto("/")
+
+    expect(page.locator("main")).to_contain_text("If this stays")
+    expect(page.locator("main").get_by_role("link", name="API")).to_be_visible()
