@@ -172,7 +172,7 @@ class Database:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"jobmanager {what}"))))
 
     def count(self, connection: Connection) -> None:
-        """Add to the counts of jobs what the transaction has noted; others of this process may wait until it commits."""
+        """Add to the counts of jobs what the transaction has noted; others of this process may wait for its end."""
         if (noted := census.take(connection, part=self._first_part + random.randrange(_PARTS))) is not None:
             self.execute_many(connection, self._addition, noted, {})
 
