@@ -281,7 +281,11 @@ class Engine:
         with self._lock:
             # Else its attempt has ended meanwhile, or began after that was asked.
             if self._runners.get(change.job_id) is runner and runner.record.attempt <= change.attempt:
-                self._forced[runner] = _Force(strikes_at=strikes_at, in_clean=runner.is_cleaning)
+                before = self._forced.get(runner)
+                if before is not None and before.in_clean is runner.is_cleaning:
+                    before.has_struck = False  # once more; when it is given up stays
+                else:
+                    self._forced[runner] = _Force(strikes_at=strikes_at, in_clean=runner.is_cleaning)
 
     def _is_due(self) -> bool:
         return self._due_at is not None and self._due_at <= self._store.now()

@@ -419,3 +419,24 @@ def test_force_that_comes_too_late_for_an_attempt_does_not_strike_the_next(
     manager.resume(job_id)
 
     assert manager.until(job_id, "completed", "failed").status == "completed"
+
+
+def test_force_that_is_asked_for_again_and_again_does_not_put_off_the_end(
+    manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["jobmanager.engine"], "FORCE_SECONDS", 0.6)
+
+    @types.register
+    class InC(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            time.sleep(4)
+            stage.tell("returned")
+
+    job_id = started(manager, stage, "InC")
+    asked = 0
+    while manager.stop(job_id, wait=0.2, force=True).status != "stopped":
+        asked += 1
+
+    assert 1 < asked < 10, "its thread was abandoned"
+    assert stage.told == ["start"]
