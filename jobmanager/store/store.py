@@ -187,7 +187,8 @@ class Store:
         One whose idempotency key was used for the same submission is not stored again: the answer is the job that is
         there. Raises Conflict if it was used for another, QueueFull, StoreUnavailable.
         """
-        if len(new) == 1:  # stored together with those of other threads
+        if len(new) == 1 and new[0].idempotency_key is None and not self._may_be_full(1):
+            # Together with those of other threads: it waits for no other process, which may be frozen.
             return [self._database.run_together(self._add_each, (new[0], actor))]
         return self._commit(lambda connection: self._add(connection, new, [actor] * len(new)))
 

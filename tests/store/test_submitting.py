@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobmanager.errors import Conflict, QueueFull, UnknownJob
-from jobmanager.records import Checkpoint, LogLine, NewJob, Selection
+from jobmanager.records import Checkpoint, LogLine, NewJob, Selection, Settlement
 from jobmanager.states import Action, Status
 
 
@@ -328,3 +329,26 @@ def test_many_jobs_at_once_may_have_labels_and_keys(store: Any) -> None:
     assert store.add_all(again, actor="ann") == ["b"]
 
     assert [job.id for job in store.find(Selection(labels={"x": "y"}), ("T",)).jobs] == ["a"]
+
+
+@pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
+def test_a_key_that_a_frozen_process_is_storing_keeps_only_its_own_submission_waiting(
+    open_store: Any, until: Any
+) -> None:
+    frozen, store = open_store(), open_store()
+    running = store.run("a")
+    keyed = [NewJob(id="k", type="T", args={}, idempotency_key="key")]
+
+    with ThreadPoolExecutor(3, thread_name_prefix="test") as pool:
+        with frozen._database.engine.begin() as connection:
+            frozen._add(connection, keyed, ["ann"])
+            again = pool.submit(store.add, [replace(keyed[0], id="again")], actor="ann")
+            blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            until(lambda: store.execute(blocked) == [(1,)], "the submission to wait for the key")
+
+            done = Settlement(action=Action.COMPLETE, failures=0)
+            pool.submit(store.settle, "a", running.attempt, done).result(10)
+            pool.submit(store.put, "b").result(10)
+            assert not again.done()
+
+        assert [job.id for job in again.result(10)] == ["k"]
