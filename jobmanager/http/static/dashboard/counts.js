@@ -6,7 +6,7 @@ import { besidesStatus } from "./filters.js";
 const SAMPLE = /^jobmanager_jobs\{(.*)\} (\S+)$/gm;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
 
-/** Counting takes long where there are very many jobs: it is asked for no more than this part of the time. */
+/** The metrics tell of much else, from all workers: they are asked for no more than this part of the time. */
 const SHARE = 0.05;
 
 /** The numbers that the metrics know: by status, of all jobs or of one type; nothing of labels, times and searches. */
