@@ -6,6 +6,7 @@ imports the package before that, so that a reload brings new code.
 
 import contextlib
 import gc
+import importlib.util
 import os
 import shutil
 import signal
@@ -15,8 +16,6 @@ import sys
 import tempfile
 from collections import Counter
 
-from gunicorn.workers.gthread import ThreadWorker
-
 _port = os.environ.get("PORT", "").strip() or "8080"
 if not (_port.isdecimal() and int(_port) < 2**16):
     sys.exit(f"The service cannot start. PORT must be a whole number up to 65535, not {_port!r}.")
@@ -24,6 +23,9 @@ bind = f"{os.environ.get('HOST', '127.0.0.1')}:{_port}"
 threads = 16
 # How long a worker may take to answer its last requests and hand its jobs over.
 graceful_timeout = 30
+# Time after which a worker whose loop does not turn is killed. The loop waits for nothing, and turns every second, so
+# only a real standstill lasts as long: the interpreter's lock held by C code, or a process that is frozen.
+timeout = 120
 # The heartbeat of a worker; its file must not be on a disk that may be slow.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # Nothing here needs the control socket, whose path several services of one user would share.
@@ -77,40 +79,22 @@ if os.environ.get("JOBMANAGER_LOG", "").strip() == "json":
         "loggers": {"gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True}},
     }
 
+_SWITCH_SECONDS = 0.0002
+
 _QUITTING = (signal.SIGINT, signal.SIGQUIT)
 _LEAVING = (signal.SIGTERM, *_QUITTING)
 
 
-class gthread(ThreadWorker):  # noqa: N801 - gunicorn shows this name, and calls it so
-    """Gunicorn's worker of that name, which takes a new connection only while it has a thread for it.
-
-    Else the worker that wakes first takes all that come at once, however busy it is, and clients that keep their
-    connections stay with it: of two workers, one idles.
-    """
-
-    @property
-    def worker_connections(self):
-        """How many connections it may have before it takes no more: looked at before each one."""
-        at_work = self.nr_conns - len(self.keepalived_conns) - len(self.pending_conns)
-        return self.cfg.worker_connections if at_work < self.cfg.threads else 0
-
-    @worker_connections.setter
-    def worker_connections(self, number):
-        """Leave it to the configuration."""
-
-    def set_accept_enabled(self, enabled):
-        """Begin or cease to take new connections; before it ceases for good, take those that were left waiting."""
-        super().set_accept_enabled(enabled)
-        if not (enabled or self.alive):
-            for listener in self.sockets:
-                listener.setblocking(False)
-                before = -1
-                while before != self.nr_conns < self.cfg.worker_connections:
-                    before = self.nr_conns
-                    self.accept(listener)
+def _worker_class():
+    """Return our worker class, loaded by its path: see the module's docstring."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gunicorn_worker.py")
+    spec = importlib.util.spec_from_file_location("jobmanager_gunicorn_worker", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.gthread
 
 
-worker_class = gthread
+worker_class = _worker_class()
 
 
 def on_starting(server):
@@ -150,6 +134,8 @@ def post_worker_init(worker):
         _serve_on(worker.core)
     for number in _LEAVING:
         signal.signal(number, _leave(worker, signal.getsignal(number)))
+    # A thread that computes gives up the interpreter's lock after this time, so that a request need not wait for long.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     # What was imported stays for good: to look through all of it again and again costs a batch a third of its time.
     gc.collect()
     gc.freeze()
@@ -167,7 +153,12 @@ def worker_exit(server, worker):
 
 
 def child_exit(server, worker):
-    """Forget how many slots and streams a worker had that is gone; what it counted stays."""
+    """Forget how many slots and streams a worker had that is gone; what it counted stays.
+
+    Hand over its jobs if it was killed for standing still and they could not be handed over before.
+    """
+    if worker.aborted and isinstance(worker, worker_class):
+        worker.release_jobs()
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - after the fork: see on_starting
 
     mark_process_dead(worker.pid)

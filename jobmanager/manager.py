@@ -320,6 +320,18 @@ class JobManager:
         """
         return retention.prune(self._opened(), self.settings.data_dir, before=before, keep=keep, seconds=float("inf"))
 
+    @_counted
+    def release_process(self, pid: int) -> int:
+        """Hand over the jobs of a process of this machine that stands still, without counting a crash.
+
+        Returns how many jobs were taken from it. Its threads can write nothing more. Raises StoreUnavailable.
+        """
+        engine = self._started()
+        released = self._opened().release_process(pid)
+        for applied in released:
+            engine.obey(applied)
+        return len(released)
+
     # Halt, resume, stop
 
     # What *versions* are given for, Outdated is raised, and nothing done, where the job's own is none of them.

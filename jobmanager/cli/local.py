@@ -128,6 +128,19 @@ def prune(printer: Printer, before: datetime | None, days: float | None, keep: i
     printer.say(f"Removed {removed} jobs.", removed=removed)
 
 
+@click.command()
+@click.argument("pid", type=click.IntRange(min=1))
+@prints_json
+def release(printer: Printer, pid: int) -> None:
+    """Hand over the jobs of the process PID of this machine, which stands still and is about to be killed.
+
+    No crash is counted against the jobs. Works on the store itself; gunicorn's master runs it before it kills a worker.
+    """
+    with JobManager(replace(Settings.from_env(), slots=0)) as manager:
+        released = manager.release_process(pid)
+    printer.say(f"Handed over {released} jobs of process {pid}.", released=released)
+
+
 def _ago(now: datetime, days: float) -> datetime:
     try:
         return now - timedelta(days=days)
@@ -149,4 +162,4 @@ def completion(ctx: click.Context, shell: str) -> None:
     click.echo(kind(ctx.find_root().command, {}, "jobmanager", "_JOBMANAGER_COMPLETE").source())
 
 
-COMMANDS: tuple[click.Command, ...] = (serve, check, prune, sample, torture_command, token_group, completion)
+COMMANDS: tuple[click.Command, ...] = (serve, check, prune, release, sample, torture_command, token_group, completion)

@@ -17,6 +17,8 @@ from jobmanager.states import UNDER_WAY, Action
 
 #: The longest that a request may have itself kept waiting.
 MOST_WAIT_SECONDS = 30
+#: How long a request may wait without a place among those that wait: most jobs halt sooner.
+MOMENT_SECONDS = 0.1
 
 _WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:;[^,]*)?(?=,|$)', re.IGNORECASE)
 
@@ -28,14 +30,23 @@ def preferred_wait() -> int:
 
 
 @contextmanager
-def heeded_wait() -> Iterator[int]:
-    """Give out how many seconds to wait, as long as that is done; 0 where as many requests wait as may.
+def preferred_place() -> Iterator[float]:
+    """Yield how many seconds to wait, as the client prefers. A preference may be ignored (RFC 7240 §2)."""
+    with place_to_wait(preferred_wait()) as seconds:
+        yield seconds
 
-    What a client prefers may be ignored (RFC 7240 §2): it is answered with how things stand, and can ask again.
+
+@contextmanager
+def place_to_wait(wanted: float) -> Iterator[float]:
+    """Yield how many seconds the request may wait: *wanted* if it gets one of the places for that, else a moment.
+
+    Each wait holds one of the threads that answer requests, and some must be left for others. The spare thread, which
+    answers while all others are held, must not be held at all.
     """
-    wanted, places = preferred_wait(), mounted().waits
-    if not wanted or not places.acquire(blocking=False):
-        yield 0
+    places = mounted().waits
+    is_spare = getattr(request.environ.get("gunicorn.socket"), "is_in_spare_thread", False)
+    if wanted <= MOMENT_SECONDS or is_spare or not places.acquire(blocking=False):
+        yield min(wanted, MOMENT_SECONDS)
         return
     try:
         yield wanted
@@ -68,9 +79,9 @@ def render_job(job: JobRecord, status: HTTPStatus = HTTPStatus.OK) -> Response:
     return response
 
 
-def render_asked(action: Action, job: JobRecord, *, wait: int) -> Response:
+def render_asked(action: Action, job: JobRecord, *, wait: float) -> Response:
     """Return the answer to a halt, a resume or a stop, after so many seconds at most: 202 while it is under way."""
     response = render_job(job, HTTPStatus.ACCEPTED if job.status in UNDER_WAY[action] else HTTPStatus.OK)
-    if wait:
-        response.headers["Preference-Applied"] = f"wait={wait}"
+    if wait > MOMENT_SECONDS:
+        response.headers["Preference-Applied"] = f"wait={wait:g}"
     return response

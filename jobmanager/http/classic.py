@@ -7,11 +7,12 @@ from pydantic_core import to_json
 from werkzeug.wrappers import Response as BaseResponse
 
 from jobmanager.http import examples, wire
+from jobmanager.http.answers import place_to_wait
 from jobmanager.http.docs import Answer, Answers, describe, job_id_parameter, refusal
 from jobmanager.http.door import actor, address_of, manager, open_to_all
 from jobmanager.records import JobRecord
 
-#: How long a control route waits for what was asked, so that a halt that answered is halted.
+#: How long a control route waits for the requested status, so that the job is halted when a halt is answered.
 WAIT_SECONDS = 2.0
 
 blueprint = Blueprint("classic", __name__)
@@ -83,7 +84,9 @@ def submit() -> Response:
 )
 def halt(job_id: str) -> Response:
     """Halt a job: it pauses where it stands, and everything is kept."""
-    return _answer(manager().halt(job_id, actor=actor(), wait=WAIT_SECONDS))
+    with place_to_wait(WAIT_SECONDS) as seconds:
+        job = manager().halt(job_id, actor=actor(), wait=seconds)
+    return _answer(job)
 
 
 @blueprint.route("/resume/<job_id>", methods=["GET", "POST"])
@@ -103,7 +106,9 @@ def halt(job_id: str) -> Response:
 )
 def resume(job_id: str) -> Response:
     """Resume a halted or failed job: it goes on exactly where it stood."""
-    return _answer(manager().resume(job_id, actor=actor(), wait=WAIT_SECONDS))
+    with place_to_wait(WAIT_SECONDS) as seconds:
+        job = manager().resume(job_id, actor=actor(), wait=seconds)
+    return _answer(job)
 
 
 @blueprint.route("/stop/<job_id>", methods=["GET", "POST"])
@@ -123,7 +128,9 @@ def resume(job_id: str) -> Response:
 )
 def stop(job_id: str) -> Response:
     """Stop a job for good: what it did is rolled back."""
-    return _answer(manager().stop(job_id, actor=actor(), wait=WAIT_SECONDS))
+    with place_to_wait(WAIT_SECONDS) as seconds:
+        job = manager().stop(job_id, actor=actor(), wait=seconds)
+    return _answer(job)
 
 
 @blueprint.get("/details/<job_id>")

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from werkzeug.wrappers import Response
 
 from jobmanager.http import bodies, examples, resources
-from jobmanager.http.answers import expected_versions, heeded_wait, render, render_asked
+from jobmanager.http.answers import expected_versions, preferred_place, render, render_asked
 from jobmanager.http.docs import ON_A_JOB, Answer, Answers, Decorator, describe, header_parameter, job_id_parameter
 from jobmanager.http.door import actor, manager, require
 from jobmanager.http.problems import (
@@ -77,7 +77,7 @@ def halt(job_id: str) -> Response:
     """Halt a job."""
     asked = _asked(resources.Control)
     versions = expected_versions()
-    with heeded_wait() as wait:
+    with preferred_place() as wait:
         job = manager().halt(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions)
     return render_asked(Action.HALT, job, wait=wait)
 
@@ -94,7 +94,7 @@ def resume(job_id: str) -> Response:
     """Resume a job."""
     asked = _asked(resources.Control)
     versions = expected_versions()
-    with heeded_wait() as wait:
+    with preferred_place() as wait:
         job = manager().resume(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions)
     return render_asked(Action.RESUME, job, wait=wait)
 
@@ -113,7 +113,7 @@ def stop(job_id: str) -> Response:
     asked = _asked(resources.StopControl)
     _check_force(asked)
     versions = expected_versions()
-    with heeded_wait() as wait:
+    with preferred_place() as wait:
         job = manager().stop(
             job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions, force=asked.force
         )

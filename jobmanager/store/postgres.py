@@ -102,6 +102,7 @@ class Database:
         self._synced_at = 0.0
         self._prepared: dict[Statement, Prepared] = {}
         self._addition = census.addition(insert(schema.census))
+        self._owner = ""
         self._first_part = 1 + random.randrange(2**27) * _PARTS
         # What comes later is left to the next commit: it would lock rows out of order, and wait for another that does.
         self._commits = GroupCommit(self._begin, largest=1)
@@ -263,15 +264,20 @@ class Database:
             return self._offset
 
     def join(self, owner: str) -> None:
-        """Do nothing: processes on other hosts could not tell whether this one lives."""
+        """Remember the name of this process, under which `watch` holds a lock."""
+        self._owner = owner
 
     def dead_owners(self) -> list[str]:
-        """Return nothing: only the end of a lease tells, across hosts."""
+        """Return nothing: jobs of a dead process are found when their leases end."""
         return []
 
+    def is_alive(self, connection: Connection, owner: str) -> bool:
+        """Return True if the process of that name is connected, even if it is frozen: it holds its lock."""
+        return not connection.execute(select(func.pg_try_advisory_xact_lock(_lock_of(owner)))).scalar_one()
+
     def watch(self) -> Watch:
-        """Return what tells one thread whether anything was announced."""
-        return Watch(self.engine)
+        """Return what tells one thread whether anything was announced. It also holds the lock of this process."""
+        return Watch(self.engine, self._owner)
 
     def close(self) -> None:
         """Close the pool; may be called twice."""
@@ -327,6 +333,11 @@ def _for_all(statement: CoreInsert, names: tuple[str, ...]) -> CoreInsert:
     return insert(statement.table).from_select(list(found), select(*values), include_defaults=False)
 
 
+def _lock_of(owner: str) -> Any:
+    """Return the key of the advisory lock that a process holds while it is connected."""
+    return func.hashtextextended(f"jobmanager owner {owner}", 0)
+
+
 def _look_at_clock(connection: Connection) -> tuple[float, datetime, float]:
     """Return how long the database took to say its time, that time, and ours in the middle of it, in seconds."""
     began = time.monotonic()
@@ -341,8 +352,11 @@ class Watch:
     Where its connection is lost it says yes every now and then, so that nothing waits for the announcement alone.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, owner: str) -> None:
         self._engine = engine
+        self._lock = select(func.pg_try_advisory_lock(_lock_of(owner))).compile(
+            dialect=engine.dialect, compile_kwargs={"literal_binds": True}
+        )
         self._connection: psycopg.Connection[Any] | None = None
         self._came = polling.poll()  # tells of the connection whether anything came, in a fraction of what it takes
         self._tried_at = float("-inf")
@@ -380,6 +394,7 @@ class Watch:
         try:
             connection = psycopg.connect(*arguments, **options, autocommit=True, connect_timeout=5)
             connection.execute(f"LISTEN {_CHANNEL}")
+            connection.execute(str(self._lock))  # see Database.is_alive; the server drops it with the connection
             self._came.register(connection.fileno(), polling.POLLIN)
             self._connection = connection
         except psycopg.OperationalError:

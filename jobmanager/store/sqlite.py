@@ -167,6 +167,10 @@ class Database:
         """Return the names of processes that have died since anyone asked, without waiting for their leases to end."""
         return self._owners.take_dead()
 
+    def is_alive(self, _connection: Connection, owner: str) -> bool:
+        """Return True if the process of that name is alive, even if it is frozen."""
+        return self._owners.is_alive(owner)
+
     def watch(self) -> Watch:
         """Return what tells one thread whether anything was committed."""
         return Watch(self.engine, self._turn_path)
@@ -328,7 +332,19 @@ class Owners:
         """Return the names of processes that died, and forget them."""
         return [path.name for path in self._folder.glob("[!.]*") if self._is_dead(path)]
 
+    def is_alive(self, owner: str) -> bool:
+        """Return True if the process of that name is at work, even if it is frozen; False if it has died or left."""
+        path = self._folder / owner
+        return path.exists() and not self._has_died(path)
+
     def _is_dead(self, path: Path) -> bool:
+        if not self._has_died(path):
+            return False
+        path.unlink(missing_ok=True)
+        return True
+
+    def _has_died(self, path: Path) -> bool:
+        """Return True if the process that locked the file has died; False if it is alive or the file is gone."""
         if self._own is not None and path == self._own[0]:
             return False
         try:
@@ -336,12 +352,12 @@ class Owners:
         except FileNotFoundError:  # another process was faster, or its own has left
             return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A shared lock: two processes that look at the same time must not take each other for the owner.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         finally:
             os.close(descriptor)
-        path.unlink(missing_ok=True)
         return True
 
 

@@ -499,6 +499,21 @@ class Store:
 
         return self._commit(write)
 
+    def release_process(self, pid: int) -> list[Applied]:
+        """Take the jobs of a process of this machine that stands still; returns what became of each.
+
+        Counts no crash: the process is about to be killed for its standstill. Committed when this returns.
+        """
+        prefix = f"{_boot()}:{socket.gethostname()}:{pid}:"
+        theirs = select(jobs).where(IS_HELD, jobs.c.owner.startswith(prefix, autoescape=True))
+        locked = theirs.order_by(*_LOCKED_IN_ORDER).with_for_update()
+
+        def write(connection: Connection) -> list[Applied]:
+            held = [self._job(tuple(row)) for row in connection.execute(locked)]
+            return [self._take_back(connection, job, job.crashes, "its process stood still") for job in held]
+
+        return self._commit(write)
+
     def heartbeat(self, job_ids: Collection[str]) -> set[str]:
         """Renew the leases of jobs that this process holds; others are left alone, and returned."""
         ids = list(job_ids)
@@ -750,16 +765,22 @@ class Store:
         return len(self._database.execute(connection, queries.QUEUE_DUE, parameters))
 
     def _expire(self, connection: Connection, job: JobRecord) -> Applied:
+        """Take the job from an owner that fell silent. Only the death of its process counts as a crash."""
+        if job.owner is not None and self._database.is_alive(connection, job.owner):
+            return self._take_back(connection, job, job.crashes, "its process fell silent")
+        return self._take_back(connection, job, job.crashes + 1, "its process died")
+
+    def _take_back(self, connection: Connection, job: JobRecord, crashes: int, reason: str) -> Applied:
+        """Take the job from its owner, whose attempt can write nothing from now on."""
         if job.status not in ATTENDED:
             free = update(jobs).where(jobs.c.id == job.id).values(owner=None, lease_expires_at=None)
             connection.execute(free)
             return Applied(job=job, change=None)
-        crashes = job.crashes + 1
         values: Values = {"crashes": crashes, "owner": None, "lease_expires_at": None}
         if job.status is Status.RUNNING and crashes >= self._max_crashes:
             values["error"] = f"Its process died under it {crashes} times without progress in between."
-        applied = self._transition(connection, job, Action.EXPIRE, values, reason="its owner fell silent")
-        _log.warning("Job %s of %s expired: %s.", job.id, job.owner, applied.job.status)
+        applied = self._transition(connection, job, Action.EXPIRE, values, reason=reason)
+        _log.warning("Job %s was taken from %s, since %s. It is %s now.", job.id, job.owner, reason, applied.job.status)
         return applied
 
     def _found(self, connection: Connection, job_id: str) -> JobRecord:

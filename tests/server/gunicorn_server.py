@@ -215,6 +215,18 @@ class Server:
         with contextlib.closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
             connection.executescript(statements)
 
+    def has_transaction(self) -> bool:
+        """Return True if any of its processes may have a transaction open."""
+        if "DATABASE_URL" in self.settings:
+            others = "datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            return bool(self.rows(f"SELECT pid FROM pg_stat_activity WHERE {others} AND state <> 'idle'"))
+        with open(self.data_dir / "jobmanager.db-turn", "rb") as turn:
+            try:
+                fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
     def job(self, job_id: str) -> dict[str, Any]:
         (row,) = self.rows("SELECT * FROM jobs WHERE id = ?", job_id)
         return row
@@ -258,19 +270,15 @@ class Line:
 
 @contextlib.contextmanager
 def stopped_between_writes(server: Server) -> Iterator[None]:
-    """Freeze the only worker of a server meanwhile, in a moment in which it does not hold the turn at writing.
+    """Freeze the only worker of a server meanwhile, in a moment in which it has no transaction open.
 
-    Otherwise nobody could write until gunicorn's master kills it, after half a minute: so it is with any SQLite file of
-    which a process is frozen in the middle of a transaction.
+    Otherwise others would wait for its locks until gunicorn's master kills it.
     """
     [pid] = server.worker_pids()
     while True:
-        with stopped(pid), open(server.data_dir / "jobmanager.db-turn", "rb") as turn:
-            try:
-                fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with stopped(pid):
+            if server.has_transaction():
                 continue
-            fcntl.flock(turn, fcntl.LOCK_UN)
             yield
             return
 

@@ -8,6 +8,7 @@ The file `clock` beside DATA_DIR, if there is one, says by how many seconds the 
 import errno
 import os
 import random
+import re
 import socket
 import threading
 import time
@@ -171,6 +172,29 @@ class Deaf(Traced):
         while not self.is_there("may-end"):
             time.sleep(0.005)
             self.tell("tick")
+        return {"attempt": self.attempt}
+
+
+@registry.register
+class BigFile(Job):
+    """Makes a file of so many mebibytes."""
+
+    class Args(BaseModel):
+        mebibytes: int
+
+    def start(self) -> dict[str, str]:
+        (self.workdir / "big").write_bytes(os.urandom(1024 * 1024) * self.args.mebibytes)
+        return {"file": "big"}
+
+
+@registry.register
+class Hog(Traced):
+    """Holds the interpreter's lock in its first attempt, in C code that nothing interrupts."""
+
+    def start(self) -> dict[str, int]:
+        self.tell("begin")
+        if self.attempt == 1:
+            re.fullmatch("(a|aa)+", "a" * 200 + "b")
         return {"attempt": self.attempt}
 
 

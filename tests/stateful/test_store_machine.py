@@ -81,19 +81,18 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        url = f"sqlite:///{self.folder}/jobs.db"
-        self.stores = [
-            Store(
-                url,
-                lease_seconds=LEASE_SECONDS,
-                max_crashes=MAX_CRASHES,
-                queue_limit=QUEUE_LIMIT,
-                clock=lambda: self.time,
-            )
-            for _ in range(2)
-        ]
+        self.stores = [self.open_store() for _ in range(2)]
         for number in range(3):
             self.submit(number % 2, 0)
+
+    def open_store(self) -> Store:
+        return Store(
+            f"sqlite:///{self.folder}/jobs.db",
+            lease_seconds=LEASE_SECONDS,
+            max_crashes=MAX_CRASHES,
+            queue_limit=QUEUE_LIMIT,
+            clock=lambda: self.time,
+        )
 
     def teardown(self) -> None:
         try:
@@ -229,6 +228,15 @@ class StoreMachine(RuleBasedStateMachine):
         self.time += timedelta(seconds=seconds)
         self.expire(process)
 
+    @rule(process=PROCESSES)
+    def die(self, process: int) -> None:
+        """Let a process die and its leases end; another one takes its jobs back, and a new one takes its place."""
+        self.stores[process].close()
+        self.time += timedelta(seconds=LEASE_SECONDS)
+        self.expire(1 - process, dead=process)
+        self.attempts = [attempt for attempt in self.attempts if attempt.process != process]
+        self.stores[process] = self.open_store()
+
     # The parts of these
 
     def claim(self, process: int, limit: int, bound: dict[str, int]) -> None:
@@ -315,7 +323,8 @@ class StoreMachine(RuleBasedStateMachine):
             if self.jobs[attempt.job_id].holder is attempt:
                 attempt.lease_until = self.time + timedelta(seconds=LEASE_SECONDS)
 
-    def expire(self, process: int) -> None:
+    def expire(self, process: int, *, dead: int | None = None) -> None:
+        """Take back the jobs of silent processes. Only a dead process has crashed under its jobs."""
         silent = {name for name, job in self.jobs.items() if job.holder and job.holder.lease_until <= self.time}
 
         expired = self.stores[process].expire()
@@ -323,9 +332,10 @@ class StoreMachine(RuleBasedStateMachine):
         assert {applied.job.id for applied in expired} == silent
         for applied in expired:
             job = self.jobs[applied.job.id]
+            has_died = job.holder is not None and job.holder.process == dead
             job.holder = None
             if job.status in ATTENDED:
-                job.crashes += 1
+                job.crashes += has_died
                 too_often = job.status is Status.RUNNING and job.crashes >= MAX_CRASHES
                 job.go(Status.FAILED if too_often else TRANSITIONS[job.status, Action.EXPIRE])
 

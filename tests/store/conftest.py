@@ -89,7 +89,7 @@ class TestedStore(Store):
         elif action is Action.CLAIM:
             assert self.take(1, job.type) == [job_id]
         elif action is Action.EXPIRE:
-            self.end_lease(job_id)
+            self.end_process(job_id)
             assert [applied.job.id for applied in self.expire()] == [job_id]
         else:
             self.end(job, action, **values)
@@ -102,6 +102,12 @@ class TestedStore(Store):
             self.do(job_id, action)
         assert self.get(job_id).status is status
         return self.get(job_id)
+
+    def end_process(self, *ids: str) -> None:
+        """Let the process that holds the jobs be dead: nobody has its name, and its leases are over."""
+        for job_id in ids:
+            values = "owner = 'boot:host:1:gone', lease_expires_at = 1"
+            self.execute(f"UPDATE jobs SET {values} WHERE id = :id AND owner IS NOT NULL", id=job_id)
 
     def end_lease(self, *ids: str) -> None:
         """Let the leases of jobs be over, as if their owner had been silent for long."""

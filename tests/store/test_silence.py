@@ -14,8 +14,8 @@ from jobmanager.states import ATTENDED, Action, Status
 
 
 def die(store: Any, job_id: str) -> Any:
-    """Have the owner of the job fall silent, and return what became of the job."""
-    store.end_lease(job_id)
+    """Let the process that holds the job die, and return what became of the job."""
+    store.end_process(job_id)
     (applied,) = store.expire()
     assert applied.job.id == job_id
     return store.get(job_id)
@@ -29,9 +29,9 @@ def die(store: Any, job_id: str) -> Any:
         (Status.STOPPING, Status.STOPPING),
     ],
 )
-def test_a_job_whose_owner_fell_silent_is_free_again(store: Any, other: Any, status: Status, becomes: Status) -> None:
+def test_a_job_whose_process_died_is_free_again(store: Any, other: Any, status: Status, becomes: Status) -> None:
     store.bring("a", status)
-    store.end_lease("a")
+    store.end_process("a")
 
     (applied,) = other.expire()
 

@@ -30,6 +30,7 @@ LAYERS = [
     {"testing"},
     {"http"},
     {"cli", "wsgi"},
+    {"gunicorn_worker"},
     {"gunicorn_conf"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -102,7 +103,7 @@ def test_the_environment_is_read_in_one_place(path: Path) -> None:
     ]
 
     # gunicorn's master must not import the package, or its workers would have what it had at the start.
-    assert not uses or part_of(path) in ("config", "gunicorn_conf")
+    assert not uses or part_of(path) in ("config", "gunicorn_conf", "gunicorn_worker")
 
 
 def test_importing_everything_starts_no_thread_and_opens_no_file(tmp_path: Path) -> None:

@@ -1,0 +1,568 @@
+"""Gunicorn's threaded worker, changed so that no client can hold a thread or the loop.
+
+- The loop collects a request and gives it to a thread once it is complete.
+- A thread never waits for a client to read: the loop sends what the client has no room for.
+- The loop waits for nobody: it lingers before it closes a connection (RFC 9112 §9.6) by the poller.
+- Every wait for a client has a deadline.
+- One thread is kept for health checks and for halt, resume and stop.
+
+This overrides internals of gunicorn 27.0.1; tests/server/test_standstill.py fails if another version is installed.
+Gunicorn's master loads this file by its path, so it imports nothing of the package before the worker has forked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import select
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import IO, Any
+
+from gunicorn.http import get_parser
+from gunicorn.http.errors import ParseException
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+#: Time in which a client has to send a request. Each MiB of a large body adds a second.
+REQUEST_SECONDS = 10.0
+#: Time after which a client that reads nothing of its response is cut off.
+SEND_SECONDS = 30.0
+#: Time for which a closed connection is read, so that the client gets to see the response.
+LINGER_SECONDS = 2.0
+#: Time that a stopping worker gives connections on which no request has begun.
+FAREWELL_SECONDS = 2.0
+#: While every thread is busy, the time that new connections are left to other workers.
+LEFT_TO_OTHERS_SECONDS = 0.1
+#: Bytes of a response that are kept for the loop to send. With more, the thread waits for the client.
+MOST_UNSENT_BYTES = 256 * 1024
+#: Requests with large bodies that threads read at the same time.
+MOST_LARGE_REQUESTS = 2
+#: Time for the master to hand over the jobs of a worker that stands still.
+RELEASE_SECONDS = 10.0
+#: Time between two lines of the log that say why no connection can be taken.
+_COMPLAINT_SECONDS = 10.0
+#: Time to wait for the rest of a large body that the application left unread.
+_DRAIN_SECONDS = 0.05
+
+_MIB = 1024 * 1024
+_RECEIVE_BYTES = 64 * 1024
+
+
+def _refusal(status: int, reason: str, detail: str, *headers: str) -> bytes:
+    """Return a whole response that ends a connection before any application sees the request."""
+    problem = {"type": "about:blank", "title": reason, "status": status, "detail": detail}
+    body = json.dumps(problem).encode()
+    lines = [
+        f"HTTP/1.1 {status} {reason}",
+        "Content-Type: application/problem+json",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        "Cache-Control: no-store",
+        "X-Content-Type-Options: nosniff",
+        *headers,
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+_TOO_SLOW = _refusal(408, "Request Timeout", f"The request did not arrive within {REQUEST_SECONDS:g} seconds.")
+_HEAD_TOO_LARGE = _refusal(431, "Request Header Fields Too Large", "The head of the request is larger than 64 KiB.")
+_MALFORMED = _refusal(400, "Bad Request", "The chunks of the body are malformed (RFC 9112, section 7.1).")
+_BUSY = _refusal(503, "Service Unavailable", "Other large requests are being read. Try again later.", "Retry-After: 10")
+
+
+def _is_ready(connection: socket.socket, event: int, seconds: float) -> bool:
+    """Return True as soon as the event has happened on the socket; False if it has not after *seconds*."""
+    poll = select.poll()
+    poll.register(connection, event)
+    return bool(poll.poll(seconds * 1000))
+
+
+class _Bytes:
+    """Bytes of a response that wait to be sent."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    def size(self) -> int:
+        """Return how many bytes are kept in memory for it."""
+        return len(self._view)
+
+    def send(self, connection: socket.socket) -> bool:
+        """Send some; return True if none are left. Raises BlockingIOError if there is no room."""
+        self._view = self._view[socket.socket.send(connection, self._view) :]
+        return not self._view
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to give back."""
+
+
+class _FilePart:
+    """A part of a file that waits to be sent."""
+
+    def __init__(self, file: IO[bytes], offset: int, count: int) -> None:
+        self._file, self._offset, self._left = os.dup(file.fileno()), offset, count
+
+    def size(self) -> int:
+        """Return 0: it is read when it is sent."""
+        return 0
+
+    def send(self, connection: socket.socket) -> bool:
+        """Send some; return True if nothing is left. Raises BlockingIOError if there is no room."""
+        sent = os.sendfile(connection.fileno(), self._file, self._offset, self._left)
+        if sent == 0:
+            raise ConnectionAbortedError("the file has become shorter")
+        self._offset, self._left = self._offset + sent, self._left - sent
+        return self._left == 0
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+class Socket(socket.socket):
+    """A client's connection that never blocks: what the client has no room for is kept for `flush`."""
+
+    def __init__(self, accepted: socket.socket) -> None:
+        super().__init__(fileno=accepted.detach())
+        self.settimeout(0.0)
+        self._unsent: deque[_Bytes | _FilePart] = deque()
+        #: when a thread stops reading the body, by the monotonic clock
+        self.reads_until: float | None = None
+        #: the thread that answers is the spare one: it must not wait
+        self.is_in_spare_thread = False
+
+    def setblocking(self, flag: bool) -> None:
+        """Do nothing: gunicorn asks for a blocking socket before it lets a thread use it."""
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Receive bytes. In a thread that reads a large body, wait for them until the deadline."""
+        if self.reads_until is None:
+            return super().recv(size, flags)
+        seconds = self.reads_until - time.monotonic()
+        if seconds <= 0 or not _is_ready(self, select.POLLIN, seconds):
+            raise ConnectionResetError(errno.ECONNRESET, "the client sent its body too slowly")
+        data = super().recv(size, flags)
+        self.reads_until += len(data) / _MIB
+        return data
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send the bytes, or keep those that the client has no room for. Wait only if too many are kept."""
+        if data:
+            self._unsent.append(_Bytes(memoryview(data)))
+        while not self.flush() and sum(piece.size() for piece in self._unsent) > MOST_UNSENT_BYTES:
+            if not _is_ready(self, select.POLLOUT, SEND_SECONDS):
+                raise ConnectionResetError(errno.ECONNRESET, "the client does not read its response")
+
+    def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:  # type: ignore[override]
+        """Keep the part of the file, to be sent by the loop; return its length."""
+        if count is None:
+            count = os.fstat(file.fileno()).st_size - offset
+        self._unsent.append(_FilePart(file, offset, count))
+        return count
+
+    def flush(self) -> bool:
+        """Send what was kept, without waiting; return True if nothing is left."""
+        try:
+            while self._unsent:
+                if self._unsent[0].send(self):
+                    self._unsent.popleft().close()
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the connection, and the files that were not sent to their ends."""
+        while self._unsent:
+            self._unsent.popleft().close()
+        super().close()
+
+
+class Connection(TConn):
+    """A client's connection, and how far it is. Only the loop uses it, except while a thread answers a request."""
+
+    def __init__(self, cfg: Any, accepted: socket.socket, client: Any, server: Any, incoming: Any) -> None:
+        super().__init__(cfg, Socket(accepted), client, server)
+        self.incoming = incoming
+        #: when the loop gives up on the client, by the monotonic clock
+        self.deadline = float("inf")
+        #: what the client is told then; None: nothing
+        self.last_words: bytes | None = None
+        self.is_watched = False
+        #: no request has begun, or the last one is answered
+        self.is_idle = True
+        self.is_large = False
+        self.is_urgent = False
+        #: another request may follow the response
+        self.is_kept = False
+
+
+class ReleasingWorker(ThreadWorker):
+    """A worker whose jobs are handed over before gunicorn's master kills it for standing still."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._is_aborted = False
+        self._is_released = False
+        super().__init__(*args, **kwargs)
+
+    @property
+    def aborted(self) -> bool:
+        """Return True once the master has found that the worker stands still."""
+        return self._is_aborted
+
+    @aborted.setter
+    def aborted(self, is_aborted: bool) -> None:
+        """Hand over the worker's jobs: its standstill is no crash of theirs. Called in the master, before it kills."""
+        self._is_aborted = is_aborted
+        if is_aborted:
+            self.release_jobs()
+
+    def release_jobs(self) -> None:
+        """Hand over the jobs of this worker, which stands still or is dead, unless that was done. Blocks."""
+        if self._is_released:
+            return
+        alone = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+        command = [sys.executable, "-m", "jobmanager", "release", str(self.pid)]
+        try:
+            done = subprocess.run(command, env=alone, timeout=RELEASE_SECONDS, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            self.log.error("The jobs of worker %s were not handed over: %s", self.pid, error)
+            return
+        self._is_released = done.returncode == 0
+
+
+class gthread(ReleasingWorker):  # noqa: N801 - gunicorn shows this name, and calls its own worker so
+    """Gunicorn's worker of that name, whose threads only work on requests that have arrived.
+
+    It takes a new connection only while it has a thread for it, or if no other worker has taken it for a tenth of a
+    second: else the worker that wakes first would take all connections, and the others would idle.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._open: set[Connection] = set()  # connections that this class handles
+        self._at_work = 0  # requests that wait for a thread, or have one
+        self._spare_at_work = 0  # of these, those given to the spare thread
+        self._large_at_work = 0  # of these, those whose body a thread reads
+        self._waiting_large: deque[Connection] = deque()
+        self._left_since: float | None = None  # since when connections wait that no worker takes
+        self._complained_at = float("-inf")
+        self._new_incoming: Any = None  # set after the fork, like the next two
+        self._steps: dict[Any, Callable[[Connection], None]] = {}
+        self._spare: Any = None
+        # The loop cannot read these. Their clients can hold threads, unless a proxy stands before the service.
+        is_other = self.cfg.is_ssl or "h2" in self.cfg.http_protocols or self.cfg.proxy_protocol != "off"
+        self._reads_in_threads = is_other
+
+    # The start
+
+    def init_process(self) -> None:
+        """Start serving; returns when the worker ends."""
+        from jobmanager.http.framing import Incoming, Stage  # noqa: PLC0415 - after the fork: see the module's docstring
+
+        self._new_incoming = Incoming
+        self._steps = {
+            Stage.PARTIAL: self._wait_for_more,
+            Stage.COMPLETE: self._answer_small,
+            Stage.LARGE: self._queue_large,
+            Stage.HEAD_TOO_LARGE: partial(self._refuse, response=_HEAD_TOO_LARGE),
+            Stage.MALFORMED: partial(self._refuse, response=_MALFORMED),
+        }
+        self._spare = ThreadPoolExecutor(1, thread_name_prefix="spare")
+        super().init_process()
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        """Return the threads that answer requests; of those in the settings, one is the spare one."""
+        return ThreadPoolExecutor(max_workers=self._ordinary_threads())
+
+    def _ordinary_threads(self) -> int:
+        return max(1, int(self.cfg.threads) - 1)
+
+    # New connections
+
+    @property
+    def worker_connections(self) -> int:
+        """Return the limit of connections; gunicorn looks at it before it takes one. 0: leave them to other workers."""
+        is_busy = self._at_work - self._spare_at_work >= self._ordinary_threads()
+        return 0 if is_busy else int(self.cfg.worker_connections)
+
+    @worker_connections.setter
+    def worker_connections(self, number: int) -> None:
+        """Ignore gunicorn's assignment: the configuration has the number."""
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Begin or cease to take connections; before it ceases for good, take those that clients have opened."""
+        super().set_accept_enabled(enabled)
+        if not (enabled or self.alive):
+            self._accept_all(self.sockets)
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take a connection, and begin to read from it."""
+        try:
+            if self._reads_in_threads:
+                super().accept(listener)
+                return
+            accepted, client = listener.accept()
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
+                self._complain(error)
+            return
+        self.nr_conns += 1
+        conn = Connection(self.cfg, accepted, client, listener.getsockname(), self._new_incoming())
+        self._open.add(conn)
+        self._safely(conn, self._await_request)
+
+    def _complain(self, error: OSError) -> None:
+        """Log that no connection can be taken, as when no descriptors are left. The worker must survive that."""
+        if time.monotonic() - self._complained_at > _COMPLAINT_SECONDS:
+            self._complained_at = time.monotonic()
+            self.log.error("No connection can be taken: %s", error)
+        time.sleep(0.01)  # the listener stays readable: do not spin
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Wait for the next event, and see to the connections that this worker leaves to others."""
+        if self._accepting or not self.alive:
+            super().wait_for_and_dispatch_events(timeout)
+            return
+        super().wait_for_and_dispatch_events(min(timeout, LEFT_TO_OTHERS_SECONDS))
+        self._take_what_is_left()
+
+    def _take_what_is_left(self) -> None:
+        """Take the connections that no worker has taken for a while: a health check may be among them."""
+        waiting = [listener for listener in self.sockets if _is_ready(listener, select.POLLIN, 0)]
+        now = time.monotonic()
+        if not waiting:
+            self._left_since = None
+        elif self._left_since is None:
+            self._left_since = now
+        elif now - self._left_since >= LEFT_TO_OTHERS_SECONDS:
+            self._left_since = None
+            self._accept_all(waiting)
+
+    def _accept_all(self, listeners: list[socket.socket]) -> None:
+        for listener in listeners:
+            listener.setblocking(False)
+            before = -1
+            while before != self.nr_conns < self.cfg.worker_connections:
+                before = self.nr_conns
+                self.accept(listener)
+
+    # Steps of a connection; each ends with a wait in the poller, in a thread or in a queue
+
+    def _await_request(self, conn: Connection) -> None:
+        """Wait for the next request, of which something may have arrived with the last one."""
+        conn.is_idle = conn.incoming.is_empty()
+        conn.last_words = None
+        has_answered = conn.parser is not None
+        seconds = self.cfg.keepalive if has_answered and conn.is_idle else REQUEST_SECONDS
+        if conn.is_idle and not self.alive:
+            seconds = min(seconds, FAREWELL_SECONDS)
+        conn.deadline = time.monotonic() + seconds
+        if conn.is_idle:
+            self._receive(conn)
+        else:
+            self._steps[conn.incoming.look()](conn)
+
+    def _receive(self, conn: Connection) -> None:
+        """Add what has arrived to the request."""
+        try:
+            data = conn.sock.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            self._watch(conn, selectors.EVENT_READ, self._receive)
+            return
+        if not data:
+            self._drop(conn)
+            return
+        if conn.is_idle:
+            conn.is_idle = False
+            conn.deadline = time.monotonic() + REQUEST_SECONDS
+        self._steps[conn.incoming.feed(data)](conn)
+
+    def _wait_for_more(self, conn: Connection) -> None:
+        """Wait for the rest of a request."""
+        conn.last_words = _TOO_SLOW
+        if conn.incoming.awaits_continue:
+            conn.incoming.awaits_continue = False
+            conn.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._watch(conn, selectors.EVENT_READ, self._receive)
+
+    def _answer_small(self, conn: Connection) -> None:
+        """Give a request that is here as a whole to a thread."""
+        conn.is_urgent = conn.incoming.is_urgent
+        conn.parser = get_parser(self.cfg, [conn.incoming.take()], conn.client)
+        self._answer(conn)
+
+    def _queue_large(self, conn: Connection) -> None:
+        """Queue a request whose body a thread has to read."""
+        conn.is_urgent, conn.last_words = False, _BUSY
+        self._waiting_large.append(conn)
+        self._answer_large()
+
+    def _answer_large(self) -> None:
+        """Give the next large request to a thread, which reads the rest of it, if few enough do."""
+        while self._waiting_large and self._large_at_work < MOST_LARGE_REQUESTS:
+            conn = self._waiting_large.popleft()
+            if conn not in self._open:
+                continue
+            self._large_at_work += 1
+            conn.is_large = True
+            conn.sock.reads_until = time.monotonic() + REQUEST_SECONDS
+            conn.parser = get_parser(self.cfg, conn.sock, conn.client)
+            conn.parser.unreader.unread(conn.incoming.take())
+            self._answer(conn)
+
+    def _answer(self, conn: Connection) -> None:
+        """Have a thread answer the request, which the connection's parser reads."""
+        conn.data_ready = True
+        conn.deadline, conn.last_words = float("inf"), None
+        self.enqueue_req(conn)
+
+    def _send(self, conn: Connection) -> None:
+        """Send the rest of the response, then go on with the connection or close it."""
+        conn.deadline = time.monotonic() + SEND_SECONDS
+        if not conn.sock.flush():
+            self._watch(conn, selectors.EVENT_WRITE, self._send)
+        elif conn.is_kept:
+            self._await_request(conn)
+        else:
+            self._linger(conn)
+
+    def _linger(self, conn: Connection) -> None:
+        """Close our side, and read until the client closes its own: else it might not see the response."""
+        conn.sock.shutdown(socket.SHUT_WR)
+        conn.deadline, conn.last_words = time.monotonic() + LINGER_SECONDS, None
+        self._drain(conn)
+
+    def _drain(self, conn: Connection) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if not conn.sock.recv(_RECEIVE_BYTES):
+                self._drop(conn)
+                return
+        self._watch(conn, selectors.EVENT_READ, self._drain)
+
+    def _refuse(self, conn: Connection, response: bytes) -> None:
+        conn.is_kept = False
+        conn.sock.sendall(response)
+        self._send(conn)
+
+    def _drop(self, conn: Connection) -> None:
+        """Close the connection at once."""
+        self._unwatch(conn)
+        if conn in self._open:
+            self._open.remove(conn)
+            self.nr_conns -= 1
+        conn.sock.close()
+
+    def _watch(self, conn: Connection, event: int, step: Callable[[Connection], None]) -> None:
+        """Take the step when the client has sent something, or has room."""
+        conn.is_watched = True
+        self.poller.register(conn.sock, event, partial(self._on_event, conn, step))
+
+    def _unwatch(self, conn: Connection) -> None:
+        if conn.is_watched:
+            conn.is_watched = False
+            self.poller.unregister(conn.sock)
+
+    def _on_event(self, conn: Connection, step: Callable[[Connection], None], _socket: Any) -> None:
+        self._unwatch(conn)
+        self._safely(conn, step)
+
+    def _safely(self, conn: Connection, step: Callable[..., None], *args: Any) -> None:
+        """Take a step; what goes wrong on one connection ends that connection alone."""
+        try:
+            step(conn, *args)
+        except OSError as error:
+            self.log.debug("A connection ended: %s", error)
+            self._drop(conn)
+        except Exception:
+            self.log.exception("A connection could not be served.")
+            self._drop(conn)
+
+    # Threads
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """Have a thread answer a request: the spare one, if the request is urgent and all others are busy."""
+        self._at_work += 1
+        is_urgent = isinstance(conn, Connection) and conn.is_urgent
+        in_spare = is_urgent and self._at_work - self._spare_at_work > self._ordinary_threads()
+        self._spare_at_work += in_spare
+        if isinstance(conn, Connection):
+            conn.sock.is_in_spare_thread = in_spare
+        answered = (self._spare if in_spare else self.tpool).submit(self.handle, conn)
+        answered.add_done_callback(lambda done: self.method_queue.defer(self._finish, conn, done, in_spare))
+
+    def _finish(self, conn: TConn, done: Future[Any], in_spare: bool) -> None:
+        self._at_work -= 1
+        self._spare_at_work -= in_spare
+        self.finish_request(conn, done)
+
+    def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
+        """Go on with a connection whose request a thread has answered. Runs in the loop."""
+        if not isinstance(conn, Connection):
+            self._finish_in_threads(conn, fs)
+            return
+        conn.is_kept = not fs.cancelled() and fs.exception() is None and bool(fs.result())
+        conn.sock.settimeout(0.0)
+        conn.sock.reads_until = None
+        if conn.is_large:
+            conn.is_large = False
+            self._large_at_work -= 1
+            conn.incoming.feed(conn.parser.unreader.take_buffered())
+        self._safely(conn, self._send)
+        self._answer_large()
+
+    def _finish_in_threads(self, conn: TConn, fs: Future[Any]) -> None:
+        """Do what gunicorn does, but close a connection at once: its own way to linger would hold the loop."""
+        is_over = fs.cancelled() or fs.exception() is not None or not fs.result()
+        if is_over:
+            self.nr_conns -= 1
+            conn.close()
+        else:
+            super().finish_request(conn, fs)
+
+    def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:
+        """Return True if another request may follow. Does not wait for a body that the application left unread."""
+        if not isinstance(conn, Connection) or not keepalive:
+            return bool(super()._keepalive_after(conn, keepalive))
+        try:
+            # Nothing blocks for a body that is here already. Of a large one, what is on its way may come.
+            deadline = time.monotonic() + _DRAIN_SECONDS
+            return bool(conn.parser.finish_body(deadline=deadline, max_bytes=2 * _MIB))
+        except (ParseException, OSError):
+            return False
+
+    # Deadlines; gunicorn calls these every second at least
+
+    def murder_pending(self) -> None:
+        """Give up on the clients whose time is over."""
+        super().murder_pending()
+        now = time.monotonic()
+        for conn in [conn for conn in self._open if conn.deadline <= now]:
+            self._unwatch(conn)
+            if conn.last_words is None:
+                self._drop(conn)
+            else:
+                last_words, conn.last_words = conn.last_words, None
+                self._safely(conn, self._refuse, last_words)
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Close the connections that gunicorn keeps itself; with *force*, every one that no thread works on."""
+        super().murder_keepalived(force)
+        if force:
+            for conn in [conn for conn in self._open if conn.deadline < float("inf")]:
+                self._drop(conn)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Give connections on which no request has begun until the deadline; the worker is about to end."""
+        super()._cap_keepalive(deadline)
+        for conn in self._open:
+            if conn.is_idle:
+                conn.deadline = min(conn.deadline, deadline)

@@ -1,0 +1,145 @@
+"""Find where a request ends in the bytes of a connection, as they arrive.
+
+Pure: no I/O, no clock, no threads. It decides only when a request is complete enough for a thread; gunicorn's parser
+decides what the request says. Source: RFC 9112 §6 and §7.1 (message body length, chunked transfer coding).
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+MIB = 1024 * 1024
+
+#: The longest head (request line and header fields) that is read.
+MOST_HEAD_BYTES = 64 * 1024
+#: The longest body that is collected before a thread takes the request. A longer one is read by the thread itself.
+MOST_BODY_BYTES = MIB
+
+_LINE_END = b"\r\n"
+_HEAD_END = b"\r\n\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
+_CODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+_EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]{0,256})?\r\n")
+#: The longest line that may stand before a chunk.
+_MOST_CHUNK_LINE_BYTES = 300
+#: Requests that the spare thread may answer: they show that the service works, or steer a job.
+_URGENT = re.compile(
+    rb"[A-Z]+ [^\s?]*/(?:health/(?:live|ready)|(?:halt|stop|resume)/[^/\s?]+|jobs/(?:[^/\s?]+/)?(?:halt|stop|resume))"
+    rb"(?:\?\S*)? HTTP/"
+)
+
+
+class Stage(Enum):
+    """How much of a request has arrived."""
+
+    PARTIAL = "more has to come"
+    COMPLETE = "head and body are here"
+    LARGE = "the head is here; the body is too large to be collected"
+    HEAD_TOO_LARGE = "the head is longer than any head may be"
+    MALFORMED = "the chunks of the body make no sense"
+
+
+class Incoming:
+    """The bytes that a client sent and no thread has taken: one request, perhaps followed by others."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._searched = 0  # there is no end of a head before this
+        self._body_at: int | None = None  # None: the head is not complete
+        self._chunk_at = 0  # where the next chunk begins; 0: the body is not chunked
+        self._end = 0  # of a body whose length is known
+        self._expects = False
+        self.stage = Stage.PARTIAL
+        #: the client waits for `100 Continue` before it sends the body; the loop sets it back when it has sent that
+        self.awaits_continue = False
+        #: the spare thread may answer it
+        self.is_urgent = False
+
+    def is_empty(self) -> bool:
+        """Return True if nothing of a request has arrived."""
+        return not self._data
+
+    def feed(self, data: bytes) -> Stage:
+        """Add what arrived, and return the stage of the first request."""
+        self._data += data
+        return self.look()
+
+    def look(self) -> Stage:
+        """Return the stage of the first request."""
+        if self._body_at is None:
+            self._find_head()
+        self.stage = self._judge()
+        return self.stage
+
+    def take(self) -> bytes:
+        """Return the first request without its `Expect: 100-continue`, and remove it.
+
+        Of a large one, return all that has arrived of it.
+        """
+        end = len(self._data) if self.stage is Stage.LARGE else self._end
+        request = bytes(self._data[:end])
+        if self.stage is Stage.COMPLETE and self._expects:
+            request = _EXPECT.sub(b"", request, count=1)
+        del self._data[:end]
+        self._begin()
+        return request
+
+    def _judge(self) -> Stage:
+        if (self._body_at or len(self._data)) > MOST_HEAD_BYTES:
+            return Stage.HEAD_TOO_LARGE
+        if self._body_at is None:
+            return Stage.PARTIAL
+        return self._walk_chunks(self._body_at) if self._chunk_at else self._stage_until(self._body_at, self._end)
+
+    def _find_head(self) -> None:
+        # RFC 9112 §2.2: ignore empty lines before a request.
+        del self._data[: len(self._data) - len(self._data.lstrip(b"\r\n"))]
+        found = self._data.find(_HEAD_END, self._searched)
+        if found < 0:
+            self._searched = max(0, len(self._data) - len(_HEAD_END) + 1)
+            return
+        self._body_at = found + len(_HEAD_END)
+        head = bytes(self._data[: self._body_at])
+        length = _LENGTH.search(head)
+        self._end = self._body_at + (int(length[1]) if length else 0)
+        self._chunk_at = self._body_at if _CODING.search(head) else 0
+        self._expects = self.awaits_continue = _EXPECT.search(head) is not None
+        self.is_urgent = _URGENT.match(head) is not None
+
+    def _stage_until(self, body_at: int, end: int) -> Stage:
+        if end - body_at > MOST_BODY_BYTES:
+            return Stage.LARGE
+        return Stage.COMPLETE if len(self._data) >= end else Stage.PARTIAL
+
+    def _walk_chunks(self, body_at: int) -> Stage:
+        """Go on from the chunk that was not complete the last time."""
+        while self._chunk_at < len(self._data):
+            line = _CHUNK_LINE.match(self._data, self._chunk_at)
+            if line is None:
+                return self._stage_of_line()
+            size = int(line[1], 16)
+            if size == 0:
+                return self._stage_of_trailers(line.end())
+            self._chunk_at = line.end() + size + len(_LINE_END)
+            if self._chunk_at - body_at > MOST_BODY_BYTES:
+                return Stage.LARGE
+        return Stage.PARTIAL
+
+    def _stage_of_line(self) -> Stage:
+        """Return the stage where no well-formed line stands before a chunk."""
+        line = self._data[self._chunk_at : self._chunk_at + _MOST_CHUNK_LINE_BYTES]
+        is_whole = b"\n" in line or len(line) == _MOST_CHUNK_LINE_BYTES
+        return Stage.MALFORMED if is_whole else Stage.PARTIAL
+
+    def _stage_of_trailers(self, begin: int) -> Stage:
+        """Return the stage after the last chunk; trailers end like a head, with an empty line."""
+        found = self._data.find(_HEAD_END, begin - len(_LINE_END))
+        if found >= 0:
+            self._end = found + len(_HEAD_END)
+            return Stage.COMPLETE
+        return Stage.HEAD_TOO_LARGE if len(self._data) - begin > MOST_HEAD_BYTES else Stage.PARTIAL
