@@ -15,6 +15,10 @@ _BROUGHT = "HTTP_X_REQUEST_ID"  # where WSGI has it
 
 #: What is taken from a client: anything else could forge lines of the log.
 _SANE = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+#: Methods that are counted by name, as OpenTelemetry's conventions for HTTP list them. A client can make up any other.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+#: The name that the conventions give to every other method.
+OTHER_METHOD = "_OTHER"
 #: A part of a route that varies, as Flask writes it.
 _PART = re.compile(r"<(?:\w+:)?(\w+)>")
 
@@ -29,6 +33,11 @@ def identify(app: Flask) -> None:
 def route() -> str:
     """Return the route of the request, as the API docs write it; a scanner's paths are all the same: none."""
     return _shown(request.url_rule.rule) if request.url_rule is not None else "none"
+
+
+def method() -> str:
+    """Return the method of the request; all that HTTP does not define share one name."""
+    return request.method if request.method in _METHODS else OTHER_METHOD
 
 
 @cache

@@ -23,6 +23,7 @@ LAYERS = [
     {"runner", "retention", "feed"},
     {"spans"},
     {"tracing"},
+    {"counts"},
     {"metrics"},
     {"engine"},
     {"manager"},
