@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import values
 from prometheus_client.mmap_dict import _INITIAL_MMAP_SIZE, MmapedDict
@@ -32,7 +33,8 @@ class SharedCounts(MmapedDict):
     def __init__(self, filename: str) -> None:
         """Open the file, or create it; does not raise if that fails."""
         self._path = Path(filename)
-        self._f = self._m = None
+        self._f: Any = None
+        self._m: Any = None
         self._positions: dict[str, int] = {}
         #: counts that are not in the file yet
         self._waiting: dict[str, tuple[float, float]] = {}
@@ -116,7 +118,7 @@ def use_allocated_files() -> None:
 
     Changes nothing where workers share no counts.
     """
-    values.MmapedDict = SharedCounts  # type: ignore[misc]
+    setattr(values, "MmapedDict", SharedCounts)  # noqa: B010 - the module does not export the name
 
 
 def incomplete_processes(folder: Path) -> int:
