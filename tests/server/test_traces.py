@@ -102,7 +102,7 @@ def test_a_receiver_that_is_away_holds_nothing_up(
     assert server.wait(15) == 0
 
 
-def test_a_made_up_method_is_no_name_of_a_span(make_server: Callable[..., Server], receiver: Receiver) -> None:
+def test_a_made_up_method_does_not_name_a_span(make_server: Callable[..., Server], receiver: Receiver) -> None:
     server = make_server(workers=1).start()
 
     server.client.request("MADEUP", "/jobs")
