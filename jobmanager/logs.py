@@ -12,6 +12,8 @@ from contextvars import ContextVar
 
 from pythonjsonlogger.json import JsonFormatter
 
+from jobmanager.printable import clean
+
 #: The id of the request that is being answered; "" outside of requests.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -37,7 +39,14 @@ class Context(logging.Filter):
 
 
 class Console(logging.Formatter):
-    """A line for people: when, how grave, who says it, what it belongs to, and what it says."""
+    """A line for people: when, how grave, who says it, what it belongs to, and what it says.
+
+    Further lines of a message and tracebacks are indented, so that no text can pass for a line of the log.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and those of a traceback; characters that cannot be seen are escaped."""
+        return clean(super().format(record)).replace("\n", "\n    ")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Return the line, without what there is no value for."""

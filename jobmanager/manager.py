@@ -23,6 +23,7 @@ from jobmanager.errors import ConfigError, InvalidRequest, NotAllowed, NotFound,
 from jobmanager.feed import Interest, Subscription
 from jobmanager.jobs import BUILT_IN
 from jobmanager.metrics import MeasuredStore, StoreCollector, exposition, has_slots
+from jobmanager.private import make_folder
 from jobmanager.records import (
     Applied,
     Artifact,
@@ -593,6 +594,7 @@ def _line(result: dict[str, Any], name: str, otherwise: str) -> str:
 
 def _make_data_dir(path: Path) -> None:
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
+        make_folder(path / "jobs")
     except OSError as error:
         raise ConfigError(f"JOBMANAGER_DATA_DIR cannot be used: {path}: {error.strerror}.") from None

@@ -8,7 +8,6 @@ they would shrink whenever finished jobs are removed. They begin anew with the s
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter as Counted
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from jobmanager import tracing
+from jobmanager import counts, tracing
 from jobmanager.errors import LeaseLost, NotAllowed, StoreUnavailable
 from jobmanager.records import Applied, JobRecord, NewJob, Settlement
 from jobmanager.states import FINAL, Action, Status
@@ -31,14 +30,13 @@ from jobmanager.store import Store
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-_log = logging.getLogger(__name__)
-
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LONG_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
 
 #: Those that are counted here; not the default one, which tells of the process it is asked in.
 REGISTRY = CollectorRegistry()
 
+counts.use_allocated_files()
 disable_created_metrics()  # type: ignore[no-untyped-call]  # when each was first counted: as many lines again, that nobody reads
 
 _WAITING = Histogram(
@@ -86,12 +84,16 @@ _STREAMS = Gauge("jobmanager_streams", "Clients that follow events.", multiproce
 
 def exposition(collector: StoreCollector, shared: Path | None) -> bytes:
     """Return everything in the text format; *shared* is the folder of what the workers count, if there is one."""
-    registry = REGISTRY
+    registry, incomplete = REGISTRY, 0
     if shared is not None and shared.is_dir():
         registry = CollectorRegistry()
         MultiProcessCollector(registry, str(shared))  # type: ignore[no-untyped-call]
+        incomplete = counts.incomplete_processes(shared)
+    elif shared is not None:
+        incomplete = 1  # at least: the counts of the other processes are out of reach
     asked = CollectorRegistry()
     asked.register(collector)
+    asked.register(_Incomplete(incomplete))
     return bytes(generate_latest(registry)) + bytes(generate_latest(asked))
 
 
@@ -115,24 +117,6 @@ def request_answered(method: str, route: str, status: int, seconds: float) -> No
     _observe(_HTTP, (method, route, str(status)), seconds)
 
 
-def _apart(count: Callable[..., None]) -> Callable[..., None]:
-    """Keep a failure to count, as in a file that somebody removed, from what is counted: that is done already."""
-
-    @wraps(count)
-    def call(*args: Any) -> None:
-        try:
-            count(*args)
-        except (OSError, ValueError) as error:
-            _tell_once(str(error))
-
-    return call
-
-
-@cache
-def _tell_once(trouble: str) -> None:
-    _log.error("What is counted for /metrics is incomplete from now on: %s.", trouble)
-
-
 # To look a metric up by its labels takes as long as to count: each is looked up once.
 @cache
 def _counter(metric: Counter, labels: tuple[str, ...]) -> Counter:
@@ -144,19 +128,17 @@ def _histogram(metric: Histogram, labels: tuple[str, ...]) -> Histogram:
     return metric.labels(*labels)
 
 
-@_apart
 def _add(metric: Counter, labels: tuple[str, ...], number: int = 1) -> None:
     _counter(metric, labels).inc(number)
 
 
-@_apart
 def _observe(metric: Histogram, labels: tuple[str, ...], seconds: float) -> None:
     _histogram(metric, labels).observe(seconds)
 
 
 def _timed(method: T) -> T:
     """Have it counted how long the method of a store takes."""
-    observe = _apart(_STORE.labels(method.__name__).observe)
+    observe = _STORE.labels(method.__name__).observe
 
     @wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -270,6 +252,21 @@ def _counted(applied: Applied) -> Applied:
     if change.to_status in FINAL or change.to_status is Status.FAILED:
         _observe(_RUN, (job.type, change.to_status), job.ran_seconds)
     return applied
+
+
+class _Incomplete(Collector):
+    """Shows how many processes have counts that are missing here."""
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield that number."""
+        yield GaugeMetricFamily(
+            "jobmanager_counts_incomplete",
+            "Processes of this server with counts that are missing here, as there was no space to share them.",
+            value=self._processes,
+        )
 
 
 class StoreCollector(Collector):

@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from jobmanager.private import make_folder
+
 _MINUTE = 60.0
 _TIME = struct.Struct("<d")
 #: How long to wait for another process, which holds the lock for microseconds unless it is frozen.
@@ -56,7 +58,7 @@ def after_one(full_at: float, *, per_minute: int, now: float) -> tuple[float, fl
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[int]:
     """Open the file with a lock on it: one for each opening, so that threads exclude each other too."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     number = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _lock(number)

@@ -11,6 +11,8 @@ from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from jobmanager.private import make_folder
+
 _FIRST = datetime(2023, 1, 1)
 _SECONDS = 731 * 86_400  # 2023 and 2024, a leap year
 
@@ -55,7 +57,7 @@ def make_sample(data_dir: Path, rows: int = 1_000_000) -> Path:
     Each file appears whole or not at all, even when the process dies meanwhile. Of several processes that come at
     once, one works and the others wait for it. Returns the path of sample.db.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(data_dir)
     path = data_dir / "sample.db"
     with _turn(data_dir):
         if not path.exists():

@@ -14,6 +14,7 @@ import hmac
 import ipaddress
 import logging
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -250,7 +251,8 @@ def _read(path: Path, signature: Signature) -> _Seen:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         way_out = "; make a token with: jobmanager token add NAME --role operator" if not path.exists() else ""
-        return _Seen(signature=signature, fault=f"JOBMANAGER_TOKENS cannot be read: {path}: {error.strerror}{way_out}.")
+        # Without a signature, the next request tries again: the trouble may pass while the file stays as it is.
+        return _Seen(signature=(), fault=f"JOBMANAGER_TOKENS cannot be read: {path}: {error.strerror}{way_out}.")
     tokens: list[Token] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -285,10 +287,24 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(number)
 
 
+def _unfinished_prefix(path: Path) -> str:
+    return f".{path.name}."
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove what processes left behind that were killed while they wrote; the lock says that none writes now."""
+    # mkstemp adds eight characters; an editor's files beside this one, as in .tokens.swp, have other names.
+    unfinished = re.compile(re.escape(_unfinished_prefix(path)) + "[a-z0-9_]{8}")
+    for other in path.parent.iterdir():
+        if unfinished.fullmatch(other.name):
+            other.unlink(missing_ok=True)
+
+
 def _replace(path: Path, text: str) -> None:
-    """Have the file hold the text, at once and for good; others than its owner may not read it."""
+    """Write the text to the file, all of it or nothing, and durably; only its owner may read it. Needs the lock."""
+    _remove_unfinished(path)
     owner = (path if path.exists() else path.parent).stat()
-    number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    number, name = tempfile.mkstemp(dir=path.parent, prefix=_unfinished_prefix(path))
     try:
         with os.fdopen(number, "w", encoding="utf-8") as file:
             file.write(text)

@@ -12,21 +12,23 @@ import click
 
 from jobmanager.cli import following, local, remote
 from jobmanager.errors import JobManagerError
+from jobmanager.printable import clean
 
 
 class _Commands(click.Group):
-    """The commands; what goes wrong in them is told as click tells it."""
+    """The commands. Errors are shown as click shows them, without characters that a terminal would obey."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (JobManagerError, TimeoutError, FileExistsError) as error:
-            raise click.ClickException(str(error)) from None
+            # A server's words, or a job's, may be part of it.
+            raise click.ClickException(clean(str(error))) from None
         except BrokenPipeError:
             raise  # click knows: nobody reads on
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(f"{where}{error.strerror or error}.") from None
+            raise click.ClickException(clean(f"{where}{error.strerror or error}.")) from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

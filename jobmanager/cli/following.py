@@ -15,11 +15,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
 from jobmanager.cli.options import Connection, asks_server, complete_jobs, selects
-from jobmanager.cli.shown import Printer, change_text, clean, duration, job_table, log_line, progress_text
+from jobmanager.cli.shown import Printer, change_text, duration, job_table, log_line, progress_text
 from jobmanager.client import Change, Client, Job, JobProgress, LogLine
 from jobmanager.client.core import Filters
 from jobmanager.client.values import Sign, Snapshot
 from jobmanager.errors import JobManagerError
+from jobmanager.printable import clean
 from jobmanager.states import Status
 
 #: What the exit code says about a job that was waited for.

@@ -22,6 +22,8 @@ from jobmanager.states import Status
 _QUICK_SECONDS = 2.0
 _PATIENT_SECONDS = 300.0
 
+_TOKEN_HELP = "What lets you in. Better set JOBMANAGER_TOKEN: other users of the machine can see the command line."
+
 Function = Callable[..., Any]
 
 
@@ -42,7 +44,7 @@ def asks_server(function: Function) -> Function:
     """Give a command the options --url, --token and --json; it is called with a Connection and a Printer."""
 
     @click.option("--url", envvar="JOBMANAGER_URL", default=DEFAULT_URL, show_default=True, help="Where the server is.")
-    @click.option("--token", envvar="JOBMANAGER_TOKEN", metavar="TOKEN", help="What lets you in.")
+    @click.option("--token", envvar="JOBMANAGER_TOKEN", metavar="TOKEN", help=_TOKEN_HELP)
     @prints_json
     @wraps(function)
     def command(url: str, token: str | None, printer: Printer, **options: Any) -> Any:

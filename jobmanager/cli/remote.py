@@ -22,6 +22,7 @@ from jobmanager.cli.shown import Printer
 from jobmanager.client import Client, Job
 from jobmanager.client.core import Filters
 from jobmanager.errors import JobManagerError
+from jobmanager.printable import clean
 
 #: How long a command waits for what it asked, so that a halt that answered is halted.
 _WAIT_SECONDS = 10.0
@@ -180,7 +181,8 @@ def _steer(
                 jobs.append(getattr(client, verb)(job_id, wait=wait, reason=reason, **more))
             except JobManagerError as error:
                 # The others are asked all the same.
-                click.echo(f"Error: {job_id}: {error}" if len(job_ids) > 1 else f"Error: {error}", err=True)
+                why = f"{job_id}: {error}" if len(job_ids) > 1 else str(error)
+                click.echo(f"Error: {clean(why)}", err=True)
         if jobs:
             printer.jobs(jobs)
     raise SystemExit(0 if len(jobs) == len(job_ids) else 1)

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobmanager.client import Change, JobType, LogLine, Progress, Snapshot, Sweep
+from jobmanager.printable import clean
 from jobmanager.states import Status
 
 _STYLES = {
@@ -117,15 +118,6 @@ def console() -> Console:
     if sys.stdout.isatty():
         return Console()
     return Console(force_terminal=False, color_system=None, width=_PIPE_WIDTH)
-
-
-def clean(text: str) -> str:
-    r"""Return the text as a terminal may have it.
-
-    >>> clean("a\x1b[2Jb")
-    'a\\x1b[2Jb'
-    """
-    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
 
 
 def job_table(jobs: Iterable[Snapshot]) -> Table:

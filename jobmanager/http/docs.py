@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import flask_swagger_ui
 from flasgger import Swagger, swag_from
-from flask import Blueprint, current_app, jsonify, redirect, render_template
+from flask import current_app, jsonify, redirect, render_template
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from werkzeug.wrappers import Response
@@ -21,6 +21,7 @@ from jobmanager.errors import JobManagerError, RateLimited, TokensUnavailable, U
 from jobmanager.http import examples, resources, wire
 from jobmanager.http.door import address_of, called, is_open, open_to_all
 from jobmanager.http.errors import KINDS
+from jobmanager.http.requests import Files
 from jobmanager.job import Job
 from jobmanager.registry import Registry
 from jobmanager.registry import describe as description_of
@@ -252,7 +253,7 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return kept | (kinds[0] if kinds else {})
 
 
-blueprint = Blueprint(
+blueprint = Files(
     "docs",
     __name__,
     static_folder=Path(flask_swagger_ui.__file__).parent / "dist",

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar, cast
 
-from flask import Blueprint, current_app, g, request, url_for
+from flask import current_app, g, request, url_for
 from werkzeug.routing import BaseConverter
 
 from jobmanager.errors import Forbidden
+from jobmanager.http.requests import Files
 from jobmanager.http.restricted import Restricted
 from jobmanager.manager import JobManager
 from jobmanager.tokens import Role, Token, TokenFile
@@ -31,7 +32,7 @@ _OPEN = "is_open_to_all"
 _STATIC = frozenset({"static", "docs.static"})
 
 
-class Mount(Blueprint):
+class Mount(Files):
     """The whole API of one manager."""
 
     def __init__(self, manager: JobManager, name: str) -> None:

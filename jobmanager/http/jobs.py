@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from http import HTTPStatus
 from urllib.parse import urlencode
 
@@ -34,10 +33,9 @@ from jobmanager.http.problems import (
     TOO_LARGE,
     UNREADABLE,
 )
+from jobmanager.http.requests import heed_one_range
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
-
-_ONE_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
 
 
 @blueprint.post("")
@@ -234,7 +232,7 @@ def log(job_id: str) -> Response:
 def artifact(job_id: str) -> Response:
     """Download the file that a completed job made."""
     found = manager().artifact(job_id)
-    _heed_one_range()
+    heed_one_range()
     response = send_file(
         found.path,
         mimetype=found.media_type,
@@ -247,9 +245,3 @@ def artifact(job_id: str) -> Response:
         # Flask adds a character set to every text, whether it has one or not.
         response.content_type = found.media_type
     return response
-
-
-def _heed_one_range() -> None:
-    """Have any other Range than one of bytes, of a GET, ignored: RFC 9110 §14.2; Werkzeug would answer 416."""
-    if request.method != "GET" or not _ONE_RANGE.fullmatch(request.headers.get("Range", "")):
-        request.environ.pop("HTTP_RANGE", None)

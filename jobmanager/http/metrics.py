@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from flask import Blueprint, Flask, Response, g, request
+from flask import Blueprint, Flask, Response, g
 
 from jobmanager import metrics
 from jobmanager.errors import Forbidden
@@ -12,7 +12,7 @@ from jobmanager.http import examples
 from jobmanager.http.docs import Answer, describe
 from jobmanager.http.door import manager, token
 from jobmanager.http.problems import BROKEN
-from jobmanager.http.requests import route
+from jobmanager.http.requests import method, route
 
 blueprint = Blueprint("metrics", __name__)
 
@@ -29,7 +29,7 @@ def _begin() -> None:
 
 def _end(response: Response) -> Response:
     seconds = time.perf_counter() - g.get("began_at", time.perf_counter())
-    metrics.request_answered(request.method, route(), response.status_code, seconds)
+    metrics.request_answered(method(), route(), response.status_code, seconds)
     return response
 
 
@@ -53,4 +53,6 @@ def show() -> Response:
     asking = token()
     if asking is not None and asking.types is not None:
         raise Forbidden(asking.name, asking.role, "viewer of every job type")
-    return Response(manager().metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
+    response = Response(manager().metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
+    response.cache_control.no_store = True
+    return response

@@ -1,11 +1,14 @@
-"""The id of a request: in its answer, and in every line that is logged while it is answered."""
+"""What requests of every kind have: an id, names for their route and method, and a Range.
+
+The id comes back in the answer, and is in every line that is logged while the request is answered.
+"""
 
 from __future__ import annotations
 
 import re
 from functools import cache
 
-from flask import Flask, Response, g, request
+from flask import Blueprint, Flask, Response, g, request
 from uuid_utils import uuid7
 
 from jobmanager.logs import request_id
@@ -15,6 +18,12 @@ _BROUGHT = "HTTP_X_REQUEST_ID"  # where WSGI has it
 
 #: What is taken from a client: anything else could forge lines of the log.
 _SANE = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+#: Methods that are counted by name, as OpenTelemetry's conventions for HTTP list them. A client can make up any other.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+#: The name that the conventions give to every other method.
+OTHER_METHOD = "_OTHER"
+#: A Range that is served: one, of bytes.
+_ONE_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
 #: A part of a route that varies, as Flask writes it.
 _PART = re.compile(r"<(?:\w+:)?(\w+)>")
 
@@ -31,9 +40,29 @@ def route() -> str:
     return _shown(request.url_rule.rule) if request.url_rule is not None else "none"
 
 
+def method() -> str:
+    """Return the method of the request; all that HTTP does not define share one name."""
+    return request.method if request.method in _METHODS else OTHER_METHOD
+
+
 @cache
 def _shown(rule: str) -> str:
     return _PART.sub(r"{\1}", rule)
+
+
+def heed_one_range() -> None:
+    """Ignore any other Range than one of bytes, of a GET: RFC 9110 §14.2 allows it; Werkzeug would answer 416."""
+    if request.method != "GET" or not _ONE_RANGE.fullmatch(request.headers.get("Range", "")):
+        request.environ.pop("HTTP_RANGE", None)
+
+
+class Files(Blueprint):
+    """A blueprint with files, which are served whole or by one range."""
+
+    def send_static_file(self, filename: str) -> Response:
+        """Serve one of the files."""
+        heed_one_range()
+        return super().send_static_file(filename)
 
 
 def _begin() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask, Response, g, request
 
 from jobmanager import tracing
-from jobmanager.http.requests import route
+from jobmanager.http.requests import OTHER_METHOD, method, route
 
 
 def trace(app: Flask) -> None:
@@ -18,12 +18,14 @@ def trace(app: Flask) -> None:
 def _begin() -> None:
     if not tracing.is_on():
         return
-    g.tracing = tracing.request(f"{request.method} {route()}", dict(request.headers))
+    # What OpenTelemetry's conventions say for a method that HTTP does not define.
+    named = "HTTP" if method() == OTHER_METHOD else method()
+    g.tracing = tracing.request(f"{named} {route()}", dict(request.headers))
     g.span = g.tracing.__enter__()
     if g.span is not None:
         g.span.set_attributes(
             {
-                "http.request.method": request.method,
+                "http.request.method": method(),
                 "http.route": route(),
                 "url.path": request.path,
                 "jobmanager.request_id": g.request_id,

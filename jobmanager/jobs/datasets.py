@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError
 from jobmanager.errors import Fatal
 from jobmanager.jobs.dates import DateFormat
 from jobmanager.jobs.places import Place
+from jobmanager.urls import check_at_signs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -107,6 +108,10 @@ def _dataset(name: str, table: Any, folder: Path) -> Dataset:
 
 def _url(name: str, text: str, folder: Path) -> URL:
     """Return the URL; the path of a SQLite file is relative to the folder of the list."""
+    try:
+        check_at_signs(text)
+    except ValueError as error:
+        raise ValueError(f"the operator's configuration of dataset {name!r} has no usable url: {error}") from None
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):

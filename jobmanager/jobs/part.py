@@ -171,7 +171,7 @@ def in_our_words() -> Iterator[None]:
 
 
 def _open_or_make(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT, 0o666)
+    return os.open(path, flags | os.O_CREAT, 0o600)
 
 
 def sync_folder(folder: Path) -> None:

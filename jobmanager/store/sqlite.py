@@ -23,6 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import QueuePool
 
 from jobmanager.errors import ConfigError, StoreUnavailable
+from jobmanager.private import make_file, make_folder
 from jobmanager.store import census, schema
 from jobmanager.store.commits import HELD_UP, PATIENCE_SECONDS, GroupCommit
 from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, Statement, as_sqlalchemy
@@ -50,12 +51,16 @@ class Database:
     """
 
     def __init__(self, url: str, json_serializer: Any, *, clock: Callable[[], datetime] | None) -> None:
-        """Make the file's folder, open nothing else yet. Raises ConfigError if *url* names no file, OSError."""
+        """Make the file and its folder if they are missing. Does not connect.
+
+        Raises ConfigError if *url* names no file, OSError.
+        """
         file_url = make_url(url).set(drivername="sqlite")
         path = file_url.database
         if not path or path == ":memory:" or file_url.host:
             raise ConfigError("JOBMANAGER_DATABASE_URL must name a file: every process has to see the same store.")
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(path).parent)
+        make_file(Path(path))  # SQLite gives -wal and -shm the mode of this file
         self.engine = create_engine(
             file_url,
             connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
@@ -311,7 +316,7 @@ class Owners:
 
     def join(self, owner: str) -> None:
         """Add this process under that name; raises OSError."""
-        self._folder.mkdir(exist_ok=True)
+        make_folder(self._folder)
         path = self._folder / owner
         # Locked under a name that nobody looks at first: an unlocked file would be taken for that of a dead process.
         unseen = self._folder / f".{owner}"

@@ -80,6 +80,7 @@ from jobmanager.store.schema import (
     log_lines,
     to_json,
 )
+from jobmanager.urls import check_at_signs
 
 if TYPE_CHECKING:
     from jobmanager.store import postgres
@@ -1086,6 +1087,10 @@ def _progress(row: Row[Any]) -> Progress:
 
 def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database | postgres.Database:
     """Return the database, not yet connected to; raises ConfigError, which does not show the URL and its password."""
+    try:
+        check_at_signs(url)
+    except ValueError as error:
+        raise ConfigError(f"JOBMANAGER_DATABASE_URL cannot be used: {error}.") from None
     try:
         kind = make_url(url).get_backend_name()
     except (ArgumentError, ValueError):

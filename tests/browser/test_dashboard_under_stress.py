@@ -452,15 +452,22 @@ def test_a_form_that_was_filled_in_outlives_its_token(
 
 def test_text_cannot_turn_its_direction_nor_hide_in_controls(page: Page, start: Callable[..., Server]) -> None:
     server = start("mounted:app")
-    job_id = server.client.post("/ops/jobs", json={"type": "Hostile"}).json()["id"]
+    hidden = {"type": "Hostile", "labels": {"for": "a\u200b\u202eb"}}
+    job_id = server.client.post("/ops/jobs", json=hidden).json()["id"]
     page.goto(f"{server.url}/ops/?job={job_id}")
     article = page.locator("article")
     expect(status_of(article)).to_contain_text("completed")
     lines = article.locator(".line .text")
 
-    expect(lines.nth(-3)).to_have_text("red ␇ �txt.exe", use_inner_text=True)
+    expect(lines.nth(-4)).to_have_text("red ␇ �txt.exe", use_inner_text=True)
+    expect(lines.nth(-3)).to_have_text("�" * 9, use_inner_text=True)
     expect(lines.nth(-2)).to_contain_text("and 98,000 characters more")
-    expect(part(article, "Result").get_by_role("link")).to_have_text("Download �fdp.exe")
+    download = part(article, "Result").get_by_role("link")
+    expect(download).to_have_text("Download �fdp.exe")
+    expect(download).to_have_attribute("download", "�fdp.exe")
+    label = article.locator("a.label").first
+    expect(label).to_have_text("for:a��b")
+    expect(label).to_have_attribute("title", "All jobs with for:a��b")
     expect(article.locator(".card.now")).to_be_hidden()
 
 

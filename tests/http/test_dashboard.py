@@ -71,6 +71,16 @@ def test_a_browser_keeps_it_and_asks_each_time_whether_it_is_still_so(quiet: Fla
     assert caching == "no-cache"
 
 
+@pytest.mark.parametrize("path", ["/static/dashboard/app.js", "/swagger-ui/swagger-ui.css"])
+def test_a_file_is_served_by_one_range_and_whole_for_several(quiet: FlaskClient, path: str) -> None:
+    with quiet.get(path, buffered=True) as answer:
+        whole = answer.data
+    with quiet.get(path, headers={"Range": "bytes=0-3"}, buffered=True) as answer:
+        assert (answer.status_code, answer.data) == (206, whole[:4])
+    with quiet.get(path, headers={"Range": "bytes=0-3,5-6"}, buffered=True) as answer:
+        assert (answer.status_code, answer.data) == (200, whole)
+
+
 def test_what_it_loads_and_links_to_is_relative_and_there(quiet: FlaskClient, page: Page) -> None:
     assert "apidocs/" in page.addresses
     assert len(page.addresses) > 5

@@ -39,6 +39,7 @@ def samples(client: FlaskClient) -> dict[str, float]:
     response = client.get("/metrics")
     assert response.status_code == 200
     assert response.mimetype == "text/plain"
+    assert response.headers["Cache-Control"] == "no-store"
     return {
         " ".join([sample.name, *(f"{name}={value}" for name, value in sorted(sample.labels.items()))]): sample.value
         for family in text_string_to_metric_families(response.text)

@@ -51,6 +51,8 @@ class Server:
         self.settings = {"LEASE_SECONDS": LEASE_SECONDS, "CHECKPOINT_SECONDS": CHECKPOINT_SECONDS} | settings
         #: further variables, which are no settings
         self.environment: dict[str, str] = {}
+        #: a command that runs the command behind it
+        self.runner: list[str] = []
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         #: without keep-alive: each request may land in another worker
@@ -78,7 +80,8 @@ class Server:
             "PORT": str(self.port),
         }
         environment.pop("GUNICORN_CMD_ARGS", None)
-        command = [sys.executable, "-m", "gunicorn", "--pythonpath", str(Path(__file__).parent), *arguments, self._app]
+        gunicorn = [sys.executable, "-m", "gunicorn", "--pythonpath", str(Path(__file__).parent)]
+        command = [*self.runner, *gunicorn, *arguments, self._app]
         self._log_begins = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(

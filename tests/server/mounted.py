@@ -46,6 +46,7 @@ class Hostile(Job):
     def start(self) -> dict[str, str]:
         """Return the name of a file that there is not, written to be read otherwise."""
         self.log.info("\x1b[31mred\x1b[0m \a \u202etxt.exe")
+        self.log.info("\u061c\u200b\u200e\u200f\u2060\ufeff\u00ad\u009b\U000e0041")
         self.log.info("x" * 100_000)
         self.log.info("the end")
         return {"file": "fdp.exe", "filename": "\u202efdp.exe"}

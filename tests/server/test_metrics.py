@@ -99,7 +99,8 @@ def test_jobs_go_on_though_what_is_counted_cannot_be_kept(make_server: Callable[
 
     assert [len(server.told(job, "begin")) for job in jobs] == [1, 1, 1]
     assert total(server, "jobmanager_jobs", status="completed", type="Units") == 3
-    assert server.log().count("What is counted for /metrics is incomplete") == 1
+    assert total(server, "jobmanager_counts_incomplete") == 1
+    assert server.log().count("Counts are missing from /metrics") == 1
     assert "Traceback" not in server.log()
 
 

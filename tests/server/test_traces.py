@@ -100,3 +100,15 @@ def test_a_receiver_that_is_away_holds_nothing_up(
     server.signal(15)
 
     assert server.wait(15) == 0
+
+
+def test_a_made_up_method_does_not_name_a_span(make_server: Callable[..., Server], receiver: Receiver) -> None:
+    server = make_server(workers=1).start()
+
+    server.client.request("MADEUP", "/jobs")
+    server.signal(15)
+    server.wait(15)
+
+    (request,) = until(lambda: receiver.named("HTTP none"), server.log)
+    assert attributes(request)["http.request.method"] == "_OTHER"
+    assert not [span for span in receiver.spans if "MADEUP" in span.name]

@@ -71,6 +71,8 @@ def test_a_store_in_memory_is_refused_for_no_other_process_could_see_it(url: str
     [
         "postgresql://me:hunter2@db:port/jobs",
         "postgresql://me:hunter2@[::1/jobs",
+        "postgresql://me:p@hunter2@db/jobs",
+        "postgresql://me:p@ss/hunter2@db/jobs",
         "sqlite://hunter2/jobs.db",
         "mysql://me:hunter2@db/jobs",
         "hunter2",

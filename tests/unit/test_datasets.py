@@ -90,6 +90,7 @@ def test_a_field_that_is_missing_empty_or_no_text_is_named(tmp_path: Path, field
         ("one = 'secret'", "dataset 'one' lacks url, table, date_column, key"),
         (ONE.replace("sqlite:///data.db", "secret"), "has no SQLAlchemy URL in url"),
         (ONE.replace("sqlite:///data.db", "postgresql://u:secret@h:secret/d"), "has no SQLAlchemy URL in url"),
+        (ONE.replace("sqlite:///data.db", "postgresql://u:p@secret@h/d"), "dataset 'one' has no usable url: .* %40"),
         (ONE + 'date_format = "secret"', "has a date_format other than space, t, unix, native"),
         (ONE + "date_format = []", "has a date_format other than space, t, unix, native"),
         (ONE + 'password = "secret"', "has unknown keys: password"),

@@ -89,6 +89,26 @@ def test_lines_for_people_tell_it_too(lines: Lines) -> None:
     assert second.endswith(f" WARNING jobmanager.runner [job_id={JOB_ID}] read 7 rows")
 
 
+def test_no_text_can_forge_a_line_or_command_the_terminal(lines: Lines) -> None:
+    logs.set_up("console")
+    forged = "read\n2026-01-01 00:00:00,000 ERROR jobmanager forged \x1b]0;title\x07\r\x9b2J\u202e\u2028end\tof it"
+
+    logging.getLogger(f"jobmanager.jobs.{JOB_ID}").warning("%s", forged)
+    try:
+        raise ValueError("no\x1b[2J\nway")
+    except ValueError:
+        logging.getLogger("jobmanager").exception("It failed.")
+    first, second, third, *traceback = lines()
+
+    assert first.endswith(f" WARNING jobmanager.jobs.{JOB_ID} [job_id={JOB_ID}] read")
+    assert second == (
+        "    2026-01-01 00:00:00,000 ERROR jobmanager forged \\x1b]0;title\\x07\\r\\x9b2J\\u202e\\u2028end\tof it"
+    )
+    assert third.endswith(" ERROR jobmanager It failed.")
+    assert traceback[-2:] == ["    ValueError: no\\x1b[2J", "    way"]
+    assert all(line.startswith("    ") for line in traceback)
+
+
 def test_it_can_be_set_up_again_without_lines_coming_twice(lines: Lines) -> None:
     for _ in range(3):
         logs.set_up("json")

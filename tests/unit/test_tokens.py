@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import stat
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -198,6 +199,35 @@ def test_a_file_that_vanishes_lets_nobody_in_until_it_is_back(
 
     assert tokens.find(secret, now=NOW)
     assert len(caplog.records) == 1
+
+
+def test_a_failure_to_read_that_passes_is_forgotten_though_the_file_stays_as_it_is(
+    tokens: TokenFile, path: Path
+) -> None:
+    secret = tokens.add("ann", Role.ADMIN, now=NOW)
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Fewer than are open: every further one is refused, as to a server with too many clients.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(TokensUnavailable, match="Too many open files"):
+            tokens.find(secret, now=NOW)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    assert tokens.find(secret, now=NOW)
+
+
+def test_what_killed_processes_left_beside_the_file_is_removed_by_the_next_change(
+    tokens: TokenFile, path: Path
+) -> None:
+    others = {".tokens.swp", ".tokens.old.swp", "tokens.a1b2c3d4"}
+    for name in (*others, ".tokens.a1b2c3d4", ".tokens._zzzzzz9"):
+        path.with_name(name).touch()
+
+    tokens.add("ann", Role.VIEWER, now=NOW)
+
+    assert set(os.listdir(path.parent)) == {path.name} | others
 
 
 def test_an_empty_file_lets_nobody_in_either(tokens: TokenFile, path: Path) -> None:

@@ -1,7 +1,7 @@
 // The dashboard: which view the address means, and the way from one to another without loading the page again.
 
 import { showConnection } from "./connection.js";
-import { h } from "./dom.js";
+import { h, visible } from "./dom.js";
 import { tick } from "./format.js";
 import { JobPage } from "./job.js";
 import { ListPage } from "./list.js";
@@ -31,7 +31,7 @@ function enter(next) {
   const isFirst = page === null;
   page?.leave();
   page = next;
-  document.title = `${page.title} · Job manager`;
+  document.title = visible(`${page.title} · Job manager`);
   main.replaceChildren(page.element);
   if (!isFirst) main.focus(); // what had the focus is gone
 }

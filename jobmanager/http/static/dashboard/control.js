@@ -2,7 +2,7 @@
 
 import { ask, jobPath } from "./api.js";
 import { confirm, finality } from "./dialogs.js";
-import { h, setText, setTerms, terms } from "./dom.js";
+import { h, setAttribute, setText, setTerms, terms } from "./dom.js";
 import { distance, doneOf, duration, nameOf, number } from "./format.js";
 import { say, sayError } from "./notices.js";
 import { keepRefusal, refusal } from "./token.js";
@@ -43,12 +43,12 @@ export class Buttons {
   /** Show the buttons that the job's status allows. */
   update(job) {
     this.#job = job;
-    this.element.setAttribute("aria-label", `What may be asked of ${nameOf(job)}`);
+    setAttribute(this.element, "aria-label", `What may be asked of ${nameOf(job)}`);
     const isForce = canForce(job);
     this.#buttons.forEach((button, place) => {
       const action = ACTIONS[place];
       const isAllowed = LIFE[job.status].includes(action) || (action === "stop" && isForce);
-      button.setAttribute("aria-label", `${labelOf(action)}${isForce ? " by force" : ""}: ${nameOf(job)}`);
+      setAttribute(button, "aria-label", `${labelOf(action)}${isForce ? " by force" : ""}: ${nameOf(job)}`);
       if (!isAllowed && button === document.activeElement) this.#letGoOfFocus();
       button.toggleAttribute("data-absent", !isAllowed);
       button.setAttribute("aria-disabled", Boolean(this.#isAsking || refusal()));

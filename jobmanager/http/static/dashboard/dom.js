@@ -1,12 +1,18 @@
 // How the page is built and changed. Text is set as text: nothing that comes from the API is ever read as HTML.
 
-/** Characters that have no sign of their own, or turn the direction in which others are read (Trojan Source, 2021). */
-const UNSEEN = /[\0-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]/g;
+/**
+ * Control and format characters (Unicode's Cc and Cf), except newline and tab. They have no sign of their own: they hide
+ * text, or reverse the direction in which it is read (Trojan Source, 2021).
+ */
+const UNSEEN = /(?![\n\t])[\p{Cc}\p{Cf}]/gu;
 
-/** Return a text as it can be shown: a control character by its picture, what turns the direction as unreadable. */
-function visible(text) {
+/** Attributes that a browser shows, reads aloud, or names a file after. */
+const SHOWN = new Set(["title", "aria-label", "placeholder", "alt", "download"]);
+
+/** Return a text with a sign for every character that has none: its picture, or the sign for an unreadable one. */
+export function visible(text) {
   return text.replace(UNSEEN, (character) => {
-    const code = character.charCodeAt(0);
+    const code = character.codePointAt(0);
     return String.fromCharCode(code < 0x20 ? 0x2400 + code : code === 0x7f ? 0x2421 : 0xfffd);
   });
 }
@@ -17,12 +23,17 @@ export function h(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") node.addEventListener(name.slice(2), value);
     else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value != null) node.setAttribute(name, value);
+    else if (value !== false && value != null) setAttribute(node, name, value);
   }
   for (const child of children.flat()) {
     if (child != null && child !== false) node.append(typeof child === "string" ? visible(child) : child);
   }
   return node;
+}
+
+/** Set an attribute; one that is shown has no unseen characters. */
+export function setAttribute(node, name, value) {
+  node.setAttribute(name, SHOWN.has(name) ? visible(String(value)) : value);
 }
 
 /** Set the text of an element, unless it is there: what is selected in it stays selected. */

@@ -2,7 +2,7 @@
 
 import { NoAnswer, ask, jobPath } from "./api.js";
 import { showConnection } from "./connection.js";
-import { h, throttled } from "./dom.js";
+import { h, throttled, visible } from "./dom.js";
 import { JobView } from "./jobview.js";
 import { follow, isForGood } from "./live.js";
 import { LogTail } from "./log.js";
@@ -84,7 +84,7 @@ export class JobPage {
     this.#job = job;
     if (!this.#view) this.#enter(job);
     this.#view.update(job);
-    document.title = `${job.status} · ${job.type} · Job manager`;
+    document.title = visible(`${job.status} · ${job.type} · Job manager`);
   }
 
   #enter(job) {

@@ -1,7 +1,7 @@
 // One job in the list.
 
 import { Buttons } from "./control.js";
-import { h, setText } from "./dom.js";
+import { h, setAttribute, setText } from "./dom.js";
 import { distance, figures, isToCome, setTime, short } from "./format.js";
 import { alarmOf, badge, copyButton, jobLink, labelLinks, setBadge, setBar } from "./parts.js";
 
@@ -19,7 +19,7 @@ export class Row {
 
   constructor(job, { onChange }) {
     this.#badge = badge(job.status);
-    this.#bar.setAttribute("aria-label", `Progress of ${job.type} ${short(job.id)}`);
+    setAttribute(this.#bar, "aria-label", `Progress of ${job.type} ${short(job.id)}`);
     this.#buttons = new Buttons(job, { onChange });
     this.element = h(
       "tr",
@@ -48,7 +48,7 @@ export class Row {
     setText(this.#figures, figures(job));
     setText(this.#note, noteOf(job));
     this.#note.classList.toggle("error", job.status === "failed");
-    this.#note.title = job.error ?? "";
+    setAttribute(this.#note, "title", job.error ?? "");
     setTime(this.#age, job.submitted_at);
     this.#buttons.update(job);
     this.element.dataset.status = job.status;

@@ -1,0 +1,126 @@
+"""The files in which the workers of a server share their counts, with space that is allocated before it is used.
+
+prometheus_client grows these files with truncate, which allocates no space, and writes to them through mmap. If the
+volume is full by then (Docker gives /dev/shm 64 MiB), the write ends the process with SIGBUS.
+This module knows the inside of prometheus_client's MmapedDict; tests/unit/test_counts.py is pinned to its version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import values
+from prometheus_client.mmap_dict import _INITIAL_MMAP_SIZE, MmapedDict
+
+#: What a new value adds to the file beside its key: a length, padding, and two doubles.
+_OVERHEAD_BYTES = 4 + 8 + 16
+#: The suffix of an empty file that says: its process has counts that found no space in its file.
+_MISSING = ".missing"
+
+_log = logging.getLogger(__name__)
+
+
+class SharedCounts(MmapedDict):
+    """A file of counts of one process. Without space for a new count, the process keeps it in memory and tries again.
+
+    Not thread-safe: prometheus_client holds its lock around every call.
+    """
+
+    def __init__(self, filename: str) -> None:
+        """Open the file, or create it; does not raise if that fails."""
+        self._path = Path(filename)
+        self._f: Any = None
+        self._m: Any = None
+        self._positions: dict[str, int] = {}
+        #: counts that are not in the file yet
+        self._waiting: dict[str, tuple[float, float]] = {}
+        self._is_missing = False
+        try:
+            self._open()
+        except OSError as error:
+            self._say_missing(error)
+
+    def read_value(self, key: str) -> tuple[float, float]:
+        """Return a count and its timestamp; a new one begins with zeros."""
+        if key not in self._positions:
+            self.write_value(key, *self._waiting.get(key, (0.0, 0.0)))
+        if key not in self._positions:
+            return self._waiting[key]
+        value, timestamp = super().read_value(key)  # type: ignore[no-untyped-call]
+        return value, timestamp
+
+    def write_value(self, key: str, value: float, timestamp: float) -> None:
+        """Set a count, in the file if there is space."""
+        if self._waiting or key not in self._positions:
+            self._waiting[key] = value, timestamp
+            self._write_waiting()
+        else:
+            super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+
+    def _write_waiting(self) -> None:
+        try:
+            for key, (value, timestamp) in list(self._waiting.items()):
+                super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+                del self._waiting[key]
+        except OSError as error:
+            self._say_missing(error)
+            return
+        if self._is_missing:
+            self._is_missing = False
+            self._path.with_suffix(_MISSING).unlink(missing_ok=True)
+
+    def _init_value(self, key: str) -> None:
+        """Add a count to the file; raises OSError, and leaves the file as it was, if there is no space."""
+        if self._m is None:
+            self._open()
+        before = self._capacity
+        try:
+            if self._used + len(key.encode()) + _OVERHEAD_BYTES > before:
+                # The truncate that follows finds the file as long as it would make it.
+                os.posix_fallocate(self._f.fileno(), 0, 2 * before)
+            super()._init_value(key)  # type: ignore[no-untyped-call]
+        except OSError:
+            self._capacity = before
+            raise
+
+    def _open(self) -> None:
+        if not self._path.exists():
+            self._create()
+        super().__init__(str(self._path))  # type: ignore[no-untyped-call]
+
+    def _create(self) -> None:
+        """Create the file under another name first: one without its first block would break every scrape."""
+        new = self._path.with_suffix(".new")
+        try:
+            with new.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, _INITIAL_MMAP_SIZE)
+            new.rename(self._path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise
+
+    def _say_missing(self, error: OSError) -> None:
+        if self._is_missing:
+            return
+        self._is_missing = True
+        _log.error("Counts are missing from /metrics: %s cannot be written: %s.", self._path, error.strerror)
+        with contextlib.suppress(OSError):  # no entry left either: the log has it
+            self._path.with_suffix(_MISSING).touch()
+
+
+def use_allocated_files() -> None:
+    """Have prometheus_client keep the counts of this process in files with allocated space; call it before any metric.
+
+    Changes nothing where workers share no counts.
+    """
+    setattr(values, "MmapedDict", SharedCounts)  # noqa: B010 - the module does not export the name
+
+
+def incomplete_processes(folder: Path) -> int:
+    """Return how many processes have counts, or had when they ended, that are not in their files."""
+    return len({path.stem.rpartition("_")[2] for path in folder.glob(f"*{_MISSING}")})
