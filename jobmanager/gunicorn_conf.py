@@ -26,6 +26,8 @@ graceful_timeout = 30
 # Time after which a worker whose loop does not turn is killed. The loop waits for nothing, and turns every second, so
 # only a real standstill lasts as long: the interpreter's lock held by C code, or a process that is frozen.
 timeout = 120
+# No header may say under which prefix or path the application is.
+forwarder_headers = ""
 # The heartbeat of a worker; its file must not be on a disk that may be slow.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # Nothing here needs the control socket, whose path several services of one user would share.

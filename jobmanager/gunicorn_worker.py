@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import select
@@ -54,6 +55,8 @@ _COMPLAINT_SECONDS = 10.0
 _DRAIN_SECONDS = 0.05
 
 _MIB = 1024 * 1024
+_UNREADABLE = "The request is not valid HTTP/1.1."
+_BROKEN = "Something went wrong here; it was logged."
 _RECEIVE_BYTES = 64 * 1024
 
 
@@ -76,6 +79,7 @@ def _refusal(status: int, reason: str, detail: str, *headers: str) -> bytes:
 _TOO_SLOW = _refusal(408, "Request Timeout", f"The request did not arrive within {REQUEST_SECONDS:g} seconds.")
 _HEAD_TOO_LARGE = _refusal(431, "Request Header Fields Too Large", "The head of the request is larger than 64 KiB.")
 _MALFORMED = _refusal(400, "Bad Request", "The chunks of the body are malformed (RFC 9112, section 7.1).")
+_UNKNOWN_CODING = _refusal(501, "Not Implemented", "The only transfer coding that is understood is chunked.")
 _BUSY = _refusal(503, "Service Unavailable", "Other large requests are being read. Try again later.", "Retry-After: 10")
 
 
@@ -186,6 +190,24 @@ class Socket(socket.socket):
         super().close()
 
 
+class _Page(io.BytesIO):
+    """A socket, as far as gunicorn needs one, that keeps the page gunicorn sends about an error."""
+
+    def sendall(self, data: bytes) -> None:
+        self.write(data)
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    @property
+    def status(self) -> int:
+        return int(self.getvalue().split()[1])
+
+    @property
+    def reason(self) -> str:
+        return self.getvalue().splitlines()[0].split(maxsplit=2)[2].decode()
+
+
 class Connection(TConn):
     """A client's connection, and how far it is. Only the loop uses it, except while a thread answers a request."""
 
@@ -275,6 +297,7 @@ class gthread(ReleasingWorker):  # noqa: N801 - gunicorn shows this name, and ca
             Stage.LARGE: self._queue_large,
             Stage.HEAD_TOO_LARGE: partial(self._refuse, response=_HEAD_TOO_LARGE),
             Stage.MALFORMED: partial(self._refuse, response=_MALFORMED),
+            Stage.UNKNOWN_CODING: partial(self._refuse, response=_UNKNOWN_CODING),
         }
         self._spare = ThreadPoolExecutor(1, thread_name_prefix="spare")
         super().init_process()
@@ -538,6 +561,13 @@ class gthread(ReleasingWorker):  # noqa: N801 - gunicorn shows this name, and ca
             return bool(conn.parser.finish_body(deadline=deadline, max_bytes=2 * _MIB))
         except (ParseException, OSError):
             return False
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Log what gunicorn logs of a request that it cannot answer, and answer as the application would."""
+        page = _Page()
+        super().handle_error(req, page, addr, exc)
+        with contextlib.suppress(OSError):
+            client.sendall(_refusal(page.status, page.reason, _UNREADABLE if page.status < 500 else _BROKEN))
 
     # Deadlines; gunicorn calls these every second at least
 

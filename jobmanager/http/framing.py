@@ -19,7 +19,7 @@ MOST_BODY_BYTES = MIB
 _LINE_END = b"\r\n"
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
-_CODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+_CODING = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]{0,256})?\r\n")
 #: The longest line that may stand before a chunk.
@@ -39,6 +39,7 @@ class Stage(Enum):
     LARGE = "the head is here; the body is too large to be collected"
     HEAD_TOO_LARGE = "the head is longer than any head may be"
     MALFORMED = "the chunks of the body make no sense"
+    UNKNOWN_CODING = "the body has a transfer coding other than chunked"
 
 
 class Incoming:
@@ -53,6 +54,7 @@ class Incoming:
         self._body_at: int | None = None  # None: the head is not complete
         self._chunk_at = 0  # where the next chunk begins; 0: the body is not chunked
         self._end = 0  # of a body whose length is known
+        self._has_unknown_coding = False
         self._expects = False
         self.stage = Stage.PARTIAL
         #: the client waits for `100 Continue` before it sends the body; the loop sets it back when it has sent that
@@ -94,6 +96,8 @@ class Incoming:
             return Stage.HEAD_TOO_LARGE
         if self._body_at is None:
             return Stage.PARTIAL
+        if self._has_unknown_coding:
+            return Stage.UNKNOWN_CODING
         return self._walk_chunks(self._body_at) if self._chunk_at else self._stage_until(self._body_at, self._end)
 
     def _find_head(self) -> None:
@@ -107,7 +111,9 @@ class Incoming:
         head = bytes(self._data[: self._body_at])
         length = _LENGTH.search(head)
         self._end = self._body_at + (int(length[1]) if length else 0)
-        self._chunk_at = self._body_at if _CODING.search(head) else 0
+        coding = _CODING.search(head)
+        self._chunk_at = self._body_at if coding else 0
+        self._has_unknown_coding = coding is not None and coding[1].strip().lower() != b"chunked"
         self._expects = self.awaits_continue = _EXPECT.search(head) is not None
         self.is_urgent = _URGENT.match(head) is not None
 

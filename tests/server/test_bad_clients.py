@@ -183,6 +183,40 @@ def test_a_head_that_is_too_long_is_refused(make_server: MakeServer) -> None:
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /jobs HTTP/9.9\r\n" + HOST + b"\r\n", 400),
+        (b"GET /jobs HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx", 400),
+        (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 414),
+        (b"GET /jobs HTTP/1.1\r\n" + HOST + b"x: y\r\n" * 200 + b"\r\n", 431),
+        (b"POST /jobs HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n", 400),
+        (b"POST /jobs HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+    ],
+)
+def test_what_is_no_valid_http_is_refused_as_a_problem_and_leaves_no_traceback(
+    make_server: MakeServer, sent: bytes, status: int
+) -> None:
+    server = make_server(workers=1).start()
+
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(sent)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"application/problem+json" in answer
+    assert b"X-Content-Type-Options: nosniff" in answer
+    assert "Traceback" not in server.log()
+
+
+def test_a_header_cannot_name_the_prefix_of_the_application(make_server: MakeServer) -> None:
+    server = make_server(workers=1).start()
+
+    answer = server.client.get("/health/live", headers={"SCRIPT_NAME": "/x"})
+
+    assert answer.status_code in (200, 400)
+
+
 def test_slow_downloads_hold_no_thread_and_arrive_whole(make_server: MakeServer) -> None:
     server = make_server(workers=1).start("--threads", "3")
     job = server.submit("BigFile", mebibytes=8)

@@ -87,6 +87,7 @@ def test_empty_lines_before_a_request_are_ignored() -> None:
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % (MIB + 1), Stage.LARGE),
         (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (MOST_HEAD_BYTES // 6), Stage.HEAD_TOO_LARGE),
         (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (MOST_HEAD_BYTES // 6) + b"\r\n", Stage.HEAD_TOO_LARGE),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", Stage.UNKNOWN_CODING),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", Stage.MALFORMED),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;" + b"x" * 300, Stage.MALFORMED),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\r\n", Stage.MALFORMED),
