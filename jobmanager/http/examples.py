@@ -172,6 +172,7 @@ def shown(status: str, *, summary: str = "", done: int | None = None, **more: An
         "type": "Simple",
         "status": status,
         "args": {"steps": 60},
+        "shortened": [],
         "priority": 0,
         "labels": {},
         "submitted_at": _AT,

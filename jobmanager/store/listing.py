@@ -8,10 +8,10 @@ say is looked up in the others: a job's row is read only when it is shown.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import reduce
+from functools import cache, reduce
 from itertools import islice, product
 from operator import add
 from typing import Any
@@ -70,8 +70,8 @@ class Stream:
     driver: Condition
     #: where the job of an entry is named
     place: Place = _OF_JOBS
-    #: what else has to hold for a job that is shown
-    where: Sequence[Condition] = ()
+    #: returns what else has to hold for a job that is shown; built only for the way that is taken
+    where: Callable[[], Sequence[Condition]] = tuple
 
     def entries(self, selection: Selection, before: Position | None) -> Select[Any]:
         """Return the query of its entries between the times that are meant."""
@@ -89,7 +89,7 @@ class Stream:
 
     def shown(self, selection: Selection, before: Position | None, limit: int) -> Select[Any]:
         """Return the query of the first entries that are shown."""
-        return self.entries(selection, before).where(*self.where).limit(limit)
+        return self.entries(selection, before).where(*self.where()).limit(limit)
 
 
 #: Streams that have, together, every job that is meant.
@@ -223,9 +223,13 @@ def _is_there(place: Place, table: FromClause, its: Place, which: Sequence[Condi
 def _labelled(selection: Selection, name: str, types: Collection[str]) -> Stream:
     """Return the stream of jobs with one of the labels."""
     driver = and_(labels.c.name == name, labels.c.value == selection.labels[name])
-    where = [*_looked_up(selection), *_of_labels(selection, _OF_LABELS, but=name)]
-    if selection.q is not None:
-        where.append(_is_there(_OF_LABELS, jobs, _OF_JOBS, [_matches(selection.q, types)], "jobs_by_submission"))
+
+    def where() -> list[Condition]:
+        found = [*_looked_up(selection), *_of_labels(selection, _OF_LABELS, but=name)]
+        if selection.q is not None:
+            found.append(_is_there(_OF_LABELS, jobs, _OF_JOBS, [_matches(selection.q, types)], "jobs_by_submission"))
+        return found
+
     return Stream(driver=driver, place=_OF_LABELS, where=where)
 
 
@@ -241,12 +245,18 @@ def _looked_up(selection: Selection) -> Iterator[Condition]:
 
 def _searched(selection: Selection, q: str, types: Collection[str]) -> Iterator[Stream]:
     """Yield the streams of what a search finds."""
-    where = [*_of_job(selection), *_of_labels(selection, _OF_JOBS)]
+
+    @cache
+    def where() -> list[Condition]:
+        return [*_of_job(selection), *_of_labels(selection, _OF_JOBS)]
+
+    def looked_up() -> list[Condition]:
+        return [*_looked_up(selection), *_of_labels(selection, _OF_LABELS)]
+
     if len(q) >= _TIME_OF_ID:
         yield Stream(driver=_begins_with(q), where=where)
     for name, status in product(_named(q, types), sorted(selection.statuses) or list(Status)):
         yield Stream(driver=and_(jobs.c.type == name, jobs.c.status == status), where=where)
-    looked_up = [*_looked_up(selection), *_of_labels(selection, _OF_LABELS)]
     yield Stream(driver=labels.c.value == q, place=_OF_LABELS, where=looked_up)
 
 
@@ -269,9 +279,14 @@ def _named(q: str, types: Collection[str]) -> list[str]:
 
 def _of_jobs(selection: Selection, types: Collection[str]) -> Iterator[Stream]:
     """Yield the streams of jobs of the statuses and types that are meant, or of all jobs."""
-    where = [*_of_labels(selection, _OF_JOBS)]
-    if selection.q is not None:
-        where.append(_matches(selection.q, types))
+
+    @cache
+    def where() -> list[Condition]:
+        found = [*_of_labels(selection, _OF_JOBS)]
+        if selection.q is not None:
+            found.append(_matches(selection.q, types))
+        return found
+
     names = selection.types
     if selection.type is not None:
         names = frozenset({selection.type}) if names is None else names & {selection.type}
