@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from flask.testing import FlaskClient
 
 from jobmanager import JobManager, Settings
 from jobmanager.http import create_app
@@ -51,6 +52,14 @@ def _mebibytes(name: str) -> int:
     return int(line.split()[1]) // 1024
 
 
+#: What is asked where there are 60 jobs with arguments of a mebibyte.
+OF_LARGE_JOBS: dict[str, tuple[str, str, bytes]] = {
+    "a page of large jobs": ("GET", "/jobs?limit=500", b""),
+    "a search for large jobs": ("GET", "/jobs?limit=500&q=Simple&status=submitted", b""),
+    "halting large jobs": ("POST", "/jobs/halt", b'{"all": true}'),
+}
+
+
 def main() -> None:
     """Send each request to a service in this process, and print what it cost."""
     with (
@@ -60,13 +69,19 @@ def main() -> None:
         client = create_app(manager).test_client()
         client.post("/jobs/batch", json=[{"type": "Simple"}, {"type": "Export"}])  # makes what is made once
         for name, (path, make) in CASES.items():
-            body = make()
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
-            before = _mebibytes("VmRSS")
-            answer = client.post(path, data=body)
-            cost = {"status": answer.status_code, "bytes": len(answer.data), "body": len(body) // MIB}
-            print(json.dumps({"name": name, "grown": _mebibytes("VmHWM") - before} | cost))
-            sys.stdout.flush()
+            _print_cost(client, name, "POST", path, make())
+        large = b'{"type": "Simple", "args": {"note": "%s"}}' % (b"x" * (MIB - 100))
+        client.post("/jobs/batch", data=b"\n".join([large] * 60))
+        for name, (method, path, body) in OF_LARGE_JOBS.items():
+            _print_cost(client, name, method, path, body)
+
+
+def _print_cost(client: FlaskClient, name: str, method: str, path: str, body: bytes) -> None:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
+    before = _mebibytes("VmRSS")
+    answer = client.open(path, method=method, data=body)
+    cost = {"status": answer.status_code, "bytes": len(answer.data), "body": len(body) // MIB}
+    print(json.dumps({"name": name, "grown": _mebibytes("VmHWM") - before} | cost), flush=True)
 
 
 if __name__ == "__main__":

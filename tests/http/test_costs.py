@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from costs import CASES
+from costs import CASES, OF_LARGE_JOBS
 
 ROOT = Path(__file__).parents[2]
 #: The body itself is there twice while it is read, once in the test's client.
@@ -38,4 +38,13 @@ def test_a_wrong_body_costs_little_memory_and_gets_a_short_answer(costs: dict[st
 
     assert cost["status"] == 422
     assert cost["grown"] <= MOST_GROWN_MEBIBYTES + cost["body"]
+    assert cost["bytes"] <= LONGEST_ANSWER
+
+
+@pytest.mark.parametrize("name", OF_LARGE_JOBS)
+def test_large_jobs_are_listed_and_halted_without_being_read(costs: dict[str, Any], name: str) -> None:
+    cost = costs[name]
+
+    assert cost["status"] == 200
+    assert cost["grown"] <= 20
     assert cost["bytes"] <= LONGEST_ANSWER
