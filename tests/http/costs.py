@@ -52,7 +52,7 @@ def _mebibytes(name: str) -> int:
     return int(line.split()[1]) // 1024
 
 
-#: What is asked where there are 60 jobs with arguments of a mebibyte.
+#: Requests to a store with 60 jobs whose arguments have a mebibyte each: method, path, body.
 OF_LARGE_JOBS: dict[str, tuple[str, str, bytes]] = {
     "a page of large jobs": ("GET", "/jobs?limit=500", b""),
     "a search for large jobs": ("GET", "/jobs?limit=500&q=Simple&status=submitted", b""),
