@@ -158,7 +158,7 @@ def _lines_of(body: bytes, example: str) -> Iterator[list[Any]]:
 
 def _parse_lines(body: bytes, lines: list[re.Match[bytes]], example: str) -> list[Any]:
     with contextlib.suppress(Unreadable):
-        # As one array, which is read at once; a line that is no value of its own is told of by its number.
+        # As one array, which is read at once; if that fails, each line by itself, for the error to say which.
         values = list(_parse(b"[" + b",".join([line[0] for line in lines]) + b"]", example))
         if len(values) == len(lines):
             return values
