@@ -94,8 +94,8 @@ class ArrayReader:
                     raise
                 continue
             self._check_length(end)
-            # A number at the end of the text may have more digits.
-            if end == len(self._text) and self._more():
+            # Near the end of the text, a number may have more digits or an exponent: of "1e+5", "1e+" is read as 1.
+            if end > len(self._text) - _LONGEST_TOKEN and self._more():
                 continue
             self._at = end
             self._count += 1

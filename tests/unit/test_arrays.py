@@ -46,6 +46,7 @@ def read_at_once(body: bytes) -> Any:
 
 
 @given(items=st.lists(values, max_size=8), space=spaces, window=windows, is_ascii=st.booleans())
+@example(items=[1.5, 1e300, 2.5e-30], space="", window=2, is_ascii=True)
 @example(items=[123456, -0.5e10, "\U0001f642", True], space="", window=1, is_ascii=True)
 def test_items_are_the_same_whatever_the_size_of_a_part(
     items: list[Any], space: str, window: int, is_ascii: bool
