@@ -16,6 +16,7 @@
     ├── TokensUnavailable      the file of tokens cannot be used, so that nobody can be let in
     ├── QueueFull              too many jobs wait; come back later
     ├── TooManyStreams         too many clients follow what happens; come back later
+    ├── BatchUnderWay          another batch is read and stored; come back later
     └── StoreUnavailable       the store does not answer; come back later
     Fatal                      raised by a job's code: do not try again
 
@@ -156,6 +157,15 @@ class TooManyStreams(JobManagerError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"{limit} streams are open, which is as many as there may be. Try again later.")
+
+
+class BatchUnderWay(JobManagerError):
+    """This process reads and stores another batch; one at a time is as many as its memory has room for."""
+
+    retry_after_seconds = 5
+
+    def __init__(self) -> None:
+        super().__init__("Another batch is being stored. Try again later.")
 
 
 class StoreUnavailable(JobManagerError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import wraps
 from pathlib import Path
@@ -54,7 +54,8 @@ _PAGE_SIZE = 500
 #: What every database keeps as a whole number.
 _LARGEST_INTEGER = 2**31 - 1
 
-_MOST_LABELS = 32
+#: How many labels a job has, at most.
+MOST_LABELS = 32
 _LONGEST_LABEL = 255
 _LONGEST_KEY = 255
 
@@ -213,7 +214,7 @@ class JobManager:
         return job
 
     @_counted
-    def submit_all(self, submissions: Sequence[Submission], *, actor: str = "embedder") -> list[str]:
+    def submit_all(self, submissions: Iterable[Submission], *, actor: str = "embedder") -> list[str]:
         """Store many jobs, all or none, and return their ids; they are durable when this returns.
 
         Raises what `submit` raises; the field of an InvalidRequest begins with the number of the submission, from 0.
@@ -226,7 +227,11 @@ class JobManager:
 
     @_counted
     def find(self, selection: Selection, *, before: Position | None = None, limit: int = 100) -> Page:
-        """Return jobs in the order of submission, the newest first, up to *limit*; raises StoreUnavailable."""
+        """Return jobs in the order of submission, the newest first, up to *limit*; raises StoreUnavailable.
+
+        What is large in them is left out, and named by JobRecord.shortened: `get` returns the whole job. The cursor is
+        left out of each. Jobs that are large all the same make the page shorter.
+        """
         return self._opened().find(selection, tuple(self.types), before=before, limit=limit)
 
     @_counted
@@ -467,27 +472,28 @@ class JobManager:
         how = {"statuses": selection.statuses, "actor": actor, "reason": reason, "is_forced": is_forced}
         changed: list[str] = []
         unchanged: dict[str, str] = {}
+        reasons: dict[str, str] = {}  # each kept once: a hundred thousand jobs may have the same
         for begin in range(0, len(ids), _SWEEP_SIZE):
             some = dict(zip(ids[begin : begin + _SWEEP_SIZE], run_ats, strict=False))
             for job_id, came in self._apply_to_each(some, action, **how).items():
-                if isinstance(came, NotAllowed):
-                    unchanged[job_id] = str(came)
-                elif came is None:
-                    unchanged[job_id] = "It is not one of those any more."
-                elif came.change is None:
-                    unchanged[job_id] = f"It is {came.job.status} already."
-                else:
+                reason = _why_unchanged(came)
+                if reason is None:
                     changed.append(job_id)
+                else:
+                    unchanged[job_id] = reasons.setdefault(reason, reason)
         return Sweep(changed=changed, unchanged=unchanged)
 
     def _ids_of(self, selection: Selection) -> Iterator[str]:
         before: Position | None = None
         while True:
-            page = self.find(selection, before=before, limit=_PAGE_SIZE)
-            yield from (job.id for job in page.jobs)
-            if page.next is None:
+            ids, before = self._find_ids(selection, before)
+            yield from ids
+            if before is None:
                 return
-            before = page.next
+
+    @_counted
+    def _find_ids(self, selection: Selection, before: Position | None) -> tuple[list[str], Position | None]:
+        return self._opened().find_ids(selection, tuple(self.types), before=before, limit=_PAGE_SIZE)
 
     @_counted
     def _apply_to_each(
@@ -548,6 +554,15 @@ class JobManager:
         return engine
 
 
+def _why_unchanged(came: Applied | NotAllowed | None) -> str | None:
+    """Return why a bulk request left a job as it was; None if it changed the job."""
+    if isinstance(came, NotAllowed):
+        return str(came)
+    if came is None:
+        return "It is not one of those any more."
+    return f"It is {came.job.status} already." if came.change is None else None
+
+
 def _shutting_down() -> StoreUnavailable:
     return StoreUnavailable("The service is shutting down. Try again later.")
 
@@ -575,8 +590,8 @@ def _check(new: NewJob) -> None:
 
 
 def _check_labels(labels: dict[str, str]) -> None:
-    if len(labels) > _MOST_LABELS:
-        raise InvalidRequest(f"A job has at most {_MOST_LABELS} labels.", field="labels")
+    if len(labels) > MOST_LABELS:
+        raise InvalidRequest(f"A job has at most {MOST_LABELS} labels.", field="labels")
     for name, value in labels.items():
         if not isinstance(value, str) or max(len(name), len(value)) > _LONGEST_LABEL:
             raise InvalidRequest(

@@ -21,6 +21,9 @@ from jobmanager.states import Action, Status
 #: How often `clean` is tried before the job is shown as failed; a stop asked again starts anew.
 CLEAN_ATTEMPTS = 5
 
+#: How large args, result and details may be, as JSON, for a list to show them.
+MOST_LISTED_BYTES = 4096
+
 JSON = Any
 
 # Made once: json.dumps makes an encoder at every call that asks for anything unusual.
@@ -131,6 +134,8 @@ class JobRecord(Worked):
     is_forced: bool
     #: the span of the request that submitted it (W3C Trace Context), if there was one
     traceparent: str | None = None
+    #: names of the fields that a list leaves empty because they are larger than MOST_LISTED_BYTES
+    shortened: tuple[str, ...] = ()
 
     def has_begun(self) -> bool:
         """Tell whether any attempt was ever made."""

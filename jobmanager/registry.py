@@ -6,18 +6,30 @@ Knows classes only; makes no jobs and starts nothing.
 from __future__ import annotations
 
 import inspect
+import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
+from itertools import islice
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from jobmanager.config import Settings
-from jobmanager.errors import InvalidRequest, UnknownType
+from jobmanager.errors import Fault, InvalidRequest, UnknownType
 from jobmanager.job import Job
 
 ENTRY_POINT_GROUP = "jobmanager.jobs"
+
+#: How many of the faults of a request are reported.
+MOST_FAULTS = 100
+#: How long these may be in all. Names of fields, which are as long as a client makes them, weigh more: an answer names
+#: each of them twice, escaped.
+_LONGEST_FAULTS = 20_000
+_WEIGHT_OF_NAMES = 6
+#: How long each name in a path, and each text, may be.
+_LONGEST_NAME = 100
+_LONGEST_TEXT = 1000
 
 JobType = TypeVar("JobType", bound=type[Job])
 
@@ -104,24 +116,65 @@ def parse_args(job_type: type[Job], args: dict[str, Any], settings: Settings) ->
 
 
 def invalid(error: ValidationError, *, under: tuple[str | int, ...] = ()) -> InvalidRequest:
-    """Return our error for what pydantic found; what was validated is the part *under* of the request."""
-    faults = [((*under, *problem["loc"]), _text(problem["msg"])) for problem in error.errors(include_url=False)]
-    field = ".".join(str(part) for part in faults[0][0])
-    return InvalidRequest(explain(error), field=field, faults=faults)
+    """Return our error for what pydantic found; what was validated is the part *under* of the request.
+
+    Reports the first faults only: at most MOST_FAULTS, and how many more there are.
+    """
+    faults = first_faults(faults_of(error))
+    text = sentence_of(faults)
+    if (more := error.error_count() - len(faults)) > 0:
+        text += f"; and {more} more"
+    return refusal_of([((*under, *where), fault) for where, fault in faults], text)
 
 
-def explain(error: ValidationError) -> str:
-    """Return one sentence that says what is wrong, without repeating what was sent.
+def refusal_of(faults: list[Fault], message: str) -> InvalidRequest:
+    """Return the error that reports these faults; its field is that of the first."""
+    return InvalidRequest(message, field=".".join(map(str, faults[0][0])), faults=faults)
+
+
+def first_faults(faults: Iterable[Fault]) -> list[Fault]:
+    """Return as many of the faults, at least one and at most MOST_FAULTS, as an answer has room for."""
+    found: list[Fault] = []
+    length = 0
+    for where, text in islice(faults, MOST_FAULTS):
+        path = tuple(_shortened(part, _LONGEST_NAME) for part in where)
+        shown = _shortened(text, _LONGEST_TEXT)
+        length += len(shown) + _WEIGHT_OF_NAMES * sum(len(str(part)) for part in path)
+        if found and length > _LONGEST_FAULTS:
+            break
+        found.append((path, shown))
+    return found
+
+
+def sentence_of(faults: list[Fault]) -> str:
+    """Return one sentence that says what is wrong, without repeating what was sent."""
+    return "; ".join(f"{'.'.join(map(str, where))}: {text}" if where else text for where, text in faults)
+
+
+def faults_of(error: ValidationError) -> Iterator[Fault]:
+    """Yield the first MOST_FAULTS faults that pydantic found.
 
     Source of the messages: pydantic; "Value error, " is its prefix to what our own validators say.
     """
-    problems = []
-    for problem in error.errors(include_url=False, include_input=False):
-        where = ".".join(str(part) for part in problem["loc"])
-        text = _text(problem["msg"])
-        problems.append(f"{where}: {text}" if where else text)
-    return "; ".join(problems)
+    for problem in _first_problems(error):
+        yield tuple(problem["loc"]), problem["msg"].removeprefix("Value error, ")
 
 
-def _text(message: str) -> str:
-    return message.removeprefix("Value error, ")
+def _first_problems(error: ValidationError) -> Iterator[Mapping[str, Any]]:
+    """Yield the first MOST_FAULTS errors as pydantic describes them.
+
+    Pydantic has no limit of its own: one dict for each of 100,000 errors takes 100 MB, as JSON they take a tenth.
+    """
+    if error.error_count() <= MOST_FAULTS:
+        yield from error.errors(include_url=False, include_context=False, include_input=False)
+        return
+    text = error.json(include_url=False, include_context=False, include_input=False)
+    decode, end = json.JSONDecoder().raw_decode, 0
+    for _ in range(MOST_FAULTS):
+        problem, end = decode(text, end + 1)  # behind the bracket, or the comma
+        yield problem
+
+
+def _shortened(value: Any, longest: int) -> Any:
+    """Return a text cut to *longest* characters; a number stays as it is."""
+    return f"{value[:longest]}…" if isinstance(value, str) and len(value) > longest else value

@@ -70,6 +70,8 @@ class Snapshot(Value):
     type: str
     status: Status
     args: dict[str, Any]
+    #: which of args, details and result a list has left out because they are large: `get` returns them
+    shortened: list[str] = []
     #: higher is claimed first
     priority: int
     labels: dict[str, str]

@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from werkzeug.datastructures import MultiDict
 
-from jobmanager.errors import InvalidRequest, Unreadable
-from jobmanager.registry import invalid
+from jobmanager.errors import Fault, InvalidRequest, Unreadable
+from jobmanager.http.arrays import ArrayReader, ItemTooLong
+from jobmanager.registry import faults_of, first_faults, invalid, refusal_of, sentence_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -22,7 +24,17 @@ Model = TypeVar("Model", bound=BaseModel)
 #: which is less where the stack is deeper: what one thread could write, another could not read.
 MAX_DEPTH = 100
 
+#: How many jobs a batch has, at most, and how many characters each of them: as many as a body with one job has bytes.
+MOST_JOBS = 100_000
+LONGEST_JOB = 1024 * 1024
+#: Lines, and bytes of them, that are read together.
+_MOST_LINES = 1000
+_WINDOW = 256 * 1024
+
 _EXPONENT = re.compile(rb"\d[eE]")
+_BEGIN_OF_ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\[")
+#: A line of NDJSON that is not blank, without the white space before it.
+_LINE = re.compile(rb"[^ \t\r\n][^\r\n]*")
 _TOO_DEEP = f"arrays and objects in it lie more than {MAX_DEPTH} deep in each other"
 
 
@@ -35,18 +47,25 @@ def parse_object(body: bytes, example: str) -> dict[str, Any]:
 
 
 def parse_many(body: bytes, example: str) -> list[Any]:
-    """Return the values of a JSON array, or of NDJSON: one a line; raises Unreadable."""
-    if body.lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"["):
-        return list(_parse(body, example))
-    lines = {number: line for number, line in enumerate(body.splitlines(), 1) if line.strip()}
-    if not lines:
+    """Return the values of a JSON array, or of NDJSON: one a line.
+
+    Raises Unreadable, and InvalidRequest if there are more than MOST_JOBS or one is longer than LONGEST_JOB. Reads a
+    part at a time, and nothing behind the value that is one too many: neither costs more than the values it returns.
+    """
+    values: list[Any] = []
+    is_array = _BEGIN_OF_ARRAY.match(body) is not None
+    try:
+        for some in _items_of(body, example) if is_array else _lines_of(body, example):
+            values += some
+            if len(values) > MOST_JOBS:
+                text = f"A batch has at most {MOST_JOBS} jobs. Send the rest in another batch."
+                raise InvalidRequest(text, field=str(MOST_JOBS))
+    except ItemTooLong as error:
+        text = f"A job of a batch has at most {LONGEST_JOB} characters."
+        raise InvalidRequest(text, field=str(error.number)) from None
+    if not values and not is_array:
         raise Unreadable(f"The body is empty. Each line of it, or each part of an array, looks like this: {example}.")
-    with contextlib.suppress(Unreadable):
-        # As one array, which is read at once; a line that is no value of its own is told of by its number.
-        values = list(_parse(b"[" + b",".join(lines.values()) + b"]", example))
-        if len(values) == len(lines):
-            return values
-    return [_parse(line, example, line_number=number) for number, line in lines.items()]
+    return values
 
 
 def validated(model: type[Model], value: Any) -> Model:
@@ -55,6 +74,34 @@ def validated(model: type[Model], value: Any) -> Model:
         return model.model_validate(value)
     except ValidationError as error:
         raise invalid(error) from None
+
+
+def validated_each(model: type[Model], values: list[Any]) -> Iterator[Model]:
+    """Yield each value as the model has it, and let go of it: it is needed no more.
+
+    Raises InvalidRequest that names the fields that are wrong, each behind the number of its value; looks for no more
+    faults than it reports.
+    """
+    for number, value in enumerate(values):
+        try:
+            good = model.model_validate(value)
+        except ValidationError:
+            found = _faults_in(model, values, number)
+            faults = first_faults(found)
+            more = "; and more" if next(found, None) else ""
+            raise refusal_of(faults, sentence_of(faults) + more) from None
+        values[number] = None
+        yield good
+
+
+def _faults_in(model: type[Model], values: list[Any], begin: int) -> Iterator[Fault]:
+    """Yield what is wrong with the values from that number on."""
+    for number in range(begin, len(values)):
+        try:
+            model.model_validate(values[number])
+        except ValidationError as error:
+            for where, text in faults_of(error):
+                yield (number, *where), text
 
 
 def parse_query(model: type[Model], query: MultiDict[str, str]) -> Model:
@@ -81,20 +128,76 @@ def kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
+def _items_of(body: bytes, example: str) -> Iterator[list[Any]]:
+    """Yield the items of a JSON array, some at a time; raises Unreadable, ItemTooLong."""
+    reader = ArrayReader(body, _decoder, longest=LONGEST_JOB)
+    try:
+        for some in reader:
+            _check(some, has_escapes=reader.has_escapes, has_exponents=reader.has_exponents)
+            yield some
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(error, example) from None
+
+
+def _lines_of(body: bytes, example: str) -> Iterator[list[Any]]:
+    """Yield the values of NDJSON, some at a time; raises Unreadable, ItemTooLong."""
+    some: list[re.Match[bytes]] = []
+    size = 0
+    for number, line in enumerate(_LINE.finditer(body)):
+        length = line.end() - line.start()
+        if length > LONGEST_JOB:
+            raise ItemTooLong(number)
+        some.append(line)
+        size += length
+        if len(some) == _MOST_LINES or size > _WINDOW:
+            yield _parse_lines(body, some, example)
+            some, size = [], 0
+    if some:
+        yield _parse_lines(body, some, example)
+
+
+def _parse_lines(body: bytes, lines: list[re.Match[bytes]], example: str) -> list[Any]:
+    with contextlib.suppress(Unreadable):
+        # As one array, which is read at once; if that fails, each line by itself, for the error to say which.
+        values = list(_parse(b"[" + b",".join([line[0] for line in lines]) + b"]", example))
+        if len(values) == len(lines):
+            return values
+    return [_parse_line(body, line, example) for line in lines]
+
+
+def _parse_line(body: bytes, line: re.Match[bytes], example: str) -> Any:
+    try:
+        return _parse(line[0], example)
+    except Unreadable:
+        # Lines are counted only now, for the message: to count them for each line would take quadratic time.
+        end = line.start()
+        number = 1 + body.count(b"\n", 0, end) + body.count(b"\r", 0, end) - body.count(b"\r\n", 0, end)
+        return _parse(line[0], example, line_number=number)
+
+
 def _parse(body: bytes, example: str, *, line_number: int | None = None) -> Any:
     try:
-        value = _decode(body.decode("utf-8-sig"))
-        if b"\\u" in body:
-            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can be written, but not stored
-        if _is_deeper(value, MAX_DEPTH):
-            raise RecursionError
-        if _EXPONENT.search(body):
-            json.dumps(value, allow_nan=False)  # 1e999 is read as infinity
+        value = _decoder.decode(body.decode("utf-8-sig"))
+        _check(value, has_escapes=b"\\u" in body, has_exponents=_EXPONENT.search(body) is not None)
     except (ValueError, RecursionError) as error:
-        where = "The body" if line_number is None else f"Line {line_number} of the body"
-        fault = _fault(error, is_line=line_number is not None)
-        raise Unreadable(f"{where} cannot be read: {fault}. It looks like this: {example}.") from None
+        raise _unreadable(error, example, line_number=line_number) from None
     return value
+
+
+def _check(value: Any, *, has_escapes: bool, has_exponents: bool) -> None:
+    """Raise ValueError or RecursionError if the value can be read, but not stored."""
+    if has_escapes:
+        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can be written, but not stored
+    if _is_deeper(value, MAX_DEPTH):
+        raise RecursionError
+    if has_exponents:
+        json.dumps(value, allow_nan=False)  # 1e999 is read as infinity
+
+
+def _unreadable(error: Exception, example: str, *, line_number: int | None = None) -> Unreadable:
+    where = "The body" if line_number is None else f"Line {line_number} of the body"
+    fault = _fault(error, is_line=line_number is not None)
+    return Unreadable(f"{where} cannot be read: {fault}. It looks like this: {example}.")
 
 
 def _refuse_constant(name: str) -> None:
@@ -102,7 +205,7 @@ def _refuse_constant(name: str) -> None:
 
 
 #: Made once: json.loads makes a decoder at every call that asks for anything unusual.
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 class _Constant(ValueError):

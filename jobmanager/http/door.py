@@ -43,6 +43,8 @@ class Mount(Files):
         self.tokens = None if tokens is None else TokenFile(tokens)
         #: places of requests that have themselves kept waiting: each takes a thread, and some must be left for others
         self.waits = threading.BoundedSemaphore(MOST_WAITS)
+        #: held while a batch is read and stored: two of them at once might not fit into memory
+        self.batch = threading.Lock()
         #: the OpenAPI description, by the name under which the blueprint is registered
         self.specifications: dict[str, dict[str, Any]] = {}
 

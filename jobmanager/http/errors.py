@@ -16,6 +16,7 @@ from flask import Blueprint, Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, default_exceptions
 
 from jobmanager.errors import (
+    BatchUnderWay,
     Conflict,
     Forbidden,
     InvalidRequest,
@@ -36,6 +37,8 @@ from jobmanager.errors import (
 
 #: The field of a submission that comes as a header.
 IDEMPOTENCY_KEY = "idempotency_key"
+#: The header of a request that changes a job which names the versions it may change.
+IF_MATCH = "If-Match"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ KINDS: dict[type[JobManagerError], Kind] = {
     TokensUnavailable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "tokens-unavailable"),
     QueueFull: Kind(HTTPStatus.TOO_MANY_REQUESTS, "queue-full"),
     TooManyStreams: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "too-many-streams"),
+    BatchUnderWay: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "batch-under-way"),
     StoreUnavailable: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "store-unavailable"),
 }
 
@@ -138,7 +142,7 @@ def _problem(error: Exception, status: HTTPStatus, text: str) -> dict[str, Any]:
 
 
 def _fault(path: tuple[str | int, ...], text: str) -> dict[str, str]:
-    if request.method in ("GET", "HEAD") or path[0] == IDEMPOTENCY_KEY:
+    if request.method in ("GET", "HEAD") or path[0] in (IDEMPOTENCY_KEY, IF_MATCH):
         return {"parameter": str(path[0]), "detail": text}
     # RFC 6901 §3 and §6: ~ and / are escaped, and a pointer in a fragment is percent-encoded.
     parts = (quote(str(part).replace("~", "~0").replace("/", "~1")) for part in path)
@@ -146,7 +150,7 @@ def _fault(path: tuple[str | int, ...], text: str) -> dict[str, str]:
 
 
 def _add_headers(response: Response, error: Exception) -> None:
-    if isinstance(error, (QueueFull, RateLimited, StoreUnavailable, TokensUnavailable, TooManyStreams)):
+    if isinstance(error, (BatchUnderWay, QueueFull, RateLimited, StoreUnavailable, TokensUnavailable, TooManyStreams)):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, Unauthenticated):
         # RFC 6750 §3: no error code for a request that carries no token.

@@ -125,6 +125,7 @@ QUEUE_FULL = "The queue is full: 1000000 jobs are waiting. Try again later."
 NO_JOB = f"There is no job '{JOB_ID}'."
 NO_FILE = f"Job {JOB_ID} has no file; it is running."
 NO_STORE = "The store does not answer. Nothing was changed; try again later."
+BATCH_UNDER_WAY = "Another batch is being stored. Try again later."
 TOO_MANY_STREAMS = "8 streams are open, which is as many as there may be. Try again later."
 BROKEN = "Something went wrong here; it was logged."
 
@@ -171,6 +172,7 @@ def shown(status: str, *, summary: str = "", done: int | None = None, **more: An
         "type": "Simple",
         "status": status,
         "args": {"steps": 60},
+        "shortened": [],
         "priority": 0,
         "labels": {},
         "submitted_at": _AT,

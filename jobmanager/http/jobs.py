@@ -10,7 +10,7 @@ from werkzeug.wrappers import Response
 
 from jobmanager.errors import UnknownJob
 from jobmanager.http import bodies, examples, resources
-from jobmanager.http.answers import render, render_job
+from jobmanager.http.answers import batch_at_a_time, render, render_job
 from jobmanager.http.docs import (
     ON_A_JOB,
     Answer,
@@ -27,6 +27,7 @@ from jobmanager.http.problems import (
     FOREIGN,
     INVALID,
     INVALID_QUERY,
+    NO_BATCH,
     NO_JOB,
     NO_STORE,
     QUEUE_FULL,
@@ -82,7 +83,9 @@ def submit() -> Response:
 @describe(
     name="submit_jobs",
     tag="jobs",
-    text="All of them are stored, or none. A JSON array, or one object a line (NDJSON); up to 64 MiB.",
+    text="All of them are stored, or none. A JSON array, or one object a line (NDJSON): up to 100,000 jobs of 1 MiB "
+    "each, 64 MiB in all. A process stores one batch at a time: another one waits for up to five seconds, and is then "
+    "answered with 503.",
     body=(resources.Batch, examples.BATCH),
     answers={
         202: Answer(text="All jobs are stored and will run.", model=resources.Ids, examples=examples.IDS),
@@ -92,14 +95,17 @@ def submit() -> Response:
         422: INVALID,
         429: QUEUE_FULL,
         500: BROKEN,
-        503: NO_STORE,
+        503: NO_BATCH,
     },
 )
 def submit_batch() -> Response:
     """Submit many jobs at once."""
-    values = bodies.parse_many(request.get_data(), examples.NEW_JOB)
-    batch = bodies.validated(resources.Batch, values).root
-    ids = manager().submit_all([asked.submission() for asked in batch], actor=actor())
+    body = request.get_data(cache=False)
+    with batch_at_a_time():
+        values = bodies.parse_many(body, examples.NEW_JOB)
+        del body
+        batch = bodies.validated_each(resources.NewJob, values)
+        ids = manager().submit_all((asked.submission() for asked in batch), actor=actor())
     return render(resources.Ids(ids=ids), HTTPStatus.ACCEPTED)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from http import HTTPStatus
 
 from jobmanager.errors import (
+    BatchUnderWay,
     InvalidRequest,
     NotAllowed,
     Outdated,
@@ -56,6 +57,15 @@ QUEUE_FULL = problem(
 )
 BROKEN = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "A mistake of the service; it is in its log.", examples.BROKEN)
 NO_STORE = problem(StoreUnavailable, "The store does not answer.", examples.NO_STORE, headers=["Retry-After"])
+_BATCH_UNDER_WAY = problem(BatchUnderWay, "", examples.BATCH_UNDER_WAY)
+NO_BATCH = replace(
+    NO_STORE,
+    text="This process stores another batch, or the store does not answer.",
+    examples={
+        "store": NO_STORE.examples["problem"] | {"summary": "The store is away"},
+        "batch": _BATCH_UNDER_WAY.examples["problem"] | {"summary": "Another batch is under way"},
+    },
+)
 _TOO_MANY_STREAMS = problem(TooManyStreams, "", examples.TOO_MANY_STREAMS)
 NO_STREAM = replace(
     NO_STORE,

@@ -22,13 +22,26 @@ from pydantic import (
     Field,
     RootModel,
     Strict,
+    StringConstraints,
     field_validator,
 )
 
 from jobmanager.errors import InvalidRequest
+from jobmanager.http.bodies import MOST_JOBS
 from jobmanager.job import Job
-from jobmanager.manager import JobManager
-from jobmanager.records import Change, JobRecord, LogLine, Page, Position, Progress, Selection, Submission, Sweep
+from jobmanager.manager import MOST_LABELS, JobManager
+from jobmanager.records import (
+    MOST_LISTED_BYTES,
+    Change,
+    JobRecord,
+    LogLine,
+    Page,
+    Position,
+    Progress,
+    Selection,
+    Submission,
+    Sweep,
+)
 from jobmanager.registry import describe, type_name
 from jobmanager.states import FINAL, Action, Status, allowed
 
@@ -36,7 +49,13 @@ from jobmanager.states import FINAL, Action, Status, allowed
 _LARGEST_SEQ = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_LOST_PLUS = re.compile(r"(T\d\d:\d\d\S*) (\d\d:\d\d)$", re.ASCII)
+_LOST_PLUS = re.compile(r"(T\d\d:\d\d[\d:.]*) (\d\d:\d\d)$", re.ASCII)
+#: How an RFC 3339 time begins; pydantic alone would also take a number, or its digits, for seconds since 1970.
+_BEGIN_OF_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
+_LONGEST_TIME = 64
+#: Of cursors and numbers of events, which the server makes: a longer one is not one of its own.
+_LONGEST_TOKEN = 64
+_LONGEST_NAME = 255
 
 
 def _in_utc(at: datetime) -> datetime:
@@ -46,9 +65,20 @@ def _in_utc(at: datetime) -> datetime:
         raise ValueError("it is out of range in UTC") from None
 
 
-def _with_plus(value: Any) -> Any:
+def _check_time(value: Any) -> str:
+    """Return the text of a time; raises ValueError before anything slower than a look at its beginning is done."""
+    if not isinstance(value, str):
+        raise ValueError("a time is a string in RFC 3339, as in 2024-03-09T12:30:00Z")
+    if len(value) > _LONGEST_TIME:
+        raise ValueError(f"a time has at most {_LONGEST_TIME} characters")
+    if not _BEGIN_OF_TIME.match(value):
+        raise ValueError("a time is given in RFC 3339, as in 2024-03-09T12:30:00Z")
+    return value
+
+
+def _with_plus(text: str) -> str:
     """Return a time whose + a query turned into a space, as in `?submitted_after=$(date -Iseconds)`."""
-    return _LOST_PLUS.sub(r"\1+\2", value) if isinstance(value, str) else value
+    return _LOST_PLUS.sub(r"\1+\2", text)
 
 
 def _as_list(value: Any) -> Any:
@@ -90,10 +120,19 @@ def _say_which(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [{"properties": {name: needed}, "required": [name]} for name, needed in given.items()]
 
 
-Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-AskedTime = Annotated[Time, BeforeValidator(_with_plus)]
-Label = Annotated[str, AfterValidator(_check_label), Field(json_schema_extra={"pattern": "^[^:]+:"})]
+# Of validators that come before, the last one runs first.
+Time = Annotated[AwareDatetime, AfterValidator(_in_utc), BeforeValidator(_check_time)]
+#: A time in a query, in which a + stands for a space.
+QueryTime = Annotated[AwareDatetime, AfterValidator(_in_utc), BeforeValidator(_with_plus), BeforeValidator(_check_time)]
+TypeName = Annotated[str, StringConstraints(max_length=_LONGEST_NAME)]
+Label = Annotated[
+    str,
+    StringConstraints(max_length=2 * _LONGEST_NAME + 1),
+    AfterValidator(_check_label),
+    Field(json_schema_extra={"pattern": "^[^:]+:"}),
+]
 Whole = Annotated[int, Strict()]
+Seconds = Annotated[float, Strict()]
 Truth = Annotated[bool, Strict()]
 
 
@@ -106,18 +145,20 @@ class Strictly(BaseModel):
 class NewJob(Strictly):
     """A job to run."""
 
-    type: str = Field(description="The name of the job type.")
+    type: TypeName = Field(description="The name of the job type.")
     args: dict[str, Any] = Field(default_factory=dict, description="The arguments of the job type.")
     priority: Whole = Field(0, ge=-(2**31), lt=2**31, description="Higher is claimed first.")
     run_at: Time | None = Field(None, description="Not before this time (RFC 3339, with its time zone).")
     max_attempts: Whole | None = Field(
         None, ge=1, lt=2**31, description="Tries in all before a failure is final; null: as the type says."
     )
-    timeout_seconds: float | None = Field(
+    timeout_seconds: Seconds | None = Field(
         None, gt=0, allow_inf_nan=False, description="Most time one attempt may run; null: as the type says."
     )
     labels: dict[str, str] = Field(
-        default_factory=dict, description="Names and values of your own, to find jobs by. A name has no colon."
+        default_factory=dict,
+        max_length=MOST_LABELS,
+        description="Names and values of your own, to find jobs by. A name has no colon.",
     )
 
     def submission(self) -> Submission:
@@ -125,7 +166,7 @@ class NewJob(Strictly):
         return Submission(**self.__dict__)
 
 
-class Batch(RootModel[list[NewJob]]):
+class Batch(RootModel[Annotated[list[NewJob], Field(max_length=MOST_JOBS)]]):
     """Jobs to run."""
 
 
@@ -133,17 +174,22 @@ class Filter(Strictly):
     """Which jobs are meant: those of which all holds that is given."""
 
     status: Annotated[list[Status], BeforeValidator(_as_list)] = Field(
-        default_factory=list, min_length=1, description="Any of these statuses.", json_schema_extra=_or_one
+        default_factory=list,
+        min_length=1,
+        max_length=len(Status),
+        description="Any of these statuses.",
+        json_schema_extra=_or_one,
     )
-    type: str | None = Field(None, description="The name of the job type.")
+    type: TypeName | None = Field(None, description="The name of the job type.")
     label: Annotated[list[Label], BeforeValidator(_as_list)] = Field(
         default_factory=list,
         min_length=1,
+        max_length=MOST_LABELS,
         description="A label that the job has, as `name:value`; of several, all of them.",
         json_schema_extra=_or_one,
     )
-    submitted_after: AskedTime | None = Field(None, description="Submitted at this time or later (RFC 3339).")
-    submitted_before: AskedTime | None = Field(None, description="Submitted before this time (RFC 3339).")
+    submitted_after: Time | None = Field(None, description="Submitted at this time or later (RFC 3339).")
+    submitted_before: Time | None = Field(None, description="Submitted before this time (RFC 3339).")
     q: str | None = Field(
         None,
         min_length=1,
@@ -169,13 +215,26 @@ class ListQuery(Filter):
     """The parameters of a list of jobs."""
 
     # Lists, as in Filter, for the parser of queries to see that they may be given several times.
-    status: list[Status] = Field(default_factory=list, description="Any of these statuses; may be given several times.")
-    label: list[Label] = Field(
-        default_factory=list, description="A label as `name:value`; may be given several times, then all have to hold."
+    status: list[Status] = Field(
+        default_factory=list,
+        max_length=len(Status),
+        description="Any of these statuses; may be given several times.",
     )
-    limit: int = Field(50, ge=1, le=500, description="How many jobs a page has, at most.")
+    label: list[Label] = Field(
+        default_factory=list,
+        max_length=MOST_LABELS,
+        description="A label as `name:value`; may be given several times, then all have to hold.",
+    )
+    submitted_after: QueryTime | None = Field(None, description="Submitted at this time or later (RFC 3339).")
+    submitted_before: QueryTime | None = Field(None, description="Submitted before this time (RFC 3339).")
+    limit: int = Field(
+        50, ge=1, le=500, description="How many jobs a page has, at most; large jobs make it shorter (about 8 MiB)."
+    )
     cursor: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9_=-]+$", description="Where the page begins: `next_cursor` of the page before."
+        None,
+        max_length=_LONGEST_TOKEN,
+        pattern=r"^[A-Za-z0-9_=-]+$",
+        description="Where the page begins: `next_cursor` of the page before.",
     )
 
 
@@ -183,7 +242,9 @@ class JobEventQuery(Strictly):
     """The parameters of a stream of what happens to one job."""
 
     last_event_id: str | None = Field(
-        None, description="As the header Last-Event-ID, for a page's first connection, which cannot send one."
+        None,
+        max_length=_LONGEST_TOKEN,
+        description="As the header Last-Event-ID, for a page's first connection, which cannot send one.",
     )
 
 
@@ -191,11 +252,15 @@ class EventQuery(JobEventQuery):
     """The parameters of a stream of what happens."""
 
     status: list[Status] = Field(
-        default_factory=list, description="Changes to any of these statuses; may be given several times."
+        default_factory=list,
+        max_length=len(Status),
+        description="Changes to any of these statuses; may be given several times.",
     )
-    type: str | None = Field(None, description="Jobs of this type.")
+    type: TypeName | None = Field(None, description="Jobs of this type.")
     label: list[Label] = Field(
-        default_factory=list, description="A label as `name:value`; may be given several times, then all have to hold."
+        default_factory=list,
+        max_length=MOST_LABELS,
+        description="A label as `name:value`; may be given several times, then all have to hold.",
     )
 
     _check_labels = field_validator("label")(_check_labels)
@@ -248,7 +313,7 @@ class HaltMany(Control, _Sweeping):
 class ResumeMany(Control, _Sweeping):
     """Which jobs to resume."""
 
-    spread_seconds: float = Field(
+    spread_seconds: Seconds = Field(
         0, ge=0, le=7 * 24 * 3600, description="Over how much time: the oldest begins at once, the newest at its end."
     )
 
@@ -291,6 +356,10 @@ class JobShown(BaseModel):
     type: str = Field(description="The name of the job type.")
     status: Status = Field(description="Where the job stands.")
     args: dict[str, Any] = Field(description="The arguments, as they were given.")
+    shortened: list[str] = Field(
+        description="Which of `args`, `details` and `result` are left out, as a list leaves out those of more than "
+        f"{MOST_LISTED_BYTES // 1024} KiB: look at the job itself for them. Always empty for a single job."
+    )
     priority: int = Field(description="Higher is claimed first.")
     labels: dict[str, str] = Field(description="Names and values of the client's own.")
     submitted_at: datetime = Field(description="When it was submitted.")

@@ -6,7 +6,7 @@ here cannot be asked with such a token at all.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -32,13 +32,17 @@ class Restricted:
         self.types.get(type)
         return self._manager.submit(type, args, **how)
 
-    def submit_all(self, submissions: Sequence[Submission], **how: Any) -> list[str]:
+    def submit_all(self, submissions: Iterable[Submission], **how: Any) -> list[str]:
+        return self._manager.submit_all(self._of_known_types(submissions), **how)
+
+    def _of_known_types(self, submissions: Iterable[Submission]) -> Iterator[Submission]:
+        """Yield the submissions; raises InvalidRequest at one of another type, before anything is stored."""
         for number, asked in enumerate(submissions):
             try:
                 self.types.get(asked.type)
             except InvalidRequest as error:
                 raise error.moved((number,)) from None
-        return self._manager.submit_all(submissions, **how)
+            yield asked
 
     def find(self, selection: Selection, **how: Any) -> Page:
         return self._manager.find(self._mine(selection), **how)

@@ -14,9 +14,17 @@ import re
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from sqlalchemy.engine import make_url
 
 from jobmanager.config import Settings
@@ -40,6 +48,12 @@ COUNT_STEP = 500_000
 #: Rows are counted up to here, at 50 ms a million; an export of more shows no total.
 COUNT_LIMIT = 100_000_000
 
+_LONGEST_DATE = 64
+_LONGEST_NAME = 255
+_MOST_COLUMNS = 1000
+#: How many names of columns an error lists.
+_LISTED_COLUMNS = 50
+
 
 class Export(Job):
     """Writes the rows of a dataset between two dates to a file, in the order of date and key."""
@@ -57,19 +71,26 @@ class Export(Job):
         model_config = ConfigDict(extra="forbid")
 
         from_date: str = Field(
+            max_length=_LONGEST_DATE,
             description="The first day or time, as in 2024-03-09, 2024-Mar-09 or 2024-03-09T12:30:00 (UTC).",
             examples=["2024-01-01", "2024-Jan-01"],
         )
         to_date: str = Field(
+            max_length=_LONGEST_DATE,
             description="The last day, which is included whole; or a time, which is not included.",
             examples=["2024-03-31", "2024-Mar-31"],
         )
         dataset: str | None = Field(
-            None, description="The dataset, as the operator named it; may be left out if there is one only."
+            None,
+            max_length=_LONGEST_NAME,
+            description="The dataset, as the operator named it; may be left out if there is one only.",
         )
         format: Literal["csv", "jsonl", "parquet"] = Field("csv", description="The format of the file.")
-        columns: list[str] | None = Field(
-            None, min_length=1, description="The columns, in this order; all of them by default."
+        columns: list[Annotated[str, StringConstraints(max_length=_LONGEST_NAME)]] | None = Field(
+            None,
+            min_length=1,
+            max_length=_MOST_COLUMNS,
+            description="The columns, in this order; all of them by default.",
         )
 
         @field_validator("from_date", "to_date")
@@ -364,4 +385,9 @@ def _check_columns(columns: list[str], dataset: Dataset) -> None:
         return  # the job finds out, and says so, when it runs
     unknown = [column for column in columns if column not in known]
     if unknown:
-        raise ValueError(f"unknown columns {', '.join(unknown)}; there are: {', '.join(known)}")
+        raise ValueError(f"unknown columns {_listed(unknown)}; there are: {_listed(known)}")
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _LISTED_COLUMNS
+    return ", ".join(names[:_LISTED_COLUMNS]) + (f" and {more} more" if more > 0 else "")

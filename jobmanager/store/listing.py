@@ -8,29 +8,38 @@ say is looked up in the others: a job's row is read only when it is shown.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache, reduce
 from itertools import islice, product
+from operator import add
 from typing import Any
 
 from sqlalchemy import (
     ColumnClause,
     ColumnElement,
     FromClause,
+    Integer,
     Select,
     and_,
+    case,
     column,
     false,
+    func,
     literal,
     literal_column,
+    null,
     or_,
     select,
     tuple_,
     union,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
-from jobmanager.records import Position, Selection
+from jobmanager.records import MOST_LISTED_BYTES, Position, Selection
 from jobmanager.states import Status
 from jobmanager.store.schema import jobs, labels
 
@@ -40,6 +49,8 @@ _TIME_OF_ID = 13
 _SAMPLE = 500
 #: Streams for which that is asked: of more, asking would take longer than it saves.
 _MOST_STREAMS = 8
+#: Labels for which that is asked: of each way, every other label is a condition.
+_MOST_LABELS = 3
 
 Condition = ColumnElement[bool]
 #: What every index here ends with: the time of a submission, and the number of the job.
@@ -59,8 +70,8 @@ class Stream:
     driver: Condition
     #: where the job of an entry is named
     place: Place = _OF_JOBS
-    #: what else has to hold for a job that is shown
-    where: Sequence[Condition] = ()
+    #: returns what else has to hold for a job that is shown; built only for the way that is taken
+    where: Callable[[], Sequence[Condition]] = tuple
 
     def entries(self, selection: Selection, before: Position | None) -> Select[Any]:
         """Return the query of its entries between the times that are meant."""
@@ -78,7 +89,7 @@ class Stream:
 
     def shown(self, selection: Selection, before: Position | None, limit: int) -> Select[Any]:
         """Return the query of the first entries that are shown."""
-        return self.entries(selection, before).where(*self.where).limit(limit)
+        return self.entries(selection, before).where(*self.where()).limit(limit)
 
 
 #: Streams that have, together, every job that is meant.
@@ -87,7 +98,8 @@ Way = Sequence[Stream]
 
 def ways(selection: Selection, types: Collection[str]) -> list[Way]:
     """Return how the jobs may be found, any of which will do; *types* are the names in which `q` is looked for."""
-    found: list[Way] = [[_labelled(selection, name, types)] for name in selection.labels]
+    labelled = islice(selection.labels, _MOST_LABELS)
+    found: list[Way] = [[_labelled(selection, name, types)] for name in labelled]
     if selection.q is not None:
         found.append(list(_searched(selection, selection.q, types)))
     of_jobs = list(_of_jobs(selection, types))
@@ -117,11 +129,64 @@ def sparsest(found: Sequence[Way], reached: Sequence[datetime | None]) -> Way:
 
 
 def page(way: Way, selection: Selection, *, before: Position | None, limit: int) -> Select[Any]:
-    """Return the query of the next *limit* jobs, found in that way."""
+    """Return the query of the next *limit* jobs, found in that way, as a list shows them.
+
+    Beside the columns of a job, of which those in LARGE are null where they are large, each row has how many bytes
+    these have, by their name and `_bytes`, and the rest of what has no fixed size, as `other_bytes`.
+    """
+    return _page(_LISTED, way, selection, before, limit)
+
+
+def page_of_ids(way: Way, selection: Selection, *, before: Position | None, limit: int) -> Select[Any]:
+    """Return the query of the ids and places of the next *limit* jobs, found in that way."""
+    return _page([jobs.c.id, jobs.c.submitted_at, jobs.c.number], way, selection, before, limit)
+
+
+def _page(
+    columns: Sequence[ColumnElement[Any]], way: Way, selection: Selection, before: Position | None, limit: int
+) -> Select[Any]:
     parts = (stream.shown(selection, before, limit).subquery() for stream in way)
     found = union(*(select(_NUMBER).select_from(part) for part in parts))
-    query = select(jobs).where(jobs.c.number.in_(select(_NUMBER).select_from(found.subquery())))
+    query = select(*columns).where(jobs.c.number.in_(select(_NUMBER).select_from(found.subquery())))
     return query.order_by(jobs.c.submitted_at.desc(), jobs.c.number.desc()).limit(limit)
+
+
+class _Bytes(FunctionElement[int]):
+    """How many bytes a column has as text; null where it is null."""
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(_Bytes)
+def _in_postgresql(element: _Bytes, compiler: SQLCompiler, **how: Any) -> str:
+    return f"octet_length(CAST({compiler.process(element.clauses, **how)} AS TEXT))"
+
+
+@compiles(_Bytes, "sqlite")
+def _in_sqlite(element: _Bytes, compiler: SQLCompiler, **how: Any) -> str:
+    return f"length(CAST({compiler.process(element.clauses, **how)} AS BLOB))"
+
+
+#: What a list leaves out where it is large.
+LARGE = ("args", "details", "result")
+
+
+def _listed() -> Iterator[ColumnElement[Any]]:
+    """Yield the columns of a job in a list: its cursor is not shown, and may be large."""
+    for each in jobs.c:
+        if each.name == "cursor":
+            yield null().label(each.name)
+        elif each.name in LARGE:
+            yield case((_Bytes(each) <= MOST_LISTED_BYTES, each), else_=None).label(each.name)
+        else:
+            yield each
+    yield from (_Bytes(jobs.c[name]).label(f"{name}_bytes") for name in LARGE)
+    texts = (func.coalesce(_Bytes(jobs.c[name]), 0) for name in ("labels", "message", "error"))
+    yield reduce(add, texts).label("other_bytes")
+
+
+_LISTED = tuple(_listed())
 
 
 def _of_job(selection: Selection) -> Iterator[Condition]:
@@ -158,9 +223,13 @@ def _is_there(place: Place, table: FromClause, its: Place, which: Sequence[Condi
 def _labelled(selection: Selection, name: str, types: Collection[str]) -> Stream:
     """Return the stream of jobs with one of the labels."""
     driver = and_(labels.c.name == name, labels.c.value == selection.labels[name])
-    where = [*_looked_up(selection), *_of_labels(selection, _OF_LABELS, but=name)]
-    if selection.q is not None:
-        where.append(_is_there(_OF_LABELS, jobs, _OF_JOBS, [_matches(selection.q, types)], "jobs_by_submission"))
+
+    def where() -> list[Condition]:
+        found = [*_looked_up(selection), *_of_labels(selection, _OF_LABELS, but=name)]
+        if selection.q is not None:
+            found.append(_is_there(_OF_LABELS, jobs, _OF_JOBS, [_matches(selection.q, types)], "jobs_by_submission"))
+        return found
+
     return Stream(driver=driver, place=_OF_LABELS, where=where)
 
 
@@ -176,12 +245,18 @@ def _looked_up(selection: Selection) -> Iterator[Condition]:
 
 def _searched(selection: Selection, q: str, types: Collection[str]) -> Iterator[Stream]:
     """Yield the streams of what a search finds."""
-    where = [*_of_job(selection), *_of_labels(selection, _OF_JOBS)]
+
+    @cache
+    def where() -> list[Condition]:
+        return [*_of_job(selection), *_of_labels(selection, _OF_JOBS)]
+
+    def looked_up() -> list[Condition]:
+        return [*_looked_up(selection), *_of_labels(selection, _OF_LABELS)]
+
     if len(q) >= _TIME_OF_ID:
         yield Stream(driver=_begins_with(q), where=where)
     for name, status in product(_named(q, types), sorted(selection.statuses) or list(Status)):
         yield Stream(driver=and_(jobs.c.type == name, jobs.c.status == status), where=where)
-    looked_up = [*_looked_up(selection), *_of_labels(selection, _OF_LABELS)]
     yield Stream(driver=labels.c.value == q, place=_OF_LABELS, where=looked_up)
 
 
@@ -204,9 +279,14 @@ def _named(q: str, types: Collection[str]) -> list[str]:
 
 def _of_jobs(selection: Selection, types: Collection[str]) -> Iterator[Stream]:
     """Yield the streams of jobs of the statuses and types that are meant, or of all jobs."""
-    where = [*_of_labels(selection, _OF_JOBS)]
-    if selection.q is not None:
-        where.append(_matches(selection.q, types))
+
+    @cache
+    def where() -> list[Condition]:
+        found = [*_of_labels(selection, _OF_JOBS)]
+        if selection.q is not None:
+            found.append(_matches(selection.q, types))
+        return found
+
     names = selection.types
     if selection.type is not None:
         names = frozenset({selection.type}) if names is None else names & {selection.type}

@@ -13,6 +13,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -23,12 +24,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from sqlalchemy import (
     CompoundSelect,
     Connection,
+    CursorResult,
     Row,
     Select,
     and_,
     delete,
     func,
     insert,
+    null,
     or_,
     select,
     update,
@@ -47,6 +50,7 @@ from jobmanager.errors import (
     UnknownJob,
 )
 from jobmanager.records import (
+    MOST_LISTED_BYTES,
     Applied,
     Census,
     Change,
@@ -94,6 +98,11 @@ _CLOCK_JITTER = timedelta(milliseconds=50)
 _UNSEEN = 1000
 #: Jobs that come due together, and get their place in the queue by one commit: others wait for it.
 _QUEUED_AT_ONCE = 1000
+#: How much a page of a list shows, about, and how much each job of it takes beside its texts.
+_PAGE_BYTES = 8 * 1024 * 1024
+_JOB_BYTES = 1024
+#: Jobs that are inserted by one statement, where they have labels.
+_INSERTED_AT_ONCE = 1000
 #: The largest number that a change can have.
 _LAST_SEQ = 2**63 - 1
 
@@ -102,6 +111,8 @@ _LOCKED_IN_ORDER = (jobs.c.submitted_at.desc(), jobs.c.number.desc())
 #: The columns of a job in the order in which they are selected.
 _COLUMNS = tuple(column.name for column in jobs.c)
 _FIELDS = tuple(field.name for field in fields(JobRecord))
+#: The same columns without what may be large.
+_BRIEF = [null().label(name) if name in ("args", "cursor", "details", "result") else jobs.c[name] for name in _COLUMNS]
 
 T = TypeVar("T")
 
@@ -195,9 +206,10 @@ class Store:
 
     def add_all(self, new: Sequence[NewJob], *, actor: str) -> list[str]:
         """Store many new jobs, all or none, and return their ids: like `add`, but several times as fast."""
-        if any(job.idempotency_key or job.labels for job in new):
+        if any(job.idempotency_key for job in new):
             return [job.id for job in self.add(new, actor=actor)]
-        self._commit(lambda connection: self._put(connection, new, actor))
+        put = self._put_labelled if any(job.labels for job in new) else self._put
+        self._commit(lambda connection: put(connection, new, actor))
         return [job.id for job in new]
 
     def get(self, job_id: str) -> JobRecord:
@@ -212,14 +224,29 @@ class Store:
     ) -> Page:
         """Return jobs in the order of submission, the newest first, beginning behind the place *before*.
 
-        *types* are the names in which the selection's `q` is looked for.
+        *types* are the names in which the selection's `q` is looked for. Of each job, the cursor is left out, and what
+        JobRecord.shortened names; jobs that are large all the same make the page shorter than *limit*.
         """
         way = self._way(listing.ways(selection, types), selection, before)
-        found = [self._job(row) for row in self._read(listing.page(way, selection, before=before, limit=limit + 1))]
-        shown = found[:limit]
-        has_more = len(found) > limit
-        last = Position(submitted_at=shown[-1].submitted_at, number=shown[-1].number) if has_more else None
-        return Page(jobs=shown, next=last)
+        shown: list[JobRecord] = []
+        left = _PAGE_BYTES
+        with self._reading(listing.page(way, selection, before=before, limit=limit + 1)) as rows:
+            for row in rows:
+                job, size = self._listed(row)
+                if shown and (len(shown) == limit or size > left):
+                    return Page(jobs=shown, next=_position(shown[-1]))
+                shown.append(job)
+                left -= size
+        return Page(jobs=shown, next=None)
+
+    def find_ids(
+        self, selection: Selection, types: Collection[str], *, before: Position | None = None, limit: int
+    ) -> tuple[list[str], Position | None]:
+        """Return the ids of the jobs that are meant, in the order of `find`, and where the next page begins."""
+        way = self._way(listing.ways(selection, types), selection, before)
+        rows = self._read(listing.page_of_ids(way, selection, before=before, limit=limit + 1))
+        shown = rows[:limit]
+        return [row.id for row in shown], _position(shown[-1]) if len(rows) > limit else None
 
     def changes(self, job_id: str) -> list[Change]:
         """Return what happened to the job, oldest first; raises UnknownJob."""
@@ -352,8 +379,9 @@ class Store:
     ) -> dict[str, Applied | NotAllowed | None]:
         """Carry out what a person asked of several jobs, in one commit; returns what became of each.
 
-        *run_ats* names the jobs, and when each may run again after a resume. One whose status is by now none of
-        *statuses*, where any are given, or that was removed, is left alone: None.
+        The jobs that it returns are without args, details, result and cursor. *run_ats* names the jobs, and when each
+        may run again after a resume. One whose status is by now none of *statuses*, where any are given, or that was
+        removed, is left alone: None.
         """
 
         values: Values = {"is_forced": True} if is_forced else {}
@@ -361,7 +389,7 @@ class Store:
         def write(connection: Connection) -> dict[str, Applied | NotAllowed | None]:
             came: dict[str, Applied | NotAllowed | None] = dict.fromkeys(run_ats)
             moves: list[Move] = []
-            for job in self._found_each(connection, run_ats):
+            for job in self._found_each_briefly(connection, run_ats):
                 if statuses and job.status not in statuses:
                     continue
                 try:
@@ -658,6 +686,13 @@ class Store:
         _count_new(connection, new)
         self._keep_room(connection, self._last_change(connection))
 
+    def _put_labelled(self, connection: Connection, new: Sequence[NewJob], actor: str) -> None:
+        """Store new jobs without keys, some at a time: the records that _insert makes are not kept."""
+        self._make_room(connection, len(new))
+        now = self.now()
+        for begin in range(0, len(new), _INSERTED_AT_ONCE):
+            self._insert(connection, [(job, actor) for job in new[begin : begin + _INSERTED_AT_ONCE]], now)
+
     def _make_room(self, connection: Connection, wanted: int) -> None:
         """Raise QueueFull if *wanted* more jobs are too many, as far as this process knows."""
         if self._may_be_full(wanted):
@@ -799,6 +834,11 @@ class Store:
         several = select(jobs).where(jobs.c.id.in_(job_ids)).order_by(*_LOCKED_IN_ORDER).with_for_update()
         return [self._job(tuple(row)) for row in connection.execute(several)]
 
+    def _found_each_briefly(self, connection: Connection, job_ids: Collection[str]) -> list[JobRecord]:
+        """Do the same without what may be large, and no transition of a person's goes by."""
+        several = select(*_BRIEF).where(jobs.c.id.in_(job_ids)).order_by(*_LOCKED_IN_ORDER).with_for_update()
+        return [self._job(row) for row in connection.execute(several)]
+
     def _held(self, connection: Connection, job_id: str, attempt: int) -> JobRecord:
         """Return the job if this attempt of this process holds it; raises LeaseLost."""
         held = {"id_is": job_id, "attempt_is": attempt, "owner_is": self.owner}
@@ -898,12 +938,23 @@ class Store:
         """Return the row of a job as a value, its lease on the clock of everything else."""
         return self._shown(dict(zip(_COLUMNS, row, strict=True)))
 
+    def _listed(self, row: Row[Any]) -> tuple[JobRecord, int]:
+        """Return the row of a job in a list as a value, and about how many bytes it takes to show."""
+        sizes = {name: getattr(row, f"{name}_bytes") or 0 for name in listing.LARGE}
+        too_large = tuple(name for name, size in sizes.items() if size > MOST_LISTED_BYTES)
+        values = dict(zip(_COLUMNS, row[: len(_COLUMNS)], strict=True)) | {"shortened": too_large}
+        shown = sum(size for name, size in sizes.items() if name not in too_large)
+        return self._shown(values), _JOB_BYTES + shown + row.other_bytes
+
     def _new(self, row: Values, number: int) -> JobRecord:
         """Return a job as it is once *row* is stored, which saves reading it again."""
         as_read = {name: json.loads(to_json(row[name])) for name in ("args", "labels") if row[name] != {}}
         return self._shown({**queries.NEW_JOB, **row, **as_read, "details": {}, "number": number})
 
     def _shown(self, values: Values) -> JobRecord:
+        values.setdefault("shortened", ())
+        for name in ("args", "details"):
+            values[name] = values[name] or {}  # left out of what was read
         values["status"] = Status(values["status"])
         if values["run_at"] == AT_ONCE:
             values["run_at"] = values["submitted_at"]
@@ -956,9 +1007,15 @@ class Store:
             raise StoreUnavailable("The store does not answer. Try again later.") from error
 
     def _read(self, query: Select[Any] | CompoundSelect[Any], **parameters: Any) -> Sequence[Row[Any]]:
+        with self._reading(query, **parameters) as rows:
+            return rows.all()
+
+    @contextmanager
+    def _reading(self, query: Select[Any] | CompoundSelect[Any], **parameters: Any) -> Iterator[CursorResult[Any]]:
+        """Give out what a query finds, to be read a row at a time."""
         try:
             with self._database.reader.connect() as connection:
-                return connection.execute(query, parameters).all()
+                yield connection.execute(query, parameters)
         except DBAPIError as error:
             raise StoreUnavailable("The store does not answer. Try again later.") from error
 
@@ -968,6 +1025,10 @@ def _record(values: Values) -> JobRecord:
     job = object.__new__(JobRecord)
     job.__dict__.update(values)
     return job
+
+
+def _position(row: JobRecord | Row[Any]) -> Position:
+    return Position(submitted_at=row.submitted_at, number=row.number)
 
 
 def _of_same_columns(rows: Iterable[Values]) -> Iterator[Columns]:

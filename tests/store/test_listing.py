@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobmanager.records import JobRecord, Position, Selection
+from jobmanager.records import Checkpoint, JobRecord, Position, Selection, Settlement
 from jobmanager.states import Action, Status
 from jobmanager.store import listing
 
@@ -236,3 +236,54 @@ def test_a_job_that_has_left_the_status_that_was_meant_is_left_alone(store: Any)
 
     assert came == {"failed": None}
     assert store.get("failed").status is Status.SUBMITTED
+
+
+@pytest.mark.parametrize("limit", [1, 5, 12])
+def test_the_ids_of_a_selection_are_those_of_its_jobs(store: Any, ids: list[str], limit: int) -> None:
+    for given in ({}, {"labels": {"customer": "c0"}}, {"q": "port"}, {"statuses": {Status.HALTED}}):
+        selection = Selection(**given)
+        read: list[str] = []
+        before: Position | None = None
+        while True:
+            some, before = store.find_ids(selection, TYPES, before=before, limit=limit)
+            read += some
+            if before is None:
+                break
+
+        assert read == found(store, **given)
+
+
+def test_of_many_labels_three_are_looked_for_and_the_others_are_conditions(store: Any) -> None:
+    labels = {f"l{number}": "x" for number in range(32)}
+    store.put("all", labels=labels)
+    store.put("all but the last", labels=labels | {"l31": "y"})
+
+    assert len(listing.ways(Selection(labels=labels), TYPES)) == 3
+    assert found(store, labels=labels) == ["all"]
+    assert found(store, labels=labels, q="x", statuses={Status.SUBMITTED, Status.HALTED}) == ["all"]
+
+
+def test_a_list_leaves_out_what_is_large_and_names_it(store: Any) -> None:
+    fits, exceeds = ({"note": "\u00e9" * ((size - len('{"note":""}')) // 2)} for size in (4096, 4098))
+    store.run("large", args=exceeds)
+    store.checkpoint("large", 1, Checkpoint(cursor="x" * 5000), {"told": "x" * 5000})
+    store.settle("large", 1, Settlement(action=Action.COMPLETE, failures=0, result=["x" * 5000]))
+    store.put("small", args=fits)
+
+    small, large = store.find(Selection(), TYPES).jobs
+
+    assert (small.args, small.shortened) == (fits, ())
+    assert (large.args, large.details, large.result) == ({}, {}, None)
+    assert large.shortened == ("args", "details", "result")
+    whole = store.get("large")
+    assert (whole.args, whole.details, whole.result) == (exceeds, {"told": "x" * 5000}, ["x" * 5000])
+    assert (whole.shortened, whole.checkpoint.cursor) == ((), "x" * 5000)
+
+
+def test_jobs_that_are_asked_together_are_returned_without_what_is_large_and_keep_it(store: Any) -> None:
+    store.put("waits", args={"note": "x"})
+
+    came = store.apply_to_each({"waits": None}, Action.HALT, statuses=(), actor="ann")
+
+    assert (came["waits"].job.status, came["waits"].job.args) == (Status.HALTED, {})
+    assert store.get("waits").args == {"note": "x"}

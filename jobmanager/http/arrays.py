@@ -1,0 +1,141 @@
+"""A JSON array, read a part at a time: never more of it as text than the item under way.
+
+Decodes; whether an item makes sense is for its reader to say.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from json import JSONDecodeError
+from typing import Any
+
+#: How much text is decoded at once, and how many items are handed on together, at most.
+_WINDOW = 64 * 1024
+_ITEMS = 1000
+#: An error this near to the end of the text may be due to the end: no literal or escape is longer.
+_LONGEST_TOKEN = 16
+_SPACES = " \t\r\n"
+_SPACE = re.compile(r"[ \t\r\n]*")
+_EXPONENT = re.compile(r"\d[eE]")
+
+
+class ItemTooLong(Exception):
+    """An item is longer than it may be; `number` counts from 0."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"item {number} is too long")
+        self.number = number
+
+
+class ArrayReader:
+    """Yields the items of a JSON array in UTF-8, some at a time; for one pass.
+
+    Raises JSONDecodeError with the place in the whole body, UnicodeDecodeError, RecursionError, and ItemTooLong for an
+    item of more than *longest* characters.
+    """
+
+    def __init__(self, body: bytes, decoder: json.JSONDecoder, *, longest: int) -> None:
+        self._body = memoryview(body)
+        self._decoder = decoder
+        self._longest = longest
+        self._to_text = codecs.getincrementaldecoder("utf-8-sig")()
+        self._read = 0  # bytes that were decoded
+        self._text, self._at = "", 0  # the window, and the place in it
+        self._lines, self._column = 0, 0  # in front of the window
+        self._count = 0  # items that were read
+        #: the text so far may hold such things, which its reader has to look for in the items
+        self.has_escapes = self.has_exponents = False
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        """Yield lists of items, in order."""
+        try:
+            yield from self._parts()
+        except JSONDecodeError as error:
+            if error.lineno == 1:
+                error.colno += self._column
+            error.lineno += self._lines
+            raise
+
+    def _parts(self) -> Iterator[list[Any]]:
+        self._expect("[", "Expecting value")
+        if self._next() == "]":
+            self._at += 1
+        else:
+            yield from self._items()
+        if self._next():
+            raise JSONDecodeError("Extra data", self._text, self._at)
+
+    def _items(self) -> Iterator[list[Any]]:
+        some: list[Any] = []
+        while True:
+            self._next()
+            some.append(self._item())
+            end = self._expect(",]", "Expecting ',' delimiter")
+            if end == "]" or len(some) == _ITEMS:
+                yield some
+                some = []
+            if end == "]":
+                return
+
+    def _item(self) -> Any:
+        """Return the item that begins here, and go behind it; takes in more text as long as it may go on there."""
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+            except JSONDecodeError as error:
+                is_cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _LONGEST_TOKEN
+                if not is_cut:
+                    raise
+                self._check_length(len(self._text))
+                if not self._more():
+                    raise
+                continue
+            self._check_length(end)
+            # Near the end of the text, a number may have more digits or an exponent: of "1e+5", "1e+" is read as 1.
+            if end > len(self._text) - _LONGEST_TOKEN and self._more():
+                continue
+            self._at = end
+            self._count += 1
+            return value
+
+    def _check_length(self, end: int) -> None:
+        if end - self._at > self._longest:
+            raise ItemTooLong(self._count)
+
+    def _expect(self, choice: str, otherwise: str) -> str:
+        """Go behind the next character, which has to be one of these, and return it."""
+        found = self._next()
+        if not found or found not in choice:
+            raise JSONDecodeError(otherwise, self._text, self._at)
+        self._at += 1
+        return found
+
+    def _next(self) -> str:
+        """Go to the next character that is not white space, and return it; "" at the end."""
+        while True:
+            found = self._text[self._at : self._at + 1]
+            if found and found not in _SPACES:
+                return found
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # always matches
+            if self._at == len(self._text) and not self._more():
+                return ""
+
+    def _more(self) -> bool:
+        """Let go of the text that was read, and take in more; False if there is no more."""
+        if self._read == len(self._body):
+            return False
+        done, left = self._text[: self._at], self._text[self._at :]
+        newline = done.rfind("\n")
+        self._column = len(done) - newline - 1 if newline >= 0 else self._column + len(done)
+        self._lines += done.count("\n")
+        # As much again as is left: an item that is longer than the window is tried a few times, not many.
+        piece = self._body[self._read : self._read + max(_WINDOW, len(left))]
+        self._read += len(piece)
+        self._text = left + self._to_text.decode(piece, final=self._read == len(self._body))
+        self._at = 0
+        self.has_escapes = self.has_escapes or "\\u" in self._text
+        self.has_exponents = self.has_exponents or _EXPONENT.search(self._text) is not None
+        return True
