@@ -14,13 +14,10 @@ from pydantic import BaseModel, ValidationError
 from werkzeug.datastructures import MultiDict
 
 from jobmanager.errors import InvalidRequest, Unreadable
+from jobmanager.json_values import MAX_DEPTH, is_deeper
 from jobmanager.registry import invalid
 
 Model = TypeVar("Model", bound=BaseModel)
-
-#: How deep arrays and objects of a body may lie in each other. Far below what Python's recursion limit lets through,
-#: which is less where the stack is deeper: what one thread could write, another could not read.
-MAX_DEPTH = 100
 
 _EXPONENT = re.compile(rb"\d[eE]")
 _TOO_DEEP = f"arrays and objects in it lie more than {MAX_DEPTH} deep in each other"
@@ -86,7 +83,7 @@ def _parse(body: bytes, example: str, *, line_number: int | None = None) -> Any:
         value = _decode(body.decode("utf-8-sig"))
         if b"\\u" in body:
             json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can be written, but not stored
-        if _is_deeper(value, MAX_DEPTH):
+        if is_deeper(value, MAX_DEPTH):
             raise RecursionError
         if _EXPONENT.search(body):
             json.dumps(value, allow_nan=False)  # 1e999 is read as infinity
@@ -121,14 +118,3 @@ def _fault(error: Exception, *, is_line: bool) -> str:
     if isinstance(error, _Constant):
         return f"{error} is no JSON"
     return _TOO_DEEP if isinstance(error, RecursionError) else "a number in it is too large"
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Tell whether arrays and objects lie more than *levels* deep in each other."""
-    layer = [value]
-    for _ in range(levels + 1):
-        boxes = [box.values() if isinstance(box, dict) else box for box in layer if isinstance(box, (dict, list))]
-        if not boxes:
-            return False
-        layer = [inner for box in boxes for inner in box]
-    return True
