@@ -32,6 +32,11 @@ class LogSize:
         """Return the size with one more line."""
         return LogSize(lines=self.lines + 1, bytes=self.bytes + byte_count(message))
 
+    def without(self, dropped: Iterable[Entry]) -> LogSize:
+        """Return the size when these entries are gone."""
+        sizes = [entry.bytes for entry in dropped]
+        return LogSize(lines=self.lines - len(sizes), bytes=self.bytes - sum(sizes))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogLimits:

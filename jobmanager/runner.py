@@ -720,16 +720,13 @@ class _LogKeeper:
                 yield lines
             except BaseException:
                 with self._guard:
-                    self._put(lines + self._lines)
+                    self._lines[:0] = lines
+                    for line in lines:
+                        self._size = self._size.plus(line.message)
                     self._drop_oldest()
                 raise
         finally:
             self._turn.release()
-
-    def _put(self, lines: list[LogLine]) -> None:
-        self._lines, self._size = lines, LogSize()
-        for line in lines:
-            self._size = self._size.plus(line.message)
 
     def _drop_oldest(self) -> None:
         """Replace the oldest lines by a note if there are too many."""
@@ -738,4 +735,6 @@ class _LogKeeper:
         oldest = (entry_of(number, line) for number, line in enumerate(self._lines))
         dropped = self._limits.surplus(oldest, self._size)
         last = dropped[-1].number
-        self._put([note_line(self._limits.note(dropped), self._lines[last].at), *self._lines[last + 1 :]])
+        note = note_line(self._limits.note(dropped), self._lines[last].at)
+        self._lines[: last + 1] = [note]
+        self._size = self._size.without(dropped).plus(note.message)

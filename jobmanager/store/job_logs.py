@@ -14,7 +14,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from jobmanager.job_log import NOTE_ATTEMPT, NOTE_LEVEL, Entry, LogLimits, LogSize, byte_count, lines_noted
+from jobmanager.job_log import NOTE_ATTEMPT, NOTE_LEVEL, Entry, LogLimits, LogSize, lines_noted
 from jobmanager.records import LogLine
 from jobmanager.store.schema import log_lines
 
@@ -104,8 +104,7 @@ def _drop_oldest(connection: Connection, job_id: str, size: LogSize, limits: Log
     connection.execute(delete(log_lines).where(_of(job_id), log_lines.c.number < last))
     told = {"attempt": NOTE_ATTEMPT, "level": NOTE_LEVEL, "message": note}
     connection.execute(update(log_lines).where(log_lines.c.number == last).values(told))
-    bytes_left = size.bytes - sum(entry.bytes for entry in dropped) + byte_count(note)
-    return LogSize(lines=size.lines - len(dropped) + 1, bytes=bytes_left)
+    return size.without(dropped).plus(note)
 
 
 def _oldest(connection: Connection, job_id: str) -> Iterator[Entry]:
