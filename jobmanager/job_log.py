@@ -12,7 +12,7 @@ from datetime import datetime
 from jobmanager.records import LogLine, storable
 
 #: Characters of one line; of a longer one, the beginning and the end are kept.
-LONGEST_LINE = 10_000
+LONGEST_LINE = 100_000
 #: The attempt of a note: lines of a job are of attempt 1 or later.
 NOTE_ATTEMPT = 0
 NOTE_LEVEL = "WARNING"
@@ -45,6 +45,11 @@ class LogLimits:
     lines: int = 10_000
     #: of their messages in UTF-8
     bytes: int = 10 * 1024 * 1024
+
+    @property
+    def longest_line(self) -> int:
+        """How many characters one line may have: written out, each takes six bytes at most, and the line has to fit."""
+        return min(LONGEST_LINE, self.bytes // 8)
 
     def is_worth_dropping(self, size: LogSize) -> bool:
         """Return True if a log is a tenth longer than it may be: to drop lines one by one would cost more."""
@@ -104,14 +109,14 @@ def lines_noted(message: str) -> int:
     return int(message.partition(" ")[0])
 
 
-def line_text(message: str) -> str:
-    """Return *message* as a log keeps it: fit for every database, and of about LONGEST_LINE characters at most.
+def line_text(message: str, *, longest: int = LONGEST_LINE) -> str:
+    """Return *message* as a log keeps it: fit for every database, and of about *longest* characters at most.
 
     Of a longer one, the beginning and the end stay: there a traceback says what was called and what went wrong.
     """
-    left_out = len(message) - LONGEST_LINE
+    left_out = len(message) - longest
     if left_out > 0:
-        half = LONGEST_LINE // 2
+        half = longest // 2
         message = f"{message[:half]}\n… ({left_out} characters left out) …\n{message[-half:]}"
     return storable(message, longest=len(message))
 

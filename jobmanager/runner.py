@@ -698,7 +698,8 @@ class _LogKeeper:
 
     def keep(self, level: str, message: str) -> None:
         """Keep one line."""
-        line = LogLine(number=0, attempt=self.attempt, at=self._now(), level=level, message=line_text(message))
+        text = line_text(message, longest=self._limits.longest_line)
+        line = LogLine(number=0, attempt=self.attempt, at=self._now(), level=level, message=text)
         with self._guard:
             self._lines.append(line)
             self._size = self._size.plus(line.message)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jobmanager import job_log
 from jobmanager.job_log import LONGEST_LINE, Entry, LogLimits, LogSize, entry_of, line_text, lines_noted, note_line
+from jobmanager.records import LogLine
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -57,11 +58,20 @@ def test_a_line_up_to_the_limit_is_kept_as_it_is() -> None:
     assert line_text("a\0b \udcff") == "a\\x00b \\udcff"
 
 
+@pytest.mark.parametrize("character", ["x", "é", "😀", "\0", "\udcff"])
+def test_a_line_of_any_characters_fits_into_the_shortest_log(character: str) -> None:
+    limits = LogLimits(lines=100, bytes=65_536)
+    text = line_text(character * 1_000_000, longest=limits.longest_line)
+    line = LogLine(number=1, attempt=1, at=NOW, level="INFO", message=text)
+
+    assert limits.surplus([entry_of(1, line)], LogSize().plus(line.message)) == []
+
+
 def test_of_a_long_traceback_the_beginning_and_the_end_are_kept() -> None:
-    kept = line_text("Traceback (most recent call last):\n" + "x" * 50_000 + "\nValueError: no")
+    kept = line_text("Traceback (most recent call last):\n" + "x" * 150_000 + "\nValueError: no")
 
     assert kept.startswith("Traceback (most recent call last):\nxxx")
-    assert "\n… (40050 characters left out) …\n" in kept
+    assert "\n… (50050 characters left out) …\n" in kept
     assert kept.endswith("\nValueError: no")
     assert len(kept) < LONGEST_LINE + 100
 
