@@ -97,7 +97,7 @@ def _size(connection: Connection, job_id: str) -> LogSize:
 def _drop_oldest(connection: Connection, job_id: str, size: LogSize, limits: LogLimits) -> LogSize:
     """Drop the lines that are too many, and return what is left. The last of them becomes the note.
 
-    So the note comes before the lines that stay, and whoever reads behind one of those is not shown it again.
+    So the note comes before the lines that stay, and a reader behind one of those is not shown it again.
     """
     dropped = limits.surplus(_oldest(connection, job_id), size)
     last, note = dropped[-1].number, limits.note(dropped)

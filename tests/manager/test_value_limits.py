@@ -35,7 +35,7 @@ def limit(request: pytest.FixtureRequest) -> str:
 
 
 class Anything(Job):
-    """Takes any arguments, and gives back what it is told to, where it is told to."""
+    """Takes any arguments, and gives the service a value beyond a limit, where its arguments say so."""
 
     class Args(BaseModel):
         model_config = ConfigDict(extra="allow")
@@ -147,7 +147,7 @@ def test_tests_of_a_job_refuse_args_beyond_a_limit(drive: Any, limit: str) -> No
 
 @pytest.fixture
 def flood(types: Registry, stage: Any) -> type[Job]:
-    """Return a type that logs many lines at once, and fails as often as it is told to."""
+    """Return a type that logs many lines at once, and fails in as many attempts as its arguments say."""
 
     @types.register
     class Flood(Job):
@@ -200,7 +200,7 @@ def test_a_job_that_logs_while_the_store_is_away_keeps_its_newest_lines_only(
     stage.open("log")
     until(lambda: "logged" in stage.told)
     (runner,) = manager._engine._runners.values()
-    # Whoever tries to store them has them all for a moment.
+    # The thread that tries to store them has taken all of them out for a moment.
     until(lambda: 0 < len(runner._log_keeper._lines) <= 110)
     manager.store.fault = lambda name: None
     stage.open("save")

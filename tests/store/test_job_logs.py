@@ -29,7 +29,7 @@ class Talker:
         self.said = 0
 
     def say(self, count: int, *, length: int = 20) -> None:
-        """Log so many lines at once, each of its number and as long as that."""
+        """Log *count* lines at once, each with its number, padded to *length* characters."""
         lines = [f"{self.said + number}".ljust(length, ".") for number in range(count)]
         self.said += count
         self._store.add_log("a", [self.line(text) for text in lines])
