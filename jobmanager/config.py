@@ -51,6 +51,10 @@ class Settings:
     keep_days: float = 0.0
     #: completed and stopped jobs that are kept, the newest; 0: all
     keep_jobs: int = 0
+    #: lines of a job's log that are kept, the newest
+    log_lines: int = 10_000
+    #: bytes of a job's log that are kept, the newest
+    log_bytes: int = 10 * 1024 * 1024
     #: file of API tokens; None: open, and then only loopback may be bound
     tokens: Path | None = None
     #: let others than loopback be bound without tokens
@@ -91,6 +95,8 @@ class Settings:
             stop_grace_seconds=read.number("STOP_GRACE_SECONDS", 30.0, least=0.0, most=_CENTURY_SECONDS),
             keep_days=read.number("KEEP_DAYS", 0.0, least=0.0, most=_CENTURY_DAYS),
             keep_jobs=read.number("KEEP_JOBS", 0, least=0),
+            log_lines=read.number("LOG_LINES", 10_000, least=100),
+            log_bytes=read.number("LOG_BYTES", 10 * 1024 * 1024, least=65_536),
             tokens=Path(value) if (value := read.text("TOKENS", "")) else None,
             insecure=read.truth("INSECURE"),
             streams=read.number("STREAMS", 8, least=0),

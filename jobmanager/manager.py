@@ -5,6 +5,8 @@ Thread-safe; every method may be called from any thread. It joins the store, whi
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -21,7 +23,9 @@ from jobmanager.config import Settings
 from jobmanager.engine import Engine
 from jobmanager.errors import ConfigError, InvalidRequest, NotAllowed, NotFound, StoreUnavailable
 from jobmanager.feed import Interest, Subscription
+from jobmanager.job_log import LogLimits
 from jobmanager.jobs import BUILT_IN
+from jobmanager.json_values import check_json
 from jobmanager.metrics import MeasuredStore, StoreCollector, exposition, has_slots
 from jobmanager.private import make_folder
 from jobmanager.records import (
@@ -37,9 +41,8 @@ from jobmanager.records import (
     Selection,
     Submission,
     Sweep,
-    check_json,
 )
-from jobmanager.registry import Registry, parse_args, registry
+from jobmanager.registry import Registry, check_args, parse_args, registry
 from jobmanager.states import REACHED, UNDER_WAY, Action, Status
 from jobmanager.store import Store
 
@@ -58,6 +61,15 @@ _LARGEST_INTEGER = 2**31 - 1
 MOST_LABELS = 32
 _LONGEST_LABEL = 255
 _LONGEST_KEY = 255
+
+#: Characters of what a job's result tells of its file.
+_LONGEST_HEADER = 1000
+#: As file systems have it.
+_LONGEST_FILENAME = 255
+_LINE = re.compile(r".+")
+_ETAG = re.compile(r"[A-Za-z0-9._-]+")
+#: A type and a subtype (RFC 9110 §8.3.1), and whatever parameters in ASCII.
+_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+\s*(?:;[ -~]*)?", re.ASCII)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -251,7 +263,10 @@ class JobManager:
 
     @_counted
     def log(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
-        """Return lines that the job logged, behind the one numbered *after*; raises UnknownJob, StoreUnavailable."""
+        """Return up to *limit* lines that the job logged, and about 1 MiB of them, behind the one numbered *after*.
+
+        There are no more if this is empty. Raises UnknownJob, StoreUnavailable.
+        """
         self.get(job_id)
         return self._opened().log(job_id, after=after, limit=limit)
 
@@ -283,13 +298,14 @@ class JobManager:
             raise NotFound(f"Job {job_id} has no file; it is {job.status}.")
         folder = (self.settings.data_dir / "jobs" / job_id).resolve()
         path = (folder / file).resolve()
-        if not path.is_relative_to(folder) or not path.is_file():
+        # Not Path.is_file, which raises OSError for a name that is too long.
+        if not path.is_relative_to(folder) or not os.path.isfile(path):
             raise NotFound(f"The file of job {job_id} is no longer there.")
         return Artifact(
             path=path,
-            filename=_line(told, "filename", path.name),
-            media_type=_line(told, "media_type", "application/octet-stream"),
-            etag=_line(told, "sha256", f"{job_id}-{job.attempt}"),
+            filename=_line(told, "filename", path.name, longest=_LONGEST_FILENAME),
+            media_type=_line(told, "media_type", "application/octet-stream", form=_MEDIA_TYPE),
+            etag=_line(told, "sha256", f"{job_id}-{job.attempt}", form=_ETAG),
         )
 
     @_counted
@@ -514,6 +530,7 @@ class JobManager:
         """Return the job to be stored; raises InvalidRequest, its field *under* the number of the submission."""
         try:
             job_type = self.types.get(asked.type)
+            check_args(asked.args)
             parse_args(job_type, asked.args, self.settings)
             new = NewJob(
                 id=str(uuid_utils.uuid7()),
@@ -539,6 +556,7 @@ class JobManager:
             lease_seconds=self.settings.lease_seconds,
             max_crashes=self.settings.max_crashes,
             queue_limit=self.settings.queue_limit,
+            log_limits=LogLimits(lines=self.settings.log_lines, bytes=self.settings.log_bytes),
         )
 
     def _opened(self) -> Store:
@@ -569,11 +587,10 @@ def _shutting_down() -> StoreUnavailable:
 
 def _check(new: NewJob) -> None:
     """Raise InvalidRequest where a submission cannot be kept, or could never do what it says."""
-    for name, value in (("args", new.args), ("labels", new.labels)):
-        try:
-            check_json(value, name)
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest(f"{error}.", field=name) from None
+    try:
+        check_json(new.labels, "labels")
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"{error}.", field="labels") from None
     if not -_LARGEST_INTEGER <= new.priority <= _LARGEST_INTEGER:
         raise InvalidRequest("priority has to be a number of at most 31 bits.", field="priority")
     if not 1 <= new.max_attempts <= _LARGEST_INTEGER:
@@ -601,10 +618,14 @@ def _check_labels(labels: dict[str, str]) -> None:
             raise InvalidRequest("A label's name is not empty, and has no colon.", field="labels")
 
 
-def _line(result: dict[str, Any], name: str, otherwise: str) -> str:
-    """Return what a job's result tells under the name, if it is a line of text: it goes into paths and headers."""
+def _line(
+    result: dict[str, Any], name: str, otherwise: str, *, longest: int = _LONGEST_HEADER, form: re.Pattern[str] = _LINE
+) -> str:
+    """Return the text under *name* in a job's result, or *otherwise* if it cannot go into a path or a header."""
     value = result.get(name)
-    return value if isinstance(value, str) and value and value.isprintable() else otherwise
+    if not isinstance(value, str) or len(value) > longest or not value.isprintable():
+        return otherwise
+    return value if form.fullmatch(value) else otherwise
 
 
 def _make_data_dir(path: Path) -> None:

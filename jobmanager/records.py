@@ -26,11 +26,6 @@ MOST_LISTED_BYTES = 4096
 
 JSON = Any
 
-# Made once: json.dumps makes an encoder at every call that asks for anything unusual.
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-#: A larger number may have more digits than Python writes.
-_LARGEST_PLAIN = 2**63
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
@@ -416,24 +411,6 @@ def storable(text: str, *, longest: int = 10_000) -> str:
     if len(text) > longest:
         text = f"{text[:longest]} … ({len(text) - longest} more characters)"
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def check_json(value: JSON, what: str) -> None:
-    """Raise TypeError or ValueError, which name *what* it is, unless *value* can be kept as JSON."""
-    if isinstance(value, dict) and all(_is_plain(each) for each in (*value, *value.values())):
-        return
-    try:
-        _encode(value).encode("utf-8")
-    except (TypeError, ValueError, RecursionError) as error:
-        kind = ValueError if isinstance(error, ValueError) else TypeError
-        raise kind(f"{what} is no JSON: {error}") from None
-
-
-def _is_plain(value: object) -> bool:
-    """Tell at once that the value can be kept, as most can: to encode it takes several times as long."""
-    if isinstance(value, str):
-        return value.isascii()
-    return value is None or (isinstance(value, int) and -_LARGEST_PLAIN <= value <= _LARGEST_PLAIN)
 
 
 def finite(value: object, what: str) -> float | None:

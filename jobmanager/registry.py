@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from jobmanager.config import Settings
 from jobmanager.errors import Fault, InvalidRequest, UnknownType
 from jobmanager.job import Job
+from jobmanager.json_values import check_json
 
 ENTRY_POINT_GROUP = "jobmanager.jobs"
 
@@ -102,6 +103,17 @@ def type_name(job_type: type[Job]) -> str:
 def describe(job_type: type[Job]) -> str:
     """Return the description of a type: its docstring."""
     return inspect.cleandoc(job_type.__doc__ or "")
+
+
+def check_args(args: dict[str, Any]) -> None:
+    """Raise InvalidRequest if the arguments of a new job are not JSON, or larger or deeper than a job may have.
+
+    To be called before `parse_args`: what a type's own validators cost is not bounded.
+    """
+    try:
+        check_json(args, "args")
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"{error}.", field="args") from None
 
 
 def parse_args(job_type: type[Job], args: dict[str, Any], settings: Settings) -> BaseModel:

@@ -33,6 +33,8 @@ from jobmanager.errors import (
     Unwind,
 )
 from jobmanager.job import Job
+from jobmanager.job_log import LogLimits, LogSize, entry_of, line_text, note_line
+from jobmanager.json_values import check_json
 from jobmanager.records import (
     Applied,
     Change,
@@ -43,7 +45,6 @@ from jobmanager.records import (
     Outcome,
     Settlement,
     Wanted,
-    check_json,
     finite,
     settle,
     storable,
@@ -57,9 +58,6 @@ T = TypeVar("T")
 
 #: How long to wait before the store is asked again when it did not answer.
 _STORE_RETRY_SECONDS = 0.25
-
-#: Characters of one line of a job's log.
-_LONGEST_LINE = 100_000
 
 #: Where the halt that a job has just met was taken back, or beaten by a stop.
 _UNHALTED = (Status.RUNNING, Status.STOPPING)
@@ -111,7 +109,8 @@ class Runner:
         self._unwinding: Unwind | None = None  # raised again and again, in case the job's code swallows it
         self._seen_seq = 0
         self._began = time.monotonic()
-        self._log_keeper = _LogKeeper(record.attempt, store.now)
+        log_limits = LogLimits(lines=settings.log_lines, bytes=settings.log_bytes)
+        self._log_keeper = _LogKeeper(record.attempt, store.now, log_limits)
         self._last: Applied | None = None  # what was written when the attempt ended
         self._thread: threading.Thread | None = None
         self._ends = threading.Lock()  # held until it has ended; an Event takes forty times as long to make
@@ -675,14 +674,19 @@ class _JobLogger(logging.Logger):
 
 
 class _LogKeeper:
-    """Collects what a job logs until it is stored. No Handler: threads make those one at a time."""
+    """Collects what a job logs until it is stored. No Handler: threads make those one at a time.
 
-    def __init__(self, attempt: int, now: Callable[[], datetime]) -> None:
+    It keeps no more than the store would: a job may log while the store does not answer.
+    """
+
+    def __init__(self, attempt: int, now: Callable[[], datetime], limits: LogLimits) -> None:
         self.attempt = attempt  # that lines are of
         self._now = now
-        self._guard = threading.Lock()  # guards _lines
+        self._limits = limits
+        self._guard = threading.Lock()  # guards _lines and _size
         self._turn = threading.Lock()  # held while lines are stored
         self._lines: list[LogLine] = []
+        self._size = LogSize()
 
     def keep_record(self, record: logging.LogRecord) -> None:
         """Keep one record; a traceback that comes with it is kept too."""
@@ -694,10 +698,12 @@ class _LogKeeper:
 
     def keep(self, level: str, message: str) -> None:
         """Keep one line."""
-        text = storable(message, longest=_LONGEST_LINE)
+        text = line_text(message, longest=self._limits.longest_line)
         line = LogLine(number=0, attempt=self.attempt, at=self._now(), level=level, message=text)
         with self._guard:
             self._lines.append(line)
+            self._size = self._size.plus(line.message)
+            self._drop_oldest()
 
     @contextmanager
     def taken(self, *, waits: bool = True) -> Iterator[list[LogLine]]:
@@ -710,12 +716,26 @@ class _LogKeeper:
             return
         try:
             with self._guard:
-                lines, self._lines = self._lines, []
+                lines, self._lines, self._size = self._lines, [], LogSize()
             try:
                 yield lines
             except BaseException:
                 with self._guard:
                     self._lines[:0] = lines
+                    for line in lines:
+                        self._size = self._size.plus(line.message)
+                    self._drop_oldest()
                 raise
         finally:
             self._turn.release()
+
+    def _drop_oldest(self) -> None:
+        """Replace the oldest lines by a note if there are too many."""
+        if not self._limits.is_worth_dropping(self._size):
+            return
+        oldest = (entry_of(number, line) for number, line in enumerate(self._lines))
+        dropped = self._limits.surplus(oldest, self._size)
+        last = dropped[-1].number
+        note = note_line(self._limits.note(dropped), self._lines[last].at)
+        self._lines[: last + 1] = [note]
+        self._size = self._size.without(dropped).plus(note.message)

@@ -19,8 +19,10 @@ from typing import Any, Literal
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal, Interrupt, StopRequested, Unwind
 from jobmanager.job import Job
-from jobmanager.records import JSON, Checkpoint, check_json, finite, storable
-from jobmanager.registry import Registry, parse_args
+from jobmanager.job_log import line_text
+from jobmanager.json_values import check_json
+from jobmanager.records import JSON, Checkpoint, finite, storable
+from jobmanager.registry import Registry, check_args, parse_args
 from jobmanager.signals import Signals
 from jobmanager.torture import Verdict, torture
 
@@ -111,6 +113,7 @@ class _Trial:
         self.cursor: JSON = None
         self.seen = 0  # checkpoints that count for the plan: those of start
         self._job_type = job_type
+        check_args(args)
         self._args = parse_args(job_type, args, settings)
         self._settings = settings
         self._folder = folder / "workdir"
@@ -262,7 +265,7 @@ class _Trial:
 
     def _told(self, error: BaseException) -> str:
         """Return the error as the service would show it, and log its traceback."""
-        self._log.lines.append("ERROR " + "".join(traceback.format_exception(error)))
+        self._log.lines.append("ERROR " + line_text("".join(traceback.format_exception(error))))
         return storable(str(error) if isinstance(error, Fatal) else f"{type(error).__name__}: {error}")
 
     def _outcome(self, status: Status, *, result: JSON = None, error: str | None = None) -> RunOutcome:
@@ -288,11 +291,11 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one record, with its traceback."""
-        self.lines.append(f"{record.levelname} {storable(self.format(record))}")
+        self.lines.append(f"{record.levelname} {line_text(self.format(record))}")
 
 
 def _through_json(value: Any, what: str) -> JSON:
-    """Return the value as the store gives it back: tuples as lists, keys as strings. Raises where it is no JSON."""
+    """Return the value as the store gives it back: tuples as lists, keys as strings; raises what check_json raises."""
     check_json(value, what)
     return json.loads(json.dumps(value))
 

@@ -25,7 +25,8 @@ from typing import Any
 from jobmanager.config import Settings
 from jobmanager.errors import StopRequested, Unwind
 from jobmanager.job import Job
-from jobmanager.registry import parse_args, type_name
+from jobmanager.json_values import check_json
+from jobmanager.registry import check_args, parse_args, type_name
 from jobmanager.signals import Signals
 
 #: Checkpoints at which a long job is disturbed, evenly spread.
@@ -117,6 +118,7 @@ def torture(
     Raises InvalidRequest if the arguments are wrong.
     """
     settings = settings or Settings.from_env()
+    check_args(args)
     parse_args(job_type, args, settings)
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         return _Bench(job_type, args, settings, observe, Path(folder)).judge(most_checkpoints)
@@ -216,6 +218,7 @@ class _Bench:
     def _attempt(self, rig: _Rig, attempt: int) -> dict[str, Any]:
         try:
             result = self._make_job(rig, attempt).start()
+            check_json(result, "the result")
             return {"result": json.loads(json.dumps(result, allow_nan=False)), "error": None}
         except StopRequested:
             rig.stopped_job.stop()
@@ -311,11 +314,12 @@ class _Rig:
 
     def _save(self, job: Job, place: int) -> None:
         job.flush()
+        check_json(job.cursor, "the cursor")
         saved = {"cursor": job.cursor, "done": job.done, "total": job.total, "message": job.message, "place": place}
         unfinished = self._saved_path.with_suffix(".new")
         unfinished.write_text(json.dumps(saved, allow_nan=False), encoding="utf-8")
         os.replace(unfinished, self._saved_path)
-        json.dumps(job.details(), allow_nan=False)
+        check_json(job.details(), "what details() returned")
         job.is_dirty = False
 
     def saved(self) -> dict[str, Any]:

@@ -145,8 +145,6 @@ class Core(Generic[J]):
             for line in lines:
                 yield Emit(line)
             after = lines[-1].number
-            if len(lines) < _LINES_A_PAGE:
-                return
 
     def lines(self, job_id: str, after: int) -> Flow[list[LogLine]]:
         query = [("after", str(after)), ("limit", str(_LINES_A_PAGE))]

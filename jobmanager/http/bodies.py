@@ -16,13 +16,10 @@ from werkzeug.datastructures import MultiDict
 
 from jobmanager.errors import Fault, InvalidRequest, Unreadable
 from jobmanager.http.arrays import ArrayReader, ItemTooLong
+from jobmanager.json_values import MAX_DEPTH, is_deeper
 from jobmanager.registry import faults_of, first_faults, invalid, refusal_of, sentence_of
 
 Model = TypeVar("Model", bound=BaseModel)
-
-#: How deep arrays and objects of a body may lie in each other. Far below what Python's recursion limit lets through,
-#: which is less where the stack is deeper: what one thread could write, another could not read.
-MAX_DEPTH = 100
 
 #: How many jobs a batch has, at most, and how many characters each of them: as many as a body with one job has bytes.
 MOST_JOBS = 100_000
@@ -188,7 +185,7 @@ def _check(value: Any, *, has_escapes: bool, has_exponents: bool) -> None:
     """Raise ValueError or RecursionError if the value can be read, but not stored."""
     if has_escapes:
         json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can be written, but not stored
-    if _is_deeper(value, MAX_DEPTH):
+    if is_deeper(value, MAX_DEPTH):
         raise RecursionError
     if has_exponents:
         json.dumps(value, allow_nan=False)  # 1e999 is read as infinity
@@ -224,14 +221,3 @@ def _fault(error: Exception, *, is_line: bool) -> str:
     if isinstance(error, _Constant):
         return f"{error} is no JSON"
     return _TOO_DEEP if isinstance(error, RecursionError) else "a number in it is too large"
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Tell whether arrays and objects lie more than *levels* deep in each other."""
-    layer = [value]
-    for _ in range(levels + 1):
-        boxes = [box.values() if isinstance(box, dict) else box for box in layer if isinstance(box, (dict, list))]
-        if not boxes:
-            return False
-        layer = [inner for box in boxes for inner in box]
-    return True

@@ -188,8 +188,9 @@ def changes(job_id: str) -> Response:
 @describe(
     name="get_log",
     tag="jobs",
-    text="What the job logged, and the tracebacks of its errors. To read on, pass the number of the last line as "
-    "`after`.",
+    text="What the job logged, and the tracebacks of its errors. A page has up to `limit` lines, and about 1 MiB of "
+    "messages, but at least one line. To read on, pass the number of the last line as `after`, until a page is empty. "
+    "The newest lines of a log are kept; where earlier ones were dropped, the first line says how many.",
     parameters=[job_id_parameter(), *query_parameters(resources.LogQuery)],
     answers={
         200: Answer(text="The lines.", model=resources.Lines, examples=examples.LINES),

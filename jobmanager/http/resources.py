@@ -29,6 +29,7 @@ from pydantic import (
 from jobmanager.errors import InvalidRequest
 from jobmanager.http.bodies import MOST_JOBS
 from jobmanager.job import Job
+from jobmanager.json_values import showable
 from jobmanager.manager import MOST_LABELS, JobManager
 from jobmanager.records import (
     MOST_LISTED_BYTES,
@@ -455,7 +456,7 @@ class LineShown(BaseModel):
     """A line that a job logged."""
 
     number: int = Field(description="Its place: pass the last one as `after` to read on.")
-    attempt: int = Field(description="The attempt that logged it.")
+    attempt: int = Field(description="The attempt that logged it; 0 for the note that earlier lines were dropped.")
     at: datetime = Field(description="When it was logged.")
     level: str = Field(description="How grave it is, as in INFO or ERROR.")
     message: str = Field(description="The text.")
@@ -513,7 +514,7 @@ def show_job(job: JobRecord, manager: JobManager) -> JobShown:
         stuck=manager.is_stuck(job),
         forced=job.is_forced and job.status not in FINAL,
         allowed=allowed(job.status),
-        **{name: getattr(job, name) for name in _AS_THEY_ARE},
+        **{name: showable(getattr(job, name)) for name in _AS_THEY_ARE},
     )
 
 

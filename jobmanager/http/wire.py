@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from jobmanager.errors import InvalidRequest
 from jobmanager.http import bodies
 from jobmanager.job import Job
+from jobmanager.json_values import showable
 from jobmanager.records import JobRecord
 from jobmanager.states import Status
 
@@ -137,7 +138,7 @@ def classic_answer(
     """Show a job as the Go service did: of its arguments those its type declares, then what it tells of itself."""
     declared = job_type.Args.model_fields if job_type else {}
     details: dict[str, Any] = {name: value for name, value in job.args.items() if name in declared}
-    details |= job.details | _told(job)
+    details = showable(details | job.details | _told(job))
     details |= {"jobID": job.id, "status": job.status.capitalize()}
     if is_unresponsive:
         details["unresponsive"] = True

@@ -84,6 +84,7 @@ class Database:
         self.engine = create_engine(
             make_url(url).set(drivername="postgresql+psycopg"),
             json_serializer=json_serializer,
+            json_deserializer=schema.from_json,
             paramstyle="format",  # parameters have places: see prepared.py
             pool_size=16,
             max_overflow=16,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -32,14 +33,13 @@ from sqlalchemy import (
     text,
 )
 
+from jobmanager.json_values import encode
 from jobmanager.records import storable
 
 _Convert = Callable[[Any], Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-# Made once: json.dumps makes an encoder at every call that asks for anything unusual.
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 class Time(TypeDecorator[datetime]):
@@ -114,12 +114,25 @@ def _from_text(value: Any) -> Any:
     if value == "{}":  # as most are
         return {}
     # Files of the first days hold numbers.
-    return json.loads(value) if isinstance(value, str) else value
+    return from_json(value) if isinstance(value, str) else value
 
 
 def to_json(value: Any) -> str:
     """Return *value* as it is stored; raises TypeError or ValueError."""
-    return "{}" if value == {} else _encode(value)
+    return "{}" if value == {} else encode(value)
+
+
+def from_json(text: str | bytes) -> Any:
+    """Return the value that a database holds as *text*.
+
+    Older versions kept values that are nested as deep as their stack let them. Where the present stack leaves too few
+    levels to read one, it is read on a stack of its own: one such value must not keep other jobs from being read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        with ThreadPoolExecutor(max_workers=1) as stack:
+            return stack.submit(json.loads, text).result()
 
 
 #: SQLite numbers rows by itself only in a column of this very type.

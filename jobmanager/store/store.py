@@ -49,6 +49,7 @@ from jobmanager.errors import (
     StoreUnavailable,
     UnknownJob,
 )
+from jobmanager.job_log import LogLimits
 from jobmanager.records import (
     MOST_LISTED_BYTES,
     Applied,
@@ -70,7 +71,7 @@ from jobmanager.records import (
     storable,
 )
 from jobmanager.states import ATTENDED, FINAL, Action, Status
-from jobmanager.store import census, following, listing, queries, sqlite
+from jobmanager.store import census, following, job_logs, listing, queries, sqlite
 from jobmanager.store.migrate import bring_up_to_date
 from jobmanager.store.moves import AT_ONCE, Move, Values, decide
 from jobmanager.store.prepared import Columns, Rows
@@ -103,6 +104,8 @@ _PAGE_BYTES = 8 * 1024 * 1024
 _JOB_BYTES = 1024
 #: Jobs that are inserted by one statement, where they have labels.
 _INSERTED_AT_ONCE = 1000
+#: Jobs whose logs this process knows the sizes of; beyond that, all of them are counted again.
+_MOST_TALLIES = 10_000
 #: The largest number that a change can have.
 _LAST_SEQ = 2**63 - 1
 
@@ -161,6 +164,7 @@ class Store:
         lease_seconds: float = 15.0,
         max_crashes: int = 3,
         queue_limit: int = 1_000_000,
+        log_limits: LogLimits | None = None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         """Open the store, and make its tables if it is new. Blocks; raises StoreUnavailable, ConfigError.
@@ -172,6 +176,8 @@ class Store:
         self._lease = timedelta(seconds=lease_seconds)
         self._max_crashes = max_crashes
         self._queue_limit = queue_limit
+        self._log_limits = log_limits or LogLimits()
+        self._tallies: dict[str, job_logs.Tally] = {}  # by job; one that is missing is counted
         self._clock_offset = timedelta(0)  # between the clock of leases and that of everything else, as last measured
         self._waiting = queue_limit, 0  # jobs that waited when they were counted last, and the last change by then
         self._last_seq = 0  # of the changes that this process knows of
@@ -256,12 +262,13 @@ class Store:
         return [_change(row) for row in rows]
 
     def log(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
-        """Return lines that the job logged, oldest first, beginning behind the one numbered *after*."""
-        query = select(log_lines).where(log_lines.c.job_id == job_id, log_lines.c.number > after)
-        rows = self._read(query.order_by(log_lines.c.number).limit(limit))
+        """Return lines that the job logged, oldest first, beginning behind the one numbered *after*.
+
+        Up to *limit* lines, and about 1 MiB of messages, but at least one line. There are no more if this is empty.
+        """
         return [
             LogLine(number=row.number, attempt=row.attempt, at=row.at, level=row.level, message=row.message)
-            for row in rows
+            for row in self._read(job_logs.page(job_id, after=after, limit=limit))
         ]
 
     # What happens, for those who follow it
@@ -463,14 +470,31 @@ class Store:
             rows = self._database.execute(connection, statement, values | held)
             if not rows:
                 raise LeaseLost(job_id)
-            _add_lines(connection, job_id, lines)
             return Status(rows[0][0])
 
-        return self._database.run(write)
+        return self._run_with_lines(job_id, lines, write)
 
     def add_log(self, job_id: str, lines: Sequence[LogLine]) -> None:
-        """Keep lines that the job logged; committed when this returns."""
-        self._database.run(lambda connection: _add_lines(connection, job_id, lines))
+        """Keep lines that the job logged; committed when this returns. The oldest ones go if there are too many."""
+        if lines:
+            self._run_with_lines(job_id, lines, lambda _: None)
+
+    def _run_with_lines(self, job_id: str, lines: Sequence[LogLine], write: Callable[[Connection], T]) -> T:
+        """Commit *write*, and with it lines of the job's log."""
+        if not lines:
+            return self._database.run(write)
+        # Taken out until this is committed: after a failure, the log is counted again.
+        known = self._tallies.pop(job_id, None)
+
+        def write_all(connection: Connection) -> tuple[T, job_logs.Tally]:
+            result = write(connection)
+            return result, job_logs.add_lines(connection, job_id, lines, known=known, limits=self._log_limits)
+
+        result, tally = self._database.run(write_all)
+        if len(self._tallies) >= _MOST_TALLIES:
+            self._tallies.clear()
+        self._tallies[job_id] = tally
+        return result
 
     # What the engine needs
 
@@ -1100,15 +1124,6 @@ def _add_labels(connection: Connection, new: Sequence[NewJob], numbers: Sequence
 
 def _count_new(connection: Connection, new: Sequence[NewJob]) -> None:
     census.note(connection, [(job.type, Status.SUBMITTED) for job in new], 1)
-
-
-def _add_lines(connection: Connection, job_id: str, lines: Sequence[LogLine]) -> None:
-    if lines:
-        rows: Iterable[Values] = (
-            {"job_id": job_id, "attempt": line.attempt, "at": line.at, "level": line.level, "message": line.message}
-            for line in lines
-        )
-        connection.execute(insert(log_lines), list(rows))
 
 
 def _change(row: Row[Any]) -> Change:

@@ -471,6 +471,18 @@ def test_text_cannot_turn_its_direction_nor_hide_in_controls(page: Page, start: 
     expect(article.locator(".card.now")).to_be_hidden()
 
 
+def test_a_log_of_many_bytes_is_read_to_its_end(page: Page, start: Callable[..., Server]) -> None:
+    server = start("mounted:app")
+    job_id = server.client.post("/ops/jobs", json={"type": "Wordy"}).json()["id"]
+    server.client.get(f"/ops/jobs/{job_id}/events", timeout=30)  # ends with the job
+
+    page.goto(f"{server.url}/ops/?job={job_id}")
+    lines = page.locator("article .line .text")
+
+    expect(lines).to_have_count(31)
+    expect(lines.last).to_have_text("the end")
+
+
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "halt"])
 def test_what_can_be_no_id_of_a_job_is_told_as_such(page: Page, name: str) -> None:
     page.goto(f"/?job={name}")

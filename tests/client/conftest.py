@@ -37,6 +37,14 @@ class Steps(Job):
         return {"n": self.args.n}
 
 
+class Wordy(Job):
+    """Logs more than fits into a page."""
+
+    def start(self) -> None:
+        for number in range(300):
+            self.log.info("%d %s", number, "x" * 9000)
+
+
 class Fails(Job):
     """Fails at once."""
 
@@ -68,7 +76,7 @@ class Service:
     def __init__(self, data_dir: Path, **settings: Any) -> None:
         self.settings = Settings(data_dir=data_dir, checkpoint_seconds=0.0, lease_seconds=1.0, **settings)
         self.types = Registry()
-        for job_type in (Steps, Fails, File):
+        for job_type in (Steps, Fails, File, Wordy):
             self.types.register(job_type)
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"

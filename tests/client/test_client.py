@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from jobmanager import Client
-from jobmanager.client import Refused, Submission, Unexpected, Unreachable, values, wire
+from jobmanager.client import LogLine, Refused, Submission, Unexpected, Unreachable, values, wire
 from jobmanager.errors import (
     ConfigError,
     Conflict,
@@ -148,6 +148,16 @@ def test_a_log_is_read_to_its_end(client: Client) -> None:
 
     assert [line.message for line in lines] == [f"step {step}" for step in range(20)]
     assert [line.number for line in job.log(after=lines[4].number)] == [line.number for line in lines[5:]]
+
+
+def test_a_log_whose_pages_are_bounded_by_bytes_is_read_to_its_end(client: Client) -> None:
+    job = client.submit("Wordy").wait(20)
+
+    lines = list(job.log())
+    followed = [sign for sign in job.follow() if isinstance(sign, LogLine)]
+
+    assert [int(line.message.split()[0]) for line in lines] == list(range(300))
+    assert followed == lines
 
 
 def test_job_types_tell_their_arguments(quiet: Client) -> None:

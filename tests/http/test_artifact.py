@@ -200,7 +200,12 @@ def test_an_unknown_job_has_no_file(quiet: FlaskClient, job_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["../../jobmanager.db", "/etc/hostname", "..", ".", "", "a\u0000b", "missing.csv", "link.csv", None, 7, []]
+    "file",
+    [
+        *["../../jobmanager.db", "/etc/hostname", "..", ".", "", "a\u0000b", "missing.csv", "link.csv", None, 7, []],
+        *["x" * 300, "x/" * 450, "x" * 100_000, "☃" * 200],
+    ],
+    ids=lambda file: str(file)[:20],
 )
 def test_a_result_that_names_no_file_in_the_job_s_folder_hands_out_nothing(
     client: FlaskClient, settings: Settings, types: Registry, service: Any, file: Any
@@ -226,7 +231,13 @@ def test_a_result_that_is_no_object_names_no_file(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"filename": 7}, {"filename": "a\r\nX-Evil: 1"}, {"sha256": 7}, {"media_type": None}]
+    "wrong",
+    [
+        {name: value}
+        for name in ("filename", "sha256", "media_type")
+        for value in (7, None, "", "a\r\nX-Evil: 1", '☃"', "a\0b", "☃" * 1000, "x" * 5000, 'a";b', "W/x", "*")
+    ],
+    ids=repr,
 )
 def test_a_result_that_tells_oddly_of_its_file_still_hands_it_out(
     client: FlaskClient, types: Registry, service: Any, wrong: dict[str, Any]
@@ -239,6 +250,10 @@ def test_a_result_that_tells_oddly_of_its_file_still_hands_it_out(
     assert response.status_code == 200
     assert response.data == CONTENT
     assert "X-Evil" not in response.headers
+    for value in response.headers.values():
+        assert value.isascii()
+        assert len(value) < 4000
+    assert response.get_etag()[0]
 
 
 def test_a_file_that_was_removed_is_not_found(
@@ -259,3 +274,26 @@ def test_the_character_set_that_the_job_tells_of_is_told_once(types: Registry, s
     whole, part = fetch(service.http, job_id), fetch(service.http, job_id, Range="bytes=0-3")
 
     assert (whole.headers["Content-Type"], part.headers["Content-Type"]) == ("text/csv; charset=utf-8",) * 2
+
+
+@pytest.mark.parametrize(("sha256", "is_used"), [("A-z_0.9", True), ('☃"', False), ('a"', False), ("W/x", False)])
+def test_a_digest_that_cannot_be_an_etag_is_replaced(
+    client: FlaskClient, types: Registry, service: Any, sha256: str, is_used: bool
+) -> None:
+    types.register(Write)
+    job_id = service.run("Write", {"told": TOLD | {"sha256": sha256}})
+
+    response = fetch(client, job_id)
+
+    assert response.headers["ETag"] == (f'"{sha256}"' if is_used else f'"{job_id}-1"')
+    assert fetch(client, job_id, If_None_Match=response.headers["ETag"]).status_code == 304
+
+
+@pytest.mark.parametrize("media_type", ["☃/x", "text", "text/", "text/csv\u00e9", "text/csv; name=☃", "a b/c"])
+def test_a_media_type_that_cannot_be_a_header_is_replaced(
+    client: FlaskClient, types: Registry, service: Any, media_type: str
+) -> None:
+    types.register(Write)
+    job_id = service.run("Write", {"told": TOLD | {"media_type": media_type}})
+
+    assert fetch(client, job_id).headers["Content-Type"] == "application/octet-stream"

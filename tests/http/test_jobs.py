@@ -362,6 +362,39 @@ def test_what_a_job_logged_is_read_line_by_line(client: FlaskClient, types: Regi
     assert (job["result"], job["progress"]["message"], job["allowed"]) == ({"steps": 1}, "one step", [])
 
 
+def test_a_page_of_a_log_is_bounded_by_bytes_and_the_last_one_is_empty(
+    client: FlaskClient, types: Registry, until: Any
+) -> None:
+    @types.register
+    class Wordy(Job):
+        def start(self) -> None:
+            for number in range(250):
+                self.log.info("%d %s", number, "x" * 9000)
+
+    job_id = submit(client, type="Wordy")["id"]
+    until(lambda: client.get(f"/jobs/{job_id}").json["status"] == "completed")
+
+    pages, after = [], 0
+    while lines := (answer := client.get(f"/jobs/{job_id}/log?after={after}&limit=10000")).json["lines"]:
+        assert len(answer.data) < 1.2 * (1 << 20)
+        pages.append(lines)
+        after = lines[-1]["number"]
+
+    assert [line["message"].split()[0] for lines in pages for line in lines] == [str(number) for number in range(250)]
+    assert len(pages) == 3
+
+
+def test_args_of_a_batch_that_are_too_large_are_refused_by_name(still: FlaskClient) -> None:
+    jobs = [{"type": "Simple"}, {"type": "Simple", "args": {"x": "x" * (1 << 20)}}]
+
+    answer = still.post("/jobs/batch", json=jobs)
+
+    assert_problem(answer, 422, "invalid-request")
+    assert "args is larger than 1 MiB as JSON" in answer.json["detail"]
+    assert answer.json["errors"][0]["pointer"] == "#/1/args"
+    assert ids(still.get("/jobs")) == []
+
+
 @pytest.mark.parametrize("query", ["after=-1", "after=x", "limit=0", "limit=10001", "lines=3", f"after={2**63}"])
 def test_wrong_parameters_of_a_log_are_refused(still: FlaskClient, query: str) -> None:
     assert_problem(still.get(f"/jobs/{submit(still)['id']}/log?{query}"), 422, "invalid-request")

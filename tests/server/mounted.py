@@ -52,6 +52,17 @@ class Hostile(Job):
         return {"file": "fdp.exe", "filename": "\u202efdp.exe"}
 
 
+@registry.register
+class Wordy(Job):
+    """Logs more bytes than fit into a page of a log."""
+
+    def start(self) -> None:
+        """Log a few long lines."""
+        for _ in range(30):
+            self.log.info("x" * 100_000)
+        self.log.info("the end")
+
+
 manager = JobManager()
 
 app = Flask(__name__)

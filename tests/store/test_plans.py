@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import event, text
 
 from jobmanager.errors import LeaseLost
-from jobmanager.records import Checkpoint, NewJob, Selection, Settlement
+from jobmanager.job_log import LogLimits
+from jobmanager.records import Checkpoint, LogLine, NewJob, Selection, Settlement
 from jobmanager.states import Action, Status
 from jobmanager.store import Store
 from jobmanager.store.prepared import Prepared
@@ -42,6 +43,14 @@ def park(store: Store) -> None:
     store.settle("running", 1, Settlement(action=Action.YIELD, failures=0), parked=True)
 
 
+def log_much(store: Store) -> None:
+    """Log more lines than are kept."""
+    line = LogLine(number=0, attempt=1, at=store.now(), level="INFO", message="x" * 200)
+    for _ in range(3):
+        store.add_log("running", [line] * 50)
+    assert store.log("running")[0].attempt == 0, "no line was dropped"
+
+
 #: What is asked all the time, with what it is asked for.
 QUESTIONS: dict[str, Ask] = {
     "what there is to do": lambda store: store.look(TYPES),
@@ -62,6 +71,7 @@ QUESTIONS: dict[str, Ask] = {
     "a job": lambda store: store.get("running"),
     "changes of a job": lambda store: store.changes("running"),
     "lines of a job": lambda store: store.log("running"),
+    "lines that are dropped": log_much,
     "what happened since": lambda store: store.news(after=99_990),
     "what happened to a job": lambda store: store.news(after=0, job_id="running"),
     "progress": lambda store: store.progress(since=store.now() - timedelta(seconds=2)),
@@ -90,7 +100,8 @@ QUESTIONS: dict[str, Ask] = {
 @pytest.fixture(scope="module")
 def full_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Return a store with a hundred thousand finished jobs, one that runs and one that waits."""
-    store = Store(f"sqlite:///{tmp_path_factory.mktemp('plans')}/jobs.db")
+    limits = LogLimits(lines=100)
+    store = Store(f"sqlite:///{tmp_path_factory.mktemp('plans')}/jobs.db", log_limits=limits)
     with store._database.engine.connect().execution_options(is_writer=True) as connection, connection.begin():
         connection.execute(text(FINISHED_JOBS))
         connection.execute(text(THEIR_CHANGES))

@@ -20,6 +20,8 @@ NUMBERS = {
     "STOP_GRACE_SECONDS": ("9", "stop_grace_seconds", 9.0),
     "KEEP_DAYS": ("0.5", "keep_days", 0.5),
     "KEEP_JOBS": ("100", "keep_jobs", 100),
+    "LOG_LINES": ("100", "log_lines", 100),
+    "LOG_BYTES": ("65536", "log_bytes", 65536),
     "STREAMS": ("0", "streams", 0),
 }
 

@@ -12,10 +12,10 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "jobmanager"
 #: Who may import whom: a layer imports itself and those before it. Modules that are not here are not layered.
 LAYERS = [
-    {"errors", "printable", "private", "urls"},
+    {"errors", "json_values", "printable", "private", "urls"},
     {"states"},
     {"records"},
-    {"config", "logs"},
+    {"config", "job_log", "logs"},
     {"signals", "alarm", "tokens", "rates"},
     {"job"},
     {"client", "registry"},

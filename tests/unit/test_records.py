@@ -20,7 +20,6 @@ from jobmanager.records import (
     NewJob,
     Outcome,
     backoff,
-    check_json,
     finite,
     settle,
     storable,
@@ -202,24 +201,6 @@ def test_a_text_with_halves_of_characters_can_be_kept_and_read_again(text: str) 
 
 def test_an_endless_text_is_cut_and_says_so() -> None:
     assert storable("x" * 30, longest=10) == "x" * 10 + " … (20 more characters)"
-
-
-@pytest.mark.parametrize("value", [None, 1, -0.5, "ä", [], {"a": [True, None]}, 10**400])
-def test_json_passes(value: Any) -> None:
-    check_json(value, "it")
-
-
-def endless() -> list[Any]:
-    """Return a list that holds itself."""
-    items: list[Any] = []
-    items.append(items)
-    return items
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("-inf"), {1}, b"x", object(), "\ud800", {(1, 2): 3}, endless()])
-def test_what_is_no_json_is_named(value: Any) -> None:
-    with pytest.raises((TypeError, ValueError), match=r"^the cursor is no JSON: "):
-        check_json(value, "the cursor")
 
 
 @pytest.mark.parametrize(("value", "number"), [(None, None), (3, 3.0), (2.5, 2.5), (True, 1.0)])

@@ -217,7 +217,7 @@ def test_what_is_no_json_fails_the_job(where: str) -> None:
     outcome = run(Odd)
 
     assert outcome.status == "failed"
-    assert outcome.error == f"TypeError: the {where} is no JSON: Object of type set is not JSON serializable"
+    assert outcome.error == f"TypeError: the {where} is not valid JSON: Object of type set is not JSON serializable"
 
 
 @pytest.mark.parametrize("done", ["many", float("nan"), 10**400])

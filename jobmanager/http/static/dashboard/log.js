@@ -39,7 +39,8 @@ export class LogTail {
     do {
       ({ lines } = await ask(jobPath(this.#id, `/log?after=${this.#last}&limit=${PAGE}`)));
       if (lines.length) this.#append(lines);
-    } while (lines.length === PAGE);
+      // A page is bounded by bytes too, and may be short: only an empty one is the last.
+    } while (lines.length);
   }
 
   #append(lines) {

@@ -1,0 +1,117 @@
+"""Check the JSON values that clients and jobs hand over, and make stored ones fit to be shown.
+
+Pure functions: no I/O, no clock, no threads. Knows nothing of jobs, HTTP or the store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+JSON = Any
+
+#: Levels of arrays and objects inside each other. Far below Python's recursion limit, which leaves fewer levels where
+#: the stack is deeper: one thread could not read what another wrote. The serializer of answers ends at 254 levels.
+MAX_DEPTH = 100
+#: Bytes of one value as compact JSON in UTF-8.
+MAX_BYTES = 1 << 20
+
+#: Write a value as compact JSON. Made once: json.dumps makes an encoder at every call that asks for anything unusual.
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+#: A larger number may have more digits than Python writes.
+_LARGEST_PLAIN = 2**63
+#: An object of so many plain entries, of so many characters each, is smaller than MAX_BYTES however it is escaped.
+_FEW_ENTRIES = 64
+_SHORT_TEXT = 1024
+_LEFT_OUT = f"(left out: nested more than {MAX_DEPTH} levels deep)"
+
+
+def check_json(value: JSON, what: str) -> None:
+    """Raise TypeError or ValueError if *value* cannot be kept as JSON: the message names *what* it is, and the limit.
+
+    It must be valid JSON, of MAX_BYTES at most, and nested MAX_DEPTH levels deep at most.
+    """
+    if _is_plain(value) or _is_plain_object(value):
+        return
+    _check_shape(value, what)
+    try:
+        size = len(encode(value).encode("utf-8"))
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{what} is not valid JSON: {error}") from None
+    if size > MAX_BYTES:
+        raise _too_large(what)
+
+
+def is_deeper(value: JSON, levels: int) -> bool:
+    """Return True if arrays and objects are nested more than *levels* deep in *value*."""
+    return next(islice(_containers_by_level(value), levels, None), None) is not None
+
+
+def showable(value: JSON) -> JSON:
+    """Return *value* as an answer can show it: a note replaces what is nested more than MAX_DEPTH levels deep.
+
+    Older versions of the service have kept such values.
+    """
+    return _cut(value, MAX_DEPTH) if is_deeper(value, MAX_DEPTH) else value
+
+
+def _is_plain(value: object) -> bool:
+    """Return True at once for most values that can be kept: encoding one takes several times as long."""
+    if isinstance(value, str):
+        return len(value) <= _SHORT_TEXT and value.isascii()
+    return value is None or (isinstance(value, int) and -_LARGEST_PLAIN <= value <= _LARGEST_PLAIN)
+
+
+def _is_plain_object(value: object) -> bool:
+    if not isinstance(value, dict) or len(value) > _FEW_ENTRIES:
+        return False
+    return all(_is_plain(each) for each in (*value, *value.values()))
+
+
+def _check_shape(value: JSON, what: str) -> None:
+    """Raise ValueError if *value* is nested too deep, or has so many items that it is certainly too large.
+
+    Stops at the level where that shows, so a value that contains itself, or another one many times, takes no longer.
+    """
+    least = 0
+    for level, containers in enumerate(_containers_by_level(value), 1):
+        if level > MAX_DEPTH:
+            raise ValueError(f"{what} is nested more than {MAX_DEPTH} levels deep. Make it flatter")
+        least += sum(map(_least_bytes, containers))
+        if least > MAX_BYTES:
+            raise _too_large(what)
+
+
+def _containers_by_level(value: JSON) -> Iterator[list[Any]]:
+    """Yield the arrays and objects of each level of nesting, the outermost first."""
+    items = [value]
+    while containers := [item for item in items if isinstance(item, (dict, list, tuple))]:
+        yield containers
+        items = [item for each in containers for item in (each.values() if isinstance(each, dict) else each)]
+
+
+def _least_bytes(container: Any) -> int:
+    """Return how many bytes an array or object takes at least, without the content of others inside it."""
+    items = (*container, *container.values()) if isinstance(container, dict) else container
+    # Each item takes a character, and another one parts it from the next.
+    return 2 * len(container) + sum(len(item) for item in items if isinstance(item, str))
+
+
+def _too_large(what: str) -> ValueError:
+    return ValueError(
+        f"{what} is larger than {MAX_BYTES >> 20} MiB as JSON. Store the data elsewhere, and pass a reference to it"
+    )
+
+
+def _cut(value: JSON, levels: int) -> JSON:
+    if not isinstance(value, (dict, list)):
+        return value
+    if levels == 0:
+        return _LEFT_OUT
+    if isinstance(value, dict):
+        return {name: _cut(item, levels - 1) for name, item in value.items()}
+    return [_cut(item, levels - 1) for item in value]

@@ -1,0 +1,127 @@
+"""The log of each job in the database: add lines, drop the oldest ones, read a page.
+
+Runs inside transactions that store.py opens. What is dropped is decided in job_log.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, case, delete, func, insert, null, select, update
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from jobmanager.job_log import NOTE_ATTEMPT, NOTE_LEVEL, Entry, LogLimits, LogSize, lines_noted
+from jobmanager.records import LogLine
+from jobmanager.store.schema import log_lines
+
+#: Bytes of messages in one page of a log; a page has one line at least.
+PAGE_BYTES = 1 << 20
+#: How many of the oldest lines are looked at in one question when lines are dropped.
+_LOOK_AT = 1000
+
+
+class _octets(FunctionElement[int]):  # noqa: N801 - a function of SQL
+    """The size of a text in UTF-8. SQLite has octet_length() only from 3.43 on, and length() stops at a NUL."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(_octets)
+def _octet_length(element: _octets, compiler: SQLCompiler, **options: Any) -> str:
+    return f"octet_length({compiler.process(element.clauses, **options)})"
+
+
+@compiles(_octets, "sqlite")
+def _length_of_blob(element: _octets, compiler: SQLCompiler, **options: Any) -> str:
+    return f"length(CAST({compiler.process(element.clauses, **options)} AS BLOB))"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How much a job's log holds, as far as one attempt knows: only the attempt that holds the job adds lines."""
+
+    attempt: int
+    size: LogSize
+
+
+def add_lines(
+    connection: Connection, job_id: str, lines: Sequence[LogLine], *, known: Tally | None, limits: LogLimits
+) -> Tally:
+    """Add lines to a job's log, drop the oldest ones if it is too long by now, and return what it holds.
+
+    *known* is what this returned for the job last, if that was committed: else the log is counted.
+    """
+    attempt = lines[-1].attempt
+    # Another process may have added lines in between, but not without another attempt.
+    size = known.size if known is not None and known.attempt == attempt else _size(connection, job_id)
+    rows = [
+        {"job_id": job_id, "attempt": line.attempt, "at": line.at, "level": line.level, "message": line.message}
+        for line in lines
+    ]
+    connection.execute(insert(log_lines), rows)
+    for line in lines:
+        size = size.plus(line.message)
+    if limits.is_worth_dropping(size):
+        size = _drop_oldest(connection, job_id, size, limits)
+    return Tally(attempt=attempt, size=size)
+
+
+def page(job_id: str, *, after: int, limit: int) -> Select[Any]:
+    """Return the query of up to *limit* lines of a log behind the one numbered *after*, and of about PAGE_BYTES.
+
+    One statement: between two, the lines of a page could be dropped, and it would be empty before the log ends.
+    """
+    behind = _of(job_id) & (log_lines.c.number > after)
+    size = _octets(log_lines.c.message)
+    bytes_before = (func.sum(size).over(order_by=log_lines.c.number) - size).label("bytes_before")
+    sizes = select(log_lines.c.number, bytes_before).where(behind).order_by(log_lines.c.number).limit(limit).subquery()
+    last = select(func.max(sizes.c.number)).where(sizes.c.bytes_before < PAGE_BYTES).scalar_subquery()
+    return select(log_lines).where(behind, log_lines.c.number <= last).order_by(log_lines.c.number)
+
+
+def _of(job_id: str) -> ColumnElement[bool]:
+    return log_lines.c.job_id == job_id
+
+
+def _size(connection: Connection, job_id: str) -> LogSize:
+    counted = select(func.count(), func.coalesce(func.sum(_octets(log_lines.c.message)), 0)).where(_of(job_id))
+    lines, size = connection.execute(counted).one()
+    return LogSize(lines=int(lines), bytes=int(size))
+
+
+def _drop_oldest(connection: Connection, job_id: str, size: LogSize, limits: LogLimits) -> LogSize:
+    """Drop the lines that are too many, and return what is left. The last of them becomes the note.
+
+    So the note comes before the lines that stay, and a reader behind one of those is not shown it again.
+    """
+    dropped = limits.surplus(_oldest(connection, job_id), size)
+    last, note = dropped[-1].number, limits.note(dropped)
+    connection.execute(delete(log_lines).where(_of(job_id), log_lines.c.number < last))
+    told = {"attempt": NOTE_ATTEMPT, "level": NOTE_LEVEL, "message": note}
+    connection.execute(update(log_lines).where(log_lines.c.number == last).values(told))
+    return size.without(dropped).plus(note)
+
+
+def _oldest(connection: Connection, job_id: str) -> Iterator[Entry]:
+    """Yield the lines of a job's log, the oldest first."""
+    is_note = log_lines.c.attempt == NOTE_ATTEMPT
+    shown = (
+        log_lines.c.number,
+        _octets(log_lines.c.message).label("bytes"),
+        case((is_note, log_lines.c.message), else_=null()).label("note"),
+    )
+    last = 0
+    while True:
+        behind = select(*shown).where(_of(job_id), log_lines.c.number > last)
+        rows = connection.execute(behind.order_by(log_lines.c.number).limit(_LOOK_AT)).all()
+        for row in rows:
+            stands_for = 1 if row.note is None else lines_noted(row.note)
+            yield Entry(number=row.number, bytes=int(row.bytes), stands_for=stands_for)
+        if len(rows) < _LOOK_AT:
+            return
+        last = rows[-1].number
