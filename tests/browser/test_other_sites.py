@@ -27,7 +27,7 @@ def deceived(launch: Callable[..., Browser]) -> Browser:
 @pytest.fixture
 def page(deceived: Browser) -> Iterator[Page]:
     context = deceived.new_context()
-    context.set_default_timeout(5_000)
+    context.set_default_timeout(30_000)
     yield context.new_page()
     context.close()
 
@@ -75,7 +75,7 @@ def is_refused(page: Page, server: Server, address: str, script: str) -> bool:
     before = refused(server)
     with page.expect_request(lambda request: request.url == address):
         page.evaluate(script, address)
-    return until(lambda: refused(server) == before + 1, address, seconds=5)
+    return until(lambda: refused(server) == before + 1, address)
 
 
 FORM = """address => {
