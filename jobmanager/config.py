@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
+from jobmanager import hosts
 from jobmanager.errors import ConfigError
 
 Number = TypeVar("Number", int, float)
@@ -59,6 +60,9 @@ class Settings:
     tokens: Path | None = None
     #: let others than loopback be bound without tokens
     insecure: bool = False
+    #: hosts that requests may name, with or without a port, beside loopback and the bound address; empty: those alone
+    #: if there are no tokens, and any if there are or if insecure is set
+    hosts: tuple[str, ...] = ()
     #: clients that may follow what happens at once, in a process; each takes one of the threads that serve requests
     streams: int = 8
     #: how the server's log looks: "console" for people, "json" for programs
@@ -99,6 +103,7 @@ class Settings:
             log_bytes=read.number("LOG_BYTES", 10 * 1024 * 1024, least=65_536),
             tokens=Path(value) if (value := read.text("TOKENS", "")) else None,
             insecure=read.truth("INSECURE"),
+            hosts=_split(read.text("HOSTS", "", check=_check_hosts)),
             streams=read.number("STREAMS", 8, least=0),
             log=read.text("LOG", "console", check=_check_log),
             # Its name is prometheus_client's, which reads it too.
@@ -168,6 +173,14 @@ def _has_exporter(environ: Mapping[str, str]) -> bool:
 def _check_log(value: str) -> None:
     if value not in ("console", "json"):
         raise ValueError(f"the log can be console or json, not {value}")
+
+
+def _split(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _check_hosts(value: str) -> None:
+    hosts.parse_all(_split(value))
 
 
 def _check_url(value: str) -> None:

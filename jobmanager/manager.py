@@ -201,11 +201,13 @@ class JobManager:
         timeout_seconds: float | None = None,
         labels: dict[str, str] | None = None,
         idempotency_key: str | None = None,
+        idempotency_scope: str = "",
         actor: str = "embedder",
     ) -> JobRecord:
         """Store a job, to be run as soon as there is a slot; it is durable when this returns.
 
         The same *idempotency_key* with the same submission returns the job that was stored before, for at least a day.
+        Keys of different *idempotency_scope* are different keys.
         Raises UnknownType, InvalidRequest, Conflict (the key was used for another submission), QueueFull,
         StoreUnavailable.
         """
@@ -218,6 +220,7 @@ class JobManager:
             timeout_seconds=timeout_seconds,
             labels=labels or {},
             idempotency_key=idempotency_key,
+            idempotency_scope=idempotency_scope,
         )
         new = self._checked(asked)
         engine = self._started()
@@ -542,6 +545,7 @@ class JobManager:
                 max_attempts=job_type.max_attempts if asked.max_attempts is None else asked.max_attempts,
                 timeout_seconds=job_type.timeout_seconds if asked.timeout_seconds is None else asked.timeout_seconds,
                 idempotency_key=asked.idempotency_key,
+                idempotency_scope=asked.idempotency_scope,
                 traceparent=tracing.traceparent(),
             )
             _check(new)

@@ -167,6 +167,8 @@ class Submission:
     timeout_seconds: float | None = None
     labels: dict[str, str] = field(default_factory=dict)
     idempotency_key: str | None = None
+    #: whose key it is: the same key of another scope is another key
+    idempotency_scope: str = ""
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen, which takes a batch a twentieth of its time to make
@@ -184,6 +186,8 @@ class NewJob:
     timeout_seconds: float | None = None
     #: the same key with the same submission gives the same job
     idempotency_key: str | None = None
+    #: whose key it is; "": anybody's
+    idempotency_scope: str = ""
     #: the span of the request that submits it, if there is one
     traceparent: str | None = None
 

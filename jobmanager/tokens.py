@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import hashlib
 import hmac
-import ipaddress
 import logging
 import os
 import re
@@ -27,6 +26,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from jobmanager.config import Settings
 from jobmanager.errors import ConfigError, TokensUnavailable
+from jobmanager.hosts import is_loopback
 
 #: What every token begins with, so that people, and scanners for secrets that leaked, recognise one.
 PREFIX = "jm_"
@@ -217,20 +217,6 @@ def check_access(settings: Settings, hosts: Iterable[str]) -> None:
             "set. Have it name a file, and make a token with: jobmanager token add NAME --role operator. Or bind "
             "127.0.0.1, or insist with JOBMANAGER_INSECURE=1."
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether what is bound to the host can be reached from this machine only.
-
-    >>> [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "db.example")]
-    [True, True, True, False, False, False]
-    """
-    try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return host == "localhost"
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
 
 
 def _hash(secret: str) -> str:

@@ -19,7 +19,7 @@ from werkzeug.wrappers import Response
 
 from jobmanager.errors import JobManagerError, RateLimited, TokensUnavailable, Unauthenticated
 from jobmanager.http import examples, resources, wire
-from jobmanager.http.door import address_of, called, is_open, open_to_all
+from jobmanager.http.door import address_of, called, is_open, manager, mounted, open_in_part, open_to_all, token
 from jobmanager.http.errors import KINDS
 from jobmanager.http.requests import Files
 from jobmanager.job import Job
@@ -143,8 +143,11 @@ already so (to halt a halted job) changes nothing and is answered like success. 
 be 1 MiB long.
 
 Where the operator has made tokens, each request carries one, as `Authorization: Bearer`: **Authorize** has this page
-send it, until the page is left. A viewer may look; an operator may submit, halt, resume and stop; an admin may stop by
-force."""
+send it, until the page is left, and shows the job types that the token may see. A viewer may look; an operator may
+submit, halt, resume and stop; an admin may stop by force.
+
+Requests that a browser sends for a page of another site are refused with 403, and so are requests from other machines
+if there are no tokens. A Host that the service does not answer for is refused with 421."""
 
 
 def describe(
@@ -276,14 +279,22 @@ def page_as_file() -> Response:
 
 
 @blueprint.get("/apispec.json")
-@open_to_all
+@open_in_part
 def specification() -> Response:
-    """Describe the API, as it is called where the request came by."""
+    """Describe the API under the prefix of the request, with the job types that the token may see."""
     mount, name, _ = called()
-    if name not in mount.specifications:
-        mount.specifications[name] = _specification(name, mount.manager.types)
+    types = _visible_types()
+    key = (name, frozenset(types))
+    if key not in mount.specifications:
+        mount.specifications[key] = _specification(name, types)
     prefix = address_of("docs.page").removesuffix("/apidocs/")
-    return jsonify(mount.specifications[name] | {"servers": [{"url": prefix or "/"}]})
+    return jsonify(mount.specifications[key] | {"servers": [{"url": prefix or "/"}]})
+
+
+def _visible_types() -> Registry:
+    """Return the job types that the request may see: none without a token, if there are tokens."""
+    is_anonymous = mounted().tokens is not None and token() is None
+    return Registry().only(()) if is_anonymous else manager().types
 
 
 def _specification(name: str, types: Registry) -> dict[str, Any]:
@@ -335,7 +346,7 @@ def _template(types: Registry) -> dict[str, Any]:
 
 
 def _schemas(types: Registry) -> dict[str, Any]:
-    """Return the schemas of all bodies, and of the arguments of every job type."""
+    """Return the schemas of all bodies, and of the arguments of these job types."""
     _, definitions = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_REF)
     schemas: dict[str, Any] = definitions["$defs"]
     new_job = schemas["NewJob"]["properties"]
@@ -357,6 +368,8 @@ def _schemas(types: Registry) -> dict[str, Any]:
             schemas[model] = _submission(model, job_type, fields, is_needed=is_needed)
             choices[kind].append({"$ref": _REF.format(model=model)})
     for model, kinds in choices.items():
+        if not kinds:
+            continue  # the generic schema stays: any type, any arguments
         schemas[model] = {"description": schemas[model]["description"], "oneOf": kinds}
     for schema in schemas.values():
         _tidy(schema)

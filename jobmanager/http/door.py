@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from flask import current_app, g, request, url_for
 from werkzeug.routing import BaseConverter
 
+from jobmanager import hosts
 from jobmanager.errors import Forbidden
 from jobmanager.http.requests import Files
 from jobmanager.http.restricted import Restricted
@@ -28,6 +29,7 @@ MOST_WAITS = 4
 View = TypeVar("View", bound=Callable[..., Any])
 
 _OPEN = "is_open_to_all"
+_OPEN_IN_PART = "is_open_in_part"
 #: Files of pages, which nobody needs a token for.
 _STATIC = frozenset({"static", "docs.static"})
 
@@ -41,18 +43,26 @@ class Mount(Files):
         tokens = manager.settings.tokens
         #: None: whoever reaches the service may do everything
         self.tokens = None if tokens is None else TokenFile(tokens)
+        #: hosts that requests may name, see Settings
+        self.hosts = hosts.parse_all(manager.settings.hosts)
         #: places of requests that have themselves kept waiting: each takes a thread, and some must be left for others
         self.waits = threading.BoundedSemaphore(MOST_WAITS)
         #: held while a batch is read and stored: two of them at once might not fit into memory
         self.batch = threading.Lock()
-        #: the OpenAPI description, by the name under which the blueprint is registered
-        self.specifications: dict[str, dict[str, Any]] = {}
+        #: OpenAPI descriptions, by the name under which the blueprint is registered and the job types that they show
+        self.specifications: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
 
 
 def open_to_all(view: View) -> View:
     """Have a view be served without a token: it shows nothing of any job."""
     setattr(view, _OPEN, True)
     return view
+
+
+def open_in_part(view: View) -> View:
+    """Serve a view without a token too; a token that is sent is checked, and the view may show it more."""
+    setattr(view, _OPEN_IN_PART, True)
+    return open_to_all(view)
 
 
 def is_open(view: Callable[..., Any]) -> bool:
@@ -62,7 +72,10 @@ def is_open(view: Callable[..., Any]) -> bool:
 
 def is_open_request() -> bool:
     """Tell whether what is asked for is served without a token."""
-    return endpoint() in _STATIC or is_open(current_app.view_functions[str(request.endpoint)])
+    if endpoint() in _STATIC:
+        return True
+    view = current_app.view_functions[str(request.endpoint)]
+    return is_open(view) and not (getattr(view, _OPEN_IN_PART, False) and "HTTP_AUTHORIZATION" in request.environ)
 
 
 def mounted() -> Mount:

@@ -34,6 +34,7 @@ from jobmanager.errors import (
     UnknownType,
     Unreadable,
 )
+from jobmanager.http.refusals import log_refusal
 
 #: The field of a submission that comes as a header.
 IDEMPOTENCY_KEY = "idempotency_key"
@@ -87,6 +88,7 @@ def register(owner: Flask | Blueprint) -> None:
 
 def _answer(error: Exception) -> Response:
     status, text = _tell(error)
+    log_refusal(status, text)
     if (request.blueprint or "").rpartition(".")[2] == "classic":
         response = jsonify(_classic(text))
         if isinstance(error, InvalidRequest):

@@ -6,13 +6,15 @@ import logging
 import math
 import time
 from datetime import UTC, datetime
+from urllib.parse import urlsplit, urlunsplit
 
 from flask import Blueprint, Response, abort, g, request
 from werkzeug.exceptions import MethodNotAllowed, RequestEntityTooLarge
 
 from jobmanager import rates
 from jobmanager.errors import RateLimited, Unauthenticated
-from jobmanager.http.door import endpoint, is_open_request, mounted, require
+from jobmanager.http import origins
+from jobmanager.http.door import Mount, endpoint, is_open_request, mounted, require
 from jobmanager.tokens import Role, Token, TokenFile
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -20,6 +22,10 @@ MAX_BATCH_BYTES = 64 * 1024 * 1024
 
 #: Routes that change things although they answer GET, as the classic ones do.
 _CHANGING_VIEWS = frozenset({"classic.halt", "classic.resume", "classic.stop"})
+#: Routes that show nothing of any job, and are asked by whatever address a probe knows.
+_PROBES = frozenset({"health.live", "health.ready"})
+#: Methods whose bodies are ignored, and never waited for.
+_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 
 #: What a page of ours may do: nothing but what is served from here, no script or style written into it, in no frame.
 #: Swagger UI draws its arrows from data: addresses.
@@ -30,7 +36,7 @@ _POLICY = (
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # our own pages have to be recognised by it, see origins.may_change
     "X-Content-Type-Options": "nosniff",
 }
 
@@ -38,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 def protect(blueprint: Blueprint) -> None:
-    """Have its routes refuse who has no business there, and what pages of other sites ask them to change."""
+    """Have its routes refuse strangers, other sites' pages and missing tokens."""
     blueprint.before_request(_check)
     blueprint.after_request(add_headers)
 
@@ -55,31 +61,61 @@ def add_headers(response: Response) -> Response:
 
 
 def add_headers_to_errors(response: Response) -> Response:
-    """Do the same for what was asked of no route: the others' answers have them by then."""
-    return add_headers(response) if request.endpoint is None else response
+    """Add the headers to answers to requests for no route: those of routes have them already."""
+    if request.endpoint is not None:
+        return response
+    if response.location:
+        # Flask redirects to the Host that the client sent, if only a slash is missing.
+        _, _, path, query, _ = urlsplit(response.location)
+        response.location = urlunsplit(("", "", f"/{path.lstrip('/')}", query, ""))
+    return add_headers(response)
 
 
 def _check() -> None:
-    """Refuse what no route is to see; one function, since each one that Flask calls costs every request its time."""
+    """Refuse a request before its route runs; one function, since Flask takes time for each one that it calls."""
+    mount = mounted()
+    if endpoint() not in _PROBES:
+        _refuse_strangers(mount)
     changes_something = _changes_something()
     if changes_something:
-        _refuse_foreign()
-    if (tokens := mounted().tokens) is not None and not is_open_request():
-        _let_in(tokens, Role.OPERATOR if changes_something else Role.VIEWER)
+        _refuse_foreign_change()
+    elif not origins.may_read(request.environ):
+        abort(403, "A page of another site may not read this; it may link here.")
+    if mount.tokens is not None and not is_open_request():
+        _let_in(mount.tokens, Role.OPERATOR if changes_something else Role.VIEWER)
     _refuse_large()
 
 
-def _refuse_foreign() -> None:
-    """Refuse what a browser asks for somebody else, by Fetch Metadata Request Headers (W3C) that no other client sends.
+def _refuse_strangers(mount: Mount) -> None:
+    """Refuse other machines if only this one may use the service, and hosts that it does not answer for."""
+    environ, settings = request.environ, mount.manager.settings
+    is_private = mount.tokens is None and not settings.insecure
+    if is_private and not origins.is_from_this_machine(environ):
+        abort(
+            403,
+            "Without tokens, only this machine may use the service. Set JOBMANAGER_TOKENS, or JOBMANAGER_INSECURE=1 if "
+            "something else decides who may use it.",
+        )
+    if origins.lacks_host(environ):
+        abort(400, "The request has no Host header (RFC 9112, section 3.2).")
+    if (is_private or mount.hosts) and not origins.names_known_host(environ, mount.hosts):
+        abort(
+            421,
+            f"The service does not answer for the host {environ['HTTP_HOST'][:80]!a}. Use localhost or 127.0.0.1, "
+            "or add the host to JOBMANAGER_HOSTS.",
+        )
 
-    The headers are taken from where they came: Werkzeug makes an exception of each one that is missing.
-    """
+
+def _refuse_foreign_change() -> None:
+    """Refuse a change that a browser asks for on behalf of a page of another origin, or before a person does."""
     if request.method == "HEAD":
         raise MethodNotAllowed(["GET", "POST"], "HEAD changes nothing here; use GET or POST.")
-    headers = request.environ
-    if headers.get("HTTP_SEC_FETCH_SITE") in ("cross-site", "same-site"):
+    environ = request.environ
+    if not origins.may_change(environ):
         abort(403, "A page of another site may not change jobs.")
-    if "prefetch" in headers.get("HTTP_SEC_PURPOSE", ""):
+    if request.method == "GET" and origins.hides_its_page(environ):
+        abort(403, "The browser does not say which page asks, so that GET may not change jobs here; use POST.")
+    if "prefetch" in environ.get("HTTP_SEC_PURPOSE", ""):
         abort(403, "A browser that looks ahead may not change jobs.")
 
 
@@ -111,14 +147,17 @@ def _count(token: Token) -> None:
 
 
 def _refuse_large() -> None:
+    """Raise RequestEntityTooLarge if the body is too large. Waits for the body if its length is not given."""
+    if request.method in _WITHOUT_BODY:
+        return
     most = MAX_BATCH_BYTES if endpoint() == "jobs.submit_batch" else MAX_BODY_BYTES
     g.jobmanager_max_body_bytes = most
-    # Where its length is not told, Werkzeug cuts a body off without a word: one byte more tells that it was too long.
+    # Werkzeug cuts off a body of unknown length silently: one byte more shows that it was too long.
     request.max_content_length = most + 1
-    told = request.content_length
-    if (len(request.get_data()) if told is None else told) > most:
+    length = request.content_length
+    if (len(request.get_data()) if length is None else length) > most:
         raise RequestEntityTooLarge
 
 
 def _changes_something() -> bool:
-    return request.method not in ("GET", "HEAD", "OPTIONS") or endpoint() in _CHANGING_VIEWS
+    return request.method not in _WITHOUT_BODY or endpoint() in _CHANGING_VIEWS

@@ -20,7 +20,7 @@ from jobmanager.http.docs import (
     problem,
     query_parameters,
 )
-from jobmanager.http.door import actor, address_of, manager
+from jobmanager.http.door import actor, address_of, manager, token
 from jobmanager.http.problems import (
     BATCH_TOO_LARGE,
     BROKEN,
@@ -48,7 +48,8 @@ blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
     parameters=[
         header_parameter(
             "Idempotency-Key",
-            "Names this submission, for at least a day. Another one under the same key is refused.",
+            "Names this submission, for at least a day. Another one under the same key is refused. Each token has its "
+            "own keys.",
             shown="9a1f2c44-import-of-may",
         )
     ],
@@ -73,7 +74,13 @@ blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
 def submit() -> Response:
     """Submit a job."""
     asked = bodies.validated(resources.NewJob, bodies.parse_object(request.get_data(), examples.NEW_JOB))
-    job = manager().submit(**dict(asked), idempotency_key=request.headers.get("Idempotency-Key"), actor=actor())
+    asking = token()
+    job = manager().submit(
+        **dict(asked),
+        idempotency_key=request.headers.get("Idempotency-Key"),
+        idempotency_scope="" if asking is None else asking.name,
+        actor=actor(),
+    )
     response = render_job(job, HTTPStatus.ACCEPTED)
     response.location = address_of("jobs.show", job_id=job.id)
     return response

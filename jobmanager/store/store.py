@@ -656,7 +656,7 @@ class Store:
         """Store new jobs but those whose keys were used before; returns all, as they are there now."""
         now = self.now()
         # In the order of their keys: two batches with the same keys must not wait for each other.
-        in_order = sorted(new, key=lambda job: job.idempotency_key or "")
+        in_order = sorted(new, key=_stored_key)
         stored_as = {job.id: self._id_by_key(connection, job, new, now) for job in in_order}
         fresh = [(job, actor) for job, actor in zip(new, actors, strict=True) if stored_as[job.id] == job.id]
         added = {job.id: job for job in self._insert(connection, fresh, now)} if fresh else {}
@@ -667,12 +667,14 @@ class Store:
         """Return the id of the job that the key of a submission was used for: its own, if the key is free."""
         if job.idempotency_key is None:
             return job.id
-        row = {"key": job.idempotency_key, "fingerprint": job.fingerprint(), "job_id": job.id, "made_at": now}
+        row = {"key": _stored_key(job), "fingerprint": job.fingerprint(), "job_id": job.id, "made_at": now}
+        if job.idempotency_scope:
+            _scope_older_key(connection, job)
         # Where another process uses the key at the same instant, this waits until it has committed.
         used = self._database.insert(idempotency_keys).values(row).on_conflict_do_nothing()
         if connection.execute(used.returning(idempotency_keys.c.key)).first() is not None:
             return job.id
-        mine = idempotency_keys.c.key == job.idempotency_key
+        mine = idempotency_keys.c.key == row["key"]
         earlier = connection.execute(select(idempotency_keys).where(mine).with_for_update()).one()
         if earlier.fingerprint != row["fingerprint"]:
             raise Conflict("The idempotency key was used for another submission; use a new one.")
@@ -1079,6 +1081,25 @@ def _full_types(connection: Connection, max_running: dict[str, int]) -> list[str
     at_work = and_(jobs.c.status.in_(ATTENDED), jobs.c.owner.is_not(None), jobs.c.type.in_(max_running))
     counts = connection.execute(select(jobs.c.type, func.count()).where(at_work).group_by(jobs.c.type))
     return [name for name, count in counts if count >= max_running[name]]
+
+
+def _stored_key(job: NewJob) -> str:
+    """Return the idempotency key as it is stored; keys are printable, so that no key of no scope looks like it."""
+    key = job.idempotency_key or ""
+    return f"{job.idempotency_scope}\x1f{key}" if job.idempotency_scope else key
+
+
+def _scope_older_key(connection: Connection, job: NewJob) -> None:
+    """Put a key that was stored before keys had scopes under the scope of the submission, if the same actor used it."""
+    submitted = select(changes.c.seq).where(
+        changes.c.job_id == idempotency_keys.c.job_id,
+        changes.c.action == Action.SUBMIT,
+        changes.c.actor == job.idempotency_scope,
+    )
+    scoped = idempotency_keys.alias()
+    is_taken = select(scoped.c.key).where(scoped.c.key == _stored_key(job)).exists()
+    older = and_(idempotency_keys.c.key == job.idempotency_key, submitted.exists(), ~is_taken)
+    connection.execute(update(idempotency_keys).where(older).values(key=_stored_key(job)))
 
 
 def _of_submission(job: NewJob) -> Values:

@@ -36,16 +36,28 @@ _FLAGS = [
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Return a browser, or skip where there is none."""
+def launch() -> Iterator[Callable[..., Browser]]:
+    """Return a function that starts a browser with further flags; skip if there is no browser."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no browser here; install one with: apt-get install chromium")
     expect.set_options(timeout=PATIENCE_MILLISECONDS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=_FLAGS)
-        yield browser
-        browser.close()
+        browsers: list[Browser] = []
+
+        def start(*flags: str) -> Browser:
+            browsers.append(playwright.chromium.launch(executable_path=chromium, args=[*_FLAGS, *flags]))
+            return browsers[-1]
+
+        yield start
+        for browser in browsers:
+            browser.close()
+
+
+@pytest.fixture(scope="session")
+def browser(launch: Callable[..., Browser]) -> Browser:
+    """Return a browser."""
+    return launch()
 
 
 @pytest.fixture(scope="session")

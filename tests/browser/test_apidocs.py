@@ -169,6 +169,8 @@ def test_authorize_has_the_page_send_a_token_until_it_is_left_and_the_policy_is_
 
     assert said == []
     assert secret not in page.evaluate("JSON.stringify([localStorage, sessionStorage])")
+    shown = "JSON.stringify(ui.specSelectors.specJson().toJS().components.schemas)"
+    page.wait_for_function(f"{shown}.includes('SimpleArgs')")
     page.goto("about:blank")
     page.goto(f"{url}/apidocs/")
     assert execute(operation(page, "classic", "get", "/details/{job_id}"))[0] == "401"

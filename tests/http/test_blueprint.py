@@ -196,9 +196,13 @@ def test_tokens_guard_the_manager_they_are_of_and_no_other_route(client: FlaskCl
 
 @pytest.mark.parametrize("script_name", ["", "/behind/proxy"])
 @pytest.mark.parametrize(("prefix", "has_extra"), [("/jm", False), ("/deep/er", True)])
-def test_the_docs_are_those_of_the_prefix(client: FlaskClient, prefix: str, has_extra: bool, script_name: str) -> None:
+def test_the_docs_are_those_of_the_prefix(
+    client: FlaskClient, secret: str, prefix: str, has_extra: bool, script_name: str
+) -> None:
     def get(path: str) -> TestResponse:
-        return client.get(path.removeprefix(script_name), environ_overrides={"SCRIPT_NAME": script_name}, buffered=True)
+        mounted_at = {"SCRIPT_NAME": script_name}
+        path = path.removeprefix(script_name)
+        return client.get(path, environ_overrides=mounted_at, headers=authorized(secret), buffered=True)
 
     page = get(f"{script_name}{prefix}/apidocs/")
     addresses = re.findall(r'(?:src|href|data-specification)="(.*?)"', page.text)

@@ -41,7 +41,7 @@ def manager_of_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobMana
     """The manager of a service with a small dataset to export."""
     folder = tmp_path_factory.mktemp("specification")
     make_sample(folder, 500)
-    with JobManager(Settings(data_dir=folder, slots=2), Registry()) as manager:
+    with JobManager(Settings(data_dir=folder, slots=2, insecure=True), Registry()) as manager:
         yield manager
 
 
@@ -51,6 +51,7 @@ def schema(manager_of_all: JobManager) -> Any:
 
 
 def schema_of(manager: JobManager) -> Any:
+    # Schemathesis gives no client address, so that the manager has to have Settings(insecure=True).
     checks = {"positive_data_acceptance": {"expected-statuses": BEYOND_SCHEMAS}}
     config = SchemathesisConfig.from_dict({"checks": checks})
     whole = schemathesis.openapi.from_wsgi("/apispec.json", create_app(manager), config=config)
@@ -90,5 +91,5 @@ def test_every_answer_is_as_specified(schema: Any, path: str, method: str, mode:
 
 def test_every_chain_of_requests_along_the_links_is_answered_as_specified(tmp_path: Path) -> None:
     # Of jobs that wait for a slot for ever: what comes next must not depend on how fast a thread is.
-    with JobManager(Settings(data_dir=tmp_path, slots=0), Registry()) as manager:
+    with JobManager(Settings(data_dir=tmp_path, slots=0, insecure=True), Registry()) as manager:
         schema_of(manager).as_state_machine().run(settings=settings(TRIES, max_examples=12, stateful_step_count=7))

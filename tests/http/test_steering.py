@@ -370,10 +370,10 @@ def test_who_asked_is_kept_with_the_change(client: FlaskClient, manager: JobMana
     job_id = service.submit("Simple", SLOW)
     service.wait_for(job_id, "Running")
 
-    client.get(f"/halt/{job_id}", environ_overrides={"REMOTE_ADDR": "192.0.2.7"})
+    client.get(f"/halt/{job_id}", environ_overrides={"REMOTE_ADDR": "127.0.0.7"})
 
     halts = [change for change in manager.changes(job_id) if change.action == "halt"]
-    assert [change.actor for change in halts] == ["192.0.2.7"]
+    assert [change.actor for change in halts] == ["127.0.0.7"]
 
 
 def test_a_completed_job_tells_its_result(service: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from werkzeug.test import TestResponse
 
 from jobmanager import Job, JobManager, Settings
@@ -398,6 +399,42 @@ def test_types_that_may_not_be_seen_are_not_listed(some: FlaskClient, operator: 
     assert some.get("/job-types/Other").status_code == 404
 
 
+def test_the_api_docs_describe_the_types_that_a_token_may_see_and_none_to_others(
+    house: House, viewer: FlaskClient, some: FlaskClient
+) -> None:
+    def described(client: FlaskClient) -> set[str]:
+        specification = client.get("/apispec.json").json
+        assert list(OpenAPIV31SpecValidator(specification).iter_errors()) == []
+        return {name for name in specification["components"]["schemas"] if name.endswith("Args")}
+
+    for _ in range(2):  # the second time from the cache
+        assert described(house.client(None)) == set()
+        assert described(some) == {"SimpleArgs"}
+        assert described(viewer) == {"SimpleArgs", "ExportArgs", "OtherArgs"}
+    for client in (house.client(None), some):
+        assert Other.__doc__ not in client.get("/apispec.json").text
+    assert house.client("jm_wrong").get("/apispec.json").status_code == 401
+
+
+# An idempotency key belongs to a token
+
+
+def test_two_tokens_may_use_the_same_idempotency_key_and_learn_nothing_of_each_other(
+    operator: FlaskClient, admin: FlaskClient, some: FlaskClient
+) -> None:
+    key = {"Idempotency-Key": "import-of-may"}
+
+    hidden = operator.post("/jobs", json={"type": "Other"}, headers=key)
+    answers = [client.post("/jobs", json={"type": "Simple"}, headers=key) for client in (some, admin, some, admin)]
+    conflict = operator.post("/jobs", json={"type": "Simple"}, headers=key)
+
+    assert [answer.status_code for answer in (hidden, *answers)] == [202] * 5
+    ids = [answer.json["id"] for answer in answers]
+    assert ids[:2] == ids[2:]
+    assert len({hidden.json["id"], *ids}) == 3
+    assert conflict.json["type"] == "urn:jobmanager:problem:idempotency-conflict"
+
+
 # What goes in and out of the door
 
 
@@ -405,7 +442,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
 

@@ -64,6 +64,9 @@ QUESTIONS: dict[str, Ask] = {
         [NewJob(id="new", type="U", args={}, idempotency_key="new", run_at=store.now() + timedelta(days=1))],
         actor="ann",
     ),
+    "a submission with a token's key": lambda store: store.add(
+        [NewJob(id="newer", type="U", args={}, idempotency_key="newer", idempotency_scope="ann")], actor="ann"
+    ),
     "a checkpoint": lambda store: store.checkpoint("running", 1, Checkpoint(cursor=1), {}),
     "a halt": lambda store: store.apply("running", Action.HALT),
     "a settlement": park,

@@ -281,6 +281,30 @@ def test_a_submission_sent_again_after_its_job_was_removed_is_a_new_job(store: A
     assert store.add([NewJob(id="c", type="T", args={}, idempotency_key="k")], actor="ann") == [job]
 
 
+def test_the_same_key_of_two_scopes_is_two_keys(store: Any) -> None:
+    scopes = ["", "ann", "bob"]
+
+    for number, scope in enumerate(scopes):
+        # Other arguments: a key that is shared would be a conflict.
+        job = NewJob(id=scope or "none", type="T", args={"n": number}, idempotency_key="k", idempotency_scope=scope)
+        assert store.add([job], actor=scope or "local")[0].id == job.id
+    again = NewJob(id="new", type="T", args={"n": 2}, idempotency_key="k", idempotency_scope="bob")
+
+    assert store.add([again], actor="bob")[0].id == "bob"
+
+
+@pytest.mark.parametrize(("actor", "is_same_job"), [("ann", True), ("bob", False), ("local", False)])
+def test_a_key_from_before_scopes_is_found_by_the_token_that_used_it_and_by_no_other(
+    store: Any, actor: str, is_same_job: bool
+) -> None:
+    store.add([NewJob(id="old", type="T", args={}, idempotency_key="k")], actor=actor)
+
+    sent = [NewJob(id=name, type="T", args={}, idempotency_key="k", idempotency_scope="ann") for name in ("b", "c")]
+    found = [store.add([job], actor="ann")[0].id for job in sent]
+
+    assert found == (["old", "old"] if is_same_job else ["b", "b"])
+
+
 def test_many_jobs_at_once_are_stored_as_each_would_be_by_itself(store: Any) -> None:
     later = store.now() + timedelta(days=1)
     asked = [

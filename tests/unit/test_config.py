@@ -68,6 +68,7 @@ def test_every_text_is_read_from_its_variable() -> None:
             "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
             "JOBMANAGER_TOKENS": "/etc/tokens",
             "JOBMANAGER_INSECURE": "1",
+            "JOBMANAGER_HOSTS": "jobs.lan, [fd00::7]:8080,",
         }
     )
 
@@ -75,6 +76,15 @@ def test_every_text_is_read_from_its_variable() -> None:
     assert (settings.data_dir, settings.datasets) == (Path("/data"), Path("/etc/datasets.toml"))
     assert (settings.log, settings.metrics_dir, settings.has_traces) == ("json", Path("/counts"), True)
     assert (settings.tokens, settings.insecure) == (Path("/etc/tokens"), True)
+    assert settings.hosts == ("jobs.lan", "[fd00::7]:8080")
+
+
+@pytest.mark.parametrize("wrong", ["http://jobs.lan", "*.lan", "jobs.lan:port", "fd00::7", "a b", "[jobs]", "a" * 300])
+def test_a_host_that_no_request_can_name_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match=r"JOBMANAGER_HOSTS cannot be used: .* is not a host") as refused:
+        Settings.from_env({"JOBMANAGER_HOSTS": f"jobs.lan,{wrong}"})
+
+    assert repr(wrong) in str(refused.value)
 
 
 def test_a_log_of_no_known_kind_is_refused() -> None:
@@ -92,7 +102,7 @@ def test_what_is_neither_one_nor_zero_does_not_open_the_service(text: str) -> No
 
 def test_every_field_has_a_variable_of_its_name() -> None:
     """A field that this test does not know is one that from_env may have forgotten."""
-    texts = {"database_url", "data_dir", "datasets", "tokens", "insecure", "log", "metrics_dir", "has_traces"}
+    texts = {"database_url", "data_dir", "datasets", "tokens", "insecure", "hosts", "log", "metrics_dir", "has_traces"}
     known = texts | {field for _, field, _ in NUMBERS.values()}
 
     assert {field.name for field in dataclasses.fields(Settings)} == known

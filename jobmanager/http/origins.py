@@ -1,0 +1,105 @@
+"""Where a request comes from: the client's address, the host it names, and the page that a browser sent it for.
+
+Reads the WSGI environment and nothing else; what to refuse is decided in guard.py.
+Sources: Go 1.25, net/http.CrossOriginProtection; OWASP, "Cross-Site Request Forgery Prevention Cheat Sheet"; W3C, Fetch
+Metadata Request Headers; web.dev, "Protect your resources from web attacks with Fetch Metadata".
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jobmanager import hosts
+from jobmanager.hosts import Host
+
+#: What a WSGI server gives an application about a request.
+Environment = Mapping[str, Any]
+
+_OWN_SITES = ("same-origin", "none")
+
+
+def is_from_this_machine(environ: Environment) -> bool:
+    """Return True if the client is on this machine: a loopback address, or a socket in the file system, which has none.
+
+    A server that does not give the address at all is not trusted.
+    """
+    address = environ.get("REMOTE_ADDR")
+    return address is not None and (address == "" or hosts.is_loopback(address))
+
+
+def lacks_host(environ: Environment) -> bool:
+    """Return True if a request without a Host header should have one: all but those of HTTP/1.0 (RFC 9112 §3.2)."""
+    return "HTTP_HOST" not in environ and environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
+
+
+def names_known_host(environ: Environment, listed: Sequence[Host]) -> bool:
+    """Return True if the Host header names this machine, the bound address or a listed host.
+
+    So a page whose name was made to resolve to this machine (DNS rebinding) is refused. No browser leaves Host out.
+    """
+    text = environ.get("HTTP_HOST")
+    if text is None:
+        return True
+    asked = hosts.parse(text)
+    if asked is None:
+        return False
+    return asked.is_local() or any(host.covers(asked) for host in listed) or asked.name in _bound_addresses(environ)
+
+
+def _bound_addresses(environ: Environment) -> Iterator[str]:
+    """Yield the addresses that the client connected to; no names, since some servers take SERVER_NAME from Host."""
+    names = [str(environ.get("SERVER_NAME", ""))]
+    if (connection := environ.get("gunicorn.socket")) is not None:
+        with contextlib.suppress(OSError):  # the client has left
+            names.append(str(connection.getsockname()[0]))
+    for name in names:
+        host = hosts.parse(f"[{name}]" if ":" in name else name)
+        if host is not None and host.is_address():
+            yield host.name
+
+
+def may_change(environ: Environment) -> bool:
+    """Return True unless a browser sent the request for a page of another origin.
+
+    Without Sec-Fetch-Site, which browsers send only to trustworthy addresses (HTTPS, loopback), Origin has to name the
+    request's own host, or else Referer. Schemes are not compared: TLS may end at a proxy.
+    """
+    site = environ.get("HTTP_SEC_FETCH_SITE")
+    if site is not None:
+        return site in _OWN_SITES
+    source = environ.get("HTTP_ORIGIN") or environ.get("HTTP_REFERER")
+    return not source or _is_own(source, environ)
+
+
+def may_read(environ: Environment) -> bool:
+    """Return True unless a browser sent the request for a page of another origin; links may lead here from anywhere.
+
+    This is the Resource Isolation Policy. Browsers send no Origin when they follow a link.
+    """
+    site = environ.get("HTTP_SEC_FETCH_SITE")
+    if site is None:
+        origin = environ.get("HTTP_ORIGIN")
+        return not origin or _is_own(origin, environ)
+    return site in _OWN_SITES or _follows_link(environ)
+
+
+def hides_its_page(environ: Environment) -> bool:
+    """Return True if a browser sent the request and does not say for which page.
+
+    Any page can have the browser leave out Referer, but not its User-Agent, which begins alike in every browser.
+    """
+    said = ("HTTP_SEC_FETCH_SITE", "HTTP_ORIGIN", "HTTP_REFERER")
+    return environ.get("HTTP_USER_AGENT", "").startswith("Mozilla/") and not any(map(environ.get, said))
+
+
+def _is_own(source: str, environ: Environment) -> bool:
+    origin, own = hosts.parse_origin(source), hosts.parse(environ.get("HTTP_HOST", ""))
+    return origin is not None and own is not None and origin.covers(own)
+
+
+def _follows_link(environ: Environment) -> bool:
+    """Return True for a navigation of a whole tab, as opposed to a frame or an image."""
+    goes_to = environ.get("HTTP_SEC_FETCH_DEST", "document")
+    return environ.get("HTTP_SEC_FETCH_MODE") == "navigate" and goes_to == "document"

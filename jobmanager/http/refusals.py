@@ -1,0 +1,54 @@
+"""Log refused requests, so that an operator sees an attack or a wrong setting.
+
+At most one line a second for each status: a flood of requests must not become a flood of lines. Never logs the query or
+a header but Host, since they may hold a token.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+
+from flask import request
+
+#: The statuses of requests that are refused for who sent them.
+_LOGGED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.MISDIRECTED_REQUEST)
+_LONGEST = 200
+
+_log = logging.getLogger(__name__)
+
+
+class Limit:
+    """Allows one event a second of each kind, and counts those in between. Thread-safe."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()  # guards _seen
+        self._seen: dict[int, tuple[float, int]] = {}
+
+    def take(self, kind: int) -> int | None:
+        """Return how many events of the kind were left out since the last; None if this one is to be left out too."""
+        now = self._clock()
+        with self._lock:
+            last, left_out = self._seen.get(kind, (float("-inf"), 0))
+            if now - last < 1:
+                self._seen[kind] = (last, left_out + 1)
+                return None
+            self._seen[kind] = (now, 0)
+            return left_out
+
+
+_limit = Limit()
+
+
+def log_refusal(status: HTTPStatus, reason: str) -> None:
+    """Log the request if the status says that it was refused for who sent it."""
+    if status not in _LOGGED or (left_out := _limit.take(status)) is None:
+        return
+    more = f" Not logged since the last such line: {left_out} more." if left_out else ""
+    client = request.remote_addr or "a local socket"
+    asked = ascii(f"{request.method} {request.path}"[:_LONGEST])
+    _log.warning("%s from %s was refused with %d. %s%s", asked, client, status, reason, more)
