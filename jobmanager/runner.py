@@ -35,6 +35,7 @@ from jobmanager.errors import (
 from jobmanager.job import Job
 from jobmanager.job_log import LogLimits, LogSize, entry_of, line_text, note_line
 from jobmanager.json_values import check_json
+from jobmanager.private import make_folder
 from jobmanager.records import (
     Applied,
     Change,
@@ -486,7 +487,7 @@ class Runner:
     def folder(self) -> Path:
         """Return the job's folder, made if it is missing."""
         path = self._path()
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         return path
 
     def _path(self) -> Path:

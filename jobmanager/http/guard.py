@@ -35,7 +35,9 @@ _POLICY = (
 )
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     "Referrer-Policy": "same-origin",  # our own pages have to be recognised by it, see origins.may_change
     "X-Content-Type-Options": "nosniff",
 }
@@ -78,7 +80,7 @@ def _check() -> None:
         _refuse_strangers(mount)
     changes_something = _changes_something()
     if changes_something:
-        _refuse_foreign_change()
+        _refuse_foreign_change(mount)
     elif not origins.may_read(request.environ):
         abort(403, "A page of another site may not read this; it may link here.")
     if mount.tokens is not None and not is_open_request():
@@ -106,14 +108,14 @@ def _refuse_strangers(mount: Mount) -> None:
         )
 
 
-def _refuse_foreign_change() -> None:
+def _refuse_foreign_change(mount: Mount) -> None:
     """Refuse a change that a browser asks for on behalf of a page of another origin, or before a person does."""
     if request.method == "HEAD":
         raise MethodNotAllowed(["GET", "POST"], "HEAD changes nothing here; use GET or POST.")
     environ = request.environ
     if not origins.may_change(environ):
         abort(403, "A page of another site may not change jobs.")
-    if request.method == "GET" and origins.hides_its_page(environ):
+    if request.method == "GET" and mount.tokens is None and origins.hides_its_page(environ):
         abort(403, "The browser does not say which page asks, so that GET may not change jobs here; use POST.")
     if "prefetch" in environ.get("HTTP_SEC_PURPOSE", ""):
         abort(403, "A browser that looks ahead may not change jobs.")

@@ -88,10 +88,12 @@ def may_read(environ: Environment) -> bool:
 def hides_its_page(environ: Environment) -> bool:
     """Return True if a browser sent the request and does not say for which page.
 
-    Any page can have the browser leave out Referer, but not its User-Agent, which begins alike in every browser.
+    Any page can have the browser leave out Referer, but not the user agent, which begins alike in every browser, nor
+    the languages, which programs that call themselves a browser seldom send.
     """
-    said = ("HTTP_SEC_FETCH_SITE", "HTTP_ORIGIN", "HTTP_REFERER")
-    return environ.get("HTTP_USER_AGENT", "").startswith("Mozilla/") and not any(map(environ.get, said))
+    is_browser = environ.get("HTTP_USER_AGENT", "").startswith("Mozilla/") and "HTTP_ACCEPT_LANGUAGE" in environ
+    says_page = any(environ.get(name) for name in ("HTTP_SEC_FETCH_SITE", "HTTP_ORIGIN", "HTTP_REFERER"))
+    return is_browser and not says_page
 
 
 def _is_own(source: str, environ: Environment) -> bool:

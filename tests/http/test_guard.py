@@ -19,6 +19,7 @@ from jobmanager.registry import Registry
 from jobmanager.tokens import Role, TokenFile
 
 NOBODY = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
+POWERSHELL = "Mozilla/5.0 (Windows NT; Windows NT 10.0; en-US) WindowsPowerShell/5.1.19041.1"
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 
 
@@ -185,6 +186,8 @@ ORIGINS = [None, *OWN_ORIGINS, "http://localhost", "http://localhost:9", "https:
 OWN_REFERER, FOREIGN_REFERER = "http://localhost:8080/?job=1", "http://evil.example/localhost:8080"
 REFERERS = [None, OWN_REFERER, FOREIGN_REFERER]
 CHANGES = {name: route for name, route in ROUTES.items() if route.changes_jobs}
+#: User agents, and the languages that they ask for.
+AGENTS = [("curl/8.5.0", None), (POWERSHELL, None), (BROWSER, "de")]
 READS = {name: route for name, route in ROUTES.items() if not route.changes_jobs}
 
 
@@ -199,8 +202,8 @@ def test_only_our_own_pages_and_clients_that_are_no_browsers_change_jobs(
     services: dict[str, FlaskClient], name: str, site: str | None
 ) -> None:
     route = CHANGES[name]
-    for origin, referer, agent in product(ORIGINS, REFERERS, ["curl/8.5.0", BROWSER]):
-        sent = headers(SEC_FETCH_SITE=site, ORIGIN=origin, REFERER=referer, USER_AGENT=agent)
+    for origin, referer, (agent, language) in product(ORIGINS, REFERERS, AGENTS):
+        sent = headers(SEC_FETCH_SITE=site, ORIGIN=origin, REFERER=referer, USER_AGENT=agent, ACCEPT_LANGUAGE=language)
         if site is not None:
             is_own = site in ("same-origin", "none")
         elif origin is not None:
@@ -209,12 +212,14 @@ def test_only_our_own_pages_and_clients_that_are_no_browsers_change_jobs(
             is_own = referer == OWN_REFERER
         else:
             # Any page can have Referer left out. For a POST browsers send Origin, if nothing else.
-            is_own = route.method == "POST" or agent != BROWSER
+            is_own = route.method == "POST" or language is None
 
         for mode in ("private", "insecure", "tokens"):
             answer = ask(services[mode], route, **sent)
 
-            assert (answer.status_code != 403) == is_own, f"{mode} {sent}: {answer.text}"
+            # No page of another site can send a token.
+            is_safe = mode == "tokens" and not (site or origin or referer)
+            assert (answer.status_code != 403) == (is_own or is_safe), f"{mode} {sent}: {answer.text}"
 
 
 @pytest.mark.parametrize(("name", "site"), list(product(READS, SITES)))
