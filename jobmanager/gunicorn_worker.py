@@ -45,6 +45,8 @@ FAREWELL_SECONDS = 2.0
 LEFT_TO_OTHERS_SECONDS = 0.1
 #: Bytes of a response that are kept for the loop to send. With more, the thread waits for the client.
 MOST_UNSENT_BYTES = 256 * 1024
+#: Bytes of all unfinished requests that a worker collects. Beyond that, only small requests are collected.
+MOST_COLLECTED_BYTES = 64 * 1024 * 1024
 #: Requests with large bodies that threads read at the same time.
 MOST_LARGE_REQUESTS = 2
 #: Time for the master to hand over the jobs of a worker that stands still.
@@ -136,7 +138,7 @@ class Socket(socket.socket):
     """A client's connection that never blocks: what the client has no room for is kept for `flush`."""
 
     def __init__(self, accepted: socket.socket) -> None:
-        super().__init__(fileno=accepted.detach())
+        super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         self.settimeout(0.0)
         self._unsent: deque[_Bytes | _FilePart] = deque()
         #: when a thread stops reading the body, by the monotonic clock
@@ -261,61 +263,26 @@ class ReleasingWorker(ThreadWorker):
         self._is_released = done.returncode == 0
 
 
-class gthread(ReleasingWorker):  # noqa: N801 - gunicorn shows this name, and calls its own worker so
-    """Gunicorn's worker of that name, whose threads only work on requests that have arrived.
+class SharingWorker(ReleasingWorker):
+    """A worker that leaves new connections to the other workers while all its threads are busy.
 
-    It takes a new connection only while it has a thread for it, or if no other worker has taken it for a tenth of a
-    second: else the worker that wakes first would take all connections, and the others would idle.
+    Else the worker that wakes first would take all connections, and the others would idle. It takes them all the same
+    if no other worker has taken them for a tenth of a second: a health check may be among them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._open: set[Connection] = set()  # connections that this class handles
-        self._at_work = 0  # requests that wait for a thread, or have one
-        self._spare_at_work = 0  # of these, those given to the spare thread
-        self._large_at_work = 0  # of these, those whose body a thread reads
-        self._waiting_large: deque[Connection] = deque()
         self._left_since: float | None = None  # since when connections wait that no worker takes
         self._complained_at = float("-inf")
-        self._new_incoming: Any = None  # set after the fork, like the next two
-        self._steps: dict[Any, Callable[[Connection], None]] = {}
-        self._spare: Any = None
-        # The loop cannot read these. Their clients can hold threads, unless a proxy stands before the service.
-        is_other = self.cfg.is_ssl or "h2" in self.cfg.http_protocols or self.cfg.proxy_protocol != "off"
-        self._reads_in_threads = is_other
 
-    # The start
-
-    def init_process(self) -> None:
-        """Start serving; returns when the worker ends."""
-        from jobmanager.http.framing import Incoming, Stage  # noqa: PLC0415 - after the fork: see the module's docstring
-
-        self._new_incoming = Incoming
-        self._steps = {
-            Stage.PARTIAL: self._wait_for_more,
-            Stage.COMPLETE: self._answer_small,
-            Stage.LARGE: self._queue_large,
-            Stage.HEAD_TOO_LARGE: partial(self._refuse, response=_HEAD_TOO_LARGE),
-            Stage.MALFORMED: partial(self._refuse, response=_MALFORMED),
-            Stage.UNKNOWN_CODING: partial(self._refuse, response=_UNKNOWN_CODING),
-        }
-        self._spare = ThreadPoolExecutor(1, thread_name_prefix="spare")
-        super().init_process()
-
-    def get_thread_pool(self) -> ThreadPoolExecutor:
-        """Return the threads that answer requests; of those in the settings, one is the spare one."""
-        return ThreadPoolExecutor(max_workers=self._ordinary_threads())
-
-    def _ordinary_threads(self) -> int:
-        return max(1, int(self.cfg.threads) - 1)
-
-    # New connections
+    def is_busy(self) -> bool:
+        """Return True if every thread works on a request."""
+        return False
 
     @property
     def worker_connections(self) -> int:
         """Return the limit of connections; gunicorn looks at it before it takes one. 0: leave them to other workers."""
-        is_busy = self._at_work - self._spare_at_work >= self._ordinary_threads()
-        return 0 if is_busy else int(self.cfg.worker_connections)
+        return 0 if self.is_busy() else int(self.cfg.worker_connections)
 
     @worker_connections.setter
     def worker_connections(self, number: int) -> None:
@@ -326,22 +293,6 @@ class gthread(ReleasingWorker):  # noqa: N801 - gunicorn shows this name, and ca
         super().set_accept_enabled(enabled)
         if not (enabled or self.alive):
             self._accept_all(self.sockets)
-
-    def accept(self, listener: socket.socket) -> None:
-        """Take a connection, and begin to read from it."""
-        try:
-            if self._reads_in_threads:
-                super().accept(listener)
-                return
-            accepted, client = listener.accept()
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
-                self._complain(error)
-            return
-        self.nr_conns += 1
-        conn = Connection(self.cfg, accepted, client, listener.getsockname(), self._new_incoming())
-        self._open.add(conn)
-        self._safely(conn, self._await_request)
 
     def _complain(self, error: OSError) -> None:
         """Log that no connection can be taken, as when no descriptors are left. The worker must survive that."""
@@ -378,11 +329,74 @@ class gthread(ReleasingWorker):  # noqa: N801 - gunicorn shows this name, and ca
                 before = self.nr_conns
                 self.accept(listener)
 
+
+class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and calls its own worker so
+    """Gunicorn's worker of that name, whose threads only work on requests that have arrived."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._open: set[Connection] = set()  # connections that this class handles
+        self._at_work = 0  # requests that wait for a thread, or have one
+        self._spare_at_work = 0  # of these, those given to the spare thread
+        self._large_at_work = 0  # of these, those whose body a thread reads
+        self._waiting_large: deque[Connection] = deque()
+        self._new_incoming: Any = None  # set after the fork, like the next two
+        self._steps: dict[Any, Callable[[Connection], None]] = {}
+        self._spare: Any = None
+        # The loop cannot read these. Their clients can hold threads, unless a proxy stands before the service.
+        is_other = self.cfg.is_ssl or "h2" in self.cfg.http_protocols or self.cfg.proxy_protocol != "off"
+        self._reads_in_threads = is_other
+
+    # The start
+
+    def init_process(self) -> None:
+        """Start serving; returns when the worker ends."""
+        from jobmanager.http.framing import Incoming, Stage  # noqa: PLC0415 - after the fork: see the module's docstring
+
+        self._new_incoming = Incoming
+        self._steps = {
+            Stage.PARTIAL: self._wait_for_more,
+            Stage.COMPLETE: self._answer_small,
+            Stage.LARGE: self._queue_large,
+            Stage.HEAD_TOO_LARGE: partial(self._refuse, response=_HEAD_TOO_LARGE),
+            Stage.MALFORMED: partial(self._refuse, response=_MALFORMED),
+            Stage.UNKNOWN_CODING: partial(self._refuse, response=_UNKNOWN_CODING),
+        }
+        self._spare = ThreadPoolExecutor(1, thread_name_prefix="spare")
+        super().init_process()
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        """Return the threads that answer requests; of those in the settings, one is the spare one."""
+        return ThreadPoolExecutor(max_workers=self._ordinary_threads())
+
+    def _ordinary_threads(self) -> int:
+        return max(1, int(self.cfg.threads) - 1)
+
+    def is_busy(self) -> bool:
+        """Return True if every thread but the spare one works on a request."""
+        return self._at_work - self._spare_at_work >= self._ordinary_threads()
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take a connection, and begin to read from it."""
+        try:
+            if self._reads_in_threads:
+                super().accept(listener)
+                return
+            accepted, client = listener.accept()
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
+                self._complain(error)
+            return
+        self.nr_conns += 1
+        conn = Connection(self.cfg, accepted, client, listener.getsockname(), self._new_incoming())
+        self._open.add(conn)
+        self._safely(conn, self._await_request)
+
     # Steps of a connection; each ends with a wait in the poller, in a thread or in a queue
 
     def _await_request(self, conn: Connection) -> None:
         """Wait for the next request, of which something may have arrived with the last one."""
-        conn.is_idle = conn.incoming.is_empty()
+        conn.is_idle = not conn.incoming
         conn.last_words = None
         has_answered = conn.parser is not None
         seconds = self.cfg.keepalive if has_answered and conn.is_idle else REQUEST_SECONDS
@@ -410,7 +424,11 @@ class gthread(ReleasingWorker):  # noqa: N801 - gunicorn shows this name, and ca
         self._steps[conn.incoming.feed(data)](conn)
 
     def _wait_for_more(self, conn: Connection) -> None:
-        """Wait for the rest of a request."""
+        """Wait for the rest of a request, unless that would take too much memory."""
+        is_small = len(conn.incoming) <= _RECEIVE_BYTES
+        if not is_small and sum(len(each.incoming) for each in self._open) > MOST_COLLECTED_BYTES:
+            self._refuse(conn, _BUSY)
+            return
         conn.last_words = _TOO_SLOW
         if conn.incoming.awaits_continue:
             conn.incoming.awaits_continue = False
@@ -433,7 +451,7 @@ class gthread(ReleasingWorker):  # noqa: N801 - gunicorn shows this name, and ca
         """Give the next large request to a thread, which reads the rest of it, if few enough do."""
         while self._waiting_large and self._large_at_work < MOST_LARGE_REQUESTS:
             conn = self._waiting_large.popleft()
-            if conn not in self._open:
+            if conn.last_words is not _BUSY:  # it has waited for too long, and was told so
                 continue
             self._large_at_work += 1
             conn.is_large = True
@@ -450,6 +468,8 @@ class gthread(ReleasingWorker):  # noqa: N801 - gunicorn shows this name, and ca
 
     def _send(self, conn: Connection) -> None:
         """Send the rest of the response, then go on with the connection or close it."""
+        conn.sock.settimeout(0.0)  # the application may have set another
+        conn.sock.reads_until = None
         conn.deadline = time.monotonic() + SEND_SECONDS
         if not conn.sock.flush():
             self._watch(conn, selectors.EVENT_WRITE, self._send)
@@ -533,8 +553,6 @@ class gthread(ReleasingWorker):  # noqa: N801 - gunicorn shows this name, and ca
             self._finish_in_threads(conn, fs)
             return
         conn.is_kept = not fs.cancelled() and fs.exception() is None and bool(fs.result())
-        conn.sock.settimeout(0.0)
-        conn.sock.reads_until = None
         if conn.is_large:
             conn.is_large = False
             self._large_at_work -= 1

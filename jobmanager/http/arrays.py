@@ -37,7 +37,7 @@ class ArrayReader:
     item of more than *longest* characters.
     """
 
-    def __init__(self, body: bytes, decoder: json.JSONDecoder, *, longest: int) -> None:
+    def __init__(self, body: bytes | bytearray, decoder: json.JSONDecoder, *, longest: int) -> None:
         self._body = memoryview(body)
         self._decoder = decoder
         self._longest = longest

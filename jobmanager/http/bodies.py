@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from werkzeug.datastructures import MultiDict
@@ -35,6 +35,14 @@ _LINE = re.compile(rb"[^ \t\r\n][^\r\n]*")
 _TOO_DEEP = f"arrays and objects in it lie more than {MAX_DEPTH} deep in each other"
 
 
+def read_once(stream: IO[bytes]) -> bytearray:
+    """Read a large body so that it is in memory once; Werkzeug would keep it twice while it reads. Blocks."""
+    body = bytearray()
+    while piece := stream.read(_WINDOW):
+        body += piece
+    return body
+
+
 def parse_object(body: bytes, example: str) -> dict[str, Any]:
     """Return the JSON object that *body* holds; raises Unreadable that says what is wrong, and shows the *example*."""
     value = _parse(body, example)
@@ -43,7 +51,7 @@ def parse_object(body: bytes, example: str) -> dict[str, Any]:
     return value
 
 
-def parse_many(body: bytes, example: str) -> list[Any]:
+def parse_many(body: bytes | bytearray, example: str) -> list[Any]:
     """Return the values of a JSON array, or of NDJSON: one a line.
 
     Raises Unreadable, and InvalidRequest if there are more than MOST_JOBS or one is longer than LONGEST_JOB. Reads a
@@ -125,7 +133,7 @@ def kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _items_of(body: bytes, example: str) -> Iterator[list[Any]]:
+def _items_of(body: bytes | bytearray, example: str) -> Iterator[list[Any]]:
     """Yield the items of a JSON array, some at a time; raises Unreadable, ItemTooLong."""
     reader = ArrayReader(body, _decoder, longest=LONGEST_JOB)
     try:
@@ -136,7 +144,7 @@ def _items_of(body: bytes, example: str) -> Iterator[list[Any]]:
         raise _unreadable(error, example) from None
 
 
-def _lines_of(body: bytes, example: str) -> Iterator[list[Any]]:
+def _lines_of(body: bytes | bytearray, example: str) -> Iterator[list[Any]]:
     """Yield the values of NDJSON, some at a time; raises Unreadable, ItemTooLong."""
     some: list[re.Match[bytes]] = []
     size = 0
@@ -153,7 +161,7 @@ def _lines_of(body: bytes, example: str) -> Iterator[list[Any]]:
         yield _parse_lines(body, some, example)
 
 
-def _parse_lines(body: bytes, lines: list[re.Match[bytes]], example: str) -> list[Any]:
+def _parse_lines(body: bytes | bytearray, lines: list[re.Match[bytes]], example: str) -> list[Any]:
     with contextlib.suppress(Unreadable):
         # As one array, which is read at once; if that fails, each line by itself, for the error to say which.
         values = list(_parse(b"[" + b",".join([line[0] for line in lines]) + b"]", example))
@@ -162,7 +170,7 @@ def _parse_lines(body: bytes, lines: list[re.Match[bytes]], example: str) -> lis
     return [_parse_line(body, line, example) for line in lines]
 
 
-def _parse_line(body: bytes, line: re.Match[bytes], example: str) -> Any:
+def _parse_line(body: bytes | bytearray, line: re.Match[bytes], example: str) -> Any:
     try:
         return _parse(line[0], example)
     except Unreadable:

@@ -62,9 +62,9 @@ class Incoming:
         #: the spare thread may answer it
         self.is_urgent = False
 
-    def is_empty(self) -> bool:
-        """Return True if nothing of a request has arrived."""
-        return not self._data
+    def __len__(self) -> int:
+        """Return how many bytes are kept."""
+        return len(self._data)
 
     def feed(self, data: bytes) -> Stage:
         """Add what arrived, and return the stage of the first request."""

@@ -143,6 +143,26 @@ def test_a_large_batch_arrives_whole(make_server: MakeServer) -> None:
     assert server.rows("SELECT count(*) AS number FROM jobs") == [{"number": 3000}]
 
 
+def test_many_unfinished_bodies_cannot_fill_the_memory(make_server: MakeServer) -> None:
+    server = make_server(workers=1).start()
+    [worker] = server.worker_pids()
+    before = _resident_mebibytes(worker)
+    sent = b"POST /jobs HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000\r\n\r\n" + b" " * 900_000
+
+    with clients(server, 300, b"") as opened:
+        # Each sends as much as there is room for, until it is answered or cut off.
+        rests = dict.fromkeys(opened, sent)
+        deadline = time.monotonic() + 20
+        while any(rests.values()) and time.monotonic() < deadline:
+            for client, rest in rests.items():
+                rests[client] = rest[_sent(client, rest) :]
+        grown = _resident_mebibytes(worker) - before
+        answers = [answer for answer in map(_received, opened) if answer]
+
+    assert any(answer.startswith(b"HTTP/1.1 503 ") for answer in answers)
+    assert grown < 200
+
+
 @pytest.mark.parametrize(
     "body", [b'{"type": "Simple"}', b'{"type": "Simple", "args": {"note": "' + b"x" * 100_000 + b'"}}']
 )
@@ -246,6 +266,21 @@ def test_the_worker_survives_when_no_descriptors_are_left(make_server: MakeServe
 
     assert server.worker_pids() == [worker]
     assert server.log().count("No connection can be taken") < 10
+
+
+def _sent(client: socket.socket, data: bytes) -> int:
+    """Send what there is room for, and return how much; a connection that is closed takes everything."""
+    try:
+        return client.send(data[: 256 * 1024]) if data else 0
+    except BlockingIOError:
+        return 0
+    except OSError:
+        return len(data)
+
+
+def _resident_mebibytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(status.partition("VmRSS:")[2].split()[0]) // 1024
 
 
 def _drip(client: socket.socket) -> None:

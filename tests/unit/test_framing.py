@@ -49,7 +49,7 @@ def test_requests_are_found_in_whatever_pieces_they_arrive(sent: list[bytes], cu
             stage = incoming.look()
 
     assert found == sent
-    assert incoming.is_empty()
+    assert len(incoming) == 0
 
 
 @given(st.lists(requests, min_size=1, max_size=4))
