@@ -385,9 +385,10 @@ def test_a_page_of_a_log_is_bounded_by_bytes_and_the_last_one_is_empty(
 
 
 def test_args_of_a_batch_that_are_too_large_are_refused_by_name(still: FlaskClient) -> None:
-    jobs = [{"type": "Simple"}, {"type": "Simple", "args": {"x": "x" * (1 << 20)}}]
+    # Fewer characters than a job of a batch may have, but more bytes than its arguments may have.
+    jobs = [{"type": "Simple"}, {"type": "Simple", "args": {"x": "ä" * 600_000}}]
 
-    answer = still.post("/jobs/batch", json=jobs)
+    answer = still.post("/jobs/batch", data=json.dumps(jobs, ensure_ascii=False))
 
     assert_problem(answer, 422, "invalid-request")
     assert "args is larger than 1 MiB as JSON" in answer.json["detail"]
