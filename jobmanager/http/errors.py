@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Flask, Response, g, jsonify, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, default_exceptions
+from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge, default_exceptions
 
 from jobmanager.errors import (
     BatchUnderWay,
@@ -110,8 +110,7 @@ def _tell(error: Exception) -> tuple[HTTPStatus, str]:
     if isinstance(error, RequestEntityTooLarge) and "jobmanager_max_body_bytes" in g:
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {g.jobmanager_max_body_bytes} bytes."
     if isinstance(error, HTTPException):
-        status = HTTPStatus(error.code or 500)
-        return status, error.description or status.description
+        return _tell_of_http(error)
     kind = _kind_of(error)
     if kind is None:
         _log.exception("%s %r failed.", request.method, request.path)
@@ -122,6 +121,13 @@ def _tell(error: Exception) -> tuple[HTTPStatus, str]:
     if isinstance(error, TokensUnavailable):
         return kind.status, "The service cannot tell who may ask; it was logged. Try again later."
     return kind.status, str(error)
+
+
+def _tell_of_http(error: HTTPException) -> tuple[HTTPStatus, str]:
+    if isinstance(error, ClientDisconnected):
+        return HTTPStatus.BAD_REQUEST, "The request ended, or was cut off, before its body was complete."
+    status = HTTPStatus(error.code or 500)
+    return status, error.description or status.description
 
 
 def _classic(text: str) -> dict[str, Any]:
