@@ -8,6 +8,7 @@ import contextlib
 import gc
 import importlib.util
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -16,6 +17,17 @@ import sys
 import tempfile
 from collections import Counter
 
+
+def _raise_descriptor_limit():
+    """Let this process and its workers open as many descriptors as the system allows, and return that number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
+
+
+_MOST_DESCRIPTORS = 65_536
 _port = os.environ.get("PORT", "").strip() or "8080"
 if not (_port.isdecimal() and int(_port) < 2**16):
     sys.exit(f"The service cannot start. PORT must be a whole number up to 65535, not {_port!r}.")
@@ -26,6 +38,8 @@ graceful_timeout = 30
 # Time after which a worker whose loop does not turn is killed. The loop waits for nothing, and turns every second, so
 # only a real standstill lasts as long: the interpreter's lock held by C code, or a process that is frozen.
 timeout = 120
+# Each connection takes a descriptor, and so do the store, the files of jobs and what the log is written to.
+worker_connections = min(1000, max(32, _raise_descriptor_limit() - 200))
 # No header may say under which prefix or path the application is.
 forwarder_headers = ""
 # The heartbeat of a worker; its file must not be on a disk that may be slow.
@@ -159,7 +173,7 @@ def child_exit(server, worker):
 
     Hand over its jobs if it was killed for standing still and they could not be handed over before.
     """
-    if worker.aborted and isinstance(worker, worker_class):
+    if worker.aborted and hasattr(worker, "release_jobs"):
         worker.release_jobs()
     from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - after the fork: see on_starting
 

@@ -24,13 +24,14 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import IO, Any
 
 from gunicorn.http import get_parser
 from gunicorn.http.errors import ParseException
+from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 #: Time in which a client has to send a request. Each MiB of a large body adds a second.
@@ -60,6 +61,7 @@ _MIB = 1024 * 1024
 _UNREADABLE = "The request is not valid HTTP/1.1."
 _BROKEN = "Something went wrong here; it was logged."
 _RECEIVE_BYTES = 64 * 1024
+_PIECE_BYTES = 8 * 1024
 
 
 def _refusal(status: int, reason: str, detail: str, *headers: str) -> bytes:
@@ -92,11 +94,29 @@ def _is_ready(connection: socket.socket, event: int, seconds: float) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """Yield the data in pieces: gunicorn's parser copies the rest of a piece at each step."""
+    for begin in range(0, len(data), _PIECE_BYTES):
+        yield data[begin : begin + _PIECE_BYTES]
+
+
+class _Resumed(SocketUnreader):
+    """Gives gunicorn's parser the bytes that have arrived, then those that arrive."""
+
+    def __init__(self, sock: socket.socket, arrived: bytes) -> None:
+        super().__init__(sock)
+        self._arrived = _pieces(arrived)
+
+    def chunk(self, size_hint: int | None = None) -> bytes:
+        """Return the next bytes; waits for them if none are left that have arrived."""
+        return next(self._arrived, b"") or bytes(super().chunk(size_hint))
+
+
 class _Bytes:
     """Bytes of a response that wait to be sent."""
 
     def __init__(self, view: memoryview) -> None:
-        self._view = view
+        self._view, self._kept = view, len(view)
 
     def size(self) -> int:
         """Return how many bytes are kept in memory for it."""
@@ -106,6 +126,12 @@ class _Bytes:
         """Send some; return True if none are left. Raises BlockingIOError if there is no room."""
         self._view = self._view[socket.socket.send(connection, self._view) :]
         return not self._view
+
+    def let_go(self) -> None:
+        """Keep what is left, and not the whole that it is a part of."""
+        if len(self._view) < self._kept:
+            self._view = memoryview(bytes(self._view))
+            self._kept = len(self._view)
 
     def close(self) -> None:
         """Do nothing: there is nothing to give back."""
@@ -128,6 +154,9 @@ class _FilePart:
             raise ConnectionAbortedError("the file has become shorter")
         self._offset, self._left = self._offset + sent, self._left - sent
         return self._left == 0
+
+    def let_go(self) -> None:
+        """Do nothing: nothing of it is in memory."""
 
     def close(self) -> None:
         """Close the file."""
@@ -153,7 +182,8 @@ class Socket(socket.socket):
         """Receive bytes. In a thread that reads a large body, wait for them until the deadline."""
         if self.reads_until is None:
             return super().recv(size, flags)
-        seconds = self.reads_until - time.monotonic()
+        # gunicorn sets a timeout when it drains a body that the application left unread.
+        seconds = min(self.reads_until - time.monotonic(), self.gettimeout() or float("inf"))
         if seconds <= 0 or not _is_ready(self, select.POLLIN, seconds):
             raise ConnectionResetError(errno.ECONNRESET, "the client sent its body too slowly")
         data = super().recv(size, flags)
@@ -164,9 +194,13 @@ class Socket(socket.socket):
         """Send the bytes, or keep those that the client has no room for. Wait only if too many are kept."""
         if data:
             self._unsent.append(_Bytes(memoryview(data)))
+        deadline = time.monotonic() + SEND_SECONDS
         while not self.flush() and sum(piece.size() for piece in self._unsent) > MOST_UNSENT_BYTES:
-            if not _is_ready(self, select.POLLOUT, SEND_SECONDS):
-                raise ConnectionResetError(errno.ECONNRESET, "the client does not read its response")
+            seconds = deadline - time.monotonic()
+            if seconds <= 0 or not _is_ready(self, select.POLLOUT, seconds):
+                raise ConnectionResetError(errno.ECONNRESET, "the client reads its response too slowly")
+        for piece in self._unsent:
+            piece.let_go()
 
     def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:  # type: ignore[override]
         """Keep the part of the file, to be sent by the loop; return its length."""
@@ -225,6 +259,10 @@ class Connection(TConn):
         self.is_idle = True
         self.is_large = False
         self.is_urgent = False
+        #: how much memory the request takes that a thread works on
+        self.kept_bytes = 0
+        #: more of a request is to come
+        self.is_receiving = False
         #: another request may follow the response
         self.is_kept = False
 
@@ -234,7 +272,7 @@ class ReleasingWorker(ThreadWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._is_aborted = False
-        self._is_released = False
+        self._releases: subprocess.Popen[bytes] | None = None  # what hands the jobs over
         super().__init__(*args, **kwargs)
 
     @property
@@ -250,24 +288,26 @@ class ReleasingWorker(ThreadWorker):
             self.release_jobs()
 
     def release_jobs(self) -> None:
-        """Hand over the jobs of this worker, which stands still or is dead, unless that was done. Blocks."""
-        if self._is_released:
+        """Hand over the jobs of this worker, which stands still or is dead, unless that is done or under way.
+
+        Waits a while. If the worker stands still within a transaction, the jobs are handed over when it is dead.
+        """
+        if self._releases is not None and self._releases.poll() in (None, 0):
             return
         alone = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
         command = [sys.executable, "-m", "jobmanager", "release", str(self.pid)]
         try:
-            done = subprocess.run(command, env=alone, timeout=RELEASE_SECONDS, check=False)
+            self._releases = subprocess.Popen(command, env=alone)
+            self._releases.wait(RELEASE_SECONDS)
         except (OSError, subprocess.TimeoutExpired) as error:
-            self.log.error("The jobs of worker %s were not handed over: %s", self.pid, error)
-            return
-        self._is_released = done.returncode == 0
+            self.log.error("The jobs of worker %s are not handed over yet: %s", self.pid, error)
 
 
 class SharingWorker(ReleasingWorker):
     """A worker that leaves new connections to the other workers while all its threads are busy.
 
-    Else the worker that wakes first would take all connections, and the others would idle. It takes them all the same
-    if no other worker has taken them for a tenth of a second: a health check may be among them.
+    Else the worker that wakes first would take all connections, and the others would idle. It takes them anyway if no
+    other worker has taken them for a tenth of a second: a health check may be among them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -289,7 +329,7 @@ class SharingWorker(ReleasingWorker):
         """Ignore gunicorn's assignment: the configuration has the number."""
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Begin or cease to take connections; before it ceases for good, take those that clients have opened."""
+        """Begin or cease to take connections. Before the last stop, accept the connections in the backlog."""
         super().set_accept_enabled(enabled)
         if not (enabled or self.alive):
             self._accept_all(self.sockets)
@@ -344,8 +384,8 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
         self._steps: dict[Any, Callable[[Connection], None]] = {}
         self._spare: Any = None
         # The loop cannot read these. Their clients can hold threads, unless a proxy stands before the service.
-        is_other = self.cfg.is_ssl or "h2" in self.cfg.http_protocols or self.cfg.proxy_protocol != "off"
-        self._reads_in_threads = is_other
+        is_plain = not self.cfg.is_ssl and self.cfg.proxy_protocol == "off" and self.cfg.protocol == "http"
+        self._reads_in_threads = not is_plain or "h2" in self.cfg.http_protocols
 
     # The start
 
@@ -388,18 +428,25 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
                 self._complain(error)
             return
         self.nr_conns += 1
+        if self.nr_conns >= self.cfg.worker_connections:
+            self._drop_the_slowest()
         conn = Connection(self.cfg, accepted, client, listener.getsockname(), self._new_incoming())
         self._open.add(conn)
         self._safely(conn, self._await_request)
+
+    def _drop_the_slowest(self) -> None:
+        """Make room for new connections: close the one whose request is overdue first."""
+        receiving = [conn for conn in self._open if conn.is_receiving]
+        if receiving:
+            self._drop(min(receiving, key=lambda conn: conn.deadline))
 
     # Steps of a connection; each ends with a wait in the poller, in a thread or in a queue
 
     def _await_request(self, conn: Connection) -> None:
         """Wait for the next request, of which something may have arrived with the last one."""
-        conn.is_idle = not conn.incoming
+        conn.is_idle, conn.is_receiving = not conn.incoming, True
         conn.last_words = None
-        has_answered = conn.parser is not None
-        seconds = self.cfg.keepalive if has_answered and conn.is_idle else REQUEST_SECONDS
+        seconds = self.cfg.keepalive if conn.initialized and conn.is_idle else REQUEST_SECONDS
         if conn.is_idle and not self.alive:
             seconds = min(seconds, FAREWELL_SECONDS)
         conn.deadline = time.monotonic() + seconds
@@ -426,7 +473,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
     def _wait_for_more(self, conn: Connection) -> None:
         """Wait for the rest of a request, unless that would take too much memory."""
         is_small = len(conn.incoming) <= _RECEIVE_BYTES
-        if not is_small and sum(len(each.incoming) for each in self._open) > MOST_COLLECTED_BYTES:
+        if not is_small and sum(len(each.incoming) + each.kept_bytes for each in self._open) > MOST_COLLECTED_BYTES:
             self._refuse(conn, _BUSY)
             return
         conn.last_words = _TOO_SLOW
@@ -438,12 +485,14 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
     def _answer_small(self, conn: Connection) -> None:
         """Give a request that is here as a whole to a thread."""
         conn.is_urgent = conn.incoming.is_urgent
-        conn.parser = get_parser(self.cfg, [conn.incoming.take()], conn.client)
+        request = conn.incoming.take()
+        conn.kept_bytes = len(request)
+        conn.parser = get_parser(self.cfg, _pieces(request), conn.client)
         self._answer(conn)
 
     def _queue_large(self, conn: Connection) -> None:
         """Queue a request whose body a thread has to read."""
-        conn.is_urgent, conn.last_words = False, _BUSY
+        conn.is_urgent, conn.is_receiving, conn.last_words = False, False, _BUSY
         self._waiting_large.append(conn)
         self._answer_large()
 
@@ -451,18 +500,18 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
         """Give the next large request to a thread, which reads the rest of it, if few enough do."""
         while self._waiting_large and self._large_at_work < MOST_LARGE_REQUESTS:
             conn = self._waiting_large.popleft()
-            if conn.last_words is not _BUSY:  # it has waited for too long, and was told so
+            if conn.last_words is not _BUSY:  # it has waited for too long, and got a 503
                 continue
             self._large_at_work += 1
             conn.is_large = True
             conn.sock.reads_until = time.monotonic() + REQUEST_SECONDS
             conn.parser = get_parser(self.cfg, conn.sock, conn.client)
-            conn.parser.unreader.unread(conn.incoming.take())
-            self._answer(conn)
+            conn.parser.unreader = _Resumed(conn.sock, conn.incoming.take())
+            self._safely(conn, self._answer)
 
     def _answer(self, conn: Connection) -> None:
         """Have a thread answer the request, which the connection's parser reads."""
-        conn.data_ready = True
+        conn.data_ready, conn.is_receiving = True, False
         conn.deadline, conn.last_words = float("inf"), None
         self.enqueue_req(conn)
 
@@ -492,7 +541,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
         self._watch(conn, selectors.EVENT_READ, self._drain)
 
     def _refuse(self, conn: Connection, response: bytes) -> None:
-        conn.is_kept = False
+        conn.is_kept = conn.is_receiving = False
         conn.sock.sendall(response)
         self._send(conn)
 
@@ -557,6 +606,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
             conn.is_large = False
             self._large_at_work -= 1
             conn.incoming.feed(conn.parser.unreader.take_buffered())
+        conn.parser, conn.kept_bytes = None, 0  # the request is not kept while the response is sent
         self._safely(conn, self._send)
         self._answer_large()
 
@@ -573,10 +623,10 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
         """Return True if another request may follow. Does not wait for a body that the application left unread."""
         if not isinstance(conn, Connection) or not keepalive:
             return bool(super()._keepalive_after(conn, keepalive))
+        if not conn.is_large:
+            return True  # the next request has a parser of its own, which sees nothing of this body
         try:
-            # Nothing blocks for a body that is here already. Of a large one, what is on its way may come.
-            deadline = time.monotonic() + _DRAIN_SECONDS
-            return bool(conn.parser.finish_body(deadline=deadline, max_bytes=2 * _MIB))
+            return bool(conn.parser.finish_body(deadline=time.monotonic() + _DRAIN_SECONDS))
         except (ParseException, OSError):
             return False
 

@@ -44,7 +44,7 @@ from jobmanager.records import (
 )
 from jobmanager.registry import Registry, check_args, parse_args, registry
 from jobmanager.states import REACHED, UNDER_WAY, Action, Status
-from jobmanager.store import Store
+from jobmanager.store import Store, note_standstill
 
 #: How long `close` lets running jobs reach a checkpoint, unless told otherwise.
 GRACE_SECONDS = 20.0
@@ -349,8 +349,10 @@ class JobManager:
     def release_process(self, pid: int) -> int:
         """Hand over the jobs of a process of this machine that stands still, without counting a crash.
 
-        Returns how many jobs were taken from it. Its threads can write nothing more. Raises StoreUnavailable.
+        Returns how many jobs were taken from it. Its threads can write nothing more. Waits for the rows that it has
+        locked. Raises StoreUnavailable.
         """
+        note_standstill(self.settings.database_url, pid)
         engine = self._started()
         released = self._opened().release_process(pid)
         for applied in released:

@@ -136,8 +136,12 @@ def release(printer: Printer, pid: int) -> None:
 
     No crash is counted against the jobs. Works on the store itself; gunicorn's master runs it before it kills a worker.
     """
-    with JobManager(replace(Settings.from_env(), slots=0)) as manager:
+    # Not opened before that is noted: the process may keep others from the store until it is killed.
+    manager = JobManager(replace(Settings.from_env(), slots=0))
+    try:
         released = manager.release_process(pid)
+    finally:
+        manager.close()
     printer.say(f"Handed over {released} jobs of process {pid}.", released=released)
 
 

@@ -51,8 +51,8 @@ def preferred_place() -> Iterator[float]:
 def place_to_wait(wanted: float) -> Iterator[float]:
     """Yield how many seconds the request may wait: *wanted* if it gets one of the places for that, else a moment.
 
-    Each wait holds one of the threads that answer requests, and some must be left for others. The spare thread, which
-    answers while all others are held, must not be held at all.
+    Each wait holds one of the threads that answer requests, and some must be left for others. A request in the spare
+    thread, which answers while all others are held, waits only a moment.
     """
     places = mounted().waits
     is_spare = getattr(request.environ.get("gunicorn.socket"), "is_in_spare_thread", False)

@@ -1,7 +1,8 @@
 """Find where a request ends in the bytes of a connection, as they arrive.
 
-Pure: no I/O, no clock, no threads. It decides only when a request is complete enough for a thread; gunicorn's parser
-decides what the request says. Source: RFC 9112 §6 and §7.1 (message body length, chunked transfer coding).
+Pure: no I/O, no clock, no threads. gunicorn's parser decides what a request says, and sees no byte behind its end. So a
+length that gunicorn could read in another way is refused here: the rest of a body must not be taken for a request.
+Source: RFC 9112 §6 and §7.1 (message body length, chunked transfer coding).
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ MOST_BODY_BYTES = MIB
 
 _LINE_END = b"\r\n"
 _HEAD_END = b"\r\n\r\n"
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
-_CODING = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r\n]*)", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length[^:\r\n]*:([^\r\n]*)", re.IGNORECASE)
+_CODING = re.compile(rb"\r\ntransfer-encoding[^:\r\n]*:([^\r\n]*)", re.IGNORECASE)
+_NUMBER = re.compile(rb"\d{1,18}")
+_OLD_VERSION = re.compile(rb"[^\r\n]* HTTP/1\.0\r\n")
 _EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]{0,256})?\r\n")
 #: The longest line that may stand before a chunk.
 _MOST_CHUNK_LINE_BYTES = 300
+#: The most chunks that are collected. A thread reads a body of more chunks itself, which takes less time for each.
+_MOST_CHUNKS = 4096
 #: Requests that the spare thread may answer: they show that the service works, or steer a job.
 _URGENT = re.compile(
     rb"[A-Z]+ [^\s?]*/(?:health/(?:live|ready)|(?:halt|stop|resume)/[^/\s?]+|jobs/(?:[^/\s?]+/)?(?:halt|stop|resume))"
@@ -38,7 +43,7 @@ class Stage(Enum):
     COMPLETE = "head and body are here"
     LARGE = "the head is here; the body is too large to be collected"
     HEAD_TOO_LARGE = "the head is longer than any head may be"
-    MALFORMED = "the chunks of the body make no sense"
+    MALFORMED = "the length or the chunks of the body make no sense"
     UNKNOWN_CODING = "the body has a transfer coding other than chunked"
 
 
@@ -53,8 +58,9 @@ class Incoming:
         self._searched = 0  # there is no end of a head before this
         self._body_at: int | None = None  # None: the head is not complete
         self._chunk_at = 0  # where the next chunk begins; 0: the body is not chunked
+        self._chunks = 0  # that were found
         self._end = 0  # of a body whose length is known
-        self._has_unknown_coding = False
+        self._fault: Stage | None = None  # of the head
         self._expects = False
         self.stage = Stage.PARTIAL
         #: the client waits for `100 Continue` before it sends the body; the loop sets it back when it has sent that
@@ -96,8 +102,8 @@ class Incoming:
             return Stage.HEAD_TOO_LARGE
         if self._body_at is None:
             return Stage.PARTIAL
-        if self._has_unknown_coding:
-            return Stage.UNKNOWN_CODING
+        if self._fault is not None:
+            return self._fault
         return self._walk_chunks(self._body_at) if self._chunk_at else self._stage_until(self._body_at, self._end)
 
     def _find_head(self) -> None:
@@ -109,13 +115,21 @@ class Incoming:
             return
         self._body_at = found + len(_HEAD_END)
         head = bytes(self._data[: self._body_at])
-        length = _LENGTH.search(head)
-        self._end = self._body_at + (int(length[1]) if length else 0)
-        coding = _CODING.search(head)
-        self._chunk_at = self._body_at if coding else 0
-        self._has_unknown_coding = coding is not None and coding[1].strip().lower() != b"chunked"
-        self._expects = self.awaits_continue = _EXPECT.search(head) is not None
+        self._measure(head, self._body_at)
+        self._expects = _EXPECT.search(head) is not None and _OLD_VERSION.match(head) is None
+        self.awaits_continue = self._expects
         self.is_urgent = _URGENT.match(head) is not None
+
+    def _measure(self, head: bytes, body_at: int) -> None:
+        """Find out how the end of the body is told."""
+        lengths = [value.strip(b" \t") for value in _LENGTH.findall(head)]
+        codings = [value.strip(b" \t").lower() for value in _CODING.findall(head)]
+        if len(lengths) + len(codings) > 1 or (lengths and not _NUMBER.fullmatch(lengths[0])):
+            self._fault = Stage.MALFORMED
+        elif codings and codings != [b"chunked"]:
+            self._fault = Stage.UNKNOWN_CODING
+        self._chunk_at = body_at if codings else 0
+        self._end = body_at + (int(lengths[0]) if lengths and self._fault is None else 0)
 
     def _stage_until(self, body_at: int, end: int) -> Stage:
         if end - body_at > MOST_BODY_BYTES:
@@ -132,7 +146,8 @@ class Incoming:
             if size == 0:
                 return self._stage_of_trailers(line.end())
             self._chunk_at = line.end() + size + len(_LINE_END)
-            if self._chunk_at - body_at > MOST_BODY_BYTES:
+            self._chunks += 1
+            if self._chunk_at - body_at > MOST_BODY_BYTES or self._chunks > _MOST_CHUNKS:
                 return Stage.LARGE
         return Stage.PARTIAL
 

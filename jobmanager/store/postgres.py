@@ -274,7 +274,12 @@ class Database:
 
     def is_alive(self, connection: Connection, owner: str) -> bool:
         """Return True if the process of that name is connected, even if it is frozen: it holds its lock."""
-        return not connection.execute(select(func.pg_try_advisory_xact_lock(_lock_of(owner)))).scalar_one()
+        # Shared: two processes that look at the same time must not take each other for the owner.
+        return not connection.execute(select(func.pg_try_advisory_xact_lock_shared(_lock_of(owner)))).scalar_one()
+
+    def stands_still(self, owner: str) -> bool:
+        """Return False: a process that hands over the jobs of one that stands still waits for their rows by itself."""
+        return False
 
     def watch(self) -> Watch:
         """Return what tells one thread whether anything was announced. It also holds the lock of this process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -176,6 +177,10 @@ class Database:
         """Return True if the process of that name is alive, even if it is frozen."""
         return self._owners.is_alive(owner)
 
+    def stands_still(self, owner: str) -> bool:
+        """Return True if the process of that name was found to stand still; see `note_standstill`."""
+        return self._owners.stands_still(owner)
+
     def watch(self) -> Watch:
         """Return what tells one thread whether anything was committed."""
         return Watch(self.engine, self._turn_path)
@@ -295,12 +300,22 @@ class Database:
                     self._let_go()
 
 
+#: What the name of a note begins with that a process stands still, and how long the note is kept.
+_STILL = ".still-"
+_NOTE_SECONDS = 3600.0
+
+
 class _HintCompiler(SQLiteCompiler):
     """Writes hints into statements, as in INDEXED BY: SQLAlchemy's own does so for other databases only."""
 
     def get_from_hint_text(self, table: Any, text: str | None) -> str | None:
         """Return what stands behind the table's name."""
         return text
+
+
+def note_standstill(path: str, prefix: str) -> None:
+    """Note that the processes whose names begin with *prefix* stand still. Needs no lock: one of them may hold it."""
+    Owners(Path(f"{path}-owners")).note_standstill(prefix)
 
 
 class Owners:
@@ -317,6 +332,7 @@ class Owners:
     def join(self, owner: str) -> None:
         """Add this process under that name; raises OSError."""
         make_folder(self._folder)
+        self._forget_standstills()
         path = self._folder / owner
         # Locked under a name that nobody looks at first: an unlocked file would be taken for that of a dead process.
         unseen = self._folder / f".{owner}"
@@ -336,6 +352,26 @@ class Owners:
     def take_dead(self) -> list[str]:
         """Return the names of processes that died, and forget them."""
         return [path.name for path in self._folder.glob("[!.]*") if self._is_dead(path)]
+
+    def note_standstill(self, prefix: str) -> None:
+        """Note that the processes whose names begin with *prefix* stand still, and are about to be killed."""
+        for path in self._folder.glob("[!.]*"):
+            if path.name.startswith(prefix):
+                self._still(path.name).touch(0o600)
+
+    def stands_still(self, owner: str) -> bool:
+        """Return True if it was noted that the process stands still."""
+        return self._still(owner).exists()
+
+    def _still(self, owner: str) -> Path:
+        return self._folder / f"{_STILL}{owner}"
+
+    def _forget_standstills(self) -> None:
+        """Remove the notes on processes that were killed long ago: their jobs were taken back soon after."""
+        for path in self._folder.glob(f"{_STILL}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _NOTE_SECONDS:
+                    path.unlink()
 
     def is_alive(self, owner: str) -> bool:
         """Return True if the process of that name is at work, even if it is frozen; False if it has died or left."""

@@ -117,6 +117,9 @@ _FIELDS = tuple(field.name for field in fields(JobRecord))
 #: The same columns without what may be large.
 _BRIEF = [null().label(name) if name in ("args", "cursor", "details", "result") else jobs.c[name] for name in _COLUMNS]
 
+#: Why a job was taken from a process that gunicorn kills for standing still.
+_STOOD_STILL = "its process stood still"
+
 T = TypeVar("T")
 
 
@@ -172,7 +175,7 @@ class Store:
         *clock*, for a SQLite file, takes the place of the clocks of the machine.
         """
         #: names this process among the owners of jobs; new at every start, so that no successor is taken for it
-        self.owner = f"{_boot()}:{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.owner = f"{_owner_prefix(os.getpid())}{uuid.uuid4().hex[:8]}"
         self._lease = timedelta(seconds=lease_seconds)
         self._max_crashes = max_crashes
         self._queue_limit = queue_limit
@@ -557,13 +560,12 @@ class Store:
 
         Counts no crash: the process is about to be killed for its standstill. Committed when this returns.
         """
-        prefix = f"{_boot()}:{socket.gethostname()}:{pid}:"
-        theirs = select(jobs).where(IS_HELD, jobs.c.owner.startswith(prefix, autoescape=True))
+        theirs = select(jobs).where(IS_HELD, jobs.c.owner.startswith(_owner_prefix(pid), autoescape=True))
         locked = theirs.order_by(*_LOCKED_IN_ORDER).with_for_update()
 
         def write(connection: Connection) -> list[Applied]:
             held = [self._job(tuple(row)) for row in connection.execute(locked)]
-            return [self._take_back(connection, job, job.crashes, "its process stood still") for job in held]
+            return [self._take_back(connection, job, job.crashes, _STOOD_STILL) for job in held]
 
         return self._commit(write)
 
@@ -830,6 +832,8 @@ class Store:
         """Take the job from an owner that fell silent. Only the death of its process counts as a crash."""
         if job.owner is not None and self._database.is_alive(connection, job.owner):
             return self._take_back(connection, job, job.crashes, "its process fell silent")
+        if job.owner is not None and self._database.stands_still(job.owner):
+            return self._take_back(connection, job, job.crashes, _STOOD_STILL)
         return self._take_back(connection, job, job.crashes + 1, "its process died")
 
     def _take_back(self, connection: Connection, job: JobRecord, crashes: int, reason: str) -> Applied:
@@ -1199,6 +1203,31 @@ def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database 
 
         return postgres.Database(url, to_json)
     raise ConfigError(f"JOBMANAGER_DATABASE_URL cannot be used: the store can be SQLite or PostgreSQL, not {kind}.")
+
+
+def note_standstill(url: str, pid: int) -> None:
+    """Note that a process of this machine stands still, where that needs no lock of the database.
+
+    So its death is no crash, even if it stands still within a transaction. Does nothing on PostgreSQL.
+    """
+    found = make_url(url)
+    if found.get_backend_name() == "sqlite" and found.database:
+        sqlite.note_standstill(found.database, _owner_prefix(pid))
+
+
+def _owner_prefix(pid: int) -> str:
+    """Return what the names of the owners begin with that a process has had.
+
+    The namespace tells apart processes of two containers with the same host name and number.
+    """
+    return f"{_boot()}:{socket.gethostname()}:{pid}:{_pid_namespace()}-"
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        return "0"
 
 
 def _boot() -> str:

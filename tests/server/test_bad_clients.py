@@ -143,6 +143,59 @@ def test_large_bodies_are_read_two_at_a_time_and_others_are_told_to_come_back(ma
     assert all(b"before its body was complete" in answer for answer in cut_off)
 
 
+def test_a_large_body_that_is_refused_unread_holds_nobody_up(make_server: MakeServer) -> None:
+    server = make_server(workers=1).start()
+    head = b"POST /jobs HTTP/1.1\r\n" + HOST + b"Content-Length: 2000000\r\n\r\n"
+
+    with clients(server, 4, head) as opened:
+        began = time.monotonic()
+        answers = [until(lambda client=client: _received(client)) for client in opened]
+        took = time.monotonic() - began
+
+    assert all(answer.startswith(b"HTTP/1.1 413 ") for answer in answers)
+    assert took < REQUEST_SECONDS / 2
+
+
+def test_a_body_of_very_many_chunks_holds_nobody_up(make_server: MakeServer) -> None:
+    server = make_server(workers=1).start()
+    head = b"POST /halt/x HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+    with clients(server, 17, b"") as opened:
+        for client in opened:
+            client.setblocking(True)
+            client.sendall(head + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+            client.setblocking(False)
+        began = time.monotonic()
+        assert server.client.get("/health/live").status_code == 200
+        took = time.monotonic() - began
+
+    assert took < REQUEST_SECONDS / 2
+
+
+def test_the_rest_of_a_body_is_never_taken_for_a_request(make_server: MakeServer) -> None:
+    server = make_server(workers=1).start()
+    hidden = b"GET /health/live HTTP/1.1\r\n" + HOST + b"\r\n"
+    head = b"POST /jobs HTTP/1.1\r\n" + HOST + b"Content-Length: %020d\r\n\r\n" % len(hidden)
+
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(head + hidden)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_a_new_connection_takes_the_place_of_the_slowest_when_there_are_too_many(make_server: MakeServer) -> None:
+    server = make_server(workers=1).start("--worker-connections", "100")
+
+    with clients(server, 150, b"G"):
+        began = time.monotonic()
+        assert server.client.get("/health/live").status_code == 200
+        took = time.monotonic() - began
+
+    assert took < QUICK_SECONDS
+
+
 def test_a_large_batch_arrives_whole(make_server: MakeServer) -> None:
     server = make_server(workers=1).start()
     jobs = [{"type": "Simple", "args": {"note": "x" * 1000}, "run_at": "2099-01-01T00:00:00Z"}] * 3000

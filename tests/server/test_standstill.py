@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -56,6 +58,24 @@ def test_jobs_of_a_frozen_worker_go_on_in_the_next_one(make_strict_server: MakeS
     assert server.units(job) == list(range(500))
 
 
+def test_a_standstill_within_a_transaction_is_no_crash_either(make_strict_server: MakeServer) -> None:
+    server = make_strict_server(workers=2, CHECKPOINT_SECONDS=0).start(*TIMEOUT)
+    jobs = [server.submit("Fenced", units=1500, seconds=0.002) for _ in range(4)]
+    for job in jobs:
+        server.until_done(job, 3)
+    victim = server.owner_pid(jobs[0])
+    assert victim is not None
+
+    _freeze_in_a_transaction(server, victim)
+    until(lambda: victim not in server.worker_pids(), server.log, seconds=60)
+    server.until_status("completed", *jobs)
+
+    assert "WORKER TIMEOUT" in server.log()
+    assert {server.job(job)["crashes"] for job in jobs} == {0}
+    for job in jobs:
+        assert [int(line) for line in _units_of(server, job)] == list(range(1500))
+
+
 def test_a_process_that_only_fell_silent_has_not_crashed(make_strict_server: MakeServer) -> None:
     first = make_strict_server(workers=1).start()
     job = first.submit("Fenced", units=500)
@@ -80,3 +100,24 @@ def test_a_process_that_was_killed_has_crashed(make_strict_server: MakeServer) -
 
 def test_the_version_of_gunicorn_whose_worker_is_changed_is_installed() -> None:
     assert importlib.metadata.version("gunicorn") == "27.0.1"
+
+
+def _freeze_in_a_transaction(server: Server, pid: int) -> None:
+    """Freeze a process for good, in a moment in which it has a transaction open."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        # Those of the other process end, and begin again.
+        if all(_is_in_a_transaction(server) for _ in range(20)):
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.005)
+
+
+def _is_in_a_transaction(server: Server) -> bool:
+    time.sleep(0.02)
+    return server.has_transaction()
+
+
+def _units_of(server: Server, job: str) -> list[str]:
+    result = json.loads(server.rows("SELECT CAST(result AS TEXT) AS result FROM jobs WHERE id = ?", job)[0]["result"])
+    return (server.folder(job) / result["file"]).read_text(encoding="ascii").split()

@@ -23,14 +23,15 @@ def in_chunks(parts: list[bytes], trailers: bytes) -> bytes:
     )
 
 
-def with_length(body: bytes) -> bytes:
-    return b"POST /jobs HTTP/1.1\r\nHost: a\r\nCONTENT-length:  %d \r\n\r\n" % len(body) + body
+def with_length(body: bytes, zeros: int = 0) -> bytes:
+    length = b"0" * zeros + b"%d" % len(body)
+    return b"POST /jobs HTTP/1.1\r\nHost: a\r\nCONTENT-length:  %s \r\n\r\n" % length + body
 
 
 bodies = st.binary(max_size=60)
 requests = st.one_of(
     st.just(GET),
-    bodies.map(with_length),
+    st.builds(with_length, bodies, st.integers(0, 10)),
     st.builds(in_chunks, st.lists(bodies, max_size=3), st.sampled_from([b"", b"X: y\r\n"])),
 )
 
@@ -73,6 +74,14 @@ def test_an_expectation_is_answered_once_and_not_passed_on() -> None:
     assert incoming.take() == b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
 
 
+def test_a_client_of_http_1_0_is_not_told_to_go_on() -> None:
+    incoming = Incoming()
+
+    incoming.feed(b"POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+
+    assert not incoming.awaits_continue
+
+
 def test_empty_lines_before_a_request_are_ignored() -> None:
     incoming = Incoming()
 
@@ -88,13 +97,22 @@ def test_empty_lines_before_a_request_are_ignored() -> None:
         (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (MOST_HEAD_BYTES // 6), Stage.HEAD_TOO_LARGE),
         (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * (MOST_HEAD_BYTES // 6) + b"\r\n", Stage.HEAD_TOO_LARGE),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", Stage.UNKNOWN_CODING),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 5000, Stage.LARGE),
+        (b"POST / HTTP/1.1\r\nContent-Length: 00000000000000000055\r\n\r\n", Stage.MALFORMED),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\n", Stage.MALFORMED),
+        (b"POST / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", Stage.MALFORMED),
+        (b"POST / HTTP/1.1\r\nContent-Length:\r\n 1\r\n\r\n", Stage.MALFORMED),
+        (b"POST / HTTP/1.1\r\nContent-Length : 1\r\nContent-Length: 2\r\n\r\n", Stage.MALFORMED),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\ncontent-length: 1\r\n\r\n", Stage.MALFORMED),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", Stage.MALFORMED),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n", Stage.MALFORMED),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", Stage.MALFORMED),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;" + b"x" * 300, Stage.MALFORMED),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\r\n", Stage.MALFORMED),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 20_000, Stage.HEAD_TOO_LARGE),
     ],
 )
-def test_what_is_too_large_or_makes_no_sense_is_found_at_once(sent: bytes, stage: Stage) -> None:
+def test_a_request_that_is_too_large_or_malformed_is_found_at_once(sent: bytes, stage: Stage) -> None:
     assert Incoming().feed(sent) is stage
 
 
