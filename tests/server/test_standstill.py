@@ -35,7 +35,7 @@ def test_jobs_go_on_after_their_worker_was_killed_for_code_that_holds_the_interp
 
     hog = server.submit("Hog")
     until(lambda: server.worker_pids() not in ([worker], []), server.log, seconds=60)
-    server.until_status("completed", neighbour, hog)
+    server.until_status("completed", neighbour, hog, seconds=60)
 
     assert "WORKER TIMEOUT" in server.log()
     assert [server.job(job)["attempt"] for job in (neighbour, hog)] == [2, 2]
@@ -52,7 +52,7 @@ def test_jobs_of_a_frozen_worker_go_on_in_the_next_one(make_strict_server: MakeS
 
     os.kill(worker, signal.SIGSTOP)
     until(lambda: server.worker_pids() not in ([worker], []), server.log, seconds=60)
-    server.until_status("completed", job)
+    server.until_status("completed", job, seconds=60)
 
     assert (server.job(job)["attempt"], server.job(job)["crashes"]) == (2, 0)
     assert server.units(job) == list(range(500))
@@ -68,7 +68,7 @@ def test_a_standstill_within_a_transaction_is_no_crash_either(make_strict_server
 
     _freeze_in_a_transaction(server, victim)
     until(lambda: victim not in server.worker_pids(), server.log, seconds=60)
-    server.until_status("completed", *jobs)
+    server.until_status("completed", *jobs, seconds=60)
 
     assert "WORKER TIMEOUT" in server.log()
     assert {server.job(job)["crashes"] for job in jobs} == {0}
