@@ -6,6 +6,7 @@ import io
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -106,6 +107,16 @@ def test_counting_in_steps_counts_every_row_once(tmp_path: Path, kind: Any, step
         (None, [1709251199, 1709251200, 1711929599, 1711929600]),
         (None, [1709251199.9, 1709251200.0, 1711929599.9, 1711929600.0]),
         (DateFormat.UNIX, [1709251199, 1709251200, 1711929599, 1711929600]),
+        (None, ["2024-02-29T23:59:59.9Z", "2024-03-01T00:00:00Z", "2024-03-31T23:59:59.9Z", "2024-04-01T00:00:00Z"]),
+        (None, ["2024-03-01T00:30:00+02:00", "2024-03-01 00:00Z", "2024-03-31T22:30-01:00", "2024-03-31T23:30-05:00"]),
+        (None, [1709251199999, 1709251200000, 1711929599999, 1711929600000]),
+        (None, [1709251199999999, 1709251200000000, 1711929599999999, 1711929600000000]),
+        (None, [2460370.49999, 2460370.5, 2460401.49999, 2460401.5]),
+        (None, ["20240229", "20240301", "20240331", "20240401"]),
+        (DateFormat.YYYYMMDD, [20240229, 20240301, 20240331, 20240401]),
+        (DateFormat("number %Y%m"), [202402, 202403, 202403, 202404]),
+        (DateFormat("%Y/%m/%d %H:%M"), ["2024/02/29 23:59", "2024/03/01", "2024/03/31 23:59", "2024/04/01"]),
+        (None, ["", "2024-03-01T00:00", "2024-03-31T23:00", "2024-04-01T00:00"]),
     ],
 )
 def test_dates_are_found_in_whatever_form_the_column_keeps_them(
@@ -117,6 +128,57 @@ def test_dates_are_found_in_whatever_form_the_column_keeps_them(
     with closing(kind(dataset(path, date_format))) as reader:
         rows = read_all(reader, ["id"], 1)
 
+    assert [row["id"] for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [20240229, 20240301],
+        [2024, 2023],
+        ["1709251199", "1709251200"],
+        ["3/1/2024", "3/31/2024"],
+        ["01.03.2024", "31.03.2024"],
+        # Only one of many is of another form.
+        [*(f"2024-03-{day:02}" for day in range(1, 32)), "n/a"],
+        [1709251200, "2024-03-01"],
+        [b"2024-03-01"],
+    ],
+    ids=str,
+)
+def test_dates_of_no_known_form_fail_the_export_for_good_and_are_shown(
+    tmp_path: Path, kind: Any, values: list[Any]
+) -> None:
+    path = table(tmp_path, "id INTEGER PRIMARY KEY, at", list(enumerate(values)))
+
+    with (
+        closing(kind(dataset(path))) as reader,
+        pytest.raises(Fatal, match="'set' cannot be exported by date: ") as caught,
+    ):
+        read_all(reader, ["id"], 1)
+
+    assert repr(values[-1]) in str(caught.value)
+
+
+def test_iso_texts_of_which_one_is_not_understood_fail_the_export(tmp_path: Path, kind: Any) -> None:
+    values = ["2024-03-01T00:30+02:00", "2024-03-02T00:30:00+02:00"] * 600
+    path = table(tmp_path, "id INTEGER PRIMARY KEY, at TEXT", list(enumerate(values)))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        # In the middle of the table and of the index, where no sample looks.
+        connection.execute("UPDATE t SET at = '2024-03-01T25:30' WHERE id = 800")
+
+    with closing(kind(dataset(path))) as reader, pytest.raises(Fatal, match="iso does not fit: '2024-03-01T25:30'"):
+        read_all(reader, ["id"], 1)
+
+
+def test_dates_without_a_zone_are_taken_in_that_of_the_dataset(tmp_path: Path, kind: Any) -> None:
+    values = ["2024-03-01 00:59", "2024-03-01 01:00", "2024-04-01 01:59", "2024-04-01 02:00"]
+    path = table(tmp_path, "id INTEGER PRIMARY KEY, at TEXT", list(enumerate(values)))
+
+    with closing(kind(replace(dataset(path), timezone="Europe/Berlin"))) as reader:
+        rows = read_all(reader, ["id"], 1)
+
+    # March, in UTC.
     assert [row["id"] for row in rows] == [1, 2]
 
 
