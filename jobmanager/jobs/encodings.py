@@ -181,7 +181,7 @@ def _readable(rows: pa.Table) -> pa.Table:
 
 
 def _is_long_decimal(kind: pa.DataType) -> bool:
-    return pa.types.is_decimal(kind) and kind.precision > 38
+    return bool(pa.types.is_decimal(kind) and kind.precision > 38)
 
 
 def _csv(rows: pa.Table) -> pa.Buffer | memoryview:
@@ -222,7 +222,7 @@ def _cells(column: pa.Array) -> pa.Array:
 
 
 def _has_zone(kind: pa.DataType) -> bool:
-    return pa.types.is_timestamp(kind) and kind.tz is not None
+    return bool(pa.types.is_timestamp(kind) and kind.tz is not None)
 
 
 def _base64(value: bytes) -> str:
