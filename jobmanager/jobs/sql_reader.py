@@ -153,9 +153,8 @@ class SqlReader:
     def _sample(self) -> list[object]:
         """Return up to 1,000 values of the date column: the first, the last, and some as the table has them."""
         query = sa.select(self._date).where(self._date.is_not(None))
-        ends = [(self._date, self._key), (self._date.desc(), self._key.desc())]
-        queries = [*(query.order_by(*order).limit(250) for order in ends), query.limit(500)]
-        return [row[0] for each in queries for row in self._rows(each)]
+        ends = [query.order_by(order).limit(250) for order in (self._date, self._date.desc())]
+        return [row[0] for each in [*ends, query.limit(500)] for row in self._rows(each)]
 
     def _rows(self, query: Any) -> list[Any]:
         with self._translated():

@@ -169,10 +169,11 @@ class SqliteReader:
         """Return up to 1,000 values of the date column: the first, the last, and some as the table has them."""
         rows = (
             f"SELECT typeof({self._date}) AS kind, "
-            f"iif(typeof({self._date}) = 'blob', hex({self._date}), CAST({self._date} AS TEXT)) AS text "
+            f"iif(typeof({self._date}) = 'blob', hex(substr({self._date}, 1, 64)), "
+            f"substr(CAST({self._date} AS TEXT), 1, 64)) AS text "
             f"FROM {self._table} WHERE {self._date} IS NOT NULL"
         )
-        ends = [f"ORDER BY {self._date} {way}, {self._key} {way} LIMIT 250" for way in ("ASC", "DESC")]
+        ends = [f"ORDER BY {self._date} {way} LIMIT 250" for way in ("ASC", "DESC")]
         found = [self._query(f"{rows} {order}") for order in [*ends, "LIMIT 500"]]
         return [value for part in found for value in sample_from(part["kind"].to_pylist(), part["text"].to_pylist())]
 

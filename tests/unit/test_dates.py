@@ -350,3 +350,8 @@ def test_a_day_counts_from_its_first_moment_to_the_end_of_the_calendar() -> None
     assert day_from(DAY) == DAY.date()
     assert day_from(DAY + timedelta(microseconds=1)) == date(2024, 3, 10)
     assert day_from(datetime.max) == "10000-01-01"
+
+
+def test_iso_texts_are_not_compared_as_text() -> None:
+    with pytest.raises(ValueError, match="date_format iso is supported for SQLite only"):
+        to_column(DAY, DateFormat.ISO)
