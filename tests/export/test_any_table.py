@@ -28,7 +28,7 @@ _TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0
 _WHOLE = st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3)
 _BYTES = st.binary(max_size=6)
 _REALS = st.floats(allow_nan=False)
-#: Declared type, family, values, and how the client is asked for them. Types are those of which every value fits.
+#: Declared type, family, values, and the expression by which the client reads them. Every value fits its type.
 #: Left out until each value is read by its own storage class: NUMERIC, values that do not fit, untyped columns.
 _SQLITE = [
     ("INTEGER", "integer", _WHOLE, "{}"),
