@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.dates import DateFormat
+from jobmanager.jobs.dates import DateFormat, check_timezone
 from jobmanager.jobs.places import Place
 from jobmanager.urls import check_at_signs
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _REQUIRED = ("url", "table", "date_column", "key")
-_OPTIONAL = ("date_format",)
+_OPTIONAL = ("date_format", "timezone")
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +45,10 @@ class Dataset:
     date_column: str
     #: a unique column, which orders the rows of one date
     key: str
-    #: how the date column keeps dates; None: seen from its first value
+    #: how the date column keeps dates; None: detected from its values
     date_format: DateFormat | None
+    #: the zone of dates that state none; None: UTC
+    timezone: str | None = None
 
 
 class Reader(Protocol):
@@ -103,6 +105,7 @@ def _dataset(name: str, table: Any, folder: Path) -> Dataset:
         date_column=given["date_column"],
         key=given["key"],
         date_format=_date_format(name, given.get("date_format")),
+        timezone=_timezone(name, given.get("timezone")),
     )
 
 
@@ -124,11 +127,20 @@ def _url(name: str, text: str, folder: Path) -> URL:
 def _date_format(name: str, text: Any) -> DateFormat | None:
     if text is None:
         return None
-    if text not in list(DateFormat):
-        raise ValueError(
-            f"the operator's configuration of dataset {name!r} has a date_format other than {', '.join(DateFormat)}"
-        )
-    return DateFormat(text)
+    try:
+        return DateFormat(text)
+    except ValueError as error:
+        raise ValueError(f"the operator's configuration of dataset {name!r} is wrong: {error}") from None
+
+
+def _timezone(name: str, text: Any) -> str | None:
+    if text is None:
+        return None
+    try:
+        check_timezone(text)
+    except ValueError as error:
+        raise ValueError(f"the operator's configuration of dataset {name!r} is wrong: {error}") from None
+    return str(text)
 
 
 def away(dataset: Dataset) -> DatasetAway:
@@ -162,6 +174,11 @@ def check_order(dataset: Dataset, last: Place, following: Place | None) -> None:
 def keyless(dataset: Dataset) -> Fatal:
     """Return the error for rows whose key has no value."""
     return Fatal(f"The key of dataset {dataset.name!r} has no value in some rows: they have no order.")
+
+
+def undated(dataset: Dataset, error: ValueError) -> Fatal:
+    """Return the error for a date column whose dates cannot be told, or not compared."""
+    return Fatal(f"Dataset {dataset.name!r} cannot be exported by date: {error}.")
 
 
 def misfit(field: pa.Field, declared: str) -> Fatal:

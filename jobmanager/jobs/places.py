@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
+
+from jobmanager.errors import Fatal
 
 #: Kinds of values that JSON does not have: the name a checkpoint gives them, and both ways. A datetime is a date too.
 _KINDS: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
@@ -17,7 +20,7 @@ _KINDS: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
     UUID: ("uuid", str, UUID),
     bytes: ("bytes", bytes.hex, bytes.fromhex),
 }
-_READ = {name: read for name, _, read in _KINDS.values()}
+_READ = {name: read for name, _, read in _KINDS.values()} | {"float": float}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,7 @@ class Place:
     key: Any
 
     def to_json(self) -> dict[str, Any]:
-        """Return the place as a cursor keeps it.
+        """Return the place as a cursor keeps it; raises Fatal for a type of values that it cannot keep.
 
         >>> Place(date="2024-03-09", key=b"\\x01").to_json()
         {'date': '2024-03-09', 'key': {'bytes': '01'}}
@@ -46,7 +49,12 @@ def _to_json(value: Any) -> Any:
         if isinstance(value, kind):
             return {name: write(value)}
     if not isinstance(value, (int, float, str)):
-        raise TypeError(f"rows cannot be put in order by a {type(value).__name__}")
+        raise Fatal(
+            f"Rows cannot be put in order by values of the type {type(value).__name__}. Configure another date_column "
+            "or key, or a view with one."
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
     return value
 
 

@@ -19,8 +19,17 @@ import adbc_driver_sqlite.dbapi
 import pyarrow as pa
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.datasets import Dataset, away, check_order, check_table, keyless, misfit
-from jobmanager.jobs.dates import DateFormat, format_of, to_column
+from jobmanager.jobs.datasets import Dataset, away, check_order, check_table, keyless, misfit, undated
+from jobmanager.jobs.dates import (
+    DateFormat,
+    check_iso,
+    detect,
+    iso_condition,
+    iso_instant,
+    iso_range,
+    sample_from,
+    to_column,
+)
 from jobmanager.jobs.places import Place
 from jobmanager.jobs.schemas import schema_of
 
@@ -50,7 +59,7 @@ class SqliteReader:
         self._date = _quote(dataset.date_column)
         self._key = _quote(dataset.key)
         self._declared: dict[str, str] = {}
-        self._date_format = dataset.date_format
+        self._date_format: DateFormat | None = None
         with self._translated():
             uri = f"file:{quote(dataset.url.database or '')}?mode=ro"
             # With autocommit: a transaction that stays open would keep a rollback journal's writers out.
@@ -128,21 +137,45 @@ class SqliteReader:
         First those of the same date, then those of later ones: given `(date, key) > (?, ?) AND date < ?` SQLite 3.40
         does not look the key up in its index, and walks along all rows of a date for each chunk of them.
         """
-        low, high = (to_column(at, self._format()) for at in (begin, end))
+        low, high, exact = self._bounds(begin, end)
         if after is None:
-            return [_Stretch(condition=f"{self._date} >= ? AND {self._date} < ?", bounds=[low, high])]
+            return [_Stretch(condition=f"{self._date} >= ? AND {self._date} < ?{exact}", bounds=[low, high])]
         return [
             _Stretch(condition=f"{self._date} = ? AND {self._key} > ?", bounds=[after.date, after.key]),
-            _Stretch(condition=f"{self._date} > ? AND {self._date} < ?", bounds=[after.date, high]),
+            _Stretch(condition=f"{self._date} > ? AND {self._date} < ?{exact}", bounds=[after.date, high]),
         ]
+
+    def _bounds(self, begin: datetime, end: datetime) -> tuple[Any, Any, str]:
+        """Return the lowest value of the date column, one beyond the highest, and what else a row has to meet."""
+        if self._format() is DateFormat.ISO:
+            return *iso_range(begin, end), f" AND {iso_condition(self._date, begin, end)}"
+        low, high = (to_column(at, self._format(), self._dataset.timezone) for at in (begin, end))
+        return low, high, ""
 
     def _format(self) -> DateFormat:
         """Return how the date column keeps dates."""
         if self._date_format is None:
-            query = f"SELECT {self._date} AS at FROM {self._table} WHERE {self._date} IS NOT NULL LIMIT 1"
-            values = self._query(query)["at"].to_pylist()
-            self._date_format = format_of(values[0]) if values else DateFormat.SPACE
+            try:
+                found = detect(self._sample(), self._dataset.date_format)
+                if found is DateFormat.ISO:
+                    query = f"SELECT CAST({self._date} AS TEXT) AS at FROM {self._table} WHERE {self._date} <> ''"
+                    check_iso(self._query(f"{query} AND {iso_instant(self._date)} IS NULL LIMIT 3")["at"].to_pylist())
+                self._date_format = found
+            except ValueError as error:
+                raise undated(self._dataset, error) from None
         return self._date_format
+
+    def _sample(self) -> list[object]:
+        """Return up to 1,000 values of the date column: the first, the last, and some as the table has them."""
+        rows = (
+            f"SELECT typeof({self._date}) AS kind, "
+            f"iif(typeof({self._date}) = 'blob', hex(substr({self._date}, 1, 64)), "
+            f"substr(CAST({self._date} AS TEXT), 1, 64)) AS text "
+            f"FROM {self._table} WHERE {self._date} IS NOT NULL"
+        )
+        ends = [f"ORDER BY {self._date} {way} LIMIT 250" for way in ("ASC", "DESC")]
+        found = [self._query(f"{rows} {order}") for order in [*ends, "LIMIT 500"]]
+        return [value for part in found for value in sample_from(part["kind"].to_pylist(), part["text"].to_pylist())]
 
     def _place_at(self, stretch: _Stretch, number: int) -> Place | None:
         """Return the place of the row of that number, counted from 1; only the index is read."""

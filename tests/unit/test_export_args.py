@@ -113,7 +113,7 @@ def test_without_a_dataset_the_operator_is_asked_for_one(folder: Path) -> None:
         ('[one]\nurl = "sqlite://"', "'one' lacks table, date_column, key"),
         (ONE.replace("sqlite:///data.db", "secret"), "'one' has no SQLAlchemy URL"),
         (ONE.replace("sqlite:///data.db", "pg://u:secret@h:port/x"), "'one' has no SQLAlchemy URL"),
-        (ONE + 'date_format = "secret"', "'one' has a date_format other than space, t, unix, native"),
+        (ONE + 'date_format = "secret"', "dataset 'one' is wrong: date_format must be one of space, t, iso, unix"),
         (ONE + 'passwort = "secret"', "'one' has unknown keys: passwort"),
         (ONE.replace("data.db", "jobmanager.db"), "'one' is the service's own database"),
         (ONE.replace("data.db", "x/../jobmanager.db"), "'one' is the service's own database"),
