@@ -116,9 +116,7 @@ def check_args(args: dict[str, Any]) -> None:
         raise InvalidRequest(f"{error}.", field="args") from None
 
 
-def parse_args(
-    job_type: type[Job], args: dict[str, Any], settings: Settings, *, is_stored: bool = False
-) -> BaseModel:
+def parse_args(job_type: type[Job], args: dict[str, Any], settings: Settings, *, is_stored: bool = False) -> BaseModel:
     """Return the validated arguments; raises InvalidRequest that names the first wrong one, and says why.
 
     Validators find the settings in the validation's context, under "settings", and under "is_stored" whether the job

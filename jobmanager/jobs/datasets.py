@@ -152,9 +152,7 @@ def load_datasets(path: Path) -> Datasets:
             found[name] = _dataset(name, table, path.absolute().parent)
         except _BadEntry as error:
             line = _line_of(text, name, error.field)
-            found.faults[name] = (
-                f"dataset {name!r} is not configured correctly: {error} (line {line} of the operator's list of datasets)"
-            )
+            found.faults[name] = f"dataset {name!r} cannot be used: {error} (line {line} of the operator's list)"
     return found
 
 

@@ -118,9 +118,7 @@ def _configured(dataset: Dataset) -> dict[str, str]:
 def _of_database(identity: dict[str, str], names: list[str]) -> dict[str, str]:
     """Return the fingerprints of what a reader found, without what concerns columns that are not in the file."""
     columns = {f"{COLUMN}{name}" for name in names}
-    return {
-        name: _mark(value) for name, value in identity.items() if not name.startswith(COLUMN) or name in columns
-    }
+    return {name: _mark(value) for name, value in identity.items() if not name.startswith(COLUMN) or name in columns}
 
 
 def _mark(text: str) -> str:
