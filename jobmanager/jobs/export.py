@@ -286,15 +286,15 @@ class Export(Job):
         if now == rows:
             return True, ""
         was_written = self._was_written(plan, now)
-        difference = f"{abs(now - rows):,} {'more' if now > rows else 'fewer'}"
+        difference = _difference(now - rows)
         if was_written is None:
             return False, (
-                f"At the end the table had {difference} rows in the range than the file. Whether it was written while "
+                f"At the end the table had {difference} in the range than the file. Whether it was written while "
                 "the export ran cannot be known."
             )
         if was_written:
             return False, (
-                f"The table was written while the export ran: at the end it had {difference} rows in the range than "
+                f"The table was written while the export ran: at the end it had {difference} in the range than "
                 "the file."
             )
         raise Fatal(
@@ -418,6 +418,15 @@ class Export(Job):
             "bytes": path.stat().st_size,
             "sha256": sha256,
         }
+
+
+def _difference(rows: int) -> str:
+    """Return how many rows more or fewer there are.
+
+    >>> _difference(-1200), _difference(1)
+    ('1,200 fewer rows', '1 more row')
+    """
+    return f"{abs(rows):,} {'more' if rows > 0 else 'fewer'} {'row' if abs(rows) == 1 else 'rows'}"
 
 
 def _claim(part: Part, rows: int) -> dict[str, Any]:

@@ -103,9 +103,8 @@ def _types(schema: pa.Schema) -> list[list[str]]:
 
 def _configured(dataset: Dataset) -> dict[str, str]:
     """Return the fingerprints of what the operator has configured; passwords may change."""
-    url = dataset.url.set(password=None).render_as_string(hide_password=False)
     fields = {
-        "url": url,
+        "url": dataset.url.render_as_string(hide_password=True),
         "table": dataset.table,
         "date_column": dataset.date_column,
         "key": dataset.key,
