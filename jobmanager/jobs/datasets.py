@@ -10,10 +10,11 @@ import difflib
 import logging
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from zoneinfo import ZoneInfo
 
 from sqlalchemy.engine import URL, make_url
@@ -129,6 +130,25 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Close the connection."""
+
+
+@runtime_checkable
+class SettlesTypes(Protocol):
+    """What a reader offers too if a value need not have the type of its column."""
+
+    def misfits(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
+        """Return the columns with values in [begin, end) that their type cannot hold."""
+
+    def settle(self, as_text: list[str]) -> None:
+        """From now on, give these columns the type text, and each other the type that schema returns for it."""
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """What a reader offers too if it waits for another process."""
+
+    #: called now and then while it waits; may raise, or close the reader, which then goes on by itself
+    on_wait: Callable[[], None] | None
 
 
 def load_datasets(path: Path) -> Datasets:
@@ -266,9 +286,10 @@ def _date_format(text: Any) -> DateFormat | None:
 
 def parse_date_format(text: Any) -> DateFormat:
     """Return the date format of that name; raises ValueError with what is wrong, and what would be right."""
-    if text not in list(DateFormat):
-        raise ValueError(f"must be one of {', '.join(DateFormat)}")
-    return DateFormat(text)
+    try:
+        return DateFormat(text)
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(DateFormat)}") from None
 
 
 def _timezone(name: Any) -> str | None:

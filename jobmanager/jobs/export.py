@@ -33,7 +33,16 @@ from jobmanager.errors import Fatal
 from jobmanager.job import Job
 from jobmanager.jobs import export_plan, table_changes
 from jobmanager.jobs.bounded import Unanswered, ask_briefly
-from jobmanager.jobs.datasets import Dataset, DatasetAway, Datasets, ListUnreadable, Reader, load_datasets
+from jobmanager.jobs.datasets import (
+    Dataset,
+    DatasetAway,
+    Datasets,
+    ListUnreadable,
+    Reader,
+    SettlesTypes,
+    Waits,
+    load_datasets,
+)
 from jobmanager.jobs.dates import parse_moment
 from jobmanager.jobs.export_plan import Plan
 from jobmanager.jobs.libraries import read_libraries
@@ -183,16 +192,38 @@ class Export(Job):
     def _begin(self) -> Plan:
         """Resolve what decides about the rows, check that they can be exported exactly, and set the first cursor."""
         dataset = self._configured(self.args.dataset)
-        reader = self._reader = open_reader(dataset)
-        schema = reader.schema(self.args.columns or list(reader.columns()))
+        reader = self._connect(dataset)
+        columns = self.args.columns or list(reader.columns())
+        reader.schema(columns)  # names a column that is missing, before anything is searched
         reader.check()
-        plan = Plan.begin(dataset, schema, reader.identity())
         warnings = reader.warnings(*self.args.bounds())
+        as_text = self._settle(reader, columns)
+        plan = Plan.begin(dataset, reader.schema(columns), reader.identity(), as_text)
         for warning in warnings:
             self.log.warning("%s", warning)
         mark = table_changes.find_mark(dataset)
         self.cursor = {"version": export_plan.VERSION, "plan": plan.to_json(), "warnings": warnings, "mark": mark}
         return plan
+
+    def _settle(self, reader: Reader, columns: list[str]) -> list[str] | None:
+        """Settle one type for each column of a format that needs it; returns those that are made text, see Plan."""
+        if not self._encoding.has_types or not isinstance(reader, SettlesTypes):
+            return None
+        as_text = reader.misfits(columns, *self.args.bounds())
+        reader.settle(as_text)
+        return as_text
+
+    def _connect(self, dataset: Dataset) -> Reader:
+        """Return a reader that is closed in the end."""
+        reader = self._reader = open_reader(dataset)
+        if isinstance(reader, Waits):
+            reader.on_wait = self._obey
+        return reader
+
+    def _obey(self) -> None:
+        """Obey a halt or a stop, if there is one. Called while the reader waits."""
+        if self._is_asked():
+            self.checkpoint()
 
     def _configured(self, name: str | None) -> Dataset:
         """Return the dataset as it is configured now; raises Fatal, or DatasetAway while the list cannot be read."""
@@ -209,9 +240,12 @@ class Export(Job):
         if self._reader is None:
             dataset = self._configured(plan.dataset)
             plan.check_dataset(dataset)
-            self._reader = open_reader(plan.applied(dataset))
-            plan.check_columns(self._reader.columns())
-            plan.check_database(self._reader.schema(plan.names()), self._reader.identity())
+            reader = self._connect(plan.applied(dataset))
+            plan.check_columns(reader.columns())
+            if plan.as_text is not None and isinstance(reader, SettlesTypes):
+                reader.settle(plan.as_text)
+            plan.check_database(reader.schema(plan.names()), reader.identity())
+            return reader
         return self._reader
 
     # One chunk after the other
@@ -227,7 +261,7 @@ class Export(Job):
             # More than were counted, if rows are added while it runs.
             total = None if counted is None else max(counted, cursor["rows"])
             self.checkpoint(cursor, done=cursor["rows"], total=total)
-        return int(self.cursor["rows"])
+        return self._rows_so_far()
 
     def _append_chunk(self, plan: Plan) -> dict[str, Any] | None:
         """Append the next rows; returns the cursor that claims them, or None if there were none.
@@ -235,16 +269,24 @@ class Export(Job):
         A function of its own, so that the rows are let go before the next are read, or the job is halted.
         """
         # First: if the part cannot be used, the export starts over, and so does the cursor.
-        part = self._open_part(plan)
+        self._open_part(plan)
+        written = self._rows_so_far()
         after = Place.from_json(self.cursor) if "key" in self.cursor else None
         reader, bounds = self._open_reader(plan), self.args.bounds()
         rows, place = reader.read(plan.names(), after, *bounds, self.chunk_rows, self.chunk_bytes)
+        # Again: the job may have been halted while the rows were read, and the part was closed then.
+        part = self._open_part(plan)
+        if self._rows_so_far() != written:
+            return dict(self.cursor)  # it starts over: these are not its next rows
         if place is None:
             return None
         reader.expect(plan.names(), place, *bounds, self.chunk_rows, self.chunk_bytes)
         for piece in self._encoding.body(rows, part.length):
             part.write(piece)
-        return {**self.cursor, **place.to_json(), **_claim(part, self.cursor["rows"] + rows.num_rows)}
+        return {**self.cursor, **place.to_json(), **_claim(part, written + rows.num_rows)}
+
+    def _rows_so_far(self) -> int:
+        return int(self.cursor["rows"])
 
     def _count(self, plan: Plan) -> int | None:
         """Return how many rows there are to export: exact, if nobody adds any; None if that takes too long.
@@ -275,7 +317,7 @@ class Export(Job):
             is_checked, note = self._check_rows(self._plan, rows)
             self.checkpoint({**self.cursor, "checked": {"rows": rows, "is_checked": is_checked, "note": note}})
         kept = self.cursor["checked"]
-        notes = [*self.cursor["warnings"], *([kept["note"]] if kept["note"] else [])]
+        notes = [*self.cursor["warnings"], *_texts(self._plan), *([kept["note"]] if kept["note"] else [])]
         return {"rows_checked": kept["is_checked"], "snapshot": False, "notes": notes}
 
     def _check_rows(self, plan: Plan, rows: int) -> tuple[bool, str]:
@@ -418,6 +460,14 @@ class Export(Job):
             "bytes": path.stat().st_size,
             "sha256": sha256,
         }
+
+
+def _texts(plan: Plan) -> list[str]:
+    """Return notes on the columns that are text because of their values."""
+    return [
+        f"The column {name!r} is text in the file: some of its values do not have its declared type."
+        for name in plan.as_text or ()
+    ]
 
 
 def _difference(rows: int) -> str:

@@ -33,18 +33,23 @@ class Plan:
     columns: list[list[str]]
     #: the date format that was detected, if the dataset has none
     date_format: str | None
+    #: columns that are text because they hold values of other types; None: values are written as they are
+    as_text: list[str] | None
     #: a fingerprint of each field of the dataset, by its name
     configured: dict[str, str]
     #: a fingerprint of each thing in the database that decides how values read or compare, by its name
     database: dict[str, str]
 
     @classmethod
-    def begin(cls, dataset: Dataset, schema: pa.Schema, identity: dict[str, str]) -> Plan:
+    def begin(
+        cls, dataset: Dataset, schema: pa.Schema, identity: dict[str, str], as_text: list[str] | None = None
+    ) -> Plan:
         """Return the plan of an export that begins now."""
         return cls(
             dataset=dataset.name,
             columns=_types(schema),
             date_format=identity.get("date_format"),
+            as_text=as_text,
             configured=_configured(dataset),
             database=_of_database(identity, schema.names),
         )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -17,6 +19,7 @@ from jobmanager.config import Settings
 from jobmanager.errors import Fatal
 from jobmanager.jobs import export
 from jobmanager.jobs.datasets import Dataset
+from jobmanager.jobs.dates import DateFormat
 from jobmanager.jobs.export import Export
 from jobmanager.jobs.export_plan import Plan
 from jobmanager.jobs.sqlite_reader import SqliteReader
@@ -223,15 +226,18 @@ def test_a_server_that_reads_values_in_another_way_is_not_gone_on_with() -> None
         plan.check_database(schema, before | {"column id": "numeric"})
 
 
-def test_the_date_format_that_was_detected_is_kept(settings: Settings, way: str) -> None:
-    """The first value would be taken for another format afterwards."""
-    undisturbed = file_of(run(settings))
+def test_the_date_format_that_was_detected_is_kept() -> None:
+    schema = pa.schema([("id", pa.int64())])
+    url = make_url("sqlite:///data.db")
+    dataset = Dataset(name="one", url=url, table="t", date_column="at", key="id", date_format=None)
+    given = Dataset(name="one", url=url, table="t", date_column="at", key="id", date_format=DateFormat.UNIX)
 
-    changed = run(
-        settings, lambda folder: execute(folder, "INSERT INTO t VALUES (-1, '2023-03-01T10:00:00', '', '')"), way
-    )
+    detected = Plan.from_json(Plan.begin(dataset, schema, {"date_format": "t"}).to_json())
+    configured = Plan.begin(given, schema, {"date_format": "unix"})
 
-    assert file_of(changed) == undisturbed
+    assert detected.applied(dataset).date_format is DateFormat.T
+    assert configured.applied(given) is given
+    assert Plan.begin(dataset, schema, {}).applied(dataset) is dataset
 
 
 # Cursors
@@ -388,3 +394,90 @@ def test_the_total_grows_if_rows_are_added_while_the_export_runs(settings: Setti
 
     assert all(each.total is None or each.done is None or each.done <= each.total for each in outcome.checkpoints)
     assert (outcome.checkpoints[-1].done, outcome.checkpoints[-1].total) == (50, 50)
+
+
+# What some readers offer
+
+
+class Loose(SqliteReader):
+    """A reader that finds ids which are not numbers, and makes text of them."""
+
+    _texts: tuple[str, ...] = ()
+
+    def misfits(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
+        """Return id."""
+        return ["id"]
+
+    def settle(self, as_text: list[str]) -> None:
+        """Make these columns text."""
+        self._texts = tuple(as_text)
+
+    def schema(self, chosen: list[str]) -> pa.Schema:
+        """Return the types, those that were settled too."""
+        found = super().schema(chosen)
+        return pa.schema([field.with_type(pa.string()) if field.name in self._texts else field for field in found])
+
+    def read(self, columns: list[str], *where: Any) -> tuple[pa.Table, Any]:
+        """Return the next rows with the settled types."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self, "_texts", ())
+            rows, place = super().read(columns, *where)
+        return rows.cast(self.schema(columns)), place
+
+
+def test_a_column_with_values_of_other_types_is_text_in_parquet_and_the_result_notes_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(export, "open_reader", Loose)
+
+    outcome = run(settings, lambda folder: None, way, format="parquet")
+    as_csv = run(settings, lambda folder: None, way, format="csv")
+
+    assert outcome.result is not None
+    assert as_csv.result is not None
+    table = pa.parquet.read_table(pa.BufferReader(file_of(outcome)))
+    assert table["id"].to_pylist() == [str(row[0]) for row in ROWS]
+    assert outcome.result["notes"] == [
+        "The column 'id' is text in the file: some of its values do not have its declared type."
+    ]
+    assert as_csv.result["notes"] == []
+
+
+class Slow(SqliteReader):
+    """A reader that waits in its fourth read, and is closed meanwhile."""
+
+    reads: ClassVar[int] = 0
+
+    def __init__(self, dataset: Dataset) -> None:
+        super().__init__(dataset)
+        self.on_wait: Callable[[], None] | None = None
+
+    def read(self, columns: list[str], *where: Any) -> tuple[pa.Table, Any]:
+        """Return the next rows."""
+        found = super().read(columns, *where)
+        type(self).reads += 1
+        if type(self).reads == 4 and self.on_wait is not None:
+            self.on_wait()
+        return found
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["the part is kept", "the part is lost"])
+def test_a_halt_is_obeyed_while_the_reader_waits(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    undisturbed = file_of(run(settings))
+    monkeypatch.setattr(export, "open_reader", Slow)
+    monkeypatch.setattr(Slow, "reads", 0)
+    halted: list[str] = []
+
+    class Halted(SmallExport):
+        def _obey(self) -> None:
+            self.halt()
+            halted.append(self.cursor["part"])
+            if is_lost:
+                (self.workdir / self.cursor["part"]).unlink()
+
+    outcome = testing.run(Halted, MARCH, settings=settings)
+
+    assert file_of(outcome) == undisturbed
+    assert len(halted) == 1
