@@ -101,6 +101,13 @@ def test_columns_are_taken_as_given_while_the_database_is_away(folder: Path) -> 
     assert not (folder / "data.db").exists(), "asking must not make the file"
 
 
+def test_a_job_that_was_accepted_before_does_not_depend_on_the_list_of_datasets(folder: Path) -> None:
+    settings = settings_with(folder, "[one")
+
+    assert "cannot be read" in refusal(settings)
+    assert parse_args(Export, YEAR | {"columns": ["gone"]}, settings, is_stored=True)
+
+
 def test_without_a_dataset_the_operator_is_asked_for_one(folder: Path) -> None:
     assert "no dataset is configured" in refusal(Settings(data_dir=folder))
 
