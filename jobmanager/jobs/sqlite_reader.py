@@ -84,6 +84,25 @@ class SqliteReader:
         """Return the types of the chosen columns; see Reader."""
         return schema_of(chosen, self.columns())
 
+    def check(self) -> None:
+        """Do nothing yet; see Reader."""
+
+    def warnings(self, begin: datetime, end: datetime) -> list[str]:
+        """Return none yet; see Reader."""
+        return []
+
+    def identity(self) -> dict[str, str]:
+        """Return the date format; see Reader."""
+        return {"date_format": self._format()}
+
+    def total(self, begin: datetime, end: datetime) -> int:
+        """Count them at once; see Reader."""
+        counted = 0
+        for stretch in self._stretches(None, begin, end):
+            source = f"FROM {self._table} WHERE {stretch.condition}"
+            counted += self._query(f"SELECT count(*) AS n {source}", stretch.bounds)["n"][0].as_py()
+        return counted
+
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count on the index alone, a step at a time; see Reader."""
         counted = 0
@@ -96,9 +115,24 @@ class SqliteReader:
         return counted, None
 
     def read(
-        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
+        self,
+        columns: list[str],
+        after: Place | None,
+        begin: datetime,
+        end: datetime,
+        limit: int,
+        max_bytes: int = 16 * 1024 * 1024,
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows; see Reader."""
+        while True:
+            rows, place = self._read(columns, after, begin, end, limit)
+            if rows.num_rows <= 1 or rows.nbytes <= max_bytes:
+                return rows, place
+            limit = max(1, rows.num_rows * max_bytes // rows.nbytes)
+
+    def _read(
+        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
+    ) -> tuple[pa.Table, Place | None]:
         wanted = self.schema(columns)
         selected = [_selected(field, self._declared[field.name]) for field in wanted]
         selected += [name for name in (self._date, self._key) if name not in selected]
@@ -124,7 +158,15 @@ class SqliteReader:
         check_order(self._dataset, places[-1], following)
         return pa.concat_tables(pieces).slice(0, limit), places[-1]
 
-    def expect(self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int) -> None:
+    def expect(
+        self,
+        columns: list[str],
+        after: Place | None,
+        begin: datetime,
+        end: datetime,
+        limit: int,
+        max_bytes: int = 16 * 1024 * 1024,
+    ) -> None:
         """Do nothing; see Reader."""
 
     def close(self) -> None:

@@ -153,6 +153,31 @@ def test_a_halted_export_tells_what_is_kept_and_a_stopped_one_leaves_no_file(
     assert not part.exists()
 
 
+def test_an_export_goes_on_in_another_process_whatever_was_added_to_the_list_of_datasets(
+    service: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Export, "chunk_rows", 10)
+    entry = (data / "datasets.toml").read_text().replace("sqlite:///sample.db", f"sqlite:///{data}/sample.db")
+    (tmp_path / "datasets.toml").write_text(entry)
+    settings = Settings(data_dir=tmp_path, checkpoint_seconds=0.0)
+    with JobManager(settings, Registry()) as manager:
+        other = type(service)(http=create_app(manager).test_client())
+        job_id = other.submit("Export", YEAR)
+        other.wait_until(job_id, lambda details: details.get("rows", 0) >= 10)
+        assert other.ask("halt", job_id).json["details"]["status"] == "Halted"
+
+    (tmp_path / "datasets.toml").write_text(entry + entry.replace("[responses]", "[more]") + "[bad]\nurl = 7\n")
+    with JobManager(settings, Registry()) as manager:
+        other = type(service)(http=create_app(manager).test_client())
+        other.ask("resume", job_id)
+
+        completed = other.wait_for(job_id, "Completed")
+
+    assert completed["attempt"] == 2
+    assert completed["dataset"] == "responses"
+    assert completed["result"]["rows_checked"]
+
+
 @pytest.mark.parametrize("name", examples.SUBMISSIONS)
 def test_the_examples_of_the_docs_are_accepted(door: FlaskClient, name: str) -> None:
     response = door.post("/submit", json=examples.SUBMISSIONS[name]["value"])

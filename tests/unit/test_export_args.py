@@ -101,6 +101,13 @@ def test_columns_are_taken_as_given_while_the_database_is_away(folder: Path) -> 
     assert not (folder / "data.db").exists(), "asking must not make the file"
 
 
+def test_a_job_that_was_accepted_before_does_not_depend_on_the_list_of_datasets(folder: Path) -> None:
+    settings = settings_with(folder, "[one")
+
+    assert "cannot be read" in refusal(settings)
+    assert parse_args(Export, YEAR | {"columns": ["gone"]}, settings, is_stored=True)
+
+
 def test_without_a_dataset_the_operator_is_asked_for_one(folder: Path) -> None:
     assert "no dataset is configured" in refusal(Settings(data_dir=folder))
 
@@ -109,12 +116,15 @@ def test_without_a_dataset_the_operator_is_asked_for_one(folder: Path) -> None:
     ("toml", "says"),
     [
         ("[one", "cannot be read"),
-        ("one = 1", "'one' lacks url, table, date_column, key"),
-        ('[one]\nurl = "sqlite://"', "'one' lacks table, date_column, key"),
-        (ONE.replace("sqlite:///data.db", "secret"), "'one' has no SQLAlchemy URL"),
-        (ONE.replace("sqlite:///data.db", "pg://u:secret@h:port/x"), "'one' has no SQLAlchemy URL"),
-        (ONE + 'date_format = "secret"', "dataset 'one' is wrong: date_format must be one of space, t, iso, unix"),
-        (ONE + 'passwort = "secret"', "'one' has unknown keys: passwort"),
+        ("one = 1", "'one' cannot be used: it has to be a table with url, table, date_column, key (line 1 of"),
+        (
+            '[one]\nurl = "sqlite://"',
+            "'one' cannot be used: it lacks table, date_column, key (line 1 of the operator's list)",
+        ),
+        (ONE.replace("sqlite:///data.db", "secret"), "'one' cannot be used: url must be an SQLAlchemy URL, as in"),
+        (ONE.replace("sqlite:///data.db", "pg://u:secret@h:port/x"), "url must be an SQLAlchemy URL, as in"),
+        (ONE + 'date_format = "secret"', "date_format must be one of space, t, iso, unix"),
+        (ONE + 'passwort = "secret"', "'one' cannot be used: unknown field passwort; known fields: url, table"),
         (ONE.replace("data.db", "jobmanager.db"), "'one' is the service's own database"),
         (ONE.replace("data.db", "x/../jobmanager.db"), "'one' is the service's own database"),
     ],
