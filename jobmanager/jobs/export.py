@@ -317,7 +317,8 @@ class Export(Job):
             is_checked, note = self._check_rows(self._plan, rows)
             self.checkpoint({**self.cursor, "checked": {"rows": rows, "is_checked": is_checked, "note": note}})
         kept = self.cursor["checked"]
-        notes = [*self.cursor["warnings"], *_texts(self._plan), *([kept["note"]] if kept["note"] else [])]
+        of_format = self._encoding.notes(self._open_reader(self._plan).schema(self._plan.names()))
+        notes = [*self.cursor["warnings"], *_texts(self._plan), *of_format, *([kept["note"]] if kept["note"] else [])]
         return {"rows_checked": kept["is_checked"], "snapshot": False, "notes": notes}
 
     def _check_rows(self, plan: Plan, rows: int) -> tuple[bool, str]:
