@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from jobmanager.jobs.json_lines import json_lines
+from jobmanager.jobs.mixed import as_texts
 from jobmanager.jobs.parquet_pieces import list_of_all, piece
 from jobmanager.jobs.part import Claim, Part, PartDamaged, sha256, sync_folder
 
@@ -148,13 +148,8 @@ ENCODINGS: dict[str, Encoding] = {"csv": Csv(), "jsonl": JsonLines(), "parquet":
 
 def _csv(rows: pa.Table, *, include_header: bool) -> pa.Buffer:
     for index, field in enumerate(rows.schema):
-        if pa.types.is_binary(field.type):
-            texts = [None if value is None else _base64(value) for value in rows.column(index).to_pylist()]
-            rows = rows.set_column(index, field.name, pa.array(texts, pa.string()))
+        if pa.types.is_binary(field.type) or pa.types.is_union(field.type):
+            rows = rows.set_column(index, field.name, as_texts(rows.column(index)))
     sink = pa.BufferOutputStream()
     pa.csv.write_csv(rows, sink, pa.csv.WriteOptions(include_header=include_header, batch_size=rows.num_rows or 1))
     return sink.getvalue()
-
-
-def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode("ascii")
