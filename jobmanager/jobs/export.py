@@ -253,8 +253,17 @@ class Export(Job):
 
     def _open_reader(self) -> Reader:
         if self._reader is None:
-            self._reader = open_reader(self._dataset)
+            reader: Any = open_reader(self._dataset)
+            if hasattr(reader, "on_wait"):
+                # It waits for another process: a halt or a stop is obeyed meanwhile.
+                reader.on_wait = self._obey
+            self._reader = reader
         return self._reader
+
+    def _obey(self) -> None:
+        """Obey a halt or a stop, if there is one, and save nothing else."""
+        if self._is_asked():
+            self.checkpoint()
 
     def _columns(self) -> list[str]:
         return self.args.columns or list(self._open_reader().columns())
