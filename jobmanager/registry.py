@@ -116,13 +116,14 @@ def check_args(args: dict[str, Any]) -> None:
         raise InvalidRequest(f"{error}.", field="args") from None
 
 
-def parse_args(job_type: type[Job], args: dict[str, Any], settings: Settings) -> BaseModel:
+def parse_args(job_type: type[Job], args: dict[str, Any], settings: Settings, *, is_stored: bool = False) -> BaseModel:
     """Return the validated arguments; raises InvalidRequest that names the first wrong one, and says why.
 
-    Validators find the settings in the validation's context, under "settings".
+    Validators find the settings in the validation's context, under "settings", and under "is_stored" whether the job
+    was accepted before: what only a submission has to fulfil is not checked again then.
     """
     try:
-        return job_type.Args.model_validate(args, context={"settings": settings})
+        return job_type.Args.model_validate(args, context={"settings": settings, "is_stored": is_stored})
     except ValidationError as error:
         raise invalid(error, under=("args",)) from None
 

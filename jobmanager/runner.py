@@ -425,7 +425,7 @@ class Runner:
             self,
             job_id=record.id,
             attempt=record.attempt,
-            args=parse_args(self._job_type, record.args, self._settings),
+            args=parse_args(self._job_type, record.args, self._settings, is_stored=True),
             cursor=record.checkpoint.cursor,
             settings=self._settings,
             log=logger,

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import get_completion_class
 
+from jobmanager.cli.datasets import datasets_group
 from jobmanager.cli.options import Moment, parse_args, prints_json
 from jobmanager.cli.shown import Printer
 from jobmanager.cli.tokens import token_group
@@ -162,4 +163,14 @@ def completion(ctx: click.Context, shell: str) -> None:
     click.echo(kind(ctx.find_root().command, {}, "jobmanager", "_JOBMANAGER_COMPLETE").source())
 
 
-COMMANDS: tuple[click.Command, ...] = (serve, check, prune, release, sample, torture_command, token_group, completion)
+COMMANDS: tuple[click.Command, ...] = (
+    serve,
+    check,
+    prune,
+    release,
+    sample,
+    torture_command,
+    datasets_group,
+    token_group,
+    completion,
+)

@@ -12,6 +12,7 @@ from jobmanager.http import (
     classic,
     control,
     dashboard,
+    datasets,
     docs,
     errors,
     events,
@@ -26,7 +27,9 @@ from jobmanager.http import (
 from jobmanager.http.door import EXTENSION, JobIdConverter, Mount
 from jobmanager.manager import JobManager
 
-_PARTS = tuple(part.blueprint for part in (classic, jobs, control, events, job_types, health, metrics, docs, dashboard))
+_PARTS = tuple(
+    part.blueprint for part in (classic, jobs, control, events, job_types, datasets, health, metrics, docs, dashboard)
+)
 
 
 def blueprint(manager: JobManager, *, name: str = "jobmanager") -> Blueprint:

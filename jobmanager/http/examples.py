@@ -331,6 +331,33 @@ _TYPE = {
     "stuck_after_seconds": 300.0,
 }
 TYPE = {"type": {"summary": "A job type", "value": _TYPE}}
+DATASETS = {
+    "datasets": {
+        "summary": "A dataset, and one whose database is away",
+        "value": {
+            "datasets": [
+                {
+                    "name": "orders",
+                    "date_column": "ordered_at",
+                    "date_format": "unix",
+                    "timezone": "Europe/Vienna",
+                    "columns": None,
+                    "error": "The database of dataset 'orders' cannot be read; its error is in the service's log.",
+                },
+                {
+                    "name": "responses",
+                    "date_column": "submitted_at",
+                    "date_format": None,
+                    "timezone": None,
+                    "columns": [{"name": "id", "type": "int64"}, {"name": "submitted_at", "type": "string"}],
+                    "error": None,
+                },
+            ],
+            "formats": ["csv", "jsonl", "parquet"],
+            "error": None,
+        },
+    }
+}
 TYPES = {"types": {"summary": "The job types", "value": {"job_types": [_TYPE]}}}
 
 UNREADABLE_BODY = (

@@ -9,9 +9,9 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     AfterValidator,
@@ -26,9 +26,13 @@ from pydantic import (
     field_validator,
 )
 
+from jobmanager.config import Settings
 from jobmanager.errors import InvalidRequest
 from jobmanager.http.bodies import MOST_JOBS
 from jobmanager.job import Job
+from jobmanager.jobs.datasets import ListUnreadable
+from jobmanager.jobs.export import Export
+from jobmanager.jobs.shown_datasets import ShownDataset, show_datasets
 from jobmanager.json_values import showable
 from jobmanager.manager import MOST_LABELS, JobManager
 from jobmanager.records import (
@@ -487,6 +491,32 @@ class Types(BaseModel):
     job_types: list[TypeShown] = Field(description="By name.")
 
 
+class ColumnShown(BaseModel):
+    """A column of a dataset."""
+
+    name: str = Field(description="Its name, as `columns` of an Export takes it.")
+    type: str = Field(description="The type that it is exported with, as Apache Arrow names it.")
+
+
+class DatasetShown(BaseModel):
+    """A dataset that Export can read."""
+
+    name: str = Field(description="Its name, as `dataset` of an Export takes it.")
+    date_column: str | None = Field(description="The column that from_date and to_date are compared with.")
+    date_format: str | None = Field(description="How that column keeps dates, if the operator has set it.")
+    timezone: str | None = Field(description="The zone of dates without an offset; null for UTC.")
+    columns: list[ColumnShown] | None = Field(description="The columns, in the order of the table.")
+    error: str | None = Field(description="Why there are no columns, in a sentence.")
+
+
+class Datasets(BaseModel):
+    """The datasets that Export can read."""
+
+    datasets: list[DatasetShown] = Field(description="By name.")
+    formats: list[str] = Field(description="The formats of a file, as `format` of an Export takes them.")
+    error: str | None = Field(description="Why no dataset is known, if the operator's list cannot be read.")
+
+
 def show_job(job: JobRecord, manager: JobManager) -> JobShown:
     """Return a job as it is shown."""
     now, kept = manager.now(), job.checkpoint
@@ -574,6 +604,21 @@ def show_type(job_type: type[Job]) -> TypeShown:
         timeout_seconds=job_type.timeout_seconds,
         stuck_after_seconds=job_type.stuck_after_seconds,
     )
+
+
+def list_datasets(settings: Settings) -> Datasets:
+    """Return the datasets as they are shown; connects to their databases for a few seconds at most."""
+    formats = list(get_args(Export.Args.model_fields["format"].annotation))
+    try:
+        found = show_datasets(settings)
+    except ListUnreadable as error:
+        return Datasets(datasets=[], formats=formats, error=f"{error}.")
+    return Datasets(datasets=[_dataset_shown(each) for each in found], formats=formats, error=None)
+
+
+def _dataset_shown(dataset: ShownDataset) -> DatasetShown:
+    columns = None if dataset.columns is None else [{"name": n, "type": t} for n, t in dataset.columns.items()]
+    return DatasetShown.model_validate(asdict(dataset) | {"columns": columns})
 
 
 def etag_of(shown: JobShown, version: str) -> str:

@@ -1,17 +1,21 @@
 """The tables that Export may read: which ones an operator has configured, and what a reader of one offers.
 
-No URL, table or SQL comes in from a client, and none goes out: what a driver says is logged here and told in our words.
+Clients send no URL, table or SQL, and see none: a driver's error is logged here and reported in our words.
 Reads the operator's file; opens no database (see sqlite_reader.py and sql_reader.py), and works without Arrow.
 """
 
 from __future__ import annotations
 
+import difflib
 import logging
+import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from zoneinfo import ZoneInfo
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -25,13 +29,21 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _REQUIRED = ("url", "table", "date_column", "key")
-_OPTIONAL = ("date_format",)
+_KNOWN = (*_REQUIRED, "date_format", "timezone", "snapshot")
+#: What the names in Reader.identity begin with that concern one column; its name follows.
+COLUMN = "column "
+#: What a URL of PostgreSQL may begin with, beside the name of a driver: psycopg is the driver then.
+_POSTGRES = ("postgres", "postgresql")
 
 _log = logging.getLogger(__name__)
 
 
 class DatasetAway(Exception):
     """The database of a dataset does not answer; trying again later may help."""
+
+
+class ListUnreadable(ValueError):
+    """The operator's list of datasets cannot be read at all, so that no dataset is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +57,21 @@ class Dataset:
     date_column: str
     #: a unique column, which orders the rows of one date
     key: str
-    #: how the date column keeps dates; None: seen from its first value
+    #: how the date column keeps dates; None: the reader detects it
     date_format: DateFormat | None
+    #: the IANA name of the zone that dates without an offset are in; None: UTC
+    timezone: str | None = None
+    #: whether all rows are those of one moment; no reader supports this yet
+    snapshot: bool = False
+
+
+class Datasets(dict[str, Dataset]):
+    """The datasets that can be used, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: what is wrong with each other entry of the list, by its name
+        self.faults: dict[str, str] = {}
 
 
 class Reader(Protocol):
@@ -56,7 +81,28 @@ class Reader(Protocol):
         """Return the columns of the table in order, and the type that each is exported with."""
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; raises Fatal for one that the table does not have, or no longer."""
+        """Return the types of the chosen columns; raises Fatal for one that the table does not have.
+
+        Text that holds JSON has the metadata {b"jobmanager": b"json"}.
+        """
+
+    def check(self) -> None:
+        """Raise Fatal, in one sentence, if the dataset cannot be exported exactly.
+
+        That is: the table or a column is missing, the key may be NULL or is not unique in the order that the reader
+        compares by, or the date format cannot be told. Called once, when an export begins.
+        """
+
+    def warnings(self, begin: datetime, end: datetime) -> list[str]:
+        """Return sentences on what makes an export of [begin, end) slow, such as a missing index."""
+
+    def identity(self) -> dict[str, str]:
+        """Return what changes how values read or compare, by name: server version, encoding, session time zone, …
+
+        An export that goes on later fails if any of it has changed. What concerns one column is under COLUMN and its
+        name, and does not matter if the export lacks the column. "date_format" is the format that was detected, as a
+        dataset's date_format names it: a later reader is opened with it.
+        """
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count the rows of [begin, end) behind *after*.
@@ -64,71 +110,197 @@ class Reader(Protocol):
         Returns their number and None; or, where there are many, about *limit* and the place up to which it counted.
         """
 
-    def read(
-        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
-    ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows of [begin, end) in the order (date, key), and the place of the last, or None."""
+    def total(self, begin: datetime, end: datetime) -> int:
+        """Count the rows of [begin, end) by one plain count with the same condition as read, without an order."""
 
-    def expect(self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int) -> None:
-        """Be told which rows will be asked for next; they may be read already, but no others are."""
+    def read(
+        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
+    ) -> tuple[pa.Table, Place | None]:
+        """Return the next rows of [begin, end) in the order (date, key), and the place of the last, or None.
+
+        At most *limit* rows and, beyond the first row, not more than about *max_bytes* as Arrow keeps them. How many
+        depends on the rows alone. Raises Fatal that names the column if the table's columns have changed since the
+        reader was opened.
+        """
+
+    def expect(
+        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
+    ) -> None:
+        """Take the arguments of the next read, so that its rows may be read ahead; no others are."""
 
     def close(self) -> None:
         """Close the connection."""
 
 
-def load_datasets(path: Path) -> dict[str, Dataset]:
-    """Return the datasets that the file configures, by name; none if there is no file. Raises ValueError."""
+@runtime_checkable
+class SettlesTypes(Protocol):
+    """What a reader offers too if a value need not have the type of its column."""
+
+    def misfits(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
+        """Return the columns with values in [begin, end) that their type cannot hold."""
+
+    def settle(self, as_text: list[str]) -> None:
+        """From now on, give these columns the type text, and each other the type that schema returns for it."""
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """What a reader offers too if it waits for another process."""
+
+    #: called now and then while it waits; may raise, or close the reader, which then goes on by itself
+    on_wait: Callable[[], None] | None
+
+
+def load_datasets(path: Path) -> Datasets:
+    """Return the datasets that the file configures; none if there is no file.
+
+    A bad entry disables its own dataset only, see Datasets.faults. Raises ListUnreadable if the file is not TOML.
+    """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(text)
     except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
+        return Datasets()
+    except (OSError, ValueError) as error:
         _log.exception("The datasets cannot be read.")
-        raise ValueError("the operator's list of datasets cannot be read; its error is in the service's log") from None
-    return {name: _dataset(name, table, path.absolute().parent) for name, table in tables.items()}
+        raise ListUnreadable(
+            f"the operator's list of datasets cannot be read{_place_of(error)}; its error is in the service's log"
+        ) from None
+    found = Datasets()
+    for name, table in tables.items():
+        try:
+            found[name] = _dataset(name, table, path.absolute().parent)
+        except _BadEntry as error:
+            line = _line_of(text, name, error.field)
+            found.faults[name] = f"dataset {name!r} cannot be used: {error} (line {line} of the operator's list)"
+    return found
+
+
+class _BadEntry(Exception):
+    """An entry of the list is wrong, in this field; "" stands for the entry as a whole."""
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def _place_of(error: Exception) -> str:
+    """Return the line of an error of TOML, without its words, which may show what the file says."""
+    found = re.search(r"at line (\d+)", str(error))
+    return f": it is not valid TOML at line {found[1]}" if found else ""
+
+
+def _line_of(text: str, name: str, field: str) -> int:
+    """Return the line of a field of an entry, or else that of the entry, counted from 1.
+
+    >>> _line_of('[a]\\nkey = "x"\\n[b]\\nkey = "y"', "b", "key")
+    4
+    """
+    header, current = 1, ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.lstrip().startswith("["):
+            current = _first_name(line)
+            if current == name:
+                header = number
+        elif current == "" and _first_name(line) == name:
+            header = number
+        elif current == name and field and re.match(rf"\s*[\"']?{re.escape(field)}[\"']?\s*[=.]", line):
+            return number
+    return header
+
+
+def _first_name(line: str) -> str:
+    """Return the first name that a line of TOML defines, "" if it defines none by itself."""
+    try:
+        return next(iter(tomllib.loads(line)), "")
+    except tomllib.TOMLDecodeError:
+        return ""
 
 
 def _dataset(name: str, table: Any, folder: Path) -> Dataset:
-    given = table if isinstance(table, dict) else {}
-    missing = [key for key in _REQUIRED if not given.get(key) or not isinstance(given[key], str)]
-    if missing:
-        raise ValueError(f"the operator's configuration of dataset {name!r} lacks {', '.join(missing)}")
-    unknown = [key for key in given if key not in _REQUIRED + _OPTIONAL]
-    if unknown:
-        raise ValueError(f"the operator's configuration of dataset {name!r} has unknown keys: {', '.join(unknown)}")
+    """Return the dataset of an entry; raises _BadEntry."""
+    if not isinstance(table, dict):
+        raise _BadEntry(f"it has to be a table with {', '.join(_REQUIRED)}")
+    for field in table:
+        if field not in _KNOWN:
+            raise _BadEntry(f"unknown field {field}{_meant(field)}; known fields: {', '.join(_KNOWN)}", field=field)
+    _check_key(table.get("key"))
+    if missing := [field for field in _REQUIRED if field not in table]:
+        raise _BadEntry(f"it lacks {', '.join(missing)}")
+    for field in _REQUIRED:
+        if not isinstance(table[field], str) or not table[field]:
+            raise _BadEntry(f"{field} must be a text that is not empty", field=field)
+    if table.get("snapshot", False) is not False:
+        raise _BadEntry("snapshot must be false; snapshots are not supported yet", field="snapshot")
     return Dataset(
         name=name,
-        url=_url(name, given["url"], folder),
-        table=given["table"],
-        date_column=given["date_column"],
-        key=given["key"],
-        date_format=_date_format(name, given.get("date_format")),
+        url=_url(table["url"], folder),
+        table=table["table"],
+        date_column=table["date_column"],
+        key=table["key"],
+        date_format=_date_format(table.get("date_format")),
+        timezone=_timezone(table.get("timezone")),
     )
 
 
-def _url(name: str, text: str, folder: Path) -> URL:
+def _meant(field: str) -> str:
+    close = difflib.get_close_matches(field, _KNOWN, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _check_key(key: Any) -> None:
+    """Raise _BadEntry if the key consists of several columns."""
+    if isinstance(key, list):
+        raise _BadEntry(
+            "key must name one column; where only several columns together are unique, name another column that is "
+            "unique, or make a view that has one (of the columns joined to one text) and use that as table",
+            field="key",
+        )
+
+
+def _url(text: str, folder: Path) -> URL:
     """Return the URL; the path of a SQLite file is relative to the folder of the list."""
     try:
         check_at_signs(text)
     except ValueError as error:
-        raise ValueError(f"the operator's configuration of dataset {name!r} has no usable url: {error}") from None
+        raise _BadEntry(f"url cannot be used: {error}", field="url") from None
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        raise ValueError(f"the operator's configuration of dataset {name!r} has no SQLAlchemy URL in url") from None
+        raise _BadEntry("url must be an SQLAlchemy URL, as in sqlite:///data.db", field="url") from None
+    if url.drivername in _POSTGRES:
+        return url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() == "sqlite" and url.database:
         return url.set(database=str(folder / url.database))
     return url
 
 
-def _date_format(name: str, text: Any) -> DateFormat | None:
+def _date_format(text: Any) -> DateFormat | None:
     if text is None:
         return None
-    if text not in list(DateFormat):
-        raise ValueError(
-            f"the operator's configuration of dataset {name!r} has a date_format other than {', '.join(DateFormat)}"
-        )
-    return DateFormat(text)
+    try:
+        return parse_date_format(text)
+    except ValueError as error:
+        raise _BadEntry(f"date_format {error}", field="date_format") from None
+
+
+def parse_date_format(text: Any) -> DateFormat:
+    """Return the date format of that name; raises ValueError with what is wrong, and what would be right."""
+    try:
+        return DateFormat(text)
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(DateFormat)}") from None
+
+
+def _timezone(name: Any) -> str | None:
+    if name is None:
+        return None
+    try:
+        return ZoneInfo(name).key
+    except (TypeError, ValueError, OSError, KeyError):
+        raise _BadEntry(
+            "timezone must be the name of a time zone, as in Europe/Vienna or UTC", field="timezone"
+        ) from None
 
 
 def away(dataset: Dataset) -> DatasetAway:

@@ -30,6 +30,8 @@ class Encoding(Protocol):
     media_type: str
     #: of the part file, which may hold the rows in another form until they are all there
     part_extension: str
+    #: whether all values of a column must have its type
+    has_types: bool
 
     def head(self, schema: pa.Schema) -> Any:
         """Return the bytes a part begins with."""
@@ -59,6 +61,8 @@ def _give_name(part: Part, target: Path) -> str:
 
 class _AsItIs:
     """A format of which the part is the file already."""
+
+    has_types = False
 
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
         """Give the part its name."""
@@ -115,6 +119,7 @@ class Parquet:
 
     extension = "parquet"
     part_extension = "parquet"
+    has_types = True
     media_type = "application/vnd.apache.parquet"
 
     def head(self, schema: pa.Schema) -> Any:

@@ -1,7 +1,8 @@
 """Rows of a dataset between two dates, to a file: exact, however often it is halted, resumed or killed.
 
 The rows are read by keyset in chunks, each is appended to a part file, and a checkpoint claims what was appended, after
-an fsync. Starting again cuts the file back to what was claimed. Knows nothing of HTTP or of the store of jobs.
+an fsync. Starting again cuts the file back to what was claimed. What decides about the rows is resolved once and kept
+in the cursor (see export_plan.py); at the end the rows are counted once more. Knows nothing of HTTP or of the store.
 
 Arrow and the drivers (see rows.py) take as much memory as the rest of the service, and are never given back: they are
 imported when the first export is made, not when the type becomes known.
@@ -30,29 +31,41 @@ from sqlalchemy.engine import make_url
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal
 from jobmanager.job import Job
-from jobmanager.jobs.datasets import Dataset, DatasetAway, Reader, load_datasets
+from jobmanager.jobs import export_plan, table_changes
+from jobmanager.jobs.bounded import Unanswered, ask_briefly
+from jobmanager.jobs.datasets import (
+    Dataset,
+    DatasetAway,
+    Datasets,
+    ListUnreadable,
+    Reader,
+    SettlesTypes,
+    Waits,
+    load_datasets,
+)
 from jobmanager.jobs.dates import parse_moment
+from jobmanager.jobs.export_plan import Plan
 from jobmanager.jobs.libraries import read_libraries
 from jobmanager.jobs.part import Part, PartDamaged, in_our_words, remove_unless_held
 from jobmanager.jobs.places import Place
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from jobmanager.jobs.encodings import Encoding
 
-#: The first chunk has no more rows than this: it shows how large they are.
-FIRST_ROWS = 1_000
 #: Rows are counted this many at a time, so that a halt never waits for a whole count.
 COUNT_STEP = 500_000
-#: Rows are counted up to here, at 50 ms a million; an export of more shows no total.
+#: Rows are counted up to here, at 50 ms a million; an export of more shows no total, and is not counted at its end.
 COUNT_LIMIT = 100_000_000
 
 _LONGEST_DATE = 64
 _LONGEST_NAME = 255
 _MOST_COLUMNS = 1000
+#: How long a submission waits for a database that its columns are compared with.
+_ASK_SECONDS = 3.0
 #: How many names of columns an error lists.
 _LISTED_COLUMNS = 50
+#: What an export that starts over keeps of its cursor.
+_KEPT = ("version", "plan", "warnings", "mark", "counted")
 
 
 class Export(Job):
@@ -60,9 +73,9 @@ class Export(Job):
 
     # A database that is away for a moment should not end an export.
     max_attempts: ClassVar[int] = 5
-    #: rows read, and appended to the file, at once: no more than these,
+    #: rows read, and appended to the file, at once: at most so many,
     chunk_rows: ClassVar[int] = 25_000
-    #: and only as many as fit into this, as Arrow keeps them, if they are like those of the chunk before
+    #: and beyond the first row about so many bytes, as Arrow keeps them
     chunk_bytes: ClassVar[int] = 16 * 1024 * 1024
 
     class Args(BaseModel):
@@ -108,7 +121,9 @@ class Export(Job):
 
         @model_validator(mode="after")
         def _is_configured(self, info: ValidationInfo) -> Export.Args:
-            context: dict[str, Settings] = info.context or {}
+            context: dict[str, Any] = info.context or {}
+            if context["is_stored"]:
+                return self  # the job compares its dataset with what it began with
             dataset = find_dataset(self.dataset, context["settings"])
             if self.columns is not None:
                 _check_columns(self.columns, dataset)
@@ -120,6 +135,7 @@ class Export(Job):
 
     args: Export.Args
 
+    _plan: Plan | None = None
     _reader: Reader | None = None
     _part: Part | None = None
     _is_finishing = False
@@ -130,16 +146,16 @@ class Export(Job):
         self._encoding: Encoding = _rows().ENCODINGS[self.args.format]
 
     def start(self) -> dict[str, Any]:
-        """Append the chunks that are left, then make the file."""
-        self._dataset = self._configured()
+        """Append the chunks that are left, count the rows, then make the file."""
         with in_our_words():
             try:
+                plan = self._plan = self._kept_plan() or self._begin()
                 made = self._finished_file()
-                if made is None:
-                    rows = self._append_chunks()
-                    made = self._make_file(rows)
+                rows = self._append_chunks(plan) if made is None else made[1]
+                checked = self._checked(rows)
+                made = made or self._make_file(rows)
                 self._remove_leftovers()
-                return self._result(*made)
+                return self._result(*made) | checked
             finally:
                 self._let_go()
 
@@ -158,75 +174,203 @@ class Export(Job):
     def details(self) -> dict[str, Any]:
         """Tell what is written so far."""
         cursor = self.cursor or {}
-        told = {"dataset": self._dataset.name, "format": self.args.format}
+        told = {"dataset": self._plan.dataset if self._plan else self.args.dataset, "format": self.args.format}
         return told | {"rows": cursor.get("rows", 0), "bytes": cursor.get("bytes", 0)}
 
-    def _configured(self) -> Dataset:
+    # What all attempts have in common
+
+    def _kept_plan(self) -> Plan | None:
+        """Return what the cursor keeps; None, and the export starts over, if another version wrote it."""
+        if not self.cursor:
+            return None
+        if self.cursor.get("version") == export_plan.VERSION:
+            return Plan.from_json(self.cursor["plan"])
+        self.log.warning("The export starts over: another version of the service began it and may write other bytes.")
+        self.cursor, self.done, self.total = None, 0, None
+        return None
+
+    def _begin(self) -> Plan:
+        """Resolve what decides about the rows, check that they can be exported exactly, and set the first cursor."""
+        dataset = self._configured(self.args.dataset)
+        reader = self._connect(dataset)
+        columns = self.args.columns or list(reader.columns())
+        reader.schema(columns)  # names a column that is missing, before anything is searched
+        reader.check()
+        warnings = reader.warnings(*self.args.bounds())
+        as_text = self._settle(reader, columns)
+        plan = Plan.begin(dataset, reader.schema(columns), reader.identity(), as_text)
+        for warning in warnings:
+            self.log.warning("%s", warning)
+        mark = table_changes.find_mark(dataset)
+        self.cursor = {"version": export_plan.VERSION, "plan": plan.to_json(), "warnings": warnings, "mark": mark}
+        return plan
+
+    def _settle(self, reader: Reader, columns: list[str]) -> list[str] | None:
+        """Settle one type for each column of a format that needs it; returns those that are made text, see Plan."""
+        if not self._encoding.has_types or not isinstance(reader, SettlesTypes):
+            return None
+        as_text = reader.misfits(columns, *self.args.bounds())
+        reader.settle(as_text)
+        return as_text
+
+    def _connect(self, dataset: Dataset) -> Reader:
+        """Return a reader that is closed in the end."""
+        reader = self._reader = open_reader(dataset)
+        if isinstance(reader, Waits):
+            reader.on_wait = self._obey
+        return reader
+
+    def _obey(self) -> None:
+        """Obey a halt or a stop, if there is one. Called while the reader waits."""
+        if self._is_asked():
+            self.checkpoint()
+
+    def _configured(self, name: str | None) -> Dataset:
+        """Return the dataset as it is configured now; raises Fatal, or DatasetAway while the list cannot be read."""
         try:
-            return find_dataset(self.args.dataset, self.settings)
+            return find_dataset(name, self.settings)
+        except ListUnreadable as error:
+            # Somebody may be editing it: that must not end the exports that run.
+            raise DatasetAway(f"{error}.") from None
         except ValueError as error:
             raise Fatal(f"{error}.") from None
 
+    def _open_reader(self, plan: Plan) -> Reader:
+        """Return the reader; one that is opened again must find what the export began with, or Fatal is raised."""
+        if self._reader is None:
+            dataset = self._configured(plan.dataset)
+            plan.check_dataset(dataset)
+            reader = self._connect(plan.applied(dataset))
+            plan.check_columns(reader.columns())
+            if plan.as_text is not None and isinstance(reader, SettlesTypes):
+                reader.settle(plan.as_text)
+            plan.check_database(reader.schema(plan.names()), reader.identity())
+            return reader
+        return self._reader
+
     # One chunk after the other
 
-    def _append_chunks(self) -> int:
+    def _append_chunks(self, plan: Plan) -> int:
         """Append all rows that the part lacks; returns how many it holds then."""
-        begin, end = self.args.bounds()
-        self._open_part()
-        if not self.cursor:
-            self.total = self._count(begin, end)
-        while (cursor := self._append_chunk(begin, end)) is not None:
-            self.checkpoint(cursor, done=cursor["rows"], total=self.total)
+        self._open_part(plan)
+        if "counted" not in self.cursor:
+            counted = self._count(plan)
+            self.checkpoint({**self.cursor, "counted": counted}, done=0, total=counted)
+        while (cursor := self._append_chunk(plan)) is not None:
+            counted = cursor["counted"]
+            # More than were counted, if rows are added while it runs.
+            total = None if counted is None else max(counted, cursor["rows"])
+            self.checkpoint(cursor, done=cursor["rows"], total=total)
         return self._rows_so_far()
 
-    def _append_chunk(self, begin: datetime, end: datetime) -> dict[str, Any] | None:
+    def _append_chunk(self, plan: Plan) -> dict[str, Any] | None:
         """Append the next rows; returns the cursor that claims them, or None if there were none.
 
         A function of its own, so that the rows are let go before the next are read, or the job is halted.
         """
-        after = Place.from_json(self.cursor) if self.cursor else None
-        limit = self.cursor["next_rows"] if self.cursor else min(FIRST_ROWS, self.chunk_rows)
-        reader, columns = self._open_reader(), self._columns()
-        rows, place = reader.read(columns, after, begin, end, limit)
+        # First: if the part cannot be used, the export starts over, and so does the cursor.
+        self._open_part(plan)
+        written = self._rows_so_far()
+        after = Place.from_json(self.cursor) if "key" in self.cursor else None
+        reader, bounds = self._open_reader(plan), self.args.bounds()
+        rows, place = reader.read(plan.names(), after, *bounds, self.chunk_rows, self.chunk_bytes)
+        # Again: the job may have been halted while the rows were read, and the part was closed then.
+        part = self._open_part(plan)
+        if self._rows_so_far() != written:
+            return dict(self.cursor)  # it starts over: these are not its next rows
         if place is None:
             return None
-        next_rows = self._next_rows(rows)
-        reader.expect(columns, place, begin, end, next_rows)
-        part = self._open_part()
+        reader.expect(plan.names(), place, *bounds, self.chunk_rows, self.chunk_bytes)
         for piece in self._encoding.body(rows, part.length):
             part.write(piece)
-        cursor = place.to_json() | {"rows": self._rows_so_far() + rows.num_rows, "next_rows": next_rows}
-        return cursor | {"part": part.path.name, "bytes": part.length, "sha256": part.sha256}
-
-    def _next_rows(self, rows: pa.Table) -> int:
-        """Return how many rows to read after *rows*; kept in the cursor, so that chunks do not depend on halts."""
-        fitting = self.chunk_bytes * rows.num_rows // max(1, rows.nbytes)
-        return int(max(1, min(fitting, self.chunk_rows)))
+        return {**self.cursor, **place.to_json(), **_claim(part, written + rows.num_rows)}
 
     def _rows_so_far(self) -> int:
-        return int(self.cursor["rows"]) if self.cursor else 0
+        return int(self.cursor["rows"])
 
-    def _count(self, begin: datetime, end: datetime) -> int | None:
-        """Return how many rows there are to export: exact, if nobody adds any; None if there are too many to count."""
+    def _count(self, plan: Plan) -> int | None:
+        """Return how many rows there are to export: exact, if nobody adds any; None if that takes too long.
+
+        Counting in steps needs the order of an index; where the reader warns, the export begins to write at once.
+        """
+        if self.cursor["warnings"]:
+            return None
         counted = 0
         place: Place | None = None
         while counted < COUNT_LIMIT:
-            step, place = self._open_reader().count(place, begin, end, COUNT_STEP)
+            step, place = self._open_reader(plan).count(place, *self.args.bounds(), COUNT_STEP)
             counted += step
             if place is None:
                 return counted
             self.checkpoint(done=0)
         return None
 
-    def _open_part(self) -> Part:
+    # The rows are counted at the end
+
+    def _checked(self, rows: int) -> dict[str, Any]:
+        """Return what the result tells of the rows: whether they were compared with a count, and notes.
+
+        Raises Fatal if rows were lost or doubled.
+        """
+        assert self._plan is not None
+        if self.cursor.get("checked", {}).get("rows") != rows:
+            is_checked, note = self._check_rows(self._plan, rows)
+            self.checkpoint({**self.cursor, "checked": {"rows": rows, "is_checked": is_checked, "note": note}})
+        kept = self.cursor["checked"]
+        notes = [*self.cursor["warnings"], *_texts(self._plan), *([kept["note"]] if kept["note"] else [])]
+        return {"rows_checked": kept["is_checked"], "snapshot": False, "notes": notes}
+
+    def _check_rows(self, plan: Plan, rows: int) -> tuple[bool, str]:
+        """Compare the rows written with those that the table has now; returns whether they are as many, and a note."""
+        if rows > COUNT_LIMIT:
+            return False, f"The rows were not counted at the end: there are more than {COUNT_LIMIT:,}."
+        now = self._open_reader(plan).total(*self.args.bounds())
+        if now == rows:
+            return True, ""
+        was_written = self._was_written(plan, now)
+        difference = _difference(now - rows)
+        if was_written is None:
+            return False, (
+                f"At the end the table had {difference} in the range than the file. Whether it was written while "
+                "the export ran cannot be known."
+            )
+        if was_written:
+            return False, (
+                f"The table was written while the export ran: at the end it had {difference} in the range than "
+                "the file."
+            )
+        raise Fatal(
+            f"The export wrote {rows:,} rows of dataset {plan.dataset!r}, but its table has {now:,} in the range and "
+            "was not written meanwhile: rows were lost or doubled. Check that the key is unique and never NULL, and "
+            "that the column compares it as its index does; then submit a new export."
+        )
+
+    def _was_written(self, plan: Plan, now: int) -> bool | None:
+        """Return whether the table, which has so many rows in the range now, was written since the export began.
+
+        None: that cannot be known.
+        """
+        counted, mark = self.cursor.get("counted"), self.cursor["mark"]
+        if counted is not None and counted != now:
+            return True
+        if mark is None:
+            return None if counted is None else False
+        dataset = self._configured(plan.dataset)
+        if table_changes.find_mark(dataset) == mark:
+            self.wait(table_changes.late_seconds(dataset))
+        return bool(table_changes.find_mark(dataset) != mark)
+
+    # The part
+
+    def _open_part(self, plan: Plan) -> Part:
         """Return the part, opened where the cursor says, or begun."""
         if self._part is None:
             self._part = self._reopen_part()
-        return self._part or self._begin_part()
+        return self._part or self._begin_part(plan)
 
     def _reopen_part(self) -> Part | None:
         """Go on with the part that the cursor names; None, and the export starts over, if it is not what it was."""
-        if not self.cursor:
+        if "part" not in self.cursor:
             return None
         try:
             return Part.reopen(
@@ -238,35 +382,20 @@ class Export(Job):
             )
         except PartDamaged as error:
             self.log.warning("The export starts over: the part file cannot be used, %s.", error)
-            self.cursor, self.done, self.total = None, 0, None
+            self.cursor = {name: self.cursor[name] for name in _KEPT if name in self.cursor}
+            self.done = 0
             return None
 
-    def _begin_part(self) -> Part:
-        head = self._encoding.head(self._open_reader().schema(self._columns()))
+    def _begin_part(self, plan: Plan) -> Part:
+        head = self._encoding.head(self._open_reader(plan).schema(plan.names()))
         # Kept before anything is written, so that it is closed even if the volume is full.
         part = self._part = Part.create(self._new_part_path())
         part.write(head)
+        self.cursor = {**self.cursor, **_claim(part, 0)}
         return part
 
     def _new_part_path(self) -> Path:
         return self.workdir / f"export-{self.attempt}.{self._encoding.part_extension}.part"
-
-    def _open_reader(self) -> Reader:
-        if self._reader is None:
-            reader: Any = open_reader(self._dataset)
-            if hasattr(reader, "on_wait"):
-                # It waits for another process: a halt or a stop is obeyed meanwhile.
-                reader.on_wait = self._obey
-            self._reader = reader
-        return self._reader
-
-    def _obey(self) -> None:
-        """Obey a halt or a stop, if there is one, and save nothing else."""
-        if self._is_asked():
-            self.checkpoint()
-
-    def _columns(self) -> list[str]:
-        return self.args.columns or list(self._open_reader().columns())
 
     def _let_go(self) -> None:
         """Close what is open; it is opened again when it is needed."""
@@ -283,7 +412,8 @@ class Export(Job):
 
     def _make_file(self, rows: int) -> tuple[Path, int, str]:
         """Turn the complete part into the file that is downloaded; returns it, its rows and its SHA-256."""
-        part = self._open_part()
+        assert self._plan is not None
+        part = self._open_part(self._plan)
         part.sync()
         self._is_finishing = True
         # Named after its part, and so after an attempt: one that lost its lease unaware cannot replace another's file.
@@ -296,7 +426,7 @@ class Export(Job):
 
         Touches no file that is whole: it may have been told of by now, should this attempt have lost its lease unaware.
         """
-        if not self.cursor:
+        if "part" not in self.cursor:
             return None
         for file in self.workdir.glob(f"{_stem(self.cursor['part'])}-*.{self._encoding.extension}"):
             rows = int(file.stem.rpartition("-")[2])
@@ -320,7 +450,8 @@ class Export(Job):
                 remove_unless_held(path)
 
     def _result(self, path: Path, rows: int, sha256: str) -> dict[str, Any]:
-        name = re.sub(r"[^\w.+-]", "", f"{self._dataset.name}_{self.args.from_date}_{self.args.to_date}")
+        assert self._plan is not None
+        name = re.sub(r"[^\w.+-]", "", f"{self._plan.dataset}_{self.args.from_date}_{self.args.to_date}")
         return {
             "file": path.name,
             "filename": f"{name}.{self._encoding.extension}",
@@ -329,6 +460,28 @@ class Export(Job):
             "bytes": path.stat().st_size,
             "sha256": sha256,
         }
+
+
+def _texts(plan: Plan) -> list[str]:
+    """Return notes on the columns that are text because of their values."""
+    return [
+        f"The column {name!r} is text in the file: some of its values do not have its declared type."
+        for name in plan.as_text or ()
+    ]
+
+
+def _difference(rows: int) -> str:
+    """Return how many rows more or fewer there are.
+
+    >>> _difference(-1200), _difference(1)
+    ('1,200 fewer rows', '1 more row')
+    """
+    return f"{abs(rows):,} {'more' if rows > 0 else 'fewer'} {'row' if abs(rows) == 1 else 'rows'}"
+
+
+def _claim(part: Part, rows: int) -> dict[str, Any]:
+    """Return what a cursor claims of a part that holds so many rows."""
+    return {"rows": rows, "part": part.path.name, "bytes": part.length, "sha256": part.sha256}
 
 
 def _stem(part_name: str) -> str:
@@ -356,23 +509,31 @@ def _rows() -> Any:
 
 def find_dataset(name: str | None, settings: Settings) -> Dataset:
     """Return the dataset of that name, or the only one; raises ValueError with a sentence that names the choice."""
-    datasets = load_datasets(settings.datasets) if settings.datasets else {}
-    if not datasets:
+    datasets = configured_datasets(settings)
+    names = sorted({*datasets, *datasets.faults})
+    if not names:
         raise ValueError("no dataset is configured; the operator has to name one in the list of datasets")
-    known = ", ".join(sorted(datasets))
-    if name is None and len(datasets) == 1:
-        (name,) = datasets
-    if name is None:
-        raise ValueError(f"dataset must be one of: {known}")
-    if name not in datasets:
-        raise ValueError(f"there is no dataset {name!r}; known datasets: {known}")
-    if _is_store(datasets[name], settings):
-        raise ValueError(f"dataset {name!r} is the service's own database, which cannot be exported")
-    return datasets[name]
+    if name is None and len(names) > 1:
+        raise ValueError(f"dataset must be one of: {', '.join(names)}")
+    wanted = names[0] if name is None else name
+    if wanted in datasets.faults:
+        raise ValueError(datasets.faults[wanted])
+    if wanted not in datasets:
+        raise ValueError(f"there is no dataset {wanted!r}; known datasets: {', '.join(names)}")
+    return datasets[wanted]
+
+
+def configured_datasets(settings: Settings) -> Datasets:
+    """Return the datasets that can be exported, and what is wrong with the others; raises ListUnreadable."""
+    datasets = load_datasets(settings.datasets) if settings.datasets else Datasets()
+    for name in [name for name, dataset in datasets.items() if _is_store(dataset, settings)]:
+        del datasets[name]
+        datasets.faults[name] = f"dataset {name!r} is the service's own database, which cannot be exported"
+    return datasets
 
 
 def _is_store(dataset: Dataset, settings: Settings) -> bool:
-    """Tell whether the dataset is the service's own SQLite file.
+    """Return True if the dataset is the service's own SQLite file.
 
     ADBC brings a SQLite of its own. When one library of a process closes a file, the kernel drops the locks that the
     other has on it: the store would be damaged. Source: "How To Corrupt An SQLite Database File", 2.2.1.
@@ -383,14 +544,19 @@ def _is_store(dataset: Dataset, settings: Settings) -> bool:
     return os.path.realpath(store.database or "") == os.path.realpath(dataset.url.database or "")
 
 
+def columns_of(dataset: Dataset) -> dict[str, str]:
+    """Return name and type of each column, in the order of the table; raises DatasetAway, Fatal."""
+    with closing(open_reader(dataset)) as reader:
+        return {name: str(kind) for name, kind in reader.columns().items()}
+
+
 def _check_columns(columns: list[str], dataset: Dataset) -> None:
     """Raise ValueError that names the columns which the table does not have, if its database can be asked."""
     if len(set(columns)) < len(columns):
         raise ValueError("columns must not name one twice")
     try:
-        with closing(open_reader(dataset)) as reader:
-            known = list(reader.columns())
-    except (DatasetAway, Fatal):
+        known = ask_briefly(lambda: list(columns_of(dataset)), seconds=_ASK_SECONDS)
+    except (DatasetAway, Fatal, Unanswered):
         return  # the job finds out, and says so, when it runs
     unknown = [column for column in columns if column not in known]
     if unknown:

@@ -43,14 +43,13 @@ class PostgresReader(SqlReader):
     """Connections to a PostgreSQL server; see Reader."""
 
     def __init__(self, dataset: Dataset) -> None:
-        super().__init__(dataset)
         # Opened for the first rows: who only asks for the columns needs none.
         self._rows_connection: Any = None
+        super().__init__(dataset)
 
-    def read(
+    def _read(
         self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
     ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows; see Reader."""
         wanted = self.schema(columns)
         names = [*columns, *(name for name in (self._date.name, self._key.name) if name not in columns)]
         # One row more than wanted is read: it shows whether the key is unique.

@@ -35,28 +35,62 @@ class ReadAhead:
         self._join()
         return self._reader.schema(chosen)
 
+    def check(self) -> None:
+        """Check the dataset; see Reader."""
+        self._join()
+        self._reader.check()
+
+    def warnings(self, begin: datetime, end: datetime) -> list[str]:
+        """Return what makes it slow; see Reader."""
+        self._join()
+        return self._reader.warnings(begin, end)
+
+    def identity(self) -> dict[str, str]:
+        """Return what changes how values read; see Reader."""
+        self._join()
+        return self._reader.identity()
+
+    def total(self, begin: datetime, end: datetime) -> int:
+        """Count the rows at once; see Reader."""
+        self._join()
+        return self._reader.total(begin, end)
+
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count a step at a time; see Reader."""
         self._join()
         return self._reader.count(after, begin, end, limit)
 
-    def expect(self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int) -> None:
+    def expect(
+        self,
+        columns: list[str],
+        after: Place | None,
+        begin: datetime,
+        end: datetime,
+        limit: int,
+        max_bytes: int = 16 * 1024 * 1024,
+    ) -> None:
         """Begin to read them."""
         self._join()
-        self._asked, self._found = (columns, after, begin, end, limit), Future()
+        self._asked, self._found = (columns, after, begin, end, limit, max_bytes), Future()
         name = f"{threading.current_thread().name}-reads"
         self._thread = threading.Thread(target=self._read, args=(self._asked, self._found), name=name, daemon=True)
         self._thread.start()
 
     def read(
-        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
+        self,
+        columns: list[str],
+        after: Place | None,
+        begin: datetime,
+        end: datetime,
+        limit: int,
+        max_bytes: int = 16 * 1024 * 1024,
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows; see Reader."""
         self._join()
         found, self._found = self._found, None
-        if found is not None and self._asked == (columns, after, begin, end, limit):
+        if found is not None and self._asked == (columns, after, begin, end, limit, max_bytes):
             return found.result()
-        return self._reader.read(columns, after, begin, end, limit)
+        return self._reader.read(columns, after, begin, end, limit, max_bytes)
 
     def close(self) -> None:
         """Close the connection, once a read that is under way has ended."""

@@ -55,6 +55,23 @@ class SqlReader:
         """Return the types of the chosen columns; see Reader."""
         return schema_of(chosen, self.columns())
 
+    def check(self) -> None:
+        """Do nothing yet; see Reader."""
+
+    def warnings(self, begin: datetime, end: datetime) -> list[str]:
+        """Return none yet; see Reader."""
+        return []
+
+    def identity(self) -> dict[str, str]:
+        """Return the date format; see Reader."""
+        is_native = isinstance(self._date.type, (sa.DateTime, sa.Date))
+        return {"date_format": DateFormat.NATIVE if is_native else self._format()}
+
+    def total(self, begin: datetime, end: datetime) -> int:
+        """Count them at once; see Reader."""
+        query = sa.select(sa.func.count()).select_from(self._table).where(*self._within(None, begin, end))
+        return int(self._rows(query)[0][0])
+
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count a step at a time; see Reader."""
         within = self._within(after, begin, end)
@@ -65,9 +82,24 @@ class SqlReader:
         return self._rows(sa.select(sa.func.count()).select_from(self._table).where(*within))[0][0], None
 
     def read(
-        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
+        self,
+        columns: list[str],
+        after: Place | None,
+        begin: datetime,
+        end: datetime,
+        limit: int,
+        max_bytes: int = 16 * 1024 * 1024,
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows; see Reader."""
+        while True:
+            rows, place = self._read(columns, after, begin, end, limit)
+            if rows.num_rows <= 1 or rows.nbytes <= max_bytes:
+                return rows, place
+            limit = max(1, rows.num_rows * max_bytes // rows.nbytes)
+
+    def _read(
+        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
+    ) -> tuple[pa.Table, Place | None]:
         wanted = self.schema(columns)
         query = sa.select(*(self._table.columns[name] for name in columns), self._date, self._key)
         query = query.where(*self._within(after, begin, end)).order_by(self._date, self._key)
@@ -83,7 +115,15 @@ class SqlReader:
         arrays = [self._array([row[index] for row in found[:limit]], field) for index, field in enumerate(wanted)]
         return pa.table(arrays, schema=wanted), places[-1]
 
-    def expect(self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int) -> None:
+    def expect(
+        self,
+        columns: list[str],
+        after: Place | None,
+        begin: datetime,
+        end: datetime,
+        limit: int,
+        max_bytes: int = 16 * 1024 * 1024,
+    ) -> None:
         """Do nothing; see Reader."""
 
     def close(self) -> None:

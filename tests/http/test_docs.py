@@ -67,6 +67,7 @@ ANSWERS: dict[Operation, tuple[int, ...]] = {
     ("GET", "/jobs/{job_id}/events"): (200, 204, 404, 422, 500, 503),
     ("GET", "/job-types"): (200,),
     ("GET", "/job-types/{name}"): (200, 404),
+    ("GET", "/datasets"): (200,),
     ("GET", "/jobs/{job_id}/artifact"): (200, 206, 304, 404, 416, 500, 503),
     ("GET", "/metrics"): (200, 500),
     ("GET", "/health/live"): (200,),
@@ -292,7 +293,7 @@ def provoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 def _service(method: str, path: str, status: int) -> str:
     """Return which of the services answers with the status."""
-    if status == 503 and path.startswith(("/job-types", "/metrics")):
+    if status == 503 and path.startswith(("/job-types", "/datasets", "/metrics")):
         return "unguarded"
     if (method, status) == ("POST", 429) and path in ("/submit", "/jobs", "/jobs/batch"):
         return "full"

@@ -36,7 +36,7 @@ OPEN = {
     ("GET", "/swagger/index.html"),
 }
 #: What a viewer may ask for: whatever changes nothing.
-VIEWED = re.compile(r"GET /(details|jobs|job-types|metrics|events)\b.*|GET /")
+VIEWED = re.compile(r"GET /(details|jobs|job-types|datasets|metrics|events)\b.*|GET /")
 
 
 class Other(Job):
@@ -397,6 +397,17 @@ def test_types_that_may_not_be_seen_are_not_listed(some: FlaskClient, operator: 
     assert [each["type"] for each in some.get("/job-types").json["job_types"]] == ["Simple"]
     assert "Other" in [each["type"] for each in operator.get("/job-types").json["job_types"]]
     assert some.get("/job-types/Other").status_code == 404
+
+
+def test_datasets_are_shown_to_a_token_that_may_see_exports_only(
+    house: House, some: FlaskClient, viewer: FlaskClient
+) -> None:
+    datasets = house.app.extensions["jobmanager"].settings.datasets
+    datasets.write_text('[secret]\nurl = "sqlite:///secret.db"\n')
+
+    assert [each["name"] for each in viewer.get("/datasets").json["datasets"]] == ["secret"]
+    assert some.get("/datasets").json == {"datasets": [], "formats": [], "error": None}
+    assert house.client(None).get("/datasets").status_code == 401
 
 
 def test_the_api_docs_describe_the_types_that_a_token_may_see_and_none_to_others(

@@ -12,6 +12,8 @@ from jobmanager.errors import Fatal
 from jobmanager.jobs.datasets import (
     Dataset,
     DatasetAway,
+    Datasets,
+    ListUnreadable,
     away,
     check_order,
     check_table,
@@ -27,7 +29,7 @@ ONE = '[one]\nurl = "sqlite:///data.db"\ntable = "t"\ndate_column = "at"\nkey = 
 SECRETS = ("secret", "sqlite", "postgresql", "TOML", "Traceback")
 
 
-def load(folder: Path, toml: str) -> dict[str, Dataset]:
+def load(folder: Path, toml: str) -> Datasets:
     (folder / "datasets.toml").write_text(toml, encoding="utf-8")
     return load_datasets(folder / "datasets.toml")
 
@@ -78,30 +80,82 @@ def test_a_field_that_is_missing_empty_or_no_text_is_named(tmp_path: Path, field
     lines = [line for line in ONE.splitlines() if not line.startswith(f"{field} =")]
     lines += [f"{field} = {value}"] if value else []
 
-    with pytest.raises(ValueError, match=rf"dataset 'one' lacks {field}$"):
-        load(tmp_path, "\n".join(lines))
+    fault = load(tmp_path, "\n".join(lines)).faults["one"]
+
+    assert fault.startswith(f"dataset 'one' cannot be used: {'it lacks ' if value is None else ''}{field}")
 
 
 @pytest.mark.parametrize(
     ("toml", "says"),
     [
-        ("[one\nsecret", "the operator's list of datasets cannot be read; its error is in the service's log"),
-        ('[one]\nurl = "secret\\q"', "cannot be read"),
-        ("one = 'secret'", "dataset 'one' lacks url, table, date_column, key"),
-        (ONE.replace("sqlite:///data.db", "secret"), "has no SQLAlchemy URL in url"),
-        (ONE.replace("sqlite:///data.db", "postgresql://u:secret@h:secret/d"), "has no SQLAlchemy URL in url"),
-        (ONE.replace("sqlite:///data.db", "postgresql://u:p@secret@h/d"), "dataset 'one' has no usable url: .* %40"),
-        (ONE + 'date_format = "secret"', "has a date_format other than space, t, unix, native"),
-        (ONE + "date_format = []", "has a date_format other than space, t, unix, native"),
-        (ONE + 'password = "secret"', "has unknown keys: password"),
+        ("one = 'secret'", "it has to be a table with url, table, date_column, key (line 1 "),
+        (ONE.replace("sqlite:///data.db", "secret"), "url must be an SQLAlchemy URL, as in sqlite:///data.db (line 2 "),
+        (ONE.replace("sqlite:///data.db", "postgresql://u:secret@h:secret/d"), "url must be an SQLAlchemy URL"),
+        (ONE.replace("sqlite:///data.db", "postgresql://u:p@secret@h/d"), "url cannot be used: it has more than one @"),
+        (ONE + 'date_format = "secret"', "date_format must be one of space, t, unix, native"),
+        (ONE + "date_format = []", "date_format must be one of space, t, unix, native"),
+        (ONE + 'timezone = "secret"', "timezone must be the name of a time zone, as in Europe/Vienna or UTC (line 6 "),
+        (ONE + 'timezone = "../secret"', "timezone must be the name of a time zone"),
+        (ONE + "timezone = 2", "timezone must be the name of a time zone"),
+        (ONE + "snapshot = true", "snapshot must be false; snapshots are not supported yet (line 6 "),
+        (ONE + 'password = "secret"', "unknown field password; known fields: url, table, date_column, key, "),
+        (ONE.replace("date_column", "date_colum"), "unknown field date_colum (did you mean date_column?); known"),
+        (ONE.replace('"id"', '["a", "b"]'), "key must name one column; where only several columns together are unique"),
     ],
 )
-def test_what_is_wrong_with_a_list_is_told_without_what_it_says(tmp_path: Path, toml: str, says: str) -> None:
-    with pytest.raises(ValueError, match=says) as caught:
+def test_a_bad_entry_is_named_with_its_line_and_without_its_value(tmp_path: Path, toml: str, says: str) -> None:
+    found = load(tmp_path, toml)
+
+    assert found == {}
+    assert found.faults["one"].startswith(f"dataset 'one' cannot be used: {says}")
+    assert "secret" not in found.faults["one"]
+    assert str(tmp_path) not in found.faults["one"]
+
+
+def test_a_bad_entry_disables_only_its_own_dataset(tmp_path: Path) -> None:
+    two = ONE.replace("[one]", '["two"] # the second').replace("key =", "ky  =")
+    found = load(tmp_path, f"{ONE}\n{two}\n{ONE.replace('[one]', '[three]')}")
+
+    assert list(found) == ["one", "three"]
+    assert list(found.faults) == ["two"]
+    assert "unknown field ky (did you mean key?)" in found.faults["two"]
+    assert "(line 11 of the operator's list)" in found.faults["two"], "not that of the same field of another entry"
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        ('one = {url = "secret"}', 1),
+        ('\n\none.url = "secret"', 3),
+        ('[other]\nkey = 1\n\n[one]\nkey = ""\nurl = "sqlite:///x"\ntable = "t"\ndate_column = "d"', 5),
+        ('# [one]\n[ "one" ]\n  "table" = 7\nurl = "sqlite:///x"\ndate_column = "d"\nkey = "id"', 3),
+    ],
+)
+def test_the_line_of_an_entry_is_found_however_it_is_written(tmp_path: Path, toml: str, line: int) -> None:
+    assert f"(line {line} of the operator's list)" in load(tmp_path, toml).faults["one"]
+
+
+@pytest.mark.parametrize(("toml", "line"), [("[one\nsecret", "line 1"), (f'{ONE}\n[two]\nurl = "secret\\q"', "line 8")])
+def test_a_list_that_is_not_toml_is_refused_with_the_line(tmp_path: Path, toml: str, line: str) -> None:
+    with pytest.raises(ListUnreadable, match=f"not valid TOML at {line}; its error is in the service's log") as caught:
         load(tmp_path, toml)
 
     assert "secret" not in str(caught.value)
-    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_each_url_of_postgresql_is_read_by_psycopg(tmp_path: Path, scheme: str) -> None:
+    found = load(tmp_path, ONE.replace("sqlite:///data.db", f"{scheme}://me:p%40@host/db"))["one"]
+
+    assert found.url.drivername == "postgresql+psycopg"
+    assert found.url.password == "p@"
+
+
+def test_time_zone_and_schema_of_the_table_are_taken_as_they_are_written(tmp_path: Path) -> None:
+    more = 'timezone = "Europe/Vienna"\nsnapshot = false\n'
+    found = load(tmp_path, ONE.replace('"t"', '"sales.orders"') + more)["one"]
+
+    assert (found.table, found.timezone, found.snapshot) == ("sales.orders", "Europe/Vienna", False)
 
 
 def test_a_list_that_cannot_be_read_is_told_in_our_words_and_its_error_is_logged(

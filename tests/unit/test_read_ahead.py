@@ -36,7 +36,13 @@ class Watched(SqliteReader):
     asked: list[tuple[str, int]]
 
     def read(
-        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
+        self,
+        columns: list[str],
+        after: Place | None,
+        begin: datetime,
+        end: datetime,
+        limit: int,
+        max_bytes: int = 2**24,
     ) -> tuple[pa.Table, Place | None]:
         vars(self).setdefault("asked", []).append((threading.current_thread().name, limit))
         return super().read(columns, after, begin, end, limit)

@@ -1,0 +1,31 @@
+"""What Export may read."""
+
+from __future__ import annotations
+
+from flask import Blueprint
+from werkzeug.wrappers import Response
+
+from jobmanager.http import examples, resources
+from jobmanager.http.answers import render
+from jobmanager.http.docs import Answer, describe
+from jobmanager.http.door import manager
+from jobmanager.jobs.export import Export
+from jobmanager.registry import type_name
+
+blueprint = Blueprint("datasets", __name__, url_prefix="/datasets")
+
+
+@blueprint.get("")
+@describe(
+    name="list_datasets",
+    tag="job types",
+    text="Names, columns and date columns, from which a form can be made. A dataset that cannot be used, or whose "
+    "database does not answer within seconds, has an error and no columns. A token that may not see Export sees none.",
+    answers={200: Answer(text="The datasets.", model=resources.Datasets, examples=examples.DATASETS)},
+)
+def index() -> Response:
+    """List the datasets that Export can read."""
+    seen = manager()
+    if type_name(Export) not in seen.types:
+        return render(resources.Datasets(datasets=[], formats=[], error=None))
+    return render(resources.list_datasets(seen.settings))
