@@ -288,8 +288,8 @@ def parse_date_format(text: Any) -> DateFormat:
     """Return the date format of that name; raises ValueError with what is wrong, and what would be right."""
     try:
         return DateFormat(text)
-    except ValueError:
-        raise ValueError(f"must be one of {', '.join(DateFormat)}") from None
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix("date_format ")) from None
 
 
 def _timezone(name: Any) -> str | None:
@@ -334,6 +334,11 @@ def check_order(dataset: Dataset, last: Place, following: Place | None) -> None:
 def keyless(dataset: Dataset) -> Fatal:
     """Return the error for rows whose key has no value."""
     return Fatal(f"The key of dataset {dataset.name!r} has no value in some rows: they have no order.")
+
+
+def undated(dataset: Dataset, error: ValueError) -> Fatal:
+    """Return the error for a date column whose dates cannot be told, or not compared."""
+    return Fatal(f"Dataset {dataset.name!r} cannot be exported by date: {error}.")
 
 
 def misfit(field: pa.Field, declared: str) -> Fatal:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -15,6 +16,7 @@ from jobmanager.jobs.json_lines import json_lines
 from jobmanager.jobs.mixed import as_texts
 from jobmanager.jobs.parquet_pieces import list_of_all, piece
 from jobmanager.jobs.part import Claim, Part, PartDamaged, sha256, sync_folder
+from jobmanager.jobs.texts import decimal_texts, time_texts
 
 #: How much is made JSON at once: Arrow keeps at most 2 GiB of text in an array, and JSON may be longer by far.
 _BYTES_AT_ONCE = 64 * 1024 * 1024
@@ -38,6 +40,9 @@ class Encoding(Protocol):
 
     def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
         """Yield the bytes of a chunk of rows, piece by piece; *at* is where it begins in the part."""
+
+    def notes(self, schema: pa.Schema) -> list[str]:
+        """Return sentences on what a reader of the file cannot see in it."""
 
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
         """Make the file that is downloaded from a complete part, durably; calls *on_chunk* now and then.
@@ -64,6 +69,10 @@ class _AsItIs:
 
     has_types = False
 
+    def notes(self, schema: pa.Schema) -> list[str]:
+        """Return nothing: all is in the file."""
+        return []
+
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
         """Give the part its name."""
         return _give_name(part, target)
@@ -76,7 +85,8 @@ class _AsItIs:
 class Csv(_AsItIs):
     """Comma-separated values (RFC 4180, but for line ends of \\n).
 
-    Text in quotes, so that "" differs from no value, which is nothing; bytes in base64.
+    Text and decimals are in quotes, so that "" differs from NULL, which is written as nothing; bytes are in base64.
+    With one column, NULL is "" too: many programs skip an empty line.
     """
 
     extension = "csv"
@@ -85,16 +95,25 @@ class Csv(_AsItIs):
 
     def head(self, schema: pa.Schema) -> Any:
         """Return the line of names."""
-        return _csv(schema.empty_table(), include_header=True)
+        return _written(schema.empty_table(), include_header=True)
 
     def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
         """Yield a line for each row."""
         for begin in range(0, rows.num_rows, _ROWS_AT_ONCE):
-            yield _csv(rows.slice(begin, _ROWS_AT_ONCE), include_header=False)
+            yield _csv(rows.slice(begin, _ROWS_AT_ONCE))
+
+    def notes(self, schema: pa.Schema) -> list[str]:
+        """Return that NULL and empty text look the same, if they do."""
+        if len(schema) != 1 or not (pa.types.is_string(schema[0].type) or pa.types.is_binary(schema[0].type)):
+            return []
+        return [f'The CSV has one column, {schema[0].name!r}, in which "" stands for NULL and for empty text.']
 
 
 class JsonLines(_AsItIs):
-    """One JSON object a line; dates as ISO text, bytes in base64, null for numbers JSON lacks (NaN, infinity)."""
+    """One JSON object a line; dates as ISO text, bytes in base64, null for numbers JSON lacks (NaN, infinity).
+
+    Decimals are numbers with all their digits; columns of JSON are nested as they are.
+    """
 
     extension = "jsonl"
     part_extension = "jsonl"
@@ -115,6 +134,7 @@ class Parquet:
 
     A Parquet file ends with a list of its row groups, and cannot be cut back to fewer of them. So each chunk is a file,
     with a list of its own, and at the end one more list tells of them all: see parquet_pieces.py.
+    Decimals of more than 38 digits are text: DuckDB reads them as doubles, and Polars not at all.
     """
 
     extension = "parquet"
@@ -124,11 +144,16 @@ class Parquet:
 
     def head(self, schema: pa.Schema) -> Any:
         """Return a file without rows, which tells the schema."""
-        return piece(schema.empty_table(), 0)
+        return piece(_readable(schema.empty_table()), 0)
 
     def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
         """Yield a file that holds the rows as one row group."""
-        yield piece(rows, at)
+        yield piece(_readable(rows), at)
+
+    def notes(self, schema: pa.Schema) -> list[str]:
+        """Return which decimals are text."""
+        names = [repr(field.name) for field in schema if _is_long_decimal(field.type)]
+        return [f"Decimals of more than 38 digits are text in Parquet: {', '.join(names)}."] if names else []
 
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
         """Append the list of all row groups, and give the part its name."""
@@ -151,10 +176,54 @@ class Parquet:
 ENCODINGS: dict[str, Encoding] = {"csv": Csv(), "jsonl": JsonLines(), "parquet": Parquet()}
 
 
-def _csv(rows: pa.Table, *, include_header: bool) -> pa.Buffer:
+def _readable(rows: pa.Table) -> pa.Table:
+    """Return the rows in types that every reader of Parquet reads exactly."""
+    for index, field in enumerate(rows.schema):
+        if _is_long_decimal(field.type):
+            text = pa.field(field.name, pa.string(), metadata=field.metadata)
+            rows = rows.set_column(index, text, decimal_texts(rows.column(index)))
+    return rows
+
+
+def _is_long_decimal(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_decimal(kind) and kind.precision > 38)
+
+
+def _csv(rows: pa.Table) -> pa.Buffer | memoryview:
     for index, field in enumerate(rows.schema):
         if pa.types.is_binary(field.type) or pa.types.is_union(field.type):
             rows = rows.set_column(index, field.name, as_texts(rows.column(index)))
+        elif pa.types.is_decimal(field.type):
+            rows = rows.set_column(index, field.name, decimal_texts(rows.column(index)))
+    if any(map(_has_zone, rows.schema.types)) or (rows.num_columns == 1 and rows.column(0).null_count):
+        return _joined(rows)
+    return _written(rows, include_header=False)
+
+
+def _written(rows: pa.Table, *, include_header: bool) -> pa.Buffer:
     sink = pa.BufferOutputStream()
     pa.csv.write_csv(rows, sink, pa.csv.WriteOptions(include_header=include_header, batch_size=rows.num_rows or 1))
     return sink.getvalue()
+
+
+def _joined(rows: pa.Table) -> memoryview:
+    """Return what Arrow would write, where it is slow (times with a zone), or not wanted (NULL in a single column)."""
+    null = '""' if rows.num_columns == 1 else ""
+    parts: list[Any] = []
+    for column in rows.combine_chunks().columns:
+        parts += ["," if parts else "", pc.fill_null(_cells(pa.concat_arrays(column.chunks)), null)]
+    lines = pc.binary_join_element_wise(*parts, "\n", "")
+    size = pc.sum(pc.binary_length(lines)).as_py() or 0
+    return memoryview(lines.buffers()[2] or b"")[:size]
+
+
+def _cells(column: pa.Array) -> pa.Array:
+    if pa.types.is_string(column.type):
+        return pc.binary_join_element_wise('"', pc.replace_substring(column, '"', '""'), '"', "")
+    if _has_zone(column.type):
+        return pc.binary_join_element_wise(time_texts(column), "Z", "")
+    return column.cast(pa.string())
+
+
+def _has_zone(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) and kind.tz is not None)

@@ -1,16 +1,21 @@
 """Rows as lines of JSON, column by column: in C++, and without the interpreter lock.
 
-Values of rare types are written one by one, by orjson.
+Values of rare types are written one by one, by orjson. A field with the metadata of JSON holds texts of JSON, which are
+nested as they are: their numbers are not read.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from jobmanager.errors import Fatal
+from jobmanager.jobs.texts import decimal_texts, time_texts
 
 #: What JSON wants escaped in a text (RFC 8259, 7), in the order of replacement; other control characters are rare.
 _ESCAPES = (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))
@@ -18,11 +23,19 @@ _NEEDS_ESCAPE = r'[\x00-\x1f"\\]'
 _IS_RARE = r"[\x00-\x08\x0b\x0c\x0e-\x1f]"
 
 
+#: The metadata of a field whose texts are JSON.
+_JSON = (b"jobmanager", b"json")
+
+
 def json_lines(rows: pa.RecordBatch) -> memoryview:
-    """Return a line for each row: an object with a member for each column, in their order."""
+    """Return a line for each row: an object with a member for each column, in their order.
+
+    Raises Fatal that names the column if a field of JSON has a text that is not valid JSON.
+    """
     parts: list[Any] = []
-    for name, column in zip(rows.schema.names, rows.columns, strict=True):
-        parts += [f"{',' if parts else '{'}{orjson.dumps(name).decode()}:", _values(column)]
+    for field, column in zip(rows.schema, rows.columns, strict=True):
+        values = _nested(field.name, column) if _JSON in (field.metadata or {}).items() else _values(column)
+        parts += [f"{',' if parts else '{'}{orjson.dumps(field.name).decode()}:", values]
     lines = pc.binary_join_element_wise(*parts, "}\n", "")
     size = pc.sum(pc.binary_length(lines)).as_py() or 0
     return memoryview(lines.buffers()[2] or b"")[:size]
@@ -38,9 +51,54 @@ def _values(column: pa.Array) -> pa.Array:
         found = column.cast(pa.string())
     elif pa.types.is_string(kind) and not pc.any(pc.match_substring_regex(column, _IS_RARE)).as_py():
         found = pc.binary_join_element_wise('"', _escaped(column), '"', "")
+    elif pa.types.is_decimal(kind):
+        found = decimal_texts(column)
+    elif pa.types.is_date32(kind):
+        found = pc.binary_join_element_wise('"', column.cast(pa.string()), '"', "")
+    elif pa.types.is_timestamp(kind) and kind.unit == "us":
+        found = _iso_times(column)
     else:
         return pa.array([orjson.dumps(value, default=_plain).decode() for value in column.to_pylist()], pa.string())
     return pc.fill_null(found, "null")
+
+
+def _iso_times(column: pa.Array) -> pa.Array:
+    """Return timestamps as datetime.isoformat has them: with a fraction only if there is one."""
+    texts = pc.replace_substring(time_texts(column), " ", "T")
+    if pc.any(pc.ends_with(texts, ".000000")).as_py():
+        texts = pc.replace_substring_regex(texts, r"\.000000$", "")
+    return pc.binary_join_element_wise('"', texts, "" if column.type.tz is None else "+00:00", '"', "")
+
+
+def _nested(name: str, column: pa.Array) -> pa.Array:
+    """Return texts of JSON on one line each; raises Fatal that names the column, not the value."""
+    texts = column.cast(pa.string())
+    for text in texts.to_pylist():
+        if text is not None and not _is_json(text):
+            raise Fatal(f"A value of column {name!r} is not valid JSON. Correct it, or export as csv or parquet.")
+    # A string of JSON cannot have these, so that they are between its tokens.
+    return pc.fill_null(pc.replace_substring_regex(texts, r"[\r\n]", " "), "null")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _is_rare_json(text)
+    return True
+
+
+def _is_rare_json(text: str) -> bool:
+    """Return True for what databases take for JSON but orjson does not, such as half of a surrogate pair."""
+    try:
+        json.loads(text, parse_constant=_refuse, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _escaped(texts: pa.Array) -> pa.Array:

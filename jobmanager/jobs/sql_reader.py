@@ -8,15 +8,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.datasets import Dataset, away, check_order, check_table, keyless, misfit, unusable
-from jobmanager.jobs.dates import DateFormat, format_of, to_column
+from jobmanager.jobs.datasets import Dataset, away, check_order, check_table, keyless, misfit, undated, unusable
+from jobmanager.jobs.dates import (
+    DateFormat,
+    check_iso,
+    day_from,
+    detect,
+    in_zone,
+    iso_condition,
+    iso_instant,
+    iso_range,
+    to_column,
+)
 from jobmanager.jobs.places import Place
 from jobmanager.jobs.schemas import schema_of
 
@@ -31,7 +41,7 @@ class SqlReader:
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._date_format = dataset.date_format
+        self._date_format: DateFormat | None = None
         with self._translated():
             patience = {} if dataset.url.get_backend_name() == "sqlite" else {"connect_timeout": _CONNECT_SECONDS}
             # No pool: a connection is kept for the life of the reader.
@@ -133,27 +143,58 @@ class SqlReader:
 
     def _within(self, after: Place | None, begin: datetime, end: datetime) -> list[Any]:
         """Return the conditions for the rows of [begin, end) behind *after*."""
-        conditions = [self._date >= self._bound(begin), self._date < self._bound(end)]
+        conditions = self._between(begin, end)
         if after is None:
             return conditions
         place = sa.tuple_(sa.literal(after.date, self._date.type), sa.literal(after.key, self._key.type))
         return [*conditions, sa.tuple_(self._date, self._key) > place]
 
+    def _between(self, begin: datetime, end: datetime) -> list[Any]:
+        if self._is_text_of_sqlite() and self._format() is DateFormat.ISO:
+            low, high = iso_range(begin, end)
+            exact = sa.text(iso_condition(self._date_sql(), begin, end))
+            return [self._date >= low, self._date < high, exact]
+        bounds = [sa.literal(self._bound(at), self._date.type) for at in (begin, end)]
+        return [self._date >= bounds[0], self._date < bounds[1]]
+
+    def _is_text_of_sqlite(self) -> bool:
+        is_temporal = isinstance(self._date.type, (sa.DateTime, sa.Date))
+        return self._dataset.url.get_backend_name() == "sqlite" and not is_temporal
+
+    def _date_sql(self) -> str:
+        return str(self._connection.dialect.identifier_preparer.format_column(self._date, use_table=True))
+
     def _bound(self, at: datetime) -> Any:
-        """Return *at* as a value that compares with those of the date column, which is taken as UTC."""
+        """Return *at* as a value that compares with those of the date column."""
+        zone = self._dataset.timezone
         if isinstance(self._date.type, sa.DateTime):
-            return at.replace(tzinfo=UTC) if self._date.type.timezone else at
+            return at.replace(tzinfo=UTC) if self._date.type.timezone else in_zone(at, zone)
         if isinstance(self._date.type, sa.Date):
             # A date is at its first moment: the first one that is not before *at*.
-            return at.date() if at.time() == time() else at.date() + timedelta(days=1)
-        return to_column(at, self._format())
+            return day_from(in_zone(at, zone))
+        try:
+            return to_column(at, self._format(), zone)
+        except ValueError as error:
+            raise undated(self._dataset, error) from None
 
     def _format(self) -> DateFormat:
         """Return how the date column keeps dates, if it is no date to the database."""
         if self._date_format is None:
-            found = self._rows(sa.select(self._date).where(self._date.is_not(None)).limit(1))
-            self._date_format = format_of(found[0][0]) if found else DateFormat.SPACE
+            try:
+                self._date_format = detect(self._sample(), self._dataset.date_format)
+                if self._date_format is DateFormat.ISO and self._is_text_of_sqlite():
+                    no_instant = sa.text(f"{iso_instant(self._date_sql())} IS NULL")
+                    query = sa.select(self._date).where(self._date != "", no_instant)
+                    check_iso([row[0] for row in self._rows(query.limit(3))])
+            except ValueError as error:
+                raise undated(self._dataset, error) from None
         return self._date_format
+
+    def _sample(self) -> list[object]:
+        """Return up to 1,000 values of the date column: the first, the last, and some as the table has them."""
+        query = sa.select(self._date).where(self._date.is_not(None))
+        ends = [query.order_by(order).limit(250) for order in (self._date, self._date.desc())]
+        return [row[0] for each in [*ends, query.limit(500)] for row in self._rows(each)]
 
     def _rows(self, query: Any) -> list[Any]:
         with self._translated():

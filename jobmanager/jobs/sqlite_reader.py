@@ -25,8 +25,17 @@ import pyarrow.compute as pc
 
 from jobmanager.errors import Fatal
 from jobmanager.jobs import mixed
-from jobmanager.jobs.datasets import Dataset, away, check_table, keyless
-from jobmanager.jobs.dates import DateFormat, format_of, to_column
+from jobmanager.jobs.datasets import Dataset, away, check_table, keyless, undated
+from jobmanager.jobs.dates import (
+    DateFormat,
+    check_iso,
+    detect,
+    iso_condition,
+    iso_instant,
+    iso_range,
+    sample_from,
+    to_column,
+)
 from jobmanager.jobs.places import Place
 from jobmanager.jobs.schemas import schema_of
 from jobmanager.jobs.sqlite_columns import (
@@ -55,7 +64,7 @@ _MOST_SELECTED = 1_500
 _FEW_CHUNKS = 4
 _SHORTEST_LARGE = 32
 _ANY_LENGTH = 2**62
-#: How many values of the date column show how it keeps dates.
+#: How many values from each end of the date column show how it keeps dates; twice as many of the rest.
 _SAMPLE = 250
 
 
@@ -92,7 +101,7 @@ class SqliteReader:
         self._key = self._name(dataset.key)
         self._declared = dict(declared or {})
         self._version: int | None = None
-        self._date_format = dataset.date_format
+        self._date_format: DateFormat | None = None
         self._order: _Order | None = None
         self._forms: dict[str, Form] = {}
         self._as_text: frozenset[str] = frozenset()
@@ -355,15 +364,15 @@ class SqliteReader:
         at, behind = _bound(after.date), _bound(after.key)
         return [
             replace(whole, condition=f"{date} = ? AND {key} > ?", bounds=[at, behind]),
-            replace(whole, condition=f"{date} > ? AND {date} < ?", bounds=[at, high]),
+            replace(whole, condition=whole.condition.replace(">=", ">", 1), bounds=[at, high]),
         ]
 
     def _range(self, order: _Order, begin: datetime, end: datetime) -> _Stretch:
-        low, high = (to_column(at, self._format()) for at in (begin, end))
+        low, high, exact = self._bounds(begin, end)
         date, key = self._date + order.collation, self._key + order.collation
         return _Stretch(
             source=self._table,
-            condition=f"{date} >= ? AND {date} < ?",
+            condition=f"{date} >= ? AND {date} < ?{exact}",
             bounds=[low, high],
             order=date if self._date == self._key else f"{date}, {key}",
         )
@@ -548,14 +557,37 @@ class SqliteReader:
 
     # Queries
 
+    def _bounds(self, begin: datetime, end: datetime) -> tuple[Any, Any, str]:
+        """Return the lowest value of the date column, one beyond the highest, and what else a row has to meet."""
+        if self._format() is DateFormat.ISO:
+            return *iso_range(begin, end), f" AND {iso_condition(self._date, begin, end)}"
+        low, high = (to_column(at, self._format(), self._dataset.timezone) for at in (begin, end))
+        return low, high, ""
+
     def _format(self) -> DateFormat:
         """Return how the date column keeps dates."""
         if self._date_format is None:
             self.columns()
-            query = f"SELECT {self._date} AS at FROM {self._table} WHERE {self._date} IS NOT NULL LIMIT 1"
-            values = self._query(query)["at"].to_pylist()
-            self._date_format = format_of(values[0]) if values else DateFormat.SPACE
+            try:
+                found = detect(self._sample(), self._dataset.date_format)
+                if found is DateFormat.ISO:
+                    query = f"SELECT CAST({self._date} AS TEXT) AS at FROM {self._table} WHERE {self._date} <> ''"
+                    check_iso(self._query(f"{query} AND {iso_instant(self._date)} IS NULL LIMIT 3")["at"].to_pylist())
+                self._date_format = found
+            except ValueError as error:
+                raise undated(self._dataset, error) from None
         return self._date_format
+
+    def _sample(self) -> list[object]:
+        """Return values of the date column: the first, the last, and some as the table has them."""
+        rows = (
+            f"SELECT typeof({self._date}) AS kind, "
+            f"iif(typeof({self._date}) = 'blob', hex({self._date}), CAST({self._date} AS TEXT)) AS text "
+            f"FROM {self._table} WHERE {self._date} IS NOT NULL"
+        )
+        ends = [f"ORDER BY {self._date} {way} LIMIT {_SAMPLE}" for way in ("ASC", "DESC")]
+        found = [self._query(f"{rows} {order}") for order in [*ends, f"LIMIT {2 * _SAMPLE}"]]
+        return [value for part in found for value in sample_from(part["kind"].to_pylist(), part["text"].to_pylist())]
 
     def _count(self, stretch: _Stretch) -> int:
         query = f"SELECT count(*) AS n FROM {stretch.source} WHERE {stretch.condition}"

@@ -351,6 +351,13 @@ def test_a_date_counts_as_its_first_moment(settings: Settings) -> None:
     assert days == {date(2024, 3, 3), date(2024, 3, 4)}
 
 
+@pytest.mark.parametrize("name", ["by_day", "by_at", "by_zoned"])
+def test_a_range_to_the_end_of_the_calendar_holds_every_row(settings: Settings, name: str) -> None:
+    data = run(settings, "job", dataset=name, from_date="0001-01-01", to_date="9999-12-31", format="jsonl")
+
+    assert len(data.splitlines()) == len(ROWS)
+
+
 def test_a_chunk_is_read_along_the_index_not_sorted(settings: Settings, server: Any) -> None:
     (dataset,) = [found for name, found in load_datasets(settings.datasets).items() if name == "by_at"]
     statements: list[str] = []

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import sqlite3
 from contextlib import closing
-from datetime import date, datetime
-from decimal import Decimal
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import duckdb
+import polars
 import pyarrow as pa
 import pyarrow.csv
 import pytest
@@ -106,6 +110,16 @@ def test_counting_in_steps_counts_every_row_once(tmp_path: Path, kind: Any, step
         (None, [1709251199, 1709251200, 1711929599, 1711929600]),
         (None, [1709251199.9, 1709251200.0, 1711929599.9, 1711929600.0]),
         (DateFormat.UNIX, [1709251199, 1709251200, 1711929599, 1711929600]),
+        (None, ["2024-02-29T23:59:59.9Z", "2024-03-01T00:00:00Z", "2024-03-31T23:59:59.9Z", "2024-04-01T00:00:00Z"]),
+        (None, ["2024-03-01T00:30:00+02:00", "2024-03-01 00:00Z", "2024-03-31T22:30-01:00", "2024-03-31T23:30-05:00"]),
+        (None, [1709251199999, 1709251200000, 1711929599999, 1711929600000]),
+        (None, [1709251199999999, 1709251200000000, 1711929599999999, 1711929600000000]),
+        (None, [2460370.49999, 2460370.5, 2460401.49999, 2460401.5]),
+        (None, ["20240229", "20240301", "20240331", "20240401"]),
+        (DateFormat.YYYYMMDD, [20240229, 20240301, 20240331, 20240401]),
+        (DateFormat("number %Y%m"), [202402, 202403, 202403, 202404]),
+        (DateFormat("%Y/%m/%d %H:%M"), ["2024/02/29 23:59", "2024/03/01", "2024/03/31 23:59", "2024/04/01"]),
+        (None, ["", "2024-03-01T00:00", "2024-03-31T23:00", "2024-04-01T00:00"]),
     ],
 )
 def test_dates_are_found_in_whatever_form_the_column_keeps_them(
@@ -117,6 +131,57 @@ def test_dates_are_found_in_whatever_form_the_column_keeps_them(
     with closing(kind(dataset(path, date_format))) as reader:
         rows = read_all(reader, ["id"], 1)
 
+    assert [row["id"] for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [20240229, 20240301],
+        [2024, 2023],
+        ["1709251199", "1709251200"],
+        ["3/1/2024", "3/31/2024"],
+        ["01.03.2024", "31.03.2024"],
+        # Only one of many is of another form.
+        [*(f"2024-03-{day:02}" for day in range(1, 32)), "n/a"],
+        [1709251200, "2024-03-01"],
+        [b"2024-03-01"],
+    ],
+    ids=str,
+)
+def test_dates_of_no_known_form_fail_the_export_for_good_and_are_shown(
+    tmp_path: Path, kind: Any, values: list[Any]
+) -> None:
+    path = table(tmp_path, "id INTEGER PRIMARY KEY, at", list(enumerate(values)))
+
+    with (
+        closing(kind(dataset(path))) as reader,
+        pytest.raises(Fatal, match="'set' cannot be exported by date: ") as caught,
+    ):
+        read_all(reader, ["id"], 1)
+
+    assert repr(values[-1]) in str(caught.value)
+
+
+def test_iso_texts_of_which_one_is_not_understood_fail_the_export(tmp_path: Path, kind: Any) -> None:
+    values = ["2024-03-01T00:30+02:00", "2024-03-02T00:30:00+02:00"] * 600
+    path = table(tmp_path, "id INTEGER PRIMARY KEY, at TEXT", list(enumerate(values)))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        # In the middle of the table and of the index, where no sample looks.
+        connection.execute("UPDATE t SET at = '2024-03-01T25:30' WHERE id = 800")
+
+    with closing(kind(dataset(path))) as reader, pytest.raises(Fatal, match="iso does not fit: '2024-03-01T25:30'"):
+        read_all(reader, ["id"], 1)
+
+
+def test_dates_without_a_zone_are_taken_in_that_of_the_dataset(tmp_path: Path, kind: Any) -> None:
+    values = ["2024-03-01 00:59", "2024-03-01 01:00", "2024-04-01 01:59", "2024-04-01 02:00"]
+    path = table(tmp_path, "id INTEGER PRIMARY KEY, at TEXT", list(enumerate(values)))
+
+    with closing(kind(replace(dataset(path), timezone="Europe/Berlin"))) as reader:
+        rows = read_all(reader, ["id"], 1)
+
+    # March, in UTC.
     assert [row["id"] for row in rows] == [1, 2]
 
 
@@ -296,6 +361,122 @@ def test_bytes_dates_and_odd_numbers_have_one_form_in_each_format() -> None:
     ]
 
 
+def _decimals(digits: int, scale: int) -> list[Decimal | None]:
+    with localcontext(prec=100):
+        unit = Decimal(1).scaleb(-scale)
+        longest = Decimal("9" * digits).scaleb(-scale)
+        return [
+            longest,
+            -longest,
+            unit,
+            -unit,
+            unit * 0,
+            None,
+            *([Decimal("1.50").quantize(unit)] if 1 < scale < digits else []),
+        ]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.decimal128(5, 0), pa.decimal128(12, 2), pa.decimal128(38, 20), pa.decimal256(50, 10), pa.decimal256(76, 76)],
+    ids=str,
+)
+def test_decimals_have_all_their_digits_in_each_format(kind: pa.DataType) -> None:
+    values = _decimals(kind.precision, kind.scale)
+    rows = pa.table({"n": range(len(values)), "d": pa.array(values, kind)})
+
+    shown = [None if value is None else f"{value:f}" for value in values]
+    quoted = [f'{number},"{text}"' if text else f"{number}," for number, text in enumerate(shown)]
+    assert body("csv", rows).decode().splitlines() == quoted
+    # As text: a reader that makes a float of a number would hide a lost digit.
+    lines = [json.loads(line, parse_float=str, parse_int=str) for line in body("jsonl", rows).splitlines()]
+    assert [line["d"] for line in lines] == shown
+    assert not [line for line in body("jsonl", rows).splitlines() if b'"d":"' in line]
+
+
+def test_json_is_nested_as_it_is_and_only_where_a_field_says_so() -> None:
+    texts = [
+        '{"b": 1.50, "a": [1e400, 12345678901234567890123]}',
+        "[\n 1,\r\n\t2 ]",
+        '"x\\ny"',
+        "null",
+        None,
+        r'"\ud800"',
+    ]
+    marked = pa.field("j", pa.string(), metadata={b"jobmanager": b"json"})
+    rows = pa.table([pa.array(texts), pa.array(texts)], schema=pa.schema([marked, pa.field("t", pa.string())]))
+
+    lines = body("jsonl", rows).decode().splitlines()
+
+    nested = [text.replace("\n", " ").replace("\r", " ") if text else "null" for text in texts]
+    assert lines == [f'{{"j":{text},"t":{json.dumps(given)}}}' for text, given in zip(nested, texts, strict=True)]
+    assert body("csv", rows.select(["j"])).decode().count("1.50") == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "NaN", "[1] x", "{'a': 1}", "[" * 100_000])
+def test_text_that_is_not_json_in_a_column_of_json_fails_the_export_by_the_name_of_the_column(text: str) -> None:
+    marked = pa.field("j", pa.string(), metadata={b"jobmanager": b"json"})
+    rows = pa.table([pa.array(["1", text])], schema=pa.schema([marked]))
+
+    with pytest.raises(Fatal, match="A value of column 'j' is not valid JSON"):
+        body("jsonl", rows)
+
+
+@settings(deadline=None)
+@given(st.lists(st.none() | st.datetimes(), min_size=1), st.sampled_from([None, "UTC"]))
+def test_any_time_comes_back_from_json_lines_and_csv(times: list[datetime | None], zone: str | None) -> None:
+    zoned = [at and at.replace(tzinfo=UTC if zone else None) for at in times]
+    rows = pa.table(
+        {"n": range(len(times)), "at": pa.array(zoned, pa.timestamp("us", zone)), "note": ['"a",\n'] * len(times)}
+    )
+
+    assert [line["at"] for line in _read_json(rows)] == [at and at.isoformat() for at in zoned]
+    sink = io.BytesIO()
+    pyarrow.csv.write_csv(rows, sink, pyarrow.csv.WriteOptions(include_header=False))
+    assert body("csv", rows) == sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "lines"),
+    [
+        (["a", None, ""], pa.string(), '"a"\n""\n""\n'),
+        ([1, None, 3], pa.int64(), '1\n""\n3\n'),
+        ([None, None], pa.float64(), '""\n""\n'),
+        ([b"\x00", None], pa.binary(), '"AA=="\n""\n'),
+        ([True, None], pa.bool_(), 'true\n""\n'),
+        ([Decimal("1.50"), None], pa.decimal128(5, 2), '"1.50"\n""\n'),
+        ([date(2024, 3, 9), None], pa.date32(), '2024-03-09\n""\n'),
+    ],
+    ids=str,
+)
+def test_null_in_a_csv_of_one_column_is_no_blank_line(
+    values: list[Any], kind: pa.DataType, lines: str, tmp_path: Path
+) -> None:
+    rows = pa.table({"note": pa.array(values, kind)})
+
+    data = body("csv", rows)
+
+    assert data.decode() == lines
+    whole = bytes(ENCODINGS["csv"].head(rows.schema)) + data
+    path = tmp_path / "one.csv"
+    path.write_bytes(whole)
+    assert len(list(csv.DictReader(io.StringIO(whole.decode(), newline="")))) == len(values)
+    assert duckdb.read_csv(str(path), header=True).shape[0] == len(values)
+    assert polars.read_csv(path).height == len(values)
+
+
+def test_what_a_file_cannot_show_is_noted() -> None:
+    text, number = pa.schema([("note", pa.string())]), pa.schema([("n", pa.int64())])
+    long = pa.schema([("d", pa.decimal256(39, 2)), ("e", pa.decimal128(38, 2))])
+
+    assert ENCODINGS["csv"].notes(text) == [
+        "The CSV has one column, 'note', in which \"\" stands for NULL and for empty text."
+    ]
+    assert ENCODINGS["csv"].notes(number) == ENCODINGS["csv"].notes(long) == ENCODINGS["jsonl"].notes(text) == []
+    assert ENCODINGS["parquet"].notes(long) == ["Decimals of more than 38 digits are text in Parquet: 'd'."]
+    assert ENCODINGS["parquet"].notes(text) == []
+
+
 def _read_json(rows: pa.Table) -> list[Any]:
     return [json.loads(line) for line in body("jsonl", rows).split(b"\n")[:-1]]
 
@@ -325,7 +506,7 @@ def test_any_number_comes_back_from_json_lines_and_csv(numbers: list[float | Non
 
     assert [line["a"] for line in _read_json(rows)] == numbers
     texts = body("csv", rows).decode().splitlines()
-    assert [float(text) if text else None for text in texts] == numbers
+    assert [None if text == '""' else float(text) for text in texts] == numbers
 
 
 @settings(deadline=None)

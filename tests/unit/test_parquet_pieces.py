@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Context, Decimal, localcontext
 from pathlib import Path
+from typing import Any
 
+import duckdb
+import polars
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from jobmanager.jobs.encodings import ENCODINGS
 from jobmanager.jobs.parquet_pieces import list_of_all, piece
 
 SCHEMA = pa.schema(
@@ -91,3 +96,41 @@ def test_only_texts_that_occur_again_and_again_get_a_dictionary() -> None:
 
     has_dictionary = {group.column(index).path_in_schema: group.column(index).has_dictionary_page for index in range(5)}
     assert has_dictionary == {"id": False, "name": False, "kind": True, "at": False, "raw": False}
+
+
+def test_every_reader_of_parquet_reads_the_same_values(tmp_path: Path) -> None:
+    with localcontext(prec=100):
+        longest = Decimal("9" * 38).scaleb(-10)
+    at = datetime(2024, 3, 9, 12, 30, 0, 250_000)
+    columns: dict[str, tuple[pa.DataType, list[Any]]] = {
+        "integer": (pa.int64(), [2**63 - 1, -(2**63), None]),
+        "real": (pa.float64(), [0.1 + 0.2, 5e-324, None]),
+        "truth": (pa.bool_(), [True, False, None]),
+        "text": (pa.string(), ["naïve – 日本 🙂", "", None]),
+        "raw": (pa.binary(), [b"\x00\xff", b"", None]),
+        "short": (pa.decimal128(12, 2), [Decimal("1.50"), Decimal("-0.01"), None]),
+        "long": (pa.decimal128(38, 10), [longest, longest.copy_negate(), None]),
+        "naive": (pa.timestamp("us"), [at, datetime(1, 1, 1), None]),
+        "zoned": (pa.timestamp("us", "UTC"), [at.replace(tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC), None]),
+        "day": (pa.date32(), [date(2024, 3, 9), date(9999, 12, 31), None]),
+    }
+    longer = pa.array([Decimal("9" * 76).scaleb(-40, Context(prec=100)), None, Decimal(0)], pa.decimal256(76, 40))
+    rows = pa.table([pa.array(values, kind) for kind, values in columns.values()], names=list(columns))
+    rows = rows.append_column("longer", longer)
+    encoding = ENCODINGS["parquet"]
+    data = bytes(encoding.head(rows.schema))
+    for number in range(2):
+        data += b"".join(encoding.body(rows.slice(number * 2, 2), len(data)))
+    path = tmp_path / "all.parquet"
+    path.write_bytes(whole(data, tmp_path))
+
+    expected = {name: values for name, (_, values) in columns.items()}
+    expected["longer"] = [f"{'9' * 36}.{'9' * 40}", None, f"0.{'0' * 40}"]
+    assert pa.parquet.read_table(path).to_pydict() == expected
+    assert polars.read_parquet(path).to_dict(as_series=False) == expected
+    with duckdb.connect() as database:
+        database.execute("SET TimeZone = 'UTC'")
+        found = database.read_parquet(str(path)).to_arrow_table()
+    assert found.to_pydict() == expected
+    assert found.schema.field("zoned").type == pa.timestamp("us", "UTC")
+    assert found.schema.field("short").type == pa.decimal128(12, 2)

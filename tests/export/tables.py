@@ -1,0 +1,147 @@
+"""Export whole tables, and compare every cell of the files with what the database's own client reads.
+
+A client's value is turned into what docs/export.md says of its family and format, and the files are read with as little
+interpretation as possible: a CSV cell is a text with or without quotes, and numbers of JSON are texts.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow.parquet
+
+from jobmanager.config import Settings
+from jobmanager.jobs.export import Export
+from jobmanager.testing import RunOutcome, run
+
+FORMATS = ("csv", "jsonl", "parquet")
+_CELL = re.compile(r'(?:"((?:[^"]|"")*)"|([^",\n]*))([,\n])')
+_NUMBERS = ("integer", "real")
+
+
+class SmallExport(Export):
+    """An export of small chunks."""
+
+    chunk_rows: ClassVar[int] = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a table under test."""
+
+    name: str
+    #: integer, real, truth, text, bytes, date, time or zoned
+    family: str
+
+
+def export(job: type[Export], settings: Settings, file_format: str, **options: Any) -> RunOutcome:
+    """Run an export of all dates."""
+    args = {"from_date": "0001-01-01", "to_date": "9999-12-31", "format": file_format} | options.pop("args", {})
+    return run(job, args, settings=settings, **options)
+
+
+def file_of(outcome: RunOutcome) -> bytes:
+    """Return the file of an export; above 1 MiB an outcome has its SHA-256 only."""
+    content = outcome.files[outcome.result["file"]]  # type: ignore[index, call-overload]
+    assert isinstance(content, bytes), "a table under test makes a file of up to 1 MiB"
+    return content
+
+
+def dataset(folder: Path, url: str, table: str, **more: str) -> Settings:
+    """Configure one dataset, with date column "at" and key "id"."""
+    given = {"url": url, "table": table, "date_column": "at", "key": "id"} | more
+    (folder / "datasets.toml").write_text("[set]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in given.items()))
+    return Settings(data_dir=folder)
+
+
+def cells(data: bytes, file_format: str, columns: list[Column]) -> list[list[Any]]:
+    """Return the cells of a file, after a check of its header."""
+    names = [column.name for column in columns]
+    if file_format == "parquet":
+        table = pyarrow.parquet.read_table(io.BytesIO(data))
+        assert table.column_names == names
+        rows = [list(row.values()) for row in table.to_pylist()]
+    elif file_format == "jsonl":
+        objects = [json.loads(line, parse_float=_Number, parse_int=_Number) for line in data.decode().split("\n")[:-1]]
+        assert all(list(found) == names for found in objects)
+        rows = [list(found.values()) for found in objects]
+    else:
+        header, *rows = _csv_rows(data.decode())
+        assert header == [(name, True) for name in names]
+    return [[_same_float(value, column) for value, column in zip(row, columns, strict=True)] for row in rows]
+
+
+def expected(rows: list[tuple[Any, ...]], file_format: str, columns: list[Column]) -> list[list[Any]]:
+    """Return the cells that a file has to have, for rows as the database's client reads them."""
+    form = {"csv": _csv_cell, "jsonl": _json_value, "parquet": _same}[file_format]
+    shown = [[form(value, column) for value, column in zip(row, columns, strict=True)] for row in rows]
+    if file_format == "csv" and len(columns) == 1:
+        shown = [[("", True) if value == ("", False) else value for value in row] for row in shown]
+    return [[_same_float(value, column) for value, column in zip(row, columns, strict=True)] for row in shown]
+
+
+class _Number(str):
+    """A number of JSON, as it is written."""
+
+
+def _csv_rows(text: str) -> list[list[tuple[str, bool]]]:
+    """Return cells as text, and whether each is in quotes."""
+    rows: list[list[tuple[str, bool]]] = [[]]
+    end = 0
+    while end < len(text):
+        found = _CELL.match(text, end)
+        assert found is not None, f"not CSV: {text[end : end + 50]!r}"
+        quoted, plain, mark = found.groups()
+        rows[-1].append((plain, False) if quoted is None else (quoted.replace('""', '"'), True))
+        end = found.end()
+        if mark == "\n":
+            rows.append([])
+    assert not rows[-1], "the last line has no end"
+    return rows[:-1]
+
+
+def _csv_cell(value: Any, column: Column) -> tuple[str, bool]:
+    if value is None:
+        return "", False
+    forms: dict[str, Callable[[Any], tuple[str, bool]]] = {
+        "bytes": lambda value: (base64.b64encode(value).decode(), True),
+        "text": lambda value: (value, True),
+        "truth": lambda value: (str(value).lower(), False),
+        "time": lambda value: (value.isoformat(" ", "microseconds"), False),
+        "zoned": lambda value: (value.isoformat(" ", "microseconds").replace("+00:00", "Z"), False),
+    }
+    return forms.get(column.family, lambda value: (str(value), False))(value)
+
+
+def _json_value(value: Any, column: Column) -> Any:
+    if value is None or (column.family == "real" and not math.isfinite(value)):
+        return None
+    forms: dict[str, Callable[[Any], Any]] = {
+        "bytes": lambda value: base64.b64encode(value).decode(),
+        "integer": _Number,
+        "real": _Number,
+    }
+    has_iso_form = column.family in ("date", "time", "zoned")
+    return value.isoformat() if has_iso_form else forms.get(column.family, lambda value: value)(value)
+
+
+def _same(value: Any, column: Column) -> Any:
+    return value
+
+
+def _same_float(value: Any, column: Column) -> Any:
+    """Return floats as Python writes them: 1e16 and 1e+16 are the same bits."""
+    if column.family != "real" or value in (None, ("", False), ("", True)):
+        return value
+    if isinstance(value, tuple):
+        assert not value[1], "a number is in quotes"
+        value = value[0]
+    return repr(float(value))
