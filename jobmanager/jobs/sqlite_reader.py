@@ -162,7 +162,7 @@ class SqliteReader:
             order = self._ordered(begin, end)
             if order.is_indexed:
                 return []
-            date, key, table = self._dataset.date_column, self._dataset.key, self._dataset.table
+            date, key, name = self._dataset.date_column, self._dataset.key, self._dataset.name
             way = (
                 "the rows of each date are sorted again for each chunk"
                 if order.has_dates
@@ -170,7 +170,7 @@ class SqliteReader:
                 if self._row_id() is not None
                 else "the table is scanned and sorted again for each chunk"
             )
-            return [f"There is no index on ({date}, {key}) of table {table}: {way}."]
+            return [f"There is no index on ({date}, {key}) of dataset {name!r}: {way}."]
 
     def identity(self) -> dict[str, str]:
         """Return the encoding, the order, the date format and the declared columns; see Reader."""
@@ -281,7 +281,7 @@ class SqliteReader:
             if now.get(name) != self._declared[name]:
                 change = f"is {now[name] or 'without a type'} now" if name in now else "is not there any more"
                 raise Fatal(
-                    f"Column {name!r} of table {self._dataset.table!r} was {self._declared[name] or 'without a type'} "
+                    f"Column {name!r} of dataset {self._dataset.name!r} was {self._declared[name] or 'without a type'} "
                     f"when the export began, and {change}. Export again."
                 )
         self._version, self._order, self._sorted_until = version, None, None
@@ -438,7 +438,7 @@ class SqliteReader:
         where = "" if place is None else f" Rows with {self._dataset.key} = {_shown(place.key)} are equal."
         return Fatal(
             f"The key of dataset {self._dataset.name!r} is not unique: rows would be lost. Column "
-            f"{self._dataset.key!r} of table {self._dataset.table!r} has equal values for one "
+            f"{self._dataset.key!r} of dataset {self._dataset.name!r} has equal values for one "
             f"{self._dataset.date_column}{way}.{where} Name a unique column as key."
         )
 
@@ -540,7 +540,7 @@ class SqliteReader:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             pass
         raise Fatal(
-            f"A value of column {field.name!r} of table {self._dataset.table!r} does not fit its declared type, "
+            f"A value of column {field.name!r} of dataset {self._dataset.name!r} does not fit its declared type, "
             f"{self._declared[field.name] or 'none'}, between {self._dataset.key} = {_shown(keys[0].as_py())} and "
             f"{_shown(keys[-1].as_py())}. Export again: a Parquet file then has text in this column. CSV and JSON "
             "Lines take any value."
@@ -551,7 +551,7 @@ class SqliteReader:
         found = self._ask(f"quote({self._key}) AS key", stretch, 1, offset=row)["key"].to_pylist()
         return Fatal(
             f"A value of column {name!r} does not fit its declared type, {self._declared[name] or 'none'}: the text of "
-            f"the row with {self._dataset.key} = {found[0] if found else '?'} of table {self._dataset.table!r} is not "
+            f"the row with {self._dataset.key} = {found[0] if found else '?'} of dataset {self._dataset.name!r} is not "
             "valid UTF-8. Correct it, or leave the column out."
         )
 

@@ -116,7 +116,7 @@ def test_without_a_dataset_the_operator_is_asked_for_one(folder: Path) -> None:
         ),
         (ONE.replace("sqlite:///data.db", "secret"), "'one' cannot be used: url must be an SQLAlchemy URL, as in"),
         (ONE.replace("sqlite:///data.db", "pg://u:secret@h:port/x"), "url must be an SQLAlchemy URL, as in"),
-        (ONE + 'date_format = "secret"', "date_format must be one of space, t, unix, native (line 6 of"),
+        (ONE + 'date_format = "secret"', "date_format must be one of space, t, iso, unix, "),
         (ONE + 'passwort = "secret"', "'one' cannot be used: unknown field passwort; known fields: url, table"),
         (ONE.replace("data.db", "jobmanager.db"), "'one' is the service's own database"),
         (ONE.replace("data.db", "x/../jobmanager.db"), "'one' is the service's own database"),

@@ -73,10 +73,13 @@ def written(name: str, rows: list[pa.Table]) -> list[str]:
 @pytest.mark.parametrize(
     ("script", "says"),
     [
-        ("ALTER TABLE t DROP COLUMN b", "Column 'b' of table 't' was TEXT .* is not there any more"),
-        ("ALTER TABLE t RENAME COLUMN b TO c", "Column 'b' of table 't' was TEXT .* is not there any more"),
-        ("DROP INDEX i; ALTER TABLE t RENAME COLUMN at TO day", "Column 'at' of table 't' was TEXT"),
-        ("ALTER TABLE t DROP COLUMN b; ALTER TABLE t ADD COLUMN b INT", "Column 'b' of table 't' was TEXT .* INT now"),
+        ("ALTER TABLE t DROP COLUMN b", "Column 'b' of dataset 'set' was TEXT .* is not there any more"),
+        ("ALTER TABLE t RENAME COLUMN b TO c", "Column 'b' of dataset 'set' was TEXT .* is not there any more"),
+        ("DROP INDEX i; ALTER TABLE t RENAME COLUMN at TO day", "Column 'at' of dataset 'set' was TEXT"),
+        (
+            "ALTER TABLE t DROP COLUMN b; ALTER TABLE t ADD COLUMN b INT",
+            "Column 'b' of dataset 'set' was TEXT .* INT now",
+        ),
     ],
 )
 def test_a_column_that_changes_between_two_chunks_fails_the_export_and_is_named(
@@ -138,7 +141,7 @@ def test_keys_that_are_equal_in_the_order_of_the_only_index_are_refused(tmp_path
     path = make(tmp_path, schema, [(key, AT) for key in ("a", "b", "B")])
 
     with closing(SqliteReader(dataset(path))) as reader:
-        with pytest.raises(Fatal, match=r"not unique: .*'id' of table 't' has equal values .* collation"):
+        with pytest.raises(Fatal, match=r"not unique: .*'id' of dataset 'set' has equal values .* collation"):
             reader.check()
         with pytest.raises(Fatal, match=r"Rows with id = '[bB]' are equal"):
             values(reader, "id", 2)
@@ -215,7 +218,7 @@ def test_without_an_index_the_rows_are_sorted_once_and_a_warning_says_so(tmp_pat
         rest = another.read(["id"], place, *YEAR, 100)[0]["id"].to_pylist()
 
     assert warnings == [
-        "There is no index on (at, id) of table t: all rows of the range are sorted before the first is written, and "
+        "There is no index on (at, id) of dataset 'set': all rows of the range are sorted before the first is written, and "
         "again after each halt."
     ]
     assert counted == (100, None)
@@ -378,7 +381,9 @@ def test_a_value_that_comes_later_and_does_not_fit_its_type_is_refused_and_not_s
     with closing(SqliteReader(dataset(path))) as reader:
         reader.settle(reader.misfits(["a"], *YEAR))
         change(path, f"INSERT INTO t VALUES (2, '{AT}', 'secret')")
-        with pytest.raises(Fatal, match=r"column 'a' of table 't' does not fit .* INT, between id = 1 and 2") as caught:
+        with pytest.raises(
+            Fatal, match=r"column 'a' of dataset 'set' does not fit .* INT, between id = 1 and 2"
+        ) as caught:
             chunks(reader, ["a"], 10)
 
     assert "secret" not in str(caught.value)
