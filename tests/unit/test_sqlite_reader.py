@@ -218,8 +218,8 @@ def test_without_an_index_the_rows_are_sorted_once_and_a_warning_says_so(tmp_pat
         rest = another.read(["id"], place, *YEAR, 100)[0]["id"].to_pylist()
 
     assert warnings == [
-        "There is no index on (at, id) of dataset 'set': all rows of the range are sorted before the first is written, and "
-        "again after each halt."
+        "There is no index on (at, id) of dataset 'set': all rows of the range are sorted before the first is written, "
+        "and again after each halt."
     ]
     assert counted == (100, None)
     assert found == expected
