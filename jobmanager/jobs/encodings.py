@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from jobmanager.jobs.json_lines import json_lines
+from jobmanager.jobs.mixed import as_texts
 from jobmanager.jobs.parquet_pieces import list_of_all, piece
 from jobmanager.jobs.part import Claim, Part, PartDamaged, sha256, sync_folder
 from jobmanager.jobs.texts import decimal_texts, time_texts
@@ -191,9 +191,8 @@ def _is_long_decimal(kind: pa.DataType) -> bool:
 
 def _csv(rows: pa.Table) -> pa.Buffer | memoryview:
     for index, field in enumerate(rows.schema):
-        if pa.types.is_binary(field.type):
-            texts = [None if value is None else _base64(value) for value in rows.column(index).to_pylist()]
-            rows = rows.set_column(index, field.name, pa.array(texts, pa.string()))
+        if pa.types.is_binary(field.type) or pa.types.is_union(field.type):
+            rows = rows.set_column(index, field.name, as_texts(rows.column(index)))
         elif pa.types.is_decimal(field.type):
             rows = rows.set_column(index, field.name, decimal_texts(rows.column(index)))
     if any(map(_has_zone, rows.schema.types)) or (rows.num_columns == 1 and rows.column(0).null_count):
@@ -228,7 +227,3 @@ def _cells(column: pa.Array) -> pa.Array:
 
 def _has_zone(kind: pa.DataType) -> bool:
     return bool(pa.types.is_timestamp(kind) and kind.tz is not None)
-
-
-def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode("ascii")

@@ -31,6 +31,7 @@ from jobmanager.jobs.datasets import DatasetAway
 from jobmanager.jobs.export import Export
 from jobmanager.jobs.part import FilesUnusable, NoSpace, PartHeld
 from jobmanager.jobs.sql_reader import SqlReader
+from jobmanager.jobs.sqlite_reader import SqliteReader
 from jobmanager.registry import parse_args
 from jobmanager.signals import Signals
 
@@ -134,8 +135,14 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def _no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read SQLite files in this process: to start a child for each of so many exports would take an hour."""
+    monkeypatch.setattr(export, "open_reader", SqliteReader)
+
+
 @pytest.fixture(params=["adbc", "sqlalchemy"])
-def _each_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _each_reader(request: pytest.FixtureRequest, _no_child: None, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "sqlalchemy":
         monkeypatch.setattr(export, "open_reader", SqlReader)
 

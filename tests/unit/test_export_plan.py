@@ -46,6 +46,12 @@ class SmallExport(Export):
             type(self).change(self.settings.data_dir)  # type: ignore[misc]
 
 
+@pytest.fixture(autouse=True)
+def _no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read SQLite files in this process, where the tests can replace a part of the reader."""
+    monkeypatch.setattr(export, "open_reader", SqliteReader)
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     execute(tmp_path, "CREATE TABLE t (id INTEGER PRIMARY KEY, at TEXT, note TEXT, phone TEXT)")

@@ -27,6 +27,10 @@ class WatchedReader(SqliteReader):
         vars(self).setdefault("asked", []).append((sql, bounds or []))
         return super()._query(sql, bounds, **options)
 
+    def explain(self, sql: str, bounds: list[Any]) -> list[str]:
+        """Return the steps by which SQLite carries out a query."""
+        return list(super()._query(f"EXPLAIN QUERY PLAN {sql}", bounds)["detail"].to_pylist())
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -44,24 +48,25 @@ def reader(folder: Path) -> Iterator[WatchedReader]:
         yield reader
 
 
-def plans(reader: WatchedReader, path: Path) -> list[str]:
+def plans(reader: WatchedReader) -> list[str]:
     """Return how SQLite carries out each query over the range."""
-    with closing(sqlite3.connect(path / "sample.db")) as connection:
-        return [
-            " | ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", bounds))
-            for sql, bounds in reader.asked
-            if bounds
-        ]
+    return [
+        " | ".join(reader.explain(sql, bounds))
+        for sql, bounds in list(reader.asked)
+        if bounds and not sql.startswith("EXPLAIN") and "pragma" not in sql
+    ]
 
 
-def test_a_chunk_is_found_by_the_index_and_comes_in_its_order(reader: WatchedReader, folder: Path) -> None:
+def test_a_chunk_is_found_by_the_index_and_comes_in_its_order(reader: WatchedReader) -> None:
     _, place = reader.read(list(reader.columns()), None, *YEAR, 100)
     reader.read(list(reader.columns()), place, *YEAR, 100)
 
-    assert plans(reader, folder) == [
+    assert plans(reader) == [
         "SEARCH responses USING INDEX responses_by_date (submitted_at>? AND submitted_at<?)",
+        "SEARCH responses USING INTEGER PRIMARY KEY (rowid=?)",
         "SEARCH responses USING INDEX responses_by_date (submitted_at=? AND id>?)",
         "SEARCH responses USING INDEX responses_by_date (submitted_at>? AND submitted_at<?)",
+        "SEARCH responses USING INTEGER PRIMARY KEY (rowid=?)",
     ]
 
 
@@ -71,7 +76,7 @@ def test_rows_are_counted_on_the_index_alone(reader: WatchedReader, folder: Path
         more, place = reader.count(place, *YEAR, 500)
         counted += more
 
-    found = plans(reader, folder)
+    found = plans(reader)
     with closing(sqlite3.connect(folder / "sample.db")) as connection:
         assert connection.execute("SELECT count(*) FROM responses WHERE submitted_at < '2024'").fetchone() == (counted,)
     assert len(found) > 4
@@ -95,7 +100,7 @@ def test_a_chunk_costs_the_same_however_many_rows_share_its_date(tmp_path: Path)
             found, place = reader.read(["id"], place, *YEAR, rows // 4)
         asked = reader.asked
 
-    steps = [_steps(tmp_path / "data.db", sql, bounds) for sql, bounds in asked if "LIMIT 5001" in sql]
+    steps = [_steps(tmp_path / "data.db", sql, bounds) for sql, bounds in asked if sql.endswith("LIMIT 5000")]
 
     assert found.column("id")[-1].as_py() == rows - 1
     assert max(steps) < 1.5 * steps[0], "a later chunk walks over those before it"
@@ -105,6 +110,7 @@ def _steps(path: Path, sql: str, bounds: list[Any]) -> int:
     """Return how many hundreds of instructions of SQLite's machine a query takes."""
     counted: list[None] = []
     with closing(sqlite3.connect(path)) as connection:
+        connection.create_function("octet_length", 1, len)  # newer than the SQLite that Python may have
         connection.set_progress_handler(lambda: counted.append(None), 100)
         connection.execute(sql, bounds).fetchall()
     return len(counted)

@@ -58,7 +58,7 @@ def _lose_table(folder: Path) -> None:
 
 
 def _misfit(folder: Path) -> None:
-    execute(folder, "UPDATE hidden_table SET score = 's3cret' WHERE id = 12")
+    execute(folder, "UPDATE hidden_table SET score = CAST(x'733363726574ff' AS TEXT) WHERE id = 12")
 
 
 def _server_away(folder: Path) -> None:
@@ -78,7 +78,7 @@ def _no_list(folder: Path) -> None:
         (_lose_database, "DatasetAway: The database of dataset 'responses' cannot be read"),
         (_spoil_database, "DatasetAway: The database of dataset 'responses' cannot be read"),
         (_lose_table, "The table of dataset 'responses' is not there."),
-        (_misfit, "A value of column 'score' does not fit its declared type, INTEGER."),
+        (_misfit, "A value of column 'score' does not fit its declared type, INTEGER: "),
         (_server_away, "DatasetAway: The database of dataset 'responses' cannot be read"),
         (_no_list, "the operator's list of datasets cannot be read: it is not valid TOML at line 1; its error is in"),
     ],

@@ -1,0 +1,134 @@
+"""The process that reads a SQLite dataset on behalf of another: see sqlite_process.py, which starts and ends it.
+
+Requests are lines of JSON on the standard input. An answer on the standard output is the length of a header in four
+bytes, the header in JSON, and as many bytes of an Arrow IPC stream as its "size" says. Ends with its parent: at once
+if the input ends, even while a statement runs. Imports little: it is started for each export.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+from sqlalchemy.engine import URL
+
+from jobmanager.errors import Fatal
+from jobmanager.jobs.datasets import Dataset, DatasetAway
+from jobmanager.jobs.dates import DateFormat
+from jobmanager.jobs.places import Place
+from jobmanager.jobs.sqlite_reader import SqliteReader
+
+#: Names of the errors that a reader raises, as an answer gives them.
+_EXPECTED = {Fatal: "fatal", DatasetAway: "away"}
+
+
+class _Kept(logging.Handler):
+    """Keeps what is logged while a request is answered: the log of the service is in the other process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message, and the traceback if there is one."""
+        self.lines.append(self.format(record))
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_take, args=(sys.stdin.buffer, requests), daemon=True).start()
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # nothing else may write between the answers
+    kept = _Kept()
+    logging.getLogger().addHandler(kept)
+    served = Served()
+    while True:
+        kept.lines.clear()
+        header, body = served.answer(json.loads(requests.get()))
+        head = json.dumps(header | {"logged": kept.lines, "size": len(body)}).encode()
+        _write(answers, len(head).to_bytes(4, "big") + head)
+        _write(answers, body)
+
+
+class Served:
+    """A reader, opened by the first request."""
+
+    def __init__(self) -> None:
+        self._reader: SqliteReader | None = None
+
+    def answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        """Return the header and the body of the answer to a request."""
+        try:
+            return self._answer(**request)
+        except (Fatal, DatasetAway) as error:
+            return {"error": _EXPECTED[type(error)], "message": str(error)}, b""
+        except Exception as error:
+            logging.getLogger(__name__).error("%s", traceback.format_exc())
+            return {"error": "other", "message": type(error).__name__}, b""
+
+    def _answer(self, method: str, args: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        if method == "open":
+            self._reader = _opened(**args)
+            return {"value": None}, b""
+        assert self._reader is not None, "the first request opens the reader"
+        ask: Callable[..., Any] = getattr(self._reader, method)
+        found = ask(**{name: _READ.get(name, _as_it_is)(value) for name, value in args.items()})
+        if method == "read":
+            rows, place = found
+            return {"value": place.to_json() if place else None}, _stream(rows)
+        if method == "count":
+            counted, place = found
+            return {"value": [counted, place.to_json() if place else None]}, b""
+        return {"value": found}, b""
+
+
+def _opened(
+    dataset: dict[str, Any], database: str, declared: dict[str, str], as_text: list[str] | None
+) -> SqliteReader:
+    date_format = DateFormat(dataset["date_format"]) if dataset["date_format"] else None
+    url = URL.create("sqlite", database=database)
+    reader = SqliteReader(Dataset(**dataset | {"url": url, "date_format": date_format}), declared)
+    if as_text is not None:
+        reader.settle(as_text)
+    return reader
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+#: How arguments are read that JSON does not have.
+_READ: dict[str, Callable[[Any], Any]] = {
+    "begin": datetime.fromisoformat,
+    "end": datetime.fromisoformat,
+    "after": lambda kept: Place.from_json(kept) if kept else None,
+}
+
+
+def _stream(rows: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_table(rows)
+    return sink.getvalue()
+
+
+def _take(source: BinaryIO, requests: queue.SimpleQueue[bytes]) -> None:
+    for line in source:
+        requests.put(line)
+    os._exit(0)  # not sys.exit: a statement may run in the other thread
+
+
+def _write(target: Any, data: Any) -> None:
+    left = memoryview(data)
+    while left.nbytes:
+        left = left[target.write(left) :]
