@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _REQUIRED = ("url", "table", "date_column", "key")
 _OPTIONAL = ("date_format",)
+#: What the names in Reader.identity begin with that concern one column; its name follows.
+COLUMN = "column "
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +58,28 @@ class Reader(Protocol):
         """Return the columns of the table in order, and the type that each is exported with."""
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; raises Fatal for one that the table does not have, or no longer."""
+        """Return the types of the chosen columns; raises Fatal for one that the table does not have.
+
+        Text that holds JSON has the metadata {b"jobmanager": b"json"}.
+        """
+
+    def check(self) -> None:
+        """Raise Fatal, in one sentence, if the dataset cannot be exported exactly.
+
+        That is: the table or a column is missing, the key may be NULL or is not unique in the order that the reader
+        compares by, or the date format cannot be told. Called once, when an export begins.
+        """
+
+    def warnings(self, begin: datetime, end: datetime) -> list[str]:
+        """Return sentences on what makes an export of [begin, end) slow, such as a missing index."""
+
+    def identity(self) -> dict[str, str]:
+        """Return what changes how values read or compare, by name: server version, encoding, session time zone, …
+
+        An export that goes on later fails if any of it has changed. What concerns one column is under COLUMN and its
+        name, and does not matter if the export lacks the column. "date_format" is the format that was detected, as a
+        dataset's date_format names it: a later reader is opened with it.
+        """
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count the rows of [begin, end) behind *after*.
@@ -64,13 +87,23 @@ class Reader(Protocol):
         Returns their number and None; or, where there are many, about *limit* and the place up to which it counted.
         """
 
-    def read(
-        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
-    ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows of [begin, end) in the order (date, key), and the place of the last, or None."""
+    def total(self, begin: datetime, end: datetime) -> int:
+        """Count the rows of [begin, end) by one plain count with the same condition as read, without an order."""
 
-    def expect(self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int) -> None:
-        """Be told which rows will be asked for next; they may be read already, but no others are."""
+    def read(
+        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
+    ) -> tuple[pa.Table, Place | None]:
+        """Return the next rows of [begin, end) in the order (date, key), and the place of the last, or None.
+
+        At most *limit* rows and, beyond the first row, not more than about *max_bytes* as Arrow keeps them. How many
+        depends on the rows alone. Raises Fatal that names the column if the table's columns have changed since the
+        reader was opened.
+        """
+
+    def expect(
+        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
+    ) -> None:
+        """Take the arguments of the next read, so that its rows may be read ahead; no others are."""
 
     def close(self) -> None:
         """Close the connection."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
@@ -80,6 +81,14 @@ def format_of(value: Any) -> DateFormat:
     if isinstance(value, (date, datetime)):
         return DateFormat.NATIVE
     return DateFormat.T if isinstance(value, str) and value[10:11] == "T" else DateFormat.SPACE
+
+
+def detect(values: Sequence[object]) -> DateFormat:
+    """Tell from several values of a date column how it keeps dates; raises ValueError with a sentence."""
+    formats = sorted({format_of(value) for value in values})
+    if len(formats) > 1:
+        raise ValueError(f"the dates have several forms ({', '.join(formats)}); set date_format of the dataset")
+    return formats[0] if formats else DateFormat.SPACE
 
 
 def to_column(at: datetime, date_format: DateFormat) -> str | float | datetime:

@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from jobmanager.errors import Fatal
 from jobmanager.jobs.json_lines import json_lines
 from jobmanager.jobs.parquet_pieces import list_of_all, piece
 from jobmanager.jobs.part import Claim, Part, PartDamaged, sha256, sync_folder
+from jobmanager.jobs.reader_errors import NOT_FOR_PARQUET
 
 #: How much is made JSON at once: Arrow keeps at most 2 GiB of text in an array, and JSON may be longer by far.
 _BYTES_AT_ONCE = 64 * 1024 * 1024
@@ -122,7 +124,9 @@ class Parquet:
         return piece(schema.empty_table(), 0)
 
     def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
-        """Yield a file that holds the rows as one row group."""
+        """Yield a file that holds the rows as one row group; raises Fatal for values that Parquet lacks."""
+        if reason := (rows.schema.metadata or {}).get(NOT_FOR_PARQUET):
+            raise Fatal(reason.decode())
         yield piece(rows, at)
 
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
