@@ -33,6 +33,7 @@ from jobmanager.jobs.postgres_columns import Column, column_of
 from jobmanager.jobs.postgres_times import as_texts, is_within_calendar, outside_calendar
 from jobmanager.jobs.reader_errors import (
     NOT_FOR_PARQUET,
+    Unreadable,
     altered,
     forbidden,
     keyless,
@@ -56,7 +57,7 @@ _BATCH_BYTES = 2 * 1024 * 1024
 #: How many values of a date column that is not a date to the database are looked at, at each end of the table.
 _SAMPLE_ROWS = 500
 
-#: What ADBC raises if a retry may help; pyarrow raises OSError for an error among the rows.
+#: What ADBC raises if a retry may help; among the rows pyarrow does, OSError or ArrowInvalid.
 _AWAY = (
     adbc_driver_manager.OperationalError,
     adbc_driver_manager.InterfaceError,
@@ -216,9 +217,12 @@ class PostgresReader:
         """Return the next rows; see Reader."""
         wanted = self.schema(columns)
         query = self._query(columns, after, begin, end, limit + 1)
-        with self._transaction():
-            self._check_unchanged(columns, after)
-            found, fitting = self._fetch(query.text.as_string(self._session), limit, max_bytes)
+        try:
+            with self._transaction():
+                self._check_unchanged(columns, after)
+                found, fitting = self._fetch(query.text.as_string(self._session), limit, max_bytes)
+        except Unreadable:
+            raise unreadable(self._dataset, self._unreadable_column(columns, query)) from None
         if not found.num_rows:
             return wanted.empty_table(), None
         place = self._last_place(found[query.date], found[query.key], fitting)
@@ -518,7 +522,7 @@ class PostgresReader:
         try:
             for _ in batches:
                 pass
-        except OSError:
+        except (OSError, pa.ArrowException):
             return  # the error of the statement that was cancelled
         # It ended before it was cancelled. The next statement on this connection might be cancelled instead.
         self._disconnect()
@@ -577,6 +581,21 @@ class PostgresReader:
             raise unreadable(self._dataset, column.name) from None
         return array
 
+    def _unreadable_column(self, columns: list[str], query: _Query) -> str | None:
+        """Return the first column with a text that cannot be converted; the server does not name it."""
+        for number, name in enumerate(columns):
+            if not pa.types.is_string(self._columns[name].delivered):
+                continue
+            try:
+                self._ask(
+                    sql.SQL("SELECT count(octet_length(convert_to({}, 'UTF8'))) FROM ({}) AS c").format(
+                        sql.Identifier("c", str(number)), query.text
+                    )
+                )
+            except Unreadable:
+                return name
+        return None
+
     # Errors
 
     @contextmanager
@@ -600,7 +619,7 @@ class PostgresReader:
     def _translated_rows(self) -> Iterator[None]:
         try:
             yield
-        except (*_AWAY, adbc_driver_manager.ProgrammingError) as error:
+        except (*_AWAY, adbc_driver_manager.ProgrammingError, pa.ArrowException) as error:
             if self._is_cancelled:
                 raise DatasetAway(f"The read of dataset {self._dataset.name!r} was cancelled.") from None
             raise self._told(error) from None

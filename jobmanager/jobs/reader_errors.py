@@ -11,6 +11,10 @@ from jobmanager.jobs.datasets import Dataset, DatasetAway
 NOT_FOR_PARQUET = b"jobmanager not for parquet"
 
 
+class Unreadable(Fatal):
+    """A text cannot be converted to UTF-8."""
+
+
 def missing(dataset: Dataset) -> Fatal:
     """Return the error for a table that is not there."""
     return Fatal(
@@ -71,10 +75,10 @@ def forbidden(dataset: Dataset) -> Fatal:
     )
 
 
-def unreadable(dataset: Dataset, column: str | None = None) -> Fatal:
+def unreadable(dataset: Dataset, column: str | None = None) -> Unreadable:
     """Return the error for text that is not UTF-8; None if the server does not name the column."""
     named = f"Column {column!r}" if column else "A column"
-    return Fatal(
+    return Unreadable(
         f"{named} of table {dataset.table!r} holds text that cannot be converted to UTF-8. "
         "Correct it in the database, or export the other columns."
     )
