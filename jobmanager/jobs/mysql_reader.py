@@ -47,7 +47,7 @@ _SAMPLE_ROWS = 1000
 
 #: Numbers of errors, as in MariaDB's "Error Codes".
 _MISSING = (1146, 1049)
-_ALTERED = (1054,)
+_WRONG = (1054, 1792)
 _FORBIDDEN = (1044, 1045, 1142, 1143, 1370)
 _TIMED_OUT = (1969, 3024)
 
@@ -325,16 +325,18 @@ class MysqlReader:
             return str(value)
         return _text(str(value))
 
-    def _ask(self, query: str, *, seconds: int = _STATEMENT_SECONDS) -> list[Any]:
+    def _ask(self, query: str, *, seconds: int | None = None) -> list[Any]:
+        """Return the rows of a query for a few; *seconds* limits it further than others."""
         with self._translated(), self._connected().cursor() as cursor:
-            if seconds != _STATEMENT_SECONDS:
-                self._limit(cursor, seconds)
-            try:
+            if seconds is None:
                 cursor.execute(query)
                 return list(cursor.fetchall())
-            finally:
-                if seconds != _STATEMENT_SECONDS:
-                    self._limit(cursor, _STATEMENT_SECONDS)
+            self._limit(cursor, seconds)
+            cursor.execute(query)
+            found = list(cursor.fetchall())
+            # Not if it fails: the connection is dropped then.
+            self._limit(cursor, _STATEMENT_SECONDS)
+            return found
 
     def _fitted(self, rows: list[Any], wanted: pa.Schema) -> pa.Table:
         """Give each column its type, or that of text if a value does not fit; then the metadata says which."""
@@ -408,7 +410,7 @@ class MysqlReader:
         if number in _TIMED_OUT:
             return timed_out(self._dataset, _STATEMENT_SECONDS)
         is_away = isinstance(error, (self._driver.err.OperationalError, self._driver.err.InterfaceError))
-        if number in _ALTERED or not is_away:
+        if number in _WRONG or not is_away:
             return unusable(self._dataset)
         return away(self._dataset)
 
