@@ -22,7 +22,7 @@ from jobmanager.jobs.dates import DateFormat, detect, to_column
 from jobmanager.jobs.decimals import decimal_type
 from jobmanager.jobs.places import Place
 from jobmanager.jobs.postgres_columns import IS_JSON
-from jobmanager.jobs.reader_errors import keyless, missing
+from jobmanager.jobs.reader_errors import keyless
 from jobmanager.jobs.schemas import schema_of
 
 _CONNECT_SECONDS = 10
@@ -200,7 +200,7 @@ class SqlReader:
         try:
             yield
         except sa.exc.NoSuchTableError:
-            raise missing(self._dataset) from None
+            raise Fatal(f"The table of dataset {self._dataset.name!r} is not there.") from None
         except _AWAY:
             raise away(self._dataset) from None
         except (sa.exc.SQLAlchemyError, ImportError, ValueError, TypeError):

@@ -415,7 +415,7 @@ def test_a_server_that_is_stopped_meanwhile_is_away_and_the_export_goes_on_later
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"table": "nothing"}, Fatal, "Table 'nothing' of dataset 'by_at' is not there."),
+        ({"table": "nothing"}, Fatal, "of dataset 'by_at' is not there."),
         ({"key": "nothing"}, Fatal, "The table of dataset 'by_at' lacks its date column or its key."),
         ({"database": "nothing"}, DatasetAway, "cannot be read; its error is in the service's log."),
     ],
