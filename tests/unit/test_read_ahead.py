@@ -97,7 +97,7 @@ def test_what_was_expected_is_read_once_by_another_thread(watched: Numbers) -> N
 
 
 @pytest.mark.parametrize("limit", [19, 21])
-def test_what_was_not_expected_is_read_anew(watched: Numbers, limit: int) -> None:
+def test_rows_that_were_not_expected_are_read_again(watched: Numbers, limit: int) -> None:
     reader = ReadAhead(watched)
     _, place = reader.read(COLUMNS, None, *YEARS, 30, MAX_BYTES)
     reader.expect(COLUMNS, place, *YEARS, 20, MAX_BYTES)
