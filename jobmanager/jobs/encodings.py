@@ -12,10 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from jobmanager.errors import Fatal
 from jobmanager.jobs.json_lines import json_lines
 from jobmanager.jobs.mixed import as_texts
 from jobmanager.jobs.parquet_pieces import list_of_all, piece
 from jobmanager.jobs.part import Claim, Part, PartDamaged, sha256, sync_folder
+from jobmanager.jobs.reader_errors import NOT_FOR_PARQUET
 from jobmanager.jobs.texts import decimal_texts, time_texts
 
 #: How much is made JSON at once: Arrow keeps at most 2 GiB of text in an array, and JSON may be longer by far.
@@ -147,7 +149,9 @@ class Parquet:
         return piece(_readable(schema.empty_table()), 0)
 
     def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
-        """Yield a file that holds the rows as one row group."""
+        """Yield a file that holds the rows as one row group; raises Fatal for values that Parquet lacks."""
+        if reason := (rows.schema.metadata or {}).get(NOT_FOR_PARQUET):
+            raise Fatal(reason.decode())
         yield piece(_readable(rows), at)
 
     def notes(self, schema: pa.Schema) -> list[str]:

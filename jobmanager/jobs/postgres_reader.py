@@ -1,149 +1,688 @@
 """Reads a dataset from PostgreSQL, by ADBC into Arrow: in C, and without the interpreter lock.
 
-The rows come by COPY, in binary form, over a connection of their own; what the table is like, and how many rows it has,
-is found out as with any database (see sql_reader.py). Holds no transaction between two reads.
+Each read is one read-only transaction with a statement timeout: through a pooler, its statements share a connection.
+The rows come by COPY, in binary form; the catalog, counts and checks are read by psycopg. Holds no transaction between
+two reads, and never writes.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any
 
 import adbc_driver_manager
+import adbc_driver_postgresql
 import adbc_driver_postgresql.dbapi
+import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-import sqlalchemy as sa
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from sqlalchemy.dialects import postgresql
+from psycopg.rows import dict_row, tuple_row
+from sqlalchemy.exc import SQLAlchemyError
 
-from jobmanager.jobs.datasets import Dataset, away, check_order, keyless, misfit, unusable
+from jobmanager.jobs.chunks import MAX_BYTES, Chunk
+from jobmanager.jobs.datasets import COLUMN, Dataset, DatasetAway, away, check_table, unusable
+from jobmanager.jobs.dates import DateFormat
 from jobmanager.jobs.places import Place
-from jobmanager.jobs.sql_reader import SqlReader, arrow_type
+from jobmanager.jobs.postgres_columns import Column, column_of
+from jobmanager.jobs.postgres_times import as_texts, is_within_calendar, outside_calendar
+from jobmanager.jobs.reader_errors import (
+    NOT_FOR_PARQUET,
+    Unreadable,
+    altered,
+    forbidden,
+    keyless,
+    missing,
+    no_index,
+    not_for_parquet,
+    tied,
+    timed_out,
+    unreadable,
+)
+from jobmanager.jobs.schemas import schema_of
+from jobmanager.jobs.sql_reader import date_conditions, detected
 
-#: What ADBC raises when trying again may help, as sql_reader.py has it for SQLAlchemy.
-_AWAY = (adbc_driver_manager.OperationalError, adbc_driver_manager.InterfaceError, adbc_driver_manager.InternalError)
-#: How to select columns of some types, so that they come as psycopg reads them.
-_FORMS: dict[type, LiteralString] = {
-    sa.TEXT: "{}",
-    sa.VARCHAR: "{}",
-    sa.CHAR: "{}",  # a cast would cut off its blanks
-    sa.REAL: "CAST(CAST({} AS text) AS double precision)",  # 0.1, not the 0.10000000149 that is nearest to it
-    postgresql.ARRAY: "CAST(to_jsonb({}) AS text)",
-    postgresql.INET: "abbrev({})",  # a cast would add the /32
-}
-#: The first and the last time that Python has, in microseconds since 1970: infinity, which Arrow lacks, is beyond them.
-_TIMES = (-62_135_596_800_000_000, 253_402_300_799_999_999)
+_CONNECT_SECONDS = 10
+#: How long a statement may take, unless the server or the URL sets statement_timeout.
+_STATEMENT_SECONDS = 600
+#: How long the search for equal keys may take if no unique index excludes them; each chunk's end is checked anyway.
+_CHECK_SECONDS = 30
+#: How many bytes the driver collects before it returns rows: beyond the bound of a chunk, at most these are read.
+_BATCH_BYTES = 2 * 1024 * 1024
+#: How many values of a date column that is not a date to the database are looked at, at each end of the table.
+_SAMPLE_ROWS = 500
+
+#: What ADBC raises if a retry may help; among the rows pyarrow does, OSError or ArrowInvalid.
+_AWAY = (
+    adbc_driver_manager.OperationalError,
+    adbc_driver_manager.InterfaceError,
+    adbc_driver_manager.InternalError,
+    OSError,
+)
+#: What the server says of texts that UTF-8 has no form of.
+_ENCODING_ERRORS = ("has no equivalent in encoding", "invalid byte sequence")
+
+#: The types that are dates to the database, as date_conditions calls them.
+_DATE_KINDS = {"date": "date", "timestamp": "naive", "timestamptz": "aware"}
+_SETTINGS = """
+    SELECT set_config('transaction_read_only', 'on', true), set_config('TimeZone', 'UTC', true),
+        set_config('DateStyle', 'ISO, YMD', true), set_config('IntervalStyle', 'postgres', true),
+        set_config('extra_float_digits', '1', true), set_config('bytea_output', 'hex', true),
+        set_config('statement_timeout', CASE current_setting('statement_timeout')
+            WHEN '0' THEN '{seconds}s' ELSE current_setting('statement_timeout') END, true)
+"""
+_RELATIONS = """
+    SELECT c.oid, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+        AND (c.relname = %(table)s AND pg_table_is_visible(c.oid) OR n.nspname || '.' || c.relname = %(table)s)
+    ORDER BY c.relname = %(table)s DESC
+"""
+#: The columns of a table; for a domain, its base type.
+_COLUMNS = """
+    WITH RECURSIVE typed AS (
+        SELECT attname, attnum, format_type(atttypid, atttypmod) AS declared, attnotnull,
+            atttypid AS type, atttypmod AS modifier, attcollation
+        FROM pg_attribute WHERE attrelid = {relation} AND attnum > 0 AND NOT attisdropped
+        UNION ALL
+        SELECT attname, attnum, declared, attnotnull, typbasetype, typtypmod, attcollation
+        FROM typed JOIN pg_type ON pg_type.oid = type WHERE typtype = 'd'
+    )
+    SELECT attname::text AS name, attnum::int AS number, declared, modifier, NOT attnotnull AS is_nullable,
+        attcollation::bigint AS collation,
+        coalesce(collisdeterministic, true) AND typname <> 'citext' AS is_deterministic,
+        CASE WHEN typtype = 'c' THEN 'composite'
+            WHEN typcategory = 'A' AND typelem = 'json'::regtype THEN 'json array'
+            WHEN typcategory = 'A' THEN 'array'
+            WHEN typnamespace = 'pg_catalog'::regnamespace THEN typname::text
+            ELSE 'other' END AS kind
+    FROM typed JOIN pg_type ON pg_type.oid = type LEFT JOIN pg_collation ON pg_collation.oid = attcollation
+    WHERE typtype <> 'd' ORDER BY attnum
+"""
+#: The indexes whose columns are the key, the date or both. An operator class tells equal values apart.
+_INDEXES = """
+    SELECT array_agg(k.attnum::int ORDER BY k.ordinal) AS columns,
+        max(k.compared_by::bigint) FILTER (WHERE k.attnum = %(key)s) AS collation,
+        bool_or(o.opcname = 'citext_ops') AS is_citext,
+        i.indisunique AND i.indpred IS NULL AS is_unique
+    FROM pg_index i
+    CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indcollation::oid[], i.indclass::oid[])
+        WITH ORDINALITY AS k (attnum, compared_by, class, ordinal)
+    JOIN pg_opclass o ON o.oid = k.class
+    WHERE i.indrelid = %(relation)s AND i.indisvalid AND i.indexprs IS NULL AND k.ordinal <= i.indnkeyatts
+    GROUP BY i.indexrelid, i.indisunique, i.indpred
+"""
+
+_log = logging.getLogger(__name__)
 
 
-class PostgresReader(SqlReader):
+class PostgresReader:
     """Connections to a PostgreSQL server; see Reader."""
 
     def __init__(self, dataset: Dataset) -> None:
-        # Opened for the first rows: who only asks for the columns needs none.
+        self._dataset = dataset
+        self._date_format: DateFormat | None = None  # detected, or configured and checked
+        self._conninfo = _conninfo(dataset)
+        # Opened for the first rows: a caller that only asks for the columns needs none.
         self._rows_connection: Any = None
-        super().__init__(dataset)
+        self._cursor: Any = None  # the statement under way, which another thread may cancel
+        self._is_cancelled = False
+        with self._translated():
+            # Without prepared statements, which a pooler would run on another connection than they were prepared on.
+            self._session = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None)
+        try:
+            self._describe()
+        except BaseException:
+            self.close()
+            raise
 
-    def _read(
-        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
+    def columns(self) -> dict[str, pa.DataType]:
+        """Return name and type of every column."""
+        return {name: column.field.type for name, column in self._columns.items()}
+
+    def schema(self, chosen: list[str]) -> pa.Schema:
+        """Return the types of the chosen columns; see Reader."""
+        schema_of(chosen, self.columns())
+        return pa.schema([self._columns[name].field for name in chosen])
+
+    def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
+        """Count a step at a time; see Reader."""
+        source = self._source(after, begin, end)
+        step = sql.SQL("SELECT {}, {} {} ORDER BY {} LIMIT 1 OFFSET {}").format(
+            self._date_name, self._selected_key(), source, self._order(), limit - 1
+        )
+        found = self._ask(step)
+        if found:
+            return limit, Place(date=found[0][0], key=found[0][1])
+        return self._ask(sql.SQL("SELECT count(*) {}").format(source))[0][0], None
+
+    def total(self, begin: datetime, end: datetime) -> int:
+        """Return the number of rows of the range."""
+        found = self._ask(sql.SQL("SELECT count(*) {}").format(self._source(None, begin, end)))
+        return int(found[0][0])
+
+    def check(self) -> None:
+        """Raise Fatal if rows could be lost or doubled, or the dates are not understood; see Reader."""
+        self._bounds_are_known()
+        if self._key.is_nullable and self._ask(
+            sql.SQL("SELECT 1 FROM {} AS t WHERE {} IS NULL AND {} IS NOT NULL LIMIT 1").format(
+                self._table, self._key_name, self._date_name
+            )
+        ):
+            raise keyless(self._dataset)
+        if not self._is_proven_unique:
+            self._check_ties()
+
+    def warnings(self, begin: datetime, end: datetime) -> list[str]:
+        """Return a sentence if no index orders the rows; see Reader."""
+        query = sql.SQL("EXPLAIN (FORMAT JSON) {}").format(self._query([], None, begin, end, 1000).text)
+        # So few rows that an index does not pay would be read without it: ask for the plan that needs no sort.
+        plan = self._ask(query, "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")[0][0]
+        if "Sort" not in set(_node_types(plan[0]["Plan"])):
+            return []
+        return [no_index(self._dataset)]
+
+    def identity(self) -> dict[str, str]:
+        """Return what changes how values read or compare; see Reader."""
+        found = self._ask(
+            sql.SQL(
+                "SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding'), "
+                "(SELECT collname FROM pg_collation WHERE oid = {})"
+            ).format(self._collation)
+        )
+        version, encoding, collation = found[0]
+        is_native = self._date.kind in _DATE_KINDS
+        known = {
+            "server": f"PostgreSQL {version}",
+            "encoding": encoding,
+            "time zone": "UTC",
+            "order of the key": collation or "that of its type",
+            "date_format": str(DateFormat.NATIVE if is_native else self._format()),
+        }
+        return known | {COLUMN + name: column.declared for name, column in self._columns.items()}
+
+    def read(
+        self,
+        columns: list[str],
+        after: Place | None,
+        begin: datetime,
+        end: datetime,
+        limit: int,
+        max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
+        """Return the next rows; see Reader."""
         wanted = self.schema(columns)
-        names = [*columns, *(name for name in (self._date.name, self._key.name) if name not in columns)]
-        # One row more than wanted is read: it shows whether the key is unique.
-        found = self._fetch(self._query(names, after, begin, end, limit + 1))
+        query = self._query(columns, after, begin, end, limit + 1)
+        try:
+            with self._transaction():
+                self._check_unchanged(columns, after)
+                found, fitting = self._fetch(query.text.as_string(self._session), limit, max_bytes)
+        except Unreadable:
+            raise unreadable(self._dataset, self._unreadable_column(columns, query)) from None
         if not found.num_rows:
             return wanted.empty_table(), None
-        places = self._last_places(found)
-        following = places.pop() if found.num_rows > limit else None
-        check_order(self._dataset, places[-1], following)
-        fitted = [self._fit(found[field.name], field) for field in wanted]
-        return pa.table(fitted, schema=wanted).slice(0, limit), places[-1]
+        place = self._last_place(found[query.date], found[query.key], fitting)
+        keys = found[query.key].slice(0, fitting)
+        return self._fit(found.slice(0, fitting), keys, wanted), place
+
+    def expect(
+        self,
+        columns: list[str],
+        after: Place | None,
+        begin: datetime,
+        end: datetime,
+        limit: int,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        """Do nothing; see Reader."""
+
+    def cancel(self) -> None:
+        """Cancel the read that another thread waits for. It raises DatasetAway, as each later read does."""
+        self._is_cancelled = True
+        cursor = self._cursor
+        if cursor is not None:
+            try:
+                cursor.adbc_cancel()
+            except adbc_driver_manager.Error:
+                # It has ended by itself meanwhile.
+                _log.debug("The statement could not be cancelled.", exc_info=True)
 
     def close(self) -> None:
         """Close the connections."""
+        with closing(self._session):
+            self._disconnect()
+
+    # The table
+
+    def _describe(self) -> None:
+        """Read from the catalog what the table is."""
+        relation, schema, table = self._relation()
+        self._relation_id = relation
+        self._table = sql.Identifier(schema, table)
+        self._columns = {column.name: column for column in self._catalog_columns()}
+        self._check_configured()
+        self._date, self._key = (self._columns[name] for name in (self._dataset.date_column, self._dataset.key))
+        self._date_name, name = (sql.Identifier("t", column.name) for column in (self._date, self._key))
+        self._collation, self._is_proven_unique = self._order_of_key()
+        collate = self._collate() if self._collation != self._key.collation else sql.SQL("")
+        self._key_name = sql.Composed([name, collate])
+
+    def _relation(self) -> tuple[int, str, str]:
+        found = self._ask(sql.SQL(_RELATIONS), params={"table": self._dataset.table})
+        if not found:
+            raise missing(self._dataset)
+        return found[0][0], found[0][1], found[0][2]
+
+    def _catalog_columns(self) -> list[Column]:
+        rows = self._ask(sql.SQL(_COLUMNS).format(relation=self._relation_id), row_factory=dict_row)
+        return [column_of(row) for row in rows]
+
+    def _check_configured(self) -> None:
+        check_table(self._dataset, self.columns())
+
+    def _order_of_key(self) -> tuple[int, bool]:
+        """Return the collation that orders the keys, and True if an index excludes that two rows have the same place.
+
+        That of the column, unless only an index with another one serves: the index (date, key), or if the column takes
+        different texts for equal, one that tells them apart.
+        """
+        numbers = self._date.number, self._key.number
+        given = {"relation": self._relation_id, "key": self._key.number}
+        indexes = self._ask(sql.SQL(_INDEXES), params=given, row_factory=dict_row)
+        serving = [index for index in indexes if tuple(index["columns"][:2]) == numbers]
+        unique = [index for index in indexes if index["is_unique"] and set(index["columns"]) <= set(numbers)]
+        own, key = self._key.collation, self._key
+        others = [index["collation"] for index in serving if index["collation"] not in (own, None)]
+        if not key.is_deterministic:
+            others = [index["collation"] for index in unique if index["collation"] not in (own, None)]
+        elif any(index["collation"] == own for index in serving):
+            others = []
+        collation = others[0] if others and self._tells_apart(others[0]) else own
+        return collation, any(self._excludes_ties(index, collation) for index in unique)
+
+    def _excludes_ties(self, index: dict[str, Any], collation: int) -> bool:
+        """Return True if the rows that a unique index tells apart differ in the order of the export too."""
+        if index["collation"] is None:
+            return True  # the dates alone are unique
+        if self._key.is_deterministic or collation != self._key.collation:
+            return True
+        # Equal texts may differ for the index: it has to compare as the column does.
+        is_citext = self._key.declared.rpartition(".")[2] == "citext"
+        return bool(index["collation"] == collation and index["is_citext"] == is_citext)
+
+    def _tells_apart(self, collation: int) -> bool:
+        query = sql.SQL("SELECT collisdeterministic FROM pg_collation WHERE oid = {}").format(collation)
+        # For citext the operators ignore the case, whatever the collation is.
+        return self._key.kind != "other" and bool(self._ask(query)[0][0])
+
+    def _collate(self) -> sql.Composable:
+        query = sql.SQL(
+            "SELECT nspname, collname FROM pg_collation c JOIN pg_namespace n ON n.oid = collnamespace WHERE c.oid = {}"
+        )
+        return sql.SQL(" COLLATE {}").format(sql.Identifier(*self._ask(query.format(self._collation))[0]))
+
+    # Checks
+
+    def _check_ties(self) -> None:
+        """Raise Fatal if two rows have the same place."""
+        query = sql.SQL(
+            "SELECT {date}::text, min({key}::text) FROM {table} AS t WHERE {date} IS NOT NULL "
+            "GROUP BY {date}, {order} HAVING count(*) > 1 LIMIT 1"
+        ).format(
+            date=self._date_name,
+            key=sql.Identifier("t", self._key.name),
+            order=self._key_name,
+            table=self._table,
+        )
         try:
-            if self._rows_connection is not None:
-                self._rows_connection.close()
-        finally:
-            super().close()
+            ties = self._ask(query, f"SET LOCAL statement_timeout = '{_CHECK_SECONDS}s'", is_patient=False)
+        except psycopg.errors.QueryCanceled:
+            # Rows are lost only if a chunk ends between them, and that is checked for each chunk.
+            _log.warning("Dataset %r: whether its key is unique is checked chunk by chunk.", self._dataset.name)
+            return
+        if ties:
+            raise tied(self._dataset, *ties[0])
 
-    def _conninfo(self) -> str:
-        """Return how SQLAlchemy has connected, in libpq's words."""
-        info = self._driver_connection().info
-        return make_conninfo(**info.get_parameters() | {"password": info.password, "client_encoding": "UTF8"})
+    def _check_unchanged(self, columns: list[str], after: Place | None) -> None:
+        """Raise Fatal if a column is no longer what it was, or rows at the place would be lost.
 
-    def _driver_connection(self) -> Any:
-        return self._connection.connection.driver_connection
+        One statement: from its preparation on, the table is locked against changes until the transaction ends.
+        """
+        lost = self._lost(after)
+        query = sql.SQL("SELECT c.*, {} AS lost, {} AS tied FROM ({}) AS c").format(
+            *lost, sql.SQL(_COLUMNS).format(relation=self._relation_id)
+        )
+        rows = self._execute(query.as_string(self._session)).to_pylist()
+        now = {row["name"]: column_of(row) for row in rows}
+        for name in dict.fromkeys([*columns, self._date.name, self._key.name]):
+            if now.get(name) != self._columns[name]:
+                raise self._changed(name, now.get(name))
+        if rows[0]["lost"]:
+            raise keyless(self._dataset)
+        if rows[0]["tied"] and after is not None:
+            raise tied(self._dataset, after.date, after.key)
 
-    def _query(self, names: list[str], after: Place | None, begin: datetime, end: datetime, limit: int) -> str:
-        """Return a SELECT; its values are spelled out in it, for COPY takes no parameters."""
-        # By table and name: a name alone would mean, in ORDER BY, what is selected as that.
-        date, key = (sql.Identifier(self._table.name, column.name) for column in (self._date, self._key))
-        conditions = [sql.SQL("{} >= {} AND {} < {}").format(date, self._bound(begin), date, self._bound(end))]
-        if after is not None:
-            conditions.append(sql.SQL("({}, {}) > ({}, {})").format(date, key, after.date, after.key))
-        query = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {}, {} LIMIT {}").format(
-            sql.SQL(", ").join(self._selected(name) for name in names),
-            sql.Identifier(self._table.name),
-            sql.SQL(" AND ").join(conditions),
-            date,
-            key,
+    def _lost(self, after: Place | None) -> tuple[sql.Composable, sql.Composable]:
+        """Return two conditions: rows without a key at the date of the place, and several rows at the place."""
+        touch = sql.SQL("EXISTS (SELECT 1 FROM {} AS t WHERE false)").format(self._table)
+        if after is None:
+            return touch, touch
+        same_date = sql.SQL("FROM {} AS t WHERE {} = {}").format(self._table, self._date_name, after.date)
+        null = sql.SQL("EXISTS (SELECT 1 {} AND {} IS NULL)").format(same_date, self._key_name)
+        several = sql.SQL("(SELECT count(*) FROM (SELECT 1 {} AND {} = {} LIMIT 2) AS same) > 1").format(
+            same_date, self._key_name, after.key
+        )
+        return null if self._key.is_nullable else touch, touch if self._is_proven_unique else several
+
+    def _changed(self, name: str, now: Column | None) -> Exception:
+        return altered(self._dataset, name, self._columns[name].declared, None if now is None else now.declared)
+
+    # Statements
+
+    def _query(self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int) -> _Query:
+        """Return the SELECT of rows; its values are spelled out in it, for COPY takes no parameters."""
+        selected = [self._selected(self._columns[name]) for name in columns]
+        # Date and key, which make the place, are added if they are not among them.
+        for place in (self._selected(self._date), self._selected_key()):
+            if place not in selected:
+                selected.append(place)
+        text = sql.SQL("SELECT {} {} ORDER BY {} LIMIT {}").format(
+            # By number: COPY needs no names, and two columns may not have the same.
+            sql.SQL(", ").join(
+                sql.SQL("{} AS {}").format(name, sql.Identifier(str(number))) for number, name in enumerate(selected)
+            ),
+            self._source(after, begin, end),
+            self._order(),
             limit,
         )
-        return query.as_string(self._driver_connection())
+        return _Query(
+            text=text, date=selected.index(self._selected(self._date)), key=selected.index(self._selected_key())
+        )
 
-    def _selected(self, name: str) -> sql.Composable:
-        """Return what to select for a column, which comes as text where that is what it is exported as."""
-        kind = self._table.columns[name].type
-        form = _FORMS.get(type(kind), "CAST({} AS text)" if pa.types.is_string(arrow_type(kind)) else "{}")
-        return sql.SQL(form + " AS {}").format(sql.Identifier(name), sql.Identifier(name))
+    def _source(self, after: Place | None, begin: datetime, end: datetime) -> sql.Composable:
+        """Return FROM and WHERE for the rows of [begin, end) behind *after*."""
+        conditions = [
+            sql.SQL("{} {} {}").format(self._date_name, sql.SQL(operator), bound)
+            for operator, bound in self._date_conditions(begin, end)
+        ]
+        if after is not None:
+            conditions.append(sql.SQL("({}) > ({}, {})").format(self._order(), after.date, after.key))
+        return sql.SQL("FROM {} AS t WHERE {}").format(self._table, sql.SQL(" AND ").join(conditions))
 
-    def _fetch(self, query: str) -> pa.Table:
+    def _date_conditions(self, begin: datetime, end: datetime) -> list[tuple[Any, Any]]:
+        return date_conditions(_DATE_KINDS.get(self._date.kind, ""), begin, end, self._format, self._dataset.timezone)
+
+    def _order(self) -> sql.Composable:
+        return sql.SQL("{}, {}").format(self._date_name, self._key_name)
+
+    def _selected(self, column: Column) -> sql.Composable:
+        return sql.SQL(column.form).format(sql.Identifier("t", column.name))
+
+    def _selected_key(self) -> sql.Composable:
+        """Return how to select the key as a place keeps it."""
+        name = sql.Identifier("t", self._key.name)
+        return name if self._key.is_plain_key else sql.SQL("CAST({} AS text)").format(name)
+
+    def _format(self) -> DateFormat:
+        """Return how the date column keeps dates, if it is not a date to the database."""
+        if self._date_format is None:
+            self._date_format = self._detected()
+        return self._date_format
+
+    def _detected(self) -> DateFormat:
+        ends = [
+            sql.SQL(
+                "(SELECT {date} AS at FROM {table} AS t WHERE {date} IS NOT NULL ORDER BY {date} {way} LIMIT {n})"
+            ).format(date=self._date_name, table=self._table, way=sql.SQL(way), n=_SAMPLE_ROWS)
+            for way in ("ASC", "DESC")
+        ]
+        values = [row[0] for row in self._ask(sql.SQL(" UNION ALL ").join(ends))]
+        return detected(values, self._dataset)
+
+    def _bounds_are_known(self) -> None:
+        self._date_conditions(datetime(2000, 1, 1), datetime(2000, 1, 1))
+
+    # Connections
+
+    def _ask(
+        self,
+        query: sql.SQL | sql.Composed,
+        *settings: str,
+        params: dict[str, Any] | None = None,
+        row_factory: Any = tuple_row,
+        is_patient: bool = True,
+    ) -> list[Any]:
+        """Return what a query of the catalog, or one for few values, finds; in a read-only transaction of its own."""
+        with self._translated(is_patient), self._session.transaction():
+            self._session.execute(_SETTINGS.format(seconds=_STATEMENT_SECONDS))
+            for setting in settings:
+                self._session.execute(setting)
+            with self._session.cursor(row_factory=row_factory) as cursor:
+                found: list[Any] = cursor.execute(query, params).fetchall()
+                return found
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Hold one read-only transaction on the connection for rows; drop the connection if it fails."""
         with self._translated_rows():
             if self._rows_connection is None:
-                self._rows_connection = adbc_driver_postgresql.dbapi.connect(self._conninfo(), autocommit=True)
-            with self._rows_connection.cursor() as cursor:
-                cursor.execute(query)
-                return cursor.fetch_arrow_table()
+                self._rows_connection = adbc_driver_postgresql.dbapi.connect(self._conninfo, autocommit=True)
+            try:
+                self._rows_connection.adbc_connection.set_autocommit(False)
+                self._execute(_SETTINGS.format(seconds=_STATEMENT_SECONDS))
+                yield
+                if self._rows_connection is not None:
+                    # Ends the transaction; one whose statement was cancelled is rolled back.
+                    self._rows_connection.adbc_connection.set_autocommit(True)
+            except BaseException:
+                self._disconnect()
+                raise
 
-    def _last_places(self, found: pa.Table) -> list[Place]:
-        """Return the places of the last two rows."""
-        dates, keys = found[self._date.name], found[self._key.name]
-        if keys.null_count:
-            raise keyless(self._dataset)
-        last_two = range(max(0, found.num_rows - 2), found.num_rows)
-        return [Place(date=dates[index].as_py(), key=keys[index].as_py()) for index in last_two]
+    def _execute(self, query: str) -> pa.Table:
+        with self._statement() as cursor:
+            cursor.execute(query)
+            return cursor.fetch_arrow_table()
 
-    def _fit(self, array: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-        """Give a column its type; raises Fatal that names it, not the value."""
+    @contextmanager
+    def _statement(self) -> Iterator[Any]:
+        with self._rows_connection.cursor() as cursor:
+            self._cursor = cursor
+            try:
+                if self._is_cancelled:
+                    raise DatasetAway(f"The read of dataset {self._dataset.name!r} was cancelled.")
+                yield cursor
+            finally:
+                self._cursor = None
+
+    def _fetch(self, query: str, limit: int, max_bytes: int) -> tuple[pa.Table, int]:
+        """Return the rows of a chunk and some behind it, and how many make the chunk.
+
+        They are read as they come, and no further than needed: the memory is bounded, whatever the rows are.
+        """
+        option = adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value
+        chunk = Chunk(limit, max_bytes)
+        with self._statement() as cursor:
+            cursor.adbc_statement.set_options(**{option: str(_BATCH_BYTES)})
+            cursor.execute(query)
+            batches = cursor.fetch_record_batch()
+            for batch in batches:
+                chunk.add(batch)
+                if chunk.is_complete and chunk.rows <= limit:
+                    self._end(cursor, batches)
+                    break
+            return chunk.table(batches.schema), chunk.fitting
+
+    def _end(self, cursor: Any, batches: Any) -> None:
+        """Cancel a statement whose other rows are not wanted: else the server would send them all."""
+        cursor.adbc_cancel()
         try:
-            fitted = array.cast(field.type)
-            if pa.types.is_string(field.type):
-                fitted.validate(full=True)  # a database in SQL_ASCII takes any bytes for text
-        except pa.ArrowInvalid:
-            raise self._misfit(field) from None
-        if pa.types.is_temporal(field.type) and not _is_within_calendar(fitted):
-            raise self._misfit(field)
-        return fitted
+            for _ in batches:
+                pass
+        except (OSError, pa.ArrowException):
+            return  # the error of the statement that was cancelled
+        # It ended before it was cancelled. The next statement on this connection might be cancelled instead.
+        self._disconnect()
 
-    def _misfit(self, field: pa.Field) -> Exception:
-        return misfit(field, str(self._table.columns[field.name].type))
+    def _disconnect(self) -> None:
+        connection, self._rows_connection = self._rows_connection, None
+        if connection is not None:
+            connection.close()
+
+    def _last_place(self, dates: pa.ChunkedArray, keys: pa.ChunkedArray, fitting: int) -> Place:
+        """Return the place of the last row of a chunk; raises Fatal if the row behind it has the same."""
+        if keys.slice(0, fitting + 1).null_count:
+            raise keyless(self._dataset)
+        last, *following = (
+            Place(date=dates[index].as_py(), key=keys[index].as_py())
+            for index in range(fitting - 1, min(fitting + 1, len(keys)))
+        )
+        if following == [last]:
+            raise tied(self._dataset, last.date, last.key)
+        return last
+
+    # Values
+
+    def _fit(self, found: pa.Table, keys: pa.ChunkedArray, wanted: pa.Schema) -> pa.Table:
+        """Give each column its type, or that of text if a value does not fit; then the metadata says which."""
+        fields, arrays, reasons = [], [], []
+        for number, field in enumerate(wanted):
+            column = self._columns[field.name]
+            array = self._delivered(found.column(number), column)
+            misfits = _misfits(array, field.type)
+            if misfits is None:
+                fields.append(field)
+                arrays.append(array.cast(field.type))
+                continue
+            fields.append(field.with_type(pa.string()))
+            arrays.append(_texts(array))
+            first = pc.index(misfits, True).as_py()
+            value = _texts(array.slice(first, 1))[0].as_py()
+            reasons.append(not_for_parquet(self._dataset, column.name, column.declared, value, keys[first].as_py()))
+        metadata = {NOT_FOR_PARQUET: reasons[0].encode()} if reasons else None
+        return pa.table(arrays, schema=pa.schema(fields, metadata))
+
+    def _delivered(self, array: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
+        """Return the values; raises if they do not have the type that is expected, or are not text."""
+        if array.type != column.delivered:
+            # Only a pooler that mixes the statements of two clients does that.
+            raise DatasetAway(
+                f"The server of dataset {self._dataset.name!r} returned column {column.name!r} as {array.type} "
+                f"and not as {column.delivered}."
+            )
+        if not pa.types.is_string(array.type):
+            return array
+        try:
+            array.validate(full=True)
+        except pa.ArrowInvalid:
+            raise unreadable(self._dataset, column.name) from None
+        return array
+
+    def _unreadable_column(self, columns: list[str], query: _Query) -> str | None:
+        """Return the first column with a text that cannot be converted; the server does not name it."""
+        for number, name in enumerate(columns):
+            if not pa.types.is_string(self._columns[name].delivered):
+                continue
+            try:
+                self._ask(
+                    sql.SQL("SELECT count(octet_length(convert_to({}, 'UTF8'))) FROM ({}) AS c").format(
+                        sql.Identifier("c", str(number)), query.text
+                    )
+                )
+            except Unreadable:
+                return name
+        return None
+
+    # Errors
+
+    @contextmanager
+    def _translated(self, is_patient: bool = True) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.errors.QueryCanceled:
+            if not is_patient:
+                raise
+            raise timed_out(self._dataset, _STATEMENT_SECONDS) from None
+        except psycopg.errors.InsufficientPrivilege:
+            raise forbidden(self._dataset) from None
+        except (psycopg.errors.CharacterNotInRepertoire, psycopg.errors.UntranslatableCharacter):
+            raise unreadable(self._dataset) from None
+        except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InternalError):
+            raise away(self._dataset) from None
+        except psycopg.Error:
+            raise unusable(self._dataset) from None
 
     @contextmanager
     def _translated_rows(self) -> Iterator[None]:
         try:
             yield
-        except _AWAY:
-            raise away(self._dataset) from None
+        except (*_AWAY, adbc_driver_manager.ProgrammingError, pa.ArrowException) as error:
+            if self._is_cancelled:
+                raise DatasetAway(f"The read of dataset {self._dataset.name!r} was cancelled.") from None
+            raise self._told(error) from None
         except adbc_driver_manager.Error:
             raise unusable(self._dataset) from None
 
+    def _told(self, error: Exception) -> Exception:
+        """Return what a client is told of an error of the driver; pyarrow passes on its text only."""
+        state, text = getattr(error, "sqlstate", None), str(error)
+        if state == "57014" or "statement timeout" in text:
+            return timed_out(self._dataset, _STATEMENT_SECONDS)
+        if state == "42501":
+            return forbidden(self._dataset)
+        if state in ("22021", "22P05") or any(words in text for words in _ENCODING_ERRORS):
+            return unreadable(self._dataset)
+        if state in ("42P01", "42703", "42883"):
+            return self._altered()
+        return away(self._dataset) if isinstance(error, _AWAY) else unusable(self._dataset)
 
-def _is_within_calendar(times: pa.ChunkedArray) -> bool:
-    unit = 1 if pa.types.is_timestamp(times.type) else 86_400_000_000
-    numbers = times.cast(pa.int64() if unit == 1 else pa.int32())
-    found = pc.min_max(numbers).as_py()
-    return found["min"] is None or (_TIMES[0] <= found["min"] * unit and found["max"] * unit <= _TIMES[1])
+    def _altered(self) -> Exception:
+        """Return the error for a statement that names a table or a column that is not there any more."""
+        self._relation()
+        now = {column.name: column for column in self._catalog_columns()}
+        for name, column in self._columns.items():
+            if now.get(name) != column:
+                return self._changed(name, now.get(name))
+        return unusable(self._dataset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Query:
+    """A SELECT, and which of its columns are the date and the key."""
+
+    text: sql.Composed
+    date: int
+    key: int
+
+
+def _conninfo(dataset: Dataset) -> str:
+    """Return the URL as libpq takes it; raises Fatal."""
+    try:
+        url = dataset.url.set(drivername="postgresql+psycopg")
+        _, given = url.get_dialect()().create_connect_args(url)
+        return make_conninfo(**{"connect_timeout": _CONNECT_SECONDS, **given, "client_encoding": "UTF8"})
+    except (psycopg.Error, SQLAlchemyError, ImportError, TypeError, ValueError):
+        raise unusable(dataset) from None
+
+
+def _node_types(plan: dict[str, Any]) -> Iterator[str]:
+    yield plan["Node Type"]
+    for part in plan.get("Plans", ()):
+        yield from _node_types(part)
+
+
+def _misfits(array: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
+    """Return which values Arrow's type does not have; None if it has them all."""
+    if pa.types.is_temporal(kind):
+        return None if is_within_calendar(array) else outside_calendar(array)
+    if not pa.types.is_decimal(kind):
+        return None
+    found = pc.fill_null(pc.is_in(array, pa.array(["NaN", "Infinity", "-Infinity"])), False)
+    return found if pc.any(found).as_py() else None
+
+
+def _texts(array: pa.ChunkedArray) -> pa.ChunkedArray:
+    return as_texts(array) if pa.types.is_temporal(array.type) else array

@@ -1,36 +1,35 @@
 """Reads a dataset from any database that SQLAlchemy knows, row by row, and makes Arrow of the rows.
 
-The rows of one read are Python objects at once, no more.
+For the databases without a reader of their own, at the operator's risk: how they compare keys and write values is not
+known here. The rows of one read are Python objects at once, no more.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
-from typing import Any
+from datetime import UTC, date, datetime, time
+from typing import Any, LiteralString
 
 import pyarrow as pa
 import sqlalchemy as sa
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.datasets import Dataset, away, check_order, check_table, keyless, misfit, undated, unusable
-from jobmanager.jobs.dates import (
-    DateFormat,
-    check_iso,
-    day_from,
-    detect,
-    in_zone,
-    iso_condition,
-    iso_instant,
-    iso_range,
-    to_column,
-)
+from jobmanager.jobs.chunks import MAX_BYTES, fitting_rows
+from jobmanager.jobs.datasets import COLUMN, Dataset, away, check_order, check_table, misfit, undated, unusable
+from jobmanager.jobs.dates import DateFormat, detect, in_zone, to_column
+from jobmanager.jobs.decimals import decimal_type
 from jobmanager.jobs.places import Place
+from jobmanager.jobs.postgres_columns import IS_JSON
+from jobmanager.jobs.reader_errors import keyless
 from jobmanager.jobs.schemas import schema_of
 
 _CONNECT_SECONDS = 10
+#: The drivers that have an argument connect_timeout; others may refuse it.
+_PATIENT_DRIVERS = frozenset({"psycopg", "pymysql", "mysqldb", "psycopg2"})
+#: How many values of a date column that is not a date to the database are looked at.
+_SAMPLE_ROWS = 1000
 
 #: What these raise may be over in a moment; anything else SQLAlchemy raises is for the operator to put right.
 _AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
@@ -41,15 +40,16 @@ class SqlReader:
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._date_format: DateFormat | None = None
+        self._date_format: DateFormat | None = None  # detected, or configured and checked
         with self._translated():
-            patience = {} if dataset.url.get_backend_name() == "sqlite" else {"connect_timeout": _CONNECT_SECONDS}
+            is_patient = dataset.url.get_driver_name() in _PATIENT_DRIVERS
+            patience = {"connect_timeout": _CONNECT_SECONDS} if is_patient else {}
             # No pool: a connection is kept for the life of the reader.
             self._engine = sa.create_engine(dataset.url, connect_args=patience, poolclass=sa.pool.NullPool)
             self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
             with self._translated():
-                self._table = sa.Table(dataset.table, sa.MetaData(), autoload_with=self._connection)
+                self._table = self._reflected()
             check_table(dataset, self.columns())
         except BaseException:
             self.close()
@@ -63,24 +63,8 @@ class SqlReader:
 
     def schema(self, chosen: list[str]) -> pa.Schema:
         """Return the types of the chosen columns; see Reader."""
-        return schema_of(chosen, self.columns())
-
-    def check(self) -> None:
-        """Do nothing yet; see Reader."""
-
-    def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return none yet; see Reader."""
-        return []
-
-    def identity(self) -> dict[str, str]:
-        """Return the date format; see Reader."""
-        is_native = isinstance(self._date.type, (sa.DateTime, sa.Date))
-        return {"date_format": DateFormat.NATIVE if is_native else self._format()}
-
-    def total(self, begin: datetime, end: datetime) -> int:
-        """Count them at once; see Reader."""
-        query = sa.select(sa.func.count()).select_from(self._table).where(*self._within(None, begin, end))
-        return int(self._rows(query)[0][0])
+        schema = schema_of(chosen, self.columns())
+        return pa.schema([_marked(field, self._table.columns[field.name].type) for field in schema])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count a step at a time; see Reader."""
@@ -91,6 +75,36 @@ class SqlReader:
             return limit, Place(date=found[0][0], key=found[0][1])
         return self._rows(sa.select(sa.func.count()).select_from(self._table).where(*within))[0][0], None
 
+    def total(self, begin: datetime, end: datetime) -> int:
+        """Return the number of rows of the range."""
+        query = sa.select(sa.func.count()).select_from(self._table).where(*self._within(None, begin, end))
+        return int(self._rows(query)[0][0])
+
+    def check(self) -> None:
+        """Raise Fatal if the key may be NULL or is not unique, or the dates are not understood; see Reader."""
+        self._within(None, datetime(2000, 1, 1), datetime(2000, 1, 1))
+        dated = self._date.is_not(None)
+        if self._rows(sa.select(sa.literal(1)).where(dated, self._key.is_(None)).limit(1)):
+            raise keyless(self._dataset)
+        tied = sa.select(self._date).where(dated).group_by(self._date, self._key).having(sa.func.count() > 1)
+        if self._rows(tied.limit(1)):
+            raise Fatal(
+                f"Key {self._key.name!r} of table {self._dataset.table!r} is not unique: rows of one "
+                f"{self._date.name} have equal keys. Configure a key that is unique as the database compares it."
+            )
+
+    def warnings(self, begin: datetime, end: datetime) -> list[str]:
+        """Return none: how the database reads the rows is not known here."""
+        return []
+
+    def identity(self) -> dict[str, str]:
+        """Return what changes how values read or compare; see Reader."""
+        known = {
+            "server": self._engine.dialect.name,
+            "date_format": str(self._format() if self._date_kind() == "" else DateFormat.NATIVE),
+        }
+        return known | {COLUMN + column.name: str(column.type) for column in self._table.columns}
+
     def read(
         self,
         columns: list[str],
@@ -98,32 +112,23 @@ class SqlReader:
         begin: datetime,
         end: datetime,
         limit: int,
-        max_bytes: int = 16 * 1024 * 1024,
+        max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows; see Reader."""
-        while True:
-            rows, place = self._read(columns, after, begin, end, limit)
-            if rows.num_rows <= 1 or rows.nbytes <= max_bytes:
-                return rows, place
-            limit = max(1, rows.num_rows * max_bytes // rows.nbytes)
-
-    def _read(
-        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
-    ) -> tuple[pa.Table, Place | None]:
         wanted = self.schema(columns)
         query = sa.select(*(self._table.columns[name] for name in columns), self._date, self._key)
         query = query.where(*self._within(after, begin, end)).order_by(self._date, self._key)
         # One row more than wanted is read: it shows whether the key is unique.
-        found = self._rows(query.limit(limit + 1))
-        places = [Place(date=row[-2], key=row[-1]) for row in found[-2:]]
-        if not places:
+        with self._translated(), self._streaming().execute(query.limit(limit + 1)) as rows:
+            found, following = fitting_rows(rows, limit, max_bytes)
+        if not found:
             return wanted.empty_table(), None
-        if any(row[-1] is None for row in found):
+        if any(row[-1] is None for row in (*found, *following)):
             raise keyless(self._dataset)
-        following = places.pop() if len(found) > limit else None
-        check_order(self._dataset, places[-1], following)
-        arrays = [self._array([row[index] for row in found[:limit]], field) for index, field in enumerate(wanted)]
-        return pa.table(arrays, schema=wanted), places[-1]
+        last, *next_places = (Place(date=row[-2], key=row[-1]) for row in (found[-1], *following))
+        check_order(self._dataset, last, next_places[0] if next_places else None)
+        arrays = [self._array([row[index] for row in found], field) for index, field in enumerate(wanted)]
+        return pa.table(arrays, schema=wanted), last
 
     def expect(
         self,
@@ -132,7 +137,7 @@ class SqlReader:
         begin: datetime,
         end: datetime,
         limit: int,
-        max_bytes: int = 16 * 1024 * 1024,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         """Do nothing; see Reader."""
 
@@ -143,58 +148,45 @@ class SqlReader:
 
     def _within(self, after: Place | None, begin: datetime, end: datetime) -> list[Any]:
         """Return the conditions for the rows of [begin, end) behind *after*."""
-        conditions = self._between(begin, end)
+        bounds = date_conditions(self._date_kind(), begin, end, self._format, self._dataset.timezone)
+        conditions = [self._date.op(operator)(bound) for operator, bound in bounds]
         if after is None:
             return conditions
         place = sa.tuple_(sa.literal(after.date, self._date.type), sa.literal(after.key, self._key.type))
         return [*conditions, sa.tuple_(self._date, self._key) > place]
 
-    def _between(self, begin: datetime, end: datetime) -> list[Any]:
-        if self._is_text_of_sqlite() and self._format() is DateFormat.ISO:
-            low, high = iso_range(begin, end)
-            exact = sa.text(iso_condition(self._date_sql(), begin, end))
-            return [self._date >= low, self._date < high, exact]
-        bounds = [sa.literal(self._bound(at), self._date.type) for at in (begin, end)]
-        return [self._date >= bounds[0], self._date < bounds[1]]
-
-    def _is_text_of_sqlite(self) -> bool:
-        is_temporal = isinstance(self._date.type, (sa.DateTime, sa.Date))
-        return self._dataset.url.get_backend_name() == "sqlite" and not is_temporal
-
-    def _date_sql(self) -> str:
-        return str(self._connection.dialect.identifier_preparer.format_column(self._date, use_table=True))
-
-    def _bound(self, at: datetime) -> Any:
-        """Return *at* as a value that compares with those of the date column."""
-        zone = self._dataset.timezone
+    def _date_kind(self) -> str:
         if isinstance(self._date.type, sa.DateTime):
-            return at.replace(tzinfo=UTC) if self._date.type.timezone else in_zone(at, zone)
-        if isinstance(self._date.type, sa.Date):
-            # A date is at its first moment: the first one that is not before *at*.
-            return day_from(in_zone(at, zone))
-        try:
-            return to_column(at, self._format(), zone)
-        except ValueError as error:
-            raise undated(self._dataset, error) from None
+            return "aware" if self._date.type.timezone else "naive"
+        return "date" if isinstance(self._date.type, sa.Date) else ""
 
     def _format(self) -> DateFormat:
-        """Return how the date column keeps dates, if it is no date to the database."""
+        """Return how the date column keeps dates, if it is not a date to the database."""
         if self._date_format is None:
-            try:
-                self._date_format = detect(self._sample(), self._dataset.date_format)
-                if self._date_format is DateFormat.ISO and self._is_text_of_sqlite():
-                    no_instant = sa.text(f"{iso_instant(self._date_sql())} IS NULL")
-                    query = sa.select(self._date).where(self._date != "", no_instant)
-                    check_iso([row[0] for row in self._rows(query.limit(3))])
-            except ValueError as error:
-                raise undated(self._dataset, error) from None
+            self._date_format = detected(self._sample(), self._dataset)
         return self._date_format
 
     def _sample(self) -> list[object]:
         """Return up to 1,000 values of the date column: the first, the last, and some as the table has them."""
         query = sa.select(self._date).where(self._date.is_not(None))
-        ends = [query.order_by(order).limit(250) for order in (self._date, self._date.desc())]
-        return [row[0] for each in [*ends, query.limit(500)] for row in self._rows(each)]
+        ends = [query.order_by(order).limit(_SAMPLE_ROWS // 4) for order in (self._date, self._date.desc())]
+        return [value for each in [*ends, query.limit(_SAMPLE_ROWS // 2)] for (value,) in self._rows(each)]
+
+    def _reflected(self) -> sa.Table:
+        """Return the table as its database describes it; schema.table if no table has the whole name."""
+        name, schema = self._dataset.table, None
+        if "." in name and not sa.inspect(self._connection).has_table(name):
+            schema, _, name = name.rpartition(".")
+        table = sa.Table(name, sa.MetaData(), schema=schema, autoload_with=self._connection)
+        for column in table.columns:
+            if isinstance(column.type, sa.Float):
+                # A decimal made of a double has 10 digits behind the point, and no more.
+                column.type.asdecimal = False
+        return table
+
+    def _streaming(self) -> sa.Connection:
+        """Return the connection, which takes rows as they come if its database can do that without a transaction."""
+        return self._connection.execution_options(stream_results=self._engine.dialect.name != "postgresql")
 
     def _rows(self, query: Any) -> list[Any]:
         with self._translated():
@@ -222,6 +214,10 @@ class SqlReader:
 
 def arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
     """Return the type that a column is exported with; numbers that are exact to more digits are text."""
+    if isinstance(declared, sa.Float):
+        return pa.float64()
+    if isinstance(declared, sa.Numeric):
+        return decimal_type(declared.precision or 0, declared.scale or 0)
     known = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary(), date: pa.date32()}
     try:
         python_type = declared.python_type
@@ -232,7 +228,45 @@ def arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
     return known.get(python_type, pa.string())
 
 
+def _marked(field: pa.Field, declared: sa.types.TypeEngine[Any]) -> pa.Field:
+    """Return the field with the mark of JSON, if its texts are that."""
+    return field.with_metadata(IS_JSON) if isinstance(declared, (sa.JSON, sa.ARRAY)) else field
+
+
 def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+
+
+def date_conditions(
+    kind: str, begin: datetime, end: datetime, date_format: Callable[[], DateFormat], timezone: str | None
+) -> list[tuple[LiteralString, Any]]:
+    """Return the operators and values that compare a date column with the range [begin, end), naive and in UTC.
+
+    The kind is "date", "naive" or "aware" for the database's own types. A date is at its first moment. *timezone*: the
+    zone of values that have none. The latest time that Python has stands for the end of the calendar.
+    """
+    before: LiteralString = "<=" if end == datetime.max else "<"
+    if kind == "aware":
+        return [(">=", begin.replace(tzinfo=UTC)), (before, end.replace(tzinfo=UTC))]
+    if kind == "":
+        found = date_format()
+        return [(">=", to_column(begin, found, timezone)), ("<", to_column(end, found, timezone))]
+    begin, end = in_zone(begin, timezone), in_zone(end, timezone)
+    if kind == "naive":
+        return [(">=", begin), (before, end)]
+    return [
+        (">=" if begin.time() == time() else ">", begin.date()),
+        ("<" if end.time() == time() else "<=", end.date()),
+    ]
+
+
+def detected(values: list[Any], dataset: Dataset) -> DateFormat:
+    """Return the format of the values of a date column; raises Fatal that shows them."""
+    try:
+        found = detect(values, dataset.date_format)
+        to_column(datetime(2000, 1, 1), found)  # raises for what needs an expression of SQLite
+    except ValueError as error:
+        raise undated(dataset, error) from None
+    return found

@@ -1,0 +1,180 @@
+"""The reader of DuckDB returns every row once, and every value as DuckDB has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from sqlalchemy.engine import make_url
+
+from jobmanager.errors import Fatal
+from jobmanager.jobs import duckdb_reader
+from jobmanager.jobs.datasets import Dataset, DatasetAway
+from jobmanager.jobs.duckdb_reader import DuckdbReader
+from jobmanager.jobs.places import Place
+from jobmanager.jobs.rows import open_reader
+
+duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install -r requirements-dev.txt")
+
+YEAR = (datetime(2024, 1, 1), datetime(2025, 1, 1))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data.duckdb"
+
+
+@pytest.fixture
+def execute(path: Path) -> Callable[..., None]:
+    """Execute statements, and close the file."""
+
+    def run(*statements: str) -> None:
+        with closing(duckdb.connect(str(path))) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    return run
+
+
+def dataset(path: Path, table: str = "t", key: str = "id") -> Dataset:
+    return Dataset(
+        name="set", url=make_url(f"duckdb:///{path}"), table=table, date_column="day", key=key, date_format=None
+    )
+
+
+def read_all(reader: Any, columns: list[str], limit: int, **bounds: int) -> list[pa.Table]:
+    chunks = []
+    rows, place = reader.read(columns, None, *YEAR, limit, **bounds)
+    while place is not None:
+        chunks.append(rows)
+        rows, place = reader.read(columns, Place.from_json(place.to_json()), *YEAR, limit, **bounds)
+    return chunks
+
+
+#: Type, value as SQL writes it, and the value that is exported.
+KINDS = [
+    ("INTEGER", "-7", -7),
+    ("UBIGINT", "18446744073709551615", Decimal(2**64 - 1)),
+    ("HUGEINT", "170141183460469231731687303715884105727", str(2**127 - 1)),
+    ("DOUBLE", "1e-15", 1e-15),
+    ("FLOAT", "0.1", 0.1),
+    ("DECIMAL(38, 10)", "1234567890123456789.0000000001", Decimal("1234567890123456789.0000000001")),
+    ("BOOLEAN", "true", True),
+    ("VARCHAR", "'it''s'", "it's"),
+    ("BLOB", "'\\x00\\xFF'", b"\x00\xff"),
+    ("DATE", "'9999-12-31'", date(9999, 12, 31)),
+    ("TIMESTAMP", "'2024-03-01 10:00:00.000001'", datetime(2024, 3, 1, 10, 0, 0, 1)),
+    ("TIMESTAMPTZ", "'2024-03-01 10:00:00+02'", datetime(2024, 3, 1, 8, tzinfo=UTC)),
+    ("TIMESTAMP_NS", "'2024-03-01 10:00:00.000000001'", "2024-03-01 10:00:00.000000001"),
+    ("TIME", "'10:00:00'", "10:00:00"),
+    ("UUID", "'00000000-0000-0000-0000-000000000001'", "00000000-0000-0000-0000-000000000001"),
+    ("ENUM('b', 'a')", "'a'", "a"),
+    ("INTEGER[]", "[1, NULL]", "[1,null]"),
+    ("STRUCT(a INTEGER)", "{'a': 1}", '{"a":1}'),
+    ("INTERVAL", "INTERVAL 36 HOUR", "36:00:00"),
+    ("VARCHAR", "NULL", None),
+]
+
+
+@pytest.mark.parametrize(("declared", "value", "expected"), KINDS, ids=[f"{kind[0]} {kind[1]}" for kind in KINDS])
+def test_a_value_comes_out_as_duckdb_has_it(path: Path, execute: Any, declared: str, value: str, expected: Any) -> None:
+    execute(
+        f"CREATE TABLE t (id INTEGER, day TIMESTAMP, v {declared})", f"INSERT INTO t VALUES (1, '2024-03-01', {value})"
+    )
+
+    with closing(open_reader(dataset(path))) as reader:
+        rows, _ = reader.read(["v"], None, *YEAR, 10)
+        assert rows.schema == reader.schema(["v"])
+
+    assert rows["v"].to_pylist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"), [("DATE", "infinity"), ("TIMESTAMP", "-infinity"), ("TIMESTAMP", "10000-01-01 00:00:00")]
+)
+def test_a_date_beyond_the_calendar_makes_its_column_text(path: Path, execute: Any, declared: str, value: str) -> None:
+    execute(
+        f"CREATE TABLE t (id INTEGER, day TIMESTAMP, v {declared})",
+        f"INSERT INTO t VALUES (1, '2024-03-01', '2024-01-01'), (2, '2024-03-01', '{value}')",
+    )
+    with closing(DuckdbReader(dataset(path))) as reader:
+        rows, _ = reader.read(["v"], None, *YEAR, 10)
+
+    assert rows["v"].to_pylist()[1] == value
+    (reason,) = rows.schema.metadata.values()
+    assert f"Column 'v' of table 't' holds {value} in the row with key '2'" in reason.decode()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 8, 100])
+@pytest.mark.parametrize("declared", ["INTEGER", "VARCHAR", "DECIMAL(10, 2)", "DOUBLE", "BLOB", "HUGEINT"])
+def test_rows_are_neither_lost_nor_doubled_wherever_a_chunk_ends(
+    path: Path, execute: Any, declared: str, limit: int
+) -> None:
+    values = ", ".join(f"('{n}', '2024-03-0{1 + n // 5}', {n})" for n in range(8))
+    execute(f"CREATE TABLE t (id {declared}, day TIMESTAMP, n INTEGER)", f"INSERT INTO t VALUES {values}")
+
+    with closing(DuckdbReader(dataset(path))) as reader:
+        reader.check()
+        found = pa.concat_tables(read_all(reader, ["n"], limit))["n"].to_pylist()
+        assert reader.total(*YEAR) == 8
+
+    assert found == list(range(8))
+
+
+def test_a_chunk_is_bounded_by_its_bytes_wherever_it_begins(path: Path, execute: Any) -> None:
+    sizes = [10, 10, 3_000_000, 10, 1_000_000, 1_000_000, 900_000, 10, 10]
+    values = ", ".join(f"({n}, '2024-03-01', repeat('x', {size}))" for n, size in enumerate(sizes))
+    execute("CREATE TABLE t (id INTEGER, day TIMESTAMP, b VARCHAR)", f"INSERT INTO t VALUES {values}")
+
+    with closing(DuckdbReader(dataset(path))) as reader:
+        chunks = read_all(reader, ["id", "b"], 1000, max_bytes=2_500_000)
+
+    assert [chunk["id"].to_pylist() for chunk in chunks] == [[0, 1], [2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_keys_that_are_equal_or_null_or_of_an_enum_are_refused(path: Path, execute: Any) -> None:
+    execute("CREATE TABLE t (id INTEGER, day TIMESTAMP, e ENUM('b', 'a'))")
+    execute("INSERT INTO t VALUES (1, '2024-03-01', 'a'), (1, '2024-03-01', 'b')")
+
+    with closing(DuckdbReader(dataset(path))) as reader:
+        with pytest.raises(Fatal, match="'id' of table 't' is not unique"):
+            reader.check()
+        _, place = reader.read(["id"], None, *YEAR, 1)
+        with pytest.raises(Fatal, match="is not unique"):
+            reader.read(["id"], place, *YEAR, 1)
+    execute("UPDATE t SET id = NULL WHERE e = 'a'")
+    with closing(DuckdbReader(dataset(path))) as reader, pytest.raises(Fatal, match="has no value"):
+        reader.check()
+    with pytest.raises(Fatal, match="does not compare values of type ENUM"):
+        DuckdbReader(dataset(path, key="e"))
+
+
+def test_a_missing_table_column_or_file_is_told(path: Path, execute: Any) -> None:
+    with pytest.raises(DatasetAway, match="The database of dataset 'set' cannot be read"):
+        DuckdbReader(dataset(path))
+    execute("CREATE SCHEMA s", "CREATE TABLE s.t (id INTEGER, day TIMESTAMP)")
+
+    with pytest.raises(Fatal, match="Table 't' of dataset 'set' is not there"):
+        DuckdbReader(dataset(path))
+    with closing(DuckdbReader(dataset(path, "s.t"))) as reader:
+        assert reader.total(*YEAR) == 0
+        assert reader.identity()["server"].startswith("DuckDB ")
+    with pytest.raises(Fatal, match="lacks its date column or its key"):
+        DuckdbReader(dataset(path, "s.t", key="nothing"))
+
+
+def test_without_its_package_the_error_names_the_extra(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duckdb_reader, "import_module", _missing)
+
+    with pytest.raises(Fatal, match=r"Install the service as jobmanager\[duckdb\]"):
+        DuckdbReader(dataset(path))
+
+
+def _missing(name: str) -> Any:
+    raise ImportError(name)
