@@ -42,6 +42,7 @@ _PIPE_BYTES = 1024 * 1024
 #: Runs the child. The packages are stand-ins: what theirs import on top takes a second, and none of it is used.
 _BOOT = """
 import sys, types
+sys.path += sys.argv[2:]
 for name in ("jobmanager", "jobmanager.jobs"):
     package = sys.modules[name] = types.ModuleType(name)
     package.__path__ = [f"{sys.argv[1]}/{name.replace('.', '/')}"]
@@ -201,11 +202,10 @@ class SqliteProcess:
         if self._process is None:
             folder = str(Path(__file__).parents[2])
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _BOOT, folder],
+                [sys.executable, "-P", "-c", _BOOT, folder, *filter(None, sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 # A signal to the service's group is for the service, which ends the child.
                 start_new_session=True,
             )

@@ -105,13 +105,10 @@ def test_counting_in_steps_counts_every_row_once(tmp_path: Path, kind: Any, step
     ("date_format", "values"),
     [
         (None, ["2024-02-29 23:59:59", "2024-03-01 00:00:00", "2024-03-31 23:59:59.999", "2024-04-01 00:00:00"]),
-        (None, ["2024-02-29T23:59:59", "2024-03-01T00:00:00Z", "2024-03-31T23:59", "2024-04-01T00:00:00Z"]),
         (None, ["2024-02-29", "2024-03-01", "2024-03-31", "2024-04-01"]),
         (None, [1709251199, 1709251200, 1711929599, 1711929600]),
         (None, [1709251199.9, 1709251200.0, 1711929599.9, 1711929600.0]),
         (DateFormat.UNIX, [1709251199, 1709251200, 1711929599, 1711929600]),
-        (None, ["2024-02-29T23:59:59.9Z", "2024-03-01T00:00:00Z", "2024-03-31T23:59:59.9Z", "2024-04-01T00:00:00Z"]),
-        (None, ["2024-03-01T00:30:00+02:00", "2024-03-01 00:00Z", "2024-03-31T22:30-01:00", "2024-03-31T23:30-05:00"]),
         (None, [1709251199999, 1709251200000, 1711929599999, 1711929600000]),
         (None, [1709251199999999, 1709251200000000, 1711929599999999, 1711929600000000]),
         (None, [2460370.49999, 2460370.5, 2460401.49999, 2460401.5]),
@@ -163,14 +160,42 @@ def test_dates_of_no_known_form_fail_the_export_for_good_and_are_shown(
     assert repr(values[-1]) in str(caught.value)
 
 
-def test_iso_texts_of_which_one_is_not_understood_fail_the_export(tmp_path: Path, kind: Any) -> None:
+ISO_TEXTS = [
+    ["2024-02-29T23:59:59", "2024-03-01T00:00:00Z", "2024-03-31T23:59", "2024-04-01T00:00:00Z"],
+    ["2024-02-29T23:59:59.9Z", "2024-03-01T00:00:00Z", "2024-03-31T23:59:59.9Z", "2024-04-01T00:00:00Z"],
+    ["2024-03-01T00:30:00+02:00", "2024-03-01 00:00Z", "2024-03-31T22:30-01:00", "2024-03-31T23:30-05:00"],
+]
+
+
+@pytest.mark.parametrize("values", ISO_TEXTS)
+def test_mixed_iso_texts_are_compared_as_instants_in_sqlite(tmp_path: Path, values: list[str]) -> None:
+    path = table(tmp_path, "id INTEGER PRIMARY KEY, at TEXT", list(enumerate(values)))
+
+    with closing(SqliteReader(dataset(path))) as reader:
+        rows = read_all(reader, ["id"], 1)
+
+    assert [row["id"] for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize("values", ISO_TEXTS)
+def test_mixed_iso_texts_of_other_databases_are_refused(tmp_path: Path, values: list[str]) -> None:
+    path = table(tmp_path, "id INTEGER PRIMARY KEY, at TEXT", list(enumerate(values)))
+
+    with closing(SqlReader(dataset(path))) as reader, pytest.raises(Fatal, match="iso is supported for SQLite only"):
+        read_all(reader, ["id"], 1)
+
+
+def test_iso_texts_of_which_one_is_not_understood_fail_the_export(tmp_path: Path) -> None:
     values = ["2024-03-01T00:30+02:00", "2024-03-02T00:30:00+02:00"] * 600
     path = table(tmp_path, "id INTEGER PRIMARY KEY, at TEXT", list(enumerate(values)))
     with closing(sqlite3.connect(path)) as connection, connection:
         # In the middle of the table and of the index, where no sample looks.
         connection.execute("UPDATE t SET at = '2024-03-01T25:30' WHERE id = 800")
 
-    with closing(kind(dataset(path))) as reader, pytest.raises(Fatal, match="iso does not fit: '2024-03-01T25:30'"):
+    with (
+        closing(SqliteReader(dataset(path))) as reader,
+        pytest.raises(Fatal, match="iso does not fit: '2024-03-01T25:30'"),
+    ):
         read_all(reader, ["id"], 1)
 
 
