@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from jobmanager.cli import main
 from jobmanager.errors import Fatal
 from jobmanager.jobs import dataset_check
-from jobmanager.jobs.sqlite_reader import SqliteReader
+from jobmanager.jobs.sqlite_process import SqliteProcess
 
 ENTRY = '[orders]\nurl = "sqlite:///data.db"\ntable = "t"\ndate_column = "at"\nkey = "id"\n'
 
@@ -102,7 +102,7 @@ def test_a_list_without_a_dataset_is_an_error(check: Check, text: str, says: str
 def test_what_makes_an_export_slow_is_a_warning_and_the_rows_are_not_counted(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SqliteReader, "warnings", lambda *_: ["no index on (at, id)"])
+    monkeypatch.setattr(SqliteProcess, "warnings", lambda *_: ["no index on (at, id)"])
 
     result = check(ENTRY)
 
@@ -115,7 +115,7 @@ def test_a_key_that_the_reader_refuses_makes_it_fail(check: Check, monkeypatch: 
     def refuse(_: Any) -> None:
         raise Fatal("The key 'id' may be NULL.")
 
-    monkeypatch.setattr(SqliteReader, "check", refuse)
+    monkeypatch.setattr(SqliteProcess, "check", refuse)
 
     result = check(ENTRY)
 
