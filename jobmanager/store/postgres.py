@@ -399,8 +399,8 @@ class Watch:
         arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
         try:
             connection = psycopg.connect(*arguments, **options, autocommit=True, connect_timeout=5)
-            connection.execute(f"LISTEN {_CHANNEL}")
             connection.execute(str(self._lock))  # see Database.is_alive; the server drops it with the connection
+            connection.execute(f"LISTEN {_CHANNEL}")
             self._came.register(connection.fileno(), polling.POLLIN)
             self._connection = connection
         except psycopg.OperationalError:
