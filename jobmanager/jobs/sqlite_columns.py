@@ -52,8 +52,8 @@ class NotText(Exception):
 def arrow_type(declared: str) -> pa.DataType:
     """Return the type of a column in formats that need one, from its declared type.
 
-    Follows the affinities ("Datatypes In SQLite", 3.1), but for NUMERIC: that is the affinity of any other word, such
-    as DATE, JSON or UUID, so that only the words for numbers count as such. The rest is text.
+    Follows the affinities ("Datatypes In SQLite", 3.1), except for NUMERIC. That is the affinity of any other word,
+    such as DATE, JSON or UUID. Here only the words for numbers mean numbers; the rest is text.
 
     >>> arrow_type("VARCHAR(20)"), arrow_type("BIGINT"), arrow_type("DATETIME")
     (DataType(string), DataType(int64), DataType(string))
