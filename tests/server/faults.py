@@ -73,7 +73,7 @@ class Faults:
     def _claimed_parts(self) -> list[tuple[Path, int]]:
         """Return the part of each export that has to go on from one, and how many of its bytes are claimed.
 
-        Those that have been cut off before are left out.
+        Those that claim nothing yet, and those that have been cut off before, are left out.
         """
         unfinished = "status IN ('submitted', 'running', 'halting', 'halted')"
         rows = self._server.rows(
@@ -81,7 +81,7 @@ class Faults:
         )
         cursors = {row["id"]: as_json(row["cursor"]) for row in rows}
         parts = [(self._server.folder(job) / cursor["part"], cursor["bytes"]) for job, cursor in cursors.items()]
-        return [(path, length) for path, length in parts if path.exists() and path.stat().st_size >= length]
+        return [(path, length) for path, length in parts if 0 < length <= _size(path)]
 
 
 class FaultsOfOneWorker(Faults):
@@ -153,6 +153,10 @@ def set_clock(server: Server, seconds: float) -> None:
     unseen = clock.with_suffix(".new")
     unseen.write_text(str(seconds), encoding="ascii")
     unseen.replace(clock)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def damage(path: Path, at: int, rng: random.Random) -> None:
