@@ -1,9 +1,19 @@
 """How views are served that ours is compared to: as ours is, which jobmanager/gunicorn_conf.py says the reasons of."""
 
 import runpy
+import sys
 from pathlib import Path
+from types import ModuleType
 
-_ours = runpy.run_path(str(Path(__file__).parents[2] / "jobmanager" / "gunicorn_conf.py"))
+_ROOT = Path(__file__).parents[2]
+
+# The worker class imports a module of these packages that needs nothing; what the packages import is not here.
+for _name in ("jobmanager", "jobmanager.http"):
+    _package = ModuleType(_name)
+    _package.__path__ = [str(_ROOT / _name.replace(".", "/"))]
+    sys.modules[_name] = _package
+
+_ours = runpy.run_path(str(_ROOT / "jobmanager" / "gunicorn_conf.py"))
 
 worker_class = _ours["worker_class"]
 worker_tmp_dir = _ours["worker_tmp_dir"]
