@@ -551,12 +551,21 @@ def columns_of(dataset: Dataset) -> dict[str, str]:
         return {name: str(kind) for name, kind in reader.columns().items()}
 
 
+def ask_columns(dataset: Dataset, *, seconds: float) -> dict[str, str]:
+    """Return what `columns_of` returns, on behalf of a request; raises Unanswered too.
+
+    Waits for the database for at most *seconds*. What has to be imported first takes its own time.
+    """
+    _rows()
+    return ask_briefly(lambda: columns_of(dataset), seconds=seconds)
+
+
 def _check_columns(columns: list[str], dataset: Dataset) -> None:
     """Raise ValueError that names the columns which the table does not have, if its database can be asked."""
     if len(set(columns)) < len(columns):
         raise ValueError("columns must not name one twice")
     try:
-        known = ask_briefly(lambda: list(columns_of(dataset)), seconds=_ASK_SECONDS)
+        known = list(ask_columns(dataset, seconds=_ASK_SECONDS))
     except (DatasetAway, Fatal, Unanswered):
         return  # the job finds out, and says so, when it runs
     unknown = [column for column in columns if column not in known]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal
-from jobmanager.jobs.bounded import Unanswered, ask_briefly
+from jobmanager.jobs.bounded import Unanswered
 from jobmanager.jobs.datasets import Dataset, DatasetAway
-from jobmanager.jobs.export import columns_of, configured_datasets
+from jobmanager.jobs.export import ask_columns, configured_datasets
 
 #: How long one database is waited for, and all of them.
 _SECONDS_EACH = 2.0
@@ -61,4 +61,4 @@ def _ask(dataset: Dataset, deadline: float) -> dict[str, str]:
     seconds = min(_SECONDS_EACH, deadline - time.monotonic())
     if seconds <= 0:
         raise Unanswered("The databases of other datasets took too long. Try again later.")
-    return ask_briefly(lambda: columns_of(dataset), seconds=seconds)
+    return ask_columns(dataset, seconds=seconds)
