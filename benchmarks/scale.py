@@ -338,7 +338,7 @@ def _put_off(folder: Path, extent: Extent) -> Part:
         new = [
             NewJob(id=str(uuid7()), type="Ledger", args={}, run_at=at + timedelta(seconds=number)) for number in batch
         ]
-        store.add_all(new, actor="benchmark")
+        store.add(new, actor="benchmark")
     store.close()
     figures, goals = _asked(ways, extent, _LATER)
     idling = {

@@ -9,6 +9,7 @@ import os
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import wraps
@@ -34,6 +35,7 @@ from jobmanager.records import (
     Change,
     JobRecord,
     LogLine,
+    NewBatch,
     NewJob,
     News,
     Page,
@@ -43,6 +45,7 @@ from jobmanager.records import (
     Sweep,
 )
 from jobmanager.registry import Registry, check_args, parse_args, registry
+from jobmanager.repeatable import Repeatable, repeatable
 from jobmanager.states import REACHED, UNDER_WAY, Action, Status
 from jobmanager.store import Store, note_standstill
 
@@ -233,10 +236,22 @@ class JobManager:
         """Store many jobs, all or none, and return their ids; they are durable when this returns.
 
         Raises what `submit` raises; the field of an InvalidRequest begins with the number of the submission, from 0.
+        The submissions are gone through twice, first to check them. They are kept in memory together only if they can
+        be gone through once, as a generator can, or if one of them has an idempotency key.
         """
-        new = [self._checked(asked, under=(number,)) for number, asked in enumerate(submissions)]
-        engine = self._started()
-        ids = self._opened().add_all(new, actor=actor) if new else []
+        again = repeatable(submissions)
+        of_types: Counter[str] = Counter()
+        has_keys = False
+        for number, asked in enumerate(again):
+            self._checked(asked, under=(number,))
+            of_types[asked.type] += 1
+            has_keys = has_keys or asked.idempotency_key is not None
+        engine, store = self._started(), self._opened()
+        new = NewBatch(jobs=Repeatable(lambda: map(self._new, again)), of_types=of_types)
+        if has_keys:
+            ids = [job.id for job in store.add(list(new.jobs), actor=actor)]
+        else:
+            ids = store.add_all(new, actor=actor) if of_types else []
         engine.offer()
         return ids
 
@@ -537,23 +552,28 @@ class JobManager:
             job_type = self.types.get(asked.type)
             check_args(asked.args)
             parse_args(job_type, asked.args, self.settings)
-            new = NewJob(
-                id=str(uuid_utils.uuid7()),
-                type=asked.type,
-                args=asked.args,
-                priority=asked.priority,
-                labels=asked.labels,
-                run_at=asked.run_at,
-                max_attempts=job_type.max_attempts if asked.max_attempts is None else asked.max_attempts,
-                timeout_seconds=job_type.timeout_seconds if asked.timeout_seconds is None else asked.timeout_seconds,
-                idempotency_key=asked.idempotency_key,
-                idempotency_scope=asked.idempotency_scope,
-                traceparent=tracing.traceparent(),
-            )
+            new = self._new(asked)
             _check(new)
             return new
         except InvalidRequest as error:
             raise error.moved(under) from None
+
+    def _new(self, asked: Submission) -> NewJob:
+        """Return a submission as a job to be stored, with what its type says where the submission says nothing."""
+        job_type = self.types.get(asked.type)
+        return NewJob(
+            id=str(uuid_utils.uuid7()),
+            type=asked.type,
+            args=asked.args,
+            priority=asked.priority,
+            labels=asked.labels,
+            run_at=asked.run_at,
+            max_attempts=job_type.max_attempts if asked.max_attempts is None else asked.max_attempts,
+            timeout_seconds=job_type.timeout_seconds if asked.timeout_seconds is None else asked.timeout_seconds,
+            idempotency_key=asked.idempotency_key,
+            idempotency_scope=asked.idempotency_scope,
+            traceparent=tracing.traceparent(),
+        )
 
     def _open_store(self) -> Store:
         _make_data_dir(self.settings.data_dir)

@@ -9,7 +9,6 @@ they would shrink whenever finished jobs are removed. They begin anew with the s
 from __future__ import annotations
 
 import time
-from collections import Counter as Counted
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache, wraps
@@ -24,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from jobmanager import counts, tracing
 from jobmanager.errors import LeaseLost, NotAllowed, StoreUnavailable
-from jobmanager.records import Applied, JobRecord, NewJob, Settlement
+from jobmanager.records import Applied, JobRecord, NewBatch, NewJob, Settlement
 from jobmanager.states import FINAL, Action, Status
 from jobmanager.store import Store
 
@@ -171,12 +170,10 @@ class MeasuredStore(Store):
         return added
 
     @_timed
-    def add_all(self, new: Sequence[NewJob], *, actor: str) -> list[str]:
+    def add_all(self, new: NewBatch, *, actor: str) -> list[str]:
         """See Store.add_all."""
         ids = super().add_all(new, actor=actor)
-        # One whose key was used before was there already.
-        fresh = Counted(asked.type for asked, job_id in zip(new, ids, strict=True) if asked.id == job_id)
-        for name, number in fresh.items():
+        for name, number in new.of_types.items():
             _add(_CHANGES, (name, Action.SUBMIT), number)
         return ids
 

@@ -9,7 +9,8 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -196,6 +197,20 @@ class NewJob:
         asked = [self.type, self.args, self.priority, self.labels, self.max_attempts, self.timeout_seconds]
         asked.append(self.run_at.isoformat() if self.run_at else None)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewBatch:
+    """Many new jobs, none of which has an idempotency key."""
+
+    #: can be gone through again; made anew each time, with other ids
+    jobs: Iterable[NewJob]
+    #: how many there are of each type
+    of_types: Counter[str]
+
+    def __len__(self) -> int:
+        """Return how many jobs there are."""
+        return self.of_types.total()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from json import JSONDecodeError
 from typing import Any
 
-#: How much text is decoded at once, and how many items are handed on together, at most.
+#: How much text is decoded at once. Items that end in different windows are not handed on together.
 _WINDOW = 64 * 1024
-_ITEMS = 1000
 #: An error this near to the end of the text may be due to the end: no literal or escape is longer.
 _LONGEST_TOKEN = 16
 _SPACES = " \t\r\n"
@@ -31,7 +30,7 @@ class ItemTooLong(Exception):
 
 
 class ArrayReader:
-    """Yields the items of a JSON array in UTF-8, some at a time; for one pass.
+    """Yields the items of a JSON array in UTF-8, a window of text at a time; for one pass.
 
     Raises JSONDecodeError with the place in the whole body, UnicodeDecodeError, RecursionError, and ItemTooLong for an
     item of more than *longest* characters.
@@ -70,13 +69,15 @@ class ArrayReader:
 
     def _items(self) -> Iterator[list[Any]]:
         some: list[Any] = []
+        window = self._read
         while True:
             self._next()
             some.append(self._item())
             end = self._expect(",]", "Expecting ',' delimiter")
-            if end == "]" or len(some) == _ITEMS:
+            if end == "]" or self._read > window:
                 yield some
                 some = []
+                window = self._read
             if end == "]":
                 return
 

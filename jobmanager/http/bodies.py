@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from jobmanager.errors import Fault, InvalidRequest, Unreadable
 from jobmanager.http.arrays import ArrayReader, ItemTooLong
@@ -35,11 +38,16 @@ _LINE = re.compile(rb"[^ \t\r\n][^\r\n]*")
 _TOO_DEEP = f"arrays and objects in it lie more than {MAX_DEPTH} deep in each other"
 
 
-def read_once(stream: IO[bytes]) -> bytearray:
-    """Read a large body so that it is in memory once; Werkzeug would keep it twice while it reads. Blocks."""
+def read_once(stream: IO[bytes], most: int) -> bytearray:
+    """Read a large body so that it is in memory once; Werkzeug would keep it twice while it reads. Blocks.
+
+    Raises RequestEntityTooLarge if there are more than *most* bytes.
+    """
     body = bytearray()
     while piece := stream.read(_WINDOW):
         body += piece
+        if len(body) > most:
+            raise RequestEntityTooLarge
     return body
 
 
@@ -51,26 +59,26 @@ def parse_object(body: bytes, example: str) -> dict[str, Any]:
     return value
 
 
-def parse_many(body: bytes | bytearray, example: str) -> list[Any]:
-    """Return the values of a JSON array, or of NDJSON: one a line.
+def parse_many(body: bytes | bytearray, example: str) -> Iterator[Any]:
+    """Yield the values of a JSON array, or of NDJSON: one a line.
 
-    Raises Unreadable, and InvalidRequest if there are more than MOST_JOBS or one is longer than LONGEST_JOB. Reads a
-    part at a time, and nothing behind the value that is one too many: neither costs more than the values it returns.
+    Raises Unreadable, and InvalidRequest if there are more than MOST_JOBS or one is longer than LONGEST_JOB. Holds the
+    values of a part of the body at a time: as objects, they may take thirty times as much memory as the text.
     """
-    values: list[Any] = []
+    count = 0
     is_array = _BEGIN_OF_ARRAY.match(body) is not None
     try:
         for some in _items_of(body, example) if is_array else _lines_of(body, example):
-            values += some
-            if len(values) > MOST_JOBS:
+            count += len(some)
+            if count > MOST_JOBS:
                 text = f"A batch has at most {MOST_JOBS} jobs. Send the rest in another batch."
                 raise InvalidRequest(text, field=str(MOST_JOBS))
+            yield from some
     except ItemTooLong as error:
         text = f"A job of a batch has at most {LONGEST_JOB} characters."
         raise InvalidRequest(text, field=str(error.number)) from None
-    if not values and not is_array:
+    if not count and not is_array:
         raise Unreadable(f"The body is empty. Each line of it, or each part of an array, looks like this: {example}.")
-    return values
 
 
 def validated(model: type[Model], value: Any) -> Model:
@@ -81,29 +89,29 @@ def validated(model: type[Model], value: Any) -> Model:
         raise invalid(error) from None
 
 
-def validated_each(model: type[Model], values: list[Any]) -> Iterator[Model]:
-    """Yield each value as the model has it, and let go of it: it is needed no more.
+def validated_each(model: type[Model], values: Iterable[Any]) -> Iterator[Model]:
+    """Yield each value as the model has it.
 
     Raises InvalidRequest that names the fields that are wrong, each behind the number of its value; looks for no more
-    faults than it reports.
+    faults than it reports. Takes all values before it raises, so what is wrong with the body as a whole is told first.
     """
-    for number, value in enumerate(values):
+    numbered = iter(enumerate(values))
+    for number, value in numbered:
         try:
-            good = model.model_validate(value)
+            yield model.model_validate(value)
         except ValidationError:
-            found = _faults_in(model, values, number)
+            found = _faults_in(model, chain([(number, value)], numbered))
             faults = first_faults(found)
             more = "; and more" if next(found, None) else ""
+            deque(numbered, maxlen=0)
             raise refusal_of(faults, sentence_of(faults) + more) from None
-        values[number] = None
-        yield good
 
 
-def _faults_in(model: type[Model], values: list[Any], begin: int) -> Iterator[Fault]:
-    """Yield what is wrong with the values from that number on."""
-    for number in range(begin, len(values)):
+def _faults_in(model: type[Model], numbered: Iterable[tuple[int, Any]]) -> Iterator[Fault]:
+    """Yield what is wrong with the values."""
+    for number, value in numbered:
         try:
-            model.model_validate(values[number])
+            model.model_validate(value)
         except ValidationError as error:
             for where, text in faults_of(error):
                 yield (number, *where), text

@@ -149,14 +149,20 @@ def _count(token: Token) -> None:
 
 
 def _refuse_large() -> None:
-    """Raise RequestEntityTooLarge if the body is too large. Waits for the body if its length is not given."""
+    """Raise RequestEntityTooLarge if the body is too large.
+
+    Waits for the body if its length is not given, but for that of a batch, which its route measures as it reads it.
+    """
     if request.method in _WITHOUT_BODY:
         return
-    most = MAX_BATCH_BYTES if endpoint() == "jobs.submit_batch" else MAX_BODY_BYTES
+    is_batch = endpoint() == "jobs.submit_batch"
+    most = MAX_BATCH_BYTES if is_batch else MAX_BODY_BYTES
     g.jobmanager_max_body_bytes = most
     # Werkzeug cuts off a body of unknown length silently: one byte more shows that it was too long.
     request.max_content_length = most + 1
     length = request.content_length
+    if length is None and is_batch:
+        return
     if (len(request.get_data()) if length is None else length) > most:
         raise RequestEntityTooLarge
 

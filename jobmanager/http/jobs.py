@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from http import HTTPStatus
 from urllib.parse import urlencode
 
@@ -21,6 +22,7 @@ from jobmanager.http.docs import (
     query_parameters,
 )
 from jobmanager.http.door import actor, address_of, manager, token
+from jobmanager.http.guard import MAX_BATCH_BYTES
 from jobmanager.http.problems import (
     BATCH_TOO_LARGE,
     BROKEN,
@@ -35,6 +37,8 @@ from jobmanager.http.problems import (
     UNREADABLE,
 )
 from jobmanager.http.requests import heed_one_range
+from jobmanager.records import Submission
+from jobmanager.repeatable import Repeatable
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
 
@@ -107,15 +111,16 @@ def submit() -> Response:
 )
 def submit_batch() -> Response:
     """Submit many jobs at once."""
-    # Without a length, the body has been read to measure it; see guard.py.
-    is_read = request.content_length is None
-    body = request.get_data(cache=False) if is_read else bodies.read_once(request.stream)
+    body = bodies.read_once(request.stream, MAX_BATCH_BYTES)
     with batch_at_a_time():
-        values = bodies.parse_many(body, examples.NEW_JOB)
-        del body
-        batch = bodies.validated_each(resources.NewJob, values)
-        ids = manager().submit_all((asked.submission() for asked in batch), actor=actor())
+        ids = manager().submit_all(Repeatable(lambda: _submissions(body)), actor=actor())
     return render(resources.Ids(ids=ids), HTTPStatus.ACCEPTED)
+
+
+def _submissions(body: bytes | bytearray) -> Iterator[Submission]:
+    """Yield the jobs of a batch, each read when it is wanted; raises Unreadable, InvalidRequest."""
+    for asked in bodies.validated_each(resources.NewJob, bodies.parse_many(body, examples.NEW_JOB)):
+        yield asked.submission()
 
 
 @blueprint.get("")

@@ -15,6 +15,7 @@ from jobmanager.errors import InvalidRequest, UnknownJob
 from jobmanager.feed import Subscription
 from jobmanager.manager import JobManager
 from jobmanager.records import Artifact, Change, JobRecord, LogLine, Page, Selection, Submission, Sweep
+from jobmanager.repeatable import Repeatable, repeatable
 
 
 class Restricted:
@@ -33,7 +34,8 @@ class Restricted:
         return self._manager.submit(type, args, **how)
 
     def submit_all(self, submissions: Iterable[Submission], **how: Any) -> list[str]:
-        return self._manager.submit_all(self._of_known_types(submissions), **how)
+        again = repeatable(submissions)
+        return self._manager.submit_all(Repeatable(lambda: self._of_known_types(again)), **how)
 
     def _of_known_types(self, submissions: Iterable[Submission]) -> Iterator[Submission]:
         """Yield the submissions; raises InvalidRequest at one of another type, before anything is stored."""

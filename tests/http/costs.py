@@ -46,6 +46,25 @@ CASES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "16 MiB of good jobs": ("/jobs/batch", lambda: repeated(b'{"type": "Simple"}', 16 * MIB)),
 }
 
+_SIMPLE = b'{"type":"Simple","args":{"note":%s}}'
+_LARGE = _SIMPLE % (b'"%s"' % (b"x" * (MIB - 200)))
+_LABELS = b",".join(b'"%d":"%s"' % (number, b"x" * 14) for number in range(30))
+
+
+def _with_large(*jobs: bytes) -> bytes:
+    """Return the lines of a batch of 63 MiB that has these jobs, and large ones."""
+    small = b"\n".join(jobs)
+    return b"\n".join([small] + [_LARGE] * (63 - len(small) // MIB))
+
+
+#: Batches near the bound of 64 MiB that are stored: what makes the body.
+STORED: dict[str, Callable[[], bytes]] = {
+    "nearly as many jobs as there may be": lambda: repeated(_SIMPLE % (b'"%s"' % (b"x" * 630)), 63 * MIB),
+    "large texts": _with_large,
+    "jobs of many small objects": lambda: _with_large(*[_SIMPLE % repeated(b"{}", MIB - 200)] * 2),
+    "jobs of many labels": lambda: _with_large(*[b'{"type":"Simple","labels":{%s}}' % _LABELS] * 3000),
+}
+
 
 def _mebibytes(name: str) -> int:
     (line,) = (line for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if name in line)
@@ -70,6 +89,8 @@ def main() -> None:
         client.post("/jobs/batch", json=[{"type": "Simple"}, {"type": "Export"}])  # makes what is made once
         for name, (path, make) in CASES.items():
             _print_cost(client, name, "POST", path, make())
+        for name, make in STORED.items():
+            _print_cost(client, name, "POST", "/jobs/batch", make())
         large = b'{"type": "Simple", "args": {"note": "%s"}}' % (b"x" * (MIB - 100))
         client.post("/jobs/batch", data=b"\n".join([large] * 60))
         for name, (method, path, body) in OF_LARGE_JOBS.items():

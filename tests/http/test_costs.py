@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from costs import CASES, OF_LARGE_JOBS
+from costs import CASES, OF_LARGE_JOBS, STORED
 
 ROOT = Path(__file__).parents[2]
 #: The body itself is there twice while it is read, once in the test's client.
@@ -39,6 +39,15 @@ def test_a_wrong_body_costs_little_memory_and_gets_a_short_answer(costs: dict[st
     assert cost["status"] == 422
     assert cost["grown"] <= MOST_GROWN_MEBIBYTES + cost["body"]
     assert cost["bytes"] <= LONGEST_ANSWER
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_the_largest_batches_are_stored_in_little_more_memory_than_their_body(costs: dict[str, Any], name: str) -> None:
+    cost = costs[name]
+
+    assert cost["status"] == 202
+    assert cost["body"] > 55
+    assert cost["grown"] <= MOST_GROWN_MEBIBYTES
 
 
 @pytest.mark.parametrize("name", OF_LARGE_JOBS)

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from jobmanager.records import Checkpoint, JobRecord, NewJob, Settlement
+from jobmanager.records import Checkpoint, JobRecord, NewBatch, NewJob, Settlement
 from jobmanager.states import Action, Status
 from jobmanager.store import Store
 
@@ -56,6 +56,10 @@ class TestedStore(Store):
         """Submit jobs of the type T."""
         usual: dict[str, Any] = {"type": "T", "args": {}}
         return self.add([NewJob(id=job_id, **(usual | values)) for job_id in ids], actor="test")
+
+    def put_all(self, new: list[NewJob]) -> list[str]:
+        """Submit jobs as a batch of ann's, and return their ids."""
+        return self.add_all(NewBatch(jobs=new, of_types=Counter(job.type for job in new)), actor="ann")
 
     def take(self, limit: int = 1, *types: str, **max_running: int) -> list[str]:
         """Claim jobs, and return their ids."""

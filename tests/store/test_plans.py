@@ -197,9 +197,7 @@ def test_jobs_that_are_put_off_are_not_gone_through(tmp_path: Path, question: st
     for number in (1, 2000):
         store = Store(f"sqlite:///{tmp_path}/{number}.db")
         later = store.now() + timedelta(days=1)
-        store.add_all(
-            [NewJob(id=str(n), type="T", args={}, run_at=later, priority=9) for n in range(number)], actor="ann"
-        )
+        store.add([NewJob(id=str(n), type="T", args={}, run_at=later, priority=9) for n in range(number)], actor="ann")
         store.close()
         store = Store(f"sqlite:///{tmp_path}/{number}.db")
         with counted(store) as steps:

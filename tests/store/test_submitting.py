@@ -168,7 +168,7 @@ def test_two_processes_together_fill_the_queue_and_no_more(open_store: Any) -> N
 def test_a_process_learns_from_its_own_submission_that_others_have_filled_the_queue(open_store: Any) -> None:
     store, other = open_store(queue_limit=4000), open_store(queue_limit=4000)
     store.put("first", "second")
-    other.add_all([NewJob(id=str(number), type="T", args={}) for number in range(3998)], actor="test")
+    other.put_all([NewJob(id=str(number), type="T", args={}) for number in range(3998)])
     rows = store.everything()
 
     with pytest.raises(QueueFull):
@@ -219,7 +219,7 @@ def test_processes_that_submit_and_move_jobs_at_once_fill_the_queue_and_no_more(
                 if number % 2:
                     taken += len(stores[process].put(f"{name}-a", f"{name}-b"))
                 else:
-                    taken += len(stores[process].add_all([NewJob(id=name, type="T", args={})], actor="test"))
+                    taken += len(stores[process].put_all([NewJob(id=name, type="T", args={})]))
         return taken
 
     def claim(process: int) -> int:
@@ -313,7 +313,7 @@ def test_many_jobs_at_once_are_stored_as_each_would_be_by_itself(store: Any) -> 
     ]
     alone = [store.add([NewJob(id=f"alone-{n}", type="T", **each)], actor="ann")[0] for n, each in enumerate(asked)]
 
-    ids = store.add_all([NewJob(id=f"many-{n}", type="T", **each) for n, each in enumerate(asked)], actor="ann")
+    ids = store.put_all([NewJob(id=f"many-{n}", type="T", **each) for n, each in enumerate(asked)])
 
     assert ids == ["many-0", "many-1"]
     for one, job_id in zip(alone, ids, strict=True):
@@ -335,24 +335,21 @@ def test_of_many_jobs_at_once_all_or_none_are_stored(open_store: Any) -> None:
     store = open_store(queue_limit=3)
 
     with pytest.raises(QueueFull):
-        store.add_all([NewJob(id=str(number), type="T", args={}) for number in range(4)], actor="ann")
-    assert store.add_all([NewJob(id=str(number), type="T", args={}) for number in range(3)], actor="ann")
+        store.put_all([NewJob(id=str(number), type="T", args={}) for number in range(4)])
+    assert store.put_all([NewJob(id=str(number), type="T", args={}) for number in range(3)])
 
     assert len(store.find(Selection(), ("T",)).jobs) == 3
 
 
-def test_many_jobs_at_once_may_have_labels_and_keys(store: Any) -> None:
-    new = [
-        NewJob(id="a", type="T", args={}, labels={"x": "y"}),
-        NewJob(id="b", type="T", args={}, idempotency_key="k"),
-        NewJob(id="c", type="T", args={}),
-    ]
+def test_many_jobs_at_once_may_have_labels(store: Any) -> None:
+    asked = [{"labels": {"x": "y"}}, {}, {"args": {"large": "x" * 300_000}}, {"labels": {"x": "z"}}, {}]
+    new = [NewJob(id=str(number), type="T", **({"args": {}} | each)) for number, each in enumerate(asked)]
 
-    assert store.add_all(new, actor="ann") == ["a", "b", "c"]
-    again = [NewJob(id="d", type="T", args={}, idempotency_key="k")]
-    assert store.add_all(again, actor="ann") == ["b"]
+    assert store.put_all(new) == ["0", "1", "2", "3", "4"]
 
-    assert [job.id for job in store.find(Selection(labels={"x": "y"}), ("T",)).jobs] == ["a"]
+    assert [job.id for job in store.find(Selection(labels={"x": "y"}), ("T",)).jobs] == ["0"]
+    assert [job.id for job in store.find(Selection(), ("T",)).jobs] == ["4", "3", "2", "1", "0"]
+    assert [store.changes(job_id)[0].actor for job_id in "01234"] == ["ann"] * 5
 
 
 @pytest.mark.parametrize("kind", ["postgresql"], indirect=True)

@@ -31,7 +31,6 @@ def read(body: bytes, window: int, *, longest: int = 10**6) -> Any:
     """Return the items, or what is wrong and where."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arrays, "_WINDOW", window)
-        patch.setattr(arrays, "_ITEMS", 3)
         try:
             return [item for some in ArrayReader(body, json.JSONDecoder(), longest=longest) for item in some]
         except JSONDecodeError as error:
