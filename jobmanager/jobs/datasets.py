@@ -16,9 +16,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
-
 from jobmanager.errors import Fatal
 from jobmanager.jobs.dates import DateFormat, check_timezone
 from jobmanager.jobs.places import Place
@@ -26,6 +23,7 @@ from jobmanager.urls import check_at_signs
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from sqlalchemy.engine import URL
 
 _REQUIRED = ("url", "table", "date_column", "key")
 _KNOWN = (*_REQUIRED, "date_format", "timezone", "snapshot")
@@ -259,6 +257,10 @@ def _check_key(key: Any) -> None:
 
 def _url(text: str, folder: Path) -> URL:
     """Return the URL; the path of a SQLite file is relative to the folder of the list."""
+    # Here, for processes that are given a dataset and read no list: it takes a third of a second.
+    from sqlalchemy.engine import make_url  # noqa: PLC0415
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
     try:
         check_at_signs(text)
     except ValueError as error:

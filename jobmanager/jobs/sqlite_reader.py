@@ -1,5 +1,7 @@
 """Reads a dataset from a SQLite file, by ADBC into Arrow: in C, and without the interpreter lock.
 
+Uses ADBC's own interface: its DB-API would import polars and more, which takes longer than all else here.
+
 Opens the file read-only. Each read is one transaction; none is open between two reads: others may write meanwhile.
 ADBC has a SQLite of its own, which must not open files that this process may have open by another SQLite: the service
 therefore runs this in a child process, see sqlite_process.py.
@@ -19,7 +21,6 @@ from urllib.parse import quote
 
 import adbc_driver_manager
 import adbc_driver_sqlite
-import adbc_driver_sqlite.dbapi
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -110,9 +111,9 @@ class SqliteReader:
         #: where the last read ended in the table of sorted rows, if there is one
         self._sorted_until: tuple[Place | None, int] | None = None
         with self._translated():
-            uri = f"file:{quote(dataset.url.database or '')}?mode=ro"
-            # With autocommit: a transaction that stays open would keep a rollback journal's writers out.
-            self._connection = adbc_driver_sqlite.dbapi.connect(uri, autocommit=True)
+            self._database = adbc_driver_sqlite.connect(f"file:{quote(dataset.url.database or '')}?mode=ro")
+            # It begins no transactions by itself: one that stays open would keep a rollback journal's writers out.
+            self._connection = adbc_driver_manager.AdbcConnection(self._database)
         try:
             self._query(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
             self._query("PRAGMA temp_store = FILE")
@@ -256,6 +257,7 @@ class SqliteReader:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+        self._database.close()
 
     # The table
 
@@ -614,11 +616,15 @@ class SqliteReader:
 
     def _query(self, sql: str, bounds: list[Any] | None = None, *, batch_rows: int = 1024) -> pa.Table:
         option = adbc_driver_sqlite.StatementOptions.BATCH_ROWS.value
-        with self._translated(), self._connection.cursor() as cursor:
+        with self._translated(), adbc_driver_manager.AdbcStatement(self._connection) as statement:
             # The driver tells a column's type from the first batch: all rows have to be in it.
-            cursor.adbc_statement.set_options(**{option: str(batch_rows)})
-            cursor.execute(sql, None if bounds is None else _as_batch(bounds))
-            return cursor.fetch_arrow_table()
+            statement.set_options(**{option: str(batch_rows)})
+            statement.set_sql_query(sql)
+            if bounds is not None:
+                statement.bind(_as_batch(bounds))
+            stream, _ = statement.execute_query()
+            with pa.RecordBatchReader.from_stream(stream) as reader:
+                return reader.read_all()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -638,7 +644,7 @@ class SqliteReader:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except adbc_driver_manager.Error as error:
+        except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
             if _WRONG.search(str(error)):
                 raise Fatal(
                     f"The table of dataset {self._dataset.name!r} is not there, or has other columns."
