@@ -502,7 +502,7 @@ def open_reader(dataset: Dataset) -> Reader:
 
 def _rows() -> Any:
     """Return the module that reads and writes rows."""
-    read_libraries("pyarrow", "adbc_driver_manager", "adbc_driver_sqlite", "adbc_driver_postgresql")
+    read_libraries("pyarrow")
     from jobmanager.jobs import rows  # noqa: PLC0415 - see the head of this module
 
     return rows

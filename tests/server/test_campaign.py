@@ -24,7 +24,7 @@ from history import check_cursors, check_end, check_records, note_cursors
 
 from jobmanager.sample import make_sample
 
-ROUNDS = int(os.environ.get("CAMPAIGN_ROUNDS", "50"))
+ROUNDS = int(os.environ.get("CAMPAIGN_ROUNDS", "30"))
 CLIENTS = 4
 #: Jobs that a client has going at once, at most.
 JOBS_OF_A_CLIENT = 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
@@ -182,6 +183,9 @@ def test_simple_can_be_halted_killed_and_stopped_anywhere(settings: Settings) ->
 @pytest.mark.parametrize("file_format", ["csv", "jsonl", "parquet"])
 def test_an_export_can_be_halted_killed_and_stopped_anywhere(file_format: str, settings: Settings) -> None:
     make_sample(settings.data_dir, rows=1000)
+    # Once here, not in each of a hundred processes that are forked.
+    import_module("jobmanager.jobs.rows")
+    import_module("jobmanager.jobs.sqlite_process")
 
     class SmallChunks(Export):
         chunk_rows = 150
