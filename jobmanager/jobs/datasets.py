@@ -31,6 +31,7 @@ _KNOWN = (*_REQUIRED, "date_format", "timezone", "snapshot")
 COLUMN = "column "
 #: What a URL of PostgreSQL may begin with, beside the name of a driver: psycopg is the driver then.
 _POSTGRES = ("postgres", "postgresql")
+_WITH_SNAPSHOTS = ("postgresql", "sqlite")
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Dataset:
     date_format: DateFormat | None
     #: the IANA name of the zone that dates without an offset are in; None: UTC
     timezone: str | None = None
-    #: whether all rows are those of one moment; no reader supports this yet
+    #: whether all rows are those of one moment, for as long as a reader is open
     snapshot: bool = False
 
 
@@ -227,16 +228,16 @@ def _dataset(name: str, table: Any, folder: Path) -> Dataset:
     for field in _REQUIRED:
         if not isinstance(table[field], str) or not table[field]:
             raise _BadEntry(f"{field} must be a text that is not empty", field=field)
-    if table.get("snapshot", False) is not False:
-        raise _BadEntry("snapshot must be false; snapshots are not supported yet", field="snapshot")
+    url = _url(table["url"], folder)
     return Dataset(
         name=name,
-        url=_url(table["url"], folder),
+        url=url,
         table=table["table"],
         date_column=table["date_column"],
         key=table["key"],
         date_format=_date_format(table.get("date_format")),
         timezone=_timezone(table.get("timezone")),
+        snapshot=_snapshot(table.get("snapshot", False), url),
     )
 
 
@@ -298,6 +299,17 @@ def _timezone(name: Any) -> str | None:
     except ValueError as error:
         raise _BadEntry(str(error), field="timezone") from None
     return str(name)
+
+
+def _snapshot(asked: Any, url: URL) -> bool:
+    if not isinstance(asked, bool):
+        raise _BadEntry("snapshot must be true or false", field="snapshot")
+    if asked and url.get_backend_name() not in _WITH_SNAPSHOTS:
+        raise _BadEntry(
+            "snapshot must be false: only datasets of PostgreSQL and SQLite can be read as of one moment",
+            field="snapshot",
+        )
+    return asked
 
 
 def away(dataset: Dataset) -> DatasetAway:

@@ -139,6 +139,7 @@ class Export(Job):
     _reader: Reader | None = None
     _part: Part | None = None
     _is_finishing = False
+    _is_snapshot = False  # of the reader
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -160,9 +161,16 @@ class Export(Job):
                 self._let_go()
 
     def halt(self) -> None:
-        """Close the file and the connection for as long as the job is halted."""
+        """Close the file and the connection for as long as the job is halted.
+
+        A connection that holds a snapshot stays open: its rows could not be read again.
+        """
         # The lock of a complete part is kept: else another attempt might turn it into the same file at the same time.
-        if not self._is_finishing:
+        if self._is_finishing:
+            return
+        if self._holds_snapshot():
+            self._close_part()
+        else:
             self._let_go()
 
     def flush(self) -> None:
@@ -180,12 +188,16 @@ class Export(Job):
     # What all attempts have in common
 
     def _kept_plan(self) -> Plan | None:
-        """Return what the cursor keeps; None, and the export starts over, if another version wrote it."""
+        """Return what the cursor keeps; None, and the export starts over, if nobody can go on with that."""
         if not self.cursor:
             return None
-        if self.cursor.get("version") == export_plan.VERSION:
-            return Plan.from_json(self.cursor["plan"])
-        self.log.warning("The export starts over: another version of the service began it and may write other bytes.")
+        if self.cursor.get("version") != export_plan.VERSION:
+            reason = "another version of the service began it and may write other bytes"
+        elif (plan := Plan.from_json(self.cursor["plan"])).snapshot:
+            reason = "the snapshot that it read ended with its attempt"
+        else:
+            return plan
+        self.log.warning("The export starts over: %s.", reason)
         self.cursor, self.done, self.total = None, 0, None
         return None
 
@@ -201,6 +213,11 @@ class Export(Job):
         plan = Plan.begin(dataset, reader.schema(columns), reader.identity(), as_text)
         for warning in warnings:
             self.log.warning("%s", warning)
+        if plan.snapshot:
+            self.log.info(
+                "The export reads a snapshot: it holds a transaction in the database of dataset %r until it ends.",
+                dataset.name,
+            )
         mark = table_changes.find_mark(dataset)
         self.cursor = {"version": export_plan.VERSION, "plan": plan.to_json(), "warnings": warnings, "mark": mark}
         return plan
@@ -216,6 +233,7 @@ class Export(Job):
     def _connect(self, dataset: Dataset) -> Reader:
         """Return a reader that is closed in the end."""
         reader = self._reader = open_reader(dataset)
+        self._is_snapshot = dataset.snapshot
         if isinstance(reader, Waits):
             reader.on_wait = self._obey
         return reader
@@ -319,7 +337,7 @@ class Export(Job):
         kept = self.cursor["checked"]
         of_format = self._encoding.notes(self._open_reader(self._plan).schema(self._plan.names()))
         notes = [*self.cursor["warnings"], *_texts(self._plan), *of_format, *([kept["note"]] if kept["note"] else [])]
-        return {"rows_checked": kept["is_checked"], "snapshot": False, "notes": notes}
+        return {"rows_checked": kept["is_checked"], "snapshot": self._plan.snapshot, "notes": notes}
 
     def _check_rows(self, plan: Plan, rows: int) -> tuple[bool, str]:
         """Compare the rows written with those that the table has now; returns whether they are as many, and a note."""
@@ -328,7 +346,7 @@ class Export(Job):
         now = self._open_reader(plan).total(*self.args.bounds())
         if now == rows:
             return True, ""
-        was_written = self._was_written(plan, now)
+        was_written = False if plan.snapshot else self._was_written(plan, now)
         difference = _difference(now - rows)
         if was_written is None:
             return False, (
@@ -398,12 +416,20 @@ class Export(Job):
     def _new_part_path(self) -> Path:
         return self.workdir / f"export-{self.attempt}.{self._encoding.part_extension}.part"
 
+    def _holds_snapshot(self) -> bool:
+        return self._reader is not None and self._is_snapshot
+
     def _let_go(self) -> None:
         """Close what is open; it is opened again when it is needed."""
-        reader, part = self._reader, self._part
-        self._reader = self._part = None
-        if reader is not None:
-            reader.close()
+        reader, self._reader = self._reader, None
+        try:
+            if reader is not None:
+                reader.close()
+        finally:
+            self._close_part()
+
+    def _close_part(self) -> None:
+        part, self._part = self._part, None
         if part is not None:
             with closing(part):
                 # After a failure, the last claim is saved when the part is closed already.

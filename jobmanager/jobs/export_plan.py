@@ -39,6 +39,8 @@ class Plan:
     configured: dict[str, str]
     #: a fingerprint of each thing in the database that decides how values read or compare, by its name
     database: dict[str, str]
+    #: whether all rows are those of one moment
+    snapshot: bool = False
 
     @classmethod
     def begin(
@@ -52,6 +54,7 @@ class Plan:
             as_text=as_text,
             configured=_configured(dataset),
             database=_of_database(identity, schema.names),
+            snapshot=dataset.snapshot,
         )
 
     @classmethod
@@ -68,7 +71,8 @@ class Plan:
         return [name for name, _ in self.columns]
 
     def applied(self, dataset: Dataset) -> Dataset:
-        """Return the dataset with the date format that was detected when the export began."""
+        """Return the dataset with the date format, and with or without snapshot, as when the export began."""
+        dataset = replace(dataset, snapshot=self.snapshot)
         if dataset.date_format is not None or self.date_format is None:
             return dataset
         return replace(dataset, date_format=parse_date_format(self.date_format))

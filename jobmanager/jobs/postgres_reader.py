@@ -131,10 +131,13 @@ class PostgresReader:
         self._rows_connection: Any = None
         self._cursor: Any = None  # the statement under way, which another thread may cancel
         self._is_cancelled = False
+        self._snapshot: str | None = None
         with self._translated():
             # Without prepared statements, which a pooler would run on another connection than they were prepared on.
             self._session = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None)
         try:
+            if dataset.snapshot:
+                self._take_snapshot()
             self._describe()
         except BaseException:
             self.close()
@@ -448,6 +451,17 @@ class PostgresReader:
 
     # Connections
 
+    def _take_snapshot(self) -> None:
+        """Begin a transaction that lasts as long as the session; the others see what it sees.
+
+        Source: PostgreSQL, "Snapshot Synchronization Functions".
+        """
+        with self._translated():
+            self._session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self._session.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            (found,) = self._session.execute("SELECT pg_export_snapshot()").fetchall()
+            self._snapshot = found[0]
+
     def _ask(
         self,
         query: sql.SQL | sql.Composed,
@@ -457,7 +471,8 @@ class PostgresReader:
         is_patient: bool = True,
     ) -> list[Any]:
         """Return what a query of the catalog, or one for few values, finds; in a read-only transaction of its own."""
-        with self._translated(is_patient), self._session.transaction():
+        # Rolled back, so that settings do not outlive a part of a transaction.
+        with self._translated(is_patient), self._session.transaction(force_rollback=True):
             self._session.execute(_SETTINGS.format(seconds=_STATEMENT_SECONDS))
             for setting in settings:
                 self._session.execute(setting)
@@ -473,6 +488,9 @@ class PostgresReader:
                 self._rows_connection = adbc_driver_postgresql.dbapi.connect(self._conninfo, autocommit=True)
             try:
                 self._rows_connection.adbc_connection.set_autocommit(False)
+                if self._snapshot is not None:
+                    self._set("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                    self._set(f"SET TRANSACTION SNAPSHOT '{self._snapshot}'")
                 self._execute(_SETTINGS.format(seconds=_STATEMENT_SECONDS))
                 yield
                 if self._rows_connection is not None:
@@ -481,6 +499,10 @@ class PostgresReader:
             except BaseException:
                 self._disconnect()
                 raise
+
+    def _set(self, setting: str) -> None:
+        with self._statement() as cursor:
+            cursor.execute(setting)
 
     def _execute(self, query: str) -> pa.Table:
         with self._statement() as cursor:

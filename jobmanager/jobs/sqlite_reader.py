@@ -2,7 +2,8 @@
 
 Uses ADBC's own interface: its DB-API would import polars and more, which takes longer than all else here.
 
-Opens the file read-only. Each read is one transaction; none is open between two reads: others may write meanwhile.
+Opens the file read-only. Each read is one transaction; none is open between two reads: others may write meanwhile. Of a
+dataset with snapshots, all reads are one transaction.
 ADBC has a SQLite of its own, which must not open files that this process may have open by another SQLite: the service
 therefore runs this in a child process, see sqlite_process.py.
 """
@@ -107,6 +108,7 @@ class SqliteReader:
         self._forms: dict[str, Form] = {}
         self._as_text: frozenset[str] = frozenset()
         self._is_settled = False
+        self._is_snapshot = False  # the transaction under way lasts until the end
         self._has_large_rows = False
         #: where the last read ended in the table of sorted rows, if there is one
         self._sorted_until: tuple[Place | None, int] | None = None
@@ -117,6 +119,9 @@ class SqliteReader:
         try:
             self._query(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
             self._query("PRAGMA temp_store = FILE")
+            if dataset.snapshot:
+                self._query("BEGIN")
+                self._is_snapshot = True
         except BaseException:
             self.close()
             raise
@@ -628,7 +633,10 @@ class SqliteReader:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Have all queries see the same rows and the same columns."""
+        """Have all queries see the same rows and the same columns; of a snapshot, there is one such transaction."""
+        if self._is_snapshot:
+            yield
+            return
         self._query("BEGIN")
         try:
             yield
