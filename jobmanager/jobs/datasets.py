@@ -40,6 +40,10 @@ class DatasetAway(Exception):
     """The database of a dataset does not answer; trying again later may help."""
 
 
+class ReaderClosed(Exception):
+    """The reader was closed while it waited for the database: ask another one."""
+
+
 class ListUnreadable(ValueError):
     """The operator's list of datasets cannot be read at all, so that no dataset is known."""
 
@@ -145,7 +149,8 @@ class SettlesTypes(Protocol):
 class Waits(Protocol):
     """What a reader offers too if it waits for another process."""
 
-    #: called now and then while it waits; may raise, or close the reader, which then goes on by itself
+    #: called now and then while it waits; may raise, or close the reader, which then goes on by itself or raises
+    #: ReaderClosed
     on_wait: Callable[[], None] | None
 
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -39,6 +41,7 @@ from jobmanager.jobs.datasets import (
     Datasets,
     ListUnreadable,
     Reader,
+    ReaderClosed,
     SettlesTypes,
     Waits,
     load_datasets,
@@ -56,6 +59,8 @@ if TYPE_CHECKING:
 COUNT_STEP = 500_000
 #: Rows are counted up to here, at 50 ms a million; an export of more shows no total, and is not counted at its end.
 COUNT_LIMIT = 100_000_000
+
+T = TypeVar("T")
 
 _LONGEST_DATE = 64
 _LONGEST_NAME = 255
@@ -150,7 +155,7 @@ class Export(Job):
         """Append the chunks that are left, count the rows, then make the file."""
         with in_our_words():
             try:
-                plan = self._plan = self._kept_plan() or self._begin()
+                plan = self._plan = self._kept_plan() or _answered(self._begin)
                 made = self._finished_file()
                 rows = self._append_chunks(plan) if made is None else made[1]
                 checked = self._checked(rows)
@@ -255,16 +260,17 @@ class Export(Job):
 
     def _open_reader(self, plan: Plan) -> Reader:
         """Return the reader; one that is opened again must find what the export began with, or Fatal is raised."""
-        if self._reader is None:
-            dataset = self._configured(plan.dataset)
-            plan.check_dataset(dataset)
-            reader = self._connect(plan.applied(dataset))
-            plan.check_columns(reader.columns())
-            if plan.as_text is not None and isinstance(reader, SettlesTypes):
-                reader.settle(plan.as_text)
-            plan.check_database(reader.schema(plan.names()), reader.identity())
-            return reader
-        return self._reader
+        return self._reader or _answered(partial(self._reopen_reader, plan))
+
+    def _reopen_reader(self, plan: Plan) -> Reader:
+        dataset = self._configured(plan.dataset)
+        plan.check_dataset(dataset)
+        reader = self._connect(plan.applied(dataset))
+        plan.check_columns(reader.columns())
+        if plan.as_text is not None and isinstance(reader, SettlesTypes):
+            reader.settle(plan.as_text)
+        plan.check_database(reader.schema(plan.names()), reader.identity())
+        return reader
 
     # One chunk after the other
 
@@ -290,8 +296,12 @@ class Export(Job):
         self._open_part(plan)
         written = self._rows_so_far()
         after = Place.from_json(self.cursor) if "key" in self.cursor else None
-        reader, bounds = self._open_reader(plan), self.args.bounds()
-        rows, place = reader.read(plan.names(), after, *bounds, self.chunk_rows, self.chunk_bytes)
+        bounds = self.args.bounds()
+        try:
+            reader = self._open_reader(plan)
+            rows, place = reader.read(plan.names(), after, *bounds, self.chunk_rows, self.chunk_bytes)
+        except ReaderClosed:
+            return dict(self.cursor)  # it was halted meanwhile: these rows are read again
         # Again: the job may have been halted while the rows were read, and the part was closed then.
         part = self._open_part(plan)
         if self._rows_so_far() != written:
@@ -316,12 +326,15 @@ class Export(Job):
         counted = 0
         place: Place | None = None
         while counted < COUNT_LIMIT:
-            step, place = self._open_reader(plan).count(place, *self.args.bounds(), COUNT_STEP)
+            step, place = _answered(partial(self._count_step, plan, place))
             counted += step
             if place is None:
                 return counted
             self.checkpoint(done=0)
         return None
+
+    def _count_step(self, plan: Plan, after: Place | None) -> tuple[int, Place | None]:
+        return self._open_reader(plan).count(after, *self.args.bounds(), COUNT_STEP)
 
     # The rows are counted at the end
 
@@ -343,7 +356,7 @@ class Export(Job):
         """Compare the rows written with those that the table has now; returns whether they are as many, and a note."""
         if rows > COUNT_LIMIT:
             return False, f"The rows were not counted at the end: there are more than {COUNT_LIMIT:,}."
-        now = self._open_reader(plan).total(*self.args.bounds())
+        now = _answered(lambda: self._open_reader(plan).total(*self.args.bounds()))
         if now == rows:
             return True, ""
         was_written = False if plan.snapshot else self._was_written(plan, now)
@@ -487,6 +500,15 @@ class Export(Job):
             "bytes": path.stat().st_size,
             "sha256": sha256,
         }
+
+
+def _answered(ask: Callable[[], T]) -> T:
+    """Return the answer of a reader, of another one if the job was halted and the reader closed meanwhile."""
+    while True:
+        try:
+            return ask()
+        except ReaderClosed:
+            continue
 
 
 def _texts(plan: Plan) -> list[str]:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -50,6 +51,8 @@ from jobmanager.jobs.sql_reader import date_conditions, detected
 _CONNECT_SECONDS = 10
 #: How long a statement may take, unless the server or the URL sets statement_timeout.
 _STATEMENT_SECONDS = 600
+#: How long the server may take to hear that a statement is cancelled, before it is told again.
+_CANCEL_SECONDS = 2.0
 #: How long the search for equal keys may take if no unique index excludes them; each chunk's end is checked anyway.
 _CHECK_SECONDS = 30
 #: How many bytes the driver collects before it returns rows: beyond the bound of a chunk, at most these are read.
@@ -244,15 +247,17 @@ class PostgresReader:
         """Do nothing; see Reader."""
 
     def cancel(self) -> None:
-        """Cancel the read that another thread waits for. It raises DatasetAway, as each later read does."""
+        """Cancel the statement that another thread waits for. It raises DatasetAway, as each later one does."""
         self._is_cancelled = True
         cursor = self._cursor
-        if cursor is not None:
-            try:
+        try:
+            if cursor is not None:
                 cursor.adbc_cancel()
-            except adbc_driver_manager.Error:
-                # It has ended by itself meanwhile.
-                _log.debug("The statement could not be cancelled.", exc_info=True)
+            elif self._session.info.transaction_status is TransactionStatus.ACTIVE:
+                self._session.cancel_safe(timeout=_CANCEL_SECONDS)
+        except (adbc_driver_manager.Error, psycopg.Error):
+            # It has ended by itself meanwhile.
+            _log.debug("The statement could not be cancelled.", exc_info=True)
 
     def close(self) -> None:
         """Close the connections."""
@@ -471,6 +476,8 @@ class PostgresReader:
         is_patient: bool = True,
     ) -> list[Any]:
         """Return what a query of the catalog, or one for few values, finds; in a read-only transaction of its own."""
+        if self._is_cancelled:
+            raise self._cancelled()
         # Rolled back, so that settings do not outlive a part of a transaction.
         with self._translated(is_patient), self._session.transaction(force_rollback=True):
             self._session.execute(_SETTINGS.format(seconds=_STATEMENT_SECONDS))
@@ -515,7 +522,7 @@ class PostgresReader:
             self._cursor = cursor
             try:
                 if self._is_cancelled:
-                    raise DatasetAway(f"The read of dataset {self._dataset.name!r} was cancelled.")
+                    raise self._cancelled()
                 yield cursor
             finally:
                 self._cursor = None
@@ -625,6 +632,8 @@ class PostgresReader:
         try:
             yield
         except psycopg.errors.QueryCanceled:
+            if self._is_cancelled:
+                raise self._cancelled() from None
             if not is_patient:
                 raise
             raise timed_out(self._dataset, _STATEMENT_SECONDS) from None
@@ -643,10 +652,13 @@ class PostgresReader:
             yield
         except (*_AWAY, adbc_driver_manager.ProgrammingError, pa.ArrowException) as error:
             if self._is_cancelled:
-                raise DatasetAway(f"The read of dataset {self._dataset.name!r} was cancelled.") from None
+                raise self._cancelled() from None
             raise self._told(error) from None
         except adbc_driver_manager.Error:
             raise unusable(self._dataset) from None
+
+    def _cancelled(self) -> DatasetAway:
+        return DatasetAway(f"The read of dataset {self._dataset.name!r} was cancelled.")
 
     def _told(self, error: Exception) -> Exception:
         """Return what a client is told of an error of the driver; pyarrow passes on its text only."""

@@ -93,7 +93,7 @@ def test_what_was_expected_is_read_once_by_another_thread(watched: Numbers) -> N
     second, _ = reader.read(COLUMNS, place, *YEARS, 20, MAX_BYTES)
 
     assert [*first["id"].to_pylist(), *second["id"].to_pylist()] == list(range(1, 51))
-    assert watched.asked == [("MainThread", 30), ("MainThread-reads", 20)]
+    assert watched.asked == [("MainThread-reads", 30), ("MainThread-reads", 20)]
 
 
 @pytest.mark.parametrize("limit", [19, 21])
