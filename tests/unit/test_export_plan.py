@@ -243,7 +243,7 @@ def test_the_date_format_that_was_detected_is_kept() -> None:
 
     assert detected.applied(dataset).date_format is DateFormat.T
     assert configured.applied(given) == given
-    assert Plan.begin(dataset, schema, {}).applied(dataset) is dataset
+    assert Plan.begin(dataset, schema, {}).applied(dataset) == dataset
 
 
 # Cursors
