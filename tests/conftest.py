@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 #: How long anything may take to come true, on a slow machine; a test that succeeds never waits so long.
 PATIENCE_SECONDS = 15.0
 #: How long a thread or a file may outlive the test that opened it.
 _FAREWELL_SECONDS = 5.0
+# No test is timed: on a machine that does something else too, any call may take long.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 Until = Callable[..., Any]
 

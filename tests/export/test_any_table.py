@@ -110,7 +110,7 @@ def check(
         assert file_of(again) == data
 
 
-@settings(deadline=None, max_examples=24, suppress_health_check=list(HealthCheck))
+@settings(max_examples=24, suppress_health_check=list(HealthCheck))
 @given(
     _tables(_SQLITE, _SQLITE_KEYS, _SQLITE_DATES), st.tuples(_PLACES, _PLACES), st.booleans(), st.sampled_from(FORMATS)
 )
@@ -183,7 +183,7 @@ _POSTGRES_DATES = [
 ]
 
 
-@settings(deadline=None, max_examples=9, suppress_health_check=list(HealthCheck))
+@settings(max_examples=9, suppress_health_check=list(HealthCheck))
 @given(_tables(_POSTGRES, _POSTGRES_KEYS, _POSTGRES_DATES), st.tuples(_PLACES, _PLACES), st.sampled_from(FORMATS))
 def test_any_table_of_postgresql_is_exported_exactly_or_refused(
     server: Any, table: tuple[list[Any], list[tuple[Any, ...]]], places: tuple[int, int], file_format: str

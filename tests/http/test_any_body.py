@@ -47,7 +47,7 @@ def check(answer: Any) -> None:
 
 
 @given(body=st.binary(max_size=200) | json_values.map(json.dumps).map(str.encode))
-@settings(max_examples=200, deadline=None, suppress_health_check=SHARED)
+@settings(max_examples=200, suppress_health_check=SHARED)
 def test_any_bytes_are_answered(quiet: FlaskClient, body: bytes) -> None:
     check(quiet.post("/submit", data=body))
 
@@ -56,13 +56,13 @@ def test_any_bytes_are_answered(quiet: FlaskClient, body: bytes) -> None:
 @example(submission={"Type": "Simple", "args": {"x": float("inf")}})
 @example(submission={"Type": "Simple", "args": {"steps": True, "seconds": "1e-400"}})
 @example(submission={"Type": "Simple", "args": {"\ud800": 1}})
-@settings(max_examples=300, deadline=None, suppress_health_check=SHARED)
+@settings(max_examples=300, suppress_health_check=SHARED)
 def test_any_submission_is_answered(quiet: FlaskClient, submission: dict[str, Any]) -> None:
     check(quiet.post("/submit", data=json.dumps(submission)))
 
 
 @given(job_id=st.text(min_size=1, max_size=40).filter(lambda text: "/" not in text and text not in (".", "..")))
-@settings(max_examples=100, deadline=None, suppress_health_check=SHARED)
+@settings(max_examples=100, suppress_health_check=SHARED)
 def test_any_id_is_answered(quiet: FlaskClient, job_id: str) -> None:
     answer = quiet.get(f"/details/{quote(job_id)}")
 

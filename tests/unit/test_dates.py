@@ -66,7 +66,6 @@ def test_what_is_no_date_is_refused_with_examples_of_what_is(text: str) -> None:
         parse_moment(text)
 
 
-@settings(deadline=None)
 @given(st.dates())
 def test_both_layouts_name_the_same_day_and_the_last_day_of_the_calendar_has_an_end(day: date) -> None:
     months = ["", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
@@ -77,7 +76,6 @@ def test_both_layouts_name_the_same_day_and_the_last_day_of_the_calendar_has_an_
     assert iso.after() > iso.at
 
 
-@settings(deadline=None)
 @given(st.text().filter(lambda text: not any(letter.isdecimal() for letter in text)))
 def test_text_without_a_number_is_never_a_date(text: str) -> None:
     with pytest.raises(ValueError, match="must be a date"):
@@ -101,7 +99,6 @@ def test_a_value_shows_how_its_column_keeps_dates(value: object, date_format: Da
     assert detect([value]) == date_format
 
 
-@settings(deadline=None)
 @given(st.datetimes(), st.datetimes(), st.sampled_from(["microseconds", "seconds", "minutes"]))
 def test_bounds_compare_with_the_texts_of_a_column_as_the_times_do(bound: datetime, at: datetime, spec: str) -> None:
     at = at.replace(microsecond=0) if spec == "seconds" else at
@@ -112,7 +109,6 @@ def test_bounds_compare_with_the_texts_of_a_column_as_the_times_do(bound: dateti
         assert (str(to_column(bound, date_format)) <= text) == (bound <= at)
 
 
-@settings(deadline=None)
 @given(st.datetimes(min_value=datetime(1, 1, 2)), st.integers(0, 4_000_000_000))
 def test_bounds_compare_with_unix_seconds_as_the_times_do(bound: datetime, seconds: int) -> None:
     at = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
@@ -226,7 +222,6 @@ _MOMENTS = st.datetimes() | st.sampled_from(_ENDS)
 _PATTERNS = ["%Y", "%Y/%m", "%Y%m%d", "%Y-%j", "%Y.%m.%d %Hh", "%Y%m%d%H%M%S", "%Y-%m-%dT%H:%M:%S.%fZ"]
 
 
-@settings(deadline=None)
 @given(_MOMENTS, _MOMENTS, st.sampled_from(_PATTERNS))
 def test_bounds_of_a_pattern_compare_with_its_texts_as_the_times_do(
     bound: datetime, at: datetime, pattern: str
@@ -256,7 +251,6 @@ def test_the_end_of_the_calendar_is_beyond_its_last_moment(date_format: str) -> 
     assert bound > (last | numbers)[date_format]  # type: ignore[operator]
 
 
-@settings(deadline=None)
 @given(st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)))
 def test_julian_days_are_those_of_sqlite(at: datetime) -> None:
     at = at.replace(microsecond=at.microsecond // 1000 * 1000)
@@ -271,7 +265,7 @@ _ZONES = st.none() | st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone
 _DAYS_APART = st.timedeltas(timedelta(days=-2), timedelta(days=2))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1)),
     _DAYS_APART | st.just(timedelta()),

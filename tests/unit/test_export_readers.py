@@ -19,7 +19,7 @@ import polars
 import pyarrow as pa
 import pyarrow.csv
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
@@ -458,7 +458,6 @@ def test_text_that_is_not_json_in_a_column_of_json_fails_the_export_by_the_name_
         body("jsonl", rows)
 
 
-@settings(deadline=None)
 @given(st.lists(st.none() | st.datetimes(), min_size=1), st.sampled_from([None, "UTC"]))
 def test_any_time_comes_back_from_json_lines_and_csv(times: list[datetime | None], zone: str | None) -> None:
     zoned = [at and at.replace(tzinfo=UTC if zone else None) for at in times]
@@ -517,7 +516,6 @@ def _read_json(rows: pa.Table) -> list[Any]:
     return [json.loads(line) for line in body("jsonl", rows).split(b"\n")[:-1]]
 
 
-@settings(deadline=None)
 @given(st.lists(st.none() | st.text(), min_size=1))
 def test_any_text_comes_back_from_json_lines_and_csv(texts: list[str | None]) -> None:
     rows = pa.table({'a"\n': pa.array(texts, pa.string()), "b": pa.array(texts, pa.string())})
@@ -535,7 +533,6 @@ def test_any_text_comes_back_from_json_lines_and_csv(texts: list[str | None]) ->
     assert back.equals(rows)
 
 
-@settings(deadline=None)
 @given(st.lists(st.none() | st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_any_number_comes_back_from_json_lines_and_csv(numbers: list[float | None]) -> None:
     rows = pa.table({"a": pa.array(numbers, pa.float64())})
@@ -545,7 +542,6 @@ def test_any_number_comes_back_from_json_lines_and_csv(numbers: list[float | Non
     assert [None if text == '""' else float(text) for text in texts] == numbers
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), min_size=1), st.lists(st.none() | st.booleans(), min_size=1)
 )

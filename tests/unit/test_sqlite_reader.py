@@ -270,7 +270,7 @@ ODD = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_value_in_any_column_is_read_as_sqlite_has_it(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
