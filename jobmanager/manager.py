@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -236,8 +236,8 @@ class JobManager:
         """Store many jobs, all or none, and return their ids; they are durable when this returns.
 
         Raises what `submit` raises; the field of an InvalidRequest begins with the number of the submission, from 0.
-        The submissions are gone through twice, first to check them. They are kept in memory together only if they can
-        be gone through once, as a generator can, or if one of them has an idempotency key.
+        The submissions of a Repeatable are gone through twice, first to check them, and are not kept in memory
+        together, unless one of them has an idempotency key.
         """
         again = repeatable(submissions)
         of_types: Counter[str] = Counter()
@@ -247,7 +247,9 @@ class JobManager:
             of_types[asked.type] += 1
             has_keys = has_keys or asked.idempotency_key is not None
         engine, store = self._started(), self._opened()
-        new = NewBatch(jobs=Repeatable(lambda: map(self._new, again)), of_types=of_types)
+        # Here: the store may make the jobs in another thread, which is in another span.
+        make = partial(self._new, traceparent=tracing.traceparent())
+        new = NewBatch(jobs=Repeatable(lambda: map(make, again)), of_types=of_types)
         if has_keys:
             ids = [job.id for job in store.add(list(new.jobs), actor=actor)]
         else:
@@ -552,13 +554,13 @@ class JobManager:
             job_type = self.types.get(asked.type)
             check_args(asked.args)
             parse_args(job_type, asked.args, self.settings)
-            new = self._new(asked)
+            new = self._new(asked, traceparent=tracing.traceparent())
             _check(new)
             return new
         except InvalidRequest as error:
             raise error.moved(under) from None
 
-    def _new(self, asked: Submission) -> NewJob:
+    def _new(self, asked: Submission, *, traceparent: str | None) -> NewJob:
         """Return a submission as a job to be stored, with what its type says where the submission says nothing."""
         job_type = self.types.get(asked.type)
         return NewJob(
@@ -572,7 +574,7 @@ class JobManager:
             timeout_seconds=job_type.timeout_seconds if asked.timeout_seconds is None else asked.timeout_seconds,
             idempotency_key=asked.idempotency_key,
             idempotency_scope=asked.idempotency_scope,
-            traceparent=tracing.traceparent(),
+            traceparent=traceparent,
         )
 
     def _open_store(self) -> Store:

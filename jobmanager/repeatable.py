@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Repeatable(Generic[T]):
-    """Asks *make* for a new iterator each time."""
+    """Asks *make* for a new iterator each time. Each of them has to yield the same."""
 
     def __init__(self, make: Callable[[], Iterator[T]]) -> None:
         self._make = make
@@ -20,5 +20,8 @@ class Repeatable(Generic[T]):
 
 
 def repeatable(items: Iterable[T]) -> Iterable[T]:
-    """Return the items so that they can be gone through again: as they are, or as a list if there is but one pass."""
-    return list(items) if iter(items) is items else items
+    """Return the items so that they can be gone through again: a copy, unless they are a Repeatable.
+
+    Other iterables may end with their first pass, or change before the second.
+    """
+    return items if isinstance(items, Repeatable) else tuple(items)

@@ -49,7 +49,7 @@ from jobmanager.jobs.datasets import (
 from jobmanager.jobs.dates import parse_moment
 from jobmanager.jobs.export_plan import Plan
 from jobmanager.jobs.libraries import read_libraries
-from jobmanager.jobs.part import Part, PartDamaged, in_our_words, remove_unless_held
+from jobmanager.jobs.part import FilesUnusable, Part, PartDamaged, in_our_words, remove_unless_held
 from jobmanager.jobs.places import Place
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ class Export(Job):
                 made = self._finished_file()
                 rows = self._append_chunks(plan) if made is None else made[1]
                 checked = self._checked(rows)
+                self._close_reader()
                 made = made or self._make_file(rows)
                 self._remove_leftovers()
                 return self._result(*made) | checked
@@ -263,6 +264,8 @@ class Export(Job):
         return self._reader or _answered(partial(self._reopen_reader, plan))
 
     def _reopen_reader(self, plan: Plan) -> Reader:
+        if plan.snapshot:
+            raise DatasetAway(f"The snapshot of dataset {plan.dataset!r} is gone.")
         dataset = self._configured(plan.dataset)
         plan.check_dataset(dataset)
         reader = self._connect(plan.applied(dataset))
@@ -357,6 +360,9 @@ class Export(Job):
         if rows > COUNT_LIMIT:
             return False, f"The rows were not counted at the end: there are more than {COUNT_LIMIT:,}."
         now = _answered(lambda: self._open_reader(plan).total(*self.args.bounds()))
+        counted = self.cursor["counted"]
+        if plan.snapshot and counted is not None:
+            now = counted if now == rows else now  # both are of the same moment
         if now == rows:
             return True, ""
         was_written = False if plan.snapshot else self._was_written(plan, now)
@@ -434,12 +440,15 @@ class Export(Job):
 
     def _let_go(self) -> None:
         """Close what is open; it is opened again when it is needed."""
-        reader, self._reader = self._reader, None
         try:
-            if reader is not None:
-                reader.close()
+            self._close_reader()
         finally:
             self._close_part()
+
+    def _close_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
 
     def _close_part(self) -> None:
         part, self._part = self._part, None
@@ -454,6 +463,8 @@ class Export(Job):
         """Turn the complete part into the file that is downloaded; returns it, its rows and its SHA-256."""
         assert self._plan is not None
         part = self._open_part(self._plan)
+        if self._rows_so_far() != rows:
+            raise FilesUnusable("The export lost its part while it was halted; another attempt starts over.")
         part.sync()
         self._is_finishing = True
         # Named after its part, and so after an attempt: one that lost its lease unaware cannot replace another's file.
@@ -604,7 +615,7 @@ def ask_columns(dataset: Dataset, *, seconds: float) -> dict[str, str]:
 
     Waits for the database for at most *seconds*. What has to be imported first takes its own time.
     """
-    _rows()
+    _rows().load_reader(dataset)
     return ask_briefly(lambda: columns_of(dataset), seconds=seconds)
 
 

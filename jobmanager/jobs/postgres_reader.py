@@ -51,6 +51,8 @@ from jobmanager.jobs.sql_reader import date_conditions, detected
 _CONNECT_SECONDS = 10
 #: How long a statement may take, unless the server or the URL sets statement_timeout.
 _STATEMENT_SECONDS = 600
+#: How long the rows of a snapshot wait for somebody who waits to alter the table.
+_LOCK_SECONDS = 10
 #: How long the server may take to hear that a statement is cancelled, before it is told again.
 _CANCEL_SECONDS = 2.0
 #: How long the search for equal keys may take if no unique index excludes them; each chunk's end is checked anyway.
@@ -142,6 +144,8 @@ class PostgresReader:
             if dataset.snapshot:
                 self._take_snapshot()
             self._describe()
+            if dataset.snapshot:
+                self._hold_table()
         except BaseException:
             self.close()
             raise
@@ -467,6 +471,14 @@ class PostgresReader:
             (found,) = self._session.execute("SELECT pg_export_snapshot()").fetchall()
             self._snapshot = found[0]
 
+    def _hold_table(self) -> None:
+        """Keep the table from being truncated, refreshed, renamed or altered: a snapshot does not cover these.
+
+        Source: PostgreSQL, "Caveats" of "Concurrency Control". The lock is that of a SELECT; it lasts as the snapshot.
+        """
+        with self._translated():
+            self._session.execute(sql.SQL("SELECT 1 FROM {} LIMIT 0").format(self._table))
+
     def _ask(
         self,
         query: sql.SQL | sql.Composed,
@@ -496,8 +508,7 @@ class PostgresReader:
             try:
                 self._rows_connection.adbc_connection.set_autocommit(False)
                 if self._snapshot is not None:
-                    self._set("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                    self._set(f"SET TRANSACTION SNAPSHOT '{self._snapshot}'")
+                    self._see_snapshot(self._snapshot)
                 self._execute(_SETTINGS.format(seconds=_STATEMENT_SECONDS))
                 yield
                 if self._rows_connection is not None:
@@ -506,6 +517,16 @@ class PostgresReader:
             except BaseException:
                 self._disconnect()
                 raise
+
+    def _see_snapshot(self, snapshot: str) -> None:
+        """Have the transaction for rows see what the session sees; raises DatasetAway if the session was ended."""
+        try:
+            self._set("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            self._set(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+            # Who waits to alter the table waits for the session, and this transaction would wait behind.
+            self._set(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
+        except adbc_driver_manager.Error:
+            raise away(self._dataset) from None
 
     def _set(self, setting: str) -> None:
         with self._statement() as cursor:
@@ -665,6 +686,8 @@ class PostgresReader:
         state, text = getattr(error, "sqlstate", None), str(error)
         if state == "57014" or "statement timeout" in text:
             return timed_out(self._dataset, _STATEMENT_SECONDS)
+        if state == "55P03" or "lock timeout" in text:
+            return away(self._dataset)
         if state == "42501":
             return forbidden(self._dataset)
         if state in ("22021", "22P05") or any(words in text for words in _ENCODING_ERRORS):

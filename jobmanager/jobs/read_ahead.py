@@ -40,7 +40,10 @@ class ReadAhead:
         self.on_wait: Callable[[], None] | None = None
         self._asked: tuple[Any, ...] = ()  # for what self._found is being read
         self._found: Future[tuple[pa.Table, Place | None]] | None = None
-        self._thread: threading.Thread | None = None  # until it has ended, nobody else uses the reader
+        # Until the question under way has ended, nobody else uses the reader. Not Thread.join: where force interrupts
+        # that, Python 3.11 takes the thread for ended (bpo-45274).
+        self._has_ended = threading.Event()
+        self._has_ended.set()
         self._is_closed = False
 
     def columns(self) -> dict[str, pa.DataType]:
@@ -87,9 +90,7 @@ class ReadAhead:
 
     def is_ready(self, seconds: float) -> bool:
         """Wait that long for the database; return False if a statement still runs."""
-        if self._thread is not None:
-            self._thread.join(seconds)
-        return self._thread is None or not self._thread.is_alive()
+        return self._has_ended.wait(seconds)
 
     def read(
         self,
@@ -115,7 +116,6 @@ class ReadAhead:
             # Again and again: between two statements there is nothing to cancel.
             self._reader.cancel()
             self.is_ready(_POLL_SECONDS)
-        self._thread = None
         self._reader.close()
 
     def _answer(self, ask: Callable[..., T], *args: Any) -> T:
@@ -128,8 +128,8 @@ class ReadAhead:
     def _ask(self, ask: Callable[..., T], *args: Any) -> Future[T]:
         found: Future[T] = Future()
         name = f"{threading.current_thread().name}-reads"
-        self._thread = threading.Thread(target=_tell, args=(found, ask, args), name=name, daemon=True)
-        self._thread.start()
+        has_ended = self._has_ended = threading.Event()
+        threading.Thread(target=_tell, args=(found, has_ended, ask, args), name=name, daemon=True).start()
         return found
 
     def _wait(self) -> None:
@@ -139,11 +139,12 @@ class ReadAhead:
                 self.on_wait()
             if self._is_closed:
                 raise ReaderClosed
-        self._thread = None
 
 
-def _tell(found: Future[T], ask: Callable[..., T], args: tuple[Any, ...]) -> None:
+def _tell(found: Future[T], has_ended: threading.Event, ask: Callable[..., T], args: tuple[Any, ...]) -> None:
     try:
         found.set_result(ask(*args))
     except BaseException as error:
         found.set_exception(error)
+    finally:
+        has_ended.set()

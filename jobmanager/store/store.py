@@ -715,6 +715,8 @@ class Store:
             else:
                 self._put(connection, jobs_, actor, now)
             ids += [job.id for job in jobs_]
+        if len(ids) != len(new):
+            raise RuntimeError(f"{len(new)} jobs were checked, and {len(ids)} came to be stored: none is")
         return ids
 
     def _put(self, connection: Connection, new: Sequence[NewJob], actor: str, now: datetime) -> None:

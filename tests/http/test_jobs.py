@@ -208,6 +208,19 @@ def test_of_a_batch_each_line_is_an_object_and_counts(still: FlaskClient, body: 
     assert answer.json["detail"].startswith(f"Line {line} of the body")
 
 
+@pytest.mark.parametrize("number", [1, 30], ids=["small", "large"])
+def test_that_a_batch_cannot_be_read_is_told_before_what_is_wrong_with_its_jobs(
+    still: FlaskClient, number: int
+) -> None:
+    jobs = ", ".join([json.dumps({"type": "Simple", "args": {"note": "x" * 100_000}})] * number)
+
+    broken = still.post("/jobs/batch", data=f'[{{"type": "Nope"}}, {jobs}, broken')
+    wrong = still.post("/jobs/batch", data=f'[{{"type": "Nope"}}, {jobs}]')
+
+    assert (broken.status_code, wrong.status_code) == (400, 422)
+    assert "no job type 'Nope'" in wrong.json["detail"]
+
+
 def test_a_batch_may_be_larger_than_other_bodies(still: FlaskClient) -> None:
     jobs = [{"type": "Simple", "args": {"note": "x" * 1000}}] * 2000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from jobmanager import Job
 from jobmanager.errors import InvalidRequest, StoreUnavailable
 from jobmanager.records import Submission
 from jobmanager.registry import Registry
+from jobmanager.repeatable import Repeatable
 from jobmanager.testing import run, torture
 
 
@@ -80,6 +82,40 @@ def test_args_beyond_a_limit_are_refused_and_nothing_is_stored(make_manager: Any
 
     assert refused.value.field == "args"
     assert refused_of_many.value.field == "1.args"
+    assert manager.store.count() == {}
+
+
+def test_many_submissions_are_all_stored_however_often_they_can_be_gone_through(
+    make_manager: Any, types: Registry
+) -> None:
+    class OnePass:
+        """Gives its items once, though it is not its own iterator."""
+
+        def __init__(self, items: list[Submission]) -> None:
+            self.left = iter(items)
+
+        def __iter__(self) -> Any:
+            return iter(list(self.left))
+
+    types.register(Anything)
+    manager = make_manager(slots=0)
+    asked = [Submission(type="Anything", priority=number) for number in range(3)]
+    ways: list[Iterable[Submission]] = [asked, iter(asked), OnePass(asked), Repeatable(lambda: iter(asked))]
+
+    stored = [manager.submit_all(way) for way in ways]
+
+    assert [[manager.get(job_id).priority for job_id in ids] for ids in stored] == [[0, 1, 2]] * 4
+
+
+def test_nothing_is_stored_if_the_submissions_change_between_two_passes(make_manager: Any, types: Registry) -> None:
+    types.register(Anything)
+    manager = make_manager(slots=0)
+    passes = iter([3, 2])
+    unsteady = Repeatable(lambda: iter([Submission(type="Anything")] * next(passes)))
+
+    with pytest.raises(RuntimeError, match="3 jobs were checked, and 2 came to be stored"):
+        manager.submit_all(unsteady)
+
     assert manager.store.count() == {}
 
 
