@@ -89,12 +89,12 @@ def main() -> None:
         client.post("/jobs/batch", json=[{"type": "Simple"}, {"type": "Export"}])  # makes what is made once
         for name, (path, make) in CASES.items():
             _print_cost(client, name, "POST", path, make())
-        for name, make in STORED.items():
-            _print_cost(client, name, "POST", "/jobs/batch", make())
         large = b'{"type": "Simple", "args": {"note": "%s"}}' % (b"x" * (MIB - 100))
         client.post("/jobs/batch", data=b"\n".join([large] * 60))
         for name, (method, path, body) in OF_LARGE_JOBS.items():
             _print_cost(client, name, method, path, body)
+        for name, make in STORED.items():
+            _print_cost(client, name, "POST", "/jobs/batch", make())
 
 
 def _print_cost(client: FlaskClient, name: str, method: str, path: str, body: bytes) -> None:
