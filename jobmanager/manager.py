@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial, wraps
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -241,11 +242,14 @@ class JobManager:
         """
         again = repeatable(submissions)
         of_types: Counter[str] = Counter()
-        has_keys = False
-        for number, asked in enumerate(again):
-            self._checked(asked, under=(number,))
+        numbers = count()
+
+        def check(asked: Submission) -> bool:
+            self._checked(asked, under=(next(numbers),))
             of_types[asked.type] += 1
-            has_keys = has_keys or asked.idempotency_key is not None
+            return asked.idempotency_key is not None
+
+        has_keys = sum(map(check, again)) > 0
         engine, store = self._started(), self._opened()
         # Here: the store may make the jobs in another thread, which is in another span.
         make = partial(self._new, traceparent=tracing.traceparent())

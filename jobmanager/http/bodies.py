@@ -6,11 +6,11 @@ What cannot be read is told without repeating it: it may hold what nobody else s
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -74,6 +74,7 @@ def parse_many(body: bytes | bytearray, example: str) -> Iterator[Any]:
                 text = f"A batch has at most {MOST_JOBS} jobs. Send the rest in another batch."
                 raise InvalidRequest(text, field=str(MOST_JOBS))
             yield from some
+            some.clear()  # before more are read: they may be large
     except ItemTooLong as error:
         text = f"A job of a batch has at most {LONGEST_JOB} characters."
         raise InvalidRequest(text, field=str(error.number)) from None
@@ -90,21 +91,26 @@ def validated(model: type[Model], value: Any) -> Model:
 
 
 def validated_each(model: type[Model], values: Iterable[Any]) -> Iterator[Model]:
-    """Yield each value as the model has it.
+    """Return each value as the model has it, when it is asked for, and keep none of them.
 
     Raises InvalidRequest that names the fields that are wrong, each behind the number of its value; looks for no more
     faults than it reports. Takes all values before it raises, so what is wrong with the body as a whole is told first.
     """
-    numbered = iter(enumerate(values))
-    for number, value in numbered:
+    numbers, rest = itertools.count(), iter(values)
+
+    def valid(value: Any) -> Model:
+        number = next(numbers)
         try:
-            yield model.model_validate(value)
+            return model.model_validate(value)
         except ValidationError:
-            found = _faults_in(model, chain([(number, value)], numbered))
+            found = _faults_in(model, itertools.chain([(number, value)], zip(numbers, rest, strict=False)))
             faults = first_faults(found)
             more = "; and more" if next(found, None) else ""
-            deque(numbered, maxlen=0)
+            deque(rest, maxlen=0)
             raise refusal_of(faults, sentence_of(faults) + more) from None
+
+    # Not a loop, whose variables would keep a value while the next is read: each may be large.
+    return map(valid, rest)
 
 
 def _faults_in(model: type[Model], numbered: Iterable[tuple[int, Any]]) -> Iterator[Fault]:

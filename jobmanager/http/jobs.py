@@ -130,9 +130,9 @@ def submit_batch() -> Response:
 
 
 def _submissions(body: bytes | bytearray) -> Iterator[Submission]:
-    """Yield the jobs of a batch, each read when it is wanted; raises Unreadable, InvalidRequest."""
-    for asked in bodies.validated_each(resources.NewJob, bodies.parse_many(body, examples.NEW_JOB)):
-        yield asked.submission()
+    """Return the jobs of a batch, each read when it is asked for; raises Unreadable, InvalidRequest."""
+    values = bodies.parse_many(body, examples.NEW_JOB)
+    return map(resources.NewJob.submission, bodies.validated_each(resources.NewJob, values))
 
 
 @blueprint.get("")

@@ -715,6 +715,7 @@ class Store:
             else:
                 self._put(connection, jobs_, actor, now)
             ids += [job.id for job in jobs_]
+            del jobs_  # before the next are made: each may be large
         if len(ids) != len(new):
             raise RuntimeError(f"{len(new)} jobs were checked, and {len(ids)} came to be stored: none is")
         return ids
@@ -1151,6 +1152,7 @@ def _parts(new: Iterable[NewJob]) -> Iterator[list[NewJob]]:
     for job in new:
         some.append(job)
         size += len(to_json(job.args)) + len(to_json(job.labels))
+        del job
         if len(some) == _PART_JOBS or size > _PART_SIZE:
             yield some
             some, size = [], 0
