@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def test_an_export_whose_statement_waits_for_a_lock_is_halted_and_resumed(
         connection.execute("CREATE TABLE t (id bigint PRIMARY KEY, at timestamp)")
         connection.execute(f"INSERT INTO t SELECT n, '2024-01-01' FROM generate_series(1, {ROWS}) AS n")
         connection.execute("CREATE INDEX by_date ON t (at, id)")
-        settings = dataset(tmp_path, server.replace("postgresql://", "postgresql+psycopg://"), "t")
+        configured = dataset(tmp_path, server.replace("postgresql://", "postgresql+psycopg://"), "t")
+        # Each checkpoint is saved, and flushed before that.
+        settings = replace(configured, checkpoint_seconds=0.0)
 
         def lock() -> None:
             other.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
