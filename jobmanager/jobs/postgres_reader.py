@@ -51,9 +51,9 @@ from jobmanager.jobs.sql_reader import date_conditions, detected
 _CONNECT_SECONDS = 10
 #: How long a statement may take, unless the server or the URL sets statement_timeout.
 _STATEMENT_SECONDS = 600
-#: How long the rows of a snapshot wait for somebody who waits to alter the table.
+#: How long a snapshot waits for a lock on its table.
 _LOCK_SECONDS = 10
-#: How long the server may take to hear that a statement is cancelled, before it is told again.
+#: Timeout of a request to cancel a statement; it is repeated until the statement has ended.
 _CANCEL_SECONDS = 2.0
 #: How long the search for equal keys may take if no unique index excludes them; each chunk's end is checked anyway.
 _CHECK_SECONDS = 30
@@ -138,14 +138,12 @@ class PostgresReader:
         self._is_cancelled = False
         self._snapshot: str | None = None
         with self._translated():
-            # Without prepared statements, which a pooler would run on another connection than they were prepared on.
-            self._session = psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None)
+            self._session = self._connected()
         try:
-            if dataset.snapshot:
-                self._take_snapshot()
             self._describe()
             if dataset.snapshot:
-                self._hold_table()
+                self._take_snapshot()
+                self._describe()  # as the snapshot has it
         except BaseException:
             self.close()
             raise
@@ -461,23 +459,31 @@ class PostgresReader:
     # Connections
 
     def _take_snapshot(self) -> None:
-        """Begin a transaction that lasts as long as the session; the others see what it sees.
+        """Lock the table as SELECT does, then begin a transaction of the session that sees it as it is from then on.
 
-        Source: PostgreSQL, "Snapshot Synchronization Functions".
+        A snapshot does not cover TRUNCATE, REFRESH, or a new name or column: an older one would show a table that is
+        loaded anew as empty. The first query of a transaction with one snapshot takes that before any lock, so another
+        session locks the table first. Raises DatasetAway if somebody else keeps it locked.
+        Source: PostgreSQL, "Caveats" of "Concurrency Control", and "Snapshot Synchronization Functions".
         """
-        with self._translated():
+        lock = sql.SQL("SELECT 1 FROM {} LIMIT 0").format(self._table)
+        export = "SELECT pg_export_snapshot()"
+        lock_timeout = f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"
+        with self._translated(), self._connected() as first:
+            first.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY")
+            first.execute(lock_timeout)
+            first.execute(lock)
+            ((since,),) = first.execute(export).fetchall()
             self._session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self._session.execute(f"SET TRANSACTION SNAPSHOT '{since}'")
             self._session.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-            (found,) = self._session.execute("SELECT pg_export_snapshot()").fetchall()
-            self._snapshot = found[0]
+            self._session.execute(lock_timeout)
+            self._session.execute(lock)  # outside of a savepoint, so that it lasts as long as the transaction
+            ((self._snapshot,),) = self._session.execute(export).fetchall()
 
-    def _hold_table(self) -> None:
-        """Keep the table from being truncated, refreshed, renamed or altered: a snapshot does not cover these.
-
-        Source: PostgreSQL, "Caveats" of "Concurrency Control". The lock is that of a SELECT; it lasts as the snapshot.
-        """
-        with self._translated():
-            self._session.execute(sql.SQL("SELECT 1 FROM {} LIMIT 0").format(self._table))
+    def _connected(self) -> psycopg.Connection:
+        # Without prepared statements, which a pooler would run on another connection than they were prepared on.
+        return psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None)
 
     def _ask(
         self,

@@ -6,6 +6,7 @@ import sqlite3
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,23 @@ def test_what_a_snapshot_does_not_cover_waits_for_its_end(table: Table, statemen
     assert outcome.status == "completed", outcome.error
     assert lines(outcome) == before
     assert len(refused) >= len(outcome.checkpoints) - 3, "those after the last count take no lock away"
+
+
+@pytest.mark.parametrize("table", ["postgresql"], indirect=True)
+def test_a_table_that_is_being_loaded_anew_is_exported_as_it_is_then(table: Table, server: str, until: Any) -> None:
+    with psycopg.connect(server) as loading, ThreadPoolExecutor(1) as pool:
+        loading.execute("TRUNCATE t")
+        loading.execute("INSERT INTO t SELECT n, '2024-03-01 00:00:00', n FROM generate_series(1, 7) AS n")
+        # All columns: those that are named are looked for when it is submitted, and that would wait in its place.
+        found = pool.submit(export, SmallExport, table.settings, "csv")
+        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        until(lambda: found.done() or table.execute(waits))
+        loading.commit()
+
+        outcome = found.result()
+
+    assert outcome.status == "completed", outcome.error
+    assert lines(outcome) == [f'{n},"2024-03-01 00:00:00",{n}' for n in range(1, 8)]
 
 
 @pytest.mark.parametrize("table", ["postgresql"], indirect=True)
