@@ -237,21 +237,23 @@ class JobManager:
         """Store many jobs, all or none, and return their ids; they are durable when this returns.
 
         Raises what `submit` raises; the field of an InvalidRequest begins with the number of the submission, from 0.
-        The submissions of a Repeatable are gone through twice, first to check them, and are not kept in memory
-        together, unless one of them has an idempotency key.
+        A Repeatable is iterated twice, first to check the submissions, then to store a part of them at a time. Other
+        iterables, and those with idempotency keys, are in memory as a whole.
         """
         again = repeatable(submissions)
         of_types: Counter[str] = Counter()
         numbers = count()
 
         def check(asked: Submission) -> bool:
+            """Check a submission, count its type, and return whether it has an idempotency key."""
             self._checked(asked, under=(next(numbers),))
             of_types[asked.type] += 1
             return asked.idempotency_key is not None
 
+        # Not a loop: its variable would keep a submission while the next is read, and each may be large.
         has_keys = sum(map(check, again)) > 0
         engine, store = self._started(), self._opened()
-        # Here: the store may make the jobs in another thread, which is in another span.
+        # The span of this thread: the store may make the jobs in another thread.
         make = partial(self._new, traceparent=tracing.traceparent())
         new = NewBatch(jobs=Repeatable(lambda: map(make, again)), of_types=of_types)
         if has_keys:

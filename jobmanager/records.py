@@ -203,9 +203,9 @@ class NewJob:
 class NewBatch:
     """Many new jobs, none of which has an idempotency key."""
 
-    #: can be gone through again; made anew each time, with other ids
+    #: may be iterated more than once; each iteration may make the jobs anew, with new ids
     jobs: Iterable[NewJob]
-    #: how many there are of each type
+    #: the number of jobs of each type
     of_types: Counter[str]
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What can be gone through more than once without being in memory as a whole. Pure: no I/O of its own."""
+"""An iterable that can be iterated more than once without being in memory as a whole. Pure: no I/O of its own."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ T = TypeVar("T")
 
 
 class Repeatable(Generic[T]):
-    """Asks *make* for a new iterator each time. Each of them has to yield the same."""
+    """Calls *make* for a new iterator each time. All of them have to yield the same items."""
 
     def __init__(self, make: Callable[[], Iterator[T]]) -> None:
         self._make = make
 
     def __iter__(self) -> Iterator[T]:
-        """Begin again."""
+        """Return a new iterator."""
         return self._make()
 
 
 def repeatable(items: Iterable[T]) -> Iterable[T]:
-    """Return the items so that they can be gone through again: a copy, unless they are a Repeatable.
+    """Return an iterable that yields the same items each time: a copy, unless *items* is a Repeatable.
 
-    Other iterables may end with their first pass, or change before the second.
+    Other iterables may be empty at the second iteration, or may have changed.
     """
     return items if isinstance(items, Repeatable) else tuple(items)

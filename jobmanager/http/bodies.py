@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import json
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, TypeVar
 
@@ -91,10 +90,10 @@ def validated(model: type[Model], value: Any) -> Model:
 
 
 def validated_each(model: type[Model], values: Iterable[Any]) -> Iterator[Model]:
-    """Return each value as the model has it, when it is asked for, and keep none of them.
+    """Return an iterator that validates one value at a time and keeps none.
 
-    Raises InvalidRequest that names the fields that are wrong, each behind the number of its value; looks for no more
-    faults than it reports. Takes all values before it raises, so what is wrong with the body as a whole is told first.
+    It raises InvalidRequest that names the fields that are wrong, each behind the number of its value; it looks for no
+    more faults than it reports.
     """
     numbers, rest = itertools.count(), iter(values)
 
@@ -106,7 +105,6 @@ def validated_each(model: type[Model], values: Iterable[Any]) -> Iterator[Model]
             found = _faults_in(model, itertools.chain([(number, value)], zip(numbers, rest, strict=False)))
             faults = first_faults(found)
             more = "; and more" if next(found, None) else ""
-            deque(rest, maxlen=0)
             raise refusal_of(faults, sentence_of(faults) + more) from None
 
     # Not a loop, whose variables would keep a value while the next is read: each may be large.

@@ -151,7 +151,7 @@ def _count(token: Token) -> None:
 def _refuse_large() -> None:
     """Raise RequestEntityTooLarge if the body is too large.
 
-    Waits for the body if its length is not given, but for that of a batch, which its route measures as it reads it.
+    If the request does not give the length, this reads the body to measure it. The route of a batch does that itself.
     """
     if request.method in _WITHOUT_BODY:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from http import HTTPStatus
 from urllib.parse import urlencode
 
@@ -41,7 +41,7 @@ from jobmanager.http.requests import heed_one_range
 from jobmanager.records import Submission
 from jobmanager.repeatable import Repeatable
 
-#: The jobs of a body of so many bytes may be in memory together: as objects they take up to thirty times as much.
+#: Largest body, in bytes, whose jobs are in memory together: as objects they may take thirty times as much.
 _SMALL_BATCH = 2 * 1024 * 1024
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
@@ -117,13 +117,12 @@ def submit_batch() -> Response:
     """Submit many jobs at once."""
     body = bodies.read_once(request.stream, MAX_BATCH_BYTES)
     with batch_at_a_time():
-        batch: Iterable[Submission] = Repeatable(lambda: _submissions(body))
-        if len(body) <= _SMALL_BATCH:
-            batch = list(batch)  # to read it once is faster
+        batch = Repeatable(lambda: _submissions(body))
         try:
-            ids = manager().submit_all(batch, actor=actor())
+            # A small body is parsed once, which is faster; a large one twice, a part at a time.
+            ids = manager().submit_all(list(batch) if len(body) <= _SMALL_BATCH else batch, actor=actor())
         except InvalidRequest:
-            # What is wrong with the body as a whole is told first.
+            # If the rest of the body cannot be parsed, or has too many jobs, the answer says that instead.
             deque(bodies.parse_many(body, examples.NEW_JOB), maxlen=0)
             raise
     return render(resources.Ids(ids=ids), HTTPStatus.ACCEPTED)

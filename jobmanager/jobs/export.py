@@ -169,7 +169,7 @@ class Export(Job):
     def halt(self) -> None:
         """Close the file and the connection for as long as the job is halted.
 
-        A connection that holds a snapshot stays open: its rows could not be read again.
+        A connection that holds a snapshot stays open: a new one would read another snapshot.
         """
         # The lock of a complete part is kept: else another attempt might turn it into the same file at the same time.
         if self._is_finishing:
@@ -194,7 +194,7 @@ class Export(Job):
     # What all attempts have in common
 
     def _kept_plan(self) -> Plan | None:
-        """Return what the cursor keeps; None, and the export starts over, if nobody can go on with that."""
+        """Return the plan that the cursor keeps; None, and the export starts over, if this attempt cannot go on."""
         if not self.cursor:
             return None
         if self.cursor.get("version") != export_plan.VERSION:
@@ -304,7 +304,7 @@ class Export(Job):
             reader = self._open_reader(plan)
             rows, place = reader.read(plan.names(), after, *bounds, self.chunk_rows, self.chunk_bytes)
         except ReaderClosed:
-            return dict(self.cursor)  # it was halted meanwhile: these rows are read again
+            return dict(self.cursor)  # a halt closed the reader: the caller reads these rows again
         # Again: the job may have been halted while the rows were read, and the part was closed then.
         part = self._open_part(plan)
         if self._rows_so_far() != written:
@@ -360,9 +360,8 @@ class Export(Job):
         if rows > COUNT_LIMIT:
             return False, f"The rows were not counted at the end: there are more than {COUNT_LIMIT:,}."
         now = _answered(lambda: self._open_reader(plan).total(*self.args.bounds()))
-        counted = self.cursor["counted"]
-        if plan.snapshot and counted is not None:
-            now = counted if now == rows else now  # both are of the same moment
+        if plan.snapshot and self.cursor["counted"] not in (None, rows):
+            now = self.cursor["counted"]  # a count of the same snapshot: rows were lost or doubled
         if now == rows:
             return True, ""
         was_written = False if plan.snapshot else self._was_written(plan, now)
@@ -514,7 +513,7 @@ class Export(Job):
 
 
 def _answered(ask: Callable[[], T]) -> T:
-    """Return the answer of a reader, of another one if the job was halted and the reader closed meanwhile."""
+    """Return what *ask* returns; ask again, with a new reader, if a halt closed the reader meanwhile."""
     while True:
         try:
             return ask()

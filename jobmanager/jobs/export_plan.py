@@ -71,7 +71,7 @@ class Plan:
         return [name for name, _ in self.columns]
 
     def applied(self, dataset: Dataset) -> Dataset:
-        """Return the dataset with the date format, and with or without snapshot, as when the export began."""
+        """Return the dataset with the date format and the `snapshot` that the export began with."""
         dataset = replace(dataset, snapshot=self.snapshot)
         if dataset.date_format is not None or self.date_format is None:
             return dataset

