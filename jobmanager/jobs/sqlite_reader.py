@@ -542,7 +542,8 @@ class SqliteReader:
         if pa.types.is_string(field.type):
             return mixed.as_texts(column)
         try:
-            if not pa.types.is_union(column.type):
+            # Arrow would make bytes of a text.
+            if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
                 return column.cast(field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             pass
@@ -672,7 +673,7 @@ def _misfit(column: str, kind: pa.DataType) -> str:
     if pa.types.is_floating(kind):
         largest = 2**53
         return f"{column} >= '' OR (typeof({column}) = 'integer' AND {column} NOT BETWEEN -{largest} AND {largest})"
-    return "0" if pa.types.is_string(kind) else f"typeof({column}) NOT IN ('text', 'blob', 'null')"
+    return "0" if pa.types.is_string(kind) else f"typeof({column}) NOT IN ('blob', 'null')"
 
 
 def _has_null(keys: pa.ChunkedArray) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import sqlite3
 import tempfile
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow.parquet
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -128,6 +132,23 @@ def test_any_table_of_sqlite_is_exported_exactly_or_refused(
         columns = [Column(name=name, family=kind[1]) for name, kind in zip(names, kinds, strict=True)]
 
         check(dataset(Path(folder), "sqlite:///data.db", "t"), columns, client, places, file_format)
+
+
+@pytest.mark.parametrize("values", [["", ""], ["", b""], ["abc", b"\x00"], [b"", None, "abc"]])
+def test_a_text_in_a_blob_column_stays_a_text_in_a_parquet_file_and_the_result_says_so(
+    tmp_path: Path, values: list[str | bytes | None]
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "data.db")) as connection, connection:
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, at TEXT, c BLOB)")
+        rows = [(number, "2024-03-01 00:00:00", value) for number, value in enumerate(values)]
+        connection.executemany("INSERT INTO t VALUES (?, ?, ?)", rows)
+
+    outcome = export(SmallExport, dataset(tmp_path, "sqlite:///data.db", "t"), "parquet")
+
+    assert outcome.status == "completed", outcome.error
+    shown = [base64.b64encode(value).decode() if isinstance(value, bytes) else value for value in values]
+    assert pyarrow.parquet.read_table(io.BytesIO(file_of(outcome)))["c"].to_pylist() == shown
+    assert any("'c'" in warning for warning in outcome.result["notes"]), outcome.result  # type: ignore[index, call-overload]
 
 
 _TIMES = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30))
