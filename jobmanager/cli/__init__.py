@@ -1,7 +1,7 @@
 """The `jobmanager` command.
 
-What works on this machine (serve, prune, …) is in local.py. All else asks a server by HTTP like any other client:
-remote.py one question, following.py until something ends. A failure is told in one sentence, without a traceback.
+Commands that work on this machine (serve, prune, …) are in local.py. The others use the HTTP client: remote.py sends
+single requests, following.py runs until a job ends. An error is printed as one sentence, without a traceback.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from jobmanager.printable import clean
 
 
 class _Commands(click.Group):
-    """The commands. Errors are shown as click shows them, without characters that a terminal would obey."""
+    """Command group that reports our errors as click errors, without control characters."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (JobManagerError, TimeoutError, FileExistsError) as error:
-            # A server's words, or a job's, may be part of it.
+            # The message may quote a server or a job.
             raise click.ClickException(clean(str(error))) from None
         except BrokenPipeError:
-            raise  # click knows: nobody reads on
+            raise  # click handles it: the reader of the pipe has gone
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(clean(f"{where}{error.strerror or error}.")) from None

@@ -1,4 +1,4 @@
-"""The `jobmanager datasets` commands, for the operator on the host: they connect to the databases of the datasets."""
+"""The `jobmanager datasets` commands, for the operator on the host. They connect to the databases of the datasets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _findings(name: str, datasets: Datasets) -> Findings:
 
 
 def _told(findings: Findings) -> str:
-    """Return the findings in lines for people."""
+    """Return the findings as lines of text."""
     lines = [f"{findings.name}: {'it can be exported' if findings.is_usable() else 'IT CANNOT BE EXPORTED'}"]
     if findings.error:
         lines.append(f"  error     {findings.error}")

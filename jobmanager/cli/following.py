@@ -1,4 +1,4 @@
-"""The commands that go on until a job ends, or until somebody has seen enough."""
+"""Commands that run until a job ends, or until the user presses Ctrl-C."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from jobmanager.errors import JobManagerError
 from jobmanager.printable import clean
 from jobmanager.states import Status
 
-#: What the exit code says about a job that was waited for.
+#: Exit codes of the commands that wait for a job.
 EXIT_CODES = {Status.COMPLETED: 0, Status.FAILED: 3, Status.STOPPED: 4, Status.HALTED: 5}
-#: The exit code after Ctrl-C, if the job was left as it is.
+#: Exit code after Ctrl-C, if the job was left as it is.
 _INTERRUPTED = 130
-#: How long a halt or a stop is waited for that was asked for by Ctrl-C.
+#: How long to wait for a halt or a stop that was chosen after Ctrl-C.
 _WAIT_SECONDS = 30.0
-#: Where nobody looks, progress is told this often at most.
+#: In a pipe or file, the shortest time between two lines of progress.
 _LINE_SECONDS = 5.0
 
 
 def exit_with(job: Snapshot) -> NoReturn:
-    """End the command with the code that tells how the job ended."""
+    """Exit with the code for the job's status."""
     raise SystemExit(EXIT_CODES.get(job.status, 1))
 
 
 def follow_job(connection: Connection, printer: Printer, job_id: str, *, has_log: bool = True) -> NoReturn:
-    """Show what happens to the job until it comes to rest, and end the command with the code that tells how."""
+    """Show the job's progress and log until it is at rest, then exit with the code for its status."""
     with connection.client() as client:
         job = client.get(job_id)
     with connection.client(is_patient=True) as client:
@@ -64,17 +64,17 @@ def follow(connection: Connection, printer: Printer, *, job_id: str, has_log: bo
 
 
 class View(Protocol):
-    """What shows signs to somebody."""
+    """Output of the signs of a job."""
 
     def shown(self) -> AbstractContextManager[object]:
-        """Return what is entered for the time it shows something."""
+        """Return a context manager to enter while signs are shown."""
 
     def show(self, sign: Sign) -> None:
         """Show a sign."""
 
 
 class _JsonView:
-    """One line of JSON a sign, named by its kind."""
+    """Prints each sign as a line of JSON with its kind."""
 
     def __init__(self, printer: Printer) -> None:
         self._printer = printer
@@ -88,7 +88,7 @@ class _JsonView:
 
 
 class _LineView:
-    """Lines, for a pipe or a file."""
+    """Prints lines, for a pipe or a file."""
 
     def __init__(self, printer: Printer) -> None:
         self._printer = printer
@@ -111,7 +111,7 @@ class _LineView:
 
 
 class _BarView:
-    """A bar at the bottom of a terminal, above it what the job logs."""
+    """Shows a progress bar at the bottom of a terminal, and prints the log above it."""
 
     def __init__(self, printer: Printer, job: Job) -> None:
         self._printer = printer
@@ -140,7 +140,7 @@ class _BarView:
             self._update(sign.status, sign.done, sign.total, progress_text(sign))
 
     def _update(self, status: Status, done: float | None, total: float | None, text: str) -> None:
-        # A bar without a total moves to and fro; it does not where nothing moves.
+        # A bar without a total pulses. Unless the job runs, give it one, so that it stands still.
         known = total if total is not None or status is Status.RUNNING else max(1.0, done or 0)
         self._bar.update(self._task, status=str(status), completed=done or 0, total=known, text=text)
 
@@ -152,7 +152,7 @@ def _view_of(printer: Printer, job: Job) -> View:
 
 
 def _show(signs: Iterable[Sign], view: View) -> Snapshot:
-    """Show the signs; returns the last one, which is the job at its rest."""
+    """Show the signs and return the last one: the job, at rest."""
     with view.shown():
         for sign in signs:
             view.show(sign)
@@ -167,7 +167,7 @@ def _ending(job: Snapshot) -> str:
 
 
 def _ask_what_now(connection: Connection, job_id: str) -> Snapshot:
-    """Ask what is to become of the job after Ctrl-C, and do it; ends the command where it is to be left."""
+    """After Ctrl-C, ask whether to leave, halt or stop the job, and do it. Exits if the job is left."""
     choice = "leave"
     if sys.stdin.isatty():
         click.echo(err=True)
@@ -201,7 +201,7 @@ def watch(connection: Connection, printer: Printer, *, limit: int, interval: flo
     In a pipe, and with --json, prints each change of a job's status instead, a line each.
     """
     with connection.client() as client:
-        next(client.list(limit=1, **filters), None)  # at once an error where there is no server
+        next(client.list(limit=1, **filters), None)  # fail fast if there is no server
     try:
         with connection.client(is_patient=True) as client:
             if printer.is_terminal:

@@ -1,4 +1,4 @@
-"""The commands that work on this machine, without asking a server: they read the settings of the service."""
+"""Commands that work on this machine without a server. They read the settings of the service."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def serve(
         told["--bind"] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # type: ignore[assignment]
     options = [f"{name}={value}" for name, value in told.items() if value is not None]
     command = [sys.executable, "-m", "gunicorn", "--config", _config_file(), *options, *gunicorn_options]
-    # In place of this process, so that signals reach gunicorn, and none of our imports stay in its workers.
+    # Replace this process: signals reach gunicorn, and its workers do not inherit our imports.
     os.execv(sys.executable, [*command, "jobmanager.wsgi:app"])
 
 
@@ -69,7 +69,7 @@ def check(printer: Printer, hosts: tuple[str, ...]) -> None:
         check_access(manager.settings, hosts)
         manager.check()
     except StoreUnavailable as error:
-        # No reason to refuse: it may come back, and the service tries again.
+        # Not a reason to refuse: the store may come back, and the service retries.
         click.echo(str(error), err=True)
     except ConfigError as error:
         click.echo(f"The service cannot start. {error}", err=True)
@@ -121,7 +121,7 @@ def prune(printer: Printer, before: datetime | None, days: float | None, keep: i
         raise click.UsageError("Say which: --before, --days or --keep.")
     if before is not None and days is not None:
         raise click.UsageError("Either --before or --days.")
-    # Without slots: what waits to be run is not for this process.
+    # No slots: this process must not claim waiting jobs.
     with JobManager(replace(Settings.from_env(), slots=0)) as manager:
         if days is not None:
             before = _ago(manager.now(), days)
@@ -137,7 +137,7 @@ def release(printer: Printer, pid: int) -> None:
 
     No crash is counted against the jobs. Works on the store itself; gunicorn's master runs it before it kills a worker.
     """
-    # Not opened before that is noted: the process may keep others from the store until it is killed.
+    # release_process() opens the store, after it has noted the hang: the process may hold the lock until it is killed.
     manager = JobManager(replace(Settings.from_env(), slots=0))
     try:
         released = manager.release_process(pid)

@@ -1,4 +1,4 @@
-"""Options that several commands have, and what their values mean."""
+"""Options that several commands share, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jobmanager.client.core import DEFAULT_URL, Filters
 from jobmanager.errors import JobManagerError
 from jobmanager.states import Status
 
-#: How long a command tries to reach a server that may not be there, and one that was there a moment ago.
+#: How long to retry a server that may not exist, and one that has just answered.
 _QUICK_SECONDS = 2.0
 _PATIENT_SECONDS = 300.0
 
@@ -29,19 +29,19 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """Where the server is, and what we show it."""
+    """The URL of the server, and the token to send."""
 
     url: str
     token: str | None
 
     def client(self, *, is_patient: bool = False) -> Client:
-        """Return a client; a patient one waits for a server that is started again."""
+        """Return a client. A patient one waits while the server restarts."""
         seconds = _PATIENT_SECONDS if is_patient else _QUICK_SECONDS
         return Client(self.url, token=self.token or None, retry_seconds=seconds)
 
 
 def asks_server(function: Function) -> Function:
-    """Give a command the options --url, --token and --json; it is called with a Connection and a Printer."""
+    """Add the options --url, --token and --json to a command, which gets a Connection and a Printer."""
 
     @click.option("--url", envvar="JOBMANAGER_URL", default=DEFAULT_URL, show_default=True, help="Where the server is.")
     @click.option("--token", envvar="JOBMANAGER_TOKEN", metavar="TOKEN", help=_TOKEN_HELP)
@@ -54,7 +54,7 @@ def asks_server(function: Function) -> Function:
 
 
 def prints_json(function: Function) -> Function:
-    """Give a command the option --json; it is called with a *printer*."""
+    """Add the option --json to a command, which gets a *printer*."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one a line.")
     @wraps(function)
@@ -65,7 +65,7 @@ def prints_json(function: Function) -> Function:
 
 
 def selects(function: Function) -> Function:
-    """Give a command the options that select jobs; it is called with *filters*."""
+    """Add the options that filter jobs to a command, which gets *filters*."""
 
     @click.option("--type", "type_name", metavar="TYPE", shell_complete=complete_types, help="Of this job type.")
     @click.option(
@@ -102,12 +102,12 @@ def selects(function: Function) -> Function:
 
 
 class Moment(click.ParamType[datetime]):
-    """A time, as in 2024-05-01, 2024-05-01T12:00 or 2024-05-01T12:00:00Z; of this machine's zone unless it says one."""
+    """A time such as 2024-05-01, 2024-05-01T12:00 or 2024-05-01T12:00:00Z; without a zone, in this machine's zone."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Return the time, with its zone."""
+        """Parse the time; the result has a zone."""
         if isinstance(value, datetime):
             return value
         try:
@@ -117,7 +117,7 @@ class Moment(click.ParamType[datetime]):
 
 
 def parse_pair(pair: str, option: str = "--arg") -> tuple[str, str]:
-    """Return the name and the value of NAME=VALUE."""
+    """Split NAME=VALUE. Raises BadParameter."""
     name, separator, text = pair.partition("=")
     if not separator or not name:
         raise click.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint=option)
@@ -125,7 +125,7 @@ def parse_pair(pair: str, option: str = "--arg") -> tuple[str, str]:
 
 
 def parse_args(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Return the arguments of a job; a value is JSON, or else it is text."""
+    """Parse the arguments of a job. A value that is not valid JSON is text."""
     return {name: _parse_value(text) for name, text in map(parse_pair, pairs)}
 
 
@@ -137,7 +137,7 @@ def _parse_value(text: str) -> Any:
 
 
 def parse_labels(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
-    """Return labels by their names; one that is given two values would silently mean the last."""
+    """Parse labels. Raises BadParameter if a name has two values: the last one would win silently."""
     labels: dict[str, str] = {}
     for pair in pairs:
         name, value = parse_pair(pair, "--label")
@@ -147,7 +147,7 @@ def parse_labels(ctx: click.Context, param: click.Parameter, pairs: tuple[str, .
 
 
 def complete_types(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the job types that begin so."""
+    """Return the job types that start with *incomplete*."""
     return _complete(
         ctx,
         incomplete,
@@ -156,7 +156,7 @@ def complete_types(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 
 def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the newest jobs whose ids begin so."""
+    """Return those of the 100 newest jobs whose ids start with *incomplete*."""
     return _complete(
         ctx,
         incomplete,
@@ -167,7 +167,7 @@ def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -
 def _complete(
     ctx: click.Context, incomplete: str, look: Callable[[Client], list[CompletionItem]]
 ) -> list[CompletionItem]:
-    """Return what the server knows that begins so; nothing where it does not answer at once."""
+    """Return the server's items that start with *incomplete*; none if it does not answer within a second."""
     try:
         url, token = ctx.params.get("url") or DEFAULT_URL, ctx.params.get("token")
         with Client(url, token=token, retry_seconds=0, timeout_seconds=1) as client:

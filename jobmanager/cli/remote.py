@@ -1,4 +1,4 @@
-"""The commands that ask a server one thing."""
+"""Commands that send single requests to a server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jobmanager.client.core import Filters
 from jobmanager.errors import JobManagerError
 from jobmanager.printable import clean
 
-#: How long a command waits for what it asked, so that a halt that answered is halted.
+#: How long halt, resume and stop wait by default until the job is halted, running or stopped.
 _WAIT_SECONDS = 10.0
 
 _ids = click.argument("job_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_jobs)
@@ -180,7 +180,7 @@ def _steer(
             try:
                 jobs.append(getattr(client, verb)(job_id, wait=wait, reason=reason, **more))
             except JobManagerError as error:
-                # The others are asked all the same.
+                # Go on with the other jobs.
                 why = f"{job_id}: {error}" if len(job_ids) > 1 else str(error)
                 click.echo(f"Error: {clean(why)}", err=True)
         if jobs:
@@ -219,7 +219,7 @@ def download(connection: Connection, printer: Printer, *, job_id: str, output: s
 
 
 def _look_first(connection: Connection, job_id: str) -> None:
-    """Raise at once where there is no server, or no such job; later, the server is waited for."""
+    """Fail fast if the server or the job does not exist. The download itself retries."""
     with connection.client() as client:
         client.get(job_id)
 

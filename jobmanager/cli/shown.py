@@ -1,7 +1,7 @@
-"""How things look on a terminal, in a pipe, and as JSON.
+"""Format output for a terminal, for a pipe, and as JSON.
 
-What comes from elsewhere (log lines, messages, names) may hold anything: it is shown without control characters, which
-a terminal would obey, and without being taken for markup.
+Text from servers and jobs (log lines, messages, names) is untrusted: it is printed without control characters, which a
+terminal would obey, and never interpreted as markup.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _STYLES = {
     Status.STOPPING: "magenta",
     Status.STOPPED: "magenta",
 }
-#: What a pipe has room for: nothing is cut there.
+#: Width of lines outside of a terminal, so that nothing is cut.
 _PIPE_WIDTH = 1000
 
 
 class Printer:
-    """Prints what a command has to say."""
+    """Prints the output of a command, as text or JSON."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
@@ -44,18 +44,18 @@ class Printer:
 
     @property
     def is_terminal(self) -> bool:
-        """Tell whether somebody looks."""
+        """Return True if the output goes to a terminal, and is not JSON."""
         return self.console.is_terminal and not self.as_json
 
     def say(self, text: str, **data: Any) -> None:
-        """Print a line; as JSON, the *data*."""
+        """Print the *text*, or with --json the *data*."""
         if self.as_json:
             self.json(data)
         else:
             self.print(clean(text))
 
     def print(self, what: RenderableType) -> None:
-        """Print what rich can show, or a line."""
+        """Print a line, or any object that rich can render."""
         if self.console.is_terminal:
             self.console.print(what, markup=False, highlight=False)
             return
@@ -64,15 +64,15 @@ class Printer:
         click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
     def json(self, value: BaseModel | Mapping[str, Any]) -> None:
-        """Print one line of JSON, at once."""
+        """Print one line of JSON, and flush it."""
         data = value.model_dump(mode="json") if isinstance(value, BaseModel) else dict(value)
         if isinstance(value, Snapshot) and value.etag is None:
-            del data["etag"]  # a list tells none
+            del data["etag"]  # jobs of a list have none
         click.echo(json.dumps(data, ensure_ascii=not _is_utf8()))
         sys.stdout.flush()
 
     def job(self, job: Snapshot, changes: Iterable[Change] = ()) -> None:
-        """Print all there is to know about a job."""
+        """Print all details of a job."""
         if self.as_json:
             self.json(job)
         else:
@@ -87,7 +87,7 @@ class Printer:
             self.json(job)
 
     def sweep(self, sweep: Sweep) -> None:
-        """Print what came of asking many jobs."""
+        """Print the result of a bulk request."""
         if self.as_json:
             self.json(sweep)
             return
@@ -96,7 +96,7 @@ class Printer:
             self.print(f"{job.id}  {clean(job.reason)}")
 
     def lines(self, lines: Iterable[LogLine]) -> None:
-        """Print lines of a log, as they come."""
+        """Print lines of a log as they arrive."""
         for line in lines:
             if self.as_json:
                 self.json(line)
@@ -104,7 +104,7 @@ class Printer:
                 self.print(log_line(line))
 
     def types(self, types: Iterable[JobType]) -> None:
-        """Print what can be submitted."""
+        """Print a list of job types."""
         if not self.as_json:
             self.print(type_table(types))
             return
@@ -113,15 +113,15 @@ class Printer:
 
 
 def console() -> Console:
-    """Return what prints; outside of a terminal without colours, and wide enough for anything."""
-    # Variables like FORCE_COLOR do not count: what reads a pipe wants no colours.
+    """Return the console; outside of a terminal, without colours and wide enough for any line."""
+    # Ignore variables like FORCE_COLOR: the reader of a pipe wants no colours.
     if sys.stdout.isatty():
         return Console()
     return Console(force_terminal=False, color_system=None, width=_PIPE_WIDTH)
 
 
 def job_table(jobs: Iterable[Snapshot]) -> Table:
-    """Return jobs as a table."""
+    """Return a table of jobs."""
     table = _table("ID", "TYPE", "STATUS", "PROGRESS", "SUBMITTED", "LABELS")
     for job in jobs:
         labels = " ".join(f"{name}={value}" for name, value in job.labels.items())
@@ -137,7 +137,7 @@ def job_table(jobs: Iterable[Snapshot]) -> Table:
 
 
 def type_table(types: Iterable[JobType]) -> Table:
-    """Return job types as a table, with their arguments."""
+    """Return a table of job types with their arguments."""
     table = _table("TYPE", "DESCRIPTION", "ARGUMENTS")
     for job_type in types:
         needed = job_type.args_schema.get("required", [])
@@ -147,7 +147,7 @@ def type_table(types: Iterable[JobType]) -> Table:
 
 
 def job_sheet(job: Snapshot, changes: Iterable[Change]) -> Group:
-    """Return a job with all that is known of it, and what happened to it."""
+    """Return all details of a job, with its changes."""
     sheet = Table.grid(padding=(0, 2))
     sheet.add_column(style="bold")
     sheet.add_column(overflow="fold")
@@ -191,7 +191,7 @@ def _facts(job: Snapshot) -> Iterable[tuple[str, str | Text]]:
 
 
 def progress_text(progress: Progress) -> str:
-    """Return how far a job is, in a line.
+    """Return the progress of a job as one line.
 
     >>> progress_text(Progress(done=30, total=60, rate=1.5, eta_seconds=20))
     '30/60 50% 1.5/s 20s left'
@@ -209,18 +209,18 @@ def progress_text(progress: Progress) -> str:
 
 
 def change_text(change: Change) -> str:
-    """Return what happened, in a few words."""
+    """Return the old and the new status."""
     came_from = f"{change.from_status} → " if change.from_status else ""
     return f"{came_from}{change.to_status}" if _is_utf8() else f"{came_from}{change.to_status}".replace("→", "->")
 
 
 def log_line(line: LogLine) -> str:
-    """Return a line of a log."""
+    """Return a line of a log, with its time and level."""
     return f"{_local(line.at)} {line.level:<7} {clean(line.message)}"
 
 
 def duration(seconds: float) -> str:
-    """Return a time span as people say it.
+    """Return a duration in its two largest units.
 
     >>> duration(3725), duration(59.6), duration(200000)
     ('1h02m', '1m00s', '2d07h')

@@ -70,7 +70,7 @@ def revoke(name: str, printer: Printer) -> None:
 
 
 def _file() -> TokenFile:
-    """Return the file of the tokens; raises ConfigError."""
+    """Return the token file. Raises ConfigError if JOBMANAGER_TOKENS is not set."""
     settings = Settings.from_env()
     if settings.tokens is None:
         raise ConfigError(
@@ -81,7 +81,7 @@ def _file() -> TokenFile:
 
 
 def _told(token: Token, now: datetime) -> dict[str, Any]:
-    """Return what is known of a token, but for what its hash is."""
+    """Return the fields of a token without its hash."""
     return {
         "name": token.name,
         "role": token.role,

@@ -1,12 +1,12 @@
-"""A client of the service for Python: the REST routes as typed methods, sync and async.
+"""Python client of the service: the REST routes as typed methods, sync and async.
 
     with Client("http://127.0.0.1:8080") as client:
         job = client.submit("Simple", {"steps": 3}).wait()
 
-What the server refuses is raised as the JobManager itself raises it (jobmanager.errors). What may be sent again is: a
-submission carries an idempotency key, so that it makes one job however often it takes.
-What happens in which order is written once, without input and output (core.py, tails.py); sync.py and aio.py do what
-it says. Knows nothing of Flask, the store or the engine.
+Raises the same errors as the JobManager (jobmanager.errors). Retries every request that may be sent twice: each
+submission carries an idempotency key, so that its retries create one job.
+The order of requests is written once, without I/O (core.py, tails.py); sync.py and aio.py execute it. Imports nothing
+of Flask, the store or the engine.
 """
 
 from jobmanager.client.aio import AsyncClient, AsyncJob

@@ -1,4 +1,4 @@
-"""The client for programs of asyncio. What it does is in core.py; here it is sent, received, and waited for."""
+"""The asyncio client: executes the flows of core.py on an event loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jobmanager.records import Submission
 from jobmanager.states import Action, Status
 
 T = TypeVar("T")
-#: Inside the class, `list` is a method.
+#: Aliases for annotations: inside the class, `list` is a method.
 Jobs = AsyncIterator["AsyncJob"]
 Ids = list[str]
 Changes = list[Change]
@@ -29,7 +29,7 @@ Types = list[JobType]
 
 
 class AsyncJob(Snapshot):
-    """A job as it was when it was looked at, and what can be asked of it; each method asks the server anew."""
+    """Snapshot of a job. It never changes: each method sends a request and returns a new value."""
 
     _client: AsyncClient = PrivateAttr()
 
@@ -38,49 +38,48 @@ class AsyncJob(Snapshot):
         return await self._client.get(self.id)
 
     async def wait(self, timeout: float | None = None, *, statuses: Iterable[Status | str] | None = None) -> AsyncJob:
-        """Return the job when it has come to rest; see AsyncClient.wait."""
+        """Wait until the job is at rest and return it; see AsyncClient.wait."""
         return await self._client.wait(self.id, timeout, statuses=statuses)
 
     def follow(self, *, log_after: int | None = 0) -> AsyncIterator[Sign]:
-        """Give what happens to the job until it comes to rest; see AsyncClient.follow."""
+        """Yield the job's changes, progress and log lines until it is at rest; see AsyncClient.follow."""
         return self._client.follow(self.id, log_after=log_after)
 
     async def halt(self, *, wait: float = 0, reason: str | None = None, if_match: str | None = None) -> AsyncJob:
-        """Have the job pause where it stands; see AsyncClient.halt."""
+        """Halt the job; see AsyncClient.halt."""
         return await self._client.halt(self.id, wait=wait, reason=reason, if_match=if_match)
 
     async def resume(self, *, wait: float = 0, reason: str | None = None, if_match: str | None = None) -> AsyncJob:
-        """Have the job go on where it stood; see AsyncClient.resume."""
+        """Resume the job; see AsyncClient.resume."""
         return await self._client.resume(self.id, wait=wait, reason=reason, if_match=if_match)
 
     async def stop(
         self, *, wait: float = 0, reason: str | None = None, if_match: str | None = None, force: bool = False
     ) -> AsyncJob:
-        """End the job for good; see AsyncClient.stop."""
+        """Stop the job for good; see AsyncClient.stop."""
         return await self._client.stop(self.id, wait=wait, reason=reason, if_match=if_match, force=force)
 
     async def changes(self) -> list[Change]:
-        """Return what happened to the job, the oldest first."""
+        """Return the job's status changes, oldest first."""
         return await self._client.changes(self.id)
 
     def log(self, *, after: int = 0) -> AsyncIterator[LogLine]:
-        """Give the lines that the job logged, behind the one numbered *after*."""
+        """Yield the job's log lines numbered above *after*."""
         return self._client.log(self.id, after=after)
 
     async def download(self, to: str | Path | BinaryIO | None = None) -> Path | None:
-        """Save the file that the job made; see AsyncClient.download."""
+        """Download the job's file; see AsyncClient.download."""
         return await self._client.download(self.id, to)
 
 
 class AsyncClient:
-    """The job manager at a URL; many coroutines of one event loop may use it at once.
+    """Client of the job manager at a URL. Coroutines of one event loop may share it.
 
-    Close it, or use it as a context manager. An iteration that is left before its end is best closed as well, by
-    `contextlib.aclosing`.
+    Close it, or use it as a context manager. Close an iteration that you leave early, too, with `contextlib.aclosing`.
 
-    What fails because nothing answers, or because the server asks to come later, is tried again for *retry_seconds*;
-    then Unreachable is raised, or what the server said. Every method may raise that, Refused,
-    Unauthenticated, Forbidden and StoreUnavailable, besides what it names.
+    If the server does not answer, or answers 429, 502, 503 or 504, retries for *retry_seconds*, then raises Unreachable
+    or the server's error. Besides the errors that it names, every method may raise Unreachable, Unexpected, Refused,
+    Unauthenticated, Forbidden, RateLimited, TokensUnavailable and StoreUnavailable.
     """
 
     def __init__(
@@ -91,12 +90,12 @@ class AsyncClient:
         retry_seconds: float = 30.0,
         timeout_seconds: float = 30.0,
     ) -> None:
-        """Opens no connection yet; raises ConfigError for a URL or a token that is none."""
+        """Check the URL and the token; raises ConfigError. Opens no connection yet."""
         self._http = httpx.AsyncClient(**http.options(url, token, timeout_seconds))
         self._core: Core[AsyncJob] = Core(url, self._make_job, retry_seconds=retry_seconds)
 
     async def close(self) -> None:
-        """Close the connections that are left open."""
+        """Close all open connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> AsyncClient:
@@ -107,11 +106,11 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    # Submitting and looking
+    # Submit and read
 
     async def submit(
         self,
-        type: str,  # noqa: A002 - the name it has everywhere
+        type: str,  # noqa: A002 - its name in the API
         args: Mapping[str, Any] | None = None,
         *,
         priority: int = 0,
@@ -121,9 +120,9 @@ class AsyncClient:
         labels: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncJob:
-        """Submit a job; when this returns, no crash loses it.
+        """Submit a job. Once this returns, the job survives any crash.
 
-        Makes one job however often it has to be sent: without an *idempotency_key* it has one of its own.
+        Retries create no second job: the request carries *idempotency_key*, or a generated key.
         Raises UnknownType, InvalidRequest, Conflict (the key was used for another submission), QueueFull.
         """
         asked = Submission(
@@ -139,40 +138,41 @@ class AsyncClient:
         return await self._run(self._core.submit(asked))
 
     async def submit_all(self, submissions: Iterable[Submission]) -> Ids:
-        """Submit many jobs, all or none; returns their ids.
+        """Submit many jobs, all or none, and return their ids.
 
-        They have no idempotency keys: if the answer is lost, Unreachable is raised, and they may have been stored.
+        Not retried after a lost reply: raises Unreachable, and the jobs may have been stored.
+        Raises InvalidRequest (also if a submission has an idempotency key), QueueFull.
         """
         return await self._run(self._core.submit_all(submissions))
 
     async def get(self, job_id: str) -> AsyncJob:
-        """Return the job as it is now; raises UnknownJob."""
+        """Return the job as it is now. Raises UnknownJob."""
         return await self._run(self._core.get(job_id))
 
     def list(self, *, limit: int | None = None, **filters: Unpack[Filters]) -> Jobs:
-        """Give the jobs that the filters select, the newest first; asks for more as they are taken."""
+        """Yield the jobs that match the filters, newest first. Loads one page at a time."""
         return self._iterate(self._core.jobs(filters, limit))
 
     async def changes(self, job_id: str) -> Changes:
-        """Return what happened to the job, the oldest first; raises UnknownJob."""
+        """Return the job's status changes, oldest first. Raises UnknownJob."""
         return await self._run(self._core.changes(job_id))
 
     def log(self, job_id: str, *, after: int = 0) -> AsyncIterator[LogLine]:
-        """Give the lines that the job logged, behind the one numbered *after*; raises UnknownJob."""
+        """Yield the job's log lines numbered above *after*. Raises UnknownJob."""
         return self._iterate(self._core.log(job_id, after))
 
     async def job_types(self) -> Types:
-        """Return what can be submitted."""
+        """Return the job types that can be submitted."""
         return await self._run(self._core.job_types())
 
-    # Halt, resume, stop: asking for what is already so changes nothing, so that asking again is safe.
+    # Halt, resume, stop: idempotent, so that retries are safe
 
     async def halt(
         self, job_id: str, *, wait: float = 0, reason: str | None = None, if_match: str | None = None
     ) -> AsyncJob:
-        """Have the job pause where it stands, everything kept; waits up to *wait* seconds until it has.
+        """Pause the job and keep its state. Wait up to *wait* seconds until it is halted.
 
-        With *if_match*, the `etag` of a job that was looked at, nothing is done where the job has changed since.
+        *if_match* is the `etag` of a snapshot: if the job has changed since, changes nothing and raises Outdated.
         Raises UnknownJob, NotAllowed, Outdated.
         """
         return await self._run(self._core.control(Action.HALT, job_id, wait=wait, reason=reason, if_match=if_match))
@@ -180,7 +180,7 @@ class AsyncClient:
     async def resume(
         self, job_id: str, *, wait: float = 0, reason: str | None = None, if_match: str | None = None
     ) -> AsyncJob:
-        """Have a halted or failed job go on where it stood; waits up to *wait* seconds until it runs.
+        """Continue a halted or failed job where it left off. Wait up to *wait* seconds until it runs.
 
         For *if_match* see `halt`. Raises UnknownJob, NotAllowed, Outdated.
         """
@@ -195,18 +195,19 @@ class AsyncClient:
         if_match: str | None = None,
         force: bool = False,
     ) -> AsyncJob:
-        """End the job for good and roll back what it did; waits up to *wait* seconds until that is done.
+        """Stop the job for good and roll back its work. Wait up to *wait* seconds until that is done.
 
-        *force* interrupts Python code that does not answer. For *if_match* see `halt`.
+        *force* interrupts Python code that reaches no checkpoint. For *if_match* see `halt`.
         Raises UnknownJob, NotAllowed, Outdated.
         """
         flow = self._core.control(Action.STOP, job_id, wait=wait, reason=reason, if_match=if_match, force=force)
         return await self._run(flow)
 
     async def halt_all(self, *, all: bool = False, reason: str | None = None, **filters: Unpack[Filters]) -> Sweep:  # noqa: A002
-        """Ask every job that the filters select to halt, without waiting; without a filter, say *all*.
+        """Halt all jobs that match the filters, without waiting. Without a filter, pass all=True.
 
-        If an answer is lost it is asked again, and the jobs that had changed by then are told as unchanged.
+        After a lost reply, the request is sent again. The jobs that the first one changed then count as unchanged.
+        Raises InvalidRequest if there is no filter, or an empty one.
         """
         return await self._run(self._core.control_all(Action.HALT, filters, all=all, reason=reason))
 
@@ -218,7 +219,7 @@ class AsyncClient:
         spread_seconds: float = 0,
         **filters: Unpack[Filters],
     ) -> Sweep:
-        """Have every job that the filters select go on, the last one after *spread_seconds*; see `halt_all`."""
+        """Resume all jobs that match the filters, spread over *spread_seconds*; see `halt_all`."""
         flow = self._core.control_all(Action.RESUME, filters, all=all, reason=reason, spread_seconds=spread_seconds)
         return await self._run(flow)
 
@@ -230,37 +231,40 @@ class AsyncClient:
         force: bool = False,
         **filters: Unpack[Filters],
     ) -> Sweep:
-        """Ask every job that the filters select to stop, without waiting; see `halt_all`."""
+        """Stop all jobs that match the filters, without waiting; see `halt_all`."""
         return await self._run(self._core.control_all(Action.STOP, filters, all=all, reason=reason, force=force))
 
-    # Waiting and watching: a server that is started again meanwhile is waited for, and nothing is missed.
+    # Wait and follow: these outlast a restart of the server and miss no change
 
     async def wait(
         self, job_id: str, timeout: float | None = None, *, statuses: Iterable[Status | str] | None = None
     ) -> AsyncJob:
-        """Return the job when it has come to rest: completed, failed, stopped or halted; or in one of the *statuses*.
+        """Wait until the job is in one of the *statuses*, by default at rest, and return it.
 
-        Raises TimeoutError after *timeout* seconds, and UnknownJob.
+        At rest means completed, failed, stopped or halted. Raises UnknownJob, and TimeoutError after *timeout* seconds.
         """
         return await self._run(self._core.wait(job_id, timeout, statuses))
 
     def follow(self, job_id: str, *, log_after: int | None = 0) -> AsyncIterator[Sign]:
-        """Give what happens to the job from now on: Change, JobProgress and LogLine, and at its rest the AsyncJob.
+        """Yield each Change, JobProgress and LogLine of the job from now on; the last item is the AsyncJob, at rest.
 
-        Log lines begin behind the one numbered *log_after*; with None there are none. Raises UnknownJob.
+        Log lines start after the one numbered *log_after*; None leaves them out. Raises UnknownJob.
         """
         return self._iterate(self._core.follow(job_id, log_after))
 
     def events(self, **filters: Unpack[Filters]) -> AsyncIterator[Change]:
-        """Give each change of the jobs that the filters select, from now on, without end."""
+        """Yield each change of the jobs that match the filters, from now on, without end.
+
+        The status filter selects changes to that status.
+        """
         return self._iterate(self._core.events(filters))
 
     async def download(self, job_id: str, to: str | Path | BinaryIO | None = None) -> Path | None:
-        """Save the file that a completed job made, and return where; its SHA-256 is checked.
+        """Download a completed job's file, verify its SHA-256 (if the job gave one), and return its path.
 
-        *to* is a path, a folder, or a stream (then None is returned); by default the file comes here, under its own
-        name, unless there is one: FileExistsError. What breaks off goes on, also in a later call.
-        Raises UnknownJob, NotFound if there is no file, Damaged, OSError.
+        *to* is a path (which is replaced), a folder, by default the current one, or a binary stream (returns None).
+        Continues a download that broke off, even in an earlier call.
+        Raises UnknownJob, NotFound (no file), FileExistsError (its name is taken in the folder), Damaged, OSError.
         """
         return await self._run(self._core.download(job_id, to))
 
@@ -287,7 +291,7 @@ class AsyncClient:
 
 
 class _Line:
-    """Does the steps of one flow, and holds the stream that it has open."""
+    """Executes the steps of one flow and holds its open stream."""
 
     def __init__(self, client: httpx.AsyncClient, course: Course[Any]) -> None:
         self._http = client
@@ -305,7 +309,7 @@ class _Line:
         await self._close()
 
     async def do(self, step: Step) -> Reply | bytes | Lost | None:
-        """Return the answer to the step."""
+        """Execute a step and return its answer."""
         try:
             match step:
                 case Pause(seconds):

@@ -1,7 +1,7 @@
-"""What a client does, as flows of steps: which requests, in which order, and what follows from each answer.
+"""The logic of a client as flows of steps: which requests to send, in which order, and how to handle each reply.
 
-Does no input or output itself (but for the file that a download fills), so that it serves the sync and the async client
-alike. Reads the monotonic clock, for deadlines.
+The only I/O here is writing the file of a download, so the sync and the async client share this module. Reads the
+monotonic clock, for deadlines.
 """
 
 from __future__ import annotations
@@ -38,45 +38,45 @@ from jobmanager.records import Submission, backoff
 from jobmanager.states import REACHED, UNDER_WAY, Action, Status
 
 J = TypeVar("J", bound=Snapshot)
-#: Where the service is unless something else is said.
+#: URL of the service if no other is given.
 DEFAULT_URL = "http://127.0.0.1:8080"
-#: The longest that the server keeps a request waiting, RFC 7240.
+#: The longest wait that the server grants a request (`Prefer: wait=N`, RFC 7240).
 _MOST_WAIT_SECONDS = 30
 _LONGEST_PAGE = 500
 _LINES_A_PAGE = 5000
-#: Between two tries of a request that failed: at first, and at most.
+#: Base and cap of the backoff between retries of a request.
 _LEAST_PAUSE_SECONDS = 0.1
 _MOST_PAUSE_SECONDS = 5.0
 
 
 class Filters(TypedDict, total=False):
-    """Which jobs are meant: those of which all holds that is given."""
+    """Filter for jobs. All given conditions must match."""
 
-    #: any of these
+    #: any of these statuses
     status: Status | str | Iterable[Status | str] | None
     type: str | None
-    #: all of these
+    #: all of these labels
     labels: Mapping[str, str] | None
     submitted_after: datetime | None
     submitted_before: datetime | None
-    #: the beginning of an id (13 characters or more), a part of the type's name, or a label's value
+    #: the start of an id (13 characters or more), a part of the type's name, or a label's value
     q: str | None
 
 
 class Patience:
-    """How long a request that fails is sent again, and after which pauses."""
+    """Pauses between the retries of a request; gives up after *seconds* without progress."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self.renew()
 
     def renew(self) -> None:
-        """Begin anew: something has come."""
+        """Restart the deadline and the backoff, because data has arrived."""
         self._deadline = time.monotonic() + self._seconds
         self._failures = 0
 
     def pause(self, error: JobManagerError, *, least_seconds: float = 0.0) -> Flow[None]:
-        """Wait before the next try; raises the error where there is no time for one."""
+        """Wait before the next try. Raises *error* if the wait would end after the deadline."""
         self._failures += 1
         seconds = max(least_seconds, backoff(self._failures, base=_LEAST_PAUSE_SECONDS, cap=_MOST_PAUSE_SECONDS))
         if time.monotonic() + seconds > self._deadline:
@@ -85,14 +85,14 @@ class Patience:
 
 
 class Core(Generic[J]):
-    """Everything a client can do; *make_job* turns what the server shows, and its ETag, into a job."""
+    """All operations of a client. *make_job* builds a job from the server's JSON, with the ETag added."""
 
     def __init__(self, url: str, make_job: Callable[[dict[str, Any]], J], *, retry_seconds: float) -> None:
         self._url = url
         self._make_job = make_job
         self._retry_seconds = retry_seconds
 
-    # Submitting and looking
+    # Submit and read
 
     def submit(self, asked: Submission) -> Flow[J]:
         key = str(uuid.uuid4()) if asked.idempotency_key is None else asked.idempotency_key
@@ -171,7 +171,7 @@ class Core(Generic[J]):
             reply = yield from self.ask(request, job_id=job_id, action=action, lost=tries)
             job = self._job(reply)
         except Outdated:
-            # What changed the job may have been this request itself, whose answer was lost.
+            # This request itself may have changed the job, if the reply to an earlier try was lost.
             job = yield from self.get(job_id)
             if not tries or job.status not in REACHED[action] | UNDER_WAY[action]:
                 raise
@@ -191,7 +191,7 @@ class Core(Generic[J]):
         body: dict[str, Any] = dict(_filter(filters)) | more
         for name, field in (("status", "status"), ("labels", "label")):
             if filters.get(name) is not None and field not in body:
-                # It was worked out, and came to nothing: that is not to mean every job there is.
+                # A computed filter that came out empty must not select every job.
                 raise InvalidRequest(f"{name} is empty: leave it out where any will do.", field=name)
         if all:
             body["all"] = True
@@ -200,7 +200,7 @@ class Core(Generic[J]):
         reply = yield from self.ask(_post(f"/jobs/{action}", to_json(body)))
         return wire.read(Sweep, wire.read_json(reply))
 
-    # Waiting and watching
+    # Wait and follow
 
     def wait(self, job_id: str, timeout: float | None, statuses: Iterable[Status | str] | None) -> Flow[J]:
         wanted = AT_REST if statuses is None else {Status(status) for status in statuses}
@@ -212,7 +212,7 @@ class Core(Generic[J]):
         return job
 
     def _until(self, job: J, deadline: float, holds: Callable[[Status], bool]) -> Flow[J]:
-        """Return the job as soon as that holds of its status, or at the deadline."""
+        """Return the job once *holds* is true of its status, or at the deadline."""
         tail = JobTail(self, job, deadline=deadline)
         while not holds(tail.job.status) and time.monotonic() < deadline:
             yield from tail.next()
@@ -252,7 +252,7 @@ class Core(Generic[J]):
             yield from self._fetch(job_id, sink)
             expected = told.get("sha256")
             if expected is not None and sink.sha256() != expected:
-                # What an earlier download left may have been damaged since; what comes now is not.
+                # The part file of an earlier download may be damaged: fetch the whole file again.
                 sink.restart()
                 yield from self._fetch(job_id, sink)
                 if sink.sha256() != expected:
@@ -262,7 +262,7 @@ class Core(Generic[J]):
             sink.close()
 
     def _fetch(self, job_id: str, sink: Sink) -> Flow[None]:
-        """Have the sink take what it has not yet of the job's file."""
+        """Download the bytes of the job's file that *sink* lacks, with retries."""
         patience = Patience(self._retry_seconds)
         while True:
             begin = sink.size()
@@ -280,7 +280,7 @@ class Core(Generic[J]):
                 yield from patience.pause(self._unreachable(lost))
                 continue
             if reply.status == 416 and reply.headers.get("content-range", "").endswith(f"/{begin}"):
-                return  # nothing is left: it is all there
+                return  # the file is already complete
             if reply.status == 416:
                 sink.restart()
                 continue
@@ -289,7 +289,7 @@ class Core(Generic[J]):
                 raise error
             yield from patience.pause(error, least_seconds=wire.retry_after_seconds(reply))
 
-    # One request
+    # Send one request
 
     def ask(
         self,
@@ -300,9 +300,10 @@ class Core(Generic[J]):
         action: str = "",
         lost: list[Lost] | None = None,
     ) -> Flow[Reply]:
-        """Return the answer of success; sends the request again while that may help; raises JobManagerError.
+        """Send a request, with retries, and return the successful reply.
 
-        Answers that were lost, so that the request may have been heard, are added to *lost*.
+        Appends to *lost* each failure after which the server may have processed the request.
+        Raises the JobManagerError for the last failure.
         """
         patience = Patience(self._retry_seconds)
         while True:
@@ -325,7 +326,7 @@ class Core(Generic[J]):
             yield from patience.pause(error, least_seconds=wire.retry_after_seconds(reply))
 
     def job_of(self, shown: Any) -> J:
-        """Return a job of what the server shows; raises Unexpected."""
+        """Build a job from the server's JSON. Raises Unexpected."""
         if not isinstance(shown, dict):
             raise Unexpected("What answers is no job manager.")
         return self._make_job(shown)
@@ -341,7 +342,7 @@ class Core(Generic[J]):
 
 
 def query_of(filters: Filters) -> Sequence[tuple[str, str]]:
-    """Return the filter as parameters."""
+    """Return the filter as query parameters."""
     told: list[tuple[str, str]] = []
     for name, value in _filter(filters).items():
         told += [(name, each) for each in ([value] if isinstance(value, str) else value)]
@@ -349,7 +350,7 @@ def query_of(filters: Filters) -> Sequence[tuple[str, str]]:
 
 
 def _filter(filters: Filters) -> dict[str, str | list[str]]:
-    """Return the filter as the server's JSON has it."""
+    """Return the filter in the server's JSON format."""
     chosen: dict[str, str | list[str]] = {}
     if status := filters.get("status"):
         chosen["status"] = [str(each) for each in ([status] if isinstance(status, str) else status)]
@@ -383,7 +384,7 @@ def _get(path: str, query: Sequence[tuple[str, str]] = (), headers: Mapping[str,
 
 
 def _post(path: str, content: bytes, headers: Mapping[str, str] | None = None) -> Request:
-    # The wait that was asked for is no silence.
+    # The server sends nothing during the requested wait: the read timeout must be longer.
     waits = (headers or {}).get("Prefer", "wait=0").removeprefix("wait=")
     return Request(
         method="POST",
@@ -395,7 +396,7 @@ def _post(path: str, content: bytes, headers: Mapping[str, str] | None = None) -
 
 
 def _begin_of(reply: Reply) -> int:
-    """Return at which byte of the file the body begins."""
+    """Return the offset in the file of the body's first byte; -1 if it is unknown."""
     if reply.status == 200:
         return 0
     begin = reply.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]

@@ -1,6 +1,6 @@
-"""Where a download goes: a file that appears when it is whole, or a stream of bytes.
+"""Targets of a download: a file that appears once it is complete, or a binary stream.
 
-Blocks while it writes, as the page cache takes it.
+Writes block; for files, usually only until the page cache has the data.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from jobmanager.client.errors import Damaged
 
 
 class Sink(Protocol):
-    """What takes a download."""
+    """Target of a download."""
 
     def size(self) -> int:
-        """Return how many bytes are there."""
+        """Return the number of bytes received."""
 
     def write(self, chunk: bytes) -> None:
-        """Take more bytes."""
+        """Append bytes."""
 
     def restart(self) -> None:
-        """Forget the bytes that are there; raises Damaged where that cannot be done."""
+        """Discard the bytes received. Raises Damaged if that is impossible."""
 
     def sha256(self) -> str:
-        """Return what stands for the bytes that are there."""
+        """Return the SHA-256 of the bytes received, in hex."""
 
     def finish(self) -> Path | None:
-        """Make the file appear; returns where."""
+        """Publish the complete file and return its path; None for a stream."""
 
     def close(self) -> None:
-        """Keep what is there for another time."""
+        """Close the target. Keeps a part file, for a later call to continue."""
 
 
 class PartFile:
-    """A file under a name of its own until it is whole: what broke off goes on there, in another process too."""
+    """A file with a temporary name until it is complete. A later download continues it, in another process too."""
 
     def __init__(self, path: Path, job_id: str) -> None:
         self._path = path
-        # A completed job's file never changes: its id stands for the content.
+        # A completed job's file never changes, so the job's id identifies the content.
         self._part = path.with_name(f".{path.name}.{job_id}.part")
         self._closing = ExitStack()
         self._file: BinaryIO | None = None
@@ -53,7 +53,7 @@ class PartFile:
     def write(self, chunk: bytes) -> None:
         file = self._opened()
         file.write(chunk)
-        file.flush()  # what is there is what was written, also for the next who looks at its size
+        file.flush()  # size() reads the length from the file system
         self._hash.update(chunk)
 
     def restart(self) -> None:
@@ -84,7 +84,7 @@ class PartFile:
 
 
 class Stream:
-    """What somebody else reads, as it comes: nothing can be taken back."""
+    """A binary stream. Bytes that were written cannot be taken back."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -110,20 +110,20 @@ class Stream:
         self._file.flush()
 
     def close(self) -> None:
-        """Leave the stream to whoever gave it."""
+        """Leave the stream open: the caller owns it."""
 
 
 def sink_for(to: str | Path | BinaryIO | None, filename: str, job_id: str) -> Sink:
-    """Return what takes a job's file: at a path, in a folder, in a stream, or here (None) under the *filename*.
+    """Return the sink for a job's file: *to* is a path, a folder, a stream, or None for the current folder.
 
-    Raises FileExistsError where a file of that name is there, and nobody said that it is to be replaced.
+    In a folder, the file is called *filename*. Raises FileExistsError if that exists; a path is replaced instead.
     """
     if to is not None and not isinstance(to, (str, Path)):
         return Stream(to)
     path = Path() if to is None else Path(to)
     if not path.is_dir():
         return PartFile(path, job_id)
-    # The name comes from elsewhere: it may not lead out of the folder, nor hide.
+    # The server chose the name: it must not lead out of the folder, nor be hidden.
     path /= Path(filename).name.lstrip(".") or job_id
     if path.exists():
         raise FileExistsError(f"{path} is there already.")

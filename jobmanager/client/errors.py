@@ -1,10 +1,10 @@
-"""What only a client meets, beside the errors that the JobManager itself raises (jobmanager.errors).
+"""Errors that only a client raises, besides those of the JobManager (jobmanager.errors).
 
 JobManagerError
-├── Refused        the server says no, for a reason that is about no job: 413, 500 …
-├── Unexpected     what answers is no job manager
-├── Unreachable    nothing answers, or it fell silent
-└── Damaged        a download is not the file that the job made
+├── Refused        an HTTP error that no other class stands for: 413, 500 …
+├── Unexpected     the reply is not from a job manager
+├── Unreachable    no reply came, or the connection broke off
+└── Damaged        a download differs from the file that the job made
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jobmanager.errors import JobManagerError
 
 
 class Refused(JobManagerError):
-    """The server refused; `status` is that of HTTP."""
+    """The server refused the request; `status` is the HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -21,12 +21,12 @@ class Refused(JobManagerError):
 
 
 class Unexpected(JobManagerError):
-    """The answer is none that a job manager gives."""
+    """The reply is not one that a job manager sends."""
 
 
 class Unreachable(JobManagerError):
-    """Nothing answers, for as long as the client was to try; what was asked for may have happened all the same."""
+    """No reply came within the client's retry time. The server may have executed the request all the same."""
 
 
 class Damaged(JobManagerError):
-    """What was downloaded is not what the job made: its SHA-256 differs."""
+    """The downloaded file is not the one that the job made: the SHA-256 differs."""

@@ -1,4 +1,4 @@
-"""What the sync and the async client have in common in their use of httpx."""
+"""httpx settings and conversions that the sync and the async client share."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import httpx
 from jobmanager.client.wire import Lost, Reply, Request
 from jobmanager.errors import ConfigError
 
-#: Shorter than servers keep a silent connection (gunicorn: 2 s): one that they are about to close is not used again.
+#: Idle connections expire before the server closes them (gunicorn: 2 s): no request is sent on one about to close.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=1.5)
 _CONNECT_SECONDS = 5.0
 _CHUNK_BYTES = 65_536
-#: What says for sure that the server has not heard the request.
+#: Errors after which the server has certainly not received the request.
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
 def options(url: str, token: str | None, timeout_seconds: float) -> dict[str, Any]:
-    """Return what an httpx client is made with; raises ConfigError."""
+    """Return the arguments for an httpx client. Raises ConfigError if the URL or the token is invalid."""
     try:
         parts = urlsplit(url)
         is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -41,7 +41,7 @@ def options(url: str, token: str | None, timeout_seconds: float) -> dict[str, An
 
 
 def built(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Request:
-    """Return the request as httpx sends it."""
+    """Convert a request to httpx's type, with its own read timeout."""
     timeout = http.timeout
     if request.read_seconds is not None:
         timeout = httpx.Timeout(timeout.read, connect=timeout.connect)
@@ -57,12 +57,12 @@ def built(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Req
 
 
 def reply_of(response: httpx.Response, content: bytes = b"") -> Reply:
-    """Return what came back."""
+    """Convert httpx's response; without *content* for a stream."""
     return Reply(status=response.status_code, headers=response.headers, content=content)
 
 
 def lost(error: httpx.RequestError) -> Lost:
-    """Return what became of a request that was not answered, in words."""
+    """Convert an httpx error into a Lost, with the reason in words."""
     reason = str(error) or type(error).__name__
     if isinstance(error, httpx.TimeoutException):
         reason = "it does not answer in time"

@@ -1,4 +1,4 @@
-"""Read server-sent events (WHATWG HTML, section 9.2) from the bytes of a stream, however they are cut."""
+"""Parse server-sent events (WHATWG HTML, section 9.2) from a byte stream that may be split anywhere."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class Event:
 
 
 class Parser:
-    r"""Takes the bytes of one stream after the other, as they come.
+    r"""Incremental parser of one stream after another.
 
     >>> Parser().feed(b"id: 7\nevent: change\ndata: {}\n\n: heartbeat\n\n")
     [Event(name='change', data='{}')]
     """
 
     def __init__(self) -> None:
-        #: what names the place in the stream up to which everything was given; "" before any
+        #: the last event id, to continue after it; "" before the first one
         self.last_id = ""
         self.begin()
 
     def begin(self) -> None:
-        """Expect a new stream, which goes on behind `last_id`."""
+        """Reset for a new stream, which continues after `last_id`."""
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
         self._rest = ""
         self._id = self.last_id
@@ -35,7 +35,7 @@ class Parser:
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """Return the events that are complete now."""
+        """Parse a chunk and return the events that it completes."""
         text = self._rest + self._decoder.decode(chunk)
         # A \r at the end may be the first half of \r\n.
         held = "\r" if text.endswith("\r") else ""

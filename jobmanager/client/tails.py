@@ -1,7 +1,7 @@
-"""Follow what happens to jobs: by the server's stream of events, and by looking again while there is none.
+"""Follow changes of jobs by the server's event stream, and by polling while there is no stream.
 
-A stream may be refused (no room), or break at any moment; what was missed is then found by looking, so that no change
-is left out and none is given twice. Does no input or output itself: see wire.Flow.
+The server may refuse a stream (too many), or a stream may break at any moment. Polling then finds the missed changes,
+so that each change is returned exactly once. Does no I/O itself: see wire.Flow.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ if TYPE_CHECKING:
     from jobmanager.client.core import Core, Filters
 
 J = TypeVar("J", bound=Snapshot)
-#: What differs wherever something has happened to a job.
+#: Fields of a job that differ after any change.
 State = tuple[object, ...]
 
-#: A stream that is silent for longer, heartbeats included, is given up.
+#: A stream that sends nothing for so long, not even a heartbeat, is given up.
 _SILENCE_SECONDS = 45.0
-#: Between two looks while there is no stream: at first, and at most, where nothing happens.
+#: Pause between two polls while there is no stream: at first, and at most if nothing changes.
 _LEAST_PAUSE_SECONDS = 0.1
 _MOST_PAUSE_SECONDS = 2.0
-#: How long a stream that was refused is not asked for, at most, unless the server says when.
+#: Longest backoff after a refused stream; a longer Retry-After takes precedence.
 _MOST_REFUSED_SECONDS = 30.0
-#: Jobs whose last change is remembered; of a job that was forgotten, a change might be given twice.
+#: Number of jobs whose last change is remembered; a change of a forgotten job may be returned twice.
 _MOST_REMEMBERED = 100_000
-#: What a job that can still change is shown as.
+#: Statuses of jobs that can still change.
 _LIVE = tuple(status for status in Status if status not in (Status.COMPLETED, Status.STOPPED))
 
 
 class Tail(Generic[J]):
-    """What is common to following one job and many."""
+    """The common part of following one job and many."""
 
-    #: how long a stream is believed that nothing has happened, before a look makes sure
+    #: how long to rely on an open stream before polling to make sure
     trust_seconds = 15.0
 
     def __init__(self, core: Core[J], path: str, query: Sequence[tuple[str, str]], deadline: float = math.inf) -> None:
@@ -61,14 +61,14 @@ class Tail(Generic[J]):
         self._pause_seconds = _LEAST_PAUSE_SECONDS
 
     def next(self) -> Flow[list[Change | JobProgress]]:
-        """Wait for what happens next; returns nothing where only time has passed."""
+        """Wait for news and return it; an empty list if there was none."""
         if self._is_open and time.monotonic() - self._looked_at < self.trust_seconds:
             return (yield from self._read())
         if not self._is_open and time.monotonic() >= self._opens_at:
             yield from self._open()
         elif not self._is_open:
             yield Pause(self._until_next_look())
-        # Also where a stream has just begun: what happened before is not in it.
+        # Also poll right after opening a stream: it does not contain earlier changes.
         self._looked_at = time.monotonic()
         signs = yield from self._look()
         is_news = any(isinstance(sign, Change) for sign in signs)
@@ -76,11 +76,11 @@ class Tail(Generic[J]):
         return signs
 
     def _look(self) -> Flow[list[Change | JobProgress]]:
-        """Return what is new since the last look."""
+        """Poll, and return the news since the last poll."""
         raise NotImplementedError
 
     def _take(self, signs: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
-        """Return those of the signs of a stream that are news."""
+        """Return the signs from the stream that are news."""
         raise NotImplementedError
 
     def _until_next_look(self) -> float:
@@ -104,7 +104,7 @@ class Tail(Generic[J]):
             self._parser.begin()
             return
         yield Close()
-        # A server without streams, or none for us, will not have one in a moment; nor does a look need one.
+        # After a permanent error (no streams here, or not for us) never request a stream again, only poll.
         is_temporary = wire.is_temporary(reply, is_repeatable=True)
         self._refused(wire.retry_after_seconds(reply) if is_temporary else math.inf)
 
@@ -130,23 +130,23 @@ class Tail(Generic[J]):
 
 
 class JobTail(Tail[J]):
-    """Follows one job, which is known as it was when this began, with the changes that were *seen*."""
+    """Follows one job from the snapshot *job* on. *seen* are the changes already known; if None, polls no changes."""
 
     def __init__(
         self, core: Core[J], job: J, *, seen: Iterable[Change] | None = None, deadline: float = math.inf
     ) -> None:
         super().__init__(core, job_path(job.id, "events"), (), deadline)
-        #: as it was seen last
+        #: the last snapshot
         self.job = job
         self._seq = max((change.seq for change in seen or ()), default=0)
-        # Without changes, the first look asks for them: the job may have changed since.
+        # With *seen*, the first poll loads the changes: the job may have changed after they were read.
         self._known = _state_of(job) if seen is None else None
         self._wants_changes = seen is not None
         self._checkpoint_seq = progress_of(job).checkpoint_seq
 
     @property
     def is_caught_up(self) -> bool:
-        """Tell whether every change was given that led to what the job is now."""
+        """Return True if all changes that led to the current snapshot were returned."""
         return not self._wants_changes or self._known == _state_of(self.job)
 
     def _look(self) -> Flow[list[Change | JobProgress]]:
@@ -156,7 +156,7 @@ class JobTail(Tail[J]):
             changes = self._new((yield from self._core.changes(job.id)))
         self.job, self._known = job, _state_of(job)
         if changes and changes[-1].to_status != job.status:
-            # The last of them came after the look: the stream will not tell of it as of anything new.
+            # The last change came after the snapshot, and the stream will not repeat it: load a new snapshot.
             yield from self._look_behind(changes)
         return [*changes, *self._farther([progress_of(self.job)])]
 
@@ -168,13 +168,13 @@ class JobTail(Tail[J]):
         return [sign for sign in signs if sign in changes or sign in farther]
 
     def _look_behind(self, changes: Sequence[Change]) -> Flow[None]:
-        """Look at the job after these changes of it."""
+        """Load a new snapshot, now that *changes* are known."""
         self.job = yield from self._core.get(self.job.id)
-        # It may be ahead of them already: those that follow are then asked for.
+        # If the snapshot is already ahead of these changes, the next poll loads the rest.
         self._known = _state_of(self.job) if self.job.status == changes[-1].to_status else None
 
     def _farther(self, told: Iterable[JobProgress]) -> list[JobProgress]:
-        """Return what is newer than all progress that was given: a look may be ahead of the stream."""
+        """Return the progress newer than any returned before: a poll may be ahead of the stream."""
         newer: list[JobProgress] = []
         for progress in told:
             if progress.checkpoint_seq > self._checkpoint_seq:
@@ -189,9 +189,9 @@ class JobTail(Tail[J]):
 
 
 class ListTail(Tail[J]):
-    """Follows the changes of all jobs that a filter selects, from now on; *query* is the filter as parameters."""
+    """Follows the changes of all jobs that match a filter, from now on. *query* is the same filter as parameters."""
 
-    # A look at the whole list is not for nothing: where a stream has begun, it is trusted.
+    # Polling the whole list is expensive, so an open stream is relied on.
     trust_seconds = math.inf
 
     def __init__(self, core: Core[J], filters: Filters, query: Sequence[tuple[str, str]]) -> None:
@@ -199,15 +199,15 @@ class ListTail(Tail[J]):
         status = filters.get("status") or ()
         self._statuses = {Status(each) for each in ([status] if isinstance(status, str) else status)}
         self._filters: Filters = {**filters, "status": ()}
-        #: of each job, the last change that was given
+        #: job id → seq of its last change that was returned
         self._seqs: OrderedDict[str, int] = OrderedDict()
-        #: every change up to this one was given
+        #: all changes up to this seq were returned
         self._floor = 0
-        #: the jobs that were not final at the last look, as they were; None before the first look
+        #: the jobs that were not final at the last poll; None before the first poll
         self._live: dict[str, State] | None = None
-        #: when the last job was submitted that a look has found
+        #: submission time of the newest job found by a poll
         self._newest_at: datetime | None = None
-        #: when the first look was, by the server's clock
+        #: time of the first poll, by the server's clock
         self._began_at: datetime | None = None
 
     def _look(self) -> Flow[list[Change | JobProgress]]:
@@ -217,7 +217,7 @@ class ListTail(Tail[J]):
             newer["submitted_after"] = self._newest_at
         now = yield from self._states({**self._filters, "status": _LIVE})
         if before is not None:
-            # Between two looks, a job may have come and gone.
+            # A job may be submitted and finish between two polls.
             now |= yield from self._states(newer)
         self._live = {job_id: state for job_id, state in now.items() if state[0] in _LIVE}
         if before is None:
@@ -228,7 +228,7 @@ class ListTail(Tail[J]):
             try:
                 changes += yield from self._core.changes(job_id)
             except UnknownJob:
-                continue  # it was removed meanwhile
+                continue  # removed meanwhile
         news = [change for change in sorted(changes, key=lambda change: change.seq) if self._is_new(change)]
         return [change for change in news if not self._statuses or change.to_status in self._statuses]
 
@@ -239,10 +239,10 @@ class ListTail(Tail[J]):
                 news.append(sign)
                 self._floor = max(self._floor, sign.seq)
         return news
-        yield  # a flow, like its siblings, that has nothing to ask for
+        yield  # unreachable: makes this a generator, like the other flows
 
     def _is_new(self, change: Change) -> bool:
-        """Tell whether a change was not given yet, and count it as given."""
+        """Return True if the change was not returned yet, and record it as returned."""
         given = self._seqs.get(change.job_id)
         is_late = self._floor or self._began_at is None or change.at >= self._began_at
         if change.seq <= (self._floor if given is None else given) or (given is None and not is_late):
@@ -254,13 +254,13 @@ class ListTail(Tail[J]):
         return True
 
     def _states(self, filters: Filters) -> Flow[dict[str, State]]:
-        """Return the jobs that the filter selects, as they are."""
+        """Return the state of each job that matches the filter."""
         found: dict[str, State] = {}
         cursor: str | None = None
         while True:
             page = yield from self._core.page(filters, 500, cursor)
             if self._live is None and self._began_at is None:
-                # Whoever finished before is no news, and need not be looked at.
+                # Jobs that finished before the first poll are not news.
                 self._began_at = self._newest_at = page.shown_at
             for shown in page.jobs:
                 job = self._core.job_of(shown)
@@ -272,12 +272,12 @@ class ListTail(Tail[J]):
 
 
 def _state_of(job: Snapshot) -> State:
-    """Return what differs where a change was recorded."""
+    """Return the fields that differ after any change."""
     return (job.status, job.attempt, job.failures, job.crashes, job.forced, job.asked_at, job.run_at)
 
 
 def _sign_of(event: Event) -> Change | JobProgress | None:
-    """Return what an event of a stream says; None for one that we do not know. Raises Unexpected."""
+    """Parse an event; None if its type is unknown. Raises Unexpected."""
     try:
         if event.name == "change":
             return wire.read(Change, json.loads(event.data))

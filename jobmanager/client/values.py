@@ -1,6 +1,6 @@
-"""What the server shows, as frozen values; the names are those of its JSON.
+"""The server's JSON as frozen values with the same field names.
 
-A field that a newer server adds is kept, and reads as an attribute too.
+Fields that a newer server adds are kept, as attributes.
 """
 
 from __future__ import annotations
@@ -12,51 +12,51 @@ from pydantic import BaseModel, ConfigDict
 
 from jobmanager.states import Action, Status
 
-#: The statuses in which nothing happens any more before somebody asks for it.
+#: Statuses that only a new request changes: the job has ended or is halted.
 AT_REST = frozenset({Status.COMPLETED, Status.FAILED, Status.STOPPED, Status.HALTED})
 
 
 class Value(BaseModel):
-    """What all of them are."""
+    """Base class of all values."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
 class Progress(Value):
-    """How far a job is, as it told at its last checkpoint."""
+    """Progress of a job at its last checkpoint."""
 
     #: units of work
     done: float | int | None = None
     total: float | int | None = None
-    #: what the job says about itself
+    #: free text from the job
     message: str | None = None
-    #: units done in a second at work; time spent halted does not count
+    #: units of work per second; excludes time spent halted
     rate: float | None = None
-    #: how much longer it takes at this rate, while it runs
+    #: time left at this rate, while the job runs
     eta_seconds: float | None = None
 
 
 class JobProgress(Progress):
-    """How far a job is, as a stream tells it."""
+    """Progress of a job as a stream sends it."""
 
     job_id: str
     status: Status
-    #: that of the checkpoint which told it, 0 before the first one; it only grows
+    #: seq of the checkpoint, 0 before the first one; only grows
     checkpoint_seq: int = 0
 
 
 class Checkpoint(Value):
-    """What is kept: here the job goes on, whatever happens."""
+    """The last saved checkpoint, from which the job continues after any interruption."""
 
     seq: int
     saved_at: datetime
     age_seconds: float
-    #: units of work done by then
+    #: units of work done at this checkpoint
     done: float | int | None
 
 
 class Lease(Value):
-    """Which process holds a job."""
+    """The lease on a job, and the process that holds it."""
 
     owner: str
     expires_at: datetime
@@ -64,54 +64,54 @@ class Lease(Value):
 
 
 class Snapshot(Value):
-    """A job, as it was when it was looked at."""
+    """A job as it was when it was read."""
 
     id: str
     type: str
     status: Status
     args: dict[str, Any]
-    #: which of args, details and result a list has left out because they are large: `get` returns them
+    #: fields (args, details, result) that a list leaves out because they are large; `get` returns them
     shortened: list[str] = []
     #: higher is claimed first
     priority: int
     labels: dict[str, str]
     submitted_at: datetime
-    #: it is not claimed before this time
+    #: not claimed before this time
     run_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    #: when the halt, resume or stop that came last was asked for
+    #: time of the last request to halt, resume or stop
     asked_at: datetime | None
-    #: how many times it was executed, the present one included
+    #: number of executions, including the current one
     attempt: int
     max_attempts: int
     failures: int
     crashes: int
     timeout_seconds: float | None
-    #: time at work so far, without halts and waits
+    #: time spent working; excludes time halted or queued
     run_seconds: float
     progress: Progress
-    #: None before the first one
+    #: None before the first checkpoint
     checkpoint: Checkpoint | None
-    #: None: nobody holds it
+    #: None if no process holds the job
     lease: Lease | None
-    #: how long a halt may take now; None if it does not run
+    #: how long a halt may take now; None if the job does not run
     expected_halt_seconds: float | None
-    #: it does not answer a stop: stop it with force
+    #: does not react to a stop: stop it with force
     unresponsive: bool
-    #: it runs, but has saved no checkpoint for longer than its type allows
+    #: runs, but has saved no checkpoint for longer than its type allows
     stuck: bool
-    #: it is being stopped by force
+    #: is being stopped by force
     forced: bool
-    #: what may be asked of it now
+    #: actions that its status allows
     allowed: list[Action]
-    #: what its type tells
+    #: return value of the job's `details()` at its last checkpoint
     details: dict[str, Any]
-    #: what it returned
+    #: return value of the job's `start()`
     result: Any
-    #: why it failed, or why its last attempt did
+    #: why the job, or its last attempt, failed
     error: str | None
-    #: names this state of it, for `if_match`; None for a job of a list
+    #: version of this snapshot, for `if_match`; None in a list
     etag: str | None = None
 
 
@@ -122,22 +122,22 @@ class Change(Value):
     seq: int
     job_id: str
     action: str
-    #: None for the submission
+    #: None for a submission
     from_status: Status | None
     to_status: Status
     attempt: int
-    #: who asked: a token's name, a client's address, or engine
+    #: who made the change: a token's name, a client's address, or "engine"
     actor: str
     reason: str | None
     asked_at: datetime
-    #: when it took effect
+    #: time at which it took effect
     at: datetime
 
 
 class LogLine(Value):
     """A line that a job logged."""
 
-    #: place in the job's log
+    #: position in the job's log
     number: int
     attempt: int
     at: datetime
@@ -153,9 +153,9 @@ class Unchanged(Value):
 
 
 class Sweep(Value):
-    """What came of asking many jobs at once."""
+    """Result of a bulk request."""
 
-    #: jobs that the filter selected
+    #: number of jobs that matched the filter
     matched: int
     changed: int
     changed_ids: list[str]
@@ -178,12 +178,12 @@ class JobType(Value):
 
 
 def progress_of(job: Snapshot) -> JobProgress:
-    """Return how far a job is, as a stream would tell it."""
+    """Return the job's progress in the form that a stream sends."""
     seq = job.checkpoint.seq if job.checkpoint is not None else 0
     return JobProgress(job_id=job.id, status=job.status, checkpoint_seq=seq, **dict(job.progress))
 
 
-#: What `follow` gives: changes, progress and log lines, and at the end the job as it then is.
+#: What `follow` yields: changes, progress and log lines, and finally the job.
 Sign = Change | JobProgress | LogLine | Snapshot
 
 
@@ -192,12 +192,12 @@ class JobPage(Value):
 
     jobs: list[dict[str, Any]]
     next_cursor: str | None
-    #: by the server's clock, in whole seconds; None if it did not tell
+    #: time of the reply by the server's clock, in whole seconds; None if it sent none
     shown_at: datetime | None = None
 
 
 class ChangeList(Value):
-    """What happened to a job."""
+    """The changes of a job."""
 
     changes: list[Change]
 

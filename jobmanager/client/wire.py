@@ -1,6 +1,6 @@
-"""Requests and replies as values, the steps that a flow consists of, and what a reply means.
+"""Requests and replies as values, the steps of a flow, and the interpretation of replies.
 
-Does no input or output, and sleeps for nobody.
+Does no I/O and does not sleep.
 """
 
 from __future__ import annotations
@@ -44,66 +44,66 @@ def _name_of(error: type[JobManagerError]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", error.__name__).lower()
 
 
-#: What a problem of this name is raised as; the server's half of this table is in http/errors.py.
+#: The error class for each problem type. The server's half of this table is in http/errors.py.
 PROBLEMS = {_name_of(error): error for error in _family(JobManagerError)} | {"idempotency-conflict": Conflict}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is sent."""
+    """An HTTP request."""
 
     method: str
-    #: below the URL of the service, quoted
+    #: relative to the URL of the service, percent-encoded
     path: str
     query: tuple[tuple[str, str], ...] = ()
     content: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    #: how long the server may be silent; None: as usual
+    #: read timeout; None: that of the client
     read_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What came back."""
+    """An HTTP reply."""
 
     status: int
-    #: by names in lower case
+    #: with names in lower case
     headers: Mapping[str, str]
-    #: empty where it is a stream
+    #: empty for a stream
     content: bytes = b""
 
 
 class Lost(Exception):
-    """No answer came, or it broke off."""
+    """No reply came, or it broke off."""
 
     def __init__(self, why: str, *, was_sent: bool) -> None:
         super().__init__(why)
-        #: the server may have done what it was asked
+        #: True if the server may have processed the request
         self.was_sent = was_sent
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send the request; the answer to this step is the Reply, or Lost is raised."""
+    """Send the request. The answer to this step is the Reply, or Lost is raised."""
 
     request: Request
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Send the request and leave the body of its answer to Receive, if it is one of success; otherwise as Send."""
+    """Like Send, but leave the body of a successful reply to Receive."""
 
     request: Request
 
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """Wait for more of the body; the answer to this step is bytes, none at its end, or Lost is raised."""
+    """Wait for more of the body. The answer is bytes, empty at the end, or Lost is raised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Let go of what was opened."""
+    """Close the open stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,27 +115,27 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Hand a value to whoever iterates."""
+    """Yield a value to the caller's iteration."""
 
     value: Any
 
 
 Step = Send | Open | Receive | Close | Pause | Emit
-#: What is to be done, step by step, each answered before the next; it returns what came of it.
+#: A generator of steps, each answered before the next; it returns the result.
 Flow = Generator[Step, Any, T]
 
 
 class Course(Generic[T]):
-    """A flow on its way: gives the next step, and takes the answer to it."""
+    """Runs a flow: returns its next step and passes the answer to it."""
 
     def __init__(self, flow: Flow[T]) -> None:
         self._flow = flow
         self._answer: Any = None
-        #: what came of it, once there is no step left
+        #: set when no step is left
         self.result: T
 
     def next(self) -> Step | None:
-        """Return what is to be done now, or None at the end; raises what the flow raises."""
+        """Return the next step, or None at the end. Raises the flow's exception."""
         answer, self._answer = self._answer, None
         try:
             return self._flow.throw(answer) if isinstance(answer, Lost) else self._flow.send(answer)
@@ -144,16 +144,16 @@ class Course(Generic[T]):
             return None
 
     def tell(self, answer: Reply | bytes | Lost | None) -> None:
-        """Take the answer to the step."""
+        """Set the answer to the last step, for `next` to pass on."""
         self._answer = answer
 
     def close(self) -> None:
-        """Have the flow let go of what it holds."""
+        """Close the flow: its `finally` blocks run."""
         self._flow.close()
 
 
 def job_path(job_id: str, *rest: str) -> str:
-    """Return the path of a job, or of something of it; raises UnknownJob for what can be no id.
+    """Return the path of a job, or of a part of it. Raises UnknownJob if the id cannot be valid.
 
     >>> job_path("a b", "log")
     '/jobs/a%20b/log'
@@ -164,7 +164,7 @@ def job_path(job_id: str, *rest: str) -> str:
 
 
 def to_json(value: Any) -> bytes:
-    """Return the value as a body; raises InvalidRequest if it is none."""
+    """Encode a request body. Raises InvalidRequest if the value is not JSON."""
     try:
         return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -172,7 +172,7 @@ def to_json(value: Any) -> bytes:
 
 
 def read_json(reply: Reply) -> Any:
-    """Return what the body says; raises Unexpected."""
+    """Decode the JSON body. Raises Unexpected."""
     try:
         return json.loads(reply.content)
     except (ValueError, RecursionError):
@@ -180,7 +180,7 @@ def read_json(reply: Reply) -> Any:
 
 
 def read(model: type[Model], value: Any) -> Model:
-    """Return the value as the model has it; raises Unexpected."""
+    """Validate the value against *model*. Raises Unexpected."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -189,15 +189,15 @@ def read(model: type[Model], value: Any) -> Model:
 
 
 def is_temporary(reply: Reply, *, is_repeatable: bool) -> bool:
-    """Tell whether the same request may be answered better later, and may be sent again without doing it twice."""
+    """Return True if a retry may succeed, and cannot execute the request twice."""
     if reply.status in (429, 503):
-        # A proxy says 503 as well, and does not say whether it has passed on the request.
+        # A proxy may send 503 too, after it has passed the request on.
         return is_repeatable or _problem(reply).get("type", "").startswith(_URN)
     return is_repeatable and reply.status in (502, 504)
 
 
 def retry_after_seconds(reply: Reply) -> float:
-    """Return how long the server wants to be left alone."""
+    """Return the Retry-After header in seconds; 0 if it is missing or invalid."""
     told = reply.headers.get("retry-after", "")
     if told.strip().isdecimal():
         return float(told)
@@ -209,7 +209,7 @@ def retry_after_seconds(reply: Reply) -> float:
 
 
 def time_of(reply: Reply) -> datetime | None:
-    """Return when the server answered, by its own clock, in whole seconds; None if it did not tell."""
+    """Return the Date header, in whole seconds; None if it is missing or invalid."""
     try:
         return parsedate_to_datetime(reply.headers.get("date", ""))
     except (ValueError, TypeError):
@@ -217,7 +217,7 @@ def time_of(reply: Reply) -> datetime | None:
 
 
 def error_of(reply: Reply, *, job_id: str = "", action: str = "") -> JobManagerError:
-    """Return what the reply of a failure is raised as: the error that the JobManager raised there, where it was one."""
+    """Convert an error reply to the exception that the JobManager raised, or to Refused."""
     problem = _problem(reply)
     detail = problem.get("detail")
     kind = PROBLEMS.get(str(problem.get("type", "")).removeprefix(_URN))
@@ -225,7 +225,7 @@ def error_of(reply: Reply, *, job_id: str = "", action: str = "") -> JobManagerE
         return Refused(f"The server answered with status {reply.status}.", reply.status)
     if kind is None:
         return Refused(detail, reply.status)
-    # Made without __init__, which would make up a message of its own.
+    # Without __init__, which would compose a message.
     error = kind.__new__(kind, detail)
     for name, value in _attributes(kind, problem, reply, job_id, action).items():
         setattr(error, name, value)

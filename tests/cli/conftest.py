@@ -1,4 +1,4 @@
-"""The command, as somebody types it, against a real server."""
+"""Run the command against a real server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jobmanager.cli import main
 
 ROOT = Path(__file__).parents[2]
 
-# The server is the one that the client's tests have; a module of its own name, since each folder has a conftest.
+# Load the server of the client's tests under another module name: each folder has a conftest.
 _spec = importlib.util.spec_from_file_location("client_conftest", ROOT / "tests" / "client" / "conftest.py")
 assert _spec is not None
 assert _spec.loader is not None
@@ -30,7 +30,7 @@ Service = _client_conftest.Service
 
 @dataclass(frozen=True)
 class Told:
-    """What a command has said."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -38,7 +38,7 @@ class Told:
 
     @property
     def json(self) -> list[Any]:
-        """Return the values that it has printed, one a line."""
+        """Return the printed JSON values, one per line."""
         return [json.loads(line) for line in self.out.splitlines()]
 
 
@@ -52,7 +52,7 @@ def service(tmp_path: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def call(service: Any) -> Callable[..., Told]:
-    """Return what calls a command in this process."""
+    """Return a function that runs a command in this process."""
 
     def called(*arguments: str) -> Told:
         result = CliRunner().invoke(main, list(arguments), env={"JOBMANAGER_URL": service.url})
@@ -64,14 +64,14 @@ def call(service: Any) -> Callable[..., Told]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return the environment of a command in a process of its own."""
+    """Return the environment for a command in a new process."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("JOBMANAGER_", "GUNICORN"))}
     return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "120"} | more
 
 
 @pytest.fixture
 def start(service: Any, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Return what starts a command in a process of its own, somewhere else than in the repository."""
+    """Return a function that starts a command in a new process, outside of the repository."""
     started: list[subprocess.Popen[bytes]] = []
 
     def starts(*arguments: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:

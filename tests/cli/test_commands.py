@@ -1,4 +1,4 @@
-"""What each command does and prints, for people and as JSON, and how it fails."""
+"""Each command works, prints text or JSON, and fails with one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`jobmanager datasets check` finds what an export would find, and says it to an operator and to a script."""
+"""`jobmanager datasets check` finds the errors that an export would find, and prints them as text or JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Check = Callable[..., Result]
 
 @pytest.fixture
 def check(tmp_path: Path) -> Check:
-    """Return what calls the command on a list with this text."""
+    """Return a function that runs the command on a list of datasets with the given text."""
     with closing(sqlite3.connect(tmp_path / "data.db")) as connection, connection:
         connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, at TEXT, amount REAL)")
         connection.execute("CREATE INDEX by_date ON t (at, id)")

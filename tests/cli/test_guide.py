@@ -1,4 +1,4 @@
-"""The guide to the command line names every command, and what it has in its examples is understood."""
+"""docs/cli.md names every command, and its examples are valid."""
 
 from __future__ import annotations
 

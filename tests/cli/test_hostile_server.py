@@ -1,4 +1,4 @@
-"""A server that is not ours, or was taken over, cannot command the terminal by what it answers."""
+"""A hostile server cannot send control characters to the terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture

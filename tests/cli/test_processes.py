@@ -1,4 +1,4 @@
-"""The command in a process of its own: in a pipe, on a terminal, with signals, and serving."""
+"""The command in its own process: in a pipe, on a terminal, with signals, and as a server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def client(service: Any) -> Iterator[Client]:
 
 
 class Terminal:
-    """A terminal with somebody who reads and types."""
+    """A pseudo-terminal that a test reads and types into."""
 
     def __init__(self) -> None:
         self._ours, self.theirs = pty.openpty()
@@ -63,7 +63,7 @@ def terminal() -> Iterator[Terminal]:
 
 
 def on(terminal: Terminal) -> dict[str, Any]:
-    """Return how a process is started whose terminal this is, so that Ctrl-C reaches it."""
+    """Return the Popen arguments for a process with this controlling terminal, so that Ctrl-C reaches it."""
 
     def take() -> None:
         os.setsid()

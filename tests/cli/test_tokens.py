@@ -1,4 +1,4 @@
-"""`jobmanager token`: a token is printed once, on its own, and the file says the rest."""
+"""`jobmanager token` prints a token once, alone on stdout; the file has only its hash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real server on a real store, which can be ended and started again, and a proxy that loses what it is told to."""
+"""A real server on a real store, which can be restarted, and a proxy that loses replies on demand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Steps(Job):
 
 
 class Wordy(Job):
-    """Logs more than fits into a page."""
+    """Logs more than one page of lines."""
 
     def start(self) -> None:
         for number in range(300):
@@ -66,12 +66,12 @@ class File(Job):
 
 
 class _Handler(WSGIRequestHandler):
-    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - as Werkzeug has it
-        """Say nothing."""
+    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - Werkzeug's name
+        """Log nothing."""
 
 
 class Service:
-    """The service in threads of the test's own process."""
+    """The service, in threads of the test's own process."""
 
     def __init__(self, data_dir: Path, **settings: Any) -> None:
         self.settings = Settings(data_dir=data_dir, checkpoint_seconds=0.0, lease_seconds=1.0, **settings)
@@ -92,7 +92,7 @@ class Service:
         self._thread.start()
 
     def end(self) -> None:
-        """End it as a shutdown does; may be called twice."""
+        """Shut the server and the manager down. May be called twice."""
         if self._server is None:
             return
         self._server.shutdown()
@@ -108,19 +108,19 @@ class Service:
 
 
 class Proxy:
-    """Passes requests on, and does to their answers what it is told, one after the other."""
+    """Forwards requests, and cuts or replaces their replies, one after the other, according to a plan."""
 
     def __init__(self, port: int) -> None:
         self._to = port
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
-        #: the first lines of the requests that came
+        #: method and path of each request
         self.requests: list[str] = []
-        #: what becomes of the answers to come: how many bytes of them get through, or bytes that replace them
+        #: one entry for each coming reply: how many bytes to pass on, or bytes to send instead
         self.plan: list[int | bytes] = []
-        #: the same for streams of events
+        #: the same for event streams
         self.plan_of_streams: list[int | bytes] = []
-        #: what the requests for streams had as Last-Event-ID
+        #: the Last-Event-ID headers of the requests for streams
         self.last_ids: list[str] = []
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
@@ -158,7 +158,7 @@ class Proxy:
             while chunk := server.recv(65_536):
                 connection.sendall(chunk[:becomes])
                 becomes = max(0, becomes - len(chunk))
-                # A file is read to its end, which the server has then sent; a stream has none.
+                # Read the rest of a finite reply, so that the server has sent it all; a stream has no end.
                 if becomes == 0 and plan is self.plan_of_streams:
                     return
 
@@ -193,11 +193,11 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A client of a service that runs nothing, shared by tests that do not care what others stored."""
+    """Client of a service without slots, shared by tests that ignore the jobs of other tests."""
     service = Service(tmp_path_factory.mktemp("quiet"), slots=0)
     service.start()
     with Client(service.url) as client:
-        client.get(client.submit("Steps").id)  # opens the connections that the store keeps
+        client.get(client.submit("Steps").id)  # opens the connections that the store keeps open
         yield client
     service.end()
 
@@ -217,6 +217,6 @@ def proxy(service: Service) -> Iterator[Proxy]:
 
 @pytest.fixture
 def through(proxy: Proxy) -> Iterator[Callable[..., Client]]:
-    """Return what makes clients that ask by way of the proxy."""
+    """Return a function that makes clients of the proxy."""
     with contextlib.ExitStack() as closing:
         yield lambda **options: closing.enter_context(Client(proxy.url, **options))

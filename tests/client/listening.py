@@ -1,4 +1,4 @@
-"""Reading an iteration that has no end, and what has to be true of a job that was followed."""
+"""Read an endless iteration in a thread, and check the signs of a followed job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobmanager.client import Change, Job, JobProgress, LogLine
 
 
 class Listener:
-    """Reads an iteration in a thread, so that a test may look at what has come."""
+    """Reads an iteration in a thread; tests read *got* meanwhile."""
 
     def __init__(self, signs: Iterator[Any]) -> None:
         self.got: list[Any] = []
@@ -33,7 +33,7 @@ class Listener:
 
 
 def assert_whole(signs: list[Any], job: Job) -> None:
-    """Check that a job was followed from its beginning to its rest, without a gap."""
+    """Check that a job was followed from its first step until it was at rest, without a gap."""
     changes = [sign for sign in signs if isinstance(sign, Change)]
     known = [change.seq for change in job.changes()]
     assert [change.seq for change in changes] == known[-len(changes) :]

@@ -1,4 +1,4 @@
-"""The async client does what the sync one does: everything that it has, once, on a real server."""
+"""Test every method of the async client once, on a real server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jobmanager.states import Status
 
 
 def run(doing: Coroutine[Any, Any, None]) -> None:
-    # In a thread of its own: where the tests of pages ran before, this one has an event loop for good.
+    # In a new thread: the browser tests leave an event loop in this one.
     with ThreadPoolExecutor(1, thread_name_prefix="test") as pool:
         pool.submit(asyncio.run, asyncio.wait_for(doing, 30)).result()
 

@@ -1,4 +1,4 @@
-"""What a program does with a client: submit, look, steer, and what it is told when that fails."""
+"""Submit, read and control jobs with a client, and get the right errors."""
 
 from __future__ import annotations
 

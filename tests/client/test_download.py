@@ -1,4 +1,4 @@
-"""A file arrives whole, or not at all; what broke off goes on."""
+"""A download delivers the whole file or none, and continues after a break."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guide to the client says what is so: its examples run, in order, against a real server."""
+"""Run the examples of docs/client.md, in order, against a real server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
 
 @pytest.fixture
 def namespace(service: Any) -> Iterator[dict[str, Any]]:
-    from jobmanager import Client  # noqa: PLC0415 - as the guide imports it
+    from jobmanager import Client  # noqa: PLC0415 - as in the guide
 
     make_sample(service.settings.data_dir, 2000)
     with Client(service.url) as client:
@@ -29,10 +29,10 @@ def test_its_examples_run(service: Any, namespace: dict[str, Any], capsys: pytes
     client = namespace["client"]
     for number, block in enumerate(BLOCKS):
         code = block.replace("http://127.0.0.1:8080", service.url)
-        # In a thread of its own: where the tests of pages ran before, this one has an event loop for good.
+        # In a new thread: the browser tests leave an event loop in this one.
         with ThreadPoolExecutor(1, thread_name_prefix="test") as pool:
             pool.submit(exec, compile(code, f"docs/client.md, example {number + 1}", "exec"), namespace).result()
-        namespace["client"] = client  # the first example closes its own
+        namespace["client"] = client  # the first example closes its client
 
     told = capsys.readouterr().out
     assert "{'steps': 3}" in told

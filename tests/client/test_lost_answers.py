@@ -1,4 +1,4 @@
-"""Connections are cut, servers have no time: what is asked for happens once all the same."""
+"""A request takes effect once, even if connections break or the server is busy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobmanager.client import Submission, Unreachable
 from jobmanager.errors import Outdated, StoreUnavailable
 from jobmanager.states import Status
 
-#: How much of an answer gets through: nothing, or a part.
+#: How many bytes of a reply get through: none, or a part.
 CUTS = [0, 400]
 BUSY = b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n\r\n%s"
 PROBLEM = b'{"type":"urn:jobmanager:problem:store-unavailable","detail":"The store does not answer."}'
@@ -73,7 +73,7 @@ def test_jobs_submitted_together_are_never_submitted_twice(
         through().submit_all(jobs)
     assert (service.jobs(), len(proxy.requests)) == (3, 1)
 
-    # A proxy that has no time does not say whether it has asked; the service itself does.
+    # After a 503 from a proxy, the service may have the jobs: no retry. Its own 503 means that it has not.
     proxy.plan = [BUSY % (0, b"")]
     with pytest.raises(Exception, match="503"):
         through().submit_all(jobs)

@@ -1,4 +1,4 @@
-"""Where the server tells what happens by streams, they are read, and when they break nothing is missed."""
+"""Clients read event streams, and miss nothing if a stream breaks or is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the service asks for tokens, a client shows its own, and is told what it may not."""
+"""A client sends its token, and raises the errors of a service that requires one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobmanager.tokens import Role, TokenFile
 
 @pytest.fixture
 def make_token(service: Any, tmp_path: Path) -> Callable[..., str]:
-    """Return what makes tokens, of a service that asks for one."""
+    """Make the service require tokens; return a function that makes them."""
     file = TokenFile(tmp_path / "tokens")
 
     def make(name: str, role: Role, rate: int | None = None) -> str:

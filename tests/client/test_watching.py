@@ -1,4 +1,4 @@
-"""To wait, to follow and to watch: nothing is missed, nothing comes twice, whatever becomes of the server meanwhile."""
+"""Waiting and following miss no change and repeat none, even if the server restarts."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_job_that_is_halted_is_followed_up_to_there(client: Client, until: Any
 def test_a_look_that_a_halt_overtakes_ends_with_the_job_as_it_is(client: Client) -> None:
     job = client.submit("Steps").wait(statuses=["running"])
     tail = JobTail(client._core, job, seen=job.changes())
-    tail._known = None  # as where something has happened since
+    tail._known = None  # as if the job had changed since
     course = Course(tail._look())
 
     with _Line(client._http, course) as line:
@@ -104,7 +104,7 @@ def test_a_server_that_starts_again_meanwhile_is_waited_for(service: Any, client
 
 def test_the_changes_of_all_jobs_are_watched_from_now_on(service: Any, client: Client, until: Any) -> None:
     old = client.submit("Steps").wait(statuses=["running"])
-    second = int(time.time())  # clocks that are told in headers tell whole seconds
+    second = int(time.time())  # the Date header has whole seconds
     until(lambda: int(time.time()) > second + 1)
     listener = Listener(client.events())
     until(lambda: client.submit("Steps", {"n": 1}).wait(10) and listener.got)
@@ -113,7 +113,7 @@ def test_the_changes_of_all_jobs_are_watched_from_now_on(service: Any, client: C
     old.resume(wait=5)
     old.stop(wait=5)
     until(lambda: any(change.to_status == "stopped" for change in listener.got))
-    # A restart, with what happens around it.
+    # Changes before and after a restart of the server.
     service.end()
     service.start()
     last = client.submit("Steps", {"n": 5}).wait(10)
