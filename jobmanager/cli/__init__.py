@@ -36,11 +36,11 @@ class _Commands(click.Group):
 def main() -> None:
     """Run long jobs that can be halted, resumed and stopped.
 
-    Commands that ask a server find it by JOBMANAGER_URL (http://127.0.0.1:8080 by default), and show JOBMANAGER_TOKEN
-    if it is set. With --json, they print JSON: one object, or one a line.
+    Commands that contact a server use the URL in JOBMANAGER_URL (default: http://127.0.0.1:8080) and the token in
+    JOBMANAGER_TOKEN, if it is set. With --json, they print JSON: one object, or one per line.
 
-    Exit codes: 0 it worked, 1 it did not, 2 the command was not understood. Commands that wait for a job's end: 0 it
-    was completed, 3 it failed, 4 it was stopped, 5 it was halted; 130 after Ctrl-C, if the job was left as it is.
+    Exit codes: 0 success, 1 error, 2 wrong usage. Commands that wait for a job: 0 the job completed, 3 it failed, 4 it
+    was stopped, 5 it was halted; 130 after Ctrl-C, if the job was left as it is.
     """
 
 

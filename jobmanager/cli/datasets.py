@@ -16,16 +16,19 @@ from jobmanager.jobs.export import configured_datasets
 
 @click.group("datasets")
 def datasets_group() -> None:
-    """Test the datasets that Export reads, in the file that JOBMANAGER_DATASETS names."""
+    """Check the datasets that Export can read.
+
+    They are configured in the file that JOBMANAGER_DATASETS names.
+    """
 
 
 @datasets_group.command("check")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @prints_json
 def check(names: tuple[str, ...], printer: Printer) -> None:
-    """Test each dataset, or those of these names: connection, table, key, dates; print what an export would do.
+    """Test all datasets, or only those named, and print what an export would do.
 
-    The exit code is 1 if any of them cannot be exported.
+    Tests the connection, the table, the key and the dates. The exit code is 1 if a dataset cannot be exported.
     """
     settings = Settings.from_env()
     try:
@@ -67,5 +70,5 @@ def _told(findings: Findings) -> str:
 
 def _rows(findings: Findings) -> str:
     if findings.rows is None:
-        return "not counted: without an index that takes as long as an export"
-    return f"{'more than ' if findings.is_more else ''}{findings.rows:,} that have a date"
+        return "not counted: without an index, counting takes as long as an export"
+    return f"{'more than ' if findings.is_more else ''}{findings.rows:,} with a date"

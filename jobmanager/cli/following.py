@@ -57,8 +57,8 @@ def follow_job(connection: Connection, printer: Printer, job_id: str, *, has_log
 def follow(connection: Connection, printer: Printer, *, job_id: str, has_log: bool) -> None:
     """Show a job's progress and log until it ends or is halted.
 
-    The exit code tells how it ended: 0 completed, 3 failed, 4 stopped, 5 halted. Ctrl-C asks what to do with the job:
-    leave it (exit code 130), halt it, or stop it.
+    Exit codes: 0 completed, 3 failed, 4 stopped, 5 halted. After Ctrl-C, choose whether to leave the job as it is (exit
+    code 130), halt it, or stop it.
     """
     follow_job(connection, printer, job_id, has_log=has_log)
 
@@ -162,7 +162,7 @@ def _show(signs: Iterable[Sign], view: View) -> Snapshot:
 
 
 def _ending(job: Snapshot) -> str:
-    text = f"{clean(job.type)} {job.id} is {job.status} after {duration(job.run_seconds)} at work."
+    text = f"{clean(job.type)} {job.id} is {job.status} after {duration(job.run_seconds)} of work."
     return f"{text} {clean(job.error)}" if job.error and job.status is Status.FAILED else text
 
 
@@ -191,14 +191,14 @@ def _ask_what_now(connection: Connection, job_id: str) -> Snapshot:
 
 
 @click.command()
-@click.option("-n", "--limit", default=0, help="How many jobs; 0: as many as fit.")
-@click.option("--interval", default=1.0, show_default=True, metavar="SECONDS", help="Between two looks.")
+@click.option("-n", "--limit", default=0, help="Number of jobs; 0: as many as fit.")
+@click.option("--interval", default=1.0, show_default=True, metavar="SECONDS", help="Time between two updates.")
 @selects
 @asks_server
 def watch(connection: Connection, printer: Printer, *, limit: int, interval: float, filters: Filters) -> None:
-    """Watch jobs in a live table, the newest first, until Ctrl-C.
+    """Show a live table of jobs, newest first, until Ctrl-C.
 
-    In a pipe, and with --json, prints each change of a job's status instead, a line each.
+    In a pipe or with --json, print each change of a job's status instead, one per line.
     """
     with connection.client() as client:
         next(client.list(limit=1, **filters), None)  # fail fast if there is no server

@@ -25,10 +25,12 @@ from jobmanager.torture import torture
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--host", envvar="HOST", default="127.0.0.1", show_default=True, show_envvar=True, help="To listen at.")
-@click.option("--port", envvar="PORT", default=8080, show_default=True, show_envvar=True, help="To listen at.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; otherwise WEB_CONCURRENCY, or 1.")
-@click.option("--threads", type=click.IntRange(1), help="Of each process, to answer requests; otherwise 16.")
+@click.option(
+    "--host", envvar="HOST", default="127.0.0.1", show_default=True, show_envvar=True, help="Address to bind."
+)
+@click.option("--port", envvar="PORT", default=8080, show_default=True, show_envvar=True, help="Port to bind.")
+@click.option("--workers", type=click.IntRange(1), help="Number of processes; default: WEB_CONCURRENCY, or 1.")
+@click.option("--threads", type=click.IntRange(1), help="Request threads per process; default: 16.")
 @click.argument("gunicorn_options", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def serve(
@@ -40,7 +42,7 @@ def serve(
     threads: int | None,
     gunicorn_options: tuple[str, ...],
 ) -> None:
-    """Serve by gunicorn, until a signal ends it; any further options are gunicorn's."""
+    """Run the service with gunicorn until a signal ends it. Other options are passed to gunicorn."""
     told = {"--workers": workers, "--threads": threads}
     if any(ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in ("host", "port")):
         told["--bind"] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # type: ignore[assignment]
@@ -58,12 +60,15 @@ def _config_file() -> str:
 
 
 @click.command()
-@click.option("--bind", "hosts", multiple=True, metavar="HOST", help="An address that is to be bound.")
+@click.option("--bind", "hosts", multiple=True, metavar="HOST", help="Check this address of the service, too.")
 @prints_json
 def check(printer: Printer, hosts: tuple[str, ...]) -> None:
-    """Tell whether the service could start: whether its settings are right, and its store is of this version."""
+    """Check that the service can start.
+
+    Its settings have to be valid, and its store has to have the right version.
+    """
     for name, meant in misspelt().items():
-        click.echo(f"{name} is no setting, and was not read. Is {meant} meant?", err=True)
+        click.echo(f"Unknown setting {name} (ignored). Did you mean {meant}?", err=True)
     try:
         manager = JobManager()
         check_access(manager.settings, hosts)
@@ -80,10 +85,10 @@ def check(printer: Printer, hosts: tuple[str, ...]) -> None:
 
 @click.command("torture")
 @click.argument("type_name", metavar="TYPE")
-@click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="An argument of the job; JSON, or text.")
+@click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="Argument of the job: JSON, or else text.")
 @prints_json
 def torture_command(printer: Printer, type_name: str, pairs: tuple[str, ...]) -> None:
-    """Prove that a job type can be halted, killed and stopped at every checkpoint, or show where it cannot."""
+    """Prove that a job type can be halted, killed and stopped at every checkpoint, or show where that fails."""
     manager = JobManager()
     verdict = torture(manager.types.get(type_name), parse_args(pairs), settings=manager.settings)
     printer.say(str(verdict), is_sound=verdict.is_sound(), report=str(verdict))
@@ -91,10 +96,10 @@ def torture_command(printer: Printer, type_name: str, pairs: tuple[str, ...]) ->
 
 
 @click.command()
-@click.option("--rows", default=1_000_000, show_default=True, help="How many survey responses to make.")
+@click.option("--rows", default=1_000_000, show_default=True, help="Number of survey responses to make.")
 @prints_json
 def sample(printer: Printer, rows: int) -> None:
-    """Make the sample data that Export can read at once; does nothing where datasets are configured."""
+    """Make sample data for Export. Does nothing if datasets are configured."""
     settings = Settings.from_env()
     if settings.datasets is not None and settings.datasets.exists():
         printer.say(
@@ -108,19 +113,21 @@ def sample(printer: Printer, rows: int) -> None:
 
 
 @click.command()
-@click.option("--before", type=Moment(), help="Those that finished before this time.")
-@click.option("--days", type=click.FloatRange(min=0), help="Those that finished more than so many days ago.")
-@click.option("--keep", type=click.IntRange(min=0), help="Completed and stopped ones, but for so many of the newest.")
+@click.option("--before", type=Moment(), help="Remove jobs that finished before this time.")
+@click.option("--days", type=click.FloatRange(min=0), help="Remove jobs that finished more than this many days ago.")
+@click.option(
+    "--keep", type=click.IntRange(min=0), help="Remove all but this many of the newest completed and stopped jobs."
+)
 @prints_json
 def prune(printer: Printer, before: datetime | None, days: float | None, keep: int | None) -> None:
-    """Remove finished jobs from the store for good, with their changes, logs and files.
+    """Remove finished jobs for good, with their changes, logs and files.
 
-    Works on the store itself, which JOBMANAGER_DATABASE_URL and JOBMANAGER_DATA_DIR name, whether it is served or not.
+    Opens the store itself (JOBMANAGER_DATABASE_URL, JOBMANAGER_DATA_DIR), so no server has to run.
     """
     if before is None and days is None and keep is None:
-        raise click.UsageError("Say which: --before, --days or --keep.")
+        raise click.UsageError("Select jobs with --before, --days or --keep.")
     if before is not None and days is not None:
-        raise click.UsageError("Either --before or --days.")
+        raise click.UsageError("Use either --before or --days, not both.")
     # No slots: this process must not claim waiting jobs.
     with JobManager(replace(Settings.from_env(), slots=0)) as manager:
         if days is not None:
@@ -133,9 +140,10 @@ def prune(printer: Printer, before: datetime | None, days: float | None, keep: i
 @click.argument("pid", type=click.IntRange(min=1))
 @prints_json
 def release(printer: Printer, pid: int) -> None:
-    """Hand over the jobs of the process PID of this machine, which stands still and is about to be killed.
+    """Hand over the jobs of a process that hangs and will be killed.
 
-    No crash is counted against the jobs. Works on the store itself; gunicorn's master runs it before it kills a worker.
+    PID is a process of this machine. Its jobs do not count a crash. Opens the store itself. gunicorn's master runs this
+    command before it kills a worker.
     """
     # release_process() opens the store, after it has noted the hang: the process may hold the lock until it is killed.
     manager = JobManager(replace(Settings.from_env(), slots=0))
@@ -150,17 +158,17 @@ def _ago(now: datetime, days: float) -> datetime:
     try:
         return now - timedelta(days=days)
     except OverflowError:
-        raise click.BadParameter("that is before any time.", param_hint="--days") from None
+        raise click.BadParameter("the time would be before the year 1.", param_hint="--days") from None
 
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print what has a shell complete commands, options, job types and ids.
+    """Print a script that completes commands, options, job types and ids in a shell.
 
-    For bash: eval "$(jobmanager completion bash)", in ~/.bashrc; likewise for zsh. For fish: jobmanager completion fish
-    | source, in ~/.config/fish/config.fish.
+    For bash, add eval "$(jobmanager completion bash)" to ~/.bashrc; for zsh likewise. For fish, add
+    jobmanager completion fish | source to ~/.config/fish/config.fish.
     """
     kind = get_completion_class(shell)
     assert kind is not None

@@ -22,7 +22,7 @@ from jobmanager.states import Status
 _QUICK_SECONDS = 2.0
 _PATIENT_SECONDS = 300.0
 
-_TOKEN_HELP = "What lets you in. Better set JOBMANAGER_TOKEN: other users of the machine can see the command line."
+_TOKEN_HELP = "API token. Better set JOBMANAGER_TOKEN: other users of the machine can see the command line."
 
 Function = Callable[..., Any]
 
@@ -43,7 +43,7 @@ class Connection:
 def asks_server(function: Function) -> Function:
     """Add the options --url, --token and --json to a command, which gets a Connection and a Printer."""
 
-    @click.option("--url", envvar="JOBMANAGER_URL", default=DEFAULT_URL, show_default=True, help="Where the server is.")
+    @click.option("--url", envvar="JOBMANAGER_URL", default=DEFAULT_URL, show_default=True, help="URL of the server.")
     @click.option("--token", envvar="JOBMANAGER_TOKEN", metavar="TOKEN", help=_TOKEN_HELP)
     @prints_json
     @wraps(function)
@@ -56,7 +56,7 @@ def asks_server(function: Function) -> Function:
 def prints_json(function: Function) -> Function:
     """Add the option --json to a command, which gets a *printer*."""
 
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one a line.")
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one per line.")
     @wraps(function)
     def command(as_json: bool, **options: Any) -> Any:
         return function(printer=Printer(as_json=as_json), **options)
@@ -67,19 +67,24 @@ def prints_json(function: Function) -> Function:
 def selects(function: Function) -> Function:
     """Add the options that filter jobs to a command, which gets *filters*."""
 
-    @click.option("--type", "type_name", metavar="TYPE", shell_complete=complete_types, help="Of this job type.")
+    @click.option("--type", "type_name", metavar="TYPE", shell_complete=complete_types, help="Only jobs of this type.")
     @click.option(
         "--status",
         "statuses",
         multiple=True,
         type=click.Choice([str(status) for status in Status]),
-        help="In any of these statuses.",
+        help="Only jobs in this status; repeat for several.",
     )
     @click.option(
-        "--label", "labels", multiple=True, metavar="NAME=VALUE", callback=parse_labels, help="With this label."
+        "--label",
+        "labels",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=parse_labels,
+        help="Only jobs with this label; repeat for several.",
     )
-    @click.option("--after", "submitted_after", type=Moment(), help="Submitted at this time or later.")
-    @click.option("--before", "submitted_before", type=Moment(), help="Submitted before this time.")
+    @click.option("--after", "submitted_after", type=Moment(), help="Only jobs submitted at this time or later.")
+    @click.option("--before", "submitted_before", type=Moment(), help="Only jobs submitted before this time.")
     @wraps(function)
     def command(
         type_name: str | None,
@@ -113,7 +118,7 @@ class Moment(click.ParamType[datetime]):
         try:
             return datetime.fromisoformat(value).astimezone()
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is no time, as in 2024-05-01T12:00.", param, ctx)
+            self.fail(f"{value!r} is not a time. Use one such as 2024-05-01T12:00.", param, ctx)
 
 
 def parse_pair(pair: str, option: str = "--arg") -> tuple[str, str]:
@@ -142,7 +147,7 @@ def parse_labels(ctx: click.Context, param: click.Parameter, pairs: tuple[str, .
     for pair in pairs:
         name, value = parse_pair(pair, "--label")
         if labels.setdefault(name, value) != value:
-            raise click.BadParameter(f"{name} is given two values", param_hint="--label")
+            raise click.BadParameter(f"the label {name} has two values", param_hint="--label")
     return labels
 
 

@@ -29,31 +29,31 @@ _WAIT_SECONDS = 10.0
 
 _ids = click.argument("job_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_jobs)
 _id = click.argument("job_id", metavar="ID", shell_complete=complete_jobs)
-_all = click.option("--all", "is_all", is_flag=True, help="All jobs that the other options select.")
-_reason = click.option("--reason", help="Why; it is kept with the change.")
+_all = click.option("--all", "is_all", is_flag=True, help="Select all jobs that match the other options.")
+_reason = click.option("--reason", help="Reason; stored with the change.")
 _wait = click.option(
-    "--wait", default=_WAIT_SECONDS, show_default=True, metavar="SECONDS", help="How long to wait until it is so."
+    "--wait", default=_WAIT_SECONDS, show_default=True, metavar="SECONDS", help="Longest time to wait for the result."
 )
 
 
 @click.command()
 @click.argument("type_name", metavar="TYPE", shell_complete=complete_types)
-@click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="An argument of the job; JSON, or text.")
-@click.option("--priority", default=0, help="Higher is claimed first.")
-@click.option("--run-at", type=Moment(), help="Not before this time.")
-@click.option("--max-attempts", type=int, help="Tries in all before a failure is final.")
-@click.option("--timeout", "timeout_seconds", type=float, metavar="SECONDS", help="Most time one attempt may run.")
+@click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="Argument of the job: JSON, or else text.")
+@click.option("--priority", default=0, help="Jobs of higher priority are claimed first.")
+@click.option("--run-at", type=Moment(), help="Earliest time to run the job.")
+@click.option("--max-attempts", type=int, help="Attempts before a failure is final.")
+@click.option("--timeout", "timeout_seconds", type=float, metavar="SECONDS", help="Longest time for one attempt.")
 @click.option(
     "--label",
     "labels",
     multiple=True,
     metavar="NAME=VALUE",
     callback=parse_labels,
-    help="A name and a value to find the job by.",
+    help="Label to find the job by; repeat for several.",
 )
-@click.option("--key", help="Names this submission: sent again, it makes no second job.")
-@click.option("--wait", "waits", is_flag=True, help="Wait for the job's end, and exit with its code.")
-@click.option("--follow", "follows", is_flag=True, help="Follow the job to its end, and exit with its code.")
+@click.option("--key", help="Idempotency key: submitting again with it makes no second job.")
+@click.option("--wait", "waits", is_flag=True, help="Wait until the job ends or is halted.")
+@click.option("--follow", "follows", is_flag=True, help="Show the job's progress and log until it ends or is halted.")
 @asks_server
 def submit(
     connection: Connection,
@@ -67,12 +67,12 @@ def submit(
     follows: bool,
     **options: Any,
 ) -> None:
-    """Submit a job of the TYPE.
+    """Submit a job of the given TYPE and print its id.
 
-    The job's end, with --wait or --follow, is told by the exit code: 0 completed, 3 failed, 4 stopped, 5 halted.
+    Exit codes with --wait or --follow: 0 completed, 3 failed, 4 stopped, 5 halted.
     """
     if waits and follows:
-        raise click.UsageError("Either --wait or --follow.")
+        raise click.UsageError("Use either --wait or --follow, not both.")
     args = parse_args(pairs)
     with connection.client() as client:
         job = client.submit(type_name, args, labels=labels, idempotency_key=key, **options)
@@ -90,12 +90,12 @@ def submit(
 
 
 @click.command("list")
-@click.option("-n", "--limit", default=50, show_default=True, help="How many, at most; 0: all.")
-@click.option("-q", "--query", "q", help="The beginning of an id, a part of a type's name, or a label's value.")
+@click.option("-n", "--limit", default=50, show_default=True, help="Maximum number of jobs; 0: all.")
+@click.option("-q", "--query", "q", help="Start of an id, part of a type's name, or value of a label.")
 @selects
 @asks_server
 def list_command(connection: Connection, printer: Printer, *, limit: int, q: str | None, filters: Filters) -> None:
-    """List jobs, the newest first."""
+    """List jobs, newest first."""
     filters["q"] = q
     with connection.client() as client:
         printer.jobs(client.list(limit=limit or None, **filters))
@@ -105,7 +105,7 @@ def list_command(connection: Connection, printer: Printer, *, limit: int, q: str
 @_id
 @asks_server
 def show(connection: Connection, printer: Printer, *, job_id: str) -> None:
-    """Show a job and what happened to it."""
+    """Show a job and its changes."""
     with connection.client() as client:
         job = client.get(job_id)
         printer.job(job, () if printer.as_json else job.changes())
@@ -119,7 +119,7 @@ def show(connection: Connection, printer: Printer, *, job_id: str) -> None:
 @_wait
 @asks_server
 def halt(connection: Connection, printer: Printer, **options: Any) -> None:
-    """Have jobs pause where they stand, everything kept: by their IDs, or --all of a --type, --status …"""
+    """Halt jobs: pause them and keep their state. Select them by ID, or with --all and --type, --status …"""
     _steer("halt", connection, printer, **options)
 
 
@@ -129,12 +129,14 @@ def halt(connection: Connection, printer: Printer, **options: Any) -> None:
 @selects
 @_reason
 @_wait
-@click.option("--spread", "spread_seconds", default=0.0, metavar="SECONDS", help="With --all: not all at once.")
+@click.option(
+    "--spread", "spread_seconds", default=0.0, metavar="SECONDS", help="With --all: spread the jobs over this time."
+)
 @asks_server
 def resume(connection: Connection, printer: Printer, *, spread_seconds: float, **options: Any) -> None:
-    """Have halted or failed jobs go on where they stood: by their IDs, or --all of a --type, --status …"""
+    """Resume halted or failed jobs. Select them by ID, or with --all and --type, --status …"""
     if spread_seconds and not options["is_all"]:
-        raise click.UsageError("--spread goes with --all.")
+        raise click.UsageError("--spread needs --all.")
     more: dict[str, Any] = {"spread_seconds": spread_seconds} if spread_seconds else {}
     _steer("resume", connection, printer, **options, **more)
 
@@ -145,13 +147,13 @@ def resume(connection: Connection, printer: Printer, *, spread_seconds: float, *
 @selects
 @_reason
 @_wait
-@click.option("--force", is_flag=True, help="Interrupt code that does not answer.")
-@click.option("--yes", is_flag=True, help="Do not ask before --all are stopped.")
+@click.option("--force", is_flag=True, help="Interrupt code that reaches no checkpoint.")
+@click.option("--yes", is_flag=True, help="With --all: do not ask for confirmation.")
 @asks_server
 def stop(connection: Connection, printer: Printer, *, force: bool, yes: bool, **options: Any) -> None:
-    """End jobs for good, and roll back what they did: by their IDs, or --all of a --type, --status …"""
+    """Stop jobs for good and roll back their work. Select them by ID, or with --all and --type, --status …"""
     if options["is_all"] and not yes and sys.stdin.isatty() and printer.is_terminal:
-        click.confirm("Stop all of these jobs, for good?", abort=True)
+        click.confirm("Stop all of these jobs for good?", abort=True)
     _steer("stop", connection, printer, force=force, **options)
 
 
@@ -168,9 +170,9 @@ def _steer(
     **more: Any,
 ) -> None:
     if is_all == bool(job_ids):
-        raise click.UsageError("Name jobs by their IDs, or say --all.")
+        raise click.UsageError("Select jobs either by ID or with --all.")
     if not is_all and any(filters.values()):
-        raise click.UsageError("What selects jobs goes with --all.")
+        raise click.UsageError("Filters such as --type and --status need --all.")
     with connection.client() as client:
         if is_all:
             printer.sweep(getattr(client, f"{verb}_all")(all=True, reason=reason, **filters, **more))
@@ -190,22 +192,24 @@ def _steer(
 
 @click.command()
 @_id
-@click.option("--after", default=0, metavar="NUMBER", help="Begin behind the line of this number.")
+@click.option("--after", default=0, metavar="NUMBER", help="Start after the line with this number.")
 @asks_server
 def log(connection: Connection, printer: Printer, *, job_id: str, after: int) -> None:
-    """Print what a job has logged."""
+    """Print the log of a job."""
     with connection.client() as client:
         printer.lines(client.log(job_id, after=after))
 
 
 @click.command()
 @_id
-@click.option("-o", "--output", metavar="FILE", help="Where to; - for the standard output. By default its own name.")
+@click.option(
+    "-o", "--output", metavar="FILE", help="Target file, or - for stdout; default: the job's own name for it."
+)
 @asks_server
 def download(connection: Connection, printer: Printer, *, job_id: str, output: str | None) -> None:
     """Download the file that a completed job made, and verify its SHA-256.
 
-    What broke off goes on where it broke, also when the command is run again.
+    Run the command again to continue a download that broke off.
     """
     with connection.client(is_patient=True) as client:
         _look_first(connection, job_id)
@@ -228,7 +232,7 @@ def _look_first(connection: Connection, job_id: str) -> None:
 @click.argument("type_name", metavar="[TYPE]", required=False, shell_complete=complete_types)
 @asks_server
 def types(connection: Connection, printer: Printer, *, type_name: str | None) -> None:
-    """List the job types; of one TYPE, print the JSON Schema of its arguments."""
+    """List the job types. With a TYPE, print the JSON Schema of its arguments."""
     with connection.client() as client:
         _print_types(client, printer, type_name)
 

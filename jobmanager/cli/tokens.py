@@ -16,18 +16,18 @@ from jobmanager.tokens import Role, Token, TokenFile
 
 @click.group("token")
 def token_group() -> None:
-    """Make and revoke API tokens, in the file that JOBMANAGER_TOKENS names."""
+    """Make, list and revoke API tokens, in the file that JOBMANAGER_TOKENS names."""
 
 
 @token_group.command("add")
 @click.argument("name")
-@click.option("--role", type=click.Choice([str(role) for role in Role]), required=True, help="What it is good for.")
-@click.option("--rate", type=click.IntRange(1, 1_000_000), help="Requests a minute; without it, any number.")
-@click.option("--expires", "days", type=click.IntRange(1, 36_500), help="Days until it expires.")
-@click.option("--type", "types", multiple=True, help="A job type that it may see; several times for several types.")
+@click.option("--role", type=click.Choice([str(role) for role in Role]), required=True, help="Role of the token.")
+@click.option("--rate", type=click.IntRange(1, 1_000_000), help="Requests per minute; default: no limit.")
+@click.option("--expires", "days", type=click.IntRange(1, 36_500), help="Days until the token expires; default: never.")
+@click.option("--type", "types", multiple=True, help="Job type that it may see; repeat for several. Default: all.")
 @prints_json
 def add(name: str, role: str, *, rate: int | None, days: int | None, types: tuple[str, ...], printer: Printer) -> None:
-    """Make a token, and print it: once, for it is kept nowhere."""
+    """Make a token and print it. It cannot be shown again: only its hash is stored."""
     now = datetime.now(UTC)
     try:
         secret = _file().add(
@@ -40,14 +40,14 @@ def add(name: str, role: str, *, rate: int | None, days: int | None, types: tupl
         )
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"{name} is {_article(role)}. This is its token; it cannot be shown again:", err=True)
+    click.echo(f"{name} is {_article(role)}. Keep its token, which cannot be shown again:", err=True)
     printer.say(secret, name=name, role=role, token=secret)
 
 
 @token_group.command("list")
 @prints_json
 def show(printer: Printer) -> None:
-    """List the tokens: their names, and what they are good for."""
+    """List the tokens with their roles and limits."""
     now = datetime.now(UTC)
     try:
         tokens = _file().read()
@@ -61,7 +61,7 @@ def show(printer: Printer) -> None:
 @click.argument("name")
 @prints_json
 def revoke(name: str, printer: Printer) -> None:
-    """Have a token be none any more, from the next request on."""
+    """Revoke a token, from the next request on."""
     try:
         _file().revoke(name)
     except ConfigError as error:
@@ -74,8 +74,8 @@ def _file() -> TokenFile:
     settings = Settings.from_env()
     if settings.tokens is None:
         raise ConfigError(
-            "JOBMANAGER_TOKENS is not set. Have it name the file that tokens are kept in, as in "
-            "JOBMANAGER_TOKENS=/etc/jobmanager/tokens, for this command and for the service."
+            "JOBMANAGER_TOKENS is not set. Set it to the file of the tokens, for this command and for the service, "
+            "for example: JOBMANAGER_TOKENS=/etc/jobmanager/tokens"
         )
     return TokenFile(settings.tokens)
 

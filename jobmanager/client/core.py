@@ -97,14 +97,14 @@ class Core(Generic[J]):
     def submit(self, asked: Submission) -> Flow[J]:
         key = str(uuid.uuid4()) if asked.idempotency_key is None else asked.idempotency_key
         if not (key.isascii() and key.isprintable() and 0 < len(key) <= 255):
-            raise InvalidRequest("An idempotency key has 1 to 255 printable characters.", field="idempotency_key")
+            raise InvalidRequest("An idempotency key has 1 to 255 printable ASCII characters.", field="idempotency_key")
         reply = yield from self.ask(_post("/jobs", to_json(_body_of(asked)), {"Idempotency-Key": key}))
         return self._job(reply)
 
     def submit_all(self, submissions: Iterable[Submission]) -> Flow[list[str]]:
         asked = list(submissions)
         if any(one.idempotency_key is not None for one in asked):
-            raise InvalidRequest("Jobs that are submitted together have no idempotency keys.", field="idempotency_key")
+            raise InvalidRequest("Jobs of a batch cannot have idempotency keys.", field="idempotency_key")
         body = b"\n".join(to_json(_body_of(one)) for one in asked)
         reply = yield from self.ask(_post("/jobs/batch", body), is_repeatable=False)
         return wire.read(IdList, wire.read_json(reply)).ids
@@ -133,7 +133,7 @@ class Core(Generic[J]):
         shown = wire.read_json(reply)
         page = wire.read(JobPage, shown | {"shown_at": wire.time_of(reply)} if isinstance(shown, dict) else shown)
         if cursor is not None and page.next_cursor == cursor:
-            raise Unexpected("The server's list of jobs does not come to an end.")
+            raise Unexpected("The server repeats a page of its list of jobs, so that the list would never end.")
         return page
 
     def changes(self, job_id: str) -> Flow[list[Change]]:
@@ -192,7 +192,7 @@ class Core(Generic[J]):
         for name, field in (("status", "status"), ("labels", "label")):
             if filters.get(name) is not None and field not in body:
                 # A computed filter that came out empty must not select every job.
-                raise InvalidRequest(f"{name} is empty: leave it out where any will do.", field=name)
+                raise InvalidRequest(f"The filter {name} is empty. Leave it out to match all.", field=name)
         if all:
             body["all"] = True
         if reason is not None:
@@ -256,7 +256,7 @@ class Core(Generic[J]):
                 sink.restart()
                 yield from self._fetch(job_id, sink)
                 if sink.sha256() != expected:
-                    raise Damaged("The download is not what the job made: its SHA-256 differs.")
+                    raise Damaged("The download is damaged: its SHA-256 differs from that of the job's file.")
             return sink.finish()
         finally:
             sink.close()
@@ -319,7 +319,7 @@ class Core(Generic[J]):
             if 200 <= reply.status < 300:
                 return reply
             if reply.status < 400:
-                raise Unexpected(f"What answers at {self._url} is no job manager: status {reply.status}.")
+                raise Unexpected(f"The server at {self._url} is not a job manager: status {reply.status}.")
             error = wire.error_of(reply, job_id=job_id, action=action)
             if not wire.is_temporary(reply, is_repeatable=is_repeatable):
                 raise error
@@ -328,7 +328,7 @@ class Core(Generic[J]):
     def job_of(self, shown: Any) -> J:
         """Build a job from the server's JSON. Raises Unexpected."""
         if not isinstance(shown, dict):
-            raise Unexpected("What answers is no job manager.")
+            raise Unexpected("The reply is not from a job manager.")
         return self._make_job(shown)
 
     def _job(self, reply: Reply) -> J:

@@ -101,7 +101,7 @@ class Stream:
 
     def restart(self) -> None:
         if self._size:
-            raise Damaged("The download is not what the job made; it was written to a stream, and cannot be mended.")
+            raise Damaged("The download has to start over, but part of it is already written to a stream.")
 
     def sha256(self) -> str:
         return self._hash.hexdigest()
@@ -126,5 +126,5 @@ def sink_for(to: str | Path | BinaryIO | None, filename: str, job_id: str) -> Si
     # The server chose the name: it must not lead out of the folder, nor be hidden.
     path /= Path(filename).name.lstrip(".") or job_id
     if path.exists():
-        raise FileExistsError(f"{path} is there already.")
+        raise FileExistsError(f"{path} already exists. To replace it, give its path.")
     return PartFile(path, job_id)

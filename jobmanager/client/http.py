@@ -28,9 +28,9 @@ def options(url: str, token: str | None, timeout_seconds: float) -> dict[str, An
     except (ValueError, httpx.InvalidURL):
         is_right = False
     if not is_right:
-        raise ConfigError(f"{url!r} is no URL of a job manager, as in http://127.0.0.1:8080.")
+        raise ConfigError(f"Invalid URL {url!r}. Use one such as http://127.0.0.1:8080.")
     if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
-        raise ConfigError("The token is none: it has printable ASCII characters.")
+        raise ConfigError("Invalid token: it must have printable ASCII characters only, and not be blank.")
     headers = {"User-Agent": "jobmanager", "Accept": "application/json"}
     return {
         "base_url": url,
@@ -65,7 +65,7 @@ def lost(error: httpx.RequestError) -> Lost:
     """Convert an httpx error into a Lost, with the reason in words."""
     reason = str(error) or type(error).__name__
     if isinstance(error, httpx.TimeoutException):
-        reason = "it does not answer in time"
+        reason = "no answer in time"
     elif isinstance(error, httpx.ConnectError):
         reason = "connection refused" if "refused" in reason.lower() or "attempts failed" in reason else reason
     return Lost(reason.removeprefix("[Errno 111] ").rstrip("."), was_sent=not isinstance(error, _UNSENT))

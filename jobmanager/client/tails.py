@@ -283,4 +283,4 @@ def _sign_of(event: Event) -> Change | JobProgress | None:
             return wire.read(Change, json.loads(event.data))
         return wire.read(JobProgress, json.loads(event.data)) if event.name == "progress" else None
     except ValueError:
-        raise Unexpected("What the server's stream of events says is no JSON.") from None
+        raise Unexpected("The server's event stream contains invalid JSON.") from None

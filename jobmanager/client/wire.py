@@ -168,7 +168,7 @@ def to_json(value: Any) -> bytes:
     try:
         return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidRequest(f"This cannot be sent as JSON: {error}.") from None
+        raise InvalidRequest(f"The value cannot be encoded as JSON: {error}.") from None
 
 
 def read_json(reply: Reply) -> Any:
@@ -176,7 +176,7 @@ def read_json(reply: Reply) -> Any:
     try:
         return json.loads(reply.content)
     except (ValueError, RecursionError):
-        raise Unexpected(f"What answers is no job manager: status {reply.status}, and no JSON.") from None
+        raise Unexpected(f"The reply is not from a job manager: status {reply.status}, without valid JSON.") from None
 
 
 def read(model: type[Model], value: Any) -> Model:
@@ -185,7 +185,9 @@ def read(model: type[Model], value: Any) -> Model:
         return model.model_validate(value)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise Unexpected(f"What answers is no job manager of this version: {where or 'the answer'} is wrong.") from None
+        raise Unexpected(
+            f"The reply is not from a job manager of this version: {where or 'its value'} is invalid."
+        ) from None
 
 
 def is_temporary(reply: Reply, *, is_repeatable: bool) -> bool:

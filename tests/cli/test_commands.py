@@ -134,7 +134,7 @@ def test_a_file_is_downloaded_under_its_name_or_another(
 
     assert call("download", job.id).out == "data.bin (64,000 bytes)\n"
     again = call("download", job.id)
-    assert (again.code, again.err) == (1, "Error: data.bin is there already.\n")
+    assert (again.code, again.err) == (1, "Error: data.bin already exists. To replace it, give its path.\n")
     assert call("download", job.id, "-o", "data.bin", "--json").json == [{"path": "data.bin", "bytes": 64_000}]
     assert hashlib.sha256(Path("data.bin").read_bytes()).hexdigest() == job.result["sha256"]
     nowhere = call("download", job.id, "-o", "no/where")
@@ -186,7 +186,7 @@ def test_what_is_no_command_is_told_with_exit_code_2(arguments: list[str]) -> No
         (["log", "nobody"], "There is no job 'nobody'."),
         (["download", "nobody"], "There is no job 'nobody'."),
         (["submit", "Steps", "--arg", "n=x"], "n: Input should be a valid integer"),
-        (["list", "--url", "nonsense"], "'nonsense' is no URL of a job manager, as in http://127.0.0.1:8080."),
+        (["list", "--url", "nonsense"], "Invalid URL 'nonsense'. Use one such as http://127.0.0.1:8080."),
     ],
 )
 def test_a_failure_is_one_sentence(call: Call, arguments: list[str], sentence: str) -> None:

@@ -47,7 +47,7 @@ def test_a_dataset_that_can_be_exported_is_described(check: Check) -> None:
         "  columns   id (int64), at (string), amount (double)",
         "  order     at, then id",
         "  dates     space; the first are 2024-03-01 10:00:00, 2024-03-02 10:00:00, 2024-03-03 10:00:00",
-        "  rows      8 that have a date",
+        "  rows      8 with a date",
     ]
 
 
@@ -126,4 +126,4 @@ def test_a_key_that_the_reader_refuses_makes_it_fail(check: Check, monkeypatch: 
 def test_many_rows_are_counted_up_to_a_limit(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_check, "COUNTED_ROWS", 5)
 
-    assert "  rows      more than 5 that have a date\n" in check(ENTRY).stdout
+    assert "  rows      more than 5 with a date\n" in check(ENTRY).stdout

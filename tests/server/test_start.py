@@ -51,7 +51,7 @@ def test_a_port_that_is_none_stops_the_start_with_one_sentence(make_server: Call
 def test_a_misspelt_setting_is_told_once_and_it_starts(make_server: Callable[..., Server]) -> None:
     server = make_server(app="wsgi:app", workers=2, SLOT=3).start()
 
-    assert server.log().count("JOBMANAGER_SLOT is no setting, and was not read. Is JOBMANAGER_SLOTS meant?") == 1
+    assert server.log().count("Unknown setting JOBMANAGER_SLOT (ignored). Did you mean JOBMANAGER_SLOTS?") == 1
 
 
 @pytest.mark.parametrize(
