@@ -26,7 +26,7 @@ def client(service: Any) -> Any:
         yield client
 
 
-def test_a_job_is_submitted_with_everything_that_can_be_said(call: Call, client: Client) -> None:
+def test_submit_sets_every_field_of_a_job(call: Call, client: Client) -> None:
     told = call(
         *("submit", "Steps", "--arg", "n=7", "--arg", "tag=text", "--priority", "3", "--max-attempts", "2"),
         *("--timeout", "60", "--label", "for=may", "--run-at", "2999-01-01T00:00:00Z", "--key", "k"),
@@ -46,14 +46,14 @@ def test_a_job_is_submitted_with_everything_that_can_be_said(call: Call, client:
 
 @pytest.mark.parametrize("how", ["--wait", "--follow"])
 @pytest.mark.parametrize(("type_name", "code", "text"), [("File", 0, "completed"), ("Fails", 3, "as it should")])
-def test_the_exit_code_tells_how_a_job_has_ended(call: Call, how: str, type_name: str, code: int, text: str) -> None:
+def test_the_exit_code_gives_the_end_of_the_job(call: Call, how: str, type_name: str, code: int, text: str) -> None:
     told = call("submit", type_name, *(["--arg", "size=64"] if type_name == "File" else []), how)
 
     assert told.code == code, told
     assert text in told.out
 
 
-def test_what_happens_to_a_job_is_followed_as_json(call: Call) -> None:
+def test_follow_prints_every_sign_of_a_job_as_json(call: Call) -> None:
     told = call("submit", "Steps", "--arg", "n=100", "--follow", "--json")
 
     events = [line["event"] for line in told.json]
@@ -63,7 +63,7 @@ def test_what_happens_to_a_job_is_followed_as_json(call: Call) -> None:
     assert {"change", "progress"} < set(events)
 
 
-def test_jobs_are_listed_for_people_and_as_json(call: Call, client: Client) -> None:
+def test_list_prints_jobs_as_a_table_or_as_json(call: Call, client: Client) -> None:
     late = datetime.now(UTC) + timedelta(days=1)
     first = client.submit("Steps", run_at=late, labels={"a": "b"})
     second = client.submit("File", {"size": 1}, run_at=late, labels={"evil": "\x1b[31m[red]"})
@@ -82,7 +82,7 @@ def test_jobs_are_listed_for_people_and_as_json(call: Call, client: Client) -> N
     assert call("list", "--json", "--after", "2999-01-01").out == ""
 
 
-def test_a_job_is_shown_with_what_happened_to_it(call: Call, client: Client) -> None:
+def test_show_prints_a_job_and_its_changes(call: Call, client: Client) -> None:
     job = client.submit("Steps", {"n": 2}).wait(10)
 
     told = call("show", job.id).out
@@ -92,7 +92,7 @@ def test_a_job_is_shown_with_what_happened_to_it(call: Call, client: Client) -> 
     assert shown["result"] == {"n": 2}
 
 
-def test_jobs_are_halted_resumed_and_stopped_by_their_ids(call: Call, client: Client) -> None:
+def test_halt_resume_and_stop_accept_several_ids(call: Call, client: Client) -> None:
     jobs = [client.submit("Steps").wait(statuses=["running"]) for _ in range(2)]
     ids = [job.id for job in jobs]
 
@@ -107,7 +107,7 @@ def test_jobs_are_halted_resumed_and_stopped_by_their_ids(call: Call, client: Cl
     assert [line.split(": ")[1] for line in refused.err.splitlines()] == [ids[0], "nobody", ids[1]]
 
 
-def test_all_jobs_of_a_filter_are_steered_at_once(call: Call, client: Client) -> None:
+def test_halt_resume_and_stop_accept_a_filter(call: Call, client: Client) -> None:
     steps = [client.submit("Steps").wait(statuses=["running"]).id for _ in range(2)]
 
     told = call("halt", "--all", "--type", "Steps", "--json")
@@ -119,14 +119,14 @@ def test_all_jobs_of_a_filter_are_steered_at_once(call: Call, client: Client) ->
     assert "2 of 2 jobs changed." in call("stop", "--all").out
 
 
-def test_a_log_is_printed(call: Call, client: Client) -> None:
+def test_log_prints_the_log_of_a_job(call: Call, client: Client) -> None:
     job = client.submit("Steps", {"n": 3}).wait(10)
 
     assert [line.split()[-2:] for line in call("log", job.id).out.splitlines()] == [["step", str(n)] for n in range(3)]
     assert [line["message"] for line in call("log", job.id, "--json", "--after", "2").json] == ["step 2"]
 
 
-def test_a_file_is_downloaded_under_its_name_or_another(
+def test_download_uses_the_name_of_the_file_or_another_one(
     call: Call, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -142,7 +142,7 @@ def test_a_file_is_downloaded_under_its_name_or_another(
     assert "No such file or directory" in nowhere.err
 
 
-def test_job_types_are_listed_and_one_is_described(call: Call) -> None:
+def test_types_lists_job_types_or_describes_one(call: Call) -> None:
     assert "[n] [seconds]" in call("types").out
     assert '"size"' in call("types", "File").out
     assert call("types", "File", "--json").json[0]["type"] == "File"
@@ -170,7 +170,7 @@ def test_job_types_are_listed_and_one_is_described(call: Call) -> None:
     ],
     ids=" ".join,
 )
-def test_what_is_no_command_is_told_with_exit_code_2(arguments: list[str]) -> None:
+def test_wrong_usage_exits_with_code_2(arguments: list[str]) -> None:
     result = CliRunner().invoke(main, arguments)
 
     assert result.exit_code == 2
@@ -189,7 +189,7 @@ def test_what_is_no_command_is_told_with_exit_code_2(arguments: list[str]) -> No
         (["list", "--url", "nonsense"], "Invalid URL 'nonsense'. Use one such as http://127.0.0.1:8080."),
     ],
 )
-def test_a_failure_is_one_sentence(call: Call, arguments: list[str], sentence: str) -> None:
+def test_an_error_is_one_sentence(call: Call, arguments: list[str], sentence: str) -> None:
     told = call(*arguments)
 
     assert told.code == 1
@@ -198,7 +198,7 @@ def test_a_failure_is_one_sentence(call: Call, arguments: list[str], sentence: s
     assert len(told.err.splitlines()) == 1
 
 
-def test_finished_jobs_are_pruned_in_the_store_itself(
+def test_prune_removes_finished_jobs_from_the_store(
     service: Any, call: Call, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = [client.submit("Steps", {"n": 1}).wait(10) for _ in range(3)]
@@ -212,7 +212,7 @@ def test_finished_jobs_are_pruned_in_the_store_itself(
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_is_told_how_to_complete(shell: str) -> None:
+def test_completion_prints_a_script_for_each_shell(shell: str) -> None:
     assert "_JOBMANAGER_COMPLETE" in CliRunner().invoke(main, ["completion", shell]).stdout
 
 
@@ -228,13 +228,13 @@ def test_a_shell_completes_job_types_and_ids(service: Any, client: Client) -> No
     assert complete("jobmanager submit St", "http://127.0.0.1:9").strip() == ""
 
 
-def test_what_comes_from_elsewhere_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_text_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     Printer(as_json=False).say("\x1b]0;owned\x07 [bold]x[/bold] \u202e")
 
     assert capsys.readouterr().out == "\\x1b]0;owned\\x07 [bold]x[/bold] \\u202e\n"
 
 
-def test_its_version_can_be_asked_for(call: Any) -> None:
+def test_the_command_prints_its_version(call: Any) -> None:
     told = call("--version")
 
     assert (told.code, told.out) == (0, f"jobmanager {version('jobmanager')}\n")

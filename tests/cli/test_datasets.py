@@ -38,7 +38,7 @@ def check(tmp_path: Path) -> Check:
     return called
 
 
-def test_a_dataset_that_can_be_exported_is_described(check: Check) -> None:
+def test_check_describes_a_dataset_that_can_be_exported(check: Check) -> None:
     result = check(ENTRY)
 
     assert (result.exit_code, result.stderr) == (0, "")
@@ -51,7 +51,7 @@ def test_a_dataset_that_can_be_exported_is_described(check: Check) -> None:
     ]
 
 
-def test_json_has_an_object_for_each_dataset(check: Check) -> None:
+def test_check_prints_a_json_object_for_each_dataset(check: Check) -> None:
     result = check(ENTRY + ENTRY.replace("[orders]", "[bad]").replace('"t"', '"none"'), "--json")
 
     bad, orders = map(json.loads, result.stdout.splitlines())
@@ -71,7 +71,7 @@ def test_json_has_an_object_for_each_dataset(check: Check) -> None:
         (ENTRY.replace("data.db", "jobmanager.db"), "is the service's own database"),
     ],
 )
-def test_a_dataset_that_cannot_be_exported_is_named_with_the_reason(check: Check, entry: str, says: str) -> None:
+def test_check_gives_the_reason_why_a_dataset_cannot_be_exported(check: Check, entry: str, says: str) -> None:
     result = check(entry)
 
     assert result.exit_code == 1
@@ -79,7 +79,7 @@ def test_a_dataset_that_cannot_be_exported_is_named_with_the_reason(check: Check
     assert says in result.stdout
 
 
-def test_only_the_datasets_that_are_named_are_tested(check: Check) -> None:
+def test_check_tests_only_the_named_datasets(check: Check) -> None:
     text = ENTRY + ENTRY.replace("[orders]", "[bad]").replace('"t"', '"none"')
 
     assert check(text, "orders").exit_code == 0
@@ -92,14 +92,14 @@ def test_only_the_datasets_that_are_named_are_tested(check: Check) -> None:
 @pytest.mark.parametrize(
     ("text", "says"), [("", "No dataset is configured in "), ("[a\n", "it is not valid TOML at line 1")]
 )
-def test_a_list_without_a_dataset_is_an_error(check: Check, text: str, says: str) -> None:
+def test_check_refuses_an_empty_or_invalid_list(check: Check, text: str, says: str) -> None:
     result = check(text)
 
     assert result.exit_code == 1
     assert says in result.stderr
 
 
-def test_what_makes_an_export_slow_is_a_warning_and_the_rows_are_not_counted(
+def test_a_missing_index_is_a_warning_and_the_rows_are_not_counted(
     check: Check, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SqliteProcess, "warnings", lambda *_: ["no index on (at, id)"])
@@ -111,7 +111,7 @@ def test_what_makes_an_export_slow_is_a_warning_and_the_rows_are_not_counted(
     assert "  rows      not counted" in result.stdout
 
 
-def test_a_key_that_the_reader_refuses_makes_it_fail(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_fails_if_the_reader_refuses_the_key(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Any) -> None:
         raise Fatal("The key 'id' may be NULL.")
 
@@ -123,7 +123,7 @@ def test_a_key_that_the_reader_refuses_makes_it_fail(check: Check, monkeypatch: 
     assert "  error     The key 'id' may be NULL.\n" in result.stdout
 
 
-def test_many_rows_are_counted_up_to_a_limit(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_counts_rows_up_to_a_limit(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dataset_check, "COUNTED_ROWS", 5)
 
     assert "  rows      more than 5 with a date\n" in check(ENTRY).stdout

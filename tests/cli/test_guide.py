@@ -17,14 +17,14 @@ LINES = [line for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) for 
 EXAMPLES = [part for line in LINES for part in re.findall(r"jobmanager [^|)]+", line)]
 
 
-def test_it_names_every_command_and_no_other() -> None:
+def test_the_cli_guide_names_every_command_and_no_other() -> None:
     named = set(re.findall(r"^\| `jobmanager (\w+)", GUIDE, re.MULTILINE))
 
     assert named == main.commands.keys()
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_its_examples_are_understood(example: str) -> None:
+def test_the_examples_of_the_cli_guide_are_valid(example: str) -> None:
     name, *arguments = shlex.split(example.strip('" '))[1:]
     command = main.commands[name]
 
@@ -32,13 +32,13 @@ def test_its_examples_are_understood(example: str) -> None:
         command.make_parser(ctx).parse_args(arguments)
 
 
-def test_every_option_that_it_names_is_one() -> None:
+def test_every_option_in_the_cli_guide_exists() -> None:
     for name, text in re.findall(r"^\| `jobmanager (\w+)[^|]*\|(.*)\|$", GUIDE, re.MULTILINE):
         options = {option for parameter in main.commands[name].params for option in parameter.opts}
         assert set(re.findall(r"`(--?[\w-]+)", text)) <= options, name
 
 
-def test_its_exit_codes_are_those_of_the_commands() -> None:
+def test_the_cli_guide_has_the_exit_codes_of_the_commands() -> None:
     rows = dict(re.findall(r"^\| (\d+) \| (.*) \|$", GUIDE, re.MULTILINE))
 
     assert all(str(status) in rows[str(code)] for status, code in EXIT_CODES.items())

@@ -76,7 +76,7 @@ def on(terminal: Terminal) -> dict[str, Any]:
     return dict.fromkeys(("stdin", "stdout", "stderr"), terminal.theirs) | {"preexec_fn": take}
 
 
-def test_a_pipe_gets_lines_without_colours(start: Start, client: Client) -> None:
+def test_output_in_a_pipe_has_no_colours(start: Start, client: Client) -> None:
     job = client.submit("Steps", {"n": 3})
 
     out, err = start("follow", job.id, env={"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}).communicate(timeout=30)
@@ -92,7 +92,7 @@ def test_a_pipe_gets_lines_without_colours(start: Start, client: Client) -> None
     [("halt\n", 5, Status.HALTED), ("stop\n", 4, Status.STOPPED), ("\n", 130, Status.RUNNING)],
     ids=["halt it", "stop it", "leave it"],
 )
-def test_ctrl_c_asks_what_is_to_become_of_the_job(
+def test_after_ctrl_c_the_user_can_halt_stop_or_leave_the_job(
     start: Start, client: Client, terminal: Terminal, until: Any, *, answer: str, code: int, status: Status
 ) -> None:
     job = client.submit("Steps")
@@ -108,7 +108,7 @@ def test_ctrl_c_asks_what_is_to_become_of_the_job(
     assert "Traceback" not in terminal.text
 
 
-def test_ctrl_c_leaves_the_job_alone_where_nobody_can_be_asked(start: Start, client: Client, until: Any) -> None:
+def test_without_a_terminal_ctrl_c_leaves_the_job_running(start: Start, client: Client, until: Any) -> None:
     job = client.submit("Steps")
     process = start("follow", job.id, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     assert process.stdout is not None
@@ -122,7 +122,7 @@ def test_ctrl_c_leaves_the_job_alone_where_nobody_can_be_asked(start: Start, cli
     assert job.refresh().status is Status.RUNNING
 
 
-def test_a_table_is_watched_on_a_terminal(start: Start, client: Client, terminal: Terminal, until: Any) -> None:
+def test_watch_shows_a_live_table_on_a_terminal(start: Start, client: Client, terminal: Terminal, until: Any) -> None:
     first = client.submit("Steps")
     process = start("watch", "--interval", "0.1", **on(terminal))
     until(lambda: first.id in terminal.text, lambda: terminal.text, seconds=30)
@@ -135,7 +135,7 @@ def test_a_table_is_watched_on_a_terminal(start: Start, client: Client, terminal
     assert "Traceback" not in terminal.text
 
 
-def test_changes_are_watched_in_a_pipe(start: Start, client: Client) -> None:
+def test_watch_prints_changes_in_a_pipe(start: Start, client: Client) -> None:
     process = start("watch", "--json", "--type", "Steps")
     lines: list[bytes] = []
     reader = threading.Thread(target=lambda: lines.append(process.stdout.readline()), daemon=True)  # type: ignore[union-attr]
@@ -147,7 +147,7 @@ def test_changes_are_watched_in_a_pipe(start: Start, client: Client) -> None:
     assert b'"job_id"' in lines[0]
 
 
-def test_a_server_that_is_not_there_is_told_in_one_sentence(start: Start) -> None:
+def test_a_missing_server_is_an_error_of_one_sentence(start: Start) -> None:
     process = start("list", "--url", "http://127.0.0.1:9")
 
     out, err = process.communicate(timeout=30)
@@ -156,7 +156,7 @@ def test_a_server_that_is_not_there_is_told_in_one_sentence(start: Start) -> Non
     assert err == b"Error: The job manager at http://127.0.0.1:9 cannot be reached: connection refused.\n"
 
 
-def test_it_serves_wherever_it_is_called(start: Start, tmp_path: Path, until: Any) -> None:
+def test_serve_works_in_any_folder(start: Start, tmp_path: Path, until: Any) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -179,7 +179,7 @@ def test_it_serves_wherever_it_is_called(start: Start, tmp_path: Path, until: An
     assert b"gthread" in err
 
 
-def test_a_setting_that_is_wrong_stops_the_serving_with_one_sentence(start: Start) -> None:
+def test_serve_refuses_a_wrong_setting_without_a_traceback(start: Start) -> None:
     process = start("serve", "--port", "1", env={"JOBMANAGER_SLOTS": "many"})
 
     _, err = process.communicate(timeout=40)

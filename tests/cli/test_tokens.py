@@ -23,7 +23,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["token", *arguments])
 
 
-def test_a_token_is_printed_alone_so_that_it_can_be_kept_by_a_script(path: Path) -> None:
+def test_stdout_has_only_the_token_so_that_a_script_can_store_it(path: Path) -> None:
     result = run("add", "ann", "--role", "operator")
 
     assert result.exit_code == 0
@@ -31,7 +31,7 @@ def test_a_token_is_printed_alone_so_that_it_can_be_kept_by_a_script(path: Path)
     assert "ann is an operator" in result.stderr
 
 
-def test_the_list_tells_all_but_the_token(path: Path) -> None:
+def test_the_list_shows_everything_except_the_token(path: Path) -> None:
     secret = run("add", "ann", "--role", "viewer", "--rate", "30", "--expires", "7", "--type", "Export").stdout.strip()
     TokenFile(path).add("bob", Role.ADMIN, now=datetime.now(UTC), expires_at=datetime.now(UTC))
 
@@ -46,7 +46,7 @@ def test_the_list_tells_all_but_the_token(path: Path) -> None:
     assert TokenFile(path).tokens()[0].hash not in listed
 
 
-def test_a_revoked_token_is_gone(path: Path) -> None:
+def test_a_revoked_token_is_not_listed(path: Path) -> None:
     run("add", "ann", "--role", "viewer")
 
     result = run("revoke", "ann")
@@ -56,9 +56,7 @@ def test_a_revoked_token_is_gone(path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["add", "ann", "--role", "viewer"], ["list"], ["revoke", "ann"]])
-def test_without_the_setting_each_command_says_what_to_set(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
-) -> None:
+def test_without_the_setting_each_token_command_names_it(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     monkeypatch.delenv("JOBMANAGER_TOKENS", raising=False)
 
     result = run(*arguments)
@@ -80,7 +78,7 @@ def test_without_the_setting_each_command_says_what_to_set(
         (["list"], "token add"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_a_sentence(path: Path, arguments: list[str], sentence: str) -> None:
+def test_a_wrong_token_command_fails_with_a_reason(path: Path, arguments: list[str], sentence: str) -> None:
     result = run(*arguments)
 
     assert result.exit_code != 0
@@ -88,7 +86,7 @@ def test_what_cannot_be_done_is_told_in_a_sentence(path: Path, arguments: list[s
     assert not path.exists()
 
 
-def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_fails_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBMANAGER_TOKENS", "/proc/nowhere/tokens")
 
     result = run("add", "ann", "--role", "viewer")
@@ -97,9 +95,7 @@ def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(monkeypatch: pyte
     assert "JOBMANAGER_TOKENS cannot be written" in result.stderr
 
 
-def test_a_file_that_is_missing_is_told_of_once_and_no_request_is_spoken_of(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_missing_token_file_is_one_error_without_log_lines(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     result = run("list")
 
     assert result.exit_code == 1
@@ -107,7 +103,7 @@ def test_a_file_that_is_missing_is_told_of_once_and_no_request_is_spoken_of(
     assert caplog.text == ""
 
 
-def test_all_of_it_is_told_as_json_too_but_for_the_secret(path: Path) -> None:
+def test_json_output_has_everything_except_the_secret(path: Path) -> None:
     made = json.loads(run("add", "ann", "--role", "viewer", "--rate", "30", "--json").stdout)
 
     (listed,) = map(json.loads, run("list", "--json").stdout.splitlines())

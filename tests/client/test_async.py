@@ -25,7 +25,7 @@ def run(doing: Coroutine[Any, Any, None]) -> None:
 
 
 @pytest.mark.parametrize(("sync", "asynchronous"), [(Client, AsyncClient), (Job, AsyncJob)])
-def test_both_have_the_same_methods(sync: type, asynchronous: type) -> None:
+def test_the_sync_and_the_async_client_have_the_same_methods(sync: type, asynchronous: type) -> None:
     def parameters(kind: type) -> dict[str, list[str]]:
         methods = {name: member for name, member in vars(kind).items() if inspect.isfunction(member)}
         return {
@@ -36,7 +36,7 @@ def test_both_have_the_same_methods(sync: type, asynchronous: type) -> None:
     assert parameters(sync) == parameters(asynchronous)
 
 
-def test_jobs_are_submitted_steered_and_listed(service: Any) -> None:
+def test_the_async_client_submits_controls_and_lists_jobs(service: Any) -> None:
     async def doing() -> None:
         async with AsyncClient(service.url) as client:
             job = await client.submit("Steps", labels={"of": "us"})
@@ -61,7 +61,7 @@ def test_jobs_are_submitted_steered_and_listed(service: Any) -> None:
     run(doing())
 
 
-def test_a_job_is_followed_and_its_log_read(service: Any) -> None:
+def test_the_async_client_follows_a_job_and_reads_its_log(service: Any) -> None:
     async def doing() -> None:
         async with AsyncClient(service.url) as client:
             job = await client.submit("Steps", {"n": 30})
@@ -74,7 +74,7 @@ def test_a_job_is_followed_and_its_log_read(service: Any) -> None:
     run(doing())
 
 
-def test_many_wait_at_once_in_one_loop_while_others_watch(service: Any) -> None:
+def test_many_coroutines_of_one_loop_wait_and_watch_at_once(service: Any) -> None:
     async def doing() -> None:
         async with AsyncClient(service.url) as client:
             jobs = [await client.submit("Steps", {"n": 20}) for _ in range(8)]
@@ -94,7 +94,7 @@ def test_many_wait_at_once_in_one_loop_while_others_watch(service: Any) -> None:
     run(doing())
 
 
-def test_a_file_is_downloaded_in_spite_of_cuts(service: Any, proxy: Any, tmp_path: Path) -> None:
+def test_an_async_download_survives_broken_connections(service: Any, proxy: Any, tmp_path: Path) -> None:
     async def doing() -> None:
         async with AsyncClient(proxy.url) as client:
             job = await (await client.submit("File", {"size": 640_000})).wait(10)
@@ -105,7 +105,7 @@ def test_a_file_is_downloaded_in_spite_of_cuts(service: Any, proxy: Any, tmp_pat
     run(doing())
 
 
-def test_a_submission_whose_answer_was_lost_makes_one_job(service: Any, proxy: Any) -> None:
+def test_an_async_submission_with_a_lost_reply_makes_one_job(service: Any, proxy: Any) -> None:
     async def doing() -> None:
         proxy.plan = [0, 200]
         async with AsyncClient(proxy.url) as client:
@@ -119,7 +119,7 @@ def test_a_submission_whose_answer_was_lost_makes_one_job(service: Any, proxy: A
     assert proxy.requests == ["POST /jobs"] * 3
 
 
-def test_what_is_cancelled_leaves_no_connection_open(service: Any) -> None:
+def test_a_cancelled_coroutine_leaves_no_connection_open(service: Any) -> None:
     async def doing() -> None:
         async with AsyncClient(service.url) as client:
             job = await client.submit("Steps")

@@ -42,15 +42,15 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("value", SHOWN, ids=lambda value: value.__name__)
-def test_a_value_has_the_fields_that_the_server_shows(value: type[BaseModel]) -> None:
+def test_a_value_has_the_fields_of_the_server(value: type[BaseModel]) -> None:
     assert value.model_fields.keys() - {"etag"} == SHOWN[value].model_fields.keys()
 
 
-def test_every_kind_of_problem_is_raised_as_the_error_that_it_was() -> None:
+def test_the_client_raises_the_error_that_the_manager_raised() -> None:
     assert {kind.name: error for error, kind in KINDS.items()}.items() <= wire.PROBLEMS.items()
 
 
-def test_a_job_is_submitted_with_everything_that_a_submission_can_say(client: Client) -> None:
+def test_a_job_keeps_every_field_of_its_submission(client: Client) -> None:
     run_at = datetime.now(UTC) + timedelta(hours=1)
 
     job = client.submit(
@@ -64,7 +64,7 @@ def test_a_job_is_submitted_with_everything_that_a_submission_can_say(client: Cl
     assert again.etag == job.etag is not None
 
 
-def test_an_idempotency_key_makes_one_job_and_refuses_another(client: Client) -> None:
+def test_an_idempotency_key_makes_one_job_and_refuses_another_submission(client: Client) -> None:
     first = client.submit("Steps", {"n": 1}, idempotency_key="may")
 
     assert client.submit("Steps", {"n": 1}, idempotency_key="may").id == first.id
@@ -87,7 +87,7 @@ def test_jobs_are_listed_page_by_page(client: Client, monkeypatch: pytest.Monkey
     assert not list(client.list(submitted_before=late - timedelta(days=1)))
 
 
-def test_jobs_are_submitted_together(client: Client) -> None:
+def test_submit_all_returns_the_ids_in_order(client: Client) -> None:
     ids = client.submit_all(Submission(type="Steps", args={"n": n}, priority=n) for n in range(100))
 
     assert {job.id: job.priority for job in client.list(limit=500)} == dict(zip(ids, range(100), strict=True))
@@ -113,7 +113,7 @@ def test_a_job_is_halted_resumed_and_stopped(client: Client) -> None:
     assert refused.value.allowed == ()
 
 
-def test_a_job_that_has_changed_since_it_was_seen_is_left_alone(client: Client) -> None:
+def test_if_match_leaves_a_changed_job_alone(client: Client) -> None:
     seen = client.submit("Steps").wait(statuses=["running"])
     seen.halt(wait=5)
 
@@ -125,7 +125,7 @@ def test_a_job_that_has_changed_since_it_was_seen_is_left_alone(client: Client) 
     assert now.stop(if_match=now.etag, wait=5).status is Status.STOPPED
 
 
-def test_many_jobs_are_steered_by_a_filter(client: Client) -> None:
+def test_a_filter_selects_the_jobs_to_halt_resume_or_stop(client: Client) -> None:
     ids = client.submit_all(Submission(type="Steps", labels={"of": "us"}) for _ in range(3))
     other = client.submit("Steps")
 
@@ -160,7 +160,7 @@ def test_a_log_whose_pages_are_bounded_by_bytes_is_read_to_its_end(client: Clien
     assert followed == lines
 
 
-def test_job_types_tell_their_arguments(quiet: Client) -> None:
+def test_job_types_have_a_description_and_a_schema_of_their_arguments(quiet: Client) -> None:
     types = {job_type.type: job_type for job_type in quiet.job_types()}
 
     assert types["Steps"].description == "Takes steps, and logs each."
@@ -192,7 +192,7 @@ def test_job_types_tell_their_arguments(quiet: Client) -> None:
         (lambda client: client.download(client.submit("Fails").id), NotFound, {}),
     ],
 )
-def test_what_is_refused_is_raised_as_the_manager_does(
+def test_a_refused_request_raises_the_error_of_the_manager(
     quiet: Client, ask: Callable[[Client], Any], error: type[JobManagerError], attributes: dict[str, Any]
 ) -> None:
     with pytest.raises(error) as refused:
@@ -202,7 +202,7 @@ def test_what_is_refused_is_raised_as_the_manager_does(
     assert {name: getattr(refused.value, name) for name in attributes} == attributes
 
 
-def test_each_field_that_is_wrong_is_told(quiet: Client) -> None:
+def test_an_error_names_every_wrong_field(quiet: Client) -> None:
     with pytest.raises(InvalidRequest) as refused:
         quiet.submit("Steps", {"n": "x", "seconds": "y"})
 
@@ -213,12 +213,12 @@ def test_each_field_that_is_wrong_is_told(quiet: Client) -> None:
 @pytest.mark.parametrize(
     "url", ["", "127.0.0.1:8080", "ftp://a", "http://", "http://a:99999", "http://[", "http://a b"]
 )
-def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
+def test_a_client_refuses_an_invalid_url(url: str) -> None:
     with pytest.raises(ConfigError, match="Invalid URL"):
         Client(url)
 
 
-def test_nobody_who_answers_is_told_as_such() -> None:
+def test_a_missing_server_is_reported_as_unreachable() -> None:
     with (
         Client("http://127.0.0.1:9", retry_seconds=0.3) as client,
         pytest.raises(Unreachable, match=r"http://127.0.0.1:9 cannot be reached: connection refused\.$"),
@@ -238,7 +238,7 @@ def test_nobody_who_answers_is_told_as_such() -> None:
         (b"nonsense\r\n\r\n", Unreachable),
     ],
 )
-def test_an_answer_of_something_else_is_an_error_of_ours(
+def test_a_reply_from_something_else_raises_an_error_of_the_client(
     proxy: Any, through: Callable[..., Client], answer: bytes, error: type[JobManagerError]
 ) -> None:
     proxy.plan = [answer]
@@ -247,7 +247,7 @@ def test_an_answer_of_something_else_is_an_error_of_ours(
         through(retry_seconds=0).get("any")
 
 
-def test_a_full_queue_is_told_when_patience_ends(service: Any) -> None:
+def test_a_full_queue_is_an_error_after_the_retry_time(service: Any) -> None:
     service.end()
     service.settings = type(service.settings)(data_dir=service.settings.data_dir, queue_limit=1, slots=0)
     service.start()
@@ -261,7 +261,7 @@ def test_a_full_queue_is_told_when_patience_ends(service: Any) -> None:
 
 
 @pytest.mark.parametrize("empty", [{"status": []}, {"labels": {}}])
-def test_a_filter_that_came_to_nothing_does_not_mean_every_job(service: Any, empty: dict[str, Any]) -> None:
+def test_an_empty_filter_does_not_select_every_job(service: Any, empty: dict[str, Any]) -> None:
     with Client(service.url) as client:
         job = client.submit("Steps")
 

@@ -25,7 +25,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_file_comes_under_its_own_name_and_nowhere_else(
+def test_a_download_stays_in_its_folder_and_replaces_no_file_unasked(
     job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -41,7 +41,7 @@ def test_a_file_comes_under_its_own_name_and_nowhere_else(
     assert job.download("numbers.csv") == path
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_broke(
+def test_a_broken_download_continues_where_it_broke_off(
     job: Any, proxy: Any, through: Callable[..., Client], tmp_path: Path
 ) -> None:
     proxy.plan = [1 << 40, 200_000, 0, 300_000]
@@ -54,7 +54,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_broke(
     assert [file.name for file in tmp_path.glob("*file*")] == ["file"]
 
 
-def test_a_download_that_was_given_up_is_taken_up_by_the_next(
+def test_a_later_call_continues_a_failed_download(
     job: Any, proxy: Any, through: Callable[..., Client], tmp_path: Path
 ) -> None:
     proxy.plan = [1 << 40, 400_000]
@@ -70,7 +70,7 @@ def test_a_download_that_was_given_up_is_taken_up_by_the_next(
 
 
 @pytest.mark.parametrize("size", [1000, SIZE + 1])
-def test_a_part_that_was_damaged_is_thrown_away(job: Any, tmp_path: Path, size: int) -> None:
+def test_a_damaged_part_file_is_downloaded_again(job: Any, tmp_path: Path, size: int) -> None:
     (tmp_path / f".file.{job.id}.part").write_bytes(bytes(size))
 
     job.download(tmp_path / "file")
@@ -78,7 +78,7 @@ def test_a_part_that_was_damaged_is_thrown_away(job: Any, tmp_path: Path, size: 
     assert sha256(tmp_path / "file") == job.result["sha256"]
 
 
-def test_a_file_that_is_not_what_the_job_made_never_appears(service: Any, job: Any, tmp_path: Path) -> None:
+def test_a_file_with_a_wrong_checksum_never_appears(service: Any, job: Any, tmp_path: Path) -> None:
     (service.settings.data_dir / "jobs" / job.id / "data").write_bytes(bytes(SIZE))
 
     with pytest.raises(Damaged, match="SHA-256"):
@@ -87,7 +87,9 @@ def test_a_file_that_is_not_what_the_job_made_never_appears(service: Any, job: A
     assert not (tmp_path / "file").exists()
 
 
-def test_a_stream_takes_a_download_too_in_spite_of_cuts(job: Any, proxy: Any, through: Callable[..., Client]) -> None:
+def test_a_download_into_a_stream_survives_a_broken_connection(
+    job: Any, proxy: Any, through: Callable[..., Client]
+) -> None:
     stream = io.BytesIO()
     proxy.plan = [1 << 40, 200_000]
 

@@ -25,7 +25,9 @@ def namespace(service: Any) -> Iterator[dict[str, Any]]:
         yield {"__name__": "guide", "client": client}
 
 
-def test_its_examples_run(service: Any, namespace: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_of_the_client_guide_run(
+    service: Any, namespace: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     client = namespace["client"]
     for number, block in enumerate(BLOCKS):
         code = block.replace("http://127.0.0.1:8080", service.url)

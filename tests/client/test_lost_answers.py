@@ -21,7 +21,7 @@ OUR_BUSY = BUSY % (len(PROBLEM), PROBLEM)
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_a_submission_whose_answer_was_lost_makes_one_job(
+def test_a_submission_with_a_lost_reply_makes_one_job(
     service: Any, proxy: Any, through: Callable[..., Client], cut: int
 ) -> None:
     proxy.plan = [cut, cut]
@@ -33,13 +33,13 @@ def test_a_submission_whose_answer_was_lost_makes_one_job(
     assert job.wait(10).status is Status.COMPLETED
 
 
-def test_two_submissions_are_two_jobs(service: Any, client: Client) -> None:
+def test_two_equal_submissions_make_two_jobs(service: Any, client: Client) -> None:
     assert client.submit("Steps").id != client.submit("Steps").id
     assert service.jobs() == 2
 
 
 @pytest.mark.parametrize("answer", [OUR_BUSY.replace(b"503", b"429"), BUSY % (0, b"")])
-def test_a_server_that_has_no_time_is_left_alone_for_as_long_as_it_says(
+def test_a_client_retries_only_after_the_retry_time_of_the_server(
     service: Any, proxy: Any, through: Callable[..., Client], answer: bytes
 ) -> None:
     proxy.plan = [answer]
@@ -51,9 +51,7 @@ def test_a_server_that_has_no_time_is_left_alone_for_as_long_as_it_says(
     assert service.jobs() == 1
 
 
-def test_a_server_that_wants_more_time_than_we_have_is_not_waited_for(
-    proxy: Any, through: Callable[..., Client]
-) -> None:
+def test_a_client_does_not_wait_for_a_retry_time_beyond_its_own(proxy: Any, through: Callable[..., Client]) -> None:
     proxy.plan = [OUR_BUSY.replace(b"Retry-After: 1", b"Retry-After: 3600")]
     begin = time.monotonic()
 
@@ -64,9 +62,7 @@ def test_a_server_that_wants_more_time_than_we_have_is_not_waited_for(
     assert time.monotonic() - begin < 2
 
 
-def test_jobs_submitted_together_are_never_submitted_twice(
-    service: Any, proxy: Any, through: Callable[..., Client]
-) -> None:
+def test_submit_all_never_submits_the_jobs_twice(service: Any, proxy: Any, through: Callable[..., Client]) -> None:
     jobs = [Submission(type="Steps")] * 3
     proxy.plan = [0]
     with pytest.raises(Unreachable):
@@ -83,7 +79,7 @@ def test_jobs_submitted_together_are_never_submitted_twice(
 
 
 @pytest.mark.parametrize("verb", ["halt", "stop"])
-def test_a_control_whose_answer_was_lost_is_asked_again(
+def test_a_halt_or_stop_with_a_lost_reply_happens_once(
     client: Client, proxy: Any, through: Callable[..., Client], verb: str
 ) -> None:
     job = client.submit("Steps").wait(statuses=["running"])
@@ -95,7 +91,7 @@ def test_a_control_whose_answer_was_lost_is_asked_again(
     assert [change.action for change in job.changes()].count(verb) == 1
 
 
-def test_a_control_of_a_version_whose_answer_was_lost_is_seen_to_have_happened(
+def test_a_halt_with_if_match_and_a_lost_reply_succeeds(
     client: Client, proxy: Any, through: Callable[..., Client]
 ) -> None:
     job = client.submit("Steps").wait(statuses=["running"])
@@ -110,7 +106,7 @@ def test_a_control_of_a_version_whose_answer_was_lost_is_seen_to_have_happened(
     assert client.get(job.id).status is Status.HALTED
 
 
-def test_a_wait_longer_than_the_server_allows_goes_on(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_may_be_longer_than_the_server_allows(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobmanager.client.core._MOST_WAIT_SECONDS", 0)
     job = client.submit("Steps").wait(statuses=["running"])
 

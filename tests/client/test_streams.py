@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(find_spec("jobmanager.feed") is None, reason="th
 NO_ROOM = b"HTTP/1.1 503 Full\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
 
-def test_a_stream_is_asked_once_and_the_rest_hardly_at_all(proxy: Any, through: Callable[..., Client]) -> None:
+def test_waiting_for_a_job_uses_one_stream_and_few_other_requests(proxy: Any, through: Callable[..., Client]) -> None:
     client = through()
     job = client.submit("Steps", {"n": 60})
 
@@ -28,9 +28,7 @@ def test_a_stream_is_asked_once_and_the_rest_hardly_at_all(proxy: Any, through: 
     assert len(proxy.requests) <= 8
 
 
-def test_a_job_is_followed_through_streams_that_break(
-    client: Client, proxy: Any, through: Callable[..., Client]
-) -> None:
+def test_following_a_job_survives_broken_streams(client: Client, proxy: Any, through: Callable[..., Client]) -> None:
     proxy.plan_of_streams = [100, 1900, 0, NO_ROOM, 2200]
     job = client.submit("Steps", {"n": 200})
 
@@ -43,7 +41,7 @@ def test_a_job_is_followed_through_streams_that_break(
     assert proxy.last_ids
 
 
-def test_all_changes_are_told_once_through_streams_that_break(
+def test_every_change_arrives_once_in_spite_of_broken_streams(
     client: Client, proxy: Any, through: Callable[..., Client], until: Any
 ) -> None:
     proxy.plan_of_streams = [2000, 2500, 0, NO_ROOM, 2000, 300]
@@ -61,9 +59,7 @@ def test_all_changes_are_told_once_through_streams_that_break(
     assert len(proxy.last_ids) >= 2
 
 
-def test_a_server_without_room_for_streams_is_asked_now_and_then(
-    proxy: Any, through: Callable[..., Client], until: Any
-) -> None:
+def test_a_client_retries_a_refused_stream(proxy: Any, through: Callable[..., Client], until: Any) -> None:
     proxy.plan_of_streams = [NO_ROOM] * 2
     client = through()
     job = client.submit("Steps")

@@ -29,7 +29,7 @@ def make_token(service: Any, tmp_path: Path) -> Callable[..., str]:
     return make
 
 
-def test_a_token_lets_in_by_its_role(service: Any, make_token: Callable[..., str]) -> None:
+def test_a_client_may_do_what_the_role_of_its_token_allows(service: Any, make_token: Callable[..., str]) -> None:
     viewer, operator = make_token("eve", Role.VIEWER), make_token("olga", Role.OPERATOR)
 
     with Client(service.url) as nobody, pytest.raises(Unauthenticated, match="needs a token"):
@@ -45,7 +45,7 @@ def test_a_token_lets_in_by_its_role(service: Any, make_token: Callable[..., str
         stranger.submit("Steps")
 
 
-def test_a_token_that_asks_too_often_is_slowed_down(service: Any, make_token: Callable[..., str]) -> None:
+def test_a_token_over_its_rate_is_refused_with_a_retry_time(service: Any, make_token: Callable[..., str]) -> None:
     token = make_token("rush", Role.OPERATOR, rate=1)
 
     with Client(service.url, token=token, retry_seconds=0) as client:
@@ -57,6 +57,6 @@ def test_a_token_that_asks_too_often_is_slowed_down(service: Any, make_token: Ca
 
 
 @pytest.mark.parametrize("token", ["", " ", "a\nb", "ü"])
-def test_what_cannot_be_a_token_is_refused_at_once(token: str) -> None:
+def test_a_client_refuses_an_invalid_token(token: str) -> None:
     with pytest.raises(ConfigError, match="token"):
         Client(token=token)

@@ -17,13 +17,13 @@ from jobmanager.client.wire import Course
 from jobmanager.states import Status
 
 
-def test_waiting_ends_when_the_job_comes_to_rest(client: Client) -> None:
+def test_waiting_ends_when_the_job_has_ended(client: Client) -> None:
     assert client.submit("Steps", {"n": 3}).wait(10).result == {"n": 3}
     failed = client.submit("Fails").wait(10)
     assert (failed.status, failed.error) == (Status.FAILED, "as it should")
 
 
-def test_waiting_has_an_end_of_its_own(client: Client) -> None:
+def test_waiting_ends_with_an_error_after_its_timeout(client: Client) -> None:
     job = client.submit("Steps")
     begin = time.monotonic()
 
@@ -33,7 +33,7 @@ def test_waiting_has_an_end_of_its_own(client: Client) -> None:
     assert time.monotonic() - begin < 3
 
 
-def test_a_job_is_followed_to_its_rest(client: Client) -> None:
+def test_following_yields_all_signs_until_the_job_ends(client: Client) -> None:
     job = client.submit("Steps", {"n": 50})
 
     signs = list(job.follow())
@@ -44,7 +44,7 @@ def test_a_job_is_followed_to_its_rest(client: Client) -> None:
     assert len([sign for sign in signs if isinstance(sign, LogLine)]) == 50
 
 
-def test_following_what_rests_already_tells_that(client: Client) -> None:
+def test_following_a_job_that_has_ended_yields_its_progress_and_the_job(client: Client) -> None:
     job = client.submit("Steps", {"n": 2}).wait(10)
 
     signs = list(job.follow(log_after=None))
@@ -52,7 +52,7 @@ def test_following_what_rests_already_tells_that(client: Client) -> None:
     assert [type(sign) for sign in signs] == [JobProgress, Job]
 
 
-def test_a_job_that_is_halted_is_followed_up_to_there(client: Client, until: Any) -> None:
+def test_following_ends_when_the_job_is_halted(client: Client, until: Any) -> None:
     job = client.submit("Steps")
     listener = Listener(job.follow())
     until(lambda: any(isinstance(sign, LogLine) for sign in listener.got))
@@ -64,7 +64,7 @@ def test_a_job_that_is_halted_is_followed_up_to_there(client: Client, until: Any
     assert listener.got[-1].status is Status.HALTED
 
 
-def test_a_look_that_a_halt_overtakes_ends_with_the_job_as_it_is(client: Client) -> None:
+def test_a_halt_during_a_poll_is_part_of_its_result(client: Client) -> None:
     job = client.submit("Steps").wait(statuses=["running"])
     tail = JobTail(client._core, job, seen=job.changes())
     tail._known = None  # as if the job had changed since
@@ -84,7 +84,7 @@ def test_a_look_that_a_halt_overtakes_ends_with_the_job_as_it_is(client: Client)
     assert (tail.job.status, tail.is_caught_up) == (Status.HALTED, True)
 
 
-def test_a_server_that_starts_again_meanwhile_is_waited_for(service: Any, client: Client, until: Any) -> None:
+def test_waiting_and_following_survive_a_restart_of_the_server(service: Any, client: Client, until: Any) -> None:
     job = client.submit("Steps", {"n": 150})
     waiting = Listener(job.wait(30) for _ in range(1))
     following = Listener(job.follow())
@@ -102,7 +102,7 @@ def test_a_server_that_starts_again_meanwhile_is_waited_for(service: Any, client
     assert [sign.action for sign in following.got if isinstance(sign, Change)][-3:] == ["release", "claim", "complete"]
 
 
-def test_the_changes_of_all_jobs_are_watched_from_now_on(service: Any, client: Client, until: Any) -> None:
+def test_events_yields_each_later_change_of_all_jobs_once(service: Any, client: Client, until: Any) -> None:
     old = client.submit("Steps").wait(statuses=["running"])
     second = int(time.time())  # the Date header has whole seconds
     until(lambda: int(time.time()) > second + 1)
@@ -126,7 +126,7 @@ def test_the_changes_of_all_jobs_are_watched_from_now_on(service: Any, client: C
     assert [change.seq for change in listener.got if change.job_id == last.id] == [c.seq for c in last.changes()]
 
 
-def test_only_the_changes_that_are_wanted_come(client: Client, until: Any) -> None:
+def test_events_yields_only_changes_of_jobs_that_match_the_filter(client: Client, until: Any) -> None:
     listener = Listener(client.events(type="File", labels={"of": "us"}))
 
     def is_seen() -> bool:
@@ -140,7 +140,7 @@ def test_only_the_changes_that_are_wanted_come(client: Client, until: Any) -> No
     assert {(jobs[change.job_id].type, len(jobs[change.job_id].labels)) for change in listener.got} == {("File", 1)}
 
 
-def test_a_job_that_is_gone_ends_its_following(service: Any, client: Client) -> None:
+def test_following_a_removed_job_raises_an_error(service: Any, client: Client) -> None:
     job = client.submit("Steps", {"n": 1}).wait(10)
     service.manager.prune(keep=0)
 
@@ -154,7 +154,7 @@ EVENTS += "id: é2\nretry: 5\ndata:x\n\ndata\n\nid: 3\n\nevent: e\n"
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
-def test_events_are_read_however_the_stream_is_cut(end: str, size: int) -> None:
+def test_events_are_parsed_however_the_stream_is_split(end: str, size: int) -> None:
     parser = Parser()
     stream = EVENTS.replace("\n", end).encode()
 
