@@ -1,4 +1,4 @@
-"""The durable truth about jobs. Nothing outside this package imports SQLAlchemy."""
+"""The durable state of jobs. Only this package and the dataset readers in jobs/ import SQLAlchemy."""
 
 from jobmanager.store.store import Store, note_standstill
 

@@ -1,8 +1,8 @@
-"""How many jobs there are of each type and status, kept by every commit: to count a million would take 50 ms each time.
+"""The number of jobs of each type and status, updated by every commit: counting a million jobs takes 50 ms.
 
-What a transaction changes is noted while it writes, and added to the counts as the last thing before it commits: nobody
-holds a count while it waits for a job. Where processes write side by side, each count is the sum of parts, and every
-process has its own of them.
+A transaction notes its changes while it writes, and adds them to the counts right before it commits, so that it never
+waits for a job while it has a count locked. If processes write concurrently (PostgreSQL), each count is the sum of
+parts, and every process has its own parts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     _Insert: TypeAlias = postgresql.Insert | sqlite.Insert
     _Notes: TypeAlias = Counter[tuple[str, str]]
 
-#: What notes are kept under, of a connection.
+#: The key of the notes in a connection's `info`.
 NOTED = "census"
 
 COUNTED = (
@@ -31,7 +31,7 @@ COUNTED = (
     .having(func.sum(census.c.jobs) > 0)
 )
 
-#: How many jobs wait, as the transactions have counted that are committed.
+#: The number of waiting jobs, as counted by the committed transactions.
 WAITING = select(func.coalesce(func.sum(census.c.jobs), 0)).where(census.c.status == literal_column("'submitted'"))
 
 
@@ -47,12 +47,12 @@ def _miscounted() -> Select[Any]:
     )
 
 
-#: What would have to be added to the counts: nothing, unless somebody writes jobs who does not count them.
+#: The corrections to add to the counts: no rows, unless something has written jobs without counting them.
 MISCOUNTED = _miscounted()
 
 
 def addition(insert: _Insert) -> _Insert:
-    """Return the statement that adds to one part of a count: *insert* is one into the table, in words of a dialect."""
+    """Return the upsert that adds to one part of a count. *insert* is an insert into `census` for some dialect."""
     added = insert.values({column.name: bindparam(column.name, type_=column.type) for column in census.c})
     return added.on_conflict_do_update(
         index_elements=list(census.primary_key), set_={"jobs": census.c.jobs + added.excluded.jobs}
@@ -60,29 +60,29 @@ def addition(insert: _Insert) -> _Insert:
 
 
 def note(connection: Connection, changed: Iterable[tuple[str, str]], by: int) -> None:
-    """Note, for the transaction under way, that there are so many more of these types and statuses, one of each."""
+    """Note, for the current transaction, *by* more jobs for each (type, status) in *changed*."""
     noted: _Notes = connection.info.setdefault(NOTED, Counter())
     for key in changed:
         noted[key] += by
 
 
 def noted(connection: Connection, status: str) -> int:
-    """Return how many more jobs of a status the transaction under way has noted."""
+    """Return how many more jobs with this status the current transaction has noted."""
     notes: _Notes = connection.info.get(NOTED, Counter())
     return sum(by for (_, each), by in notes.items() if each == status)
 
 
 def forget(connection: Connection) -> None:
-    """Forget what was noted, for the transaction is taken back."""
+    """Drop the notes of a transaction that is rolled back."""
     connection.info.pop(NOTED, None)
 
 
 def take(connection: Connection, part: int) -> Columns | None:
-    """Return what the transaction under way has to add to the counts, and forget it; None if that is nothing."""
+    """Remove the notes of the current transaction and return them as rows to add to *part*; None if there are none."""
     noted: _Notes | None = connection.info.pop(NOTED, None)
     if not noted:
         return None
-    # In order: two transactions that take the same part must not wait for each other.
+    # Sorted, so that two transactions that add to the same part cannot deadlock.
     rows = sorted((*key, by) for key, by in noted.items() if by)
     if not rows:
         return None

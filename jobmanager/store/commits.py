@@ -1,7 +1,8 @@
 """Group commit: many threads' writes share one transaction, and so one fsync.
 
-The first thread that comes leads: it writes for all that wait, and for those that come while it does, commits, and
-hands the lead to one of those that came meanwhile. Compared to a writer thread this saves a handover per write.
+The first thread to arrive becomes the leader: it runs the writes of all waiting threads and of those that arrive
+meanwhile, commits, and hands the lead to a thread that arrived later. Compared to a dedicated writer thread, this saves
+a hand-over per write.
 """
 
 from __future__ import annotations
@@ -20,61 +21,62 @@ from jobmanager.errors import Interrupt, StoreUnavailable
 
 T = TypeVar("T")
 Item = TypeVar("Item")
-#: Writes several things that are of a kind, and returns what each came to, in their order.
+#: Writes several items of one kind and returns their results in the same order.
 WriteAll = Callable[[Connection, list[Any]], list[Any]]
 
 _LARGEST_BATCH = 64
-#: How long others are waited for who have the turn at writing, as a process that is frozen in the middle of it may.
+#: How long to wait for the write lock: a process may be frozen while it holds the lock.
 PATIENCE_SECONDS = 30.0
 HELD_UP = f"another process has held up everyone who writes for {PATIENCE_SECONDS:g} seconds"
-#: How long those are waited for that are about to come: less than a commit takes.
+#: How long the leader waits for threads that are about to submit a write; less than a commit takes.
 _GATHER_SECONDS = 0.0003
 
 
 class _Entry:
-    """Something to be written that waits for its commit."""
+    """A write that waits for its commit, and its result."""
 
     def __init__(self, write_all: WriteAll, item: Any) -> None:
         self.write_all = write_all
         self.item = item
         self.result: Any = None
         self.error: BaseException | None = None
-        self.is_kept = False  # it is committed
-        self.is_done = False  # its thread may go on
-        self.turn = threading.Lock()  # let go of when it is done, or when its thread has to lead
+        self.is_kept = False  # committed
+        self.is_done = False  # its thread may continue
+        self.turn = threading.Lock()  # released when it is done, or when its thread has to lead
         self.turn.acquire()
 
 
 class GroupCommit:
-    """Runs writes of any thread, each atomic and durable when `run` returns."""
+    """Runs writes from any thread. Each is atomic, and durable when `run` returns."""
 
     def __init__(
         self, begin: Callable[[], AbstractContextManager[Connection]], *, largest: int = _LARGEST_BATCH
     ) -> None:
-        """*largest*: with so many writes, a commit waits for no more of those that come while they are written."""
+        """*largest*: a batch with this many writes does not take in those that arrive while it is written."""
         self._begin = begin  # opens a write transaction; leaving it commits
         self._largest = largest
-        self._last = 0  # writes of the last commit
-        self._asked_at: float | None = None  # when the leader asked for the turn that it does not have yet, monotonic
-        self._waited = 0.0  # seconds that its transaction had to wait before it began
+        self._last = 0  # number of writes in the last commit
+        self._asked_at: float | None = None  # monotonic time at which the leader began to wait for the write lock
+        self._waited = 0.0  # seconds for which the last transaction waited before it began
         self._lock = threading.Lock()  # guards _waiting and _leader; never held during a transaction
         self._waiting: deque[_Entry] = deque()
         self._leader: _Entry | None = None
 
     def run(self, write: Callable[[Connection], T]) -> T:
-        """Return what *write* returns, once it is committed.
+        """Run *write* and return its result. Blocks until it is committed.
 
-        Blocks for the commit. Raises what *write* raises, then nothing of it is kept; StoreUnavailable where the
-        database failed, or others had the turn at writing for too long. The thread that leads waits for that all the
-        same: it cannot take back that it asked for the turn.
+        If *write* raises, nothing of it is kept, and its exception is raised here. Raises StoreUnavailable if the
+        database fails, or if another process holds the write lock for too long. The leading thread keeps waiting even
+        then: it cannot cancel its request for the lock.
         """
         result: T = self.run_together(_write_each, write)
         return result
 
     def run_together(self, write_all: Callable[[Connection, list[Item]], list[T]], item: Item) -> T:
-        """Return what *write_all* returns for *item*, once it is committed: like `run`.
+        """Run *write_all* and return its result for *item*; blocks and raises like `run`.
 
-        It is called with all items that wait for it; where it raises, once more with each by itself.
+        One call gets all waiting items of the same *write_all*. If the commit fails, each item is written by a call
+        and a transaction of its own.
         """
         entry = _Entry(write_all, item)
         with self._lock:
@@ -90,7 +92,7 @@ class GroupCommit:
             if not entry.is_done:
                 self._lead(entry)
         except BaseException:
-            # A signal's handler has raised, as for Ctrl-C: a thread that is gone must not be waited for to lead.
+            # A signal handler has raised (Ctrl-C): do not elect a thread that has left.
             self._leave(entry)
             raise
         if entry.error is not None:
@@ -99,10 +101,13 @@ class GroupCommit:
         return result
 
     def _wait(self, entry: _Entry) -> None:
-        """Wait until the leader, who always hands over, has written the entry, or has its thread lead."""
+        """Block until the leader has written the entry or made this thread the leader; a leader always does either.
+
+        Raises StoreUnavailable if the leader has waited too long for the write lock.
+        """
         while not entry.turn.acquire(timeout=PATIENCE_SECONDS / 30):
             with self._lock:
-                # Else it is being written, or its thread leads by now.
+                # Otherwise the entry is being written, or its thread leads by now.
                 if self._is_held_up() and entry in self._waiting and self._leader is not entry:
                     self._waiting.remove(entry)
                     raise _held_up()
@@ -111,7 +116,7 @@ class GroupCommit:
         return self._asked_at is not None and time.monotonic() - self._asked_at > PATIENCE_SECONDS
 
     def _leave(self, entry: _Entry) -> None:
-        """Take an entry away that nobody waits for any more, unless it is being written."""
+        """Withdraw an entry whose thread stops waiting, unless it is being written. Hand over if that thread leads."""
         with self._lock:
             if entry in self._waiting:
                 self._waiting.remove(entry)
@@ -123,13 +128,13 @@ class GroupCommit:
         self._gather()
         with self._lock:
             self._waiting.remove(entry)
-        batch = [entry]  # the others, who need not wait for the turn as long as this one has to, once it is there
+        batch = [entry]  # the others join when the transaction has begun: until then, they may give up
         try:
             self._commit(batch)
         finally:
             self._last = len(batch)
             for one in batch:
-                if not one.is_kept and one.error is None:  # this thread was taken away, as by Ctrl-C
+                if not one.is_kept and one.error is None:  # a signal handler raised in this thread (Ctrl-C)
                     one.error = StoreUnavailable("The store was left in the middle of a write. Look, then try again.")
                 one.is_done = True
                 if one is not entry:
@@ -137,11 +142,11 @@ class GroupCommit:
             self._hand_over()
 
     def _gather(self) -> None:
-        """Let as many come as did last time, if they do at once: those that were written by one commit come together.
+        """Wait briefly until as many writes wait as the last commit had: threads released together return together.
 
-        They would take Python's global lock at every statement, in turns with the leader, until all of them wait.
+        Otherwise, they would compete with the leader for the GIL at every statement until all of them wait.
         """
-        if self._waited >= _GATHER_SECONDS:  # for another process, and will again: they can come meanwhile
+        if self._waited >= _GATHER_SECONDS:  # threads can arrive during the wait for the write lock
             return
         deadline = time.monotonic() + _GATHER_SECONDS
         while len(self._waiting) < self._last and time.monotonic() < deadline:
@@ -161,9 +166,9 @@ class GroupCommit:
             successor.turn.release()
 
     def _commit(self, batch: list[_Entry]) -> None:
-        """Commit as one the batch and what comes until that is written, which is added to it.
+        """Commit the batch in one transaction. Writes that arrive meanwhile are added to *batch*.
 
-        Where that fails, each write by itself, so that one cannot spoil the others'.
+        If that fails, commit each write in its own transaction, so that a failed write does not affect the others.
         """
         written, has_begun, is_writing = 0, False, False
         self._asked_at = asked_at = time.monotonic()
@@ -206,14 +211,14 @@ class GroupCommit:
             except BaseException as error:
                 if not is_writing and _is_signal(error):
                     raise
-                if not has_begun:  # nor would the others: they need not wait for that, one after the other
+                if not has_begun:  # the others would not begin either: do not let each of them wait
                     _refuse(batch[place:], error)
                     return
                 _refuse([entry], error)
 
 
 def _is_signal(error: BaseException) -> bool:
-    """Tell whether a signal's handler may have raised it, and the commit under way have been done nevertheless."""
+    """Return True if a signal handler may have raised the error. The commit may have succeeded nevertheless."""
     return not isinstance(error, (Exception, Interrupt))
 
 
@@ -228,7 +233,7 @@ def _refuse(entries: list[_Entry], error: BaseException) -> None:
 
 
 def _write(connection: Connection, entries: list[_Entry]) -> None:
-    """Write them, those of a kind by one call."""
+    """Write the entries, with one call per write function."""
     of_a_kind: dict[WriteAll, list[_Entry]] = {}
     for entry in entries:
         of_a_kind.setdefault(entry.write_all, []).append(entry)
@@ -247,9 +252,10 @@ def _held_up() -> StoreUnavailable:
 
 
 def translate(error: BaseException) -> BaseException:
-    """Return our error for a failure of the database, without its text, which may show paths and values.
+    """Return our error for a database error. Its message leaves out the database's, which may show paths and values.
 
-    A value that cannot be kept is no failure of the database: a TypeError or ValueError, for trying again cannot help.
+    For a value that cannot be stored, returns a ValueError, TypeError or OverflowError: a retry cannot help. Returns
+    other errors unchanged.
     """
     if isinstance(error, StatementError) and isinstance(error.orig, (TypeError, ValueError, OverflowError)):
         return error.orig

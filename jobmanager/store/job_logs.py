@@ -1,6 +1,6 @@
 """The log of each job in the database: add lines, drop the oldest ones, read a page.
 
-Runs inside transactions that store.py opens. What is dropped is decided in job_log.py.
+Runs inside transactions that store.py opens. job_log.py decides which lines are dropped.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from jobmanager.job_log import NOTE_ATTEMPT, NOTE_LEVEL, Entry, LogLimits, LogSi
 from jobmanager.records import LogLine
 from jobmanager.store.schema import log_lines
 
-#: Bytes of messages in one page of a log; a page has one line at least.
+#: Approximate size of the messages in one page of a log, in bytes; a page has at least one line.
 PAGE_BYTES = 1 << 20
-#: How many of the oldest lines are looked at in one question when lines are dropped.
+#: How many of the oldest lines one query reads when lines are dropped.
 _LOOK_AT = 1000
 
 
-class _octets(FunctionElement[int]):  # noqa: N801 - a function of SQL
+class _octets(FunctionElement[int]):  # noqa: N801 - an SQL function
     """The size of a text in UTF-8. SQLite has octet_length() only from 3.43 on, and length() stops at a NUL."""
 
     type = BigInteger()
@@ -43,7 +43,7 @@ def _length_of_blob(element: _octets, compiler: SQLCompiler, **options: Any) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """How much a job's log holds, as far as one attempt knows: only the attempt that holds the job adds lines."""
+    """The size of a job's log, cached for one attempt: only the attempt that holds the job adds lines."""
 
     attempt: int
     size: LogSize
@@ -52,12 +52,12 @@ class Tally:
 def add_lines(
     connection: Connection, job_id: str, lines: Sequence[LogLine], *, known: Tally | None, limits: LogLimits
 ) -> Tally:
-    """Add lines to a job's log, drop the oldest ones if it is too long by now, and return what it holds.
+    """Add lines to a job's log, drop the oldest ones if it is now too long, and return its size.
 
-    *known* is what this returned for the job last, if that was committed: else the log is counted.
+    *known* is the previous result for the job, if that was committed. If None, the log is counted.
     """
     attempt = lines[-1].attempt
-    # Another process may have added lines in between, but not without another attempt.
+    # Another process can have added lines in between, but only as another attempt.
     size = known.size if known is not None and known.attempt == attempt else _size(connection, job_id)
     rows = [
         {"job_id": job_id, "attempt": line.attempt, "at": line.at, "level": line.level, "message": line.message}
@@ -72,9 +72,9 @@ def add_lines(
 
 
 def page(job_id: str, *, after: int, limit: int) -> Select[Any]:
-    """Return the query of up to *limit* lines of a log behind the one numbered *after*, and of about PAGE_BYTES.
+    """Return the query of the lines numbered above *after*: up to *limit* lines, and about PAGE_BYTES.
 
-    One statement: between two, the lines of a page could be dropped, and it would be empty before the log ends.
+    One statement: between two, lines could be dropped, and a page could be empty before the end of the log.
     """
     behind = _of(job_id) & (log_lines.c.number > after)
     size = _octets(log_lines.c.message)
@@ -95,9 +95,9 @@ def _size(connection: Connection, job_id: str) -> LogSize:
 
 
 def _drop_oldest(connection: Connection, job_id: str, size: LogSize, limits: LogLimits) -> LogSize:
-    """Drop the lines that are too many, and return what is left. The last of them becomes the note.
+    """Drop the surplus lines and return the size of the rest. The last dropped line is replaced by the note.
 
-    So the note comes before the lines that stay, and a reader behind one of those is not shown it again.
+    The note thus precedes the remaining lines, and a reader who has passed it does not get it again.
     """
     dropped = limits.surplus(_oldest(connection, job_id), size)
     last, note = dropped[-1].number, limits.note(dropped)
@@ -108,7 +108,7 @@ def _drop_oldest(connection: Connection, job_id: str, size: LogSize, limits: Log
 
 
 def _oldest(connection: Connection, job_id: str) -> Iterator[Entry]:
-    """Yield the lines of a job's log, the oldest first."""
+    """Yield the lines of a job's log, oldest first."""
     is_note = log_lines.c.attempt == NOTE_ATTEMPT
     shown = (
         log_lines.c.number,

@@ -1,9 +1,9 @@
-"""The queries behind lists of jobs, in the order of submission, the newest first.
+"""The queries behind lists of jobs, newest submission first.
 
-Statements only. Each list is read by indexes that are in this very order, so that a page costs the same however many
-jobs there are: one short list for each way in which a job may match, and of those the newest. Where different indexes
-would do, as for jobs of a status with a label, the one is read whose entries lie farthest apart, and what it does not
-say is looked up in the others: a job's row is read only when it is shown.
+Statements only. All indexes used here are in this order, so that the cost of a page does not depend on the number of
+jobs: the query takes a page of each stream (the jobs of one status, of one type …) and keeps the newest of all.
+If several indexes fit, as for jobs of a status with a label, the query scans the one whose entries are the sparsest in
+time, and checks the other conditions in other indexes: the row of a job is read only if the list shows it.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ from jobmanager.records import MOST_LISTED_BYTES, Position, Selection
 from jobmanager.states import Status
 from jobmanager.store.schema import jobs, labels
 
-#: The part of an id that is its time: a shorter beginning would mean a good part of all jobs.
+#: Length of the part of an id that encodes its time: a shorter prefix would match a large part of all jobs.
 _TIME_OF_ID = 13
-#: How many entries of an index tell how far apart they lie.
+#: How many entries of an index are sampled to measure how sparse they are.
 _SAMPLE = 500
-#: Streams for which that is asked: of more, asking would take longer than it saves.
+#: Most streams to sample: for more, sampling would take longer than it saves.
 _MOST_STREAMS = 8
-#: Labels for which that is asked: of each way, every other label is a condition.
+#: Most labels that get a way of their own; in each way, all other labels are further conditions.
 _MOST_LABELS = 3
 
 Condition = ColumnElement[bool]
-#: What every index here ends with: the time of a submission, and the number of the job.
+#: The last columns of every index here: the time of the submission and the number of the job.
 Place = tuple[ColumnClause[datetime], ColumnClause[int]]
 
-# The same of entries that are parts of a statement: to have SQLAlchemy name them is a fifth of what a list takes.
+# The same columns in subqueries: letting SQLAlchemy name them would take a fifth of the time of a list.
 _AT, _NUMBER = column("at", jobs.c.submitted_at.type), column("number", jobs.c.number.type)
 
 _OF_JOBS: Place = (jobs.c.submitted_at, jobs.c.number)
@@ -65,16 +65,16 @@ _OF_LABELS: Place = (labels.c.submitted_at, labels.c.job_number)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stream:
-    """Entries of one index, the newest first."""
+    """Entries of one index, newest first."""
 
     driver: Condition
-    #: where the job of an entry is named
+    #: the columns that identify the job of an entry
     place: Place = _OF_JOBS
-    #: returns what else has to hold for a job that is shown; built only for the way that is taken
+    #: returns the other conditions on a job; called only for the chosen way
     where: Callable[[], Sequence[Condition]] = tuple
 
     def entries(self, selection: Selection, before: Position | None) -> Select[Any]:
-        """Return the query of its entries between the times that are meant."""
+        """Select the index entries in the requested time range, after the position *before*."""
         at, number = self.place
         columns: list[Any] = [at.label("at"), number.label("number")]
         query = select(*columns).where(self.driver)
@@ -88,16 +88,16 @@ class Stream:
         return query.order_by(at.desc(), number.desc())
 
     def shown(self, selection: Selection, before: Position | None, limit: int) -> Select[Any]:
-        """Return the query of the first entries that are shown."""
+        """Select the first *limit* of these entries that meet the other conditions."""
         return self.entries(selection, before).where(*self.where()).limit(limit)
 
 
-#: Streams that have, together, every job that is meant.
+#: Streams that together contain every matching job.
 Way = Sequence[Stream]
 
 
 def ways(selection: Selection, types: Collection[str]) -> list[Way]:
-    """Return how the jobs may be found, any of which will do; *types* are the names in which `q` is looked for."""
+    """Return the ways to find the jobs, each of which finds all. *types* are the type names to search for `q`."""
     labelled = islice(selection.labels, _MOST_LABELS)
     found: list[Way] = [[_labelled(selection, name, types)] for name in labelled]
     if selection.q is not None:
@@ -110,7 +110,7 @@ def ways(selection: Selection, types: Collection[str]) -> list[Way]:
 
 
 def reach(found: Sequence[Way], selection: Selection, before: Position | None) -> Select[Any]:
-    """Return the query of what `sparsest` goes by, in one row: how far back some entries of each stream reach."""
+    """Return the query for `sparsest`: one row that has, per stream, the time of the entry _SAMPLE entries back."""
     streams = (stream for way in found for stream in way)
     samples = (stream.entries(selection, before).offset(_SAMPLE).limit(1).subquery() for stream in streams)
     each = (select(_AT).select_from(sample).scalar_subquery() for sample in samples)
@@ -118,7 +118,7 @@ def reach(found: Sequence[Way], selection: Selection, before: Position | None) -
 
 
 def sparsest(found: Sequence[Way], reached: Sequence[datetime | None]) -> Way:
-    """Return the way in which the fewest entries have to be read: they lie farthest apart, or are few in all."""
+    """Return the way with the fewest entries to read: its sampled entries reach back farthest, or it has few in all."""
     each = iter(reached)
 
     def nearest(way: Way) -> float:
@@ -129,16 +129,16 @@ def sparsest(found: Sequence[Way], reached: Sequence[datetime | None]) -> Way:
 
 
 def page(way: Way, selection: Selection, *, before: Position | None, limit: int) -> Select[Any]:
-    """Return the query of the next *limit* jobs, found in that way, as a list shows them.
+    """Return the query of the next *limit* jobs of a list, found by *way*.
 
-    Beside the columns of a job, of which those in LARGE are null where they are large, each row has how many bytes
-    these have, by their name and `_bytes`, and the rest of what has no fixed size, as `other_bytes`.
+    A row has the columns of a job (those in LARGE are null if they are large), the size of each column in LARGE
+    (`args_bytes` …), and the size of the other texts (`other_bytes`), in bytes.
     """
     return _page(_LISTED, way, selection, before, limit)
 
 
 def page_of_ids(way: Way, selection: Selection, *, before: Position | None, limit: int) -> Select[Any]:
-    """Return the query of the ids and places of the next *limit* jobs, found in that way."""
+    """Return the query of the ids and positions of the next *limit* jobs, found by *way*."""
     return _page([jobs.c.id, jobs.c.submitted_at, jobs.c.number], way, selection, before, limit)
 
 
@@ -152,7 +152,7 @@ def _page(
 
 
 class _Bytes(FunctionElement[int]):
-    """How many bytes a column has as text; null where it is null."""
+    """The size of a column as text, in bytes; null if the column is null."""
 
     type = Integer()
     inherit_cache = True
@@ -168,12 +168,12 @@ def _in_sqlite(element: _Bytes, compiler: SQLCompiler, **how: Any) -> str:
     return f"length(CAST({compiler.process(element.clauses, **how)} AS BLOB))"
 
 
-#: What a list leaves out where it is large.
+#: The columns that a list leaves out if they are large.
 LARGE = ("args", "details", "result")
 
 
 def _listed() -> Iterator[ColumnElement[Any]]:
-    """Yield the columns of a job in a list: its cursor is not shown, and may be large."""
+    """Yield the columns of a job in a list. Leaves out the cursor, which is not shown and may be large."""
     for each in jobs.c:
         if each.name == "cursor":
             yield null().label(each.name)
@@ -190,7 +190,7 @@ _LISTED = tuple(_listed())
 
 
 def _of_job(selection: Selection) -> Iterator[Condition]:
-    """Yield what has to hold for a job itself, but for the time of its submission."""
+    """Yield the conditions on a job's own columns, except for the time of its submission."""
     if selection.statuses:
         yield jobs.c.status.in_(sorted(selection.statuses))
     if selection.type is not None:
@@ -200,7 +200,7 @@ def _of_job(selection: Selection) -> Iterator[Condition]:
 
 
 def _of_labels(selection: Selection, place: Place, *, but: str | None = None) -> Iterator[Condition]:
-    """Yield what has to hold for the labels of a job, *but* for one of them."""
+    """Yield the conditions on the labels of a job, except for the label named *but*."""
     for name, value in selection.labels.items():
         if name != but:
             mine = labels.alias()
@@ -209,10 +209,10 @@ def _of_labels(selection: Selection, place: Place, *, but: str | None = None) ->
 
 
 def _is_there(place: Place, table: FromClause, its: Place, which: Sequence[Condition], index: str) -> Condition:
-    """Return the condition that the job at the place has such an entry in the table, looked for in the index.
+    """Return the condition that *table* has an entry that meets *which* for the job at *place*; looked up in *index*.
 
-    SQLite would take the key of the table, whose entries for jobs that follow each other lie far apart, and read rows.
-    PostgreSQL would go through all such entries, and join them with the few that are wanted; not where one is offset.
+    Without the hint, SQLite would use the table's primary key, in which successive jobs are far apart, and read rows.
+    Without OFFSET 0, PostgreSQL would scan all entries that meet *which* and join them with the few that are needed.
     """
     (at, number), (its_at, its_number) = place, its
     entry = select(literal(1)).select_from(table).where(*which, its_at == at, its_number == number)
@@ -221,7 +221,7 @@ def _is_there(place: Place, table: FromClause, its: Place, which: Sequence[Condi
 
 
 def _labelled(selection: Selection, name: str, types: Collection[str]) -> Stream:
-    """Return the stream of jobs with one of the labels."""
+    """Return the stream of the jobs with the selected label *name*."""
     driver = and_(labels.c.name == name, labels.c.value == selection.labels[name])
 
     def where() -> list[Condition]:
@@ -234,7 +234,7 @@ def _labelled(selection: Selection, name: str, types: Collection[str]) -> Stream
 
 
 def _looked_up(selection: Selection) -> Iterator[Condition]:
-    """Yield what has to hold for the job of a label itself."""
+    """Yield the condition on the job of a label entry, looked up in an index of the jobs, if there is any."""
     if conditions := list(_of_job(selection)):
         is_of_type = selection.type is not None or selection.types is not None
         index = "jobs_by_type" if is_of_type else "jobs_by_status"
@@ -244,7 +244,7 @@ def _looked_up(selection: Selection) -> Iterator[Condition]:
 
 
 def _searched(selection: Selection, q: str, types: Collection[str]) -> Iterator[Stream]:
-    """Yield the streams of what a search finds."""
+    """Yield the streams of the jobs that match the search text *q*."""
 
     @cache
     def where() -> list[Condition]:
@@ -261,7 +261,7 @@ def _searched(selection: Selection, q: str, types: Collection[str]) -> Iterator[
 
 
 def _matches(q: str, types: Collection[str]) -> Condition:
-    """Return the condition that a search finds the job."""
+    """Return the condition that a job matches the search text *q*."""
     mine = labels.alias()
     its = mine.c.submitted_at, mine.c.job_number
     has_label = _is_there(_OF_JOBS, mine, its, [mine.c.value == q], "labels_by_value")
@@ -278,7 +278,7 @@ def _named(q: str, types: Collection[str]) -> list[str]:
 
 
 def _of_jobs(selection: Selection, types: Collection[str]) -> Iterator[Stream]:
-    """Yield the streams of jobs of the statuses and types that are meant, or of all jobs."""
+    """Yield the streams of the jobs of the selected statuses and types, or of all jobs."""
 
     @cache
     def where() -> list[Condition]:

@@ -1,22 +1,22 @@
-"""Bring a database to the schema that this version of the code works with, or refuse it.
+"""Migrate a database to the schema of this version of the code, or refuse it.
 
-Alembic does so (see upgrade.py). It is imported only where there is something to do: a process would keep it for good.
+Imports Alembic (see upgrade.py) only if there is something to migrate: it would stay in memory for good.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import Connection, column, inspect, select, table
 
-#: The last of the migrations; a test compares.
+#: The last migration; a test compares this with the scripts.
 CURRENT = "0005"
 
 _ALEMBIC = table("alembic_version", column("version_num"))
 
 
 def bring_up_to_date(connection: Connection) -> None:
-    """Make or change the tables, in the transaction of *connection*, which no other process may have beside it.
+    """Create or migrate the tables in the transaction of *connection*. It must exclude other processes that do so.
 
-    Does nothing where they are up to date. Raises ConfigError if a newer version of the service made them.
+    Does nothing if they are up to date. Raises ConfigError if a newer version of the service made them.
     """
     present = _present(connection)
     if present == CURRENT:
@@ -27,7 +27,7 @@ def bring_up_to_date(connection: Connection) -> None:
 
 
 def _present(connection: Connection) -> str | None:
-    """Return the migration that made the schema; None where there is none yet."""
+    """Return the current migration of the schema; None if there are no tables yet."""
     if not inspect(connection).has_table(_ALEMBIC.name):
         return None
     present: str | None = connection.execute(select(_ALEMBIC.c.version_num)).scalar()

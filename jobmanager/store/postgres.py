@@ -1,4 +1,4 @@
-"""What is peculiar to PostgreSQL: a pool, one clock for all hosts, and LISTEN/NOTIFY."""
+"""The PostgreSQL database: a pool, one clock for all hosts, and LISTEN/NOTIFY."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, State
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-#: How often the offset to the database's clock is measured.
+#: How often to measure the offset to the database's clock.
 _SYNC_SECONDS = 60.0
-#: How many looks are taken for that, of which the quickest counts: one in which the process is frozen is far off.
+#: How many measurements to take. The quickest one counts: one during which the process is frozen is far off.
 _LOOKS = 3
-#: How often a lost listening connection is tried again, and the store asked without it.
+#: How often to retry a lost listening connection, and to poll the store until it is back.
 _RECONNECT_SECONDS = 0.5
 #: The OID of double precision.
 _FLOAT8 = 701
-#: The channel on which every commit that may concern another process is announced.
+#: The channel that announces every commit that may concern another process.
 _CHANNEL = "jobmanager"
-#: What a transaction that has to be announced ends with: both on one way to the server.
+#: Ends an announced transaction: both statements in one round trip.
 _COMMIT_ANNOUNCED = f"NOTIFY {_CHANNEL}; COMMIT"
-#: How long a connection may have been idle and still be used without asking whether it is there.
+#: How long a connection may have been idle and still be used without a ping.
 _TRUSTED_SECONDS = 1.0
-#: Into how many parts a process divides each count of jobs, so that its transactions seldom wait for each other. No
-#: other process counts in them: one that is frozen before it commits holds nobody else up.
+#: Number of parts of each count of jobs per process, so that its transactions seldom wait for each other. Processes
+#: do not share parts: one that is frozen before it commits must not block the others.
 _PARTS = 8
-#: Adds up the parts, but for those in which somebody is counting: by one statement, which no process can leave undone.
+#: Adds up the parts that are not locked. One statement, so that no process can leave it half done.
 _ADD_UP = text(
     "WITH parts AS (DELETE FROM census WHERE (type, status, part) IN"
     " (SELECT type, status, part FROM census WHERE part > 0 FOR UPDATE SKIP LOCKED) RETURNING type, status, jobs)"
@@ -65,9 +65,9 @@ _ADD_UP = text(
     " GROUP BY type, status ORDER BY type, status"
     " ON CONFLICT (type, status, part) DO UPDATE SET jobs = census.jobs + excluded.jobs"
 )
-# What is kept of a connection.
+# Keys in a connection's `info`.
 _IS_ANNOUNCED, _IDLE_SINCE = "is_announced", "idle_since"
-#: Whoever writes rows of a table holds this lock from before it takes their numbers until it has committed.
+#: A transaction that writes to a table holds this lock from before it takes the numbers of its rows until it ends.
 _CHANGE_WRITERS = text(
     "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -79,37 +79,40 @@ class Database:
     """The engine, transactions and clock of one process on a PostgreSQL database."""
 
     def __init__(self, url: str, json_serializer: Any) -> None:
-        """Connects to nothing yet."""
+        """Does not connect."""
         schema.have_partial_indexes("postgresql")
         self.engine = create_engine(
             make_url(url).set(drivername="postgresql+psycopg"),
             json_serializer=json_serializer,
             json_deserializer=schema.from_json,
-            paramstyle="format",  # parameters have places: see prepared.py
+            paramstyle="format",  # positional parameters; see prepared.py
             pool_size=16,
             max_overflow=16,
             pool_timeout=10,
-            pool_use_lifo=True,  # the server has planned our statements on the connection that was used last
+            pool_use_lifo=True,  # the connection used last has our statements planned
             connect_args={"connect_timeout": 5, "application_name": "jobmanager"},
         )
         event.listen(self.engine, "checkin", _note_when_idle)
         event.listen(self.engine, "checkout", _ping_where_idle)
         event.listen(self.engine, "rollback", _forget_what_was_to_be_done)
         event.listen(self.engine, "commit", self._commit_announced)
-        #: the same connections, for single questions, which need no transaction
+        #: the same pool in autocommit mode, for single queries
         self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lock = threading.Lock()  # guards _offset and _synced_at; never held while asking the database
-        self._offset: datetime | None = None  # the database's clock where ours, the monotonic one, is zero
+        self._offset: datetime | None = None  # the database's time at which our monotonic clock is zero
         self._synced_at = 0.0
         self._prepared: dict[Statement, Prepared] = {}
         self._addition = census.addition(insert(schema.census))
         self._owner = ""
         self._first_part = 1 + random.randrange(2**27) * _PARTS
-        # What comes later is left to the next commit: it would lock rows out of order, and wait for another that does.
+        # Do not extend a batch while it is written: later rows would break the lock order, and could deadlock.
         self._commits = GroupCommit(self._begin, largest=1)
 
     def run(self, write: Callable[[Connection], T]) -> T:
-        """Return what *write* returns, once it is committed; PostgreSQL groups concurrent commits by itself."""
+        """Run *write* in its own transaction, commit, and return its result.
+
+        Raises the exception of *write*, or StoreUnavailable. PostgreSQL itself groups concurrent commits.
+        """
         try:
             with self.engine.begin() as connection:
                 result = write(connection)
@@ -120,39 +123,39 @@ class Database:
             raise ours from ours.__cause__
 
     def run_together(self, write_all: Callable[[Connection, list[Item]], list[T]], item: Item) -> T:
-        """Return what *write_all* returns for *item*, once it is committed: one call for all that wait; see commits.
+        """Run *write_all*, commit, and return its result for *item*; see GroupCommit.run_together.
 
-        One transaction after the other, in this process: for what is quicker written together than side by side.
+        This process runs such transactions one after another: for writes that are faster batched than concurrent.
         """
         return self._commits.run_together(write_all, item)
 
     @contextmanager
     def begin_alone(self) -> Iterator[Connection]:
-        """Open a transaction that no other process has open at the same time; for changes of the schema."""
+        """Open a transaction for changes of the schema. Blocks while another process has such a transaction open."""
         with self.engine.begin() as connection:
             self.take_turn(connection, "schema")
             yield connection
 
     def execute(self, connection: Connection, statement: Statement, parameters: Parameters) -> Rows:
-        """Run one of the statements that are made once, in the transaction of *connection*; raises DBAPIError."""
+        """Run a prepared statement in the transaction of *connection* and return its rows; raises DBAPIError."""
         return self._prepare(statement).run(connection.connection.driver_connection, parameters)
 
     def add(self, connection: Connection, statement: CoreInsert, parameters: Parameters) -> int:
-        """Run one of the inserts that are made once, and return the number of the new row; raises DBAPIError."""
+        """Run a prepared insert and return the number of the new row; raises DBAPIError."""
         ((number,),) = self.execute(connection, _numbered(statement), parameters)
         return int(number)
 
     def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> int:
-        """Run one of the statements that are made once, for each row, with what all *share*; raises DBAPIError.
+        """Run a prepared statement once per row of *columns*, with the *shared* values added.
 
-        Returns how many rows of the database it changed, or added, in all.
+        Returns the total number of rows changed or inserted. Raises DBAPIError.
         """
         return self._prepare(statement).run_many(connection.connection.driver_connection, columns, shared)
 
     def add_many(
         self, connection: Connection, statement: CoreInsert, columns: Columns, shared: Parameters
     ) -> list[int]:
-        """Run one of the inserts that are made once, for each row, and return the numbers of the new rows."""
+        """Run a prepared insert once per row of *columns* and return the numbers of the new rows; raises DBAPIError."""
         if len(next(iter(columns.values()))) == 1:
             return [self.add(connection, statement, {**shared, **{name: value for name, (value,) in columns.items()}})]
         arrays = {name: list(column) for name, column in columns.items()}
@@ -160,60 +163,60 @@ class Database:
         return [number for (number,) in rows]
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
-        """Return what one of the queries that are made once finds; raises DBAPIError."""
-        # Not a raw_connection, which raises the driver's own errors where the database is away.
+        """Run a prepared query and return its rows; raises DBAPIError."""
+        # Not raw_connection(), which raises driver errors if the database is down.
         with self.reader.connect() as connection:
             return self.execute(connection, query, parameters)
 
     def insert(self, table: Table) -> Insert:
-        """Return an insert of this dialect, which may say what is to be done where a key is there already."""
+        """Return an insert of this dialect, which supports ON CONFLICT."""
         return insert(table)
 
     def take_turn(self, connection: Connection, what: str) -> None:
-        """Wait until no other transaction has the turn at *what*; kept until this one ends."""
+        """Acquire the advisory lock named *what*. Blocks; held until the transaction ends."""
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"jobmanager {what}"))))
 
     def count(self, connection: Connection) -> None:
-        """Add to the counts of jobs what the transaction has noted; others of this process may wait for its end."""
+        """Add the notes of the transaction to the counts of jobs. Other writers of this process may wait for it."""
         if (noted := census.take(connection, part=self._first_part + random.randrange(_PARTS))) is not None:
             self.execute_many(connection, self._addition, noted, {})
 
     def add_up_counts(self) -> None:
-        """Have as few rows as can be hold the counts: each process that ever counted leaves some."""
+        """Merge the rows of each count: every process that ever counted leaves some behind."""
         with self.reader.connect() as connection:
             connection.execute(_ADD_UP)
 
     def announce(self, connection: Connection) -> None:
-        """Have the processes that watch told, once the transaction is committed."""
+        """Mark the transaction: its commit will wake the processes that watch."""
         connection.info[_IS_ANNOUNCED] = True
 
     def change_writers(self) -> set[str]:
-        """Return the names of the transactions that are writing changes: a number is taken before it is committed."""
+        """Return the ids of transactions that may have taken numbers of changes, and have not committed them yet."""
         with self.reader.connect() as connection:
             return set(connection.execute(_CHANGE_WRITERS).scalars())
 
     def now(self) -> datetime:
-        """Return the database's clock: it is one for all hosts, and no step of a host's clock moves it."""
+        """Return the database's time, which is the same for all hosts. Setting a host's clock does not change it."""
         with self._lock:
             offset, is_stale = self._offset, time.monotonic() - self._synced_at > _SYNC_SECONDS
         if offset is None or is_stale:
             offset = self._sync(offset)
-        # Read now: the look at the database's clock may have taken long.
+        # Read the monotonic clock now: `_sync` may have taken long.
         return offset + timedelta(seconds=time.monotonic())
 
     def lease_now(self) -> datetime:
-        """Return the clock that leases are judged by: the same."""
+        """Return the time for leases: they use the database's clock, too."""
         return self.now()
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
         """Open a transaction; commits on leaving, rolls back on an exception.
 
-        The server is told at once, and not with the first statement: others come to be written meanwhile.
+        Sends BEGIN at once, not with the first statement: more writes can arrive during the round trip.
         """
         with self.reader.connect() as connection:
             driver: Any = connection.connection.driver_connection
-            kept = connection.info  # which a connection that is lost has no more
+            kept = connection.info  # not available any more once the connection is lost
             try:
                 self._say(driver, "BEGIN")
                 yield connection
@@ -229,12 +232,12 @@ class Database:
     def _roll_back(self, connection: Connection, driver: Any) -> None:
         try:
             driver.rollback()
-        except psycopg.Error:  # the connection is lost, and the server has done so
+        except psycopg.Error:  # the connection is lost: the server rolls back
             if not connection.invalidated:
                 connection.invalidate()
 
     def _commit_announced(self, connection: Connection) -> None:
-        """Commit, and have it announced, if it has to be; what SQLAlchemy does next is nothing then."""
+        """Send NOTIFY and COMMIT in one round trip if announced; SQLAlchemy's own COMMIT then does nothing."""
         if connection.info.pop(_IS_ANNOUNCED, False):
             self._say(connection.connection.driver_connection, _COMMIT_ANNOUNCED)
 
@@ -245,14 +248,14 @@ class Database:
             raise as_sqlalchemy(error, words, self.engine.dialect) from error
 
     def _prepare(self, statement: Statement) -> Prepared:
-        # Two threads may prepare the same one: either will do.
+        # Two threads may prepare the same statement; either result will do.
         prepared = self._prepared.get(statement)
         if prepared is None:
             prepared = self._prepared[statement] = Prepared(statement, self.engine.dialect, float_code=_FLOAT8)
         return prepared
 
     def _sync(self, known: datetime | None) -> datetime:
-        """Measure the offset to the database's clock; where it does not answer, the one known still holds."""
+        """Measure the offset to the database's clock. On failure, return *known*, or raise DBAPIError if it is None."""
         try:
             with self.reader.connect() as connection:
                 _took, theirs, ours = min(_look_at_clock(connection) for _ in range(_LOOKS))
@@ -265,24 +268,24 @@ class Database:
             return self._offset
 
     def join(self, owner: str) -> None:
-        """Remember the name of this process, under which `watch` holds a lock."""
+        """Set the name of this process, under which `watch` holds an advisory lock."""
         self._owner = owner
 
     def dead_owners(self) -> list[str]:
-        """Return nothing: jobs of a dead process are found when their leases end."""
+        """Return an empty list: jobs of a dead process are found when their leases expire."""
         return []
 
     def is_alive(self, connection: Connection, owner: str) -> bool:
-        """Return True if the process of that name is connected, even if it is frozen: it holds its lock."""
-        # Shared: two processes that look at the same time must not take each other for the owner.
+        """Return True if the process named *owner* is connected, even if it is frozen: it holds its advisory lock."""
+        # Shared: two processes that check at the same time must not take each other for the owner.
         return not connection.execute(select(func.pg_try_advisory_xact_lock_shared(_lock_of(owner)))).scalar_one()
 
     def stands_still(self, owner: str) -> bool:
-        """Return False: a process that hands over the jobs of one that stands still waits for their rows by itself."""
+        """Return False: processes are not marked as stalled. `Store.release_process` waits for their rows instead."""
         return False
 
     def watch(self) -> Watch:
-        """Return what tells one thread whether anything was announced. It also holds the lock of this process."""
+        """Return a watch on announced commits, for one thread. It also holds the advisory lock of this process."""
         return Watch(self.engine, self._owner)
 
     def close(self) -> None:
@@ -295,13 +298,13 @@ def _note_when_idle(_connection: Any, record: Any) -> None:
 
 
 def _ping_where_idle(connection: Any, record: Any, _proxy: Any) -> None:
-    """Ask the server whether it is there, if that is not certain: after its restart, all connections are dead."""
+    """Ping the server if the connection was idle: a restart kills all connections. Raises DisconnectionError."""
     if connection.closed:
         raise DisconnectionError
     if time.monotonic() - record.info.get(_IDLE_SINCE, time.monotonic()) < _TRUSTED_SECONDS:
         return
     try:
-        connection.autocommit = True  # a rollback would have the driver forget what it has prepared
+        connection.autocommit = True  # a rollback would make the driver drop its prepared statements
         connection.execute("")
         connection.autocommit = False
     except psycopg.Error as error:
@@ -316,16 +319,16 @@ def _forget_what_was_to_be_done(connection: Connection) -> None:
 
 @cache
 def _numbered(statement: CoreInsert) -> CoreInsert:
-    """Return the insert, which returns the numbers of its rows; the same for the same, so that it is made once."""
+    """Return the insert, extended to return the numbers of its rows. Cached, so that each is prepared once."""
     return statement.returning(*statement.table.primary_key)
 
 
 @cache
 def _for_all(statement: CoreInsert, names: tuple[str, ...]) -> CoreInsert:
-    """Return the insert for many rows at once: the parameters *names* become arrays, with a value for each.
+    """Return the insert for many rows at once: each parameter in *names* becomes an array with one value per row.
 
-    One statement takes the server, and the driver, a fraction of what as many single ones take. Not for numbers that
-    are ints in one row and floats in another, which the driver refuses.
+    One such statement takes the server and the driver a fraction of the time of single ones. Not for numbers that are
+    ints in some rows and floats in others: the driver refuses such arrays.
     """
     found: dict[str, BindParameter[Any]] = {}
 
@@ -345,7 +348,7 @@ def _lock_of(owner: str) -> Any:
 
 
 def _look_at_clock(connection: Connection) -> tuple[float, datetime, float]:
-    """Return how long the database took to say its time, that time, and ours in the middle of it, in seconds."""
+    """Query the database's clock. Return the seconds it took, the time, and our monotonic time in the middle of it."""
     began = time.monotonic()
     theirs: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
     ended = time.monotonic()
@@ -353,9 +356,9 @@ def _look_at_clock(connection: Connection) -> tuple[float, datetime, float]:
 
 
 class Watch:
-    """Tells whether anything was announced since it was asked last. For one thread.
+    """Reports whether anything was announced since the last call. For one thread.
 
-    Where its connection is lost it says yes every now and then, so that nothing waits for the announcement alone.
+    While its connection is lost, it reports True at every attempt to reconnect, so that the store is still polled.
     """
 
     def __init__(self, engine: Engine, owner: str) -> None:
@@ -364,11 +367,11 @@ class Watch:
             dialect=engine.dialect, compile_kwargs={"literal_binds": True}
         )
         self._connection: psycopg.Connection[Any] | None = None
-        self._came = polling.poll()  # tells of the connection whether anything came, in a fraction of what it takes
+        self._came = polling.poll()  # checks for notifications in a fraction of the time that the connection takes
         self._tried_at = float("-inf")
 
     def has_moved(self) -> bool:
-        """Tell whether anything was announced; does not block, but for connecting anew."""
+        """Return True if anything may have been announced since the last call. Blocks only to reconnect."""
         if self._connection is None:
             return self._connect()
         if not self._came.poll(0):
@@ -381,25 +384,25 @@ class Watch:
         return bool(heard)
 
     def fileno(self) -> int | None:
-        """Return the descriptor of what can be read once anything was announced; None where that is not heard."""
+        """Return a descriptor that becomes readable when a commit is announced; None without a connection."""
         return None if self._connection is None else self._connection.fileno()
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection; may be called twice."""
         connection, self._connection = self._connection, None
         if connection is not None:
             self._came = polling.poll()
             connection.close()
 
     def _connect(self) -> bool:
-        """Listen, if it is time to try; tells whether it tried, for something may have been missed until now."""
+        """Try to listen, at most every _RECONNECT_SECONDS. Return True if it tried: announcements may be lost."""
         if time.monotonic() - self._tried_at < _RECONNECT_SECONDS:
             return False
         self._tried_at = time.monotonic()
         arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
         try:
             connection = psycopg.connect(*arguments, **options, autocommit=True, connect_timeout=5)
-            connection.execute(str(self._lock))  # see Database.is_alive; the server drops it with the connection
+            connection.execute(str(self._lock))  # see Database.is_alive; released with the connection
             connection.execute(f"LISTEN {_CHANNEL}")
             self._came.register(connection.fileno(), polling.POLLIN)
             self._connection = connection

@@ -1,7 +1,7 @@
-"""Statements that SQLAlchemy writes and the driver runs: a job goes through ten of them, and each would cost it more
-time in SQLAlchemy than in SQLite.
+"""Prepared statements: SQLAlchemy compiles them once, and the driver runs them directly.
 
-For statements that are made once, as those of queries.py are; what they mean is decided in store.py.
+A job needs about ten statements, and each would take more time in SQLAlchemy than in SQLite. Only for statements that
+are built once, like those in queries.py: their compiled forms are cached for good.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 Statement: TypeAlias = Select[Any] | Insert | Update
 Parameters = Mapping[str, Any]
-#: The values of many rows, by the name of their place: as many of each.
+#: The values of many rows: a sequence per parameter, all of the same length.
 Columns = Mapping[str, Sequence[Any]]
 Rows = list[tuple[Any, ...]]
 
@@ -25,10 +25,10 @@ _Convert = Callable[[Any], Any]
 
 
 class Prepared:
-    """One statement in the words of a dialect whose parameters have places, and how its values are converted."""
+    """One statement compiled for a dialect with positional parameters, and the converters of its values."""
 
     def __init__(self, statement: Statement, dialect: Dialect, *, float_code: int | None = None) -> None:
-        """*float_code* is what the driver calls the type of a float, where SQLAlchemy wants to know."""
+        """*float_code*: the driver's type code of a float, for dialects whose result converter depends on it."""
         compiled: Any = statement.compile(dialect=dialect)
         self.text: str = compiled.string
         self._dialect: Any = dialect
@@ -43,7 +43,7 @@ class Prepared:
                 self._to_show.append((place, convert))
 
     def run(self, connection: Any, parameters: Parameters) -> Rows:
-        """Run it on a connection of the driver, and return what it returns; raises DBAPIError."""
+        """Run the statement on a driver connection and return its rows; raises DBAPIError."""
         try:
             rows = connection.execute(self.text, self.bound(parameters)).fetchall()
         except self._dialect.dbapi.Error as error:
@@ -51,7 +51,7 @@ class Prepared:
         return [self._shown(row) for row in rows]
 
     def add(self, connection: Any, parameters: Parameters) -> int:
-        """Run it, which adds a row, on a connection of the driver, and return the row's number; raises DBAPIError."""
+        """Run the insert of one row on a driver connection and return the row's number; raises DBAPIError."""
         try:
             number: int = connection.execute(self.text, self.bound(parameters)).lastrowid
         except self._dialect.dbapi.Error as error:
@@ -59,12 +59,12 @@ class Prepared:
         return number
 
     def run_many(self, connection: Any, columns: Columns, shared: Parameters) -> int:
-        """Run it on a connection of the driver for each row of *columns*, and what all *share*; raises DBAPIError.
+        """Run the statement on a driver connection once per row of *columns*, with the *shared* values added.
 
-        Returns how many rows of the database it changed, or added, in all.
+        Returns the total number of rows changed or inserted. Raises DBAPIError.
         """
         try:
-            with closing(connection.cursor()) as cursor:  # else a kept error would keep the file open
+            with closing(connection.cursor()) as cursor:  # else an exception that is kept would keep the file open
                 if len(next(iter(columns.values()))) == 1:
                     row = {name: value for name, (value,) in columns.items()}
                     cursor.execute(self.text, self.bound({**shared, **row}))
@@ -76,7 +76,7 @@ class Prepared:
             raise as_sqlalchemy(error, self.text, self._dialect) from error
 
     def _bound_many(self, columns: Columns, shared: Parameters) -> Iterable[Sequence[Any]]:
-        """Return the values of each row in their places, as they are stored."""
+        """Return the parameters of each row, converted and in positional order."""
         all_the_same = {**self._given, **shared}
         parts: list[Iterable[Any]] = []
         for name, convert in self._places:
@@ -86,10 +86,10 @@ class Prepared:
             else:
                 value = all_the_same[name]
                 parts.append(repeat(convert(value) if convert else value))
-        return zip(*parts, strict=False)  # what is the same in each row has no end
+        return zip(*parts, strict=False)  # the shared values repeat without end
 
     def bound(self, parameters: Parameters) -> list[Any]:
-        """Return the values in their places, as they are stored."""
+        """Return the parameters, converted and in positional order."""
         values = {**self._given, **parameters}
         return [convert(values[name]) if convert else values[name] for name, convert in self._places]
 
@@ -102,12 +102,12 @@ class Prepared:
 
 
 def as_sqlalchemy(error: Exception, statement: str, dialect: Any) -> BaseException:
-    """Return an error of the driver as SQLAlchemy would raise it, without the values."""
+    """Return the driver's error as the DBAPIError that SQLAlchemy would raise, without the parameter values."""
     return DBAPIError.instance(statement, None, error, dialect.dbapi.Error, hide_parameters=True, dialect=dialect)
 
 
 def _converted(column: Sequence[Any], convert: _Convert | None) -> Iterable[Any]:
-    """Return the values of one place in many rows as they are stored; one that they all share is converted once."""
+    """Return the values of one parameter, converted; converts once if all rows share one object."""
     if convert is None:
         return column
     first = column[0]

@@ -1,6 +1,6 @@
-"""The statements that every job goes through, built once: building one takes longer than the database takes to run it.
+"""The statements that every job needs, built once: building a statement takes longer than running it.
 
-Statements only; what they mean for a job is decided in store.py.
+Statements only; store.py decides what they mean for a job.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from jobmanager.store.schema import IS_HELD, IS_PUT_OFF, IS_QUEUED, IS_STOPPING,
 
 
 def _unset(column: Column[Any]) -> Any:
-    """Return what a new job has in a column that its submission says nothing of."""
+    """Return the initial value of a column that the submission does not set."""
     if isinstance(column.default, ScalarElementColumnDefault):
         return column.default.arg
     return None if column.nullable else {}
@@ -53,7 +53,7 @@ _LIMIT = bindparam("limit", type_=Integer())
 
 _IS_JOB = jobs.c.id == bindparam("id_is")
 _IS_HELD = and_(_IS_JOB, jobs.c.attempt == bindparam("attempt_is"), jobs.c.owner == _OWNER)
-# A job whose thread is parked in another process is that process's to wake, while it lives.
+# A job whose thread is parked in another process may be claimed by that process only, as long as its lease is valid.
 _IS_FREE = or_(jobs.c.owner.is_(None), jobs.c.owner == _OWNER, jobs.c.lease_expires_at <= _LEASE_NOW)
 _IS_CLAIMABLE = and_(IS_QUEUED, _IS_FREE)
 _IS_TO_CLEAN = and_(IS_STOPPING, jobs.c.owner.is_(None), jobs.c.run_at <= _NOW)
@@ -63,9 +63,9 @@ _IS_SILENT = and_(IS_HELD, jobs.c.lease_expires_at <= _LEASE_NOW)
 JOB = select(jobs).where(_IS_JOB)
 JOB_LOCKED = JOB.with_for_update()
 JOB_HELD = select(jobs).where(_IS_HELD).with_for_update()
-#: What a new job is beside what its submission says.
+#: The initial values of a job, for columns that its submission does not set.
 NEW_JOB = {column.name: _unset(column) for column in jobs.c}
-#: No more is set than a submission says, and than has to be.
+#: Inserts a job. Sets only the columns of a submission and those that must not be null.
 PUT_JOB = insert(jobs).values(
     {
         name: bindparam(name, _unset(jobs.c[name]), type_=jobs.c[name].type)
@@ -74,8 +74,8 @@ PUT_JOB = insert(jobs).values(
     }
 )
 LAST_JOB = select(func.coalesce(func.max(jobs.c.number), 0))
-#: The first changes of the jobs that were put behind the last one: what they say is in the database already. Another
-#: transaction may commit jobs meanwhile, but with their changes.
+#: Adds the first change of each job numbered above `last_job`, from the rows of the jobs. Skips jobs that have changes:
+#: another transaction may have committed them meanwhile.
 PUT_CHANGES = insert(changes).from_select(
     ["job_id", "action", "to_status", "attempt", "actor", "asked_at", "at"],
     select(
@@ -96,7 +96,7 @@ ADD_CHANGE = insert(changes).values(
 LAST_CHANGE = select(func.coalesce(func.max(changes.c.seq), 0))
 SIGNALS = select(changes).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)).order_by(changes.c.seq)
 
-#: Jobs of owners that fell silent, those first that did so first.
+#: Jobs whose lease has expired, the longest expired first.
 SILENT = (
     select(jobs)
     .where(_IS_SILENT)
@@ -108,13 +108,13 @@ HAS_SILENT = select(exists(select(literal(1)).where(_IS_SILENT)))
 
 
 def by_index(query: Select[Any], index: str) -> Select[Any]:
-    """Have SQLite go through jobs by that index: it would take one that filters more, and sort thousands for a few."""
+    """Make SQLite use the index: its planner would pick a more selective one, and sort thousands of rows for a few."""
     return query.with_hint(jobs, f"INDEXED BY {index}", "sqlite")
 
 
 @cache
 def look(types: tuple[str, ...]) -> Select[Any]:
-    """Return the query of all that an engine wants to know before it does anything: one row, five answers."""
+    """Return the query by which an engine polls for work on jobs of these types. It finds one row; see Outlook."""
     known = _is_of(types)
     is_signalled = exists(select(literal(1)).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)))
     next_put_off = by_index(select(func.min(jobs.c.waits_until)).where(IS_PUT_OFF), "jobs_due")
@@ -131,36 +131,36 @@ def look(types: tuple[str, ...]) -> Select[Any]:
 
 _DUE = by_index(select(jobs.c.number).where(IS_PUT_OFF, jobs.c.waits_until <= _NOW), "jobs_due")
 _NEXT_DUE = _DUE.order_by(jobs.c.waits_until).limit(_LIMIT).with_for_update(skip_locked=True)
-#: Jobs that were put off and are due get their place in the queue.
+#: Puts delayed jobs that are due into the queue.
 QUEUE_DUE = update(jobs).where(jobs.c.number.in_(_NEXT_DUE)).values(waits_until=None).returning(jobs.c.number)
 
 
 @cache
 def waiting(types: tuple[str, ...]) -> Select[Any]:
-    """Return the query of jobs that can be claimed, the most urgent first."""
+    """Return the query of the jobs of these types that can be claimed, most urgent first; it locks them."""
     query = by_index(select(jobs).where(_IS_CLAIMABLE, _is_of(types)), "jobs_waiting")
     return query.order_by(jobs.c.priority.desc(), jobs.c.number).limit(_LIMIT).with_for_update(skip_locked=True)
 
 
 @cache
 def to_clean(types: tuple[str, ...]) -> Select[Any]:
-    """Return the query of stopping jobs that nobody attends to: those that are put off by nothing, the eldest first."""
+    """Return the query of the unowned stopping jobs of these types that are due, oldest first; it locks them."""
     query = by_index(select(jobs).where(_IS_TO_CLEAN, _is_of(types)), "jobs_to_clean")
     return query.order_by(jobs.c.run_at, jobs.c.number).limit(_LIMIT).with_for_update(skip_locked=True)
 
 
 @cache
 def move_job(names: tuple[str, ...]) -> Update:
-    """Return the update that moves a job on as it was seen: its status, attempt and owner.
+    """Return the compare-and-set that moves a job if its status, attempt and owner are those that were read.
 
-    Sets the columns among *names*, which has the parameters of what was seen, too.
+    *names* are its parameters: the columns to set, and the values that were read (`number_is`, `status_is` …).
     """
     seen = {"number_is", "status_is", "attempt_is", "owner_is"}
     as_seen = and_(
         jobs.c.number == bindparam("number_is"),
         jobs.c.status == bindparam("status_is"),
         jobs.c.attempt == bindparam("attempt_is"),
-        # A stopping job whose owner fell silent keeps status and attempt until somebody else has claimed it.
+        # Compare the owner, too: a stopping job whose lease expired keeps its status and attempt until it is claimed.
         jobs.c.owner.is_not_distinct_from(_OWNER),
     )
     return update(jobs).where(as_seen).values(_parameters(sorted(set(names) - seen)))
@@ -168,20 +168,23 @@ def move_job(names: tuple[str, ...]) -> Update:
 
 @cache
 def save_checkpoint(columns: tuple[str, ...]) -> Update:
-    """Return the update of a held job that saves what an attempt has reached, setting *columns*; counts if any are."""
+    """Return the update of a held job that saves a checkpoint in *columns*, and returns the job's status.
+
+    Increments `checkpoint_seq` if `saved_at` is among them. A new cursor resets `crashes`.
+    """
     values = _parameters(columns)
     if "saved_at" in columns:
         values["checkpoint_seq"] = jobs.c.checkpoint_seq + 1
     if "cursor" in columns:
-        # Where the next attempt would begin is what counts: at the same place, it would crash again.
+        # Only a new cursor is progress: from the same one, the next attempt would crash again.
         has_moved = cast(jobs.c.cursor, Text).is_distinct_from(bindparam("cursor_is", type_=Text()))
         values["crashes"] = case((has_moved, 0), else_=jobs.c.crashes)
     return update(jobs).where(_IS_HELD).values(values).returning(jobs.c.status)
 
 
 def _is_of(types: tuple[str, ...]) -> ColumnElement[bool]:
-    # Of bound values, one by one: a list would be put into the text of the statement anew each time.
-    # Without any, no job's type is "": SQLite could not go by its index where it sees that nothing can be true.
+    # One parameter per type: SQLAlchemy would expand a list into the statement's text at every execution.
+    # Without types, compare with "", which no job has: INDEXED BY fails if SQLite sees that the condition is false.
     return jobs.c.type.in_([literal(name, jobs.c.type.type) for name in types or ("",)])
 
 

@@ -1,9 +1,9 @@
-"""The tables, and how values are kept in them.
+"""The tables, and the types that convert values for them.
 
-The types say by themselves how values are converted: SQLAlchemy's own way calls twice as many functions, and a job goes
-through some fifty conversions.
+The types define their converters directly: the way that SQLAlchemy provides calls twice as many functions, and a job
+needs about fifty conversions.
 
-Times are microseconds since 1970 (UTC) in integer columns: compared, indexed and stored alike by every database.
+Times are microseconds since 1970 (UTC) in integer columns, which every database compares, indexes and stores alike.
 """
 
 from __future__ import annotations
@@ -43,50 +43,50 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Time(TypeDecorator[datetime]):
-    """An aware datetime, kept as microseconds since 1970."""
+    """An aware datetime, stored as microseconds since 1970."""
 
     impl = BigInteger
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> _Convert:
-        """Return what makes of a value what is stored."""
+        """Return the converter from a value to its stored form."""
         return _to_microseconds
 
     def result_processor(self, dialect: Dialect, coltype: object) -> _Convert:
-        """Return what makes of it what is shown."""
+        """Return the converter from the stored form to the value."""
         return _from_microseconds
 
 
 class Line(TypeDecorator[str]):
-    """A text, in which a character that some database cannot keep is written out, whoever it came from."""
+    """A text. Characters that some database cannot store are escaped."""
 
     impl = String
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> _Convert:
-        """Return what makes of a value what is stored, or looked for."""
+        """Return the converter from a value to its stored form, in which it is also looked up."""
         return _to_line
 
 
 class Lines(Line):
-    """The same, of any length."""
+    """The same type for texts of any length."""
 
     impl = Text
     cache_ok = True
 
 
 class JsonText(TypeDecorator[Any]):
-    """JSON for SQLite, which would make a number of a number in a column of type JSON, and round it past 64 bits."""
+    """JSON as TEXT, for SQLite: a column of type JSON would convert JSON numbers, and round those beyond 64 bits."""
 
     impl = Text
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> _Convert:
-        """Return what makes of a value what is stored."""
+        """Return the converter from a value to its stored form."""
         return _to_text
 
     def result_processor(self, dialect: Dialect, coltype: object) -> _Convert:
-        """Return what makes of it what is shown."""
+        """Return the converter from the stored form to the value."""
         return _from_text
 
 
@@ -101,8 +101,8 @@ def _from_microseconds(value: int | None) -> datetime | None:
 def _to_line(value: str | None) -> str | None:
     if value is None:
         return None
-    if value.isascii() and "\0" not in value:  # as most are
-        return str.__str__(value)  # the text alone, of a member of an enumeration too
+    if value.isascii() and "\0" not in value:  # the common case
+        return str.__str__(value)  # makes a plain str of an enum member
     return storable(value, longest=len(value))
 
 
@@ -111,22 +111,22 @@ def _to_text(value: Any) -> str | None:
 
 
 def _from_text(value: Any) -> Any:
-    if value == "{}":  # as most are
+    if value == "{}":  # the common case
         return {}
-    # Files of the first days hold numbers.
+    # Files of the first versions contain numbers.
     return from_json(value) if isinstance(value, str) else value
 
 
 def to_json(value: Any) -> str:
-    """Return *value* as it is stored; raises TypeError or ValueError."""
+    """Return *value* as the JSON text to store; raises TypeError or ValueError."""
     return "{}" if value == {} else encode(value)
 
 
 def from_json(text: str | bytes) -> Any:
-    """Return the value that a database holds as *text*.
+    """Return the value of a stored JSON text.
 
-    Older versions kept values that are nested as deep as their stack let them. Where the present stack leaves too few
-    levels to read one, it is read on a stack of its own: one such value must not keep other jobs from being read.
+    Older versions stored values nested as deep as their stack allowed. If the current stack is too deep to parse such
+    a value, another thread parses it: one such value must not make other jobs unreadable.
     """
     try:
         return json.loads(text)
@@ -135,7 +135,7 @@ def from_json(text: str | bytes) -> Any:
             return stack.submit(json.loads, text).result()
 
 
-#: SQLite numbers rows by itself only in a column of this very type.
+#: SQLite assigns row numbers only in a column of type INTEGER.
 _Number = BigInteger().with_variant(Integer, "sqlite")
 _Json = JSON(none_as_null=True).with_variant(JsonText(), "sqlite")
 
@@ -143,8 +143,8 @@ metadata = MetaData()
 
 
 def _where(condition: str) -> dict[str, Any]:
-    """Return what makes an index hold only the rows of which *condition* is true."""
-    # PostgreSQL's name for it would have SQLAlchemy load all that it knows of that at every start: see below.
+    """Return the options of a partial index of the rows that meet *condition*."""
+    # postgresql_where would make SQLAlchemy import its PostgreSQL dialect at every start: see have_partial_indexes.
     return {"sqlite_where": text(condition)}
 
 
@@ -184,14 +184,14 @@ jobs = Table(
     Column("asked_at", Time),
     Column("is_forced", Boolean, nullable=False, default=False),
     Column("traceparent", Line),
-    # As run_at, until that has come and the job is in the queue; null for one that nobody has put off.
+    # The run_at of a delayed job, until the job enters the queue; null for a job without a delay.
     Column("waits_until", Time),
     sqlite_autoincrement=True,
 )
 
-# Conditions that partial indexes know by their text: a bound parameter would keep SQLite from using them.
+# The conditions of the partial indexes, as literals: with a bound parameter, SQLite would not use those indexes.
 IS_WAITING = jobs.c.status == literal_column("'submitted'")
-# One that was put off has its place in the queue only once it is due: nobody goes past it before.
+# A delayed job enters the queue only when it is due, so that a claim need not skip it.
 IS_QUEUED = and_(IS_WAITING, jobs.c.waits_until.is_(None))
 _HAS_TIME = jobs.c.run_at > literal_column("0")
 IS_PUT_OFF = and_(IS_WAITING, _HAS_TIME, jobs.c.waits_until.is_not(None))
@@ -200,7 +200,7 @@ IS_STOPPING = jobs.c.status == literal_column("'stopping'")
 IS_HELD = jobs.c.owner.is_not(None)
 IS_FINISHED = jobs.c.finished_at.is_not(None)
 
-# In the order of claims. The type is there for those who go past what they do not know, or have enough of.
+# In the order of claims. Covers `type`, so that skipping unknown or full types needs no row lookup.
 _IN_ORDER = (jobs.c.priority.desc(), jobs.c.number, jobs.c.type)
 Index("jobs_waiting", *_IN_ORDER, **_where("status = 'submitted' AND waits_until IS NULL"))
 Index("jobs_due", jobs.c.waits_until, jobs.c.run_at, **_where("status = 'submitted' AND run_at > 0"))
@@ -208,13 +208,13 @@ Index("jobs_to_clean", jobs.c.run_at, **_where("status = 'stopping'"))
 Index("jobs_finished", jobs.c.finished_at, **_where("finished_at IS NOT NULL"))
 Index("jobs_held", jobs.c.lease_expires_at, **_where("owner IS NOT NULL"))
 
-# Lists are in the order of submission, the newest first, whatever they are filtered by.
+# All lists are in the order of submission, newest first, whatever their filter.
 _SUBMISSION = (jobs.c.submitted_at, jobs.c.number)
 Index("jobs_by_submission", *_SUBMISSION)
 Index("jobs_by_status", jobs.c.status, *_SUBMISSION)
 Index("jobs_by_type", jobs.c.type, jobs.c.status, *_SUBMISSION)
 
-#: The labels of jobs once more, to find jobs by them.
+#: A copy of the labels of all jobs, to find jobs by them.
 labels = Table(
     "labels",
     metadata,
@@ -239,13 +239,13 @@ changes = Table(
     Column("reason", Lines),
     Column("asked_at", Time, nullable=False),
     Column("at", Time, nullable=False),
-    Column("signal_to", Line),  # the process that holds the job and has to be told, unless it made the change
+    Column("signal_to", Line),  # the process to notify: it holds the job, and did not make the change
     sqlite_autoincrement=True,
 )
 Index("changes_of_job", changes.c.job_id, changes.c.seq)
 Index("changes_to_signal", changes.c.signal_to, changes.c.seq, **_where("signal_to IS NOT NULL"))
 
-#: How many jobs there are, in parts; see census.py.
+#: The number of jobs per type and status, in parts; see census.py.
 census = Table(
     "census",
     metadata,
@@ -280,7 +280,7 @@ Index("log_lines_of_job", log_lines.c.job_id, log_lines.c.number)
 
 
 def have_partial_indexes(dialect: str) -> None:
-    """Have the indexes hold in another database what they hold in SQLite."""
+    """Copy the conditions of SQLite's partial indexes to another dialect."""
     for table in metadata.tables.values():
         for index in table.indexes:
             index.dialect_options[dialect]["where"] = index.dialect_options["sqlite"]["where"]

@@ -1,4 +1,4 @@
-"""What is peculiar to SQLite: group commit, turns between processes, and a watch on the file."""
+"""The SQLite database: group commit, a write lock between processes, and a watch on the file."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 
 _BUSY_SECONDS = 30
-#: How often a process that starts tries to take the turn at writing, and after how long it says that it waits.
+#: How often a starting process tries to get the write lock, and after how long it logs that it waits.
 _TRY_AGAIN_SECONDS = 0.02
 _WORTH_TELLING_SECONDS = 2.0
-#: How long `close` waits for a thread that waits for the turn.
+#: How long `close` waits for a thread that writes or waits for the write lock.
 _FAREWELL_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -47,14 +47,15 @@ _BOOT = datetime(1970, 1, 1, tzinfo=UTC)
 class Database:
     """The engine, transactions and clock of one process on a SQLite file.
 
-    Processes take turns at writing by a lock of the kernel, which gives it back when its process dies. Without it they
-    starve each other: SQLite's busy handler sleeps and tries again, so whoever commits often wins.
+    Processes take turns at writing: a writer holds a file lock of the kernel (flock), which is released if the process
+    dies. Without that lock, processes would starve each other: SQLite's busy handler sleeps and retries, so that the
+    process that commits most often wins.
     """
 
     def __init__(self, url: str, json_serializer: Any, *, clock: Callable[[], datetime] | None) -> None:
-        """Make the file and its folder if they are missing. Does not connect.
+        """Create the file and its folder if they are missing. Does not connect.
 
-        Raises ConfigError if *url* names no file, OSError.
+        Raises ConfigError if *url* does not name a file, or OSError.
         """
         file_url = make_url(url).set(drivername="sqlite")
         path = file_url.database
@@ -73,84 +74,84 @@ class Database:
         self.engine.dialect.statement_compiler = _HintCompiler
         event.listen(self.engine, "connect", _set_up)
         event.listen(self.engine, "begin", _begin)
-        #: of the connections that are read from
+        #: the engine for reading
         self.reader = self.engine
-        #: the clock of everything that is recorded
+        #: the clock of all recorded times
         self.now = clock or _wall_clock
-        #: the clock that leases are judged by
+        #: the clock of leases
         self.lease_now = clock or _boot_clock
         self._writer: Connection | None = None
         self._is_closed = False
-        self._lock = threading.Lock()  # held for a turn; guards _writer and _file
+        self._lock = threading.Lock()  # held while writing or waiting for the write lock; guards _writer and _file
         self._turn_path = f"{path}-turn"
         self._file = os.open(self._turn_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._is_announced = False  # the transaction under way, once it is committed
+        self._is_announced = False  # the commit of the current transaction wakes other processes
         self._commits = GroupCommit(self._begin)
         self._prepared: dict[Statement, Prepared] = {}
         self._addition = census.addition(insert(schema.census))
         self._owners = Owners(Path(f"{path}-owners"))
 
     def run(self, write: Callable[[Connection], T]) -> T:
-        """Return what *write* returns, once it is committed, together with the writes of other threads; see commits."""
+        """Run *write*, commit, and return its result. Shares a transaction with other threads; see GroupCommit.run."""
         return self._commits.run(write)
 
     def run_together(self, write_all: Callable[[Connection, list[Item]], list[T]], item: Item) -> T:
-        """Return what *write_all* returns for *item*, once it is committed: one call for all that wait; see commits."""
+        """Run *write_all*, commit, and return its result for *item*; see GroupCommit.run_together."""
         return self._commits.run_together(write_all, item)
 
     @contextmanager
     def begin_alone(self) -> Iterator[Connection]:
-        """Open a transaction that no other process has open at the same time, in a file that is in WAL mode.
+        """Set WAL mode and open a transaction during which no other process can write; for changes of the schema.
 
-        Blocks for the turn, but for at most half a minute; raises StoreUnavailable.
+        Blocks until it has the write lock. Raises StoreUnavailable after PATIENCE_SECONDS.
         """
         with self._first_turn(), self.engine.connect().execution_options(is_writer=True) as connection:
-            # Two processes that boot on a new file at once would collide on the change of journal mode.
+            # Only with the write lock: two processes that start on a new file would collide when they change the mode.
             driver: Any = connection.connection.driver_connection
             driver.execute("PRAGMA journal_mode = WAL")
             with connection.begin():
                 yield connection
 
     def execute(self, connection: Connection, statement: Statement, parameters: Parameters) -> Rows:
-        """Run one of the statements that are made once, in the transaction of *connection*; raises DBAPIError."""
+        """Run a prepared statement in the transaction of *connection* and return its rows; raises DBAPIError."""
         return self._prepare(statement).run(connection.connection.driver_connection, parameters)
 
     def add(self, connection: Connection, statement: Statement, parameters: Parameters) -> int:
-        """Run one of the inserts that are made once, and return the number of the new row; raises DBAPIError."""
+        """Run a prepared insert and return the number of the new row; raises DBAPIError."""
         return self._prepare(statement).add(connection.connection.driver_connection, parameters)
 
     def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> int:
-        """Run one of the statements that are made once, for each row, with what all *share*; raises DBAPIError.
+        """Run a prepared statement once per row of *columns*, with the *shared* values added.
 
-        Returns how many rows of the database it changed, or added, in all.
+        Returns the total number of rows changed or inserted. Raises DBAPIError.
         """
         return self._prepare(statement).run_many(connection.connection.driver_connection, columns, shared)
 
     def add_many(
         self, connection: Connection, statement: CoreInsert, columns: Columns, shared: Parameters
     ) -> list[int]:
-        """Run one of the inserts that are made once, for each row, and return the numbers of the new rows."""
+        """Run a prepared insert once per row of *columns* and return the numbers of the new rows; raises DBAPIError."""
         added = self.execute_many(connection, statement, columns, shared)
         driver: Any = connection.connection.driver_connection
-        # Nobody else writes meanwhile, so they were numbered one after the other.
+        # There is one writer at a time, so the numbers are consecutive.
         ((last,),) = driver.execute("SELECT last_insert_rowid()")
         return list(range(last - added + 1, last + 1))
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
-        """Return what one of the queries that are made once finds; raises DBAPIError."""
-        # Not a raw_connection, which raises the driver's own errors where the file cannot be opened.
+        """Run a prepared query and return its rows; raises DBAPIError."""
+        # Not raw_connection(), which raises driver errors if the file cannot be opened.
         with self.engine.connect() as connection:
             return self.execute(connection, query, parameters)
 
     def insert(self, table: Table) -> Insert:
-        """Return an insert of this dialect, which may say what is to be done where a key is there already."""
+        """Return an insert of this dialect, which supports ON CONFLICT."""
         return insert(table)
 
     def take_turn(self, connection: Connection, what: str) -> None:
-        """Do nothing: whoever writes has the only turn there is."""
+        """Do nothing: a writer already excludes all others."""
 
     def count(self, connection: Connection) -> None:
-        """Add to the counts of jobs what the transaction has noted."""
+        """Add the notes of the transaction to the counts of jobs."""
         if (noted := census.take(connection, part=0)) is not None:
             self.execute_many(connection, self._addition, noted, {})
 
@@ -158,37 +159,37 @@ class Database:
         """Do nothing: all processes count in the same rows."""
 
     def announce(self, connection: Connection) -> None:
-        """Have the processes that watch told, once the transaction is committed."""
+        """Mark the transaction: its commit will wake the processes that watch."""
         self._is_announced = True
 
     def change_writers(self) -> set[str]:
-        """Return nothing: one transaction writes at a time, so changes are committed in the order of their numbers."""
+        """Return an empty set: there is one writer at a time, so changes are committed in order of their numbers."""
         return set()
 
     def join(self, owner: str) -> None:
-        """Say that this process is at work under that name, until `close` or its death."""
+        """Register this process under the name *owner*, until `close` or its death; raises OSError."""
         self._owners.join(owner)
 
     def dead_owners(self) -> list[str]:
-        """Return the names of processes that have died since anyone asked, without waiting for their leases to end."""
+        """Return the names of processes that died since the last call. Does not wait for their leases to expire."""
         return self._owners.take_dead()
 
     def is_alive(self, _connection: Connection, owner: str) -> bool:
-        """Return True if the process of that name is alive, even if it is frozen."""
+        """Return True if the process named *owner* is alive, even if it is frozen."""
         return self._owners.is_alive(owner)
 
     def stands_still(self, owner: str) -> bool:
-        """Return True if the process of that name was found to stand still; see `note_standstill`."""
+        """Return True if the process named *owner* was marked as stalled; see `note_standstill`."""
         return self._owners.stands_still(owner)
 
     def watch(self) -> Watch:
-        """Return what tells one thread whether anything was committed."""
+        """Return a watch on commits, for one thread."""
         return Watch(self.engine, self._turn_path)
 
     def close(self) -> None:
-        """Give back every connection and the lock's file; may be called twice.
+        """Close all connections and the lock's file; may be called twice.
 
-        A thread that another process keeps from writing gives back what it needs for that, once it has written.
+        Waits up to a second for a writing thread. A slower thread closes the writer and the file when it is done.
         """
         self._is_closed = True
         if self._lock.acquire(timeout=_FAREWELL_SECONDS):
@@ -198,7 +199,7 @@ class Database:
         self.engine.dispose()
 
     def _let_go(self) -> None:
-        """Close what is needed for writing; called with the lock held."""
+        """Close the writer and the lock's file. The caller holds the lock."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -207,7 +208,7 @@ class Database:
             self._file = -1
 
     def _prepare(self, statement: Statement) -> Prepared:
-        # Two threads may prepare the same one: either will do.
+        # Two threads may prepare the same statement; either result will do.
         prepared = self._prepared.get(statement)
         if prepared is None:
             prepared = self._prepared[statement] = Prepared(statement, self.engine.dialect)
@@ -215,9 +216,9 @@ class Database:
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
-        """Open a write transaction; commits on leaving, rolls back on an exception. Blocks for the turn.
+        """Open a write transaction; commits on leaving, rolls back on an exception. Blocks until it has the write lock.
 
-        The driver opens and ends it: SQLAlchemy takes longer to do so than a job takes to be written.
+        Uses the driver for BEGIN and COMMIT: SQLAlchemy takes longer for them than it takes to write a job.
         """
         with self._turn():
             if self._writer is None:
@@ -237,13 +238,13 @@ class Database:
                 _touch(self._turn_path)
 
     def _roll_back(self, writer: Connection, driver: Any) -> None:
-        """Take back what was written since it began; a connection that cannot do so is not used again."""
+        """Roll back. Discards a connection that cannot do so."""
         self._forget_transaction(writer)
         try:
             if not writer.invalidated:
                 census.forget(writer)
             driver.rollback()
-        except sqlite3.Error:  # SQLAlchemy has closed it, as for Ctrl-C, or the file cannot be read any more
+        except sqlite3.Error:  # SQLAlchemy has closed it (as on Ctrl-C), or the file has become unreadable
             if not writer.invalidated:
                 writer.invalidate()
         if writer.invalidated:
@@ -251,7 +252,7 @@ class Database:
             self._writer = None
 
     def _forget_transaction(self, writer: Connection) -> None:
-        """End SQLAlchemy's view of the transaction, if any of its statements were among the writes."""
+        """Close the transaction object that SQLAlchemy has made if a write used SQLAlchemy."""
         if transaction := writer.get_transaction():
             transaction.close()
 
@@ -263,7 +264,7 @@ class Database:
 
     @contextmanager
     def _first_turn(self) -> Iterator[None]:
-        """Like `_turn`, for a process that starts: it tells what it waits for, and gives up at last."""
+        """Like `_turn`, for a starting process: logs that it waits. Raises StoreUnavailable after PATIENCE_SECONDS."""
         with self._lock:
             began, is_told = time.monotonic(), False
             while not self._takes_turn():
@@ -300,29 +301,29 @@ class Database:
                     self._let_go()
 
 
-#: What the name of a note begins with that a process stands still, and how long the note is kept.
+#: The prefix of a file that marks a process as stalled, and how long that file is kept.
 _STILL = ".still-"
 _NOTE_SECONDS = 3600.0
 
 
 class _HintCompiler(SQLiteCompiler):
-    """Writes hints into statements, as in INDEXED BY: SQLAlchemy's own does so for other databases only."""
+    """Writes hints such as INDEXED BY into statements, as SQLAlchemy does for other databases only."""
 
     def get_from_hint_text(self, table: Any, text: str | None) -> str | None:
-        """Return what stands behind the table's name."""
+        """Return the text to write after the table's name."""
         return text
 
 
 def note_standstill(path: str, prefix: str) -> None:
-    """Note that the processes whose names begin with *prefix* stand still. Needs no lock: one of them may hold it."""
+    """Mark the processes whose names begin with *prefix* as stalled. Takes no lock: one of them may hold it."""
     Owners(Path(f"{path}-owners")).note_standstill(prefix)
 
 
 class Owners:
-    """The processes at work on a file, each by a file of its own that it keeps locked.
+    """The processes that use a store's file. Each keeps a file of its own locked.
 
-    The kernel lets go of the lock when the last thread of the process has ended: whoever gets it knows that the process
-    can do nothing more, and need not wait for its leases to end.
+    The kernel releases that lock when the last thread of the process has ended. If another process gets the lock, the
+    owner can do nothing more, and its jobs can be taken back without waiting for their leases.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -330,11 +331,11 @@ class Owners:
         self._own: tuple[Path, int] | None = None
 
     def join(self, owner: str) -> None:
-        """Add this process under that name; raises OSError."""
+        """Register this process under the name *owner*; raises OSError."""
         make_folder(self._folder)
         self._forget_standstills()
         path = self._folder / owner
-        # Locked under a name that nobody looks at first: an unlocked file would be taken for that of a dead process.
+        # Lock the file under a hidden name, then rename it: an unlocked file would look like that of a dead process.
         unseen = self._folder / f".{owner}"
         descriptor = os.open(unseen, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -342,7 +343,7 @@ class Owners:
         self._own = (path, descriptor)
 
     def leave(self) -> None:
-        """Take this process away; may be called twice."""
+        """Unregister this process; may be called twice."""
         if self._own is not None:
             path, descriptor = self._own
             path.unlink(missing_ok=True)
@@ -350,31 +351,31 @@ class Owners:
             self._own = None
 
     def take_dead(self) -> list[str]:
-        """Return the names of processes that died, and forget them."""
+        """Return the names of the processes that have died, and delete their files."""
         return [path.name for path in self._folder.glob("[!.]*") if self._is_dead(path)]
 
     def note_standstill(self, prefix: str) -> None:
-        """Note that the processes whose names begin with *prefix* stand still, and are about to be killed."""
+        """Mark the processes whose names begin with *prefix* as stalled: they are about to be killed."""
         for path in self._folder.glob("[!.]*"):
             if path.name.startswith(prefix):
                 self._still(path.name).touch(0o600)
 
     def stands_still(self, owner: str) -> bool:
-        """Return True if it was noted that the process stands still."""
+        """Return True if the process named *owner* was marked as stalled."""
         return self._still(owner).exists()
 
     def _still(self, owner: str) -> Path:
         return self._folder / f"{_STILL}{owner}"
 
     def _forget_standstills(self) -> None:
-        """Remove the notes on processes that were killed long ago: their jobs were taken back soon after."""
+        """Delete the marks of processes that were killed long ago: their jobs were taken back soon after."""
         for path in self._folder.glob(f"{_STILL}*"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _NOTE_SECONDS:
                     path.unlink()
 
     def is_alive(self, owner: str) -> bool:
-        """Return True if the process of that name is at work, even if it is frozen; False if it has died or left."""
+        """Return True if the process named *owner* is alive, even if it is frozen; False if it has died or left."""
         path = self._folder / owner
         return path.exists() and not self._has_died(path)
 
@@ -385,15 +386,15 @@ class Owners:
         return True
 
     def _has_died(self, path: Path) -> bool:
-        """Return True if the process that locked the file has died; False if it is alive or the file is gone."""
+        """Return True if the process that locked the file has died; False if it is alive, or if the file is gone."""
         if self._own is not None and path == self._own[0]:
             return False
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:  # another process was faster, or its own has left
+        except FileNotFoundError:  # another process has deleted it, or its owner has left
             return False
         try:
-            # A shared lock: two processes that look at the same time must not take each other for the owner.
+            # A shared lock: two processes that check at the same time must not take each other for the owner.
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
@@ -407,15 +408,15 @@ def _wall_clock() -> datetime:
 
 
 def _boot_clock() -> datetime:
-    """Return the time since the machine booted, as a time of 1970.
+    """Return the time since the machine booted, as a time in 1970.
 
-    All processes on the file are on one machine and share it; no step of the wall clock moves it.
+    All processes on the file are on one machine and share this clock. Setting the wall clock does not change it.
     """
     return _BOOT + timedelta(seconds=time.monotonic())
 
 
 def _set_up(connection: Any, _record: Any) -> None:
-    # FULL: a commit survives a power cut. It is a property of the connection, unlike WAL, which the file remembers.
+    # FULL: a commit survives a power cut. Set per connection, unlike WAL mode, which is stored in the file.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA cache_size = -8192")
@@ -425,23 +426,23 @@ def _begin(connection: Connection) -> None:
     options = connection.get_execution_options()
     if options.get("has_begun"):
         return
-    # A transaction that began by reading could not be upgraded while another writes: writers say so at once.
+    # Writers lock at once: a transaction that began with a read cannot be upgraded while another one writes.
     mode = "IMMEDIATE" if options.get("is_writer") else "DEFERRED"
     connection.exec_driver_sql(f"BEGIN {mode}")
 
 
 def _touch(path: str) -> None:
-    """Open a file that others watch, for no more than that they hear of it: to write would have to be synced."""
+    """Open and close the watched file, which wakes other processes; a write would need an fsync."""
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError as error:  # they find out by themselves, a moment later
+    except OSError as error:  # the others poll, and notice the commit a moment later
         _log.debug("Nobody was told of a commit: %s", error)
 
 
 class Watch:
-    """Tells whether anything was committed since it was asked last, in some microseconds. For one thread.
+    """Reports whether anything was committed since the last call, in a few microseconds. For one thread.
 
-    Where the kernel says when files are opened, it also hears at once of what others announce.
+    With inotify, its descriptor becomes readable as soon as another process announces a commit.
     """
 
     def __init__(self, engine: Engine, path: str) -> None:
@@ -451,7 +452,7 @@ class Watch:
         self._opened = _opened(path)
 
     def has_moved(self) -> bool:
-        """Tell whether another connection, of any process, has committed since the last call."""
+        """Return True if another connection, of any process, has committed since the last call. Does not block."""
         if self._opened is not None:
             self._opened.read(timeout=0)
         (version,) = self._driver.execute("PRAGMA data_version").fetchone()
@@ -459,18 +460,18 @@ class Watch:
         return bool(moved)
 
     def fileno(self) -> int | None:
-        """Return the descriptor of what can be read once a commit was announced; None where that is not heard."""
+        """Return a descriptor that becomes readable when a commit is announced; None without inotify."""
         return None if self._opened is None else self._opened.fileno()
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the descriptor and return the connection to the pool."""
         if self._opened is not None:
             self._opened.close()
         self._connection.close()
 
 
 def _opened(path: str) -> INotify | None:
-    """Return what tells when a file is opened, by any process; None where the system has no such thing left."""
+    """Return an inotify watch for opens of the file by any process; None if the system cannot provide one."""
     opened: INotify | None = None
     try:
         opened = INotify(nonblocking=True)

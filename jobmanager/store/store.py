@@ -1,8 +1,8 @@
-"""The durable truth about every job, and the only writer of statuses.
+"""The durable state of all jobs, and the only writer of statuses.
 
-Safe for any number of threads and processes on one database. What states.py allows is decided inside the write
-transaction; writes of an attempt carry its number and its owner, so that one that lost its lease can write nothing.
-This module starts no threads and runs no job's code.
+Safe for any number of threads and processes on one database. Transitions are checked against states.py inside the
+write transaction. The writes of an attempt carry its number and its owner, so that an attempt that lost its lease can
+write nothing. This module starts no threads and runs no job's code.
 """
 
 from __future__ import annotations
@@ -93,70 +93,70 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: What two clocks, read one after the other, may seem to differ by without one of them having been set.
+#: How much the difference between two clocks may change only because one is read after the other.
 _CLOCK_JITTER = timedelta(milliseconds=50)
 
-#: Submissions that may be under way elsewhere, unseen: nearer to the limit, the queue is counted, and one at a time.
+#: Allowance for submissions of other processes. Closer to the limit, each submission counts the queue, one at a time.
 _UNSEEN = 1000
-#: Jobs that come due together, and get their place in the queue by one commit: others wait for it.
+#: Most due jobs that one commit puts into the queue: other writers wait for that commit.
 _QUEUED_AT_ONCE = 1000
-#: How much a page of a list shows, about, and how much each job of it takes beside its texts.
+#: Approximate size of a page of a list, and of each job in it without its texts, in bytes.
 _PAGE_BYTES = 8 * 1024 * 1024
 _JOB_BYTES = 1024
-#: Jobs of a batch that are in memory together, and characters of JSON in them.
+#: Jobs of a batch that are in memory at once, and characters of JSON in them.
 _PART_JOBS = 1000
 _PART_SIZE = 256 * 1024
-#: Jobs whose logs this process knows the sizes of; beyond that, all of them are counted again.
+#: Most jobs whose log sizes this process caches; a full cache is cleared.
 _MOST_TALLIES = 10_000
-#: The largest number that a change can have.
+#: The largest possible number of a change.
 _LAST_SEQ = 2**63 - 1
 
-#: Who writes several jobs locks the newest first, as lists have them: two who do must not wait for each other.
+#: The order in which rows are locked (newest first, as in lists), so that bulk writers cannot deadlock.
 _LOCKED_IN_ORDER = (jobs.c.submitted_at.desc(), jobs.c.number.desc())
 #: The columns of a job in the order in which they are selected.
 _COLUMNS = tuple(column.name for column in jobs.c)
 _FIELDS = tuple(field.name for field in fields(JobRecord))
-#: The same columns without what may be large.
+#: The same columns, with null in place of those that may be large.
 _BRIEF = [null().label(name) if name in ("args", "cursor", "details", "result") else jobs.c[name] for name in _COLUMNS]
 
-#: Why a job was taken from a process that gunicorn kills for standing still.
+#: Reason for taking a job from a stalled process, which gunicorn kills.
 _STOOD_STILL = "its process stood still"
 
 T = TypeVar("T")
 
 
 class _Overtaken(Exception):
-    """Another transaction has changed a job since it was read."""
+    """Another transaction has changed a job since this one read it."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Ended:
-    """What became of an attempt; see Store.settle."""
+    """The outcome of an attempt; see Store.settle."""
 
     job_id: str
     attempt: int
     action: Action
-    #: columns to be set, beside those that follow from the action
+    #: columns to set, in addition to those that follow from the action
     values: Values
-    #: nothing is written where the job's status is one of these
+    #: nothing is written if the job has one of these statuses
     unless: Collection[Status]
-    #: what may be claimed in the job's place
+    #: which jobs to claim in the job's place
     wanted: Wanted | None
     #: the job as it was claimed
     seen: JobRecord | None
 
 
 class Watch(Protocol):
-    """Tells whether anything was committed, in any process. For one thread."""
+    """Reports whether anything was committed, in any process. For one thread."""
 
     def has_moved(self) -> bool:
-        """Tell whether that may be so since it was asked last."""
+        """Return True if anything may have been committed since the last call."""
 
     def fileno(self) -> int | None:
-        """Return the descriptor of what can be read once that may be so; None where only asking tells."""
+        """Return a descriptor that becomes readable when that is so; None if the caller has to poll `has_moved`."""
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release its resources."""
 
 
 class Store:
@@ -172,54 +172,54 @@ class Store:
         log_limits: LogLimits | None = None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
-        """Open the store, and make its tables if it is new. Blocks; raises StoreUnavailable, ConfigError.
+        """Open the store and bring its tables up to date. Blocks. Raises StoreUnavailable or ConfigError.
 
-        *clock*, for a SQLite file, takes the place of the clocks of the machine.
+        *clock* replaces the machine's clocks for a SQLite file; PostgreSQL ignores it.
         """
-        #: names this process among the owners of jobs; new at every start, so that no successor is taken for it
+        #: this process's name as an owner of jobs; new at every start, so that a successor is not taken for it
         self.owner = f"{_owner_prefix(os.getpid())}{uuid.uuid4().hex[:8]}"
         self._lease = timedelta(seconds=lease_seconds)
         self._max_crashes = max_crashes
         self._queue_limit = queue_limit
         self._log_limits = log_limits or LogLimits()
-        self._tallies: dict[str, job_logs.Tally] = {}  # by job; one that is missing is counted
-        self._clock_offset = timedelta(0)  # between the clock of leases and that of everything else, as last measured
-        self._waiting = queue_limit, 0  # jobs that waited when they were counted last, and the last change by then
-        self._last_seq = 0  # of the changes that this process knows of
+        self._tallies: dict[str, job_logs.Tally] = {}  # by job; a log without a tally is counted
+        self._clock_offset = timedelta(0)  # from the lease clock to the wall clock, as last measured
+        self._waiting = queue_limit, 0  # number of waiting jobs at the last count, and the last change at that time
+        self._last_seq = 0  # number of the newest change that this process knows
         try:
             self._database = _connect(url, clock)
             self._prepare()
         except (OSError, DBAPIError) as error:
             raise StoreUnavailable(f"The store cannot be opened: {_cause(error)}.") from error
-        #: the clock of everything that is recorded
+        #: the clock of all recorded times
         self.now = self._database.now
 
     def close(self) -> None:
-        """Close every connection; may be called twice. No other method may run meanwhile or after."""
+        """Close all connections; may be called twice. No other method may run at the same time or later."""
         self._database.close()
 
     def watch(self) -> Watch:
-        """Return what tells one thread whether the store has moved; to be closed by that thread."""
+        """Return a watch on commits for one thread, which has to close it."""
         return self._database.watch()
 
     # Submitting and reading
 
     def add(self, new: Sequence[NewJob], *, actor: str) -> list[JobRecord]:
-        """Store new jobs, all or none; durable when this returns.
+        """Store new jobs, all or none, and return them; committed when this returns.
 
-        One whose idempotency key was used for the same submission is not stored again: the answer is the job that is
-        there. Raises Conflict if it was used for another, QueueFull, StoreUnavailable.
+        Returns the existing job if the idempotency key was already used for the same submission. Raises Conflict if
+        it was used for another one, QueueFull, or StoreUnavailable.
         """
         if len(new) == 1 and new[0].idempotency_key is None and not self._may_be_full(1):
-            # Together with those of other threads: it waits for no other process, which may be frozen.
+            # Shares a transaction with other threads: such a job never waits for another process, which may be frozen.
             return [self._database.run_together(self._add_each, (new[0], actor))]
         return self._commit(lambda connection: self._add(connection, new, [actor] * len(new)))
 
     def add_all(self, new: NewBatch, *, actor: str) -> list[str]:
         """Store many new jobs without idempotency keys, all or none, and return their ids.
 
-        Several times as fast as `add`. Iterates the jobs once for each try of the transaction, and holds a part of them
-        in memory at a time.
+        Several times as fast as `add`; committed when this returns. Iterates over the jobs once per try of the
+        transaction, and keeps only a part of them in memory. Raises QueueFull or StoreUnavailable.
         """
         return self._commit(lambda connection: self._put_all(connection, new, actor))
 
@@ -233,10 +233,10 @@ class Store:
     def find(
         self, selection: Selection, types: Collection[str], *, before: Position | None = None, limit: int = 100
     ) -> Page:
-        """Return jobs in the order of submission, the newest first, beginning behind the place *before*.
+        """Return a page of jobs, newest submission first, starting after the position *before*.
 
-        *types* are the names in which the selection's `q` is looked for. Of each job, the cursor is left out, and what
-        JobRecord.shortened names; jobs that are large all the same make the page shorter than *limit*.
+        *types* are the type names to search for the selection's `q`. The jobs lack their cursors, and the fields named
+        in JobRecord.shortened. If they are still large, the page has fewer than *limit* jobs.
         """
         way = self._way(listing.ways(selection, types), selection, before)
         shown: list[JobRecord] = []
@@ -253,33 +253,33 @@ class Store:
     def find_ids(
         self, selection: Selection, types: Collection[str], *, before: Position | None = None, limit: int
     ) -> tuple[list[str], Position | None]:
-        """Return the ids of the jobs that are meant, in the order of `find`, and where the next page begins."""
+        """Return the ids of matching jobs, in the order of `find`, and the position of the next page, if any."""
         way = self._way(listing.ways(selection, types), selection, before)
         rows = self._read(listing.page_of_ids(way, selection, before=before, limit=limit + 1))
         shown = rows[:limit]
         return [row.id for row in shown], _position(shown[-1]) if len(rows) > limit else None
 
     def changes(self, job_id: str) -> list[Change]:
-        """Return what happened to the job, oldest first; raises UnknownJob."""
+        """Return the changes of the job, oldest first; raises UnknownJob."""
         rows = self._read(select(changes).where(changes.c.job_id == job_id).order_by(changes.c.seq))
         if not rows:
             raise UnknownJob(job_id)
         return [_change(row) for row in rows]
 
     def log(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
-        """Return lines that the job logged, oldest first, beginning behind the one numbered *after*.
+        """Return the log lines of the job numbered above *after*, oldest first.
 
-        Up to *limit* lines, and about 1 MiB of messages, but at least one line. There are no more if this is empty.
+        Up to *limit* lines and about 1 MiB of messages, but at least one line. An empty list is the end of the log.
         """
         return [
             LogLine(number=row.number, attempt=row.attempt, at=row.at, level=row.level, message=row.message)
             for row in self._read(job_logs.page(job_id, after=after, limit=limit))
         ]
 
-    # What happens, for those who follow it
+    # Changes and progress, for streams
 
     def news(self, *, after: int, upto: int = _LAST_SEQ, job_id: str | None = None, limit: int = 500) -> list[News]:
-        """Return changes numbered above *after*, up to *upto*, in order; of all jobs, or of one."""
+        """Return the changes numbered above *after* up to *upto*, in order: of all jobs, or of one."""
         asked: Values = {"after": after, "upto": upto, "limit": limit}
         if job_id is not None:
             asked["job_id_is"] = job_id
@@ -287,31 +287,31 @@ class Store:
         return [News(change=_change(row), progress=_progress(row)) for row in rows]
 
     def progress(self, *, since: datetime) -> list[Progress]:
-        """Return how far the jobs are that any process holds, of those that saved a checkpoint *since* then."""
+        """Return the progress of the jobs that any process holds and that saved a checkpoint at *since* or later."""
         return [_progress(row) for row in self._read(following.SAVED_SINCE, since=since)]
 
     def last_change(self) -> int:
-        """Return the number of the last change that is committed; 0 if there is none."""
+        """Return the number of the last committed change; 0 if there is none."""
         ((seq,),) = self._read(queries.LAST_CHANGE)
         return int(seq)
 
     def change_writers(self) -> set[str]:
-        """Return what names the transactions under way that may commit a change with a number below the last one."""
+        """Return the ids of open transactions that may still commit a change numbered below the last one."""
         try:
             return self._database.change_writers()
         except DBAPIError as error:
             raise StoreUnavailable("The store does not answer. Try again later.") from error
 
-    # What the service is watched by
+    # Metrics
 
     def count(self) -> Census:
-        """Return how many jobs there are of each type and status that has any; counted by every commit."""
+        """Return the number of jobs of each type and status that has any. Cheap: every commit updates the counts."""
         return {(row.type, Status(row.status)): int(row.jobs) for row in self._read(census.COUNTED)}
 
     def correct_count(self) -> Census:
-        """Return what `count` lacked, and have it lack nothing: whoever writes jobs past this class counts none.
+        """Recount the jobs, correct the counts, and return the differences. Needed if plain SQL has changed jobs.
 
-        Looks at an index of all jobs, 50 to 150 ms for a million; writes only where it has to, and to add up the parts.
+        Scans an index of all jobs: 50 to 150 ms for a million. Writes only to correct counts and to add up their parts.
         """
         try:
             self._database.add_up_counts()
@@ -321,9 +321,9 @@ class Store:
             return {}
 
         def write(connection: Connection) -> Census:
-            self._database.take_turn(connection, "correction")  # or what is missed would be added twice
-            self._database.count(connection)  # what this transaction has noted so far
-            # One question sees of every other transaction either both, its jobs and their counts, or nothing.
+            self._database.take_turn(connection, "correction")  # else two processes would add the differences twice
+            self._database.count(connection)  # the notes of this transaction so far
+            # One query: of every other transaction, it sees both the jobs and their counts, or neither.
             missed = {(row.type, Status(row.status)): int(row.missed) for row in connection.execute(census.MISCOUNTED)}
             for key, number in missed.items():
                 census.note(connection, [key], number)
@@ -332,7 +332,7 @@ class Store:
         return self._database.run(write)
 
     def queue(self) -> Queue:
-        """Return what waits, and what is at work, in all processes."""
+        """Return the state of the queue: jobs waiting and jobs at work, over all processes."""
         now = self.now()
         ((depth,),) = self._read(following.DEPTH, now=now)
         waited = [row.at for query in following.PUT_OFF_WAITED_LONGEST for row in self._read(query, now=now)]
@@ -346,7 +346,7 @@ class Store:
         )
 
     def ping(self) -> None:
-        """Return if the store answers; raises StoreUnavailable."""
+        """Raise StoreUnavailable if the store does not answer."""
         self._read(select(func.count()).select_from(select(jobs.c.number).limit(1).subquery()))
 
     # The one writer of statuses
@@ -362,10 +362,10 @@ class Store:
         run_at: datetime | None = None,
         versions: Collection[str] | None = None,
     ) -> Applied:
-        """Carry out what a person asked of the job; committed when this returns.
+        """Apply a requested action to the job; committed when this returns.
 
-        *run_at* puts off a resume, *is_forced* belongs to a stop. Nothing is done where the job's version is none of
-        *versions*, if any are given. Raises UnknownJob, NotAllowed, Outdated, StoreUnavailable.
+        *run_at* delays a resume; *is_forced* is for a stop. Raises UnknownJob, NotAllowed, StoreUnavailable, or
+        Outdated if *versions* is given and does not contain the job's version.
         """
 
         def write(connection: Connection) -> Applied:
@@ -389,11 +389,11 @@ class Store:
         reason: str | None = None,
         is_forced: bool = False,
     ) -> dict[str, Applied | NotAllowed | None]:
-        """Carry out what a person asked of several jobs, in one commit; returns what became of each.
+        """Apply a requested action to several jobs in one commit, and return the result per job.
 
-        The jobs that it returns are without args, details, result and cursor. *run_ats* names the jobs, and when each
-        may run again after a resume. One whose status is by now none of *statuses*, where any are given, or that was
-        removed, is left alone: None.
+        *run_ats* has the ids of the jobs, and the time until which a resume is delayed (None: no delay). A result is
+        None, and the job unchanged, if the job is missing or has none of the *statuses* (empty: any status will do).
+        The jobs in the results lack args, details, result and cursor.
         """
 
         values: Values = {"is_forced": True} if is_forced else {}
@@ -429,12 +429,12 @@ class Store:
         wanted: Wanted | None = None,
         seen: JobRecord | None = None,
     ) -> Applied | None:
-        """Record what became of an attempt of this process; committed when this returns.
+        """Record the outcome of an attempt of this process; committed when this returns.
 
-        Returns None, and writes nothing, where the job's status is one of *unless*. *parked* keeps the lease: the
-        thread waits and may be woken. Where another job is *wanted* in its place, that is claimed by the same commit.
-        *seen* is the job as it was claimed for this attempt: it is not read again where its status is still the same,
-        and the answer does not show what was saved since. Raises LeaseLost, NotAllowed, StoreUnavailable.
+        Writes nothing and returns None if the job's status is in *unless*. *parked* keeps the lease: the thread waits
+        and may be woken. If *wanted* is given, the same commit claims another job in its place. *seen* is the job as
+        it was claimed for this attempt: if its status is unchanged, the job is not read again, and the result does not
+        show what was saved since. Raises LeaseLost, NotAllowed or StoreUnavailable.
         """
         values: Values = {"failures": settlement.failures, "error": settlement.error, "result": settlement.result}
         if settlement.run_at is not None:
@@ -451,11 +451,11 @@ class Store:
     def checkpoint(
         self, job_id: str, attempt: int, saved: Checkpoint | None, details: Values | None, lines: Sequence[LogLine] = ()
     ) -> Status:
-        """Save where an attempt of this process stands, renew its lease, and return what its job's status is now.
+        """Save a checkpoint of an attempt of this process, renew its lease, and return the job's current status.
 
-        *saved* None: nothing new since the last one; its `seq` and `saved_at` are set here. An empty cursor never
-        replaces a good one; another one than before lets crashes count anew. Committed when this returns. Raises
-        LeaseLost, StoreUnavailable.
+        *saved* is None if nothing is new since the last checkpoint; its `seq` and `saved_at` are set here. A cursor of
+        None never replaces a saved one; a cursor that differs from it resets `crashes`. Committed when this returns.
+        Raises LeaseLost or StoreUnavailable.
         """
         values: Values = {"lease_expires_at": self._lease_end()}
         if saved is not None:
@@ -480,15 +480,15 @@ class Store:
         return self._run_with_lines(job_id, lines, write)
 
     def add_log(self, job_id: str, lines: Sequence[LogLine]) -> None:
-        """Keep lines that the job logged; committed when this returns. The oldest ones go if there are too many."""
+        """Store lines of the job's log; committed when this returns. Drops the oldest lines if there are too many."""
         if lines:
             self._run_with_lines(job_id, lines, lambda _: None)
 
     def _run_with_lines(self, job_id: str, lines: Sequence[LogLine], write: Callable[[Connection], T]) -> T:
-        """Commit *write*, and with it lines of the job's log."""
+        """Commit *write* together with lines of the job's log."""
         if not lines:
             return self._database.run(write)
-        # Taken out until this is committed: after a failure, the log is counted again.
+        # Remove the tally until the commit: after a failure, the log is counted again.
         known = self._tallies.pop(job_id, None)
 
         def write_all(connection: Connection) -> tuple[T, job_logs.Tally]:
@@ -501,13 +501,13 @@ class Store:
         self._tallies[job_id] = tally
         return result
 
-    # What the engine needs
+    # For the engine
 
     def claim(self, limit: int, *, types: Collection[str], max_running: dict[str, int]) -> list[JobRecord]:
-        """Take up to *limit* waiting jobs of the given types, the most urgent first; each is running when this returns.
+        """Claim up to *limit* waiting jobs of the given types, most urgent first; they are running when this returns.
 
-        *max_running* bounds how many of a type may run at once, over all processes. Those that were put off and are
-        due are among them.
+        *max_running* limits how many jobs of a type run at once, over all processes. Includes delayed jobs that are
+        due.
         """
         wanted = Wanted(types=tuple(types), max_running=max_running)
 
@@ -518,16 +518,16 @@ class Store:
         return self._commit(write)
 
     def queue_due(self) -> int:
-        """Give jobs that were put off, and are due, their place in the queue; returns of how many, which is bounded."""
+        """Put delayed jobs that are due into the queue, at most 1000 of them; returns their number."""
         return self._commit(self._queue_due)
 
     def claim_to_clean(self, limit: int, *, types: Collection[str]) -> list[JobRecord]:
-        """Take up to *limit* stopping jobs that nobody attends to, in order to clean them."""
+        """Claim up to *limit* unowned stopping jobs that are due, in order to clean them."""
         wanted = Wanted(types=tuple(types), max_running={})
         return self._commit(lambda connection: self._take(connection, queries.to_clean, wanted, limit))
 
     def look(self, types: Collection[str]) -> Outlook:
-        """Return what there is to do for a process that knows these types, in one question."""
+        """Return the pending work for a process that knows these types, by one query."""
         clocks = self._clocks()
         (found,) = self._ask(queries.look(tuple(types)), clocks)
         is_signalled, has_waiting, has_to_clean, put_off_at, to_clean_at = found
@@ -542,9 +542,9 @@ class Store:
         )
 
     def expire(self) -> list[Applied]:
-        """Take jobs from owners that fell silent; returns what became of each.
+        """Take back jobs whose leases have expired or whose owners have died; returns the results.
 
-        A job that was parked, or is to be woken, changes in nothing but that any process may claim it.
+        A parked job, or one that waits to be woken, only loses its owner: any process may claim it when it is resumed.
         """
         self._end_leases_of_the_dead()
         ((has_silent,),) = self._ask(queries.HAS_SILENT, {"lease_now": self._database.lease_now()})
@@ -558,9 +558,9 @@ class Store:
         return self._commit(write)
 
     def release_process(self, pid: int) -> list[Applied]:
-        """Take the jobs of a process of this machine that stands still; returns what became of each.
+        """Take back the jobs of a stalled process of this machine; returns the results.
 
-        Counts no crash: the process is about to be killed for its standstill. Committed when this returns.
+        Does not count a crash: the process is about to be killed because it stalls. Committed when this returns.
         """
         theirs = select(jobs).where(IS_HELD, jobs.c.owner.startswith(_owner_prefix(pid), autoescape=True))
         locked = theirs.order_by(*_LOCKED_IN_ORDER).with_for_update()
@@ -572,7 +572,7 @@ class Store:
         return self._commit(write)
 
     def heartbeat(self, job_ids: Collection[str]) -> set[str]:
-        """Renew the leases of jobs that this process holds; others are left alone, and returned."""
+        """Renew the leases of those jobs that this process holds; returns the ids of the others."""
         ids = list(job_ids)
 
         def write(connection: Connection) -> set[str]:
@@ -587,9 +587,9 @@ class Store:
         return self._database.run(write)
 
     def let_go(self, job_id: str, attempt: int) -> bool:
-        """Give up a parked job, whose thread is about to end: any process may claim it when it is resumed.
+        """Release a parked job whose thread is about to end: any process may claim it when it is resumed.
 
-        Returns False, and changes nothing, where it was asked to stop meanwhile. Raises LeaseLost.
+        Returns False and writes nothing if a stop came first. Raises LeaseLost.
         """
         parked = jobs.c.status.in_([Status.HALTED, Status.SUBMITTED])
         release = update(jobs).where(*self._is_held(job_id, attempt), parked).values(owner=None, lease_expires_at=None)
@@ -601,19 +601,19 @@ class Store:
         return self._commit(write)
 
     def signals(self) -> list[Change]:
-        """Return changes that other processes made to jobs which this one held, oldest first; each one once."""
+        """Return the changes that other processes made to jobs held by this one, oldest first; each only once."""
         rows = self._read(queries.SIGNALS, owner_is=self.owner)
         if rows:
-            # They are taken off one by one: a change with a lower number may be committed by another process later.
+            # Clear exactly these: another process may still commit a change with a lower number.
             taken = update(changes).where(changes.c.seq.in_([row.seq for row in rows])).values(signal_to=None)
             self._database.run(lambda connection: connection.execute(taken))
         return [_change(row) for row in rows]
 
     def prune(self, *, before: datetime | None, keep: int | None, limit: int = 200) -> list[str]:
-        """Remove up to *limit* finished jobs, with their changes and logs, the oldest first; returns their ids.
+        """Remove up to *limit* finished jobs with their changes and logs, oldest first; returns their ids.
 
-        Those that finished before *before* go, and those beyond the newest *keep*. Failed jobs, which may be resumed,
-        go by age alone.
+        Removes jobs that finished before *before*, and those beyond the newest *keep*. The latter does not apply to
+        failed jobs, which may be resumed.
         """
         bounds = [jobs.c.finished_at < before] if before is not None else []
         if keep is not None:
@@ -642,7 +642,7 @@ class Store:
         return self._database.run(write)
 
     def forget_keys(self, *, before: datetime) -> None:
-        """Forget idempotency keys that were first used before *before*."""
+        """Delete idempotency keys that were first used before *before*."""
         old = idempotency_keys.c.made_at < before
         if self._read(select(idempotency_keys.c.key).where(old).limit(1)):
             self._database.run(lambda connection: connection.execute(delete(idempotency_keys).where(old)))
@@ -650,16 +650,16 @@ class Store:
     # Inside a write transaction
 
     def _add_each(self, connection: Connection, submissions: list[tuple[NewJob, str]]) -> list[JobRecord]:
-        """Store new jobs of several submissions, each with its actor."""
+        """Store new jobs of several submissions, each with its own actor."""
         new, actors = zip(*submissions, strict=True)
         added = self._add(connection, new, actors)
         self._database.announce(connection)
         return added
 
     def _add(self, connection: Connection, new: Sequence[NewJob], actors: Sequence[str]) -> list[JobRecord]:
-        """Store new jobs but those whose keys were used before; returns all, as they are there now."""
+        """Insert the jobs whose idempotency key is new. Return new and existing jobs, in order."""
         now = self.now()
-        # In the order of their keys: two batches with the same keys must not wait for each other.
+        # Sorted by key, so that two batches with the same keys cannot deadlock.
         in_order = sorted(new, key=_stored_key)
         stored_as = {job.id: self._id_by_key(connection, job, new, now) for job in in_order}
         fresh = [(job, actor) for job, actor in zip(new, actors, strict=True) if stored_as[job.id] == job.id]
@@ -668,13 +668,13 @@ class Store:
         return [added.get(job_id) or self._found(connection, job_id) for job_id in ids]
 
     def _id_by_key(self, connection: Connection, job: NewJob, batch: Sequence[NewJob], now: datetime) -> str:
-        """Return the id of the job that the key of a submission was used for: its own, if the key is free."""
+        """Return the id of the job that has the submission's key: its own id if the key is new. Raises Conflict."""
         if job.idempotency_key is None:
             return job.id
         row = {"key": _stored_key(job), "fingerprint": job.fingerprint(), "job_id": job.id, "made_at": now}
         if job.idempotency_scope:
             _scope_older_key(connection, job)
-        # Where another process uses the key at the same instant, this waits until it has committed.
+        # Blocks while an open transaction of another process uses the key.
         used = self._database.insert(idempotency_keys).values(row).on_conflict_do_nothing()
         if connection.execute(used.returning(idempotency_keys.c.key)).first() is not None:
             return job.id
@@ -686,7 +686,7 @@ class Store:
         is_there = connection.execute(queries.JOB, {"id_is": found}).first() is not None
         if is_there or any(other.id == found for other in batch):
             return found
-        # That job has finished and was removed since.
+        # That job was removed, so the key is free again.
         connection.execute(update(idempotency_keys).where(mine).values(row))
         return job.id
 
@@ -706,7 +706,7 @@ class Store:
         return [self._new(row | of_each, number) for row, number in zip(rows, numbers, strict=True)]
 
     def _put_all(self, connection: Connection, new: NewBatch, actor: str) -> list[str]:
-        """Store a batch part by part; returns the ids. Raises RuntimeError if there are not as many as were counted."""
+        """Store a batch part by part; returns the ids. Raises RuntimeError if their number differs from `len(new)`."""
         self._make_room(connection, len(new))
         now = self.now()
         ids: list[str] = []
@@ -716,13 +716,13 @@ class Store:
             else:
                 self._put(connection, part, actor, now)
             ids += [job.id for job in part]
-            del part  # before the next is made: its jobs may be large
+            del part  # free the part's jobs, which may be large, before the next part is made
         if len(ids) != len(new):
             raise RuntimeError(f"{len(new)} jobs were checked, but {len(ids)} were given to be stored; none is stored")
         return ids
 
     def _put(self, connection: Connection, new: Sequence[NewJob], actor: str, now: datetime) -> None:
-        """Store new jobs without keys and labels, of which nobody wants to see more than that they are there."""
+        """Insert jobs without keys and labels in bulk; returns nothing."""
         last = connection.execute(queries.LAST_JOB).scalar_one()
         columns = {name: list(map(of, new)) for name, of in _OF_SUBMISSION.items()}
         self._database.execute_many(connection, queries.PUT_JOB, columns, _of_each(now))
@@ -731,18 +731,18 @@ class Store:
         self._keep_room(connection, self._last_change(connection))
 
     def _make_room(self, connection: Connection, wanted: int) -> None:
-        """Raise QueueFull if *wanted* more jobs are too many, as far as this process knows."""
+        """Raise QueueFull if *wanted* more jobs exceed the limit. Counts only if they come close to it."""
         if self._may_be_full(wanted):
             self._count_waiting(connection, wanted)
 
     def _keep_room(self, connection: Connection, seq: int) -> None:
-        """Raise QueueFull if there are too many, now that the change *seq* tells what other processes did."""
+        """Raise QueueFull if the limit is exceeded. *seq*, the newest change, shows how much other processes wrote."""
         self._last_seq = seq
         if self._may_be_full(0):
             self._count_waiting(connection, 0)
 
     def _may_be_full(self, wanted: int) -> bool:
-        # Whatever came to wait since it was counted did so by a change, whichever process made it.
+        # Every job that began to wait since the last count has added a change, in whatever process.
         waiting, counted_at = self._waiting
         return waiting + max(0, self._last_seq - counted_at) + wanted > self._queue_limit - _UNSEEN
 
@@ -764,7 +764,7 @@ class Store:
     def _take(
         self, connection: Connection, query: Callable[[tuple[str, ...]], Select[Any]], wanted: Wanted, limit: int
     ) -> list[JobRecord]:
-        """Claim up to *limit* of the wanted jobs that *query*, made for their types, finds."""
+        """Claim up to *limit* of the wanted jobs, found by *query* for their types."""
         if wanted.max_running:
             self._database.take_turn(connection, "bounded claim")
         full = _full_types(connection, wanted.max_running)
@@ -773,13 +773,13 @@ class Store:
         held: Values = {"owner": self.owner, "lease_expires_at": self._lease_end()}
         moves: dict[str, Move] = {}
         for job in map(self._job, rows):
-            # Types with a bound are claimed one at a time: the next round counts again.
+            # Claim one job per limited type: the next claim counts the running ones again.
             key = job.type if job.type in wanted.max_running else job.id
             moves.setdefault(key, self._decide(job, Action.CLAIM, held))
         return [applied.job for applied in self._move_all(connection, list(moves.values()))]
 
     def _settle_all(self, connection: Connection, ended: list[_Ended]) -> list[Applied | None]:
-        """Record what became of several attempts, and claim what is wanted in their places."""
+        """Record the outcomes of several attempts, and claim the wanted jobs in their places."""
         applied = self._settle_as_seen(connection, ended) or self._settle_anew(connection, ended)
         wanting = [place for place, one in enumerate(ended) if one.wanted is not None and applied[place] is not None]
         claimed = self._take_instead(connection, [wanted for place in wanting if (wanted := ended[place].wanted)])
@@ -790,10 +790,10 @@ class Store:
         return applied
 
     def _settle_as_seen(self, connection: Connection, ended: list[_Ended]) -> list[Applied | None] | None:
-        """Record what became of attempts whose jobs are as they were claimed; None, and nothing is written, else.
+        """Record the outcomes without reading the jobs, if their status, attempt and owner are as they were claimed.
 
-        As long as status, attempt and owner are the same, nobody else has taken a job over. Raises _Overtaken where
-        that may be so of some only.
+        Returns None and writes nothing if one was not given as it was claimed, or if a single job has changed since.
+        Raises _Overtaken if one of several has: others may be written by then, and have to be rolled back.
         """
         try:
             moves = [self._decide(one.seen, one.action, one.values) for one in ended if one.seen is not None]
@@ -808,7 +808,7 @@ class Store:
             return None
 
     def _settle_anew(self, connection: Connection, ended: list[_Ended]) -> list[Applied | None]:
-        """Record what became of attempts, whatever has been asked of their jobs meanwhile."""
+        """Record the outcomes after reading the jobs, which may have changed meanwhile. Raises LeaseLost."""
         found = {job.id: job for job in self._found_each(connection, [one.job_id for one in ended])}
         moves: list[Move] = []
         for one in ended:
@@ -821,7 +821,7 @@ class Store:
         return [applied.get(one.job_id) for one in ended]
 
     def _take_instead(self, connection: Connection, wanted: list[Wanted]) -> list[JobRecord]:
-        """Claim a job for each of several threads that have none any more, as long as there are any."""
+        """Claim one job for each thread that has become free, as long as there are any."""
         if not wanted:
             return []
         if not wanted[0].max_running:
@@ -838,7 +838,7 @@ class Store:
         return len(self._database.execute(connection, queries.QUEUE_DUE, parameters))
 
     def _expire(self, connection: Connection, job: JobRecord) -> Applied:
-        """Take the job from an owner that fell silent. Only the death of its process counts as a crash."""
+        """Take back a job whose lease has expired. Counts a crash only if its process has died."""
         if job.owner is not None and self._database.is_alive(connection, job.owner):
             return self._take_back(connection, job, job.crashes, "its process fell silent")
         if job.owner is not None and self._database.stands_still(job.owner):
@@ -859,14 +859,14 @@ class Store:
         return applied
 
     def _found(self, connection: Connection, job_id: str) -> JobRecord:
-        """Return the job, which no other transaction changes until this one ends; raises UnknownJob."""
+        """Load the job FOR UPDATE; raises UnknownJob."""
         rows = self._database.execute(connection, queries.JOB_LOCKED, {"id_is": job_id})
         if not rows:
             raise UnknownJob(job_id)
         return self._job(rows[0])
 
     def _found_each(self, connection: Connection, job_ids: Collection[str]) -> list[JobRecord]:
-        """Return those of the jobs that are there, which no other transaction changes until this one ends."""
+        """Load the jobs FOR UPDATE. Missing ones are left out."""
         if len(job_ids) == 1:
             (job_id,) = job_ids
             return [self._job(row) for row in self._database.execute(connection, queries.JOB_LOCKED, {"id_is": job_id})]
@@ -874,12 +874,12 @@ class Store:
         return [self._job(tuple(row)) for row in connection.execute(several)]
 
     def _found_each_briefly(self, connection: Connection, job_ids: Collection[str]) -> list[JobRecord]:
-        """Do the same without what may be large, and no transition of a person's goes by."""
+        """Load the jobs FOR UPDATE, without the large columns, which no requested action depends on."""
         several = select(*_BRIEF).where(jobs.c.id.in_(job_ids)).order_by(*_LOCKED_IN_ORDER).with_for_update()
         return [self._job(row) for row in connection.execute(several)]
 
     def _held(self, connection: Connection, job_id: str, attempt: int) -> JobRecord:
-        """Return the job if this attempt of this process holds it; raises LeaseLost."""
+        """Load the job FOR UPDATE if this attempt of this process holds it; raises LeaseLost."""
         held = {"id_is": job_id, "attempt_is": attempt, "owner_is": self.owner}
         rows = self._database.execute(connection, queries.JOB_HELD, held)
         if not rows:
@@ -887,12 +887,13 @@ class Store:
         return self._job(rows[0])
 
     def _is_held(self, job_id: str, attempt: int) -> tuple[Any, ...]:
+        """Return the conditions under which this attempt of this process holds the job."""
         return jobs.c.id == job_id, jobs.c.attempt == attempt, jobs.c.owner == self.owner
 
     def _transition(
         self, connection: Connection, job: JobRecord, action: Action, values: Values, **who: Any
     ) -> Applied:
-        """Move the job, which this transaction has read, along the table; see _move_all. Raises NotAllowed."""
+        """Apply *action* to a job that this transaction has read; see _move_all. Raises NotAllowed."""
         move = self._decide(job, action, values)
         if move.is_idle():
             return Applied(job=job, change=None)
@@ -905,10 +906,10 @@ class Store:
     def _move_all(
         self, connection: Connection, moves: Sequence[Move], *, actor: str = "engine", reason: str | None = None
     ) -> list[Applied]:
-        """Move jobs along the table and record it: the only place where statuses are written.
+        """Write the moves and record them as changes. The only place where statuses are written.
 
-        Raises _Overtaken where the status, attempt or owner of any of them is another by now. A single one is then as
-        it was; of several, the transaction may have moved some.
+        Raises _Overtaken if the status, attempt or owner of any job has changed since it was read. A single job is then
+        unchanged; of several, this transaction may have moved some.
         """
         if not moves:
             return []
@@ -931,11 +932,11 @@ class Store:
         ]
 
     def _to_be_told(self, job: JobRecord) -> str | None:
-        """Return the other process that holds the job, if one does."""
+        """Return the process that holds the job, if it is another one."""
         return job.owner if job.owner != self.owner else None
 
     def _commit(self, write: Callable[[Connection], T]) -> T:
-        """Run a write that other processes may be waiting for."""
+        """Run *write*, commit, and wake the other processes."""
 
         def announced(connection: Connection) -> T:
             result = write(connection)
@@ -952,7 +953,7 @@ class Store:
             self._database.run(lambda connection: connection.execute(ended))
 
     def _prepare(self) -> None:
-        """Bring the tables up to date; where that cannot be done, nothing stays open."""
+        """Bring the tables up to date and register this process. Closes the database on failure."""
         try:
             with self._database.begin_alone() as connection:
                 bring_up_to_date(connection)
@@ -963,7 +964,7 @@ class Store:
             raise
 
     def _forget_earlier_boots(self, connection: Connection) -> None:
-        """End the leases of processes of this machine that ran before it booted: the clock of leases began anew."""
+        """End the leases from before this boot of the machine: the boot has reset the lease clock (SQLite only)."""
         if isinstance(self._database, sqlite.Database):
             earlier = and_(IS_HELD, jobs.c.owner.not_like(f"{_boot()}:%"))
             connection.execute(update(jobs).where(earlier).values(lease_expires_at=self._database.lease_now()))
@@ -974,11 +975,11 @@ class Store:
     # Reading
 
     def _job(self, row: Sequence[Any]) -> JobRecord:
-        """Return the row of a job as a value, its lease on the clock of everything else."""
+        """Return the row as a JobRecord, with its lease converted to the wall clock."""
         return self._shown(dict(zip(_COLUMNS, row, strict=True)))
 
     def _listed(self, row: Row[Any]) -> tuple[JobRecord, int]:
-        """Return the row of a job in a list as a value, and about how many bytes it takes to show."""
+        """Return the row of a list as a JobRecord, and its approximate size in bytes."""
         sizes = {name: getattr(row, f"{name}_bytes") or 0 for name in listing.LARGE}
         too_large = tuple(name for name, size in sizes.items() if size > MOST_LISTED_BYTES)
         values = dict(zip(_COLUMNS, row[: len(_COLUMNS)], strict=True)) | {"shortened": too_large}
@@ -986,14 +987,14 @@ class Store:
         return self._shown(values), _JOB_BYTES + shown + row.other_bytes
 
     def _new(self, row: Values, number: int) -> JobRecord:
-        """Return a job as it is once *row* is stored, which saves reading it again."""
+        """Return the job that *row* becomes once it is stored, without reading it back."""
         as_read = {name: json.loads(to_json(row[name])) for name in ("args", "labels") if row[name] != {}}
         return self._shown({**queries.NEW_JOB, **row, **as_read, "details": {}, "number": number})
 
     def _shown(self, values: Values) -> JobRecord:
         values.setdefault("shortened", ())
         for name in ("args", "details"):
-            values[name] = values[name] or {}  # left out of what was read
+            values[name] = values[name] or {}  # null if the query left it out
         values["status"] = Status(values["status"])
         if values["run_at"] == AT_ONCE:
             values["run_at"] = values["submitted_at"]
@@ -1011,7 +1012,7 @@ class Store:
         return _record({name: values[name] for name in _FIELDS})
 
     def _moved(self, job: JobRecord, columns: Values) -> JobRecord:
-        """Return the job as it is once *columns* are stored, which saves reading it again."""
+        """Return the job as it is once *columns* are stored, without reading it back."""
         values = {**job.__dict__, **columns}
         values.pop("waits_until", None)
         if columns.get("run_at") == AT_ONCE:
@@ -1025,21 +1026,21 @@ class Store:
         return _record(values)
 
     def _from_lease_clock(self) -> timedelta:
-        """Return what to add to a time of leases; the same from call to call, so that an unchanged job reads alike."""
+        """Return the offset from the lease clock to the wall clock, smoothed so that repeated reads are equal."""
         measured = self.now() - self._database.lease_now()
         if abs(measured - self._clock_offset) > _CLOCK_JITTER:
             self._clock_offset = measured
         return self._clock_offset
 
     def _way(self, ways: Sequence[listing.Way], selection: Selection, before: Position | None) -> listing.Way:
-        """Return the way to find the jobs in which the fewest have to be looked at."""
+        """Choose the way that reads the fewest index entries. Queries a sample if there are several."""
         if len(ways) == 1:
             return ways[0]
         (reached,) = self._read(listing.reach(ways, selection, before))
         return listing.sparsest(ways, reached)
 
     def _ask(self, query: Select[Any], parameters: Values) -> Rows:
-        """Return what one of the queries that are made once finds."""
+        """Run a prepared query and return its rows; raises StoreUnavailable."""
         try:
             return self._database.read(query, parameters)
         except DBAPIError as error:
@@ -1051,7 +1052,7 @@ class Store:
 
     @contextmanager
     def _reading(self, query: Select[Any] | CompoundSelect[Any], **parameters: Any) -> Iterator[CursorResult[Any]]:
-        """Give out what a query finds, to be read a row at a time."""
+        """Run a query and yield its result, to be read row by row; raises StoreUnavailable."""
         try:
             with self._database.reader.connect() as connection:
                 yield connection.execute(query, parameters)
@@ -1071,24 +1072,24 @@ def _position(row: JobRecord | Row[Any]) -> Position:
 
 
 def _of_same_columns(rows: Iterable[Values]) -> Iterator[Columns]:
-    """Return rows in columns, those together that have the same ones and follow each other."""
+    """Yield the rows as columns: one group for each run of successive rows with the same columns."""
     return (_in_columns(list(alike)) for _, alike in groupby(rows, tuple))
 
 
 def _in_columns(rows: Sequence[Values]) -> dict[str, Sequence[Any]]:
-    """Return the values of each column; all rows have the same ones, in the same order."""
+    """Return the rows as columns. The rows must have equal columns, in the same order."""
     return dict(zip(rows[0], zip(*(row.values() for row in rows), strict=True), strict=True))
 
 
 def _until(run_at: datetime | None, job: JobRecord) -> Values:
-    """Return what puts a resumed job off until *run_at*, if that is given: no time that it waits for comes sooner."""
+    """Return the columns that delay a resume until *run_at*, if given, but never before the job's scheduled time."""
     if run_at is None:
         return {}
     return {"run_at": max(run_at, job.run_at) if job.is_scheduled() else run_at}
 
 
 def _full_types(connection: Connection, max_running: dict[str, int]) -> list[str]:
-    """Return the types of which as many jobs run as may."""
+    """Return the types that have reached their limit of running jobs."""
     if not max_running:
         return []
     at_work = and_(jobs.c.status.in_(ATTENDED), jobs.c.owner.is_not(None), jobs.c.type.in_(max_running))
@@ -1097,13 +1098,13 @@ def _full_types(connection: Connection, max_running: dict[str, int]) -> list[str
 
 
 def _stored_key(job: NewJob) -> str:
-    """Return the idempotency key as it is stored; keys are printable, so that no key of no scope looks like it."""
+    """Return the idempotency key as stored. Keys are printable, so the separator cannot occur in one."""
     key = job.idempotency_key or ""
     return f"{job.idempotency_scope}\x1f{key}" if job.idempotency_scope else key
 
 
 def _scope_older_key(connection: Connection, job: NewJob) -> None:
-    """Put a key that was stored before keys had scopes under the scope of the submission, if the same actor used it."""
+    """Move a key from before keys had scopes to the scope of the submission, if the same actor used it."""
     submitted = select(changes.c.seq).where(
         changes.c.job_id == idempotency_keys.c.job_id,
         changes.c.action == Action.SUBMIT,
@@ -1116,11 +1117,11 @@ def _scope_older_key(connection: Connection, job: NewJob) -> None:
 
 
 def _of_submission(job: NewJob) -> Values:
-    """Return what is kept of a submission."""
+    """Return the columns of a job that its submission sets."""
     return {name: of(job) for name, of in _OF_SUBMISSION.items()}
 
 
-#: What is kept of a submission, by its column.
+#: How to get each column that a submission sets.
 _OF_SUBMISSION: dict[str, Callable[[NewJob], Any]] = {
     "id": attrgetter("id"),
     "type": attrgetter("type"),
@@ -1136,12 +1137,12 @@ _OF_SUBMISSION: dict[str, Callable[[NewJob], Any]] = {
 
 
 def _of_each(now: datetime) -> Values:
-    """Return what is kept of each submission alike."""
+    """Return the columns with the same values for all new jobs."""
     return {"status": Status.SUBMITTED, "submitted_at": now}
 
 
 def _submission(now: datetime) -> Values:
-    """Return the change that every job begins with, but for its id and who submitted it."""
+    """Return the first change of every job, without job id and actor."""
     change = {"action": Action.SUBMIT, "from_status": None, "to_status": Status.SUBMITTED, "attempt": 0}
     return change | {"reason": None, "asked_at": now, "at": now, "signal_to": None}
 
@@ -1176,7 +1177,7 @@ def _count_new(connection: Connection, new: Sequence[NewJob]) -> None:
 
 
 def _change(row: Row[Any]) -> Change:
-    """Return the row of a change as a value."""
+    """Return the row as a Change."""
     return Change(
         seq=row.seq,
         job_id=row.job_id,
@@ -1192,7 +1193,7 @@ def _change(row: Row[Any]) -> Change:
 
 
 def _progress(row: Row[Any]) -> Progress:
-    """Return how far the job of the row is."""
+    """Return the row as a Progress."""
     return Progress(
         job_id=row.id,
         type=row.type,
@@ -1211,7 +1212,7 @@ def _progress(row: Row[Any]) -> Progress:
 
 
 def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database | postgres.Database:
-    """Return the database, not yet connected to; raises ConfigError, which does not show the URL and its password."""
+    """Return the database. Does not connect. Raises ConfigError, which does not show the URL and its password."""
     try:
         check_at_signs(url)
     except ValueError as error:
@@ -1223,16 +1224,16 @@ def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database 
     if kind == "sqlite":
         return sqlite.Database(url, to_json, clock=clock)
     if kind == "postgresql":
-        from jobmanager.store import postgres  # noqa: PLC0415 - with its driver, which others need not carry
+        from jobmanager.store import postgres  # noqa: PLC0415 - processes on SQLite need not load its driver
 
         return postgres.Database(url, to_json)
     raise ConfigError(f"JOBMANAGER_DATABASE_URL cannot be used: the store can be SQLite or PostgreSQL, not {kind}.")
 
 
 def note_standstill(url: str, pid: int) -> None:
-    """Note that a process of this machine stands still, where that needs no lock of the database.
+    """Mark a process of this machine as stalled, so that its death does not count as a crash.
 
-    So its death is no crash, even if it stands still within a transaction. Does nothing on PostgreSQL.
+    Takes no lock of the database, because the process may hold it. Does nothing on PostgreSQL.
     """
     found = make_url(url)
     if found.get_backend_name() == "sqlite" and found.database:
@@ -1240,9 +1241,9 @@ def note_standstill(url: str, pid: int) -> None:
 
 
 def _owner_prefix(pid: int) -> str:
-    """Return what the names of the owners begin with that a process has had.
+    """Return the prefix of all owner names of a process.
 
-    The namespace tells apart processes of two containers with the same host name and number.
+    The namespace distinguishes processes of two containers with the same host name and process id.
     """
     return f"{_boot()}:{socket.gethostname()}:{pid}:{_pid_namespace()}-"
 
@@ -1255,16 +1256,16 @@ def _pid_namespace() -> str:
 
 
 def _boot() -> str:
-    """Return what names this boot of the machine."""
+    """Return an identifier of this boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
 
 
 def _whole(number: float | None) -> float | None:
-    """Return a whole number as an int, which is how most jobs count and people read."""
-    # SQLite answers with an int or a float: int has is_integer() only from Python 3.12 on.
+    """Return a whole number as an int: most jobs count in whole numbers."""
+    # SQLite returns an int or a float; int has is_integer() only from Python 3.12 on.
     return int(number) if number is not None and float(number).is_integer() else number
 
 
 def _cause(error: Exception) -> str:
-    """Return what went wrong, for the operator who starts the service."""
+    """Return the cause as a text for the operator who starts the service."""
     return str(error.orig) if isinstance(error, DBAPIError) else str(error)

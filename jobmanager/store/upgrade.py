@@ -1,4 +1,4 @@
-"""Have Alembic run the migrations that a database lacks."""
+"""Run the Alembic migrations that a database lacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FOLDER = Path(__file__).parent / "migrations"
 
 
 def upgrade(connection: Connection, present: str | None) -> None:
-    """Run those behind *present*, in the transaction of *connection*; raises ConfigError if that is not known."""
+    """Run the migrations after *present* in the transaction of *connection*; raises ConfigError if it is unknown."""
     config = Config()
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     config.attributes["connection"] = connection

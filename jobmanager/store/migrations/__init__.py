@@ -1,1 +1,1 @@
-"""Changes of the schema, by Alembic: from an empty database, and from every version that was released."""
+"""Alembic migrations of the schema, from an empty database and from every released version."""

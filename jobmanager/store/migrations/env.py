@@ -1,4 +1,4 @@
-"""What Alembic runs: the connection is the one that store/migrate.py opened, inside its transaction."""
+"""Alembic's environment script. Uses the connection of store/upgrade.py, inside its transaction."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     render_as_batch=True,  # SQLite cannot alter most of a table in place
-    transactional_ddl=False,  # the transaction is ours
+    transactional_ddl=False,  # the caller commits
 )
 context.run_migrations()

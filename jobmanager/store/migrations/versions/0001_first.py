@@ -10,14 +10,14 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-#: SQLite numbers rows by itself only in a column of this very type.
+#: SQLite assigns row numbers only in a column of type INTEGER.
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-#: SQLite would make a number of a number in a column of type JSON, and round it past 64 bits.
+#: TEXT in SQLite: a column of type JSON would convert JSON numbers, and round those beyond 64 bits.
 JSON = sa.JSON(none_as_null=True).with_variant(sa.Text(), "sqlite")
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     op.create_table(
         "changes",
         sa.Column("seq", NUMBER, autoincrement=True, nullable=False),

@@ -1,4 +1,4 @@
-"""Lists of jobs: indexes in the order of submission, labels to find jobs by, and the gaps between checkpoints."""
+"""Lists of jobs: indexes in the order of submission, a table of labels, and the gap between checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PAGE = 1000
 
 
 def upgrade() -> None:
-    """Add what lists need; labels of the jobs that are there are copied."""
+    """Add the column, the indexes and the table, and copy the labels of existing jobs."""
     op.add_column("jobs", sa.Column("gap_seconds", sa.Float(), nullable=True))
     op.create_index("jobs_by_submission", "jobs", ["submitted_at", "number"], unique=False)
     op.create_index("jobs_by_status", "jobs", ["status", "submitted_at", "number"], unique=False)
@@ -49,6 +49,6 @@ def _copy_labels(labels: sa.Table) -> None:
 
 
 def _read(value: object) -> dict[str, str]:
-    # PostgreSQL has JSON, SQLite its text.
+    # PostgreSQL returns parsed JSON, SQLite its text.
     parsed = json.loads(value) if isinstance(value, str) else value
     return parsed if isinstance(parsed, dict) else {}

@@ -1,4 +1,4 @@
-"""Traces: what stands for the request that submitted a job."""
+"""Traces: the trace context of the request that submitted a job."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the column; jobs that are there belong to no trace."""
+    """Add the column. Existing jobs do not belong to a trace."""
     op.add_column("jobs", sa.Column("traceparent", sa.String(), nullable=True))

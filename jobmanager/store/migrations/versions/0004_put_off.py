@@ -1,4 +1,4 @@
-"""Jobs that are put off: out of the queue until they are due, so that nobody has to go past them."""
+"""Delayed jobs: kept out of the queue until they are due, so that claims need not skip them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the time until which a job waits; those that wait for one are put off, whether it has come or not."""
+    """Add `waits_until`. Waiting jobs with a `run_at` count as delayed, even if that time has passed."""
     op.add_column("jobs", sa.Column("waits_until", sa.BigInteger(), nullable=True))
     op.execute("UPDATE jobs SET waits_until = run_at WHERE status = 'submitted' AND run_at > 0")
     op.drop_index("jobs_waiting", "jobs")
@@ -22,6 +22,6 @@ def upgrade() -> None:
 
 
 def _create_index(name: str, columns: list[str | sa.ColumnElement[object]], condition: str) -> None:
-    """Make an index of jobs that wait and of which *condition* is true."""
+    """Create an index of the waiting jobs that meet *condition*."""
     where = sa.text(f"status = 'submitted' AND {condition}")
     op.create_index(name, "jobs", columns, sqlite_where=where, postgresql_where=where)

@@ -1,4 +1,4 @@
-"""How many jobs there are of each type and status, so that nobody has to count them."""
+"""The number of jobs of each type and status, so that they need not be counted each time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the counts, of the jobs that are there."""
+    """Add the table, with the counts of the existing jobs."""
     op.create_table(
         "census",
         sa.Column("type", sa.String(), primary_key=True),
