@@ -27,7 +27,7 @@ WriteAll = Callable[[Connection, list[Any]], list[Any]]
 _LARGEST_BATCH = 64
 #: How long to wait for the write lock: a process may be frozen while it holds the lock.
 PATIENCE_SECONDS = 30.0
-HELD_UP = f"another process has held up everyone who writes for {PATIENCE_SECONDS:g} seconds"
+HELD_UP = f"another process has held the write lock for over {PATIENCE_SECONDS:g} seconds"
 #: How long the leader waits for threads that are about to submit a write; less than a commit takes.
 _GATHER_SECONDS = 0.0003
 
@@ -135,7 +135,7 @@ class GroupCommit:
             self._last = len(batch)
             for one in batch:
                 if not one.is_kept and one.error is None:  # a signal handler raised in this thread (Ctrl-C)
-                    one.error = StoreUnavailable("The store was left in the middle of a write. Look, then try again.")
+                    one.error = StoreUnavailable("The write was interrupted. Check if it was stored, then try again.")
                 one.is_done = True
                 if one is not entry:
                     one.turn.release()
@@ -263,7 +263,7 @@ def translate(error: BaseException) -> BaseException:
         return error
     ours: Exception
     if isinstance(error, (DataError, IntegrityError)):
-        ours = ValueError("The store cannot keep what it was given.")
+        ours = ValueError("The database cannot store one of the values.")
     else:
         reason = "its volume is full" if "full" in str(error.orig) else "it does not answer"
         ours = StoreUnavailable(f"The store cannot be written: {reason}. Nothing was changed; try again later.")

@@ -272,7 +272,7 @@ class Database:
                 if waited > PATIENCE_SECONDS:
                     raise StoreUnavailable(f"The store cannot be opened: {HELD_UP}.")
                 if waited > _WORTH_TELLING_SECONDS and not is_told:
-                    _log.warning("The start waits for another process, which is writing to the store.")
+                    _log.warning("Waiting to start: another process is writing to the store.")
                     is_told = True
                 time.sleep(_TRY_AGAIN_SECONDS)
             try:
@@ -436,7 +436,7 @@ def _touch(path: str) -> None:
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:  # the others poll, and notice the commit a moment later
-        _log.debug("Nobody was told of a commit: %s", error)
+        _log.debug("A commit was not announced to other processes: %s", error)
 
 
 class Watch:
@@ -477,7 +477,7 @@ def _opened(path: str) -> INotify | None:
         opened = INotify(nonblocking=True)
         opened.add_watch(path, flags.OPEN)
     except OSError as error:
-        _log.warning("What other processes do is noticed up to 40 ms later: %s", error)
+        _log.warning("Cannot use inotify: commits of other processes are noticed up to 40 ms later: %s", error)
         if opened is not None:
             opened.close()
         return None

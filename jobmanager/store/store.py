@@ -120,7 +120,7 @@ _FIELDS = tuple(field.name for field in fields(JobRecord))
 _BRIEF = [null().label(name) if name in ("args", "cursor", "details", "result") else jobs.c[name] for name in _COLUMNS]
 
 #: Reason for taking a job from a stalled process, which gunicorn kills.
-_STOOD_STILL = "its process stood still"
+_STOOD_STILL = "its process stalled"
 
 T = TypeVar("T")
 
@@ -718,7 +718,7 @@ class Store:
             ids += [job.id for job in part]
             del part  # free the part's jobs, which may be large, before the next part is made
         if len(ids) != len(new):
-            raise RuntimeError(f"{len(new)} jobs were checked, but {len(ids)} were given to be stored; none is stored")
+            raise RuntimeError(f"{len(new)} jobs were checked, but {len(ids)} were to be stored. Nothing was stored.")
         return ids
 
     def _put(self, connection: Connection, new: Sequence[NewJob], actor: str, now: datetime) -> None:
@@ -840,7 +840,7 @@ class Store:
     def _expire(self, connection: Connection, job: JobRecord) -> Applied:
         """Take back a job whose lease has expired. Counts a crash only if its process has died."""
         if job.owner is not None and self._database.is_alive(connection, job.owner):
-            return self._take_back(connection, job, job.crashes, "its process fell silent")
+            return self._take_back(connection, job, job.crashes, "its process did not renew the lease")
         if job.owner is not None and self._database.stands_still(job.owner):
             return self._take_back(connection, job, job.crashes, _STOOD_STILL)
         return self._take_back(connection, job, job.crashes + 1, "its process died")
@@ -853,9 +853,9 @@ class Store:
             return Applied(job=job, change=None)
         values: Values = {"crashes": crashes, "owner": None, "lease_expires_at": None}
         if job.status is Status.RUNNING and crashes >= self._max_crashes:
-            values["error"] = f"Its process died under it {crashes} times without progress in between."
+            values["error"] = f"The process died while running this job (crashes without progress: {crashes})."
         applied = self._transition(connection, job, Action.EXPIRE, values, reason=reason)
-        _log.warning("Job %s was taken from %s, since %s. It is %s now.", job.id, job.owner, reason, applied.job.status)
+        _log.warning("Took job %s from %s because %s. It is now %s.", job.id, job.owner, reason, applied.job.status)
         return applied
 
     def _found(self, connection: Connection, job_id: str) -> JobRecord:
@@ -1220,7 +1220,7 @@ def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database 
     try:
         kind = make_url(url).get_backend_name()
     except (ArgumentError, ValueError):
-        raise ConfigError("JOBMANAGER_DATABASE_URL cannot be used: it is no URL that SQLAlchemy can read.") from None
+        raise ConfigError("JOBMANAGER_DATABASE_URL cannot be used: it is not a URL that SQLAlchemy can read.") from None
     if kind == "sqlite":
         return sqlite.Database(url, to_json, clock=clock)
     if kind == "postgresql":

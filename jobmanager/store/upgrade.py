@@ -23,6 +23,6 @@ def upgrade(connection: Connection, present: str | None) -> None:
     if present is not None and present not in {script.revision for script in scripts.walk_revisions()}:
         raise ConfigError(
             f"The store has the schema {present}, which this version of the service does not know: "
-            "a newer version has been at work on it. Start that one, or a later one."
+            "a newer version has upgraded it. Start that version, or a later one."
         )
     command.upgrade(config, "head")

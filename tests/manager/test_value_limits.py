@@ -113,7 +113,7 @@ def test_nothing_is_stored_if_the_submissions_change_between_two_passes(make_man
     passes = iter([3, 2])
     unsteady = Repeatable(lambda: iter([Submission(type="Anything")] * next(passes)))
 
-    with pytest.raises(RuntimeError, match="3 jobs were checked, but 2 were given to be stored"):
+    with pytest.raises(RuntimeError, match="3 jobs were checked, but 2 were to be stored"):
         manager.submit_all(unsteady)
 
     assert manager.store.count() == {}

@@ -112,7 +112,7 @@ def test_a_job_under_which_its_process_dies_again_and_again_fails(open_store: An
     job = die(store, "a")
 
     assert (job.status, job.crashes) == (Status.FAILED, 3)
-    assert "died under it 3 times" in job.error
+    assert "crashes without progress: 3" in job.error
     assert job.finished_at == store.changes("a")[-1].at
     resumed = store.do("a", Action.RESUME)
     assert (resumed.status, resumed.crashes, resumed.error) == (Status.SUBMITTED, 0, None)

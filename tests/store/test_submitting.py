@@ -58,7 +58,7 @@ def test_either_all_jobs_of_a_batch_are_stored_or_none(store: Any) -> None:
     store.put("a")
     rows = store.everything()
 
-    with pytest.raises(ValueError, match="cannot keep"):
+    with pytest.raises(ValueError, match="cannot store one of the values"):
         store.put("b", "c", "a")
 
     assert store.everything() == rows

@@ -74,7 +74,7 @@ def test_who_writes_is_told_so_in_the_end_and_what_was_refused_is_not_written_la
     first.start()
     until(lambda: store._database._commits._asked_at is not None)
 
-    with pytest.raises(StoreUnavailable, match="another process has held up everyone who writes"):
+    with pytest.raises(StoreUnavailable, match="another process has held the write lock"):
         add(store, "second")
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
@@ -165,7 +165,7 @@ def test_a_start_says_what_it_waits_for_and_gives_up_at_last(
     with caplog.at_level(logging.WARNING), pytest.raises(StoreUnavailable, match="cannot be opened: another process"):
         Store(url)
 
-    assert caplog.messages == ["The start waits for another process, which is writing to the store."]
+    assert caplog.messages == ["Waiting to start: another process is writing to the store."]
 
 
 def test_a_start_goes_on_as_soon_as_it_can(url: str, frozen: subprocess.Popen[bytes]) -> None:
