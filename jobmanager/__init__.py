@@ -16,7 +16,7 @@ __all__ = ["AsyncClient", "Client", "Fatal", "Job", "JobManager", "JobManagerErr
 
 
 def __getattr__(name: str) -> Any:
-    """Return a client, imported when it is asked for: a server needs none, nor what they speak HTTP with."""
+    """Import the clients lazily: a server needs neither them nor httpx."""
     if name in ("AsyncClient", "Client"):
         return getattr(import_module("jobmanager.client"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What a thread sleeps on that others wake, in this process by a call and in another one by the kernel."""
+"""Let a thread sleep until another thread sets an alarm, or a file becomes readable."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import weakref
 
 
 class Alarm:
-    """Wakes one thread. Any thread may set it, and a signal handler too: nothing here takes a lock."""
+    """Wakes one thread. Any thread or signal handler may set it: nothing here takes a lock."""
 
     def __init__(self) -> None:
         self._file = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # Closed no sooner: somebody may set it as long as it is there.
+        # Not closed earlier: a thread may set the alarm as long as it exists.
         weakref.finalize(self, os.close, self._file)
         self._is_set = False
 
     def set(self) -> None:
-        """Wake the thread that sleeps, or the next one that is about to."""
+        """Wake the sleeping thread, or keep the next `wait` from sleeping."""
         if not self._is_set:
             self._is_set = True
             os.eventfd_write(self._file, 1)
 
     def take(self) -> bool:
-        """Tell whether it was set since this was asked last, before what it was set for is looked after."""
-        # In this order: what is set meanwhile stays set.
+        """Clear the alarm, and return True if it was set. Call this before looking for work, to miss none."""
+        # In this order, an alarm that is set meanwhile is not lost.
         was_set, self._is_set = self._is_set, False
         try:
             os.eventfd_read(self._file)
@@ -33,9 +33,9 @@ class Alarm:
         return True
 
     def wait(self, seconds: float, file: int | None) -> bool:
-        """Sleep until it is set, or *file*, the descriptor of one, can be read; but for no more than *seconds*.
+        """Sleep until the alarm is set or the descriptor *file* is readable, for *seconds* at most.
 
-        Returns whether the file can be read.
+        Returns True if *file* is readable. Does not clear the alarm.
         """
         if self._is_set:
             return False

@@ -17,63 +17,63 @@ from jobmanager.errors import ConfigError
 
 Number = TypeVar("Number", int, float)
 
-#: The longest duration that can be set: what waits for a century waits for ever, and no clock overflows.
+#: Longest duration of a setting: as good as endless, and no clock overflows.
 _CENTURY_DAYS = 36_500.0
 _CENTURY_SECONDS = _CENTURY_DAYS * 24 * 60 * 60
-#: How alike two names are of which one is a slip of the other, from 0 to 1; all ours begin alike.
+#: Similarity, from 0 to 1, from which a name counts as a misspelt setting. High, since all settings share a prefix.
 _ALIKE = 0.88
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What an operator can set; the variable of a field is JOBMANAGER_ and its name in capitals."""
+    """The settings of an operator. The variable of a field is JOBMANAGER_ and its name in capitals."""
 
-    #: SQLAlchemy URL of the store; "" means the SQLite file data_dir/jobmanager.db; its password is kept out of repr
+    #: SQLAlchemy URL of the store; "" means the SQLite file data_dir/jobmanager.db; not in repr, for its password
     database_url: str = field(default="", repr=False)
     #: files of jobs, sample data, the SQLite store
     data_dir: Path = Path("var")
-    #: what Export may read; None means data_dir/datasets.toml
+    #: file of the datasets that Export may read; None means data_dir/datasets.toml
     datasets: Path | None = None
-    #: jobs running at once in a process; 0: a process that only serves HTTP
+    #: most jobs running at once in a process; 0: a process that only serves HTTP
     slots: int = 8
-    #: submitted jobs beyond which submit is refused
+    #: waiting jobs beyond which submissions are refused
     queue_limit: int = 1_000_000
-    #: a silent owner loses its jobs after this
+    #: time after which a process that renews no leases loses its jobs
     lease_seconds: float = 15.0
     #: least time between two saved checkpoints of a job
     checkpoint_seconds: float = 1.0
     #: how long a halted job keeps its thread
     park_seconds: float = 60.0
-    #: deaths of the owner under a job, without a new cursor in between, after which it is failed
+    #: consecutive process crashes without a new cursor before the job fails
     max_crashes: int = 3
-    #: after which a stopping job counts as unresponsive
+    #: time after which a stopping job counts as unresponsive
     stop_grace_seconds: float = 30.0
-    #: finished jobs are removed after this, with their files; 0: never
+    #: days after which finished jobs are removed, with their files; 0: never
     keep_days: float = 0.0
-    #: completed and stopped jobs that are kept, the newest; 0: all
+    #: how many completed and stopped jobs are kept, the newest; 0: all
     keep_jobs: int = 0
-    #: lines of a job's log that are kept, the newest
+    #: how many lines of a job's log are kept, the newest
     log_lines: int = 10_000
-    #: bytes of a job's log that are kept, the newest
+    #: how many bytes of a job's log are kept, the newest
     log_bytes: int = 10 * 1024 * 1024
-    #: file of API tokens; None: open, and then only loopback may be bound
+    #: file of API tokens; None: the API is open, and may be bound to loopback only
     tokens: Path | None = None
-    #: let others than loopback be bound without tokens
+    #: allow other addresses than loopback to be bound without tokens
     insecure: bool = False
     #: hosts that requests may name, with or without a port, beside loopback and the bound address; empty: those alone
-    #: if there are no tokens, and any if there are or if insecure is set
+    #: if there are no tokens, and any host if there are tokens or insecure is set
     hosts: tuple[str, ...] = ()
-    #: clients that may follow what happens at once, in a process; each takes one of the threads that serve requests
+    #: most open streams in a process; each takes one of the threads that serve requests
     streams: int = 8
-    #: how the server's log looks: "console" for people, "json" for programs
+    #: format of the server's log: "console" for people, "json" for programs
     log: str = "console"
-    #: folder of the files by which the workers of a server share what they count; None: each process by itself
+    #: folder in which the workers of a server share their metrics; None: each process has its own
     metrics_dir: Path | None = None
-    #: traces are sent as OpenTelemetry's variables say
+    #: traces are sent, as OpenTelemetry's variables say
     has_traces: bool = False
 
     def __post_init__(self) -> None:
-        """Fill in what follows from data_dir, and have paths stay where they are if the process changes its folder."""
+        """Fill in defaults that depend on data_dir. Make paths absolute, in case the process changes its folder."""
         object.__setattr__(self, "data_dir", Path(self.data_dir).absolute())
         if not self.database_url:
             object.__setattr__(self, "database_url", f"sqlite:///{self.data_dir}/jobmanager.db")
@@ -84,7 +84,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Read the settings; raises ConfigError where a value cannot be used."""
+        """Read the settings. Raises ConfigError if a value is invalid."""
         read = _Reader(environ)
         return cls(
             database_url=read.text("DATABASE_URL", "", check=_check_url),
@@ -106,18 +106,18 @@ class Settings:
             hosts=_split(read.text("HOSTS", "", check=_check_hosts)),
             streams=read.number("STREAMS", 8, least=0),
             log=read.text("LOG", "console", check=_check_log),
-            # Its name is prometheus_client's, which reads it too.
+            # The name is set by prometheus_client, which reads this variable too.
             metrics_dir=Path(value) if (value := environ.get("PROMETHEUS_MULTIPROC_DIR", "")) else None,
             has_traces=_has_exporter(environ),
         )
 
 
 def misspelt(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return variables that are no settings and look like one, with what was probably meant.
+    """Return the variables that look like misspelt settings, each with the setting that was probably meant.
 
-    Others may have any name: Kubernetes sets JOBMANAGER_SERVICE_HOST where a service has our name.
+    Other unknown names are left out: Kubernetes sets JOBMANAGER_SERVICE_HOST if a service is named jobmanager.
     """
-    fields = set(Settings.__slots__) - {"metrics_dir", "has_traces"}  # others' variables say those
+    fields = set(Settings.__slots__) - {"metrics_dir", "has_traces"}  # these have variables with other prefixes
     known = [f"JOBMANAGER_{name.upper()}" for name in sorted(fields | {"url", "token"})]
     others = sorted(name for name in environ if name.upper().startswith("JOBMANAGER_") and name not in known)
     meant = {name: get_close_matches(name.upper(), known, n=1, cutoff=_ALIKE) for name in others}
@@ -125,7 +125,7 @@ def misspelt(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 class _Reader:
-    """Reads one variable at a time, and names it when its value is wrong."""
+    """Reads one variable at a time. Raises ConfigError, with the variable's name, if its value is invalid."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -163,7 +163,7 @@ class _Reader:
 
 
 def _has_exporter(environ: Mapping[str, str]) -> bool:
-    """Tell whether OpenTelemetry's variables say where traces go."""
+    """Return True if OpenTelemetry's variables name an exporter or an endpoint for traces."""
     exporter = environ.get("OTEL_TRACES_EXPORTER", "")
     named = [environ.get(f"OTEL_EXPORTER_OTLP_{name}", "") for name in ("ENDPOINT", "TRACES_ENDPOINT")]
     is_disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or exporter == "none"
@@ -184,7 +184,7 @@ def _check_hosts(value: str) -> None:
 
 
 def _check_url(value: str) -> None:
-    """Raise ValueError if *value* is no URL of a store we can use; never repeats the URL, which may hold a password."""
+    """Raise ValueError if *value* is not the URL of a usable store. Hides the URL, which may have a password."""
     scheme, separator, _ = value.partition("://")
     if not separator:
         raise ValueError("it is no SQLAlchemy URL, as in sqlite:////var/lib/jobmanager/jobmanager.db")

@@ -1,7 +1,7 @@
 """Claim jobs, keep their leases alive, and take back those whose owner died.
 
-Safe with any number of processes on one store: each job has one live lease, and every write carries the attempt it
-speaks for. The only creator of threads; it reads the clock and decides nothing about statuses (see states.py).
+Safe with any number of processes on one store: each job has at most one live lease, and every write names its attempt.
+This module starts the process's threads and reads the clock. It decides nothing about statuses (see states.py).
 """
 
 from __future__ import annotations
@@ -25,60 +25,58 @@ from jobmanager.states import Action, Status
 from jobmanager.store import Store
 from jobmanager.store.store import Watch
 
-#: How often the store is asked whether other processes have committed anything: what they tell is heard at once, but
-#: no more often than that, and it may be lost.
+#: Poll interval for commits of other processes. Notifications wake the engine sooner, but at most this often, and they
+#: may be lost.
 WATCH_SECONDS = 0.02
-#: The same of a process that has no job and nobody who waits, and to which others cannot tell anything: to wake takes
-#: more than to ask, and is most of what an idle process costs.
+#: Poll interval of an idle process that cannot receive notifications. Waking up is most of an idle process's cost.
 _DEAF_WATCH_SECONDS = 0.04
-#: The same where they can.
+#: Poll interval of an idle process that can receive notifications.
 _IDLE_WATCH_SECONDS = 0.25
-#: How long nothing must have happened until a process counts as idle.
+#: A process without jobs and waiting callers counts as idle when nothing has happened for this long.
 _LULL_SECONDS = 1.0
-#: How long a job may take to answer a stop before its code is interrupted by force: what answers ends in its own way.
+#: How long a job may take to obey a stop before force interrupts its code. Code that obeys in time ends in its own way.
 _ANSWER_SECONDS = 0.1
-#: How long Python code that was interrupted by force may take to end before its thread is abandoned.
+#: How long code that force has interrupted may take to end before its thread is abandoned.
 FORCE_SECONDS = 2.0
-#: How often jobs of processes that died are looked for.
+#: How often to look for jobs of processes that died.
 _EXPIRE_SECONDS = 1.0
-#: How often the lines that jobs log between checkpoints are stored.
+#: How often to store the lines that jobs log between checkpoints.
 _LOG_SECONDS = 1.0
-#: How often finished jobs are removed, if the settings say so.
+#: How often to remove old finished jobs, if the settings say so, and old idempotency keys.
 _PRUNE_SECONDS = 5.0
-#: How often the counts of jobs are checked: a process of an earlier version, as beside a deployment, counts none.
+#: How often to check the counts of jobs. Processes of an earlier version, as during a deployment, do not update them.
 _COUNT_SECONDS = 3600.0
-#: How long after the start that is done for the first time: by then, those of the version before have ended.
+#: Delay of the first check after the start: by then, the processes of the earlier version have ended.
 _FIRST_COUNT_SECONDS = 60.0
-#: How long the engine rests after the store failed it.
+#: Pause of the engine after a turn that failed.
 _REST_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """The threads of one process: one that dispatches, one for each slot at work, one that reads for streams, and at
-    times one that checks the counts of jobs."""
+    """The threads of one process: a dispatcher, one thread per job at work, the feed's reader, a checker of counts."""
 
     def __init__(self, store: Store, registry: Registry, settings: Settings) -> None:
         self._store = store
         self._registry = registry
         self._settings = settings
-        self._lock = threading.Lock()  # guards _runners, _forced, _early; not held while calling the store or a runner
+        self._lock = threading.Lock()  # guards _runners, _forced, _early; never held in calls of the store or a runner
         self._runners: dict[str, Runner] = {}
         self._forced: dict[Runner, _Force] = {}
-        # What was asked meanwhile of jobs not here, by who is just claiming: they may turn out to be the ones claimed.
+        # By claiming thread: changes of jobs not held here, since it began. It may be claiming one of these jobs.
         self._early: dict[object, list[tuple[Change, bool]]] = {}
-        self._is_behind = False  # a turn failed: something may not have been looked at
-        self._wake = Alarm()  # there is something to do: a slot came free, a job was submitted
-        self._is_closing = False  # no Event: a signal handler that sets it may interrupt another that does
+        self._is_behind = False  # a turn failed: the next one has to look at everything
+        self._wake = Alarm()  # set when there is something to do: a slot came free, a job was submitted
+        self._is_closing = False  # not an Event: a signal handler could deadlock on its lock
         self._deadline = float("inf")
         self._moved = threading.Condition()  # guards _moves, _waiting; notified whenever a status may have changed
         self._moves = 0
-        self._waiting = 0  # those who wait for the next move
-        self._moved_at = float("-inf")  # when something last happened, by the monotonic clock
-        self._heard_at = float("-inf")  # when it was last told, or found, that anything was committed
+        self._waiting = 0  # threads in wait_for_move
+        self._moved_at = float("-inf")  # when something last happened (monotonic)
+        self._heard_at = float("-inf")  # when a commit was last announced or found (monotonic)
         self._due_at: datetime | None = None
-        self._kept_at = float("-inf")  # when leases were renewed
+        self._kept_at = float("-inf")  # when leases were last renewed (monotonic)
         self._timers = [
             _Timer(settings.lease_seconds / 3, self._keep_leases),
             _Timer(min(_EXPIRE_SECONDS, settings.lease_seconds / 3), self._expire),
@@ -88,8 +86,8 @@ class Engine:
         ]
         self._thread = threading.Thread(target=self._run, name="jobmanager-engine", daemon=True)
         self._feed = Feed(store, limit=settings.streams, start_reader=self._start_reader)
-        self._reader: threading.Thread | None = None  # the feed's, the last one that there was
-        self._checker: threading.Thread | None = None  # of the counts, the last one that there was
+        self._reader: threading.Thread | None = None  # the feed's latest reader
+        self._checker: threading.Thread | None = None  # the latest checker of counts
 
     # Called by other threads
 
@@ -99,13 +97,13 @@ class Engine:
         self._thread.start()
 
     def begin_shutdown(self, grace_seconds: float) -> None:
-        """Claim no more, and hand over what runs, within *grace_seconds*; does not block, fit for a signal handler."""
+        """Stop claiming and hand over running jobs in *grace_seconds*. Does not block; safe in a signal handler."""
         self._deadline = min(self._deadline, time.monotonic() + grace_seconds)
         self._is_closing = True
         self._wake.set()
 
     def close(self, grace_seconds: float) -> None:
-        """Hand over what runs and end every thread; blocks for at most about *grace_seconds*. May be called twice."""
+        """Hand over running jobs and end all threads. Blocks for about *grace_seconds* at most; may be called twice."""
         self.begin_shutdown(grace_seconds)
         if self._thread.is_alive():
             self._thread.join()
@@ -117,18 +115,18 @@ class Engine:
             self._checker.join(max(0.0, self._deadline - time.monotonic()))
 
     def obey(self, applied: Applied) -> None:
-        """Pass on a change that this process has committed to the job's thread, if it is here."""
+        """Deliver a change that this process has committed to the job's thread, if that is in this process."""
         if applied.change is not None:
             self._pass_on(applied.change, is_forced=applied.job.is_forced)
         self.notify()
 
     def notify(self) -> None:
-        """Say that there may be something to do, and that a status may have changed."""
+        """Wake the dispatcher and all waiting threads: there may be work, or a status may have changed."""
         self._wake.set()
         self._tell_waiters()
 
     def offer(self) -> None:
-        """Say that there may be a job to claim; a thread that has no slot for one is left alone."""
+        """Wake all waiting threads, and the dispatcher if a slot is free: there may be a job to claim."""
         if self._free_slots() > 0:
             self._wake.set()
         self._tell_waiters()
@@ -138,7 +136,7 @@ class Engine:
         return self._moves
 
     def wait_for_move(self, seen: int, timeout_seconds: float) -> None:
-        """Wait until `moves` is no longer *seen*; at most *timeout_seconds*."""
+        """Block until `moves` differs from *seen*, for *timeout_seconds* at most."""
         with self._moved:
             self._waiting += 1
             try:
@@ -147,7 +145,7 @@ class Engine:
                 self._waiting -= 1
 
     def subscribe(self, interest: Interest, *, after: int | None, read: ReadNews) -> Subscription:
-        """Return what tells of changes and progress; see Feed.subscribe. It ends when the shutdown begins."""
+        """Return a subscription to changes and progress; see Feed.subscribe. It ends when the shutdown begins."""
         return self._feed.subscribe(interest, after=after, read=read)
 
     def _start_reader(self) -> None:
@@ -162,7 +160,7 @@ class Engine:
             self._moves += 1
             self._moved.notify_all()
 
-    # The dispatching thread
+    # The dispatcher's thread
 
     def _run(self) -> None:
         watch = self._store.watch()
@@ -193,7 +191,7 @@ class Engine:
             self._heard_at = time.monotonic()
 
     def _patience(self, ear: int | None) -> float:
-        """Return how long to wait before the store is asked again; *ear* None: nobody could tell that it moved."""
+        """Return the seconds until the next poll. *ear*: the descriptor of notifications; None if there are none."""
         if self._runners or self._waiting or time.monotonic() - self._moved_at < _LULL_SECONDS:
             return WATCH_SECONDS
         if ear is None:
@@ -204,17 +202,17 @@ class Engine:
         return max(WATCH_SECONDS, min(until_due, _IDLE_WATCH_SECONDS))
 
     def _rest(self) -> None:
-        """Wait for a failure to pass; the next turn looks at everything, whatever has moved."""
+        """Pause after a failure. The next turn looks at everything, even if nothing has moved."""
         time.sleep(_REST_SECONDS)
         self._is_behind = True
 
     def _turn(self, watch: Watch) -> None:
         if self._is_closing:
-            # First of all: the store may be away, and what waits for it has to end.
+            # First, as it needs no store: threads that wait for a store that is away have to end too.
             self._feed.end()
             self._interrupt_all()
         if self._runners:
-            # For that the store is not needed either.
+            # Before the store is called, for the same reason.
             self._look_after_runners()
         is_woken = self._wake.take()
         has_moved = watch.has_moved() or self._is_behind
@@ -229,7 +227,7 @@ class Engine:
             timer.run_if_due()
 
     def _has_ended(self) -> bool:
-        # Signals are obeyed and leases kept until the last job's thread has ended: a person may stop a job meanwhile.
+        # Obey signals and renew leases until the last job's thread has ended: a person may stop a job meanwhile.
         return self._is_closing and (not self._held() or time.monotonic() >= self._deadline)
 
     def _read_signals(self) -> None:
@@ -249,12 +247,12 @@ class Engine:
             self._tell(runner, change, is_forced=is_forced)
 
     def _runner_of(self, change: Change) -> Runner | None:
-        """Return the runner of the attempt that the change speaks of, or of a later one; called with the lock held."""
+        """Return the runner of the change's attempt or of a later one; None if there is none. Needs the lock held."""
         runner = self._runners.get(change.job_id)
         return runner if runner is not None and runner.record.attempt >= change.attempt else None
 
     def _pass_on_early(self, claimant: object) -> None:
-        """Pass on what was asked while the claimant claimed, unless it may still be meant for another claimant."""
+        """Deliver the changes that arrived while *claimant* claimed, unless another claimant may still need them."""
         with self._lock:
             early = self._early.pop(claimant, [])
         for change, is_forced in early:
@@ -270,20 +268,20 @@ class Engine:
             self._have_forced(runner, change)
         is_resumed = (change.action, change.to_status) == (Action.RESUME, Status.SUBMITTED) and runner.is_parked
         if is_resumed and runner.is_resumable() and self._free_slots() == 0:
-            # It would wait here for a slot that another process may have.
+            # Give the job up: another process may have a free slot for it.
             runner.interrupt(Unwind(change.job_id))
 
     def _have_forced(self, runner: Runner, change: Change) -> None:
-        """Have force used against the runner, once it has had time to answer the stop."""
+        """Schedule force against the runner, for when it has had time to obey the stop."""
         now = time.monotonic()
         asked_at = runner.signals.stop_asked_at
         strikes_at = max(now, (now if asked_at is None else asked_at) + _ANSWER_SECONDS)
         with self._lock:
-            # Else its attempt has ended meanwhile, or began after that was asked.
+            # Otherwise the attempt has ended meanwhile, or began after the request.
             if self._runners.get(change.job_id) is runner and runner.record.attempt <= change.attempt:
                 before = self._forced.get(runner)
                 if before is not None and before.in_clean is runner.is_cleaning:
-                    before.has_struck = False  # once more; when it is given up stays
+                    before.has_struck = False  # strike again; the time to abandon the thread stays
                 else:
                     self._forced[runner] = _Force(strikes_at=strikes_at, in_clean=runner.is_cleaning)
 
@@ -291,8 +289,8 @@ class Engine:
         return self._due_at is not None and self._due_at <= self._store.now()
 
     def _look(self) -> None:
-        """Do what there is to do: obey what other processes ask for, clean what was stopped, fill the free slots."""
-        if self._settings.slots == 0:  # nothing runs here, and nothing can be asked of it
+        """Deliver the changes of other processes, clean stopped jobs, and fill the free slots."""
+        if self._settings.slots == 0:  # this process holds no jobs
             return
         types = tuple(self._registry)
         outlook = self._store.look(types)
@@ -310,10 +308,10 @@ class Engine:
 
     def _claim(self, outlook: Outlook, types: tuple[str, ...]) -> None:
         if outlook.has_to_clean:
-            # Stopping does not wait for a slot: a job that is to end would hold one for nothing.
+            # Cleaning takes no slot: a job that is ending should not keep another one from running.
             self._launch_all(self._store.claim_to_clean(self._free_cleaners(), types=types))
         if outlook.has_due and self._store.queue_due():
-            # Also where no slot is free: a job that ends claims the next one from the queue. Others may be due later.
+            # Even if no slot is free: a thread whose job ends claims only from the queue. Look again for later jobs.
             self._wake.set()
         free = self._free_slots()
         if outlook.has_waiting and free > 0:
@@ -323,10 +321,10 @@ class Engine:
         for record in claimed:
             self._launch(record)
         if claimed:
-            self._wake.set()  # there may be more: a bound per type, or slots that came free meanwhile
+            self._wake.set()  # look again: a bounded type is claimed one job at a time, and slots may have come free
 
     def _launch(self, record: JobRecord) -> None:
-        """Have the job's parked thread go on, or start one."""
+        """Wake the job's parked thread, or start a new one. Release the job if the system has no more threads."""
         runner = self._runner_for(record)
         if runner is None:
             return
@@ -340,7 +338,7 @@ class Engine:
             runner.hand_over()
 
     def _runner_for(self, record: JobRecord) -> Runner | None:
-        """Return a new runner for a claimed job; None where its parked thread has been woken for it."""
+        """Return a new runner for a claimed job, or wake its parked thread and return None."""
         with self._lock:
             predecessor = self._runners.get(record.id)
         if predecessor is not None and predecessor.wake(record):
@@ -362,7 +360,10 @@ class Engine:
         self.notify()
 
     def _wanted_by(self, runner: Runner) -> Wanted | None:
-        """Return what a thread may claim to go on with, when its job ends, in the slot that it has."""
+        """Return which jobs the runner's thread may claim into its slot when its job ends; None if it may not claim.
+
+        From then on, changes of jobs not held here are collected for the thread.
+        """
         if self._is_closing or runner.is_cleaner or self._free_slots() < 0:
             return None
         with self._lock:
@@ -370,11 +371,11 @@ class Engine:
         return Wanted(types=tuple(self._registry), max_running=self._registry.max_running())
 
     def _ended(self, runner: Runner, last: Applied | None) -> Runner | None:
-        """Take off a runner whose attempt has ended; returns the one that goes on in its thread and its slot."""
+        """Remove a runner whose attempt has ended. Return the runner that continues in its thread and slot, if any."""
         claimed = last.claimed if last is not None else None
         following = self._runner_for(claimed) if claimed is not None else None
         if following is not None and self._is_closing:
-            # It was claimed in the very moment in which the shutdown began.
+            # The shutdown began during the claim.
             following.give_back()
             following = None
         with self._lock:
@@ -383,12 +384,12 @@ class Engine:
                 self._runners[following.record.id] = following
         self._pass_on_early(runner)
         if following is None or last is None or last.job.finished_at is None:
-            self._wake.set()  # there is a free slot, or a job that waits for its time
+            self._wake.set()  # there is a free slot, or a job that waits for its retry
         self._tell_waiters()
         return following
 
     def _remove(self, runner: Runner) -> None:
-        """Take off a runner whose thread does not do so itself."""
+        """Remove a runner whose thread cannot do so itself."""
         with self._lock:
             self._take_off(runner)
         self.notify()
@@ -410,11 +411,11 @@ class Engine:
 
     def _expire(self) -> None:
         if time.monotonic() - self._kept_at > self._settings.lease_seconds / 3:
-            # The store was away, or we were frozen: our own come first, or we would take them from ourselves.
+            # The store was away, or this process was frozen. Renew our leases first, or we would expire our own jobs.
             self._keep_leases()
         for applied in self._store.expire():
             if applied.change is not None:
-                # It may have been ours, if we were frozen for longer than a lease.
+                # It may have been ours, if this process was frozen for longer than a lease.
                 self._lose(applied.change)
             self.notify()
 
@@ -432,7 +433,7 @@ class Engine:
         retention.prune_as_set(self._store, self._settings, seconds=_PRUNE_SECONDS / 10)
 
     def _start_checker(self) -> None:
-        # Of ten million jobs it takes seconds, in which nothing would be heard of halts, nor leases be renewed.
+        # In a thread: for ten million jobs it takes seconds, and the dispatcher has to deliver halts and renew leases.
         if self._checker is None or not self._checker.is_alive():
             self._checker = threading.Thread(target=self._correct_count, name="jobmanager-counts", daemon=True)
             self._checker.start()
@@ -459,7 +460,7 @@ class Engine:
                 self._force(runner, force, now)
 
     def _force(self, runner: Runner, force: _Force, now: float) -> None:
-        """Interrupt what does not answer a stop; abandon what has not ended a while later."""
+        """Interrupt a job that does not obey a stop. Abandon its thread if it has not ended FORCE_SECONDS later."""
         if not force.has_struck:
             force.has_struck = True
             runner.force()
@@ -472,11 +473,11 @@ class Engine:
                 return
             _log.error("Job %s does not end even by force; its thread is abandoned.", runner.record.id)
         except (JobManagerError, LeaseLost) as error:
-            # It ended in this very moment, or the store does not answer: then its lease will expire.
+            # It has just ended, or the store does not answer and the lease will expire.
             _log.warning("Job %s was not released: %s", runner.record.id, error)
         self._remove(runner)
 
-    # Shutdown: interrupt every thread, wait for them while keeping their leases, release what is left
+    # Shutdown: interrupt every thread, renew their leases until they have ended, release the jobs that remain
 
     def _interrupt_all(self) -> None:
         for runner in self._held():
@@ -490,7 +491,7 @@ class Engine:
             except (JobManagerError, LeaseLost):
                 _log.exception("Job %s could not be handed over; its lease will expire.", runner.record.id)
 
-    # What is here
+    # The runners of this process
 
     def _held(self) -> list[Runner]:
         with self._lock:
@@ -506,20 +507,20 @@ class Engine:
 
 @dataclass(slots=True, kw_only=True)
 class _Force:
-    """What was asked against a job's thread."""
+    """Force that was requested against a job's thread."""
 
-    #: when its code is interrupted, by the monotonic clock
+    #: when the job's code is interrupted (monotonic)
     strikes_at: float
-    #: it was cleaning by then: it is that which is given up
+    #: the thread was in `clean` at the request; the thread is abandoned only if that has not changed
     in_clean: bool
     has_struck: bool = False
 
 
 class _Timer:
-    """Calls something every so many seconds, as long as it is asked."""
+    """Calls a function every *seconds*, as long as `run_if_due` is called."""
 
     def __init__(self, seconds: float, call: Callable[[], None], *, first_seconds: float = 0.0) -> None:
-        """*first_seconds* have to pass until it is called for the first time."""
+        """Wait *first_seconds* before the first call."""
         self._seconds = seconds
         self._call = call
         self._due = time.monotonic() + first_seconds

@@ -2,54 +2,54 @@
 
     JobManagerError
     ├── ConfigError            a setting is wrong; the process must not start
-    ├── InvalidRequest         what was asked makes no sense; names the field
+    ├── InvalidRequest         the request can never succeed; names the field
     │   ├── UnknownType        no job type has that name
-    │   └── Unreadable         the body is not what it should be at all
-    ├── NotFound               no such job, or no such thing of a job
+    │   └── Unreadable         the body cannot be read at all
+    ├── NotFound               no such job, or no such part of a job
     │   └── UnknownJob
     ├── NotAllowed             the job's status does not allow the action
-    ├── Outdated               the job has changed since the client looked
+    ├── Outdated               the job has changed since the client read it
     ├── Conflict               the idempotency key was used for another submission
-    ├── Unauthenticated        no token, or none that is valid
+    ├── Unauthenticated        no token, or an invalid one
     ├── Forbidden              the token's role does not suffice
-    ├── RateLimited            the token has asked too often; come back later
-    ├── TokensUnavailable      the file of tokens cannot be used, so that nobody can be let in
-    ├── QueueFull              too many jobs wait; come back later
-    ├── TooManyStreams         too many clients follow what happens; come back later
-    ├── BatchUnderWay          another batch is read and stored; come back later
-    └── StoreUnavailable       the store does not answer; come back later
+    ├── RateLimited            the token has sent too many requests; retry later
+    ├── TokensUnavailable      the file of tokens cannot be used; retry later
+    ├── QueueFull              too many jobs wait; retry later
+    ├── TooManyStreams         too many streams are open; retry later
+    ├── BatchUnderWay          another batch is being stored; retry later
+    └── StoreUnavailable       the store does not answer; retry later
     Fatal                      raised by a job's code: do not try again
 
-    Interrupt (BaseException)  what unwinds a job's code; control flow, not an error
+    Interrupt (BaseException)  unwinds a job's code; control flow, not an error
     ├── StopRequested          the job has to end for good
     ├── Unwind                 the attempt has to end, its job goes on later
-    ├── TimedOut               the attempt took longer than it may
+    ├── TimedOut               the attempt ran longer than its timeout
     └── LeaseLost              another attempt owns the job now; write nothing more
 
 Interrupts derive from BaseException so that a job's `except Exception` cannot swallow them.
-This module knows nothing of HTTP: the map from errors to statuses is in http/errors.py.
+This module does not depend on HTTP: the map from errors to statuses is in http/errors.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-#: A field of a request, as a path of names and numbers, and what is wrong with it.
+#: A wrong field of a request, as a path of names and numbers, and a text that describes the problem.
 Fault = tuple[tuple[str | int, ...], str]
 
 
 class JobManagerError(Exception):
-    """The root of what callers of the JobManager have to expect."""
+    """Base class of the errors that callers of the JobManager have to expect."""
 
 
 class ConfigError(JobManagerError):
-    """A setting has a value the service cannot start with; the message names it."""
+    """A setting has a value that the service cannot start with. The message names the setting."""
 
 
 class InvalidRequest(JobManagerError):
-    """A request that can never succeed as it is; `field` is a dotted path into it, or "".
+    """A request that can never succeed as it is. `field` is a dotted path into the request, or "".
 
-    `faults` tells of each field that is wrong: its path, and what is wrong with it.
+    `faults` has the path of each wrong field, and a text that describes the problem.
     """
 
     def __init__(self, message: str, *, field: str = "", faults: Iterable[Fault] = ()) -> None:
@@ -58,7 +58,7 @@ class InvalidRequest(JobManagerError):
         self.faults = tuple(faults) or ((((field,), message),) if field else ())
 
     def moved(self, under: tuple[str | int, ...]) -> InvalidRequest:
-        """Return it as an error of a request of which what was wrong is the part *under*."""
+        """Return this error for the whole request, in which its own request is the part *under*."""
         if not under:
             return self
         path = ".".join(map(str, under))
@@ -75,11 +75,11 @@ class UnknownType(InvalidRequest):
 
 
 class Unreadable(InvalidRequest):
-    """A body that cannot be read at all: no JSON, or not of the kind that is asked for."""
+    """A body that cannot be read at all: not valid JSON, or not the expected kind of JSON."""
 
 
 class NotFound(JobManagerError):
-    """What was asked for is not there."""
+    """The requested thing does not exist."""
 
 
 class UnknownJob(NotFound):
@@ -91,7 +91,7 @@ class UnknownJob(NotFound):
 
 
 class NotAllowed(JobManagerError):
-    """The job's status does not allow the action; `allowed` names the actions a person may ask for."""
+    """The job's status does not allow the action. `allowed` names the actions that a person may request."""
 
     def __init__(self, job_id: str, status: str, action: str, allowed: Iterable[str]) -> None:
         self.job_id, self.status, self.action, self.allowed = job_id, status, action, tuple(allowed)
@@ -100,7 +100,7 @@ class NotAllowed(JobManagerError):
 
 
 class Outdated(JobManagerError):
-    """The job has changed since the client looked at it: it is not what was to be changed any more."""
+    """The job has changed since the client read it, so the request was meant for an earlier version."""
 
     def __init__(self, job_id: str, status: str) -> None:
         super().__init__(f"The job has changed since you looked at it; it is {status} now.")
@@ -112,7 +112,7 @@ class Conflict(JobManagerError):
 
 
 class Unauthenticated(JobManagerError):
-    """The request carries no token, or, if *has_token*, one that is unknown, revoked or expired: which, is not told."""
+    """The request has no token, or, if *has_token*, an unknown, revoked or expired one. The response hides which."""
 
     def __init__(self, *, has_token: bool) -> None:
         super().__init__(
@@ -122,14 +122,14 @@ class Unauthenticated(JobManagerError):
 
 
 class Forbidden(JobManagerError):
-    """The token is good, but not for this."""
+    """The token is valid, but its role does not allow this."""
 
     def __init__(self, name: str, role: str, needed: str) -> None:
         super().__init__(f"The token {name!r} has the role {role}; this needs the role {needed}.")
 
 
 class RateLimited(JobManagerError):
-    """The token has used up its requests; try again after `retry_after_seconds`."""
+    """The token has used up its requests. Try again after `retry_after_seconds`."""
 
     def __init__(self, rate: int, *, retry_after_seconds: int) -> None:
         super().__init__(f"This token may ask {rate} times a minute. Try again later.")
@@ -137,13 +137,13 @@ class RateLimited(JobManagerError):
 
 
 class TokensUnavailable(JobManagerError):
-    """The file of tokens cannot be read or makes no sense; the message is for the operator."""
+    """The file of tokens cannot be read, or is invalid. The message is for the operator."""
 
     retry_after_seconds = 5
 
 
 class QueueFull(JobManagerError):
-    """As many jobs wait as JOBMANAGER_QUEUE_LIMIT allows; try again after `retry_after_seconds`."""
+    """As many jobs wait as JOBMANAGER_QUEUE_LIMIT allows. Try again after `retry_after_seconds`."""
 
     def __init__(self, limit: int, *, retry_after_seconds: int = 5) -> None:
         super().__init__(f"The queue is full: {limit} jobs are waiting. Try again later.")
@@ -151,7 +151,7 @@ class QueueFull(JobManagerError):
 
 
 class TooManyStreams(JobManagerError):
-    """As many clients follow what happens as JOBMANAGER_STREAMS allows in this process; try again later."""
+    """As many streams are open as JOBMANAGER_STREAMS allows in this process. Try again later."""
 
     retry_after_seconds = 5
 
@@ -160,7 +160,7 @@ class TooManyStreams(JobManagerError):
 
 
 class BatchUnderWay(JobManagerError):
-    """This process reads and stores another batch; one at a time is as many as its memory has room for."""
+    """This process is storing another batch. Its memory has room for one at a time."""
 
     retry_after_seconds = 5
 
@@ -169,17 +169,17 @@ class BatchUnderWay(JobManagerError):
 
 
 class StoreUnavailable(JobManagerError):
-    """The store did not answer, or its volume is full; nothing was changed."""
+    """The store did not answer, or its volume is full. Nothing was changed."""
 
     retry_after_seconds = 2
 
 
 class Fatal(Exception):
-    """Raise this from a job's code when trying again cannot help: the job fails at once."""
+    """Raise this from a job's code if trying again cannot help: the job fails at once."""
 
 
 class Interrupt(BaseException):
-    """What unwinds a job's code from inside `checkpoint()` or `wait()`."""
+    """Unwinds a job's code from inside `checkpoint()` or `wait()`."""
 
 
 class StopRequested(Interrupt):
@@ -187,12 +187,12 @@ class StopRequested(Interrupt):
 
 
 class Unwind(Interrupt):
-    """This attempt has to end (parked too long, shutdown); the job goes on in another."""
+    """This attempt has to end (parked too long, shutdown). The job goes on in another one."""
 
 
 class TimedOut(Interrupt):
-    """The attempt ran longer than its `timeout_seconds`; counts as a failure."""
+    """The attempt ran longer than its `timeout_seconds`. Counts as a failure."""
 
 
 class LeaseLost(Interrupt):
-    """Another attempt owns the job, or nobody does: this thread may write nothing more."""
+    """Another attempt owns the job, or none does: this thread may write nothing more."""

@@ -1,7 +1,7 @@
-"""Tell subscribers what happens to jobs: one reader of a process asks the store, however many follow.
+"""Deliver the changes and progress of jobs to subscribers: one reader per process polls the store for all of them.
 
-Each change is given out once and in order, and none is missed: whoever comes back says what he has seen last, and is
-told what happened since. This module starts no thread (the engine does, for the reader), and writes nothing.
+Each change is delivered once and in order, and none is missed: a returning client sends the last number it saw and
+receives everything since. This module starts no thread (the engine starts the reader's), and writes nothing.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from jobmanager.records import News, Progress, Selection
 from jobmanager.states import ATTENDED
 from jobmanager.store import Store
 
-#: How often progress is looked for; changes are looked for whenever something moved.
+#: How often to look for progress. Changes are looked for whenever something has moved.
 _PROGRESS_SECONDS = 0.5
-#: The least time between two looks: what happened meanwhile is read at once.
+#: Least time between two reads: changes in between are read together.
 _PACE_SECONDS = 0.025
-#: How often it is looked whether a change that was held back can be given out.
+#: How often to check whether changes that are held back can be delivered.
 _HELD_SECONDS = 0.01
-#: How long changes are held back at most, by a transaction whose process is frozen, say.
+#: Longest time for which changes are held back, for example by a transaction whose process is frozen.
 _LONGEST_HOLD_SECONDS = 10.0
-#: How long the reader rests after the store failed it.
+#: Pause of the reader after a failure.
 _REST_SECONDS = 0.5
-#: How far two clocks that tell when a checkpoint was saved may lie apart.
+#: How far the clocks that date checkpoints may differ.
 _CLOCK_SKEW = timedelta(seconds=2)
-#: How many changes are read at once.
+#: Most changes read at once.
 _PAGE = 500
-#: How much may wait for a subscriber before he has to read it from the store himself.
+#: Queue length above which a slow subscriber reads from the store instead.
 _LONGEST_QUEUE = 2000
 
-#: What a subscriber is told.
+#: A message to subscribers.
 Told = News | Progress
 
 _log = logging.getLogger(__name__)
 
 
 class ReadNews(Protocol):
-    """Reads changes from the store, as Store.news does."""
+    """A function that reads changes from the store, like Store.news."""
 
     def __call__(self, *, after: int, upto: int, job_id: str | None, limit: int) -> list[News]:
         """Return changes, oldest first."""
@@ -51,15 +51,15 @@ class ReadNews(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interest:
-    """What a subscriber wants to be told of."""
+    """Filter for the changes and progress that a subscriber receives."""
 
-    #: this job only
+    #: this job only; None: all jobs
     job_id: str | None = None
-    #: of its fields, statuses, type, types and labels count; the statuses are those that changes lead to
+    #: only statuses (that changes lead to), type, types and labels count
     selection: Selection = field(default_factory=Selection)
 
     def covers(self, told: Told) -> bool:
-        """Tell whether the subscriber wants to know."""
+        """Return True if the subscriber receives this message."""
         job = told.progress if isinstance(told, News) else told
         status = told.change.to_status if isinstance(told, News) else told.status
         wanted = self.selection
@@ -75,29 +75,32 @@ class Interest:
 class Tail:
     """Reads changes as they are committed: each once, in the order of their numbers, and none is left out.
 
-    Where several transactions write at once (PostgreSQL), numbers are not committed in order: a reader that asks for
-    what is above the last number would miss a lower one that is committed later. So whatever lies behind a gap is held
-    back until no transaction is left that could fill it. Those are known by the lock that they hold on the table from
-    before they take a number until they have ended; a number that was rolled back, or removed, leaves none behind.
+    If several transactions write at once (PostgreSQL), numbers are not committed in order: a reader that asks for
+    numbers above the last one would miss a lower one that is committed later. So changes after a gap are held back
+    until no transaction is left that could fill the gap. Such a transaction locks the table from before it takes a
+    number until it has ended. If there is no such lock, the missing change was rolled back or removed.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        #: everything up to this number has been given out, or will never be there
+        #: all changes up to this number were read or skipped, or will never exist
         self.position = 0
-        #: there is more to read at once
+        #: more changes can be read at once
         self.has_more = False
-        self._end = 0  # the last number that was seen when the writers were
-        self._writers: set[str] | None = None  # transactions that may fill the gap; None: nothing is held back
+        self._end = 0  # the last number seen when the first change was held back
+        self._writers: set[str] | None = None  # transactions that may fill a gap below _end; None: nothing is held back
         self._held_since = 0.0
 
     @property
     def is_held_back(self) -> bool:
-        """True if there are changes that cannot be given out yet."""
+        """True if there are changes that cannot be returned yet."""
         return self._writers is not None
 
     def begin(self) -> None:
-        """Go to the end: everything committed from now on will be read. Waits for writes that are under way."""
+        """Go to the last change, to read everything committed from now on. Waits for writes under way, up to 10 s.
+
+        Raises StoreUnavailable.
+        """
         end = self._store.last_change()
         writers, deadline = self._store.change_writers(), time.monotonic() + _LONGEST_HOLD_SECONDS
         while writers and time.monotonic() < deadline:
@@ -106,14 +109,14 @@ class Tail:
         self.position, self._writers, self.has_more = end, None, False
 
     def read(self) -> list[News]:
-        """Return what came to be known since the last time; raises StoreUnavailable."""
+        """Return the next changes, without those held back after a gap. Raises StoreUnavailable."""
         found = self._store.news(after=self.position, limit=_PAGE)
         self.has_more = len(found) == _PAGE
         ready = _without_gap(found, self.position)
         if len(ready) == len(found):
             self._writers = None
         elif self._is_settled(found[-1].change.seq):
-            # What was committed between that look and now belongs to it.
+            # Read again: the gap may have been filled between the first read and the check.
             ready = self._store.news(after=self.position, upto=self._end, limit=_PAGE)
             self.has_more, self._writers = True, None
         if ready:
@@ -121,7 +124,10 @@ class Tail:
         return ready
 
     def _is_settled(self, end: int) -> bool:
-        """Tell whether no gap below the last number seen can be filled any more."""
+        """Return True if no transaction is left that can fill a gap below _end; set _end to *end* at the first call.
+
+        After _LONGEST_HOLD_SECONDS, warns and returns True.
+        """
         writers = self._store.change_writers()
         if self._writers is None:
             self._end, self._writers, self._held_since = end, writers, time.monotonic()
@@ -133,7 +139,7 @@ class Tail:
 
 
 def _without_gap(found: list[News], position: int) -> list[News]:
-    """Return the beginning of what was found, up to the first number that is missing."""
+    """Return the changes up to the first missing number."""
     if found and found[-1].change.seq == position + len(found):
         return found
     expected = range(position + 1, position + 1 + len(found))
@@ -141,29 +147,29 @@ def _without_gap(found: list[News], position: int) -> list[News]:
 
 
 class Feed:
-    """The reader of a process, and those who are told. Any thread may call the public methods."""
+    """The reader of a process, and its subscribers. Any thread may call the public methods."""
 
     def __init__(self, store: Store, *, limit: int, start_reader: Callable[[], None]) -> None:
-        """*start_reader* has a new thread call `run`, which returns when nobody is left who is told."""
+        """*start_reader* starts a thread that calls `run`, which returns when no subscriber is left."""
         self._store = store
         self._limit = limit
         self._start_reader = start_reader
-        self._tail = Tail(store)  # the reader's, and of whoever begins it under _beginning
-        self._beginning = threading.Lock()  # held while the reader's place is looked for; taken before _lock
+        self._tail = Tail(store)  # used only while holding _beginning
+        self._beginning = threading.Lock()  # guards _tail; taken before _lock
         # Guards _subscriptions, _reserved, _position, _is_read, _is_over; not held while calling the store.
         self._lock = threading.Lock()
         self._subscriptions: list[Subscription] = []
-        self._reserved = 0  # places of those who are about to subscribe
-        self._position = 0  # everything up to this number has been told
-        self._is_read = False  # there is a reader, or it is about to begin
+        self._reserved = 0  # places of threads that are about to subscribe
+        self._position = 0  # all changes up to this number have been delivered
+        self._is_read = False  # the reader runs, or is about to
         self._is_over = False
-        self._told: dict[str, int] = {}  # by job: the checkpoint that was told last
-        self._looked_at = 0.0  # when progress was looked for, by the monotonic clock
+        self._told: dict[str, int] = {}  # by job: seq of the checkpoint that was delivered last
+        self._looked_at = 0.0  # when progress was last looked for (monotonic)
 
     # Called by other threads
 
     def subscribe(self, interest: Interest, *, after: int | None, read: ReadNews) -> Subscription:
-        """Return what tells of everything from now on, or of all changes numbered above *after*; to be closed.
+        """Return a subscription, from now on or from the changes numbered above *after*. The caller has to close it.
 
         Raises TooManyStreams, StoreUnavailable.
         """
@@ -178,7 +184,7 @@ class Feed:
                 self._reserved -= 1
 
     def end(self) -> None:
-        """End every subscription, and the reader; may be called again and again."""
+        """End every subscription and the reader. Does not wait for them; may be called more than once."""
         with self._lock:
             if self._is_over:
                 return
@@ -187,11 +193,11 @@ class Feed:
                 subscription.end()
 
     def position(self) -> int:
-        """Return the number up to which everything has been told."""
+        """Return the number up to which all changes have been delivered."""
         return self._position
 
     def join(self, subscription: Subscription, position: int) -> bool:
-        """Have a subscriber who has read everything up to *position* told of the rest; False if that is too little."""
+        """Switch a subscriber that has read up to *position* to live delivery. Return False if it is still behind."""
         with self._lock:
             if position < self._position:
                 return False
@@ -199,7 +205,7 @@ class Feed:
             return True
 
     def leave(self, subscription: Subscription) -> None:
-        """Tell the subscriber nothing more."""
+        """Remove the subscriber."""
         with self._lock:
             if subscription in self._subscriptions:
                 self._subscriptions.remove(subscription)
@@ -207,20 +213,20 @@ class Feed:
     def _subscribe(self, interest: Interest, after: int | None, read: ReadNews) -> Subscription:
         with self._beginning:
             if not self._subscriptions:
-                # Nobody was told of anything for a while: begin where things stand now.
+                # Nothing was read without subscribers: begin at the last change.
                 self._tail.begin()
                 with self._lock:
                     self._position = self._tail.position
             position = self._position
             if after is None or (after > position and after > self._store.last_change()):
-                after = position  # of another store, or of one that was put back to an earlier state
+                after = position  # a number of another store, or from before this one was restored
             subscription = Subscription(self, interest, after, read)
             subscription.is_behind = after < position
             with self._lock:
                 if self._is_over:
                     subscription.end()
                 elif not self._is_read:
-                    self._start_reader()  # it waits for the lock; where there are no more threads, this raises
+                    self._start_reader()  # waits for the lock; raises RuntimeError if there are no more threads
                     self._is_read = True
                 self._subscriptions.append(subscription)
         return subscription
@@ -228,7 +234,7 @@ class Feed:
     # The reader's thread
 
     def run(self, moves: Callable[[], int], wait_for_move: Callable[[int, float], None]) -> None:
-        """Read and tell until nobody is told any more; *moves* grows whenever there may be something to read."""
+        """Read and deliver until there are no subscribers. *moves* grows whenever there may be something to read."""
         while self._has_subscribers():
             began, seen = time.monotonic(), moves()
             try:
@@ -244,13 +250,13 @@ class Feed:
             time.sleep(max(0.0, began + _PACE_SECONDS - time.monotonic()))
 
     def _has_subscribers(self) -> bool:
-        """Tell whether there is anyone to tell; if not, the reader ends."""
+        """Return True if there are subscribers. If not, note that the reader ends."""
         with self._lock:
             self._is_read = bool(self._subscriptions) and not self._is_over
             return self._is_read
 
     def _turn(self) -> float:
-        """Tell what is new; returns how long to wait for the next move."""
+        """Deliver new changes and progress. Return the longest wait until the next turn, in seconds."""
         with self._beginning:
             told: list[Told] = []
             for news in self._tail.read():
@@ -263,7 +269,7 @@ class Feed:
             return _HELD_SECONDS if self._tail.is_held_back else _PROGRESS_SECONDS
 
     def _standing_at_its_end(self, news: News) -> list[Told]:
-        """Return how far the job was when its attempt ended, unless that was told."""
+        """Return the last progress of an attempt that this change has ended, unless it was delivered already."""
         change, progress = news.change, news.progress
         has_ended = change.from_status in ATTENDED and change.to_status not in ATTENDED
         if not has_ended or progress.checkpoint.seq <= self._told.get(change.job_id, 0):
@@ -272,7 +278,7 @@ class Feed:
         return [progress]
 
     def _progress(self) -> list[Told]:
-        """Return how far jobs have come, of those that saved a checkpoint since the last look."""
+        """Return the progress of jobs that saved a checkpoint since the last look."""
         now = time.monotonic()
         if now - self._looked_at < _PROGRESS_SECONDS:
             return []
@@ -291,28 +297,28 @@ class Feed:
 
 
 class Subscription:
-    """What one subscriber is told, and how far he has come. For one thread, but for `put` and `end`.
+    """The queue of one subscriber, and its position. For one thread, except `put` and `end`.
 
-    It begins with what the store has above the number that he gives. Where he takes so slowly that too much waits, that
-    is forgotten, and he goes on from the store again.
+    Begins with the changes in the store above *after*. If a slow subscriber lets the queue grow too long, the queue is
+    dropped, and the subscriber reads from the store again.
     """
 
     def __init__(self, feed: Feed, interest: Interest, after: int, read: ReadNews) -> None:
-        #: all that he wants to know up to this number was taken
+        #: all changes up to this number were taken, or are not of interest
         self.position = after
-        #: it will tell nothing more
+        #: nothing more will be delivered
         self.is_over = False
-        #: it has to be read from the store what the feed has told meanwhile; changed by the feed under its lock
+        #: the next changes have to be read from the store; changed by the feed under its lock
         self.is_behind = True
         self._feed = feed
         self._interest = interest
         self._read = read
-        self._came = threading.Condition()  # guards _waiting, _reached; notified with them, and at the end
+        self._came = threading.Condition()  # guards _waiting, _reached; notified when they change, and at the end
         self._waiting: list[Told] = []
-        self._reached = after  # where he is when he has taken what waits
+        self._reached = after  # the position once _waiting is taken
 
     def take(self, timeout_seconds: float) -> list[Told]:
-        """Return what there is to tell, as soon as there is anything; nothing after *timeout_seconds*, or earlier.
+        """Return the next messages, as soon as there are any; an empty list after *timeout_seconds*, or earlier.
 
         Raises StoreUnavailable, also when the service shuts down.
         """
@@ -327,12 +333,12 @@ class Subscription:
         return taken
 
     def close(self) -> None:
-        """Be told nothing more; may be called twice."""
+        """End the subscription and leave the feed. May be called twice."""
         self.end()
         self._feed.leave(self)
 
     def put(self, told: list[Told], position: int) -> None:
-        """Be told; called by the feed, which has told everything up to *position* by this."""
+        """Queue the messages of interest. Called by the feed, whose *position* includes these messages."""
         if self.is_behind:
             return
         wanted = [one for one in told if self._interest.covers(one)]
@@ -345,7 +351,7 @@ class Subscription:
                 self._came.notify_all()
 
     def end(self) -> None:
-        """Have it tell nothing more; called by any thread."""
+        """End the subscription, and wake its thread. Any thread may call this."""
         with self._came:
             self.is_over = True
             self._came.notify_all()

@@ -1,7 +1,7 @@
-"""What an author of a job type subclasses.
+"""The base class of job types.
 
-A job knows its arguments, its cursor and its folder. It knows nothing of HTTP, of the store, or of other threads:
-every hook is called in the thread that runs `start`, or in one that runs `clean` when `start` has ended.
+A job has its arguments, its cursor and its folder. It does not use HTTP, the store, or other threads: every hook is
+called in the thread that runs `start`, or in one that runs `clean` when `start` has ended.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class NoArgs(BaseModel):
 
 
 class Keeper(Protocol):
-    """What stands behind a job: it saves checkpoints and carries out what was asked meanwhile."""
+    """The runner behind a job: saves its checkpoints, and obeys halts, stops and interrupts."""
 
     signals: Signals
-    #: `time.monotonic()` from which on a checkpoint is worth saving
+    #: when the next checkpoint is due to be saved (monotonic)
     due: float
 
     def meet(self, job: Job) -> None:
-        """Save the job's checkpoint, then obey: return to go on, block while halted, or raise an Interrupt."""
+        """Save the job's checkpoint, then obey: block while halted, return to go on, or raise an Interrupt."""
 
     def folder(self) -> Path:
-        """Return the folder of the job's own, made if it is missing."""
+        """Return the job's own folder. Make it if it is missing."""
 
 
 class Job:
@@ -50,13 +50,13 @@ class Job:
 
     #: the name clients submit; the class name unless set
     type: ClassVar[str] = ""
-    #: can begin again from its cursor in a new thread; if not, a halted job keeps its thread
+    #: can continue from its cursor in a new thread; if not, a halted job keeps its thread
     resumable: ClassVar[bool] = True
     #: jobs of this type that may run at once, over all processes; None: as many as there are slots
     max_running: ClassVar[int | None] = None
     #: tries in all, unless the submission says otherwise
     max_attempts: ClassVar[int] = 1
-    #: most time one attempt may run, unless the submission says otherwise; halts do not count
+    #: longest time one attempt may run, unless the submission says otherwise; halts do not count
     timeout_seconds: ClassVar[float | None] = None
     #: a running job that has saved no checkpoint for this long is shown as stuck; None: never
     stuck_after_seconds: ClassVar[float | None] = 300.0
@@ -65,7 +65,7 @@ class Job:
     Args: ClassVar[ArgsModel] = NoArgs
 
     args: Any
-    #: where to begin: what the last checkpoint saved, None at first
+    #: where to begin, as saved by the last checkpoint; None at first
     cursor: Any
     job_id: str
     #: counts executions of this job from 1
@@ -95,53 +95,53 @@ class Job:
         self.done: float | None = None
         self.total: float | None = None
         self.message: str | None = None
-        #: something was passed to checkpoint() that is not saved yet
+        #: values passed to checkpoint() are not saved yet
         self.is_dirty = False
         self._keeper = keeper
         self._is_asked = keeper.signals.halt.is_set
-        self._calls = 0  # of checkpoint(), since one was saved
-        self._waited_seconds = 0.0  # meanwhile, in wait()
+        self._calls = 0  # of checkpoint(), since the last save
+        self._waited_seconds = 0.0  # in wait(), since the last save
         self._measured_at = time.monotonic()
         self._gap_seconds: float | None = None
 
     def start(self) -> dict[str, Any] | None:
-        """Do the work, beginning at `self.cursor`; what it returns (JSON) is the job's result. Raising is failure."""
+        """Do the work, beginning at `self.cursor`, and return the job's result (JSON). Raising means failure."""
         raise NotImplementedError(f"{type(self).__name__} has to define start()")
 
     def halt(self) -> None:
-        """Let go of connections and locks: the job is about to park."""
+        """Release connections and locks: the job is about to park."""
 
     def resume(self) -> None:
-        """Take again what `halt` let go of: the job has just been woken."""
+        """Acquire again what `halt` has released: the job has just been woken."""
 
     def stop(self) -> None:
-        """Put things in order before `clean`: the job has to end for good."""
+        """Prepare for `clean`: the job has to end for good."""
 
     def clean(self) -> None:
-        """Roll back what was done. May run in another process, with only args and cursor, and may run again."""
+        """Roll back the work. May run in another process, with only args and cursor, and more than once."""
         shutil.rmtree(self.workdir, ignore_errors=False)
 
     def details(self) -> dict[str, Any]:
-        """Return what else the job's details should show (JSON); called whenever a checkpoint is saved."""
+        """Return more JSON to show in the job's details. Called whenever a checkpoint is saved."""
         return {}
 
     def flush(self) -> None:
-        """Make durable what the cursor claims; called right before a checkpoint is saved."""
+        """Make the work that the cursor claims durable. Called right before a checkpoint is saved."""
 
     @property
     def workdir(self) -> Path:
-        """The folder of the job's own; the default `clean` removes it."""
+        """The job's own folder, made if it is missing. The default `clean` removes it."""
         return self._keeper.folder()
 
     def checkpoint(
         self, cursor: Any = None, done: float | None = None, total: float | None = None, message: str | None = None
     ) -> None:
-        """Say that all up to *cursor* is done, and obey a halt or a stop.
+        """Report that the work up to *cursor* is done, and obey a halt or a stop.
 
-        Cheap enough for every unit of work: it is saved when JOBMANAGER_CHECKPOINT_SECONDS have passed since the last
-        one, and whenever the job halts, stops, ends or is handed over. What is None stays as it was. Pass a fresh
-        value as *cursor*, do not change one in place. Blocks while the job is halted. Raises an Interrupt, which is a
-        BaseException, when the attempt has to end.
+        Cheap enough for every unit of work: saves only if JOBMANAGER_CHECKPOINT_SECONDS have passed since the last
+        save, and whenever the job halts, stops, ends or is handed over. None leaves a value as it was. Pass a new
+        value as *cursor*; do not change one in place. Blocks while the job is halted. Raises an Interrupt, which is a
+        BaseException, if the attempt has to end.
         """
         if cursor is not None:
             self.cursor = cursor
@@ -157,7 +157,7 @@ class Job:
             self._meet()
 
     def wait(self, seconds: float) -> None:
-        """Sleep, but wake at once for a halt or a stop, and obey it; after a resume, sleep for what was left."""
+        """Sleep, but wake at once to obey a halt or a stop, as `checkpoint` does. After a resume, sleep the rest."""
         left = seconds
         while left > 0:
             began = time.monotonic()
@@ -171,9 +171,9 @@ class Job:
 
     @property
     def gap_seconds(self) -> float | None:
-        """How long it works between two calls of `checkpoint`, on average: what a halt has to wait for.
+        """Average time between two calls of `checkpoint`, in seconds: as long as a halt may have to wait.
 
-        Measured over the calls since one was saved; time spent in `wait`, which ends at once, does not count.
+        Measured over the calls since the last save, without time in `wait`, which a halt ends at once.
         """
         if self._calls:
             worked = time.monotonic() - self._measured_at - self._waited_seconds

@@ -1,6 +1,6 @@
-"""Check the JSON values that clients and jobs hand over, and make stored ones fit to be shown.
+"""Check the JSON values of clients and jobs, and prepare stored ones for answers.
 
-Pure functions: no I/O, no clock, no threads. Knows nothing of jobs, HTTP or the store.
+Pure functions: no I/O, no clock, no threads. Does not depend on jobs, HTTP or the store.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from typing import Any
 
 JSON = Any
 
-#: Levels of arrays and objects inside each other. Far below Python's recursion limit, which leaves fewer levels where
-#: the stack is deeper: one thread could not read what another wrote. The serializer of answers ends at 254 levels.
+#: Most levels of nested arrays and objects. Far below Python's recursion limit, which leaves fewer levels in a thread
+#: with a deeper stack: it could not read what another thread wrote. The serializer of answers handles 254 levels.
 MAX_DEPTH = 100
-#: Bytes of one value as compact JSON in UTF-8.
+#: Most bytes of one value, as compact JSON in UTF-8.
 MAX_BYTES = 1 << 20
 
-#: Write a value as compact JSON. Made once: json.dumps makes an encoder at every call that asks for anything unusual.
+#: Encode a value as compact JSON. Made once: json.dumps makes a new encoder at every call with options.
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
-#: A larger number may have more digits than Python writes.
+#: A larger number may have more digits than Python converts.
 _LARGEST_PLAIN = 2**63
-#: An object of so many plain entries, of so many characters each, is smaller than MAX_BYTES however it is escaped.
+#: An object with so many plain entries of so many characters each is smaller than MAX_BYTES, even if all are escaped.
 _FEW_ENTRIES = 64
 _SHORT_TEXT = 1024
 _LEFT_OUT = f"(left out: nested more than {MAX_DEPTH} levels deep)"
 
 
 def check_json(value: JSON, what: str) -> None:
-    """Raise TypeError or ValueError if *value* cannot be kept as JSON: the message names *what* it is, and the limit.
+    """Raise TypeError or ValueError unless *value* can be stored as JSON. The message has *what* it is, and the limit.
 
-    It must be valid JSON, of MAX_BYTES at most, and nested MAX_DEPTH levels deep at most.
+    It must be valid JSON, MAX_BYTES long at most, and nested MAX_DEPTH levels deep at most.
     """
     if _is_plain(value) or _is_plain_object(value):
         return
@@ -52,15 +52,15 @@ def is_deeper(value: JSON, levels: int) -> bool:
 
 
 def showable(value: JSON) -> JSON:
-    """Return *value* as an answer can show it: a note replaces what is nested more than MAX_DEPTH levels deep.
+    """Return *value* for an answer: a note replaces arrays and objects nested more than MAX_DEPTH levels deep.
 
-    Older versions of the service have kept such values.
+    Older versions of the service have stored such values.
     """
     return _cut(value, MAX_DEPTH) if is_deeper(value, MAX_DEPTH) else value
 
 
 def _is_plain(value: object) -> bool:
-    """Return True at once for most values that can be kept: encoding one takes several times as long."""
+    """Return True for plain values, which need no trial encoding: that takes several times as long."""
     if isinstance(value, str):
         return len(value) <= _SHORT_TEXT and value.isascii()
     return value is None or (isinstance(value, int) and -_LARGEST_PLAIN <= value <= _LARGEST_PLAIN)
@@ -75,7 +75,8 @@ def _is_plain_object(value: object) -> bool:
 def _check_shape(value: JSON, what: str) -> None:
     """Raise ValueError if *value* is nested too deep, or has so many items that it is certainly too large.
 
-    Stops at the level where that shows, so a value that contains itself, or another one many times, takes no longer.
+    Stops at the first level that is too deep or too large, so a value that contains itself, or another value many
+    times, takes no longer.
     """
     least = 0
     for level, containers in enumerate(_containers_by_level(value), 1):
@@ -95,9 +96,9 @@ def _containers_by_level(value: JSON) -> Iterator[list[Any]]:
 
 
 def _least_bytes(container: Any) -> int:
-    """Return how many bytes an array or object takes at least, without the content of others inside it."""
+    """Return the least number of bytes of an array or object, without the content of nested ones."""
     items = (*container, *container.values()) if isinstance(container, dict) else container
-    # Each item takes a character, and another one parts it from the next.
+    # Each item takes at least one character, and a separator.
     return 2 * len(container) + sum(len(item) for item in items if isinstance(item, str))
 
 

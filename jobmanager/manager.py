@@ -1,6 +1,6 @@
-"""JobManager: the only door for HTTP, the command line and embedders.
+"""JobManager: the only entry point for HTTP, the command line and embedders.
 
-Thread-safe; every method may be called from any thread. It joins the store, which decides, and the engine, which acts.
+Thread-safe. Joins the store, which decides, and the engine, which acts.
 """
 
 from __future__ import annotations
@@ -50,29 +50,29 @@ from jobmanager.repeatable import Repeatable, repeatable
 from jobmanager.states import REACHED, UNDER_WAY, Action, Status
 from jobmanager.store import Store, note_standstill
 
-#: How long `close` lets running jobs reach a checkpoint, unless told otherwise.
+#: How long `close` gives running jobs to reach a checkpoint, by default.
 GRACE_SECONDS = 20.0
-#: How long `close` waits for calls under way, which are about to return.
+#: How long `close` waits for calls under way to return.
 _LAST_CALLS_SECONDS = 10.0
-#: How many jobs a bulk request changes in one commit: others, who wait for it, should hardly notice.
+#: Jobs that a bulk request changes in one commit. Few, so that other writers hardly wait.
 _SWEEP_SIZE = 100
-#: How many jobs a bulk request looks at in one question.
+#: Jobs that a bulk request reads in one query.
 _PAGE_SIZE = 500
-#: What every database keeps as a whole number.
+#: Largest integer that every database can store.
 _LARGEST_INTEGER = 2**31 - 1
 
-#: How many labels a job has, at most.
+#: Most labels of a job.
 MOST_LABELS = 32
 _LONGEST_LABEL = 255
 _LONGEST_KEY = 255
 
-#: Characters of what a job's result tells of its file.
+#: Most characters of each text in a job's result that describes its file.
 _LONGEST_HEADER = 1000
-#: As file systems have it.
+#: The limit of most file systems.
 _LONGEST_FILENAME = 255
 _LINE = re.compile(r".+")
 _ETAG = re.compile(r"[A-Za-z0-9._-]+")
-#: A type and a subtype (RFC 9110 §8.3.1), and whatever parameters in ASCII.
+#: A type and a subtype (RFC 9110 §8.3.1), then any parameters in ASCII.
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+\s*(?:;[ -~]*)?", re.ASCII)
 
 P = ParamSpec("P")
@@ -80,13 +80,13 @@ T = TypeVar("T")
 
 
 def _spread(number: int, now: datetime, seconds: float) -> Iterator[datetime | None]:
-    """Yield when each of so many jobs, the newest of them first, may run: the oldest at once. None: all at once."""
+    """Yield the time from which each of *number* jobs, newest first, may run, the oldest at *now*; None: at once."""
     step = timedelta(seconds=seconds) / max(1, number - 1)
     return (now + step * place if seconds > 0 else None for place in reversed(range(number)))
 
 
 def _counted(method: Callable[Concatenate[JobManager, P], T]) -> Callable[Concatenate[JobManager, P], T]:
-    """Have `close` wait for calls of *method* that are under way: the store is not closed beneath them."""
+    """Make `close` wait for calls of *method* under way, so that the store is not closed while they use it."""
 
     @wraps(method)
     def call(manager: JobManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -105,17 +105,17 @@ def _counted(method: Callable[Concatenate[JobManager, P], T]) -> Callable[Concat
 class JobManager:
     """Submits jobs, runs them in threads, and halts, resumes and stops them wherever they run.
 
-    Opens nothing before `start`, so that it may be made before a fork. As a context manager it starts and closes:
+    Opens nothing before `start`, so it may be made before a fork. As a context manager, it starts and closes:
 
         with JobManager(Settings(data_dir=Path("var"))) as manager:
             job = manager.submit("Simple", {"steps": 3})
     """
 
     def __init__(self, settings: Settings | None = None, types: Registry = registry) -> None:
-        """Raises ConfigError if the environment, where *settings* are not given, holds a bad value."""
+        """Read the settings from the environment if none are given: raises ConfigError if one is invalid."""
         self.settings = settings or Settings.from_env()
         self.types = types
-        # Guards the start and the close of _store and _engine, and what the last start was refused for, and when.
+        # Guards the start and close of _store and _engine, and when and why the last start failed.
         self._lock = threading.Lock()
         self._refused_at, self._refusal = float("-inf"), ""
         self._store: Store | None = None
@@ -129,24 +129,23 @@ class JobManager:
         types.load_entry_points()
 
     def start(self) -> None:
-        """Open the store and begin to run jobs; called by every other method, so that calling it is optional.
+        """Open the store and begin to run jobs. Optional: every method that needs the store calls this.
 
-        Does nothing if it has started; it does not start again once it was closed. Raises ConfigError,
-        StoreUnavailable.
+        Does nothing if the manager has started. Raises ConfigError, or StoreUnavailable, also once it was closed.
         """
         if self._engine is not None:
             return
         if self._is_ending:
-            # Said without the lock: close holds it while it waits for calls under way.
+            # Checked without the lock: close holds it while it waits for calls under way.
             raise _shutting_down()
         asked_at = time.monotonic()
         with self._lock:
             if self._engine is not None:
                 return
             if self._is_ending:
-                # A request that is still under way must not start it anew in a process that is about to end.
+                # A request under way must not start the manager again in a process that is ending.
                 raise _shutting_down()
-            if self._refused_at > asked_at:  # while this waited: to try in turns would take the last one minutes
+            if self._refused_at > asked_at:  # failed while this waited; retries in turn would take minutes
                 raise StoreUnavailable(self._refusal)
             try:
                 store = self._open_store()
@@ -159,25 +158,25 @@ class JobManager:
             has_slots(self.settings.slots)
 
     def check(self) -> None:
-        """Raise ConfigError or StoreUnavailable if it could not start; leaves nothing open, so a fork may follow."""
+        """Raise ConfigError or StoreUnavailable if `start` would fail. Leaves nothing open, so a fork may follow."""
         self._open_store().close()
 
     def begin_shutdown(self, grace_seconds: float = GRACE_SECONDS) -> None:
-        """Claim no more jobs and hand over those that run; does not block, fit for a signal handler."""
+        """Stop claiming and hand over running jobs. Does not block; safe in a signal handler."""
         self._is_ending = True
         if self._engine is not None:
             self._engine.begin_shutdown(grace_seconds)
 
     def close(self, grace_seconds: float = GRACE_SECONDS) -> None:
-        """Save and hand over what runs, end every thread, close the store. Blocks; may be called twice."""
+        """Save and hand over running jobs, end all threads, close the store. Blocks; may be called twice."""
         self._is_ending = True
         with self._lock:
             if self._engine is None or self._store is None:
                 return
             engine, store = self._engine, self._store
-            engine.close(grace_seconds)  # until then, everything can be asked
+            engine.close(grace_seconds)  # until it returns, all methods work
             self._engine = self._store = None
-            engine.notify()  # whoever waits for a job is told
+            engine.notify()  # wake the threads that wait for a job
             with self._calls:
                 self._calls.wait_for(lambda: self._under_way == 0, _LAST_CALLS_SECONDS)
             store.close()
@@ -208,10 +207,10 @@ class JobManager:
         idempotency_scope: str = "",
         actor: str = "embedder",
     ) -> JobRecord:
-        """Store a job, to be run as soon as there is a slot; it is durable when this returns.
+        """Store a job, to be run as soon as there is a slot. It is durable when this returns.
 
         The same *idempotency_key* with the same submission returns the job that was stored before, for at least a day.
-        Keys of different *idempotency_scope* are different keys.
+        The same key in another *idempotency_scope* is another key.
         Raises UnknownType, InvalidRequest, Conflict (the key was used for another submission), QueueFull,
         StoreUnavailable.
         """
@@ -234,26 +233,26 @@ class JobManager:
 
     @_counted
     def submit_all(self, submissions: Iterable[Submission], *, actor: str = "embedder") -> list[str]:
-        """Store many jobs, all or none, and return their ids; they are durable when this returns.
+        """Store many jobs, all or none, and return their ids. They are durable when this returns.
 
-        Raises what `submit` raises; the field of an InvalidRequest begins with the number of the submission, from 0.
-        A Repeatable is iterated twice, first to check the submissions, then to store a part of them at a time. Other
-        iterables, and those with idempotency keys, are in memory as a whole.
+        Raises the same errors as `submit`; the field of an InvalidRequest begins with the submission's number, from 0.
+        A Repeatable is iterated twice: to check the submissions, then to store them in parts. Other iterables, and
+        submissions with idempotency keys, are in memory as a whole.
         """
         again = repeatable(submissions)
         of_types: Counter[str] = Counter()
         numbers = count()
 
         def check(asked: Submission) -> bool:
-            """Check a submission, count its type, and return whether it has an idempotency key."""
+            """Check a submission, count its type, and return True if it has an idempotency key."""
             self._checked(asked, under=(next(numbers),))
             of_types[asked.type] += 1
             return asked.idempotency_key is not None
 
-        # Not a loop: its variable would keep a submission while the next is read, and each may be large.
+        # Not a loop: its variable would keep a submission, which may be large, while the next one is read.
         has_keys = sum(map(check, again)) > 0
         engine, store = self._started(), self._opened()
-        # The span of this thread: the store may make the jobs in another thread.
+        # Read here: the store may make the jobs in another thread, which has another span.
         make = partial(self._new, traceparent=tracing.traceparent())
         new = NewBatch(jobs=Repeatable(lambda: map(make, again)), of_types=of_types)
         if has_keys:
@@ -265,33 +264,33 @@ class JobManager:
 
     @_counted
     def find(self, selection: Selection, *, before: Position | None = None, limit: int = 100) -> Page:
-        """Return jobs in the order of submission, the newest first, up to *limit*; raises StoreUnavailable.
+        """Return up to *limit* jobs by time of submission, the newest first. Raises StoreUnavailable.
 
-        What is large in them is left out, and named by JobRecord.shortened: `get` returns the whole job. The cursor is
-        left out of each. Jobs that are large all the same make the page shorter.
+        Leaves out cursors, and large fields, which JobRecord.shortened names: `get` returns the whole job. The page is
+        shorter if its jobs are large even so.
         """
         return self._opened().find(selection, tuple(self.types), before=before, limit=limit)
 
     @_counted
     def now(self) -> datetime:
-        """Return the time by the clock that everything is recorded by; raises StoreUnavailable."""
+        """Return the time of the clock that all records use. Raises StoreUnavailable."""
         return self._opened().now()
 
     @_counted
     def get(self, job_id: str) -> JobRecord:
-        """Return the job; raises UnknownJob, StoreUnavailable."""
+        """Return the job. Raises UnknownJob, StoreUnavailable."""
         return self._opened().get(job_id)
 
     @_counted
     def changes(self, job_id: str) -> list[Change]:
-        """Return what happened to the job, oldest first; raises UnknownJob, StoreUnavailable."""
+        """Return the changes of the job, oldest first. Raises UnknownJob, StoreUnavailable."""
         return self._opened().changes(job_id)
 
     @_counted
     def log(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
-        """Return up to *limit* lines that the job logged, and about 1 MiB of them, behind the one numbered *after*.
+        """Return lines of the job's log after the one numbered *after*: up to *limit* lines and about 1 MiB.
 
-        There are no more if this is empty. Raises UnknownJob, StoreUnavailable.
+        An empty list means that there are no more lines. Raises UnknownJob, StoreUnavailable.
         """
         self.get(job_id)
         return self._opened().log(job_id, after=after, limit=limit)
@@ -300,10 +299,10 @@ class JobManager:
     def follow(
         self, selection: Selection | None = None, *, job_id: str | None = None, after: int | None = None
     ) -> Subscription:
-        """Return what tells of changes and progress as they happen, of all jobs or of one; to be closed.
+        """Return a subscription to changes and progress, of all jobs or of one. The caller has to close it.
 
-        It begins with the changes numbered above *after*, or now. Of a selection, statuses (which changes lead to),
-        type and labels count. Raises TooManyStreams, StoreUnavailable.
+        It begins with the changes numbered above *after*, or now. Of *selection*, only statuses (that changes lead to),
+        type, types and labels count. Raises TooManyStreams, StoreUnavailable.
         """
         interest = Interest(job_id=job_id, selection=selection or Selection())
         return self._started().subscribe(interest, after=after, read=self._news)
@@ -313,9 +312,9 @@ class JobManager:
         return self._opened().news(after=after, upto=upto, job_id=job_id, limit=limit)
 
     def artifact(self, job_id: str) -> Artifact:
-        """Return the file that a completed job made; raises UnknownJob, and NotFound if there is none.
+        """Return the file that a completed job made. Raises UnknownJob; NotFound if there is no file.
 
-        A job's result tells of it: `file` (relative to its workdir), and `filename`, `media_type`, `sha256` if known.
+        The job's result names it in `file` (relative to its workdir), and may have `filename`, `media_type`, `sha256`.
         """
         job = self.get(job_id)
         told = job.result if job.status is Status.COMPLETED and isinstance(job.result, dict) else {}
@@ -336,24 +335,24 @@ class JobManager:
 
     @_counted
     def ping(self) -> None:
-        """Return if the store answers; raises StoreUnavailable."""
+        """Return if the store answers; raise StoreUnavailable if not."""
         self._opened().ping()
 
     @_counted
     def metrics(self) -> bytes:
-        """Return what the service is watched by, in the text format of Prometheus."""
+        """Return the metrics of the service, in the text format of Prometheus."""
         return exposition(self._collector, self.settings.metrics_dir)
 
     @_counted
     def is_unresponsive(self, job: JobRecord) -> bool:
-        """Tell whether the job has not answered a stop within JOBMANAGER_STOP_GRACE_SECONDS."""
+        """Return True if the job has not obeyed a stop within JOBMANAGER_STOP_GRACE_SECONDS."""
         if job.status is not Status.STOPPING or job.asked_at is None:
             return False
         return (self._opened().now() - job.asked_at).total_seconds() > self.settings.stop_grace_seconds
 
     @_counted
     def is_stuck(self, job: JobRecord) -> bool:
-        """Tell whether the job runs but has saved no checkpoint for longer than its type allows."""
+        """Return True if the job runs but has saved no checkpoint for longer than its type allows."""
         allowed = self.types.get(job.type).stuck_after_seconds if job.type in self.types else None
         if job.status not in (Status.RUNNING, Status.HALTING) or job.running_since is None or allowed is None:
             return False
@@ -362,18 +361,18 @@ class JobManager:
 
     @_counted
     def prune(self, *, before: datetime | None = None, keep: int | None = None) -> int:
-        """Remove finished jobs, with their changes, logs and files; returns how many.
+        """Remove jobs that finished before *before*, and those beyond the newest *keep*. Return how many.
 
-        Those that finished before *before* go, and those beyond the newest *keep*; see retention.
+        Their changes, logs and files go with them; see retention. Blocks until all are removed.
         """
         return retention.prune(self._opened(), self.settings.data_dir, before=before, keep=keep, seconds=float("inf"))
 
     @_counted
     def release_process(self, pid: int) -> int:
-        """Hand over the jobs of a process of this machine that stands still, without counting a crash.
+        """Hand over the jobs of a process on this machine that stands still, without counting a crash.
 
-        Returns how many jobs were taken from it. Its threads can write nothing more. Waits for the rows that it has
-        locked. Raises StoreUnavailable.
+        Returns the number of these jobs. The threads of the process can write nothing more. Waits for rows that the
+        process has locked. Raises StoreUnavailable.
         """
         note_standstill(self.settings.database_url, pid)
         engine = self._started()
@@ -384,7 +383,7 @@ class JobManager:
 
     # Halt, resume, stop
 
-    # What *versions* are given for, Outdated is raised, and nothing done, where the job's own is none of them.
+    # If *versions* are given and the job's version is not among them, Outdated is raised and nothing changes.
 
     def halt(
         self,
@@ -395,7 +394,7 @@ class JobManager:
         wait: float = 0,
         versions: Collection[str] | None = None,
     ) -> JobRecord:
-        """Have the job pause where it stands, everything kept; waits up to *wait* seconds until it has.
+        """Pause the job where it stands, and keep everything. Waits up to *wait* seconds until it has halted.
 
         Raises UnknownJob, NotAllowed, Outdated, StoreUnavailable.
         """
@@ -410,7 +409,7 @@ class JobManager:
         wait: float = 0,
         versions: Collection[str] | None = None,
     ) -> JobRecord:
-        """Have a halted or failed job go on where it stood; waits up to *wait* seconds until it runs.
+        """Continue a halted or failed job where it stood. Waits up to *wait* seconds until it runs.
 
         Raises UnknownJob, NotAllowed, Outdated, StoreUnavailable.
         """
@@ -426,14 +425,14 @@ class JobManager:
         force: bool = False,
         versions: Collection[str] | None = None,
     ) -> JobRecord:
-        """End the job for good and roll back what it did; waits up to *wait* seconds until that is done.
+        """End the job for good and roll back its work. Waits up to *wait* seconds until that is done.
 
-        *force* interrupts Python code that does not answer. Raises UnknownJob, NotAllowed, Outdated, StoreUnavailable.
+        *force* interrupts Python code that does not obey. Raises UnknownJob, NotAllowed, Outdated, StoreUnavailable.
         """
         return self._ask(job_id, Action.STOP, actor, reason, wait, is_forced=force, versions=versions)
 
     def halt_all(self, selection: Selection, *, actor: str = "embedder", reason: str | None = None) -> Sweep:
-        """Ask every job of the selection to halt, without waiting; raises StoreUnavailable, with a part done."""
+        """Halt every job of the selection. Does not wait. StoreUnavailable may be raised with some jobs changed."""
         return self._ask_all(selection, Action.HALT, actor, reason)
 
     def resume_all(
@@ -444,20 +443,23 @@ class JobManager:
         reason: str | None = None,
         spread_seconds: float = 0,
     ) -> Sweep:
-        """Have every job of the selection go on, the first at once and the last after *spread_seconds*.
+        """Resume every job of the selection, the oldest at once and the newest after *spread_seconds*.
 
-        Does not wait for them. Raises StoreUnavailable, with a part done.
+        Does not wait. StoreUnavailable may be raised with some jobs changed.
         """
         return self._ask_all(selection, Action.RESUME, actor, reason, spread_seconds=spread_seconds)
 
     def stop_all(
         self, selection: Selection, *, actor: str = "embedder", reason: str | None = None, force: bool = False
     ) -> Sweep:
-        """Ask every job of the selection to stop, without waiting; raises StoreUnavailable, with a part done."""
+        """Stop every job of the selection. Does not wait. StoreUnavailable may be raised with some jobs changed."""
         return self._ask_all(selection, Action.STOP, actor, reason, is_forced=force)
 
     def wait(self, job_id: str, *, unless: Sequence[Status], wait: float) -> JobRecord:
-        """Return the job as soon as its status is one of *unless* no more, or after *wait* seconds."""
+        """Return the job when its status is no longer one of *unless*, or after *wait* seconds. Blocks until then.
+
+        Raises UnknownJob, StoreUnavailable.
+        """
         deadline = time.monotonic() + wait
         while True:
             engine = self._started()
@@ -516,7 +518,7 @@ class JobManager:
         how = {"statuses": selection.statuses, "actor": actor, "reason": reason, "is_forced": is_forced}
         changed: list[str] = []
         unchanged: dict[str, str] = {}
-        reasons: dict[str, str] = {}  # each kept once: a hundred thousand jobs may have the same
+        reasons: dict[str, str] = {}  # one string per reason: a hundred thousand jobs may share it
         for begin in range(0, len(ids), _SWEEP_SIZE):
             some = dict(zip(ids[begin : begin + _SWEEP_SIZE], run_ats, strict=False))
             for job_id, came in self._apply_to_each(some, action, **how).items():
@@ -555,7 +557,7 @@ class JobManager:
         return came
 
     def _checked(self, asked: Submission, *, under: tuple[int, ...] = ()) -> NewJob:
-        """Return the job to be stored; raises InvalidRequest, its field *under* the number of the submission."""
+        """Validate a submission and return it as a new job. Raises InvalidRequest with a field below *under*."""
         try:
             job_type = self.types.get(asked.type)
             check_args(asked.args)
@@ -567,7 +569,7 @@ class JobManager:
             raise error.moved(under) from None
 
     def _new(self, asked: Submission, *, traceparent: str | None) -> NewJob:
-        """Return a submission as a job to be stored, with what its type says where the submission says nothing."""
+        """Return a submission as a new job, with its type's defaults for settings that it leaves out."""
         job_type = self.types.get(asked.type)
         return NewJob(
             id=str(uuid_utils.uuid7()),
@@ -607,7 +609,7 @@ class JobManager:
 
 
 def _why_unchanged(came: Applied | NotAllowed | None) -> str | None:
-    """Return why a bulk request left a job as it was; None if it changed the job."""
+    """Return why a bulk request did not change a job; None if it did."""
     if isinstance(came, NotAllowed):
         return str(came)
     if came is None:
@@ -620,7 +622,7 @@ def _shutting_down() -> StoreUnavailable:
 
 
 def _check(new: NewJob) -> None:
-    """Raise InvalidRequest where a submission cannot be kept, or could never do what it says."""
+    """Raise InvalidRequest if a new job cannot be stored, or could never run as submitted."""
     try:
         check_json(new.labels, "labels")
     except (TypeError, ValueError) as error:
@@ -655,7 +657,7 @@ def _check_labels(labels: dict[str, str]) -> None:
 def _line(
     result: dict[str, Any], name: str, otherwise: str, *, longest: int = _LONGEST_HEADER, form: re.Pattern[str] = _LINE
 ) -> str:
-    """Return the text under *name* in a job's result, or *otherwise* if it cannot go into a path or a header."""
+    """Return the text under *name* in a job's result, or *otherwise* if it is missing or unfit for a path or header."""
     value = result.get(name)
     if not isinstance(value, str) or len(value) > longest or not value.isprintable():
         return otherwise

@@ -1,6 +1,6 @@
 """The values that travel between the layers, and the pure decisions about them.
 
-No I/O, no clock, no threads: time and chance are arguments.
+No I/O, no clock, no threads: time and randomness are arguments.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 
 from jobmanager.states import Action, Status
 
-#: How often `clean` is tried before the job is shown as failed; a stop asked again starts anew.
+#: How often `clean` is tried before the job fails. Another stop starts the count again.
 CLEAN_ATTEMPTS = 5
 
-#: How large args, result and details may be, as JSON, for a list to show them.
+#: Largest args, result or details that a list shows, as JSON.
 MOST_LISTED_BYTES = 4096
 
 JSON = Any
@@ -30,26 +30,26 @@ JSON = Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What a job has saved: where to go on, and how far it is."""
+    """The saved state of a job: where to continue, and its progress."""
 
     #: grows by one with every checkpoint saved; 0 before the first
     seq: int = 0
-    #: where to go on, as the job's code gave it; None before the first
+    #: where to continue, as passed by the job's code; None before the first
     cursor: JSON = None
     #: units of work done
     done: float | None = None
-    #: units of work in all, where known
+    #: units of work in all, if known
     total: float | None = None
-    #: what the job says about itself
+    #: the job's own description of its state
     message: str | None = None
     #: when it was saved
     saved_at: datetime | None = None
-    #: how long the job works between two calls of checkpoint(), as last measured; None: not measured yet
+    #: average time between two calls of checkpoint(), as last measured; None: not measured yet
     gap_seconds: float | None = None
 
 
 class Worked:
-    """What follows from the record of a job's work: how long it took so far, and how long it may take."""
+    """Computes from a job's record how long its work took so far, and how long it may take."""
 
     __slots__ = ()
 
@@ -58,12 +58,12 @@ class Worked:
     ran_seconds: float
 
     def run_seconds(self, now: datetime) -> float:
-        """Return the time at work so far, in seconds, without halts and waits."""
+        """Return the time at work so far, in seconds, without time in the queue or halted."""
         stretch = (now - self.running_since).total_seconds() if self.running_since else 0.0
         return self.ran_seconds + max(0.0, stretch)
 
     def rate(self) -> float | None:
-        """Return the units of work done in a second at work, up to the last checkpoint; None where nobody counts."""
+        """Return the units of work done per second at work, up to the last checkpoint; None if unknown."""
         kept = self.checkpoint
         if not kept.done or kept.saved_at is None:
             return None
@@ -71,7 +71,7 @@ class Worked:
         return kept.done / seconds if seconds > 0 else None
 
     def eta_seconds(self, now: datetime) -> float | None:
-        """Return how much longer the work takes if it goes on as it went; None if it does not run, or nobody knows."""
+        """Return the remaining time at the rate so far, in seconds; None if unknown, or if the job does not run."""
         kept, rate = self.checkpoint, self.rate()
         if self.running_since is None or rate is None or kept.total is None or kept.done is None:
             return None
@@ -79,9 +79,9 @@ class Worked:
         return max(0.0, (kept.total - kept.done) / rate - max(0.0, since))
 
 
-@dataclass(frozen=True, kw_only=True)  # no slots: the store makes one, like another but for some fields, by one call
+@dataclass(frozen=True, kw_only=True)  # no slots: the store makes records by updating __dict__, ten times as fast
 class JobRecord(Worked):
-    """One job, as the store has it."""
+    """One job, as stored."""
 
     #: place in the order of submission
     number: int
@@ -94,67 +94,67 @@ class JobRecord(Worked):
     labels: dict[str, str]
     #: tries in all before a failure is final
     max_attempts: int
-    #: most time one attempt may run; None: no limit
+    #: longest time one attempt may run; None: no limit
     timeout_seconds: float | None
 
-    #: not claimed before
+    #: earliest time at which it may be claimed
     run_at: datetime
     submitted_at: datetime
-    #: begin of the first attempt
+    #: start of the first attempt
     started_at: datetime | None
-    #: begin of the stretch of work under way
+    #: start of the stretch of work under way; None: it does not run
     running_since: datetime | None
     finished_at: datetime | None
-    #: time at work in all stretches that have ended; halts and waits are not in it
+    #: time at work in all stretches that have ended, without time in the queue or halted
     ran_seconds: float
 
-    #: executions so far, and the fencing token of the present one
+    #: number of executions so far; the fencing token of the current one
     attempt: int
     #: errors raised by the job's code since the last resume
     failures: int
-    #: deaths of the owner under it since it last saved another cursor
+    #: how often its process died while running it, since it last saved a new cursor
     crashes: int
     #: the process that holds it
     owner: str | None
     lease_expires_at: datetime | None
 
     checkpoint: Checkpoint
-    #: what the type's `details()` told at the last checkpoint
+    #: what the job's `details()` returned at the last checkpoint
     details: dict[str, JSON]
     result: JSON
     #: why it failed, or why its last attempt did
     error: str | None
-    #: when the halt, resume or stop under way was asked for, and by whom
+    #: when the halt, resume or stop under way was requested
     asked_at: datetime | None
-    #: a stop that may interrupt Python code that does not answer
+    #: the stop may interrupt Python code that does not obey
     is_forced: bool
-    #: the span of the request that submitted it (W3C Trace Context), if there was one
+    #: the span of the request that submitted it (W3C Trace Context), if any
     traceparent: str | None = None
     #: names of the fields that a list leaves empty because they are larger than MOST_LISTED_BYTES
     shortened: tuple[str, ...] = ()
 
     def has_begun(self) -> bool:
-        """Tell whether any attempt was ever made."""
+        """Return True if any attempt was ever made."""
         return self.attempt > 0
 
     def is_scheduled(self) -> bool:
-        """Tell whether its submission named a time for it, and it has not begun."""
+        """Return True if its submission named a start time, and it has not begun."""
         return not self.has_begun() and self.run_at > self.submitted_at
 
     def version(self) -> str:
-        """Return what names this state of the job's life: every change makes another, a checkpoint does not."""
+        """Return a hash of the job's state: every change gives another one, a checkpoint does not."""
         state = [self.id, self.status, self.attempt, self.failures, self.is_forced]
         state += [self.run_at.isoformat(), self.asked_at and self.asked_at.isoformat()]
         return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
 
     def expected_halt_seconds(self) -> float | None:
-        """Return how long a halt may take, judged by the gaps between checkpoints; None if it does not run."""
+        """Return how long a halt may take, by the gaps between checkpoints; None if the job does not run."""
         return self.checkpoint.gap_seconds if self.running_since is not None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What a client asks to be run."""
+    """A client's request to run a job."""
 
     type: str
     args: dict[str, JSON] = field(default_factory=dict)
@@ -162,19 +162,19 @@ class Submission:
     priority: int = 0
     #: None: as soon as there is a slot
     run_at: datetime | None = None
-    #: None: as the type says
+    #: None: the type's default
     max_attempts: int | None = None
-    #: None: as the type says
+    #: None: the type's default
     timeout_seconds: float | None = None
     labels: dict[str, str] = field(default_factory=dict)
     idempotency_key: str | None = None
-    #: whose key it is: the same key of another scope is another key
+    #: the same key in another scope is another key
     idempotency_scope: str = ""
 
 
-@dataclass(slots=True, kw_only=True)  # not frozen, which takes a batch a twentieth of its time to make
+@dataclass(slots=True, kw_only=True)  # not frozen: freezing would take 5 % of the time to make a batch
 class NewJob:
-    """A submission that was checked and waits to be stored."""
+    """A validated submission, to be stored."""
 
     id: str
     type: str
@@ -187,13 +187,13 @@ class NewJob:
     timeout_seconds: float | None = None
     #: the same key with the same submission gives the same job
     idempotency_key: str | None = None
-    #: whose key it is; "": anybody's
+    #: the same key in another scope is another key
     idempotency_scope: str = ""
-    #: the span of the request that submits it, if there is one
+    #: the span of the request that submits it, if any
     traceparent: str | None = None
 
     def fingerprint(self) -> str:
-        """Return what stands for the submission: equal only where what was asked for is."""
+        """Return a hash of the submission, without its key: equal only if the submissions are."""
         asked = [self.type, self.args, self.priority, self.labels, self.max_attempts, self.timeout_seconds]
         asked.append(self.run_at.isoformat() if self.run_at else None)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -203,9 +203,9 @@ class NewJob:
 class NewBatch:
     """Many new jobs, none of which has an idempotency key."""
 
-    #: may be iterated more than once; each iteration may make the jobs anew, with new ids
+    #: may be iterated more than once; each iteration may make the jobs again, with new ids
     jobs: Iterable[NewJob]
-    #: the number of jobs of each type
+    #: number of jobs by type
     of_types: Counter[str]
 
     def __len__(self) -> int:
@@ -215,29 +215,29 @@ class NewBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which jobs are meant: those of which all holds that is given here."""
+    """Filter for jobs. All given conditions must match."""
 
-    #: any of these; empty: whatever the status
+    #: one of these; empty: any status
     statuses: frozenset[Status] = frozenset()
     type: str | None = None
-    #: of these types only; None: of any
+    #: one of these; None: any type
     types: frozenset[str] | None = None
     labels: dict[str, str] = field(default_factory=dict)
-    #: submitted then or later
+    #: submitted at this time or later
     submitted_after: datetime | None = None
-    #: submitted earlier
+    #: submitted before this time
     submitted_before: datetime | None = None
     #: the beginning of an id (13 characters or more), a part of the type's name, or a label's value
     q: str | None = None
 
     def is_everything(self) -> bool:
-        """Tell whether it leaves no job out."""
+        """Return True if every job matches."""
         return self == Selection()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """A place in a list of jobs, which is in the order of submission."""
+    """A position in a list of jobs, which is ordered by submission."""
 
     submitted_at: datetime
     number: int
@@ -245,16 +245,16 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Some jobs of a list, the newest first."""
+    """One page of a list of jobs, the newest first."""
 
     jobs: list[JobRecord]
-    #: where the next page begins; None: this is the last one
+    #: where the next page begins; None: this is the last page
     next: Position | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What came of asking something of many jobs at once: each job that matched is in one of the two."""
+    """The result of a bulk request: each job that matched is in one of the two fields."""
 
     #: ids of the jobs that changed
     changed: list[str]
@@ -264,7 +264,7 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A transition that was committed."""
+    """A committed transition."""
 
     #: grows with every change in the store
     seq: int
@@ -273,10 +273,10 @@ class Change:
     from_status: Status | None
     to_status: Status
     attempt: int
-    #: who asked: a token's name, a client's address, or "engine"
+    #: origin of the request: a token's name, a client's address, or "engine"
     actor: str
     reason: str | None
-    #: when it was asked for; differs from `at` where the job's code had to get there first
+    #: when it was requested; earlier than `at` if a thread had to carry it out
     asked_at: datetime
     #: when it took effect
     at: datetime
@@ -284,7 +284,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Progress(Worked):
-    """How far a job is, for those who follow it."""
+    """Progress of a job, for subscribers."""
 
     job_id: str
     type: str
@@ -297,77 +297,77 @@ class Progress(Worked):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class News:
-    """A change, for those who follow what happens."""
+    """A change, for subscribers."""
 
     change: Change
-    #: the job of the change, as it was when it was read, which may be later
+    #: of the change's job, at the time of reading, which may be later than the change
     progress: Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What the store answers to an action: the job as it now is, and the change if there was one."""
+    """The store's answer to an action: the job as it is now, and the change if there was one."""
 
     job: JobRecord
-    #: None: it was already so
+    #: None: the job already was in the requested state
     change: Change | None
-    #: the job that the process claimed in place of one that ended, if it wanted any and there was one
+    #: the job that the process has claimed in place of one that ended, if any
     claimed: JobRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which jobs a process would run."""
+    """The jobs that a process may claim."""
 
-    #: names of the types it knows
+    #: names of its types
     types: tuple[str, ...]
-    #: by name, how many of a type may run at once, over all processes
+    #: by type: how many may run at once, over all processes
     max_running: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """What there is to do for a process."""
+    """The work in the store for a process."""
 
-    #: other processes have made changes to jobs that this one holds
+    #: other processes have changed jobs that this one holds
     is_signalled: bool
-    #: jobs wait that it may claim, or that have come due
+    #: there are jobs to claim, in the queue or just due
     has_waiting: bool
-    #: jobs that were put off are due, and have no place in the queue yet
+    #: delayed jobs are due, but not in the queue yet
     has_due: bool
-    #: stopping jobs wait to be cleaned
+    #: there are stopping jobs to clean
     has_to_clean: bool
-    #: when the next job is due that waits for its time
+    #: when the next delayed job is due
     next_due_at: datetime | None
 
 
-#: How many jobs there are of a type and a status.
+#: Number of jobs by type and status.
 Census = dict[tuple[str, Status], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """What waits, and what is at work, in all processes."""
+    """Jobs that wait and jobs at work, over all processes."""
 
     #: jobs that could run and wait for a slot
     depth: int
-    #: since when the one of them waits that waited longest
+    #: when the job that has waited longest began to wait
     oldest_at: datetime | None
     #: jobs that hold a slot
     busy: int
-    #: by type: the oldest last checkpoint of jobs that run, or else the begin of their stretch of work
+    #: by type: the oldest of the last checkpoints (or starts, if there is none since) of running jobs
     checkpoints: dict[str, datetime]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogLine:
-    """One line that a job wrote to its log."""
+    """One line of a job's log."""
 
-    #: place in the job's log
+    #: position in the job's log
     number: int
     attempt: int
     at: datetime
-    #: name of the level, as `logging` has it
+    #: name of the level, as in `logging`
     level: str
     message: str
 
@@ -380,7 +380,7 @@ class Artifact:
     #: the name to save it under
     filename: str
     media_type: str
-    #: stands for the content: equal only where the bytes are
+    #: identifies the content: equal only if the bytes are
     etag: str
 
 
@@ -398,19 +398,19 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of one call into a job's code."""
+    """The outcome of one call into a job's code."""
 
     ending: Ending
     result: JSON = None
     #: one line: the exception's type and text
     error: str | None = None
-    #: trying again cannot help
+    #: a retry cannot help
     is_fatal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """What an outcome means for the job: the action to apply, and what to write with it."""
+    """The action that an outcome leads to, and the values to write with it."""
 
     action: Action
     failures: int
@@ -420,20 +420,20 @@ class Settlement:
 
 
 def storable(text: str, *, longest: int = 10_000) -> str:
-    r"""Return *text* as every database can keep it: in UTF-8, without NUL, and not endless.
+    r"""Return *text* in a form that every database can store: valid UTF-8, without NUL, cut after *longest* characters.
 
     >>> storable("a\0b \udcff")
     'a\\x00b \\udcff'
     """
     if len(text) <= longest and text.isascii() and "\0" not in text:
-        return str.__str__(text)  # the text alone, of a member of an enumeration too
+        return str.__str__(text)  # a plain str, also for a member of a StrEnum
     if len(text) > longest:
         text = f"{text[:longest]} … ({len(text) - longest} more characters)"
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def finite(value: object, what: str) -> float | None:
-    """Return *value* as a number that can be kept; raises TypeError or ValueError, which name *what* it is."""
+    """Return *value* as a finite float, or None. Raises TypeError or ValueError, whose texts name *what* it is."""
     if value is None:
         return None
     if isinstance(value, str) or not hasattr(value, "__float__"):
@@ -464,7 +464,7 @@ def backoff(
     return rng() * min(cap, base * 2.0 ** min(failures - 1, 64))
 
 
-#: How often a failing call is made (None: as often as the job says), and what leads to the next try.
+#: How often a failing call is made (None: the job's max_attempts), and the action that leads to the next try.
 _TRIES: dict[Ending, tuple[int | None, Action]] = {
     Ending.RAISED: (None, Action.RETRY),
     Ending.CLEAN_RAISED: (CLEAN_ATTEMPTS, Action.RELEASE),
@@ -472,7 +472,7 @@ _TRIES: dict[Ending, tuple[int | None, Action]] = {
 
 
 def settle(outcome: Outcome, job: JobRecord, *, now: datetime, rng: Callable[[], float] = random.random) -> Settlement:
-    """Decide what *outcome* means for *job*, as it was when the attempt began.
+    """Return the action and values that *outcome* leads to, for *job* as it was when the attempt began.
 
     Raises ValueError for the endings that settle nothing (INTERRUPTED, LOST).
     """

@@ -1,6 +1,6 @@
 """Job types by name: the built-in ones, those of entry points, and those registered by hand.
 
-Knows classes only; makes no jobs and starts nothing.
+Holds classes only. Makes no jobs and starts nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from jobmanager.json_values import check_json
 
 ENTRY_POINT_GROUP = "jobmanager.jobs"
 
-#: How many of the faults of a request are reported.
+#: Most faults of a request that are reported.
 MOST_FAULTS = 100
-#: How long these may be in all. Names of fields, which are as long as a client makes them, weigh more: an answer names
-#: each of them twice, escaped.
+#: Most characters of all reported faults. The characters of field names, whose length clients choose, weigh more: an
+#: answer has each name twice, escaped.
 _LONGEST_FAULTS = 20_000
 _WEIGHT_OF_NAMES = 6
-#: How long each name in a path, and each text, may be.
+#: Most characters of each name in a path, and of each text.
 _LONGEST_NAME = 100
 _LONGEST_TEXT = 1000
 
@@ -38,15 +38,15 @@ _log = logging.getLogger(__name__)
 
 
 class Registry:
-    """The job types a process knows. Filled before jobs run; reading it needs no lock."""
+    """The job types of a process. Filled before jobs run; reading it needs no lock."""
 
     def __init__(self) -> None:
         self._types: dict[str, type[Job]] = {}
 
     def register(self, job_type: JobType) -> JobType:
-        """Add a job type under its name, and return it, so that it serves as a decorator.
+        """Add a job type under its name, and return it, so that this method serves as a decorator.
 
-        Raises TypeError or ValueError if it is no usable job type, or the name is taken by another.
+        Raises TypeError if it is not a usable job type, ValueError if another type has its name.
         """
         if not (isinstance(job_type, type) and issubclass(job_type, Job)):
             raise TypeError(f"{job_type!r} is no subclass of Job")
@@ -61,7 +61,7 @@ class Registry:
         return job_type
 
     def load_entry_points(self) -> None:
-        """Register what installed packages offer; one that cannot be loaded is logged and left out."""
+        """Register the job types of installed packages. Log and skip those that cannot be loaded."""
         for point in entry_points(group=ENTRY_POINT_GROUP):
             try:
                 self.register(point.load())
@@ -69,13 +69,13 @@ class Registry:
                 _log.exception("The job type %r of %r cannot be used.", point.name, point.value)
 
     def get(self, name: str) -> type[Job]:
-        """Return the type of that name; raises UnknownType."""
+        """Return the type with that name. Raises UnknownType."""
         if name not in self._types:
             raise UnknownType(name, self._types)
         return self._types[name]
 
     def only(self, names: Collection[str]) -> Registry:
-        """Return a registry of those types among these names."""
+        """Return a registry of the types with these names."""
         some = Registry()
         some._types = {name: job_type for name, job_type in self._types.items() if name in names}
         return some
@@ -87,16 +87,16 @@ class Registry:
         return iter(sorted(self._types))
 
     def max_running(self) -> dict[str, int]:
-        """Return how many jobs of a type may run at once, for those types that say so."""
+        """Return how many jobs of a type may run at once, for the types that limit it."""
         return {name: kind.max_running for name, kind in self._types.items() if kind.max_running is not None}
 
 
-#: The registry of the process, which a JobManager uses unless it is given another.
+#: The registry of the process: the default of every JobManager.
 registry = Registry()
 
 
 def type_name(job_type: type[Job]) -> str:
-    """Return the name clients submit."""
+    """Return the name that clients submit."""
     return job_type.__dict__.get("type") or job_type.__name__
 
 
@@ -106,9 +106,9 @@ def describe(job_type: type[Job]) -> str:
 
 
 def check_args(args: dict[str, Any]) -> None:
-    """Raise InvalidRequest if the arguments of a new job are not JSON, or larger or deeper than a job may have.
+    """Raise InvalidRequest if the arguments of a new job are not valid JSON, too large, or nested too deep.
 
-    To be called before `parse_args`: what a type's own validators cost is not bounded.
+    Call this before `parse_args`: a type's own validators may take any time.
     """
     try:
         check_json(args, "args")
@@ -117,10 +117,10 @@ def check_args(args: dict[str, Any]) -> None:
 
 
 def parse_args(job_type: type[Job], args: dict[str, Any], settings: Settings, *, is_stored: bool = False) -> BaseModel:
-    """Return the validated arguments; raises InvalidRequest that names the first wrong one, and says why.
+    """Return the validated arguments. Raises InvalidRequest, which lists the faults.
 
-    Validators find the settings in the validation's context, under "settings", and under "is_stored" whether the job
-    was accepted before: what only a submission has to fulfil is not checked again then.
+    The validation context has the "settings", and "is_stored": if True, the job was accepted before, and validators
+    skip the rules for submissions.
     """
     try:
         return job_type.Args.model_validate(args, context={"settings": settings, "is_stored": is_stored})
@@ -129,9 +129,9 @@ def parse_args(job_type: type[Job], args: dict[str, Any], settings: Settings, *,
 
 
 def invalid(error: ValidationError, *, under: tuple[str | int, ...] = ()) -> InvalidRequest:
-    """Return our error for what pydantic found; what was validated is the part *under* of the request.
+    """Return the InvalidRequest for an error of pydantic. The validated value is the part *under* of the request.
 
-    Reports the first faults only: at most MOST_FAULTS, and how many more there are.
+    Reports at most the first MOST_FAULTS faults, and the number of the others.
     """
     faults = first_faults(faults_of(error))
     text = sentence_of(faults)
@@ -141,12 +141,12 @@ def invalid(error: ValidationError, *, under: tuple[str | int, ...] = ()) -> Inv
 
 
 def refusal_of(faults: list[Fault], message: str) -> InvalidRequest:
-    """Return the error that reports these faults; its field is that of the first."""
+    """Return the error that reports these faults. Its field is the first fault's."""
     return InvalidRequest(message, field=".".join(map(str, faults[0][0])), faults=faults)
 
 
 def first_faults(faults: Iterable[Fault]) -> list[Fault]:
-    """Return as many of the faults, at least one and at most MOST_FAULTS, as an answer has room for."""
+    """Return the first faults, cut to the size of an answer: at least one, at most MOST_FAULTS."""
     found: list[Fault] = []
     length = 0
     for where, text in islice(faults, MOST_FAULTS):
@@ -160,14 +160,14 @@ def first_faults(faults: Iterable[Fault]) -> list[Fault]:
 
 
 def sentence_of(faults: list[Fault]) -> str:
-    """Return one sentence that says what is wrong, without repeating what was sent."""
+    """Return one sentence that lists the faults, without repeating the values that were sent."""
     return "; ".join(f"{'.'.join(map(str, where))}: {text}" if where else text for where, text in faults)
 
 
 def faults_of(error: ValidationError) -> Iterator[Fault]:
     """Yield the first MOST_FAULTS faults that pydantic found.
 
-    Source of the messages: pydantic; "Value error, " is its prefix to what our own validators say.
+    Source of the messages: pydantic, which puts "Value error, " before the messages of our own validators.
     """
     for problem in _first_problems(error):
         yield tuple(problem["loc"]), problem["msg"].removeprefix("Value error, ")
@@ -176,7 +176,7 @@ def faults_of(error: ValidationError) -> Iterator[Fault]:
 def _first_problems(error: ValidationError) -> Iterator[Mapping[str, Any]]:
     """Yield the first MOST_FAULTS errors as pydantic describes them.
 
-    Pydantic has no limit of its own: one dict for each of 100,000 errors takes 100 MB, as JSON they take a tenth.
+    Pydantic has no limit of its own: 100,000 errors take 100 MB as dicts, and a tenth of that as JSON.
     """
     if error.error_count() <= MOST_FAULTS:
         yield from error.errors(include_url=False, include_context=False, include_input=False)
@@ -184,10 +184,10 @@ def _first_problems(error: ValidationError) -> Iterator[Mapping[str, Any]]:
     text = error.json(include_url=False, include_context=False, include_input=False)
     decode, end = json.JSONDecoder().raw_decode, 0
     for _ in range(MOST_FAULTS):
-        problem, end = decode(text, end + 1)  # behind the bracket, or the comma
+        problem, end = decode(text, end + 1)  # after the bracket or the comma
         yield problem
 
 
 def _shortened(value: Any, longest: int) -> Any:
-    """Return a text cut to *longest* characters; a number stays as it is."""
+    """Return a text cut to *longest* characters, or a number as it is."""
     return f"{value[:longest]}…" if isinstance(value, str) and len(value) > longest else value

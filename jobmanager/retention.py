@@ -1,4 +1,4 @@
-"""Remove what has long finished: jobs with their changes, logs and files, and idempotency keys."""
+"""Remove old finished jobs, with their changes, logs and files, and old idempotency keys."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from jobmanager.config import Settings
 from jobmanager.store import Store
 
-#: Idempotency keys are kept at least this long; they promise a day.
+#: How long idempotency keys are kept; the promise is one day.
 _KEEP_KEYS = timedelta(days=2)
 
 
 def prune(store: Store, data_dir: Path, *, before: datetime | None, keep: int | None, seconds: float) -> int:
-    """Remove finished jobs older than *before*, or beyond the newest *keep*, for about *seconds*; returns how many.
+    """Remove jobs that finished before *before*, or beyond the newest *keep*, for about *seconds*. Return how many.
 
-    Works in small transactions, so that nothing else waits for it. A download that is under way has its file open and
-    goes on to its end.
+    Works in small transactions, so that other writers hardly wait. A download under way keeps its file open, and
+    continues to its end.
     """
     deadline, removed = time.monotonic() + seconds, 0
     while time.monotonic() < deadline and (ids := store.prune(before=before, keep=keep)):
@@ -29,7 +29,7 @@ def prune(store: Store, data_dir: Path, *, before: datetime | None, keep: int | 
 
 
 def prune_as_set(store: Store, settings: Settings, *, seconds: float) -> None:
-    """Remove what the settings say, for about *seconds*."""
+    """Remove old idempotency keys, then finished jobs as the settings say, for about *seconds*."""
     now = store.now()
     store.forget_keys(before=now - _KEEP_KEYS)
     before = now - timedelta(days=settings.keep_days) if settings.keep_days else None

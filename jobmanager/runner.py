@@ -1,7 +1,7 @@
-"""One attempt of one job, in a thread that goes on with the next job when it has ended.
+"""Run one attempt of one job, in a thread that continues with the next job.
 
 An attempt is a pipeline: perform (the only calls into a job's code) → settle (a pure decision) → the store's writer.
-This module obeys what it is told; it claims nothing and decides nothing about statuses.
+This module does not decide which jobs are claimed, nor which status an action leads to.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ from jobmanager.store import Store
 
 T = TypeVar("T")
 
-#: How long to wait before the store is asked again when it did not answer.
+#: Pause before a call is retried when the store did not answer.
 _STORE_RETRY_SECONDS = 0.25
 
-#: Where the halt that a job has just met was taken back, or beaten by a stop.
+#: Statuses that mean the halt was cancelled, or overridden by a stop.
 _UNHALTED = (Status.RUNNING, Status.STOPPING)
 
 _log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ _formatter = logging.Formatter()
 
 
 class Runner:
-    """Runs one attempt; stands behind its job as the Keeper. Any thread may call the public methods."""
+    """Runs one attempt, and is the Keeper of its job. Other threads may call the methods from `start` to `join`."""
 
     def __init__(
         self,
@@ -86,51 +86,51 @@ class Runner:
         self.record = record  # as claimed; replaced when a parked thread is woken for a new attempt
         self.signals = Signals()
         self.due = 0.0
-        self.is_parked = False  # or just about to be: it may be woken from the moment in which its halt is committed
-        self.holds_slot = True  # until its halt is committed: it may be taken back before
-        #: cleans a job whose work was done, or given up, by another attempt
+        self.is_parked = False  # or about to be: the thread may be woken as soon as its halt is committed
+        self.holds_slot = True  # until its halt is committed: before, the halt may be cancelled
+        #: was claimed only to clean, after another attempt's work
         self.is_cleaner = record.status is Status.STOPPING
         self._job_type = job_type
         self._store = store
         self._settings = settings
-        self._on_change = on_change  # after a status was written, and the attempt goes on
-        self._wanted = wanted  # tells what may be claimed in place of a job that ends
-        self._on_end = on_end  # told what was written last; returns what the thread runs next
-        self._predecessor = predecessor  # an earlier attempt whose thread may still be unwinding
+        self._on_change = on_change  # called when a status was written and the attempt goes on
+        self._wanted = wanted  # returns which jobs may be claimed when this one ends
+        self._on_end = on_end  # called with the last write; returns what the thread runs next
+        self._predecessor = predecessor  # an earlier attempt, whose thread may still be unwinding
         # Guards is_parked, holds_slot, is_cleaning, _is_in_job and record; never held while calling the store.
         self._lock = threading.Lock()
-        self._is_in_job = False  # the job's code is on top of the stack: it may be interrupted by force
-        self._is_logging = False  # the job's code does: it has to be interrupted a moment later, if at all
+        self._is_in_job = False  # the job's code is on top of the stack: force may interrupt it
+        self._is_logging = False  # the job's code is logging: force waits until it has finished
         self._is_force_due = False
         self.is_cleaning = False
-        self._is_leaving = False  # was parked for too long: nobody can wake the thread any more
-        self._is_lost = False  # another attempt owns the job, or nobody does
-        self._is_process_ending = False  # the store may be closed by now
-        self._is_meeting = False  # in meet(), which calls hooks that may call checkpoint()
-        self._unwinding: Unwind | None = None  # raised again and again, in case the job's code swallows it
+        self._is_leaving = False  # was parked for too long: the thread can no longer be woken
+        self._is_lost = False  # the lease is lost: this attempt may write nothing more
+        self._is_process_ending = False  # the store may be closed
+        self._is_meeting = False  # in meet(), whose hooks may call checkpoint()
+        self._unwinding: Unwind | None = None  # raised at every checkpoint, in case the job's code swallows it
         self._seen_seq = 0
         self._began = time.monotonic()
         log_limits = LogLimits(lines=settings.log_lines, bytes=settings.log_bytes)
         self._log_keeper = _LogKeeper(record.attempt, store.now, log_limits)
-        self._last: Applied | None = None  # what was written when the attempt ended
+        self._last: Applied | None = None  # the write that ended the attempt
         self._thread: threading.Thread | None = None
-        self._ends = threading.Lock()  # held until it has ended; an Event takes forty times as long to make
+        self._ends = threading.Lock()  # held until the attempt has ended; to make an Event takes forty times as long
         self._ends.acquire()
 
     # Called by other threads
 
     def start(self) -> None:
-        """Start a thread for it; does not block. Raises RuntimeError where the system has no more threads."""
+        """Start a thread for the attempt. Does not block. Raises RuntimeError if the system has no more threads."""
         threading.Thread(target=_run_all, args=(self,), name=self._name(), daemon=True).start()
 
     def is_resumable(self) -> bool:
-        """Tell whether a new thread could begin where this one parks."""
+        """Return True if a new thread can continue from the cursor."""
         return self._job_type.resumable
 
     def obey(self, change: Change) -> None:
-        """Pass on to the thread what a committed change asks for.
+        """Set the signals that a committed change calls for.
 
-        Threads that commit one after the other may call this in another order: what is outdated is ignored.
+        Ignores outdated changes: threads may call this in another order than they have committed.
         """
         with self._lock:
             if change.seq <= self._seen_seq or change.attempt < self.record.attempt:
@@ -146,12 +146,12 @@ class Runner:
                 self.signals.ask_stop()
 
     def wake(self, record: JobRecord) -> bool:
-        """Have the parked thread go on as the attempt that *record* claimed; False if it is leaving, or has to."""
+        """Wake the parked thread for the attempt just claimed. Return False if it is leaving or has to end."""
         with self._lock:
             if not self.is_parked or self._is_leaving or self.signals.interrupt is not None:
                 return False
             if record.status is not Status.RUNNING or record.attempt != self.record.attempt + 1:
-                # Another process worked on it while this one was frozen: what the thread has in memory is outdated.
+                # Another process worked on the job while this one was frozen: the thread's memory is outdated.
                 self.signals.ask_interrupt(LeaseLost(record.id))
                 return False
             self.is_parked = False
@@ -163,13 +163,13 @@ class Runner:
             return True
 
     def interrupt(self, interrupt: Interrupt) -> None:
-        """Have the attempt end at its next checkpoint, or at once if it is parked."""
+        """End the attempt at its next checkpoint, or at once if it is parked. Does not wait."""
         self.signals.ask_interrupt(interrupt)
 
     def force(self) -> None:
-        """Raise StopRequested inside the job's Python code, wherever it is; code inside C is reached when it returns.
+        """Raise StopRequested inside the job's Python code, wherever it is; in C code, only when that returns.
 
-        Source: PyThreadState_SetAsyncExc of the C API. Never raised while the thread is in the store.
+        Not raised while the thread is in the store; delayed while it logs. Source: PyThreadState_SetAsyncExc (C API).
         """
         with self._lock:
             if self._is_in_job and self._thread is not None and self._thread.ident is not None:
@@ -179,10 +179,10 @@ class Runner:
                 self._is_force_due = self._is_logging
 
     def abandon(self, *, in_clean: bool) -> bool:
-        """Fence off a thread that answers to nothing: its job is released, and it can write nothing more.
+        """Release the job of a thread that does not end, so that the thread can write nothing more.
 
-        False, and nothing is done, where force was meant for the work and the thread has left that for `clean` by now.
-        Raises LeaseLost if its job was no longer its own.
+        Return False and do nothing if the force targeted `start` but the thread is already in `clean`.
+        Raises LeaseLost if the attempt no longer owned the job, or the attempt's interrupt if the store is away.
         """
         with self._lock:
             if self.is_cleaning and not in_clean:
@@ -193,7 +193,10 @@ class Runner:
         return True
 
     def hand_over(self) -> None:
-        """Release the job of a thread that did not end in time, for when this process is certainly gone."""
+        """Release the job of a thread that did not end in time, to be due when this process is certainly gone.
+
+        Raises LeaseLost, StoreUnavailable.
+        """
         self._is_lost = self._is_process_ending = True
         if self.is_parked and self._store.let_go(self.record.id, self.record.attempt):
             return
@@ -203,7 +206,7 @@ class Runner:
         self._store.settle(record.id, self.record.attempt, release)
 
     def give_back(self) -> None:
-        """Release a job that was claimed and is not begun; where that cannot be done, its lease will expire."""
+        """Release a job that was claimed but not begun. If that fails, its lease will expire."""
         self.signals.ask_interrupt(Unwind(self.record.id))
         try:
             self._settle(Outcome(ending=Ending.UNWOUND))
@@ -211,16 +214,16 @@ class Runner:
             _log.warning("Job %s was not given back: %s", self.record.id, error)
 
     def run_seconds(self) -> float:
-        """Return how long this attempt has been at work, in seconds; 0 while it is parked, or cleans."""
+        """Return how long this attempt has worked, in seconds; 0 while it is parked or cleans."""
         return 0.0 if self.is_parked or self.is_cleaning else time.monotonic() - self._began
 
     def keep_log(self) -> None:
-        """Store the lines that the job has logged since the last time, unless its own thread is just about to."""
+        """Store the lines that the job has logged since the last call, unless its own thread is storing them."""
         if not self._has_lost():
             self._store_log(waits=False)
 
     def join(self, timeout_seconds: float) -> bool:
-        """Wait for the attempt to end; tell whether it has."""
+        """Block until the attempt has ended, for *timeout_seconds* at most. Return True if it has ended."""
         has_ended = self._ends.acquire(timeout=timeout_seconds)
         if has_ended:
             self._ends.release()
@@ -229,7 +232,7 @@ class Runner:
     # The thread's own
 
     def run(self) -> Runner | None:
-        """Run the attempt in this thread, and return what the thread has to run next."""
+        """Run the attempt in this thread. Return the runner that the thread continues with, if any."""
         self._thread = threading.current_thread()
         self._thread.name = self._name()
         try:
@@ -243,15 +246,15 @@ class Runner:
             _log.exception("Attempt %d of job %s could not be recorded.", self.record.attempt, self.record.id)
         finally:
             with self._lock:
-                self._thread = None  # it is not this job any more that force would meet there
+                self._thread = None  # from here on, force would hit another job in this thread
             self._ends.release()
             following = self._on_end(self, self._last)
         return following
 
     def _remove_what_came_late(self) -> None:
-        """Remove the job's folder, if this attempt has made it anew after another had cleaned the job.
+        """Remove the job's folder if this attempt made it again after another one had cleaned the job.
 
-        As when its process was frozen for longer than its lease, just before it looked for the folder.
+        This happens if the process was frozen for longer than its lease, just before it asked for the folder.
         """
         if self._is_process_ending or not self._path().exists():
             return
@@ -270,13 +273,16 @@ class Runner:
     def _work(self) -> None:
         if self._predecessor is not None:
             self._predecessor.join(self._settings.lease_seconds)
-            self._predecessor = None  # nor those before it, which it would keep in memory
+            self._predecessor = None  # otherwise predecessors would form a chain in memory
         outcome = Outcome(ending=Ending.INTERRUPTED) if self.is_cleaner else self._perform()
         if not self._is_settled(outcome):
             self._last = self._settle(self._clean())
 
     def _is_settled(self, outcome: Outcome) -> bool:
-        """Record the outcome of `start`; tell whether that ended the attempt, or `clean` is to be called."""
+        """Record the outcome of `start`. Return True if that ended the attempt, False if `clean` has to run.
+
+        Raises LeaseLost.
+        """
         if outcome.ending is Ending.LOST:
             raise LeaseLost(self.record.id)
         if outcome.ending is Ending.INTERRUPTED:
@@ -288,20 +294,22 @@ class Runner:
         return self._last is not None
 
     def _settle(self, outcome: Outcome, *, unless_stopping: bool = False) -> Applied | None:
-        """Write down what became of the attempt; None if nothing was, because a stop came first."""
+        """Record the outcome of the attempt. Write nothing and return None if *unless_stopping* and a stop came first.
+
+        Retries while the store does not answer. Raises LeaseLost.
+        """
         if outcome.ending is Ending.LOST:
             raise LeaseLost(self.record.id)
         self._patiently(self._store_log)
         record = self.record
         settlement = settle(outcome, record, now=self._store.now())
         unless = (Status.STOPPING,) if unless_stopping else ()
-        goes_on = (
-            outcome.ending is not Ending.UNWOUND
-        )  # else the process ends, or the slot is not this thread's to fill
+        # An unwound attempt claims nothing: its process is ending, or its slot belongs to another thread.
+        goes_on = outcome.ending is not Ending.UNWOUND
         return self._patiently(lambda: self._record(settlement, unless, self._wanted(self) if goes_on else None))
 
     def _record(self, settlement: Settlement, unless: tuple[Status, ...], wanted: Wanted | None) -> Applied | None:
-        """Write down what became of the attempt, and claim what is wanted in its place."""
+        """Record the outcome of the attempt, and claim one of the jobs *wanted* in the same commit."""
         record = self.record
         try:
             return self._store.settle(record.id, record.attempt, settlement, unless=unless, wanted=wanted, seen=record)
@@ -310,17 +318,17 @@ class Runner:
         except Exception:
             if wanted is None:
                 raise
-            # What is wrong with a job that waits must not keep this one from being recorded.
+            # A fault of a waiting job must not keep the outcome of this one from being recorded.
             _log.exception("Nothing could be claimed when job %s ended.", record.id)
             return self._store.settle(record.id, record.attempt, settlement, unless=unless)
 
     def _perform(self) -> Outcome:
-        """Run the job's `start`; returns what came of it, never raises."""
-        job: Job | None = None  # once it has begun: one that has not begun has nothing to save or to put in order
+        """Run the job's `start` and return its outcome. Never raises."""
+        job: Job | None = None  # set when `start` is called: before, there is nothing to save or to stop
 
         def begin() -> Any:
             nonlocal job
-            # Force that came before this has met no code of the job's, and will not come again.
+            # A force that came earlier has hit no code of the job, and is not repeated.
             self._raise_if_over()
             job = made
             return made.start()
@@ -336,7 +344,7 @@ class Runner:
             return self._ended_by(job, error)
 
     def _ended_by(self, job: Job | None, error: BaseException) -> Outcome:
-        """Return what it means that `start` raised; an interrupt that nobody asked for is the job's own error."""
+        """Return the outcome for an exception of `start`. An Interrupt that was not requested is the job's error."""
         if self._has_lost():
             return Outcome(ending=Ending.LOST)
         if isinstance(error, StopRequested) and self.signals.stop.is_set():
@@ -344,7 +352,7 @@ class Runner:
             return Outcome(ending=Ending.INTERRUPTED)
         if self._is_to_unwind() and _is_due_to_unwinding(error):
             if not isinstance(error, Unwind):
-                self._failure(Ending.RAISED, error)  # kept in the log; the job goes on later all the same
+                self._failure(Ending.RAISED, error)  # for the log only: the job goes on later all the same
             return Outcome(ending=Ending.UNWOUND)
         self._save_after_failure(job)
         return self._failure(Ending.RAISED, error)
@@ -353,7 +361,7 @@ class Runner:
         return self._is_lost or isinstance(self.signals.interrupt, LeaseLost)
 
     def _raise_if_lost(self) -> None:
-        """Raise LeaseLost where nothing may be written; the store may even be closed by now."""
+        """Raise LeaseLost if this attempt may write nothing more; the store may even be closed."""
         if self._has_lost():
             raise LeaseLost(self.record.id)
 
@@ -361,12 +369,9 @@ class Runner:
         return self._unwinding is not None or isinstance(self.signals.interrupt, Unwind)
 
     def _clean(self) -> Outcome:
-        """Run the job's `clean`; returns what came of it, never raises.
-
-        It is always called on a fresh instance: what `start` left in memory is not there after a crash either.
-        """
+        """Run the job's `clean` on a fresh instance, as after a crash, and return its outcome. Never raises."""
         with self._lock:
-            self.is_cleaning = True  # from here on it is not abandoned for the work that it has left
+            self.is_cleaning = True  # from here on, force meant for `start` does not abandon the thread
         self._unwinding = None
         self.signals.quiet()
         try:
@@ -381,7 +386,7 @@ class Runner:
             return self._failure(Ending.CLEAN_RAISED, error)
 
     def _take_over(self) -> None:
-        """Read anew what is to be cleaned; raises LeaseLost where that has become another attempt's to do."""
+        """Load the job again, to clean it. Raises LeaseLost if another attempt has to do that now."""
         self._raise_if_lost()
         record = self._patiently(lambda: self._store.get(self.record.id))
         if self._has_lost() or record.attempt != self.record.attempt or record.owner != self._store.owner:
@@ -393,7 +398,7 @@ class Runner:
             self.record = record
 
     def _call(self, code: Callable[[], T]) -> T:
-        """Call into the job's code, which may be interrupted by force as long as it runs."""
+        """Call into the job's code. Until the call returns, force may interrupt it, unless it cleans."""
         with self._lock:
             self._is_in_job = not self.is_cleaning
         try:
@@ -404,7 +409,7 @@ class Runner:
 
     @contextmanager
     def _unforced(self) -> Iterator[None]:
-        """Put force off while the job's code logs: a lock that it left held there would stop every thread that logs."""
+        """Delay force while the job's code logs: a logging lock left held would block every thread that logs."""
         with self._lock:
             was_in_job, self._is_in_job = self._is_in_job, False
             self._is_logging = was_in_job
@@ -435,7 +440,7 @@ class Runner:
         return job
 
     def _failure(self, ending: Ending, error: BaseException) -> Outcome:
-        """Turn what a job's code raised into an outcome, and keep the traceback in the job's log."""
+        """Return the outcome for an exception of the job's code, and keep the traceback in the job's log."""
         text = _words_of(error)
         if not isinstance(error, (TimedOut, Fatal, InvalidRequest)):
             text = f"{type(error).__name__}: {text}"
@@ -443,7 +448,7 @@ class Runner:
         return Outcome(ending=ending, error=storable(text), is_fatal=isinstance(error, Fatal))
 
     def _prepare_clean(self, job: Job | None) -> None:
-        """Call the job's `stop` hook, and save what it tells `clean`; whatever it raises, `clean` comes next."""
+        """Call the job's `stop` hook, and save its last checkpoint for `clean`. Never raises: `clean` comes next."""
         self.signals.quiet()
         try:
             if job is not None:
@@ -454,19 +459,19 @@ class Runner:
             self._failure(Ending.RAISED, error)
 
     def _save_after_failure(self, job: Job | None) -> None:
-        """Save what the job had reached before it raised, if that can be done: a retry goes on from there."""
+        """Save the progress of a job that raised, if possible: a retry continues from there. Never raises."""
         try:
             if job is not None and job.is_dirty:
                 self._save(job)
         except BaseException as error:
             self._failure(Ending.RAISED, error)
 
-    # The Keeper behind checkpoint() and wait()
+    # The Keeper, called by checkpoint() and wait()
 
     def meet(self, job: Job) -> None:
-        """Save the job's checkpoint, then obey what was asked meanwhile; see Keeper."""
+        """Save the job's checkpoint, then obey halt, stop and interrupts; see Keeper."""
         if self._is_meeting:
-            # From flush, details or halt: what they pass to checkpoint() is saved with the rest.
+            # Called by flush, details or halt: what they pass to checkpoint() is saved with the rest.
             self.signals.take()
             self._raise_if_over()
             return
@@ -485,7 +490,7 @@ class Runner:
             job.resume()
 
     def folder(self) -> Path:
-        """Return the job's folder, made if it is missing."""
+        """Return the job's folder. Make it if it is missing."""
         path = self._path()
         make_folder(path)
         return path
@@ -494,9 +499,12 @@ class Runner:
         return self._settings.data_dir / "jobs" / self.record.id
 
     def _obey(self, job: Job, status: Status) -> bool:
-        """Carry out what was asked; True if the job's `halt` was called, and its `resume` has to be."""
+        """Obey the status and the signals. Return True if `halt` was called, so that `resume` has to be called.
+
+        Blocks while the job is halted. Raises an Interrupt if the attempt has to end.
+        """
         if status is Status.STOPPING:
-            self.signals.ask_stop()  # another process may have asked, and the Event not be set yet
+            self.signals.ask_stop()  # the stop may come from another process, before our Event is set
         self._raise_if_over()
         if status is not Status.HALTING or self.signals.is_quiet:
             return False
@@ -507,7 +515,7 @@ class Runner:
         return True
 
     def _raise_if_over(self) -> None:
-        """Raise what the attempt has to end by, if anything."""
+        """Raise the pending interrupt or stop, if there is one."""
         over = self.signals.interrupt or self._unwinding
         if over is not None:
             raise over
@@ -515,13 +523,16 @@ class Runner:
             raise StopRequested(self.record.id)
 
     def _park(self, job: Job) -> None:
-        """Record that the job has halted, give its slot back, and wait to be woken; returns to go on."""
+        """Record the halt, give the slot back, and block until woken. Return if the job goes on.
+
+        Raises an Interrupt if the attempt has to end, Unwind also if it was parked for JOBMANAGER_PARK_SECONDS.
+        """
         while not self._has_halted():
             status = self._patiently(lambda: self._store.checkpoint(self.record.id, self.record.attempt, None, None))
             if status is Status.STOPPING:
                 self.signals.ask_stop()
                 self._raise_if_over()
-            if status is Status.RUNNING:  # resumed before it had halted
+            if status is Status.RUNNING:  # resumed before the halt took effect
                 return
         self._on_change(self)
         patience = self._settings.park_seconds if job.resumable else None
@@ -530,7 +541,7 @@ class Runner:
 
     def _leave_park(self, job: Job) -> None:
         with self._lock:
-            # A thread that leaves cannot be woken: whoever claims the job starts a new one for it.
+            # A leaving thread cannot be woken: the next claim of the job starts a new one.
             self._is_leaving, record = self.is_parked, self.record
         if self._is_leaving:
             self._raise_if_over()
@@ -540,6 +551,7 @@ class Runner:
         job.attempt = record.attempt
 
     def _has_halted(self) -> bool:
+        """Record the halt and give the slot back. Return False if the halt was cancelled, or overridden by a stop."""
         record = self.record
         halted = Settlement(action=Action.YIELD, failures=record.failures, error=record.error)
         with self._lock:
@@ -555,20 +567,20 @@ class Runner:
                     self.is_parked = False
                 elif self.is_parked and applied.change is not None:
                     self.holds_slot = False
-                    # What was asked before the halt took effect is outdated: it must not wake the thread.
+                    # Requests from before the halt are outdated: they must not wake the thread.
                     self._seen_seq = max(self._seen_seq, applied.change.seq)
                     self.signals.take()
         return applied is not None
 
     def _save(self, job: Job) -> Status:
-        """Save the checkpoint if there is anything new, renew the lease, and return the job's status."""
+        """Save the checkpoint if it is new, renew the lease, and return the job's status. Raises LeaseLost."""
         self._raise_if_lost()
         if job.is_dirty and not self.is_cleaning:
             job.flush()
         return self._keep_checkpoint(job)
 
     def _keep_checkpoint(self, job: Job) -> Status:
-        """Save without flush, as when `start` has returned: what it would flush may be closed by then."""
+        """Do the same without `flush`: when `start` has returned, the job's files may be closed."""
         self._raise_if_lost()
         saved, details = None, None
         if job.is_dirty and not self.is_cleaning:
@@ -584,7 +596,7 @@ class Runner:
         return status
 
     def _details(self, job: Job) -> dict[str, Any] | None:
-        """Return what the type's `details` tells; None, and the last one stays, where it raises."""
+        """Return what the job's `details` returns. If it raises, return None, which keeps the stored details."""
         try:
             details = dict(job.details())
             check_json(details, "what details() returned")
@@ -599,7 +611,7 @@ class Runner:
                 self._store.add_log(self.record.id, lines)
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        """Call the store; while it does not answer, hold here and try again until the attempt is interrupted."""
+        """Call the store, and retry while it does not answer. Raises LeaseLost, or the interrupt of the attempt."""
         while True:
             try:
                 return call()
@@ -607,22 +619,22 @@ class Runner:
                 self._is_lost = True
                 raise
             except StoreUnavailable as error:
-                # Too late or not: what was reached can be written down when the store is back.
+                # A timed-out attempt retries too: its progress can be saved when the store is back.
                 if self.signals.interrupt is not None and not isinstance(self.signals.interrupt, TimedOut):
                     raise self.signals.interrupt from error
                 time.sleep(_STORE_RETRY_SECONDS)
 
 
 def _run_all(runner: Runner) -> None:
-    """Run an attempt, and whatever follows it in its thread."""
+    """Run an attempt, then each runner that its thread continues with."""
     following: Runner | None = runner
     while following is not None:
-        # Each in a context of its own, as in a thread of its own.
+        # Each in a fresh context, as in a new thread.
         following = contextvars.Context().run(following.run)
 
 
 def _checkpoint_of(job: Job) -> Checkpoint:
-    """Return what the job passed to checkpoint(); raises TypeError or ValueError where that cannot be kept."""
+    """Return what the job passed to checkpoint(). Raises TypeError or ValueError if that cannot be stored."""
     check_json(job.cursor, "the cursor")
     message = None if job.message is None else storable(str(job.message))
     return Checkpoint(
@@ -635,14 +647,14 @@ def _checkpoint_of(job: Job) -> Checkpoint:
 
 
 def _is_due_to_unwinding(error: BaseException | None) -> bool:
-    """Tell whether *error* is an Unwind, or was raised while one went through, by a `finally` of the job."""
+    """Return True if *error* is an Unwind, or was raised while one was handled, for example in a job's `finally`."""
     while error is not None and not isinstance(error, Unwind):
         error = error.__context__
     return error is not None
 
 
 def _words_of(error: BaseException) -> str:
-    """Return the text of an error, which is the job's own and may be unable to tell it."""
+    """Return the text of an error of a job's code, whose `__str__` may raise."""
     try:
         return str(error)
     except Exception:
@@ -650,7 +662,7 @@ def _words_of(error: BaseException) -> str:
 
 
 class _JobLogger(logging.Logger):
-    """The logger of one job, whose lines are kept with it; force does not interrupt it."""
+    """The logger of one job. Keeps its lines with the job. Force does not interrupt it."""
 
     def __init__(self, name: str, keeper: _LogKeeper, unforced: Callable[[], AbstractContextManager[None]]) -> None:
         super().__init__(name, logging.INFO)
@@ -659,29 +671,29 @@ class _JobLogger(logging.Logger):
         self._unforced = unforced
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
-        """Tell whether lines of that level are kept; without logging's cache, which has a lock of all threads."""
+        """Return True if lines of that level are kept. Avoids logging's cache, whose lock all threads share."""
         return level >= self.level and level > self.manager.disable
 
     def handle(self, record: logging.LogRecord) -> None:
-        """Have the line kept, and shown."""
+        """Keep and emit the record; force waits until that is done."""
         with self._unforced():
             super().handle(record)
 
     def callHandlers(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Keep the line, and have it shown where anything shows lines."""
+        """Keep the record, then pass it to handlers if there are any."""
         self._keeper.keep_record(record)
         if self.hasHandlers():
             super().callHandlers(record)
 
 
 class _LogKeeper:
-    """Collects what a job logs until it is stored. No Handler: threads make those one at a time.
+    """Collects the lines that a job logs until they are stored. Not a Handler: making one takes a lock of all threads.
 
-    It keeps no more than the store would: a job may log while the store does not answer.
+    Keeps no more lines than the store does, since a job may log while the store does not answer.
     """
 
     def __init__(self, attempt: int, now: Callable[[], datetime], limits: LogLimits) -> None:
-        self.attempt = attempt  # that lines are of
+        self.attempt = attempt  # the attempt that new lines belong to
         self._now = now
         self._limits = limits
         self._guard = threading.Lock()  # guards _lines and _size
@@ -690,10 +702,10 @@ class _LogKeeper:
         self._size = LogSize()
 
     def keep_record(self, record: logging.LogRecord) -> None:
-        """Keep one record; a traceback that comes with it is kept too."""
+        """Keep one record, with its traceback if it has one."""
         try:
             message = _formatter.format(record)
-        except Exception:  # the job's arguments do not fit its text, or cannot be shown
+        except Exception:  # the job's arguments do not fit its text, or cannot be converted
             message = str(record.msg)
         self.keep(record.levelname, message)
 
@@ -708,9 +720,10 @@ class _LogKeeper:
 
     @contextmanager
     def taken(self, *, waits: bool = True) -> Iterator[list[LogLine]]:
-        """Give out the lines kept since the last time, to be stored; where that raises, they are kept again.
+        """Yield the lines kept since the last call, for the caller to store. Keep them again if the caller raises.
 
-        One thread at a time, so that they stay in order; without *waits*, nothing is given to one that comes meanwhile.
+        One thread at a time, so that lines stay in order. While another thread is at it, blocks, or, without *waits*,
+        yields no lines.
         """
         if not self._turn.acquire(blocking=waits):
             yield []

@@ -1,6 +1,6 @@
 """The life of a job, as data: statuses, actions, and the one table that joins them.
 
-Pure: no I/O, no clock, no threads. Everything that changes a status asks `advance` first.
+Pure: no I/O, no clock, no threads. Every change of a status goes through `advance`.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ class Status(StrEnum):
 
     SUBMITTED = "submitted"  # waits for its time and a slot
     RUNNING = "running"
-    HALTING = "halting"  # halt asked, not yet reached
+    HALTING = "halting"  # halt requested, not yet in effect
     HALTED = "halted"
-    STOPPING = "stopping"  # stop asked, or clean at work
+    STOPPING = "stopping"  # stop requested, or `clean` is running
     STOPPED = "stopped"
     COMPLETED = "completed"
     FAILED = "failed"
 
 
 class Action(StrEnum):
-    """What can happen to a job: the input of the state machine."""
+    """The input of the state machine: everything that can happen to a job."""
 
-    SUBMIT = "submit"  # a job begins its life; never asked of one that is there
-    # asked by people
+    SUBMIT = "submit"  # a job begins its life; never applied to an existing job
+    # requested by people
     HALT = "halt"
     RESUME = "resume"
     STOP = "stop"
     # done by the engine
     CLAIM = "claim"  # a process takes the job into one of its slots
-    EXPIRE = "expire"  # the owner fell silent: its process died
-    # reported by the attempt's own thread, once the job's code has really ceased
-    YIELD = "yield"  # reached what was asked: halted, or cleaned
+    EXPIRE = "expire"  # the lease ran out: the owner's process died or froze
+    # reported by the attempt's own thread, once the job's code has really ended
+    YIELD = "yield"  # did as requested: halted, or cleaned
     COMPLETE = "complete"
     FAIL = "fail"
     RETRY = "retry"  # failed, and has tries left
-    RELEASE = "release"  # the attempt ends, the job does not: shutdown, clean to be tried again
+    RELEASE = "release"  # the attempt ends, the job does not: shutdown, or `clean` has to be tried again
 
 
 class Fact(StrEnum):
-    """What, besides its status, decides where an action leads a job."""
+    """A fact about a job that, with its status, decides where an action leads."""
 
     NEVER_BEGAN = "never began"  # no attempt was ever made: there is nothing to clean
-    CRASHED_TOO_OFTEN = "crashed too often"  # its process died under it JOBMANAGER_MAX_CRASHES times
+    CRASHED_TOO_OFTEN = "crashed too often"  # its process died while running it JOBMANAGER_MAX_CRASHES times
 
 
 ASKED = (Action.HALT, Action.RESUME, Action.STOP)
@@ -65,35 +65,35 @@ TRANSITIONS: dict[tuple[Status, Action], Status] = {
     (_S.RUNNING, _A.STOP): _S.STOPPING,
     (_S.RUNNING, _A.COMPLETE): _S.COMPLETED,
     (_S.RUNNING, _A.FAIL): _S.FAILED,
-    (_S.RUNNING, _A.RETRY): _S.SUBMITTED,  # with a later run_at: a waiting retry is no status of its own
-    (_S.RUNNING, _A.EXPIRE): _S.SUBMITTED,  # goes on from its checkpoint elsewhere
+    (_S.RUNNING, _A.RETRY): _S.SUBMITTED,  # with a later run_at: a waiting retry is not a status of its own
+    (_S.RUNNING, _A.EXPIRE): _S.SUBMITTED,  # continues from its checkpoint elsewhere
     (_S.RUNNING, _A.RELEASE): _S.SUBMITTED,  # a shutdown hands it over
     (_S.HALTING, _A.YIELD): _S.HALTED,
     (_S.HALTING, _A.RESUME): _S.RUNNING,  # its thread never stopped
     (_S.HALTING, _A.STOP): _S.STOPPING,  # a stop beats a halt
     (_S.HALTING, _A.COMPLETE): _S.COMPLETED,  # the last unit of work beat the halt
     (_S.HALTING, _A.FAIL): _S.FAILED,
-    (_S.HALTING, _A.RETRY): _S.HALTED,  # whoever halted it decides when it is tried again
-    (_S.HALTING, _A.EXPIRE): _S.HALTED,  # the work has ceased, if not as planned
+    (_S.HALTING, _A.RETRY): _S.HALTED,  # tried again when it is resumed
+    (_S.HALTING, _A.EXPIRE): _S.HALTED,  # the work has ended, though not at a checkpoint
     (_S.HALTING, _A.RELEASE): _S.HALTED,
     (_S.HALTED, _A.RESUME): _S.SUBMITTED,  # back in the queue like any other
     (_S.HALTED, _A.STOP): _S.STOPPING,
-    (_S.STOPPING, _A.CLAIM): _S.STOPPING,  # somebody has to clean
+    (_S.STOPPING, _A.CLAIM): _S.STOPPING,  # claimed to be cleaned
     (_S.STOPPING, _A.YIELD): _S.STOPPED,
     (_S.STOPPING, _A.FAIL): _S.FAILED,  # clean failed for good
     (_S.STOPPING, _A.EXPIRE): _S.STOPPING,  # without an owner, to be claimed for clean
     (_S.STOPPING, _A.RELEASE): _S.STOPPING,  # likewise
-    (_S.FAILED, _A.RESUME): _S.SUBMITTED,  # goes on from its last checkpoint, failures count anew
+    (_S.FAILED, _A.RESUME): _S.SUBMITTED,  # continues from its last checkpoint; failures are counted from 0 again
     (_S.FAILED, _A.STOP): _S.STOPPING,  # roll back
 }
 
-#: Where one fact about the job decides otherwise.
+#: Transitions that lead to another status if a fact about the job holds.
 EXCEPTIONS: dict[tuple[Status, Action], tuple[Fact, Status]] = {
     (_S.SUBMITTED, _A.STOP): (Fact.NEVER_BEGAN, _S.STOPPED),
     (_S.RUNNING, _A.EXPIRE): (Fact.CRASHED_TOO_OFTEN, _S.FAILED),
 }
 
-#: Asking for what is already so changes nothing and is answered like success.
+#: Requests that are already fulfilled change nothing, and count as success.
 ALREADY_SO = frozenset(
     {
         (_S.HALTING, _A.HALT),
@@ -105,14 +105,14 @@ ALREADY_SO = frozenset(
     }
 )
 
-#: The statuses that fulfil what a person asked for.
+#: The statuses that fulfil a person's request.
 REACHED: dict[Action, frozenset[Status]] = {
     _A.HALT: frozenset({_S.HALTED}),
     _A.RESUME: frozenset({_S.RUNNING}),
     _A.STOP: frozenset({_S.STOPPED}),
 }
 
-#: The statuses in which what was asked for may still come true.
+#: The statuses in which a person's request may still be fulfilled.
 UNDER_WAY: dict[Action, frozenset[Status]] = {
     _A.HALT: frozenset({_S.HALTING}),
     _A.RESUME: frozenset({_S.SUBMITTED}),
@@ -121,7 +121,7 @@ UNDER_WAY: dict[Action, frozenset[Status]] = {
 
 
 def allowed(status: Status) -> list[Action]:
-    """Return what a person may ask of a job in this status that would change it.
+    """Return the actions that a person may request of a job in this status and that would change it.
 
     >>> [str(action) for action in allowed(Status.HALTED)]
     ['resume', 'stop']
@@ -132,9 +132,9 @@ def allowed(status: Status) -> list[Action]:
 
 
 def advance(job_id: str, status: Status, action: Action, facts: Collection[Fact] = ()) -> Status:
-    """Return the status that *action* leads to; the same one if what it asks for is already so.
+    """Return the status that *action* leads to; the same status if the request is already fulfilled.
 
-    Raises NotAllowed, which names the status and what is allowed in it.
+    Raises NotAllowed, which names the status and the allowed actions.
 
     >>> advance("7", Status.RUNNING, Action.HALT)
     <Status.HALTING: 'halting'>
