@@ -187,6 +187,6 @@ def _check_url(value: str) -> None:
     """Raise ValueError if *value* is not the URL of a usable store. Hides the URL, which may have a password."""
     scheme, separator, _ = value.partition("://")
     if not separator:
-        raise ValueError("it is no SQLAlchemy URL, as in sqlite:////var/lib/jobmanager/jobmanager.db")
+        raise ValueError("it is not an SQLAlchemy URL such as sqlite:////var/lib/jobmanager/jobmanager.db")
     if scheme.partition("+")[0] not in ("sqlite", "postgresql"):
         raise ValueError(f"the store can be SQLite or PostgreSQL, not {scheme}")

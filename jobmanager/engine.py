@@ -170,10 +170,10 @@ class Engine:
                     self._sleep(watch)
                     self._turn(watch)
                 except JobManagerError as error:
-                    _log.warning("The engine goes on in a moment: %s", error)
+                    _log.warning("The engine failed and will retry: %s", error)
                     self._rest()
                 except Exception:
-                    _log.exception("The engine goes on in a moment.")
+                    _log.exception("The engine failed and will retry.")
                     self._rest()
             self._hand_over_the_rest()
         finally:
@@ -333,7 +333,7 @@ class Engine:
         try:
             runner.start()
         except RuntimeError:
-            _log.exception("There is no thread for job %s; it is given back.", record.id)
+            _log.exception("No thread could be started for job %s. The job is released.", record.id)
             self._remove(runner)
             runner.hand_over()
 
@@ -442,11 +442,11 @@ class Engine:
         try:
             missed = self._store.correct_count()
         except JobManagerError as error:
-            _log.warning("The counts of jobs are not checked this time: %s", error)
+            _log.warning("The counts of jobs could not be checked: %s", error)
             return
         if missed:
             told = ", ".join(f"{number:+} {name} {status}" for (name, status), number in sorted(missed.items()))
-            _log.warning("Jobs were not counted right, and are now: %s.", told)
+            _log.warning("The counts of jobs were wrong and are corrected now: %s.", told)
 
     def _look_after_runners(self) -> None:
         now = time.monotonic()
@@ -471,10 +471,10 @@ class Engine:
         try:
             if not runner.abandon(in_clean=in_clean):
                 return
-            _log.error("Job %s does not end even by force; its thread is abandoned.", runner.record.id)
+            _log.error("Job %s did not end after a forced stop. Its thread is abandoned.", runner.record.id)
         except (JobManagerError, LeaseLost) as error:
             # It has just ended, or the store does not answer and the lease will expire.
-            _log.warning("Job %s was not released: %s", runner.record.id, error)
+            _log.warning("Job %s could not be released: %s", runner.record.id, error)
         self._remove(runner)
 
     # Shutdown: interrupt every thread, renew their leases until they have ended, release the jobs that remain
@@ -485,11 +485,11 @@ class Engine:
 
     def _hand_over_the_rest(self) -> None:
         for runner in self._held():
-            _log.warning("Job %s did not reach a checkpoint in time; it is handed over as it is.", runner.record.id)
+            _log.warning("Job %s did not reach a checkpoint in time. It is handed over as it is.", runner.record.id)
             try:
                 runner.hand_over()
             except (JobManagerError, LeaseLost):
-                _log.exception("Job %s could not be handed over; its lease will expire.", runner.record.id)
+                _log.exception("Job %s could not be handed over. Its lease will expire.", runner.record.id)
 
     # The runners of this process
 

@@ -132,7 +132,7 @@ class RateLimited(JobManagerError):
     """The token has used up its requests. Try again after `retry_after_seconds`."""
 
     def __init__(self, rate: int, *, retry_after_seconds: int) -> None:
-        super().__init__(f"This token may ask {rate} times a minute. Try again later.")
+        super().__init__(f"This token may send {rate} requests a minute. Try again later.")
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -156,7 +156,7 @@ class TooManyStreams(JobManagerError):
     retry_after_seconds = 5
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} streams are open, which is as many as there may be. Try again later.")
+        super().__init__(f"{limit} streams are open, which is the limit. Try again later.")
 
 
 class BatchUnderWay(JobManagerError):

@@ -133,7 +133,7 @@ class Tail:
             self._end, self._writers, self._held_since = end, writers, time.monotonic()
         self._writers &= writers
         if self._writers and time.monotonic() - self._held_since > _LONGEST_HOLD_SECONDS:
-            _log.warning("A transaction does not end; changes it makes may be missing from streams.")
+            _log.warning("A transaction has been open for too long. Its changes may be missing from streams.")
             return True
         return not self._writers
 
@@ -240,10 +240,10 @@ class Feed:
             try:
                 patience = self._turn()
             except StoreUnavailable as error:
-                _log.warning("Streams go on in a moment: %s", error)
+                _log.warning("Changes could not be read for streams, and will be read again: %s", error)
                 patience = _REST_SECONDS
             except Exception:
-                _log.exception("Streams go on in a moment.")
+                _log.exception("Changes could not be read for streams, and will be read again.")
                 patience = _REST_SECONDS
             if patience:
                 wait_for_move(seen, patience)

@@ -613,8 +613,8 @@ def _why_unchanged(came: Applied | NotAllowed | None) -> str | None:
     if isinstance(came, NotAllowed):
         return str(came)
     if came is None:
-        return "It is not one of those any more."
-    return f"It is {came.job.status} already." if came.change is None else None
+        return "No longer matches the filter."
+    return f"It is already {came.job.status}." if came.change is None else None
 
 
 def _shutting_down() -> StoreUnavailable:
@@ -628,30 +628,30 @@ def _check(new: NewJob) -> None:
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"{error}.", field="labels") from None
     if not -_LARGEST_INTEGER <= new.priority <= _LARGEST_INTEGER:
-        raise InvalidRequest("priority has to be a number of at most 31 bits.", field="priority")
+        raise InvalidRequest("priority must be between -2147483647 and 2147483647.", field="priority")
     if not 1 <= new.max_attempts <= _LARGEST_INTEGER:
-        raise InvalidRequest("max_attempts has to be at least 1, and of at most 31 bits.", field="max_attempts")
+        raise InvalidRequest("max_attempts must be between 1 and 2147483647.", field="max_attempts")
     if new.timeout_seconds is not None and not 0 < new.timeout_seconds < float("inf"):
-        raise InvalidRequest("timeout_seconds has to be more than 0, and finite.", field="timeout_seconds")
+        raise InvalidRequest("timeout_seconds must be greater than 0 and finite.", field="timeout_seconds")
     _check_labels(new.labels)
     key = new.idempotency_key
     if key is not None and not (0 < len(key) <= _LONGEST_KEY and key.isprintable()):
         text = f"An idempotency key has 1 to {_LONGEST_KEY} printable characters."
         raise InvalidRequest(text, field="idempotency_key")
     if new.run_at is not None and new.run_at.tzinfo is None:
-        raise InvalidRequest("run_at must say its time zone.", field="run_at")
+        raise InvalidRequest("run_at must include a time zone.", field="run_at")
 
 
 def _check_labels(labels: dict[str, str]) -> None:
     if len(labels) > MOST_LABELS:
-        raise InvalidRequest(f"A job has at most {MOST_LABELS} labels.", field="labels")
+        raise InvalidRequest(f"A job can have at most {MOST_LABELS} labels.", field="labels")
     for name, value in labels.items():
         if not isinstance(value, str) or max(len(name), len(value)) > _LONGEST_LABEL:
             raise InvalidRequest(
-                f"A label's name and value are texts of at most {_LONGEST_LABEL} characters.", field="labels"
+                f"A label's name and value must be strings of at most {_LONGEST_LABEL} characters.", field="labels"
             )
         if not name or ":" in name:
-            raise InvalidRequest("A label's name is not empty, and has no colon.", field="labels")
+            raise InvalidRequest("A label's name must not be empty or contain a colon.", field="labels")
 
 
 def _line(

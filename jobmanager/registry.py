@@ -49,14 +49,14 @@ class Registry:
         Raises TypeError if it is not a usable job type, ValueError if another type has its name.
         """
         if not (isinstance(job_type, type) and issubclass(job_type, Job)):
-            raise TypeError(f"{job_type!r} is no subclass of Job")
+            raise TypeError(f"{job_type!r} is not a subclass of Job")
         name = type_name(job_type)
         if job_type.start is Job.start:
             raise TypeError(f"{name} has to define start()")
         if not issubclass(job_type.Args, BaseModel):
             raise TypeError(f"{name}.Args has to be a pydantic BaseModel")
         if self._types.get(name, job_type) is not job_type:
-            raise ValueError(f"there is a job type {name!r} already: {self._types[name].__qualname__}")
+            raise ValueError(f"the job type {name!r} already exists: {self._types[name].__qualname__}")
         self._types[name] = job_type
         return job_type
 

@@ -211,7 +211,7 @@ class Runner:
         try:
             self._settle(Outcome(ending=Ending.UNWOUND))
         except (JobManagerError, Interrupt) as error:
-            _log.warning("Job %s was not given back: %s", self.record.id, error)
+            _log.warning("Job %s could not be released: %s", self.record.id, error)
 
     def run_seconds(self) -> float:
         """Return how long this attempt has worked, in seconds; 0 while it is parked or cleans."""
@@ -238,12 +238,12 @@ class Runner:
         try:
             self._work()
         except LeaseLost:
-            _log.warning("Attempt %d of job %s lost its lease; it ends.", self.record.attempt, self.record.id)
+            _log.warning("Attempt %d of job %s lost its lease and ends.", self.record.attempt, self.record.id)
             self._remove_what_came_late()
         except Interrupt:
-            _log.warning("Attempt %d of job %s ends unrecorded.", self.record.attempt, self.record.id)
+            _log.warning("Attempt %d of job %s ends without a recorded outcome.", self.record.attempt, self.record.id)
         except Exception:
-            _log.exception("Attempt %d of job %s could not be recorded.", self.record.attempt, self.record.id)
+            _log.exception("The outcome of attempt %d of job %s was not recorded.", self.record.attempt, self.record.id)
         finally:
             with self._lock:
                 self._thread = None  # from here on, force would hit another job in this thread
@@ -319,7 +319,7 @@ class Runner:
             if wanted is None:
                 raise
             # A fault of a waiting job must not keep the outcome of this one from being recorded.
-            _log.exception("Nothing could be claimed when job %s ended.", record.id)
+            _log.exception("No other job could be claimed when job %s ended.", record.id)
             return self._store.settle(record.id, record.attempt, settlement, unless=unless)
 
     def _perform(self) -> Outcome:
@@ -658,7 +658,7 @@ def _words_of(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:
-        return "(its text cannot be made)"
+        return "(the text of this error cannot be read)"
 
 
 class _JobLogger(logging.Logger):

@@ -117,7 +117,7 @@ UNREADABLE = {
 
 FOREIGN = "A page of another site may not change jobs."
 NO_TOKEN = "This needs a token, sent as: Authorization: Bearer TOKEN."
-RATE_LIMITED = "This token may ask 60 times a minute. Try again later."
+RATE_LIMITED = "This token may send 60 requests a minute. Try again later."
 TOKENS_AWAY = "The service cannot tell who may ask; it was logged. Try again later."
 TOO_LARGE = "The body is larger than 1048576 bytes."
 BATCH_TOO_LARGE = "The body is larger than 67108864 bytes."
@@ -126,7 +126,7 @@ NO_JOB = f"There is no job '{JOB_ID}'."
 NO_FILE = f"Job {JOB_ID} has no file; it is running."
 NO_STORE = "The store does not answer. Nothing was changed; try again later."
 BATCH_UNDER_WAY = "Another batch is being stored. Try again later."
-TOO_MANY_STREAMS = "8 streams are open, which is as many as there may be. Try again later."
+TOO_MANY_STREAMS = "8 streams are open, which is the limit. Try again later."
 BROKEN = "Something went wrong here; it was logged."
 
 # The REST routes
@@ -260,7 +260,7 @@ SWEEPS = {
             "matched": 2,
             "changed": 1,
             "changed_ids": [JOB_ID],
-            "unchanged": [{"id": "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f507", "reason": "It is halted already."}],
+            "unchanged": [{"id": "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f507", "reason": "It is already halted."}],
         },
     }
 }

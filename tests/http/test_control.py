@@ -231,7 +231,7 @@ def test_what_is_so_already_is_told_as_unchanged(client: FlaskClient, running: s
         "matched": 1,
         "changed": 0,
         "changed_ids": [],
-        "unchanged": [{"id": running, "reason": "It is halted already."}],
+        "unchanged": [{"id": running, "reason": "It is already halted."}],
     }
 
 

@@ -281,7 +281,7 @@ def test_what_is_refused_counts_too(house: House) -> None:
     client = house.add("pushy", Role.VIEWER, rate=2)
 
     assert [client.post("/jobs/halt", json={"all": True}).status_code for _ in range(3)] == [403, 403, 429]
-    assert client.post("/submit", json={"Type": "Simple"}).json["error"].startswith("This token may ask 2 times")
+    assert client.post("/submit", json={"Type": "Simple"}).json["error"].startswith("This token may send 2 requests")
 
 
 def test_a_bucket_that_cannot_be_kept_refuses_nobody_and_is_logged(

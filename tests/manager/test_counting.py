@@ -40,7 +40,9 @@ def test_counts_that_are_wrong_are_told_and_mended(
         ]
         until(lambda: shown(manager) == right, "the counts to be mended")
 
-    assert "Jobs were not counted right, and are now: +1 Simple halted, -1 Simple submitted." in caplog.messages
+    assert (
+        "The counts of jobs were wrong and are corrected now: +1 Simple halted, -1 Simple submitted." in caplog.messages
+    )
 
 
 def test_halts_are_heard_and_leases_renewed_while_the_counts_are_checked(
@@ -75,4 +77,4 @@ def test_a_check_of_the_counts_that_fails_harms_nothing(
     manager = make_manager()
     manager.store.fault = lambda name: StoreUnavailable("It is away.") if name == "correct_count" else None
 
-    manager._until(lambda: "The counts of jobs are not checked this time: It is away." in caplog.messages)
+    manager._until(lambda: "The counts of jobs could not be checked: It is away." in caplog.messages)

@@ -74,7 +74,7 @@ class Mute(Exception):
 @pytest.mark.parametrize(
     "error",
     [
-        pytest.param(Mute(), id="its text cannot be made"),
+        pytest.param(Mute(), id="its text cannot be read"),
         pytest.param(ValueError("name \udcff of a file"), id="its text is no UTF-8"),
         pytest.param(ValueError("a \0 in it"), id="its text has a NUL"),
         pytest.param(ValueError("x" * 5_000_000), id="its text is huge"),

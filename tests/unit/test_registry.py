@@ -90,7 +90,7 @@ def test_a_name_that_is_taken_by_another_type_is_refused() -> None:
     "thing", [int, Registry, "Copy", None, lambda: None], ids=["type", "another class", "text", "nothing", "function"]
 )
 def test_what_is_no_job_type_is_refused(thing: Any) -> None:
-    with pytest.raises(TypeError, match="is no subclass of Job"):
+    with pytest.raises(TypeError, match="is not a subclass of Job"):
         Registry().register(thing)
 
 
