@@ -1,6 +1,7 @@
-"""Asks a database on behalf of a request: a few at a time and not for long, since each takes a thread that serves.
+"""Run database queries for HTTP requests: a few at a time, each with a timeout.
 
-A database that accepts connections and is silent would otherwise take all threads of the process.
+Each keeps a request thread waiting. A database that accepts connections but never answers would otherwise take all
+threads of the process.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-#: How many questions of a process may be open at once.
+#: Maximum number of open questions per process.
 MOST_QUESTIONS = 2
 
 Answer = TypeVar("Answer")
@@ -19,13 +20,14 @@ _places = threading.BoundedSemaphore(MOST_QUESTIONS)
 
 
 class Unanswered(Exception):
-    """The question was not asked, or not answered in time."""
+    """The question was not asked, or the answer did not come in time."""
 
 
 def ask_briefly(question: Callable[[], Answer], *, seconds: float) -> Answer:
-    """Return what *question* returns; raises what it raises, or Unanswered.
+    """Return the result of *question*, or raise its exception. Blocks for at most *seconds*.
 
-    Waits for at most *seconds*. A question without an answer keeps its place until it ends.
+    Raises Unanswered after the timeout, or if too many questions are open. A question that timed out still counts as
+    open until it ends.
     """
     if not _places.acquire(blocking=False):
         raise Unanswered("Other requests are asking databases. Try again later.")

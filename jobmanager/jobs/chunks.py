@@ -1,6 +1,6 @@
-"""How many rows make one chunk: bounded by their number and by their bytes.
+"""Limit a chunk by its number of rows and by its bytes.
 
-The bound depends on the rows alone, so that the chunks of an export do not depend on where it was halted. Pure.
+The end of a chunk depends on the rows alone, so that an export has the same chunks wherever it was halted. Pure.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-#: The default bound of a chunk, in bytes as Arrow keeps them.
+#: Default size limit of a chunk, in bytes as Arrow stores them.
 MAX_BYTES = 16 * 1024 * 1024
-#: The size of an offset of a text, and of a value in Python that is not a text.
+#: Bytes counted for the offset of a text in Arrow, and for a Python value that is neither text nor bytes.
 _OFFSET_BYTES = 4
 _VALUE_BYTES = 8
 
 
 def row_bytes(rows: pa.RecordBatch) -> pa.Array:
-    """Return about how many bytes each row takes.
+    """Return the approximate number of bytes of each row.
 
     >>> row_bytes(pa.record_batch({"n": pa.array([1, 2]), "text": ["four", None]})).to_pylist()
     [16, 12]
@@ -37,20 +37,20 @@ def row_bytes(rows: pa.RecordBatch) -> pa.Array:
 
 
 class Chunk:
-    """Batches of rows, up to the bound: complete when more rows could not be part of it."""
+    """Batches of rows up to the limits of one chunk. Complete as soon as a row beyond the limits was added."""
 
     def __init__(self, limit: int, max_bytes: int) -> None:
         self._limit = limit
         self._max_bytes = max_bytes
         self._batches: list[pa.RecordBatch] = []
         self._bytes = 0
-        #: how many rows were added
+        #: number of rows added
         self.rows = 0
-        #: how many of them belong to the chunk; at least one, unless there are none
+        #: number of added rows that belong to the chunk; at least one if there are any
         self.fitting = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Add the rows that come next."""
+        """Add the next rows."""
         self._batches.append(batch)
         if batch.num_rows and not self.is_complete:
             totals = pc.add(pc.cumulative_sum(row_bytes(batch)), self._bytes)
@@ -61,20 +61,21 @@ class Chunk:
 
     @property
     def is_complete(self) -> bool:
-        """Return True if the chunk ends before the last of the rows that were added."""
+        """Return True if some of the added rows are beyond the end of the chunk."""
         return self.fitting < self.rows
 
     def table(self, schema: pa.Schema) -> pa.Table:
-        """Return all rows that were added, those behind the chunk too."""
+        """Return all added rows, including those beyond the end of the chunk."""
         return pa.Table.from_batches(self._batches, schema)
 
 
 def fitting_rows(
     rows: Iterable[Sequence[Any]], limit: int, max_bytes: int
 ) -> tuple[list[Sequence[Any]], list[Sequence[Any]]]:
-    """Return the rows of one chunk, at least one if there are any, and the one behind it; takes no others.
+    """Return the rows of one chunk (at least one if there are any), and a list of the row after it or an empty list.
 
-    The size of a row is that of its texts and bytes, and 8 bytes for any other value.
+    Takes no further rows from *rows*. The size of a row is the length of its texts and bytes, plus 8 bytes for each
+    other value.
     """
     found: list[Sequence[Any]] = []
     size = 0

@@ -1,4 +1,4 @@
-"""Tests a dataset as an export would use it, for the operator: connection, table, key, dates, and what it would do."""
+"""Test a dataset for the operator as an export would use it: connection, table, key, dates, and warnings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobmanager.errors import Fatal
 from jobmanager.jobs.datasets import Dataset, DatasetAway, Reader
 from jobmanager.jobs.export import open_reader
 
-#: Rows are counted up to here; more are reported as "more than".
+#: Rows are counted up to this number; more are reported as "more than".
 COUNTED_ROWS = 1_000_000
 
 _EVER = (datetime.min, datetime.max)
@@ -20,12 +20,12 @@ _SAMPLES = 3
 
 @dataclass(slots=True, kw_only=True)
 class Findings:
-    """What is known of a dataset; what came after an error is not known."""
+    """Results of a check. Everything after an error is unknown."""
 
     name: str
-    #: why it cannot be exported
+    #: why the dataset cannot be exported
     error: str | None = None
-    #: what makes an export slow
+    #: reasons why an export is slow
     warnings: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
     date_column: str | None = None
@@ -34,18 +34,18 @@ class Findings:
     date_format: str | None = None
     #: the first values of the date column, as they are exported
     dates: list[str] = field(default_factory=list)
-    #: None: not counted, since that would take long
+    #: None: not counted, because that would take long
     rows: int | None = None
-    #: whether there are more rows than were counted
+    #: True if there are more rows than were counted
     is_more: bool = False
 
     def is_usable(self) -> bool:
-        """Return True if it can be exported."""
+        """Return True if the dataset can be exported."""
         return self.error is None
 
 
 def check_dataset(dataset: Dataset) -> Findings:
-    """Return what an export of the dataset would find; its database's errors are logged. Waits for the database."""
+    """Check a dataset as an export would. Blocks while the database answers. Logs the errors of the database."""
     findings = Findings(name=dataset.name, date_column=dataset.date_column, key=dataset.key)
     try:
         with closing(open_reader(dataset)) as reader:

@@ -1,7 +1,7 @@
-"""The tables that Export may read: which ones an operator has configured, and what a reader of one offers.
+"""The tables that Export may read: the operator's list of datasets, and the interface of the readers.
 
-Clients send no URL, table or SQL, and see none: a driver's error is logged here and reported in our words.
-Reads the operator's file; opens no database (see sqlite_reader.py and sql_reader.py), and works without Arrow.
+Clients neither send nor see a URL, a table or SQL. Errors of a driver are logged here, and clients get our own message.
+Reads the operator's file. Opens no database (see sqlite_reader.py and sql_reader.py), and works without Arrow.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 _REQUIRED = ("url", "table", "date_column", "key")
 _KNOWN = (*_REQUIRED, "date_format", "timezone", "snapshot")
-#: What the names in Reader.identity begin with that concern one column; its name follows.
+#: Prefix of the names in Reader.identity that concern one column; the name of the column follows.
 COLUMN = "column "
-#: What a URL of PostgreSQL may begin with, beside the name of a driver: psycopg is the driver then.
+#: Schemes of PostgreSQL URLs that name no driver; psycopg is used for them.
 _POSTGRES = ("postgres", "postgresql")
 _WITH_SNAPSHOTS = ("postgresql", "sqlite")
 
@@ -37,15 +37,15 @@ _log = logging.getLogger(__name__)
 
 
 class DatasetAway(Exception):
-    """The database of a dataset does not answer; trying again later may help."""
+    """The database of a dataset does not answer. A retry may help."""
 
 
 class ReaderClosed(Exception):
-    """The reader was closed while it waited for the database: ask another one."""
+    """The reader was closed while it waited for the database. Open another one."""
 
 
 class ListUnreadable(ValueError):
-    """The operator's list of datasets cannot be read at all, so that no dataset is known."""
+    """The operator's list of datasets cannot be read, so no dataset is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,26 +53,26 @@ class Dataset:
     """A table that may be exported by date."""
 
     name: str
-    #: where its database is; its password is kept out of repr by SQLAlchemy
+    #: URL of the database; SQLAlchemy keeps the password out of its repr
     url: URL
     table: str
     date_column: str
-    #: a unique column, which orders the rows of one date
+    #: a unique column, which orders rows of equal date
     key: str
-    #: how the date column keeps dates; None: the reader detects it
+    #: format of the date column; None: the reader detects it
     date_format: DateFormat | None
-    #: the IANA name of the zone that dates without an offset are in; None: UTC
+    #: IANA name of the time zone of dates without an offset; None: UTC
     timezone: str | None = None
-    #: whether all rows are those of one moment, for as long as a reader is open
+    #: True: a reader sees the same snapshot of the rows for as long as it is open
     snapshot: bool = False
 
 
 class Datasets(dict[str, Dataset]):
-    """The datasets that can be used, by name."""
+    """The usable datasets, by name."""
 
     def __init__(self) -> None:
         super().__init__()
-        #: what is wrong with each other entry of the list, by its name
+        #: the fault of each other entry of the list, by its name
         self.faults: dict[str, str] = {}
 
 
@@ -80,10 +80,10 @@ class Reader(Protocol):
     """One open connection to the database of a dataset. Its methods raise DatasetAway and Fatal."""
 
     def columns(self) -> dict[str, pa.DataType]:
-        """Return the columns of the table in order, and the type that each is exported with."""
+        """Return the columns of the table in order, with their exported types."""
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; raises Fatal for one that the table does not have.
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them.
 
         Text that holds JSON has the metadata {b"jobmanager": b"json"}.
         """
@@ -91,44 +91,44 @@ class Reader(Protocol):
     def check(self) -> None:
         """Raise Fatal, in one sentence, if the dataset cannot be exported exactly.
 
-        That is: the table or a column is missing, the key may be NULL or is not unique in the order that the reader
-        compares by, or the date format cannot be told. Called once, when an export begins.
+        Reasons: the table or a column is missing, the key is NULL in some rows or not unique as the reader compares it,
+        or the date format cannot be determined. Called once, when an export begins.
         """
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return sentences on what makes an export of [begin, end) slow, such as a missing index."""
+        """Return a sentence for each reason why an export of [begin, end) is slow, such as a missing index."""
 
     def identity(self) -> dict[str, str]:
-        """Return what changes how values read or compare, by name: server version, encoding, session time zone, …
+        """Return the properties that affect how values read or compare, by name: server version, encoding, …
 
-        An export that goes on later fails if any of it has changed. What concerns one column is under COLUMN and its
-        name, and does not matter if the export lacks the column. "date_format" is the format that was detected, as a
-        dataset's date_format names it: a later reader is opened with it.
+        A later attempt fails if one of them has changed. The name of a property of one column is COLUMN and the name of
+        the column; it is ignored if the export lacks that column. "date_format" is the detected or configured format,
+        written as in a dataset's date_format; later readers are opened with it.
         """
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count the rows of [begin, end) behind *after*.
+        """Count the rows of [begin, end) after *after*.
 
-        Returns their number and None; or, where there are many, about *limit* and the place up to which it counted.
+        Returns their number and None. If there are many, returns about *limit* and the place of the last counted row.
         """
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Count the rows of [begin, end) by one plain count with the same condition as read, without an order."""
+        """Return the number of rows of [begin, end), by one plain count without an order."""
 
     def read(
         self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
     ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows of [begin, end) in the order (date, key), and the place of the last, or None.
+        """Return the next rows of [begin, end) in the order (date, key), and the place of the last one (None: no rows).
 
-        At most *limit* rows and, beyond the first row, not more than about *max_bytes* as Arrow keeps them. How many
-        depends on the rows alone. Raises Fatal that names the column if the table's columns have changed since the
+        Returns at most *limit* rows, and at most about *max_bytes* as Arrow stores them, but at least one row. The
+        number depends on the rows alone. Raises Fatal, with the name of the column, if a column has changed since the
         reader was opened.
         """
 
     def expect(
         self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
     ) -> None:
-        """Take the arguments of the next read, so that its rows may be read ahead; no others are."""
+        """Announce the next read, so that its rows may be read in advance. A reader reads no other rows in advance."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -136,28 +136,29 @@ class Reader(Protocol):
 
 @runtime_checkable
 class SettlesTypes(Protocol):
-    """What a reader offers too if a value need not have the type of its column."""
+    """The further methods of a reader whose values may differ from the type of their column."""
 
     def misfits(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
-        """Return the columns with values in [begin, end) that their type cannot hold."""
+        """Return the columns with values in [begin, end) that do not fit their type."""
 
     def settle(self, as_text: list[str]) -> None:
-        """From now on, give these columns the type text, and each other the type that schema returns for it."""
+        """Fix the types of all later rows: text for these columns, and the type that schema returns for all others."""
 
 
 @runtime_checkable
 class Waits(Protocol):
-    """What a reader offers too if it waits for another process."""
+    """The further attribute of a reader that waits for its database in steps."""
 
-    #: called now and then while it waits; may raise, or close the reader, which then goes on by itself or raises
-    #: ReaderClosed
+    #: called repeatedly while the reader waits; may raise, or close the reader: then the reader reopens by itself or
+    #: raises ReaderClosed
     on_wait: Callable[[], None] | None
 
 
 def load_datasets(path: Path) -> Datasets:
-    """Return the datasets that the file configures; none if there is no file.
+    """Return the datasets that the file configures. If there is no file, there are none.
 
-    A bad entry disables its own dataset only, see Datasets.faults. Raises ListUnreadable if the file is not TOML.
+    A bad entry disables only its own dataset, see Datasets.faults. Raises ListUnreadable if the file cannot be read or
+    is not TOML.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -180,7 +181,7 @@ def load_datasets(path: Path) -> Datasets:
 
 
 class _BadEntry(Exception):
-    """An entry of the list is wrong, in this field; "" stands for the entry as a whole."""
+    """An entry of the list is wrong in *field*; "" stands for the whole entry."""
 
     def __init__(self, message: str, *, field: str = "") -> None:
         super().__init__(message)
@@ -188,13 +189,13 @@ class _BadEntry(Exception):
 
 
 def _place_of(error: Exception) -> str:
-    """Return the line of an error of TOML, without its words, which may show what the file says."""
+    """Return the line of a TOML error as text. Leaves out the error's message, which may quote the file."""
     found = re.search(r"at line (\d+)", str(error))
     return f": it is not valid TOML at line {found[1]}" if found else ""
 
 
 def _line_of(text: str, name: str, field: str) -> int:
-    """Return the line of a field of an entry, or else that of the entry, counted from 1.
+    """Return the line of a field of an entry, counted from 1; the line of the entry if the field is not found.
 
     >>> _line_of('[a]\\nkey = "x"\\n[b]\\nkey = "y"', "b", "key")
     4
@@ -213,7 +214,7 @@ def _line_of(text: str, name: str, field: str) -> int:
 
 
 def _first_name(line: str) -> str:
-    """Return the first name that a line of TOML defines, "" if it defines none by itself."""
+    """Return the first name that a line of TOML defines; "" if the line defines none or is incomplete."""
     try:
         return next(iter(tomllib.loads(line)), "")
     except tomllib.TOMLDecodeError:
@@ -221,7 +222,7 @@ def _first_name(line: str) -> str:
 
 
 def _dataset(name: str, table: Any, folder: Path) -> Dataset:
-    """Return the dataset of an entry; raises _BadEntry."""
+    """Return the dataset of an entry. Raises _BadEntry."""
     if not isinstance(table, dict):
         raise _BadEntry(f"it has to be a table with {', '.join(_REQUIRED)}")
     for field in table:
@@ -262,8 +263,8 @@ def _check_key(key: Any) -> None:
 
 
 def _url(text: str, folder: Path) -> URL:
-    """Return the URL; the path of a SQLite file is relative to the folder of the list."""
-    # Here, for processes that are given a dataset and read no list: it takes a third of a second.
+    """Return the URL. The path of a SQLite file is relative to the folder of the list. Raises _BadEntry."""
+    # Imported here: it takes a third of a second, which processes that read no list save.
     from sqlalchemy.engine import make_url  # noqa: PLC0415
     from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
 
@@ -292,7 +293,7 @@ def _date_format(text: Any) -> DateFormat | None:
 
 
 def parse_date_format(text: Any) -> DateFormat:
-    """Return the date format of that name; raises ValueError with what is wrong, and what would be right."""
+    """Return the date format of that name. Raises ValueError that states the problem and the valid formats."""
     return DateFormat(text)
 
 
@@ -318,13 +319,13 @@ def _snapshot(asked: Any, url: URL) -> bool:
 
 
 def away(dataset: Dataset) -> DatasetAway:
-    """Log the exception under way, and return what a client may know of it."""
+    """Log the current exception, and return an error without its details for clients."""
     _log.exception("Dataset %r cannot be read.", dataset.name)
     return DatasetAway(f"The database of dataset {dataset.name!r} cannot be read; its error is in the service's log.")
 
 
 def unusable(dataset: Dataset) -> Fatal:
-    """Log the exception under way, and return what a client may know of it: the operator has to act."""
+    """Log the current exception, and return an error without its details for clients. The operator must act."""
     _log.exception("Dataset %r is not configured as its database is.", dataset.name)
     return Fatal(
         f"The database of dataset {dataset.name!r} does not hold what is configured; its error is in the service's log."
@@ -332,7 +333,7 @@ def unusable(dataset: Dataset) -> Fatal:
 
 
 def check_table(dataset: Dataset, columns: dict[str, pa.DataType]) -> None:
-    """Raise Fatal if the table is not there (no columns), or not the one that was configured."""
+    """Raise Fatal if the table does not exist (no columns), or lacks the configured date column or key."""
     if not columns:
         raise Fatal(f"The table of dataset {dataset.name!r} is not there.")
     if not {dataset.date_column, dataset.key} <= columns.keys():
@@ -340,21 +341,21 @@ def check_table(dataset: Dataset, columns: dict[str, pa.DataType]) -> None:
 
 
 def check_order(dataset: Dataset, last: Place, following: Place | None) -> None:
-    """Raise Fatal if the row after *last* has the same place: going on behind it would skip that row."""
+    """Raise Fatal if the row after *last* has the same place: the next read would skip that row."""
     if last == following:
         raise Fatal(f"The key of dataset {dataset.name!r} is not unique: rows would be lost.")
 
 
 def keyless(dataset: Dataset) -> Fatal:
-    """Return the error for rows whose key has no value."""
+    """Return the error for rows whose key is NULL."""
     return Fatal(f"The key of dataset {dataset.name!r} has no value in some rows: they have no order.")
 
 
 def undated(dataset: Dataset, error: ValueError) -> Fatal:
-    """Return the error for a date column whose dates cannot be told, or not compared."""
+    """Return the error for a date column whose format is unknown or cannot be compared."""
     return Fatal(f"Dataset {dataset.name!r} cannot be exported by date: {error}.")
 
 
 def misfit(field: pa.Field, declared: str) -> Fatal:
-    """Return the error for a value that does not fit its column; it does not show the value."""
+    """Return the error for a value that does not fit its column. It does not show the value."""
     return Fatal(f"A value of column {field.name!r} does not fit its declared type, {declared or 'none'}.")

@@ -1,6 +1,6 @@
-"""Patterns of dates whose text sorts as time, such as %Y/%m/%d. Pure.
+"""Date patterns whose text sorts as time, such as %Y/%m/%d. Pure.
 
-Every directive has a fixed width, and larger units come first: so values are compared as text, and an index is used.
+Every directive has a fixed width, and larger units come first. So values compare as text, and an index can be used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 _NUMBER = "number "
 _DIRECTIVE = re.compile(r"%(.?)", re.DOTALL)
-#: How each directive is written; %L is ours: milliseconds, in three digits.
+#: The text of each directive. %L is our own: milliseconds in three digits.
 _WRITE: dict[str, Callable[[datetime], str]] = {
     "Y": lambda at: f"{at.year:04}",
     "m": lambda at: f"{at.month:02}",
@@ -24,7 +24,7 @@ _WRITE: dict[str, Callable[[datetime], str]] = {
     "L": lambda at: f"{at.microsecond // 1000:03}",
     "f": lambda at: f"{at.microsecond:06}",
 }
-#: A pattern has the first directives of one of these.
+#: The directives of a pattern are the beginning of one of these.
 _ORDERS = ("YmdHMSL", "YmdHMSf", "YjHMSL", "YjHMSf")
 _TIMES = "HMSLf"
 _STEPS = {
@@ -40,20 +40,20 @@ _STEPS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatePattern:
-    """A pattern, taken apart."""
+    """A parsed pattern."""
 
     #: the text before each directive
     literals: tuple[str, ...]
     #: the letters of the directives
     directives: str
-    #: the text behind the last directive
+    #: the text after the last directive
     suffix: str
     #: True if the column holds numbers
     is_number: bool
 
     @classmethod
     def parse(cls, text: str) -> DatePattern:
-        """Return the pattern that *text* states; raises ValueError with a sentence."""
+        """Parse a pattern. Raises ValueError with a sentence."""
         is_number = text.startswith(_NUMBER)
         parts = _DIRECTIVE.split(text.removeprefix(_NUMBER))
         found = cls(
@@ -70,7 +70,7 @@ class DatePattern:
         return found
 
     def fits(self, value: object) -> bool:
-        """Return True if *value* is a date in this form; the time may be cut short, as in 2024/03/09 12:30."""
+        """Return True if *value* is a date in this pattern. The time may be truncated, as in 2024/03/09 12:30."""
         if self.is_number:
             is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
             return is_whole and self._fits(f"{value:.0f}", len(self.directives))
@@ -80,9 +80,9 @@ class DatePattern:
         return any(self._fits(value, count) for count in range(shortest, len(self.directives) + 1))
 
     def bound(self, at: datetime) -> str | int:
-        """Return the smallest value in this form, or the beginning of one, that is not before *at*.
+        """Return the smallest value in this pattern, or the beginning of one, that is not before *at*.
 
-        The latest time that Python has stands for the end of the calendar: its bound is beyond every value.
+        datetime.max stands for the end of the calendar: its bound is beyond every value.
         """
         first = self._first_from(at)
         if self.is_number:
@@ -104,7 +104,7 @@ class DatePattern:
         return found is not None and _is_moment({name: int(digits) for name, digits in found.groupdict().items()})
 
     def _first_from(self, at: datetime) -> datetime | None:
-        """Return the first moment from *at* on that this form can state; None if the calendar has none."""
+        """Return the first moment from *at* on that this pattern can express; None if the calendar has none."""
         unit = self.directives[-1]
         begin = _begin_of(at, unit)
         if at == datetime.max:
@@ -120,7 +120,7 @@ class DatePattern:
         )
 
     def _shortened(self, at: datetime) -> str:
-        """Return the text without what is zero at its end: it sorts before every way to write that time."""
+        """Return the text without trailing zero units: it sorts before every way to write that time."""
         pieces = [(literal, letter) for literal, letter in zip(self.literals, self.directives, strict=True)]
         while pieces[-1][1] in _TIMES and not int(_WRITE[pieces[-1][1]](at)):
             pieces.pop()

@@ -1,4 +1,4 @@
-"""Dates as clients write them, and as databases keep them. Pure."""
+"""Dates as clients write them and as databases store them. Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from jobmanager.jobs.date_patterns import DatePattern
 
 _DAY = timedelta(days=1)
 _EPOCH = datetime(1970, 1, 1)
-#: 1970 in milliseconds of Julian days.
+#: The beginning of 1970 as a Julian day, in milliseconds.
 _JULIAN_EPOCH_MILLISECONDS = 210_866_760_000_000
-#: Numbers are taken for times only if they are of these years: 1973 to 2200 in seconds, 1800 to 2200 in Julian days.
+#: Numbers count as times only within these years: 1973 to 2200 in seconds, 1800 to 2200 in Julian days.
 _PLAUSIBLE_SECONDS = (100_000_000, 7_258_118_400)
 _PLAUSIBLE_JULIAN = (2_378_496.5, 2_524_593.5)
 _LONGEST_SHOWN = 40
@@ -26,10 +26,10 @@ _ISO = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
     r"(?:(?P<mark>[T ])(?P<clock>[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?)(?P<offset>Z|[+-][0-9]{2}:[0-9]{2})?)?"
 )
-#: Patterns of clocks, by the length of what they write.
+#: Patterns of times of day, by the length of their text.
 _CLOCKS = {5: "%H:%M", 8: "%H:%M:%S", 12: "%H:%M:%S.%L", 15: "%H:%M:%S.%f"}
 
-#: Dates as the Go service took them: its layout 2006-Jan-02.
+#: The months in dates as the Go service accepted them: its layout 2006-Jan-02.
 _GO_MONTHS = {
     name: number
     for number, name in enumerate(
@@ -39,11 +39,11 @@ _GO_MONTHS = {
 
 
 class DateFormat(StrEnum):
-    """How a date column keeps its dates: a name, or a pattern such as `%Y/%m/%d`.
+    """The format of a date column: a name, or a pattern such as `%Y/%m/%d`.
 
     A pattern has the directives %Y %m %d (or %Y %j) %H %M %S, then %L (milliseconds) or %f (microseconds). They must
-    come in this order, from the year on, so that values sort as time. `number %Y%m%d` is a pattern of a column of
-    numbers.
+    come in this order, starting with the year, so that values sort as time. `number %Y%m%d` is a pattern for a column
+    of numbers.
 
     >>> DateFormat("%Y/%m/%d").value
     '%Y/%m/%d'
@@ -51,7 +51,7 @@ class DateFormat(StrEnum):
 
     SPACE = "space"  # text, 2024-03-09 12:30:00
     T = "t"  # text, 2024-03-09T12:30:00
-    ISO = "iso"  # text, either of both, with or without an offset or Z; compared as instants
+    ISO = "iso"  # text in either form, with or without an offset or Z; compared as instants
     UNIX = "unix"  # seconds since 1970
     UNIX_MS = "unix_ms"  # milliseconds since 1970
     UNIX_US = "unix_us"  # microseconds since 1970
@@ -61,7 +61,7 @@ class DateFormat(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> DateFormat:
-        """Return the format of a pattern; raises ValueError with a sentence."""
+        """Return the format for a pattern. Raises ValueError with a sentence."""
         text = value if isinstance(value, str) else ""
         if "%" not in text:
             raise ValueError(f"date_format must be one of {', '.join(cls)}, or a pattern such as %Y/%m/%d")
@@ -72,7 +72,7 @@ class DateFormat(StrEnum):
         return pattern
 
     def pattern(self) -> DatePattern:
-        """Return the pattern, taken apart; raises ValueError if the format is not one."""
+        """Return the parsed pattern. Raises ValueError if the format is not a pattern."""
         return DatePattern.parse(self)
 
 
@@ -82,7 +82,7 @@ _INSTANTS = {DateFormat.UNIX: 1_000_000, DateFormat.UNIX_MS: 1_000, DateFormat.U
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """A date or a time that a client named."""
+    """A date or a time in a client's request."""
 
     #: naive, in UTC
     at: datetime
@@ -90,14 +90,14 @@ class Moment:
     is_day: bool
 
     def after(self) -> datetime:
-        """Return the exclusive end of a range that ends with it: a day is included whole."""
+        """Return the exclusive end of a range that ends with this moment: a day is included whole."""
         if not self.is_day:
             return self.at
         return self.at + _DAY if self.at < datetime.max - _DAY else datetime.max
 
 
 def parse_moment(text: str) -> Moment:
-    """Return what *text* names: an ISO date or datetime, or a date in the layout 2006-Jan-02.
+    """Parse an ISO date or datetime, or a date in the layout 2006-Jan-02.
 
     A datetime with an offset is converted to UTC, one without is taken as UTC. Raises ValueError with a sentence.
 
@@ -115,19 +115,19 @@ def parse_moment(text: str) -> Moment:
 
 
 def _parse_day(text: str) -> date | None:
-    """Return the day that *text* names, or None if it names none by itself."""
+    """Return the day that *text* names; None if *text* is not just a day. Raises ValueError."""
     year, _, rest = text.partition("-")
     month, _, day = rest.partition("-")
     number = _GO_MONTHS.get(month.title())
     try:
-        # As in Go, months are taken in any case, and days have two digits.
+        # As in Go, months may be in any letter case, and days have two digits.
         return date.fromisoformat(f"{year}-{number:02}-{day}" if number else text)
     except ValueError:
         return None
 
 
 def sample_from(kinds: Sequence[str], texts: Sequence[str]) -> list[object]:
-    """Return a sample that SQLite gave as typeof(value) and text: that of CAST, of a blob that of hex().
+    """Return the values of a sample from SQLite, given as typeof(value) and CAST(value AS TEXT); for blobs, hex(value).
 
     >>> sample_from(["integer", "text"], ["20240309", "2024-03-09"])
     [20240309, '2024-03-09']
@@ -137,9 +137,9 @@ def sample_from(kinds: Sequence[str], texts: Sequence[str]) -> list[object]:
 
 
 def detect(values: Sequence[object], configured: DateFormat | None = None) -> DateFormat:
-    """Return how a column keeps dates, told from a sample of its values that are not NULL.
+    """Return the date format of a column, from a sample of its values without NULL.
 
-    *configured*: the setting of the dataset; it is checked against the values. Empty texts count as no date.
+    *configured*: the setting of the dataset, which is checked against the values. Empty texts are skipped.
     Raises ValueError with a sentence that shows values and the setting to use, if they fit no format or more than one.
 
     >>> detect(["2024-03-09T12:30:00", "2024-03-10"])
@@ -163,11 +163,11 @@ def detect(values: Sequence[object], configured: DateFormat | None = None) -> Da
 
 
 def to_column(at: datetime, date_format: DateFormat, timezone: str | None = None) -> str | float | datetime:
-    """Return *at* (naive, UTC) as a value that compares with those in a column.
+    """Return *at* (naive, UTC) as a value to compare with those in a column.
 
     *timezone*: the zone of a column whose values have none; UTC if None.
-    What is zero at the end is left out: as text, "12:30" sorts before every way to write that time. The latest time
-    that Python has stands for the end of the calendar: the value is beyond all of the year 9999.
+    Trailing zeros are left out: as text, "12:30" sorts before every way to write that time. datetime.max stands for
+    the end of the calendar: its value is beyond all of the year 9999.
     Raises ValueError for ISO, which needs iso_condition.
 
     >>> to_column(datetime(2024, 3, 9, 12, 30), DateFormat.T)
@@ -194,9 +194,9 @@ def to_column(at: datetime, date_format: DateFormat, timezone: str | None = None
 
 
 def in_zone(at: datetime, timezone: str | None) -> datetime:
-    """Return *at* (naive, UTC) as a clock of that zone shows it; the ends of the calendar stay as they are.
+    """Return *at* (naive, UTC) as naive local time of that zone. The ends of the calendar are not exceeded.
 
-    A clock shows the hour at the end of summer time twice: a bound in it stands for both.
+    At the end of summer time, one hour occurs twice: a bound within it stands for both.
     """
     if timezone is None or at == datetime.max:
         return at
@@ -207,7 +207,7 @@ def in_zone(at: datetime, timezone: str | None) -> datetime:
 
 
 def check_timezone(name: str) -> None:
-    """Raise ValueError with a sentence unless *name* is a time zone."""
+    """Raise ValueError with a sentence unless *name* is a known time zone."""
     try:
         ZoneInfo(name)
     except (TypeError, ValueError, OSError, ZoneInfoNotFoundError):
@@ -215,35 +215,35 @@ def check_timezone(name: str) -> None:
 
 
 def day_from(at: datetime) -> date | str:
-    """Return the first day that does not begin before *at*; beyond the calendar of Python, as text."""
+    """Return the first day that does not begin before *at*; a text if that day is beyond Python's calendar."""
     if at.time() == time():
         return at.date()
     return at.date() + _DAY if at.date() < date.max else "10000-01-01"
 
 
 def check_iso(others: Sequence[object]) -> None:
-    """Raise ValueError with a sentence if there are values of which iso_instant is NULL."""
+    """Raise ValueError with a sentence if there are values for which iso_instant is NULL."""
     if others:
         raise ValueError(f"the date column has values that date_format iso does not fit: {_shown(others)}")
 
 
 def iso_range(begin: datetime, end: datetime) -> tuple[str, str]:
-    """Return the first ISO text of [begin, end), and one behind the last, if offsets may be up to a day.
+    """Return the inclusive and the exclusive bound of all ISO texts of [begin, end), for offsets of up to a day.
 
-    For an index: texts within may still be of other instants, see iso_condition.
+    For searching an index. Texts within the bounds may still be of other instants, see iso_condition.
     """
     first = (begin if begin < datetime.min + _DAY else begin - _DAY).date()
     return first.isoformat(), "A" if end > datetime.max - 2 * _DAY else (end + 2 * _DAY).date().isoformat()
 
 
 def iso_condition(column: str, begin: datetime, end: datetime) -> str:
-    """Return a condition in SQLite's SQL: the instant of an ISO text is within [begin, end)."""
+    """Return an SQLite condition: the instant of an ISO text is within [begin, end)."""
     instant = iso_instant(column)
     return f"({instant} >= {_microseconds(begin)} AND {instant} < {_microseconds(end)})"
 
 
 def iso_instant(column: str) -> str:
-    """Return an expression in SQLite's SQL: microseconds since 1970 of an ISO text; NULL if it is not one."""
+    """Return an SQLite expression: the microseconds since 1970 of an ISO text; NULL for any other value."""
     is_offset = f"{column} GLOB '*[+-][0-9][0-9]:[0-9][0-9]'"
     offset = f"CASE WHEN {is_offset} THEN substr({column}, -6) ELSE '' END"
     clock = f"substr({column}, 1, CASE WHEN substr({column}, 17, 1) = ':' THEN 19 ELSE 16 END)"
@@ -265,7 +265,7 @@ def _text_bound(at: datetime, separator: str) -> str:
 
 
 def _microseconds(at: datetime) -> int:
-    """Return the microseconds since 1970; of the latest time, those at the end of the calendar."""
+    """Return the microseconds since 1970; for datetime.max, one more, which is the end of the calendar."""
     return (at - _EPOCH) // timedelta(microseconds=1) + (at == datetime.max)
 
 
@@ -273,7 +273,7 @@ def _whole_if_it_is(microseconds: int, unit: int) -> int | float:
     return microseconds // unit if microseconds % unit == 0 else microseconds / unit
 
 
-# How the values of a sample look
+# Detection of the format from a sample of values
 
 
 def _detected(values: list[object]) -> DateFormat:
@@ -297,7 +297,7 @@ def _detected(values: list[object]) -> DateFormat:
 
 
 def _text_format(values: Sequence[object]) -> DateFormat:
-    """Return the cheapest format that puts ISO texts in order."""
+    """Return the cheapest format that sorts these ISO texts correctly."""
     found = [match for value in values if (match := _ISO.fullmatch(str(value)))]
     marks = {match["mark"] for match in found} - {None}
     offsets = {match["offset"] for match in found}
@@ -305,7 +305,7 @@ def _text_format(values: Sequence[object]) -> DateFormat:
         return DateFormat.T if marks == {"T"} else DateFormat.SPACE
     lengths = {len(match["clock"] or "") for match in found}
     if len(offsets) == len(marks) == len(lengths) == 1 and offsets <= {"Z", "+00:00"}:
-        # All of one length, and in UTC: they sort as text.
+        # All have one length and are in UTC: they sort as text.
         clock = _CLOCKS.get(lengths.pop())
         if clock:
             return DateFormat(f"%Y-%m-%d{marks.pop()}{clock}{offsets.pop()}")
@@ -313,7 +313,7 @@ def _text_format(values: Sequence[object]) -> DateFormat:
 
 
 def _number_format(numbers: list[Any]) -> DateFormat:
-    """Return the format of numbers that are all of plausible years; 0 stands for no date in many tables."""
+    """Return the format of numbers if all are in plausible years. Accepts 0, which means "no date" in many tables."""
     for date_format, microseconds in _INSTANTS.items():
         first, last = (seconds * 1_000_000 // microseconds for seconds in _PLAUSIBLE_SECONDS)
         if any(numbers) and all(number == 0 or first <= number <= last for number in numbers):
@@ -345,7 +345,7 @@ def _is_iso(value: object) -> bool:
 
 
 def _shown(values: Sequence[object]) -> str:
-    """Return up to three values as an error shows them."""
+    """Return up to three values for an error message."""
     texts = list(dict.fromkeys(repr(value)[:_LONGEST_SHOWN] for value in values))
     return ", ".join(texts[:3])
 
@@ -353,5 +353,5 @@ def _shown(values: Sequence[object]) -> str:
 _DAY_TEXTS = DateFormat("%Y%m%d")
 _DAY_NUMBERS = DateFormat("number %Y%m%d")
 _YEAR_NUMBERS = DateFormat("number %Y")
-#: Patterns that an error names if all values fit one.
+#: Patterns that an error message suggests if all values fit.
 _SUGGESTED = ("%Y/%m/%d %H:%M:%S", "%Y.%m.%d %H:%M:%S", "%Y%m%d%H%M%S", "%Y-%m", "%Y/%m", "%Y%m", "%Y")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-#: Digits that Arrow's decimals hold.
+#: The most digits that an Arrow decimal holds.
 _MOST_DIGITS = 76
 _DIGITS_OF_128_BITS = 38
 
 
 def decimal_type(precision: int, scale: int) -> pa.DataType:
-    """Return the decimal of so many digits, or text if Arrow has none or the precision is not known (0).
+    """Return the Arrow decimal type; string if Arrow has no such decimal or the precision is unknown (0).
 
     >>> decimal_type(10, 2), decimal_type(77, 0), decimal_type(3, -2)
     (Decimal128Type(decimal128(10, 2)), DataType(string), DataType(string))

@@ -1,6 +1,7 @@
-"""Reads a dataset from a DuckDB file, into Arrow. DuckDB is imported when a dataset is opened: it is an extra.
+"""Read a dataset from a DuckDB file into Arrow.
 
-Opens the file read-only: DuckDB allows that only while no other process writes to it.
+DuckDB is an optional dependency, so it is imported when a dataset is opened. Opens the file read-only, which DuckDB
+allows only while no other process has it open for writing.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from jobmanager.jobs.schemas import schema_of
 from jobmanager.jobs.sql_reader import date_conditions, detected
 
 _SAMPLE_ROWS = 1000
-#: About how many bytes the values of a row take that are neither text nor bytes.
+#: Bytes counted for a value that is neither text nor bytes.
 _VALUE_BYTES = 8
 
-#: How to select each type, and the type that it is exported with. Others are text.
+#: The SQL that selects each type, and the exported type. All other types become text.
 _TYPES: dict[str, tuple[str, pa.DataType]] = {
     **dict.fromkeys(
         ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"),
@@ -56,10 +57,10 @@ _TYPES: dict[str, tuple[str, pa.DataType]] = {
     "TIMESTAMP WITH TIME ZONE": ("{}", pa.timestamp("us", tz="UTC")),
 }
 _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
-#: Types that are written as JSON: lists, arrays, structs and maps.
+#: Types that are exported as JSON: lists, arrays, structs, maps and unions.
 _NESTED = re.compile(r"(STRUCT|MAP|UNION)\(.*\)|.*\[\d*\]", re.DOTALL)
 _DATE_KINDS = {"DATE": "date", "TIMESTAMP": "naive", "TIMESTAMP WITH TIME ZONE": "aware"}
-#: Types whose values are sorted, and compared with a literal, by their value.
+#: Types that sort by value, and compare with a literal by value.
 _KEYS = (*_TYPES, "HUGEINT", "UHUGEINT", "UUID")
 
 
@@ -89,7 +90,7 @@ class DuckdbReader:
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._date_format: DateFormat | None = None  # detected, or configured and checked
+        self._date_format: DateFormat | None = None  # detected, or configured and checked against the values
         self._driver = _driver(dataset)
         with self._translated():
             self._connection = self._driver.connect(dataset.url.database or "", read_only=True)
@@ -109,7 +110,7 @@ class DuckdbReader:
         return pa.schema([self._columns[name].field() for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count all rows at once, which DuckDB does fast; see Reader."""
+        """Count all rows in one query, which is fast in DuckDB; see Reader."""
         source, values = self._source(after, begin, end)
         return int(self._ask(f"SELECT count(*) {source}", values)[0][0]), None
 
@@ -118,7 +119,7 @@ class DuckdbReader:
         return self.count(None, begin, end, 1)[0]
 
     def check(self) -> None:
-        """Raise Fatal if rows could be lost or doubled, or the dates are not understood; see Reader."""
+        """Raise Fatal if rows could be lost or doubled, or the date format is unknown; see Reader."""
         self._date_conditions(datetime(2000, 1, 1), datetime(2000, 1, 1))
         dated = f"FROM {self._table} AS t WHERE {self._date_name} IS NOT NULL"
         if self._ask(f"SELECT 1 {dated} AND {self._key_name} IS NULL LIMIT 1"):
@@ -131,11 +132,11 @@ class DuckdbReader:
             raise tied(self._dataset, *ties[0])
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return none: DuckDB scans its columns fast without an index."""
+        """Return no warnings: DuckDB scans its columns fast without an index."""
         return []
 
     def identity(self) -> dict[str, str]:
-        """Return what changes how values read or compare; see Reader."""
+        """Return the properties that affect how values read or compare; see Reader."""
         is_native = self._date.declared in _DATE_KINDS
         known = {
             "server": f"DuckDB {self._driver.__version__.partition('.')[0]}",
@@ -225,7 +226,7 @@ class DuckdbReader:
                 raise altered(self._dataset, name, self._columns[name].declared, became)
 
     def _check_place(self, place: Place | None) -> None:
-        """Raise Fatal if rows without a key, or several rows, have the place that the next rows are behind."""
+        """Raise Fatal if the date of the place has rows without a key, or the place has several rows."""
         if place is None:
             return
         same = f"FROM {self._table} AS t WHERE {self._date_name} = $1"
@@ -236,7 +237,7 @@ class DuckdbReader:
             raise tied(self._dataset, place.date, place.key)
 
     def _source(self, after: Place | None, begin: datetime, end: datetime) -> tuple[str, list[Any]]:
-        """Return FROM and WHERE for the rows of [begin, end) behind *after*, and the values in it."""
+        """Return FROM and WHERE for the rows of [begin, end) after *after*, and their parameters."""
         conditions = self._date_conditions(begin, end)
         texts = [f"{self._date_name} {operator} ${number}" for number, (operator, _) in enumerate(conditions, start=1)]
         values = [bound for _, bound in conditions]
@@ -252,7 +253,7 @@ class DuckdbReader:
         )
 
     def _format(self) -> DateFormat:
-        """Return how the date column keeps dates, if it is not a date to the database."""
+        """Return the date format of a date column whose type is not a date."""
         if self._date_format is None:
             found = self._ask(
                 f"SELECT {self._date_name} FROM {self._table} AS t WHERE {self._date_name} IS NOT NULL "
@@ -265,16 +266,16 @@ class DuckdbReader:
         return self._columns[name].form().format(f"t.{_quoted(name)}")
 
     def _selected_key(self) -> str:
-        """Return how to select the key as a place keeps it: bytes and text as they are, others as text."""
+        """Return the SQL that selects the key as a place stores it: bytes and text unchanged, others as text."""
         is_plain = self._key.declared in ("VARCHAR", "BLOB")
         return self._key_name if is_plain else f"CAST({self._key_name} AS VARCHAR)"
 
     def _literal(self, parameter: str) -> str:
-        """Return a parameter as a value of the key, which a place keeps as text."""
+        """Return the SQL that converts a parameter to the type of the key, which a place stores as text."""
         return f"CAST({parameter} AS {self._key.declared})"
 
     def _size(self, wanted: pa.Schema) -> str:
-        """Return an expression for about how many bytes a row takes."""
+        """Return an SQL expression for the approximate bytes of a row."""
         terms = [str(_VALUE_BYTES * (len(wanted) + 2))]
         for field in wanted:
             if pa.types.is_string(field.type):
@@ -287,7 +288,7 @@ class DuckdbReader:
         return ", ".join(f"CAST({form} AS VARCHAR) AS c{number}" for number, form in enumerate(selected))
 
     def _fitted(self, found: pa.Table, as_text: pa.Table | None, wanted: pa.Schema) -> pa.Table:
-        """Give each column its type, or that of text if a value does not fit; then the metadata says which."""
+        """Convert each column to its type, or to text if a value does not fit; the metadata then gives the reason."""
         fields, arrays, reasons = [], [], []
         for number, field in enumerate(wanted):
             array = found.column(number)
@@ -325,7 +326,7 @@ class DuckdbReader:
 
 
 def _driver(dataset: Dataset) -> Any:
-    """Return the module of DuckDB; raises Fatal if it is not installed."""
+    """Import and return DuckDB. Raises Fatal if it is not installed."""
     try:
         return import_module("duckdb")
     except ImportError:
@@ -335,7 +336,7 @@ def _driver(dataset: Dataset) -> Any:
 
 
 def _fitting(sizes: list[int], limit: int, max_bytes: int) -> int:
-    """Return how many rows of these sizes make a chunk: at least one, if there are any."""
+    """Return how many rows of these sizes make one chunk: at least one if there are any."""
     total = 0
     for number, size in enumerate(sizes[:limit]):
         total += size
@@ -349,7 +350,7 @@ def _strays(found: pa.Table) -> bool:
 
 
 def _is_stray(array: pa.ChunkedArray) -> bool:
-    """Return True if dates or times are among the values that Python's calendar lacks."""
+    """Return True if the array has dates or times outside Python's calendar."""
     is_date = pa.types.is_date32(array.type) or pa.types.is_timestamp(array.type)
     return is_date and not is_within_calendar(array)
 

@@ -1,4 +1,4 @@
-"""How rows are written: the bytes of each format, chunk by chunk, so that they do not depend on where it was halted."""
+"""The formats of an export. Chunks are encoded one by one, so that halts do not change the bytes of the file."""
 
 from __future__ import annotations
 
@@ -20,75 +20,75 @@ from jobmanager.jobs.part import Claim, Part, PartDamaged, sha256, sync_folder
 from jobmanager.jobs.reader_errors import NOT_FOR_PARQUET
 from jobmanager.jobs.texts import decimal_texts, time_texts
 
-#: How much is made JSON at once: Arrow keeps at most 2 GiB of text in an array, and JSON may be longer by far.
+#: Bytes of rows to convert to JSON at once: an Arrow array holds at most 2 GiB of text, and JSON may be much longer.
 _BYTES_AT_ONCE = 64 * 1024 * 1024
-#: How many rows are made CSV at once: what comes of them is small enough to use the same memory again and again.
+#: Rows to convert to CSV at once: the result is small enough to reuse the same memory.
 _ROWS_AT_ONCE = 8_000
 
 
 class Encoding(Protocol):
     """One format of an export."""
 
-    #: of the file as it is downloaded
+    #: of the downloaded file
     extension: str
     media_type: str
-    #: of the part file, which may hold the rows in another form until they are all there
+    #: of the part file, which may hold the rows in another form until all are written
     part_extension: str
-    #: whether all values of a column must have its type
+    #: True if all values of a column must have its type
     has_types: bool
 
     def head(self, schema: pa.Schema) -> Any:
-        """Return the bytes a part begins with."""
+        """Return the first bytes of a part."""
 
     def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
-        """Yield the bytes of a chunk of rows, piece by piece; *at* is where it begins in the part."""
+        """Yield the bytes of a chunk of rows in pieces; *at* is the offset of the chunk in the part."""
 
     def notes(self, schema: pa.Schema) -> list[str]:
-        """Return sentences on what a reader of the file cannot see in it."""
+        """Return sentences on facts that the file itself does not show."""
 
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
-        """Make the file that is downloaded from a complete part, durably; calls *on_chunk* now and then.
+        """Turn a complete part into the file for download, durably. Calls *on_chunk* repeatedly.
 
         Returns the SHA-256 of the file in hexadecimal.
         """
 
     def digest(self, file: Path, rows: int, claimed: Claim, on_block: Callable[[], None]) -> str:
-        """Return the SHA-256 of a finished file, of so many rows, in hexadecimal; calls *on_block* now and then.
+        """Return the SHA-256 of a finished file with *rows* rows, in hexadecimal. Calls *on_block* after each block.
 
-        Raises PartDamaged where it is not what was made of what is *claimed* of the part.
+        Raises PartDamaged if the file was not made from the part that *claimed* describes.
         """
 
 
 def _give_name(part: Part, target: Path) -> str:
-    """Give a part that is complete and synced its name, durably; returns its SHA-256."""
+    """Rename a complete and synced part to *target*, durably. Return its SHA-256."""
     os.replace(part.path, target)
     sync_folder(target.parent)
     return part.sha256
 
 
 class _AsItIs:
-    """A format of which the part is the file already."""
+    """A format whose part is already the file."""
 
     has_types = False
 
     def notes(self, schema: pa.Schema) -> list[str]:
-        """Return nothing: all is in the file."""
+        """Return no notes: the file shows everything."""
         return []
 
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
-        """Give the part its name."""
+        """Rename the part."""
         return _give_name(part, target)
 
     def digest(self, file: Path, rows: int, claimed: Claim, on_block: Callable[[], None]) -> str:
-        """Return the SHA-256 of a file that begins with what is claimed."""
+        """Return the SHA-256 of a file that begins with the claimed bytes."""
         return sha256(file, on_block, begins_with=claimed)
 
 
 class Csv(_AsItIs):
-    """Comma-separated values (RFC 4180, but for line ends of \\n).
+    """Comma-separated values (RFC 4180, except that lines end in \\n).
 
-    Text and decimals are in quotes, so that "" differs from NULL, which is written as nothing; bytes are in base64.
-    With one column, NULL is "" too: many programs skip an empty line.
+    Text and decimals are quoted, so that "" differs from NULL, which is an empty field; bytes are in base64.
+    With a single column, NULL is "" too: many programs skip an empty line.
     """
 
     extension = "csv"
@@ -96,25 +96,25 @@ class Csv(_AsItIs):
     media_type = "text/csv; charset=utf-8"
 
     def head(self, schema: pa.Schema) -> Any:
-        """Return the line of names."""
+        """Return the header line."""
         return _written(schema.empty_table(), include_header=True)
 
     def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
-        """Yield a line for each row."""
+        """Yield one line for each row."""
         for begin in range(0, rows.num_rows, _ROWS_AT_ONCE):
             yield _csv(rows.slice(begin, _ROWS_AT_ONCE))
 
     def notes(self, schema: pa.Schema) -> list[str]:
-        """Return that NULL and empty text look the same, if they do."""
+        """Return a note if NULL and empty text look the same."""
         if len(schema) != 1 or not (pa.types.is_string(schema[0].type) or pa.types.is_binary(schema[0].type)):
             return []
         return [f'The CSV has one column, {schema[0].name!r}, in which "" stands for NULL and for empty text.']
 
 
 class JsonLines(_AsItIs):
-    """One JSON object a line; dates as ISO text, bytes in base64, null for numbers JSON lacks (NaN, infinity).
+    """One JSON object per line; dates as ISO text, bytes in base64, null for numbers JSON lacks (NaN, infinity).
 
-    Decimals are numbers with all their digits; columns of JSON are nested as they are.
+    Decimals are numbers with all their digits; JSON columns are nested unchanged.
     """
 
     extension = "jsonl"
@@ -122,20 +122,20 @@ class JsonLines(_AsItIs):
     media_type = "application/x-ndjson"
 
     def head(self, schema: pa.Schema) -> Any:
-        """Return nothing: every line is complete."""
+        """Return no bytes: there is no header."""
         return b""
 
     def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
-        """Yield a line for each row."""
+        """Yield one line for each row."""
         rows_at_once = max(1, _BYTES_AT_ONCE * rows.num_rows // max(1, rows.nbytes))
         yield from map(json_lines, rows.to_batches(max_chunksize=rows_at_once))
 
 
 class Parquet:
-    """Apache Parquet, a row group for each chunk.
+    """Apache Parquet, with one row group for each chunk.
 
-    A Parquet file ends with a list of its row groups, and cannot be cut back to fewer of them. So each chunk is a file,
-    with a list of its own, and at the end one more list tells of them all: see parquet_pieces.py.
+    A Parquet file ends with a footer that lists its row groups, and cannot be truncated to fewer of them. So each chunk
+    is a file with its own footer, and a final footer lists all row groups: see parquet_pieces.py.
     Decimals of more than 38 digits are text: DuckDB reads them as doubles, and Polars not at all.
     """
 
@@ -145,29 +145,29 @@ class Parquet:
     media_type = "application/vnd.apache.parquet"
 
     def head(self, schema: pa.Schema) -> Any:
-        """Return a file without rows, which tells the schema."""
+        """Return a file without rows, which holds the schema."""
         return piece(_readable(schema.empty_table()), 0)
 
     def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
-        """Yield a file that holds the rows as one row group; raises Fatal for values that Parquet lacks."""
+        """Yield a file that holds the rows as one row group. Raises Fatal for values that Parquet lacks."""
         if reason := (rows.schema.metadata or {}).get(NOT_FOR_PARQUET):
             raise Fatal(reason.decode())
         yield piece(_readable(rows), at)
 
     def notes(self, schema: pa.Schema) -> list[str]:
-        """Return which decimals are text."""
+        """Return a note on the decimals that are text."""
         names = [repr(field.name) for field in schema if _is_long_decimal(field.type)]
         return [f"Decimals of more than 38 digits are text in Parquet: {', '.join(names)}."] if names else []
 
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
-        """Append the list of all row groups, and give the part its name."""
+        """Append the footer that lists all row groups, sync and rename the part."""
         with open(part.path, "rb", buffering=0) as file:
             part.write(list_of_all(file.fileno(), part.length, on_chunk))
         part.sync()
         return _give_name(part, target)
 
     def digest(self, file: Path, rows: int, claimed: Claim, on_block: Callable[[], None]) -> str:
-        """Return the SHA-256 of a file of so many rows that begins with what is claimed."""
+        """Return the SHA-256 of a file of *rows* rows that begins with the claimed bytes."""
         try:
             is_whole = pa.parquet.read_metadata(file).num_rows == rows
         except pa.ArrowInvalid:
@@ -181,7 +181,7 @@ ENCODINGS: dict[str, Encoding] = {"csv": Csv(), "jsonl": JsonLines(), "parquet":
 
 
 def _readable(rows: pa.Table) -> pa.Table:
-    """Return the rows in types that every reader of Parquet reads exactly."""
+    """Return the rows with long decimals as text, so that every Parquet reader reads them exactly."""
     for index, field in enumerate(rows.schema):
         if _is_long_decimal(field.type):
             text = pa.field(field.name, pa.string(), metadata=field.metadata)
@@ -211,7 +211,7 @@ def _written(rows: pa.Table, *, include_header: bool) -> pa.Buffer:
 
 
 def _joined(rows: pa.Table) -> memoryview:
-    """Return what Arrow would write, where it is slow (times with a zone), or not wanted (NULL in a single column)."""
+    """Return CSV without Arrow's writer, which is slow (times with a zone) or unsuitable (NULL as single column)."""
     null = '""' if rows.num_columns == 1 else ""
     parts: list[Any] = []
     for column in rows.combine_chunks().columns:

@@ -1,11 +1,12 @@
-"""Rows of a dataset between two dates, to a file: exact, however often it is halted, resumed or killed.
+"""Write the rows of a dataset between two dates to a file: exact, however often the job is halted, resumed or killed.
 
-The rows are read by keyset in chunks, each is appended to a part file, and a checkpoint claims what was appended, after
-an fsync. Starting again cuts the file back to what was claimed. What decides about the rows is resolved once and kept
-in the cursor (see export_plan.py); at the end the rows are counted once more. Knows nothing of HTTP or of the store.
+Rows are read by keyset in chunks, and each chunk is appended to a part file. A checkpoint claims the appended bytes
+after an fsync. A new attempt truncates the part to the claimed length. Everything that affects the rows is decided once
+and kept in the cursor (see export_plan.py). At the end, the rows are counted once more. This module uses neither HTTP
+nor the store.
 
-Arrow and the drivers (see rows.py) take as much memory as the rest of the service, and are never given back: they are
-imported when the first export is made, not when the type becomes known.
+Arrow and the drivers (see rows.py) take as much memory as the rest of the service, and never release it. They are
+imported for the first export, not when the type is registered.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ from jobmanager.jobs.places import Place
 if TYPE_CHECKING:
     from jobmanager.jobs.encodings import Encoding
 
-#: Rows are counted this many at a time, so that a halt never waits for a whole count.
+#: Rows per step of a count, so that a halt never waits for a whole count.
 COUNT_STEP = 500_000
-#: Rows are counted up to here, at 50 ms a million; an export of more shows no total, and is not counted at its end.
+#: Rows are counted up to this number (50 ms per million). A larger export has no total, and no count at its end.
 COUNT_LIMIT = 100_000_000
 
 T = TypeVar("T")
@@ -65,26 +66,26 @@ T = TypeVar("T")
 _LONGEST_DATE = 64
 _LONGEST_NAME = 255
 _MOST_COLUMNS = 1000
-#: How long a submission waits for a database that its columns are compared with.
+#: Timeout of a submission that compares its columns with the database.
 _ASK_SECONDS = 3.0
-#: How many names of columns an error lists.
+#: The most column names in an error message.
 _LISTED_COLUMNS = 50
-#: What an export that starts over keeps of its cursor.
+#: The fields of the cursor that survive when an export starts over.
 _KEPT = ("version", "plan", "warnings", "mark", "counted")
 
 
 class Export(Job):
     """Writes the rows of a dataset between two dates to a file, in the order of date and key."""
 
-    # A database that is away for a moment should not end an export.
+    # A database that is away for a moment must not fail an export.
     max_attempts: ClassVar[int] = 5
-    #: rows read, and appended to the file, at once: at most so many,
+    #: limit of the rows in a chunk
     chunk_rows: ClassVar[int] = 25_000
-    #: and beyond the first row about so many bytes, as Arrow keeps them
+    #: approximate size limit of a chunk with more than one row, in bytes as Arrow stores them
     chunk_bytes: ClassVar[int] = 16 * 1024 * 1024
 
     class Args(BaseModel):
-        """What to export."""
+        """The rows to export, and the format of the file."""
 
         model_config = ConfigDict(extra="forbid")
 
@@ -128,14 +129,14 @@ class Export(Job):
         def _is_configured(self, info: ValidationInfo) -> Export.Args:
             context: dict[str, Any] = info.context or {}
             if context["is_stored"]:
-                return self  # the job compares its dataset with what it began with
+                return self  # the job compares its dataset with its plan
             dataset = find_dataset(self.dataset, context["settings"])
             if self.columns is not None:
                 _check_columns(self.columns, dataset)
             return self
 
         def bounds(self) -> tuple[datetime, datetime]:
-            """Return begin and exclusive end, naive and in UTC."""
+            """Return the begin and the exclusive end, naive and in UTC."""
             return parse_moment(self.from_date).at, parse_moment(self.to_date).after()
 
     args: Export.Args
@@ -144,15 +145,15 @@ class Export(Job):
     _reader: Reader | None = None
     _part: Part | None = None
     _is_finishing = False
-    _is_snapshot = False  # of the reader
+    _is_snapshot = False  # True: self._reader holds a snapshot
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        # Not in start, which force may interrupt: nobody could import any more what it left locked.
+        # Not in start: a force that interrupts an import may leave the import lock of that module held.
         self._encoding: Encoding = _rows().ENCODINGS[self.args.format]
 
     def start(self) -> dict[str, Any]:
-        """Append the chunks that are left, count the rows, then make the file."""
+        """Append the remaining chunks, count the rows, then make the file."""
         with in_our_words():
             try:
                 plan = self._plan = self._kept_plan() or _answered(self._begin)
@@ -167,11 +168,11 @@ class Export(Job):
                 self._let_go()
 
     def halt(self) -> None:
-        """Close the file and the connection for as long as the job is halted.
+        """Close the file and the connection while the job is halted.
 
         A connection that holds a snapshot stays open: a new one would read another snapshot.
         """
-        # The lock of a complete part is kept: else another attempt might turn it into the same file at the same time.
+        # Keep the lock of a complete part: another attempt might turn it into the same file at the same time.
         if self._is_finishing:
             return
         if self._holds_snapshot():
@@ -180,21 +181,21 @@ class Export(Job):
             self._let_go()
 
     def flush(self) -> None:
-        """Make durable what the cursor claims."""
+        """Sync the part, so that it holds durably all that the cursor claims."""
         if self._part is not None:
             with in_our_words():
                 self._part.sync()
 
     def details(self) -> dict[str, Any]:
-        """Tell what is written so far."""
+        """Return the dataset, the format, and the rows and bytes written so far."""
         cursor = self.cursor or {}
         told = {"dataset": self._plan.dataset if self._plan else self.args.dataset, "format": self.args.format}
         return told | {"rows": cursor.get("rows", 0), "bytes": cursor.get("bytes", 0)}
 
-    # What all attempts have in common
+    # The plan that all attempts share
 
     def _kept_plan(self) -> Plan | None:
-        """Return the plan that the cursor keeps; None, and the export starts over, if this attempt cannot go on."""
+        """Return the plan in the cursor. Resets the cursor and returns None if the export must start over."""
         if not self.cursor:
             return None
         if self.cursor.get("version") != export_plan.VERSION:
@@ -208,11 +209,11 @@ class Export(Job):
         return None
 
     def _begin(self) -> Plan:
-        """Resolve what decides about the rows, check that they can be exported exactly, and set the first cursor."""
+        """Make the plan, check that the dataset can be exported exactly, and set the first cursor."""
         dataset = self._configured(self.args.dataset)
         reader = self._connect(dataset)
         columns = self.args.columns or list(reader.columns())
-        reader.schema(columns)  # names a column that is missing, before anything is searched
+        reader.schema(columns)  # fails fast if a column is missing
         reader.check()
         warnings = reader.warnings(*self.args.bounds())
         as_text = self._settle(reader, columns)
@@ -229,7 +230,7 @@ class Export(Job):
         return plan
 
     def _settle(self, reader: Reader, columns: list[str]) -> list[str] | None:
-        """Settle one type for each column of a format that needs it; returns those that are made text, see Plan."""
+        """Fix one type per column if the format needs it. Return the columns that become text, see Plan.as_text."""
         if not self._encoding.has_types or not isinstance(reader, SettlesTypes):
             return None
         as_text = reader.misfits(columns, *self.args.bounds())
@@ -237,7 +238,7 @@ class Export(Job):
         return as_text
 
     def _connect(self, dataset: Dataset) -> Reader:
-        """Return a reader that is closed in the end."""
+        """Open the reader, which `start` closes at its end."""
         reader = self._reader = open_reader(dataset)
         self._is_snapshot = dataset.snapshot
         if isinstance(reader, Waits):
@@ -245,22 +246,22 @@ class Export(Job):
         return reader
 
     def _obey(self) -> None:
-        """Obey a halt or a stop, if there is one. Called while the reader waits."""
+        """Obey a pending halt or stop. Called while the reader waits."""
         if self._is_asked():
             self.checkpoint()
 
     def _configured(self, name: str | None) -> Dataset:
-        """Return the dataset as it is configured now; raises Fatal, or DatasetAway while the list cannot be read."""
+        """Return the dataset as it is configured now. Raises Fatal, or DatasetAway if the list cannot be read."""
         try:
             return find_dataset(name, self.settings)
         except ListUnreadable as error:
-            # Somebody may be editing it: that must not end the exports that run.
+            # The operator may be editing the list: that must not fail running exports.
             raise DatasetAway(f"{error}.") from None
         except ValueError as error:
             raise Fatal(f"{error}.") from None
 
     def _open_reader(self, plan: Plan) -> Reader:
-        """Return the reader; one that is opened again must find what the export began with, or Fatal is raised."""
+        """Return the reader; open it if it is closed. Raises Fatal if the dataset no longer matches the plan."""
         return self._reader or _answered(partial(self._reopen_reader, plan))
 
     def _reopen_reader(self, plan: Plan) -> Reader:
@@ -278,24 +279,24 @@ class Export(Job):
     # One chunk after the other
 
     def _append_chunks(self, plan: Plan) -> int:
-        """Append all rows that the part lacks; returns how many it holds then."""
+        """Append all remaining rows. Return the number of rows in the part."""
         self._open_part(plan)
         if "counted" not in self.cursor:
             counted = self._count(plan)
             self.checkpoint({**self.cursor, "counted": counted}, done=0, total=counted)
         while (cursor := self._append_chunk(plan)) is not None:
             counted = cursor["counted"]
-            # More than were counted, if rows are added while it runs.
+            # Rows that were added meanwhile may exceed the count.
             total = None if counted is None else max(counted, cursor["rows"])
             self.checkpoint(cursor, done=cursor["rows"], total=total)
         return self._rows_so_far()
 
     def _append_chunk(self, plan: Plan) -> dict[str, Any] | None:
-        """Append the next rows; returns the cursor that claims them, or None if there were none.
+        """Append the next rows. Return the cursor that claims them, or None if there were none.
 
-        A function of its own, so that the rows are let go before the next are read, or the job is halted.
+        A function of its own, so that the memory of the rows is freed before the next read or a halt.
         """
-        # First: if the part cannot be used, the export starts over, and so does the cursor.
+        # First: if the part is damaged, this resets the cursor, and the export starts over.
         self._open_part(plan)
         written = self._rows_so_far()
         after = Place.from_json(self.cursor) if "key" in self.cursor else None
@@ -305,10 +306,10 @@ class Export(Job):
             rows, place = reader.read(plan.names(), after, *bounds, self.chunk_rows, self.chunk_bytes)
         except ReaderClosed:
             return dict(self.cursor)  # a halt closed the reader: the caller reads these rows again
-        # Again: the job may have been halted while the rows were read, and the part was closed then.
+        # Again: a halt during the read may have closed the part.
         part = self._open_part(plan)
         if self._rows_so_far() != written:
-            return dict(self.cursor)  # it starts over: these are not its next rows
+            return dict(self.cursor)  # the export started over: these are not its next rows
         if place is None:
             return None
         reader.expect(plan.names(), place, *bounds, self.chunk_rows, self.chunk_bytes)
@@ -320,9 +321,9 @@ class Export(Job):
         return int(self.cursor["rows"])
 
     def _count(self, plan: Plan) -> int | None:
-        """Return how many rows there are to export: exact, if nobody adds any; None if that takes too long.
+        """Return the number of rows to export, exact unless rows are added or removed; None if counting takes too long.
 
-        Counting in steps needs the order of an index; where the reader warns, the export begins to write at once.
+        Counting in steps needs the order of an index. If the reader has warnings, the export does not count.
         """
         if self.cursor["warnings"]:
             return None
@@ -339,10 +340,10 @@ class Export(Job):
     def _count_step(self, plan: Plan, after: Place | None) -> tuple[int, Place | None]:
         return self._open_reader(plan).count(after, *self.args.bounds(), COUNT_STEP)
 
-    # The rows are counted at the end
+    # The count at the end
 
     def _checked(self, rows: int) -> dict[str, Any]:
-        """Return what the result tells of the rows: whether they were compared with a count, and notes.
+        """Check the rows, once, and return the result's fields on them: whether a count confirmed them, and notes.
 
         Raises Fatal if rows were lost or doubled.
         """
@@ -356,7 +357,10 @@ class Export(Job):
         return {"rows_checked": kept["is_checked"], "snapshot": self._plan.snapshot, "notes": notes}
 
     def _check_rows(self, plan: Plan, rows: int) -> tuple[bool, str]:
-        """Compare the rows written with those that the table has now; returns whether they are as many, and a note."""
+        """Compare the number of rows written with a count of the table. Return True if they are equal, and a note.
+
+        Raises Fatal if they differ, but the table was not written meanwhile.
+        """
         if rows > COUNT_LIMIT:
             return False, f"The rows were not counted at the end: there are more than {COUNT_LIMIT:,}."
         now = _answered(lambda: self._open_reader(plan).total(*self.args.bounds()))
@@ -383,9 +387,9 @@ class Export(Job):
         )
 
     def _was_written(self, plan: Plan, now: int) -> bool | None:
-        """Return whether the table, which has so many rows in the range now, was written since the export began.
+        """Return whether the table was written since the export began; None if that is unknown.
 
-        None: that cannot be known.
+        *now* is the current number of rows in the range. May wait until the database has reported late writes.
         """
         counted, mark = self.cursor.get("counted"), self.cursor["mark"]
         if counted is not None and counted != now:
@@ -400,13 +404,13 @@ class Export(Job):
     # The part
 
     def _open_part(self, plan: Plan) -> Part:
-        """Return the part, opened where the cursor says, or begun."""
+        """Return the part: the open one, the one that the cursor names, or a new one."""
         if self._part is None:
             self._part = self._reopen_part()
         return self._part or self._begin_part(plan)
 
     def _reopen_part(self) -> Part | None:
-        """Go on with the part that the cursor names; None, and the export starts over, if it is not what it was."""
+        """Reopen the part that the cursor names, if any. If it is damaged, resets the cursor and returns None."""
         if "part" not in self.cursor:
             return None
         try:
@@ -425,7 +429,7 @@ class Export(Job):
 
     def _begin_part(self, plan: Plan) -> Part:
         head = self._encoding.head(self._open_reader(plan).schema(plan.names()))
-        # Kept before anything is written, so that it is closed even if the volume is full.
+        # Stored before the write, so that the part is closed even if the volume is full.
         part = self._part = Part.create(self._new_part_path())
         part.write(head)
         self.cursor = {**self.cursor, **_claim(part, 0)}
@@ -438,7 +442,7 @@ class Export(Job):
         return self._reader is not None and self._is_snapshot
 
     def _let_go(self) -> None:
-        """Close what is open; it is opened again when it is needed."""
+        """Close the reader and the part. Both are reopened when they are needed."""
         try:
             self._close_reader()
         finally:
@@ -453,28 +457,29 @@ class Export(Job):
         part, self._part = self._part, None
         if part is not None:
             with closing(part):
-                # After a failure, the last claim is saved when the part is closed already.
+                # After a failure, the last claim is saved only after the part is closed.
                 part.sync()
 
     # The file
 
     def _make_file(self, rows: int) -> tuple[Path, int, str]:
-        """Turn the complete part into the file that is downloaded; returns it, its rows and its SHA-256."""
+        """Turn the complete part into the file for download. Return its path, its rows and its SHA-256."""
         assert self._plan is not None
         part = self._open_part(self._plan)
         if self._rows_so_far() != rows:
             raise FilesUnusable("The export lost its part while it was halted; another attempt starts over.")
         part.sync()
         self._is_finishing = True
-        # Named after its part, and so after an attempt: one that lost its lease unaware cannot replace another's file.
-        # And after its rows: it may hold more than the last checkpoint tells, should nobody live to tell the result.
+        # Named after its part and thus its attempt: an attempt without a lease cannot replace the file of another.
+        # Also named after its rows: if the process dies now, the last checkpoint may claim fewer.
         file = self.workdir / f"{_stem(part.path.name)}-{rows}.{self._encoding.extension}"
         return file, rows, self._encoding.finish(part, file, self.checkpoint)
 
     def _finished_file(self) -> tuple[Path, int, str] | None:
-        """Return the file, its rows and its SHA-256, if an earlier attempt has made it but did not live to tell.
+        """Return path, rows and SHA-256 of the file of an earlier attempt that died before it returned its result.
 
-        Touches no file that is whole: it may have been told of by now, should this attempt have lost its lease unaware.
+        Returns None if there is none. Removes a damaged file, but no intact one: if this attempt has lost its lease
+        without noticing, that may be the job's result.
         """
         if "part" not in self.cursor:
             return None
@@ -489,13 +494,13 @@ class Export(Job):
         return None
 
     def _remove_leftovers(self) -> None:
-        """Remove what earlier attempts have begun that died before their first checkpoint was saved.
+        """Remove the parts of earlier attempts that died before their first checkpoint was saved.
 
-        Never a finished file: it may be the result of the attempt that took over, should this one have lost its lease.
+        Never removes a finished file: if this attempt has lost its lease, that may be the result of the next one.
         """
         for path in self.workdir.glob("export-*"):
             is_unfinished = path.suffix in (".part", ".unfinished")
-            # Later attempts are none of our business: if there are any, this one has lost its lease unaware.
+            # Not those of later attempts: if there are any, this one has lost its lease without noticing.
             if is_unfinished and int(_stem(path.name).split("-")[1]) < self.attempt:
                 remove_unless_held(path)
 
@@ -513,7 +518,7 @@ class Export(Job):
 
 
 def _answered(ask: Callable[[], T]) -> T:
-    """Return what *ask* returns; ask again, with a new reader, if a halt closed the reader meanwhile."""
+    """Return the result of *ask*. Calls it again, with a new reader, if a halt closed the reader meanwhile."""
     while True:
         try:
             return ask()
@@ -522,7 +527,7 @@ def _answered(ask: Callable[[], T]) -> T:
 
 
 def _texts(plan: Plan) -> list[str]:
-    """Return notes on the columns that are text because of their values."""
+    """Return a note on each column that is text because of its values."""
     return [
         f"The column {name!r} is text in the file: some of its values do not have its declared type."
         for name in plan.as_text or ()
@@ -530,7 +535,7 @@ def _texts(plan: Plan) -> list[str]:
 
 
 def _difference(rows: int) -> str:
-    """Return how many rows more or fewer there are.
+    """Return a phrase for a difference in rows.
 
     >>> _difference(-1200), _difference(1)
     ('1,200 fewer rows', '1 more row')
@@ -539,12 +544,12 @@ def _difference(rows: int) -> str:
 
 
 def _claim(part: Part, rows: int) -> dict[str, Any]:
-    """Return what a cursor claims of a part that holds so many rows."""
+    """Return the cursor's claim about a part with this many rows."""
     return {"rows": rows, "part": part.path.name, "bytes": part.length, "sha256": part.sha256}
 
 
 def _stem(part_name: str) -> str:
-    """Return the name of a part without what tells its kind.
+    """Return the name of a part without its extensions.
 
     >>> _stem("export-1.csv.part")
     'export-1'
@@ -553,13 +558,13 @@ def _stem(part_name: str) -> str:
 
 
 def open_reader(dataset: Dataset) -> Reader:
-    """Connect to the dataset's database; raises DatasetAway, Fatal."""
+    """Connect to the dataset's database. Blocks. Raises DatasetAway or Fatal."""
     reader: Reader = _rows().open_reader(dataset)
     return reader
 
 
 def _rows() -> Any:
-    """Return the module that reads and writes rows."""
+    """Import and return the module that reads and writes rows."""
     read_libraries("pyarrow")
     from jobmanager.jobs import rows  # noqa: PLC0415 - see the head of this module
 
@@ -567,7 +572,7 @@ def _rows() -> Any:
 
 
 def find_dataset(name: str | None, settings: Settings) -> Dataset:
-    """Return the dataset of that name, or the only one; raises ValueError with a sentence that names the choice."""
+    """Return the dataset of that name; if *name* is None, the only one. Raises ValueError that lists the datasets."""
     datasets = configured_datasets(settings)
     names = sorted({*datasets, *datasets.faults})
     if not names:
@@ -583,7 +588,7 @@ def find_dataset(name: str | None, settings: Settings) -> Dataset:
 
 
 def configured_datasets(settings: Settings) -> Datasets:
-    """Return the datasets that can be exported, and what is wrong with the others; raises ListUnreadable."""
+    """Return the datasets that can be exported, with the faults of the others. Raises ListUnreadable."""
     datasets = load_datasets(settings.datasets) if settings.datasets else Datasets()
     for name in [name for name, dataset in datasets.items() if _is_store(dataset, settings)]:
         del datasets[name]
@@ -594,7 +599,7 @@ def configured_datasets(settings: Settings) -> Datasets:
 def _is_store(dataset: Dataset, settings: Settings) -> bool:
     """Return True if the dataset is the service's own SQLite file.
 
-    ADBC brings a SQLite of its own. When one library of a process closes a file, the kernel drops the locks that the
+    ADBC brings its own SQLite library. When one library of a process closes a file, the kernel drops the locks that the
     other has on it: the store would be damaged. Source: "How To Corrupt An SQLite Database File", 2.2.1.
     """
     store = make_url(settings.database_url)
@@ -604,28 +609,28 @@ def _is_store(dataset: Dataset, settings: Settings) -> bool:
 
 
 def columns_of(dataset: Dataset) -> dict[str, str]:
-    """Return name and type of each column, in the order of the table; raises DatasetAway, Fatal."""
+    """Return name and type of each column, in the order of the table. Blocks. Raises DatasetAway or Fatal."""
     with closing(open_reader(dataset)) as reader:
         return {name: str(kind) for name, kind in reader.columns().items()}
 
 
 def ask_columns(dataset: Dataset, *, seconds: float) -> dict[str, str]:
-    """Return what `columns_of` returns, on behalf of a request; raises Unanswered too.
+    """Return `columns_of(dataset)` for an HTTP request. Also raises Unanswered.
 
-    Waits for the database for at most *seconds*. What has to be imported first takes its own time.
+    Blocks for at most *seconds* for the database. The first import of its driver takes extra time.
     """
     _rows().load_reader(dataset)
     return ask_briefly(lambda: columns_of(dataset), seconds=seconds)
 
 
 def _check_columns(columns: list[str], dataset: Dataset) -> None:
-    """Raise ValueError that names the columns which the table does not have, if its database can be asked."""
+    """Raise ValueError if the columns repeat, or if the table lacks some. Skips the latter if its database is away."""
     if len(set(columns)) < len(columns):
         raise ValueError("columns must not name one twice")
     try:
         known = list(ask_columns(dataset, seconds=_ASK_SECONDS))
     except (DatasetAway, Fatal, Unanswered):
-        return  # the job finds out, and says so, when it runs
+        return  # the job will check them again when it runs
     unknown = [column for column in columns if column not in known]
     if unknown:
         raise ValueError(f"unknown columns {_listed(unknown)}; there are: {_listed(known)}")

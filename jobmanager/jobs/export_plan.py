@@ -1,7 +1,8 @@
-"""What an export resolves once, when it begins, and keeps in its cursor: a later attempt goes on with exactly that.
+"""The plan of an export: decided once, when it begins, and kept in its cursor for later attempts.
 
-A file whose later rows come from another table, or have other columns, would be wrong without a sign of it. So each
-attempt compares what it finds with what was kept, and fails if that differs. Opens nothing; works without Arrow.
+A file whose later rows come from another table, or have other columns, would be wrong without any sign of it. So each
+attempt compares the dataset and the database with the plan, and fails if they differ. Opens nothing; works without
+Arrow.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jobmanager.jobs.datasets import COLUMN, Dataset, parse_date_format
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Changes whenever the bytes that an export writes for the same rows change: the part of an older version is not used.
+#: Changes whenever an export would write other bytes for the same rows. A part of another version is not used.
 VERSION = 1
 
 _ADVICE = "Submit a new export."
@@ -25,21 +26,21 @@ _ADVICE = "Submit a new export."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What all attempts of an export have in common."""
+    """The decisions that all attempts of an export share."""
 
-    #: the name of the dataset, also of an export that was submitted without one
+    #: the name of the dataset, even if the export was submitted without one
     dataset: str
-    #: name and type of each column of the file, in its order
+    #: name and type of each column of the file, in order
     columns: list[list[str]]
-    #: the date format that was detected, if the dataset has none
+    #: the date format, detected or configured
     date_format: str | None
-    #: columns that are text because they hold values of other types; None: values are written as they are
+    #: columns exported as text because some values do not fit their type; None: values are written as they are
     as_text: list[str] | None
     #: a fingerprint of each field of the dataset, by its name
     configured: dict[str, str]
-    #: a fingerprint of each thing in the database that decides how values read or compare, by its name
+    #: a fingerprint of each property of the database that affects how values read or compare, by its name
     database: dict[str, str]
-    #: whether all rows are those of one moment
+    #: True: all rows come from one snapshot
     snapshot: bool = False
 
     @classmethod
@@ -59,11 +60,11 @@ class Plan:
 
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> Plan:
-        """Return the plan that a cursor keeps."""
+        """Return the plan stored in a cursor."""
         return cls(**kept)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as a cursor keeps it."""
+        """Return the plan as JSON for a cursor."""
         return asdict(self)
 
     def names(self) -> list[str]:
@@ -78,11 +79,11 @@ class Plan:
         return replace(dataset, date_format=parse_date_format(self.date_format))
 
     def check_dataset(self, dataset: Dataset) -> None:
-        """Raise Fatal if the dataset is configured in another way than when the export began."""
+        """Raise Fatal if the configuration of the dataset has changed since the export began."""
         self._compare(self.configured, _configured(dataset))
 
     def check_columns(self, found: Iterable[str]) -> None:
-        """Raise Fatal if the table lacks a column of the file; columns that were added do not matter."""
+        """Raise Fatal if the table lacks a column of the file. Added columns do not matter."""
         missing = [repr(name) for name in self.names() if name not in set(found)]
         if missing:
             raise Fatal(
@@ -91,7 +92,7 @@ class Plan:
             )
 
     def check_database(self, schema: pa.Schema, identity: dict[str, str]) -> None:
-        """Raise Fatal if a column of the file has another type, or the database reads values in another way."""
+        """Raise Fatal if the type of a column of the file has changed, or another property of the database."""
         for (name, before), (_, now) in zip(self.columns, _types(schema), strict=True):
             if before != now:
                 raise Fatal(
@@ -111,7 +112,7 @@ def _types(schema: pa.Schema) -> list[list[str]]:
 
 
 def _configured(dataset: Dataset) -> dict[str, str]:
-    """Return the fingerprints of what the operator has configured; passwords may change."""
+    """Return the fingerprints of the operator's settings, without the password, which may change."""
     fields = {
         "url": dataset.url.render_as_string(hide_password=True),
         "table": dataset.table,
@@ -124,7 +125,7 @@ def _configured(dataset: Dataset) -> dict[str, str]:
 
 
 def _of_database(identity: dict[str, str], names: list[str]) -> dict[str, str]:
-    """Return the fingerprints of what a reader found, without what concerns columns that are not in the file."""
+    """Return the fingerprints of a reader's identity, without the columns that are not in the file."""
     columns = {f"{COLUMN}{name}" for name in names}
     return {name: _mark(value) for name, value in identity.items() if not name.startswith(COLUMN) or name in columns}
 

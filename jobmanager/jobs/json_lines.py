@@ -1,7 +1,7 @@
-"""Rows as lines of JSON, column by column: in C++, and without the interpreter lock.
+"""Convert rows to lines of JSON, column by column: in C++, without the GIL.
 
-Values of rare types are written one by one, by orjson. A field with the metadata of JSON holds texts of JSON, which are
-nested as they are: their numbers are not read.
+Values of rare types are converted one by one, by orjson. A field with the JSON metadata holds JSON texts, which are
+nested unchanged: their numbers are not parsed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from jobmanager.errors import Fatal
 from jobmanager.jobs.texts import decimal_texts, time_texts
 
-#: What JSON wants escaped in a text (RFC 8259, 7), in the order of replacement; other control characters are rare.
+#: Characters to escape in a JSON string (RFC 8259, 7), in order of replacement. Other control characters are rare.
 _ESCAPES = (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))
 _NEEDS_ESCAPE = r'[\x00-\x1f"\\]'
 _IS_RARE = r"[\x00-\x08\x0b\x0c\x0e-\x1f]"
@@ -28,9 +28,9 @@ _JSON = (b"jobmanager", b"json")
 
 
 def json_lines(rows: pa.RecordBatch) -> memoryview:
-    """Return a line for each row: an object with a member for each column, in their order.
+    """Return one line for each row: an object with a member for each column, in order.
 
-    Raises Fatal that names the column if a field of JSON has a text that is not valid JSON.
+    Raises Fatal, with the name of the column, if a text in a JSON field is not valid JSON.
     """
     parts: list[Any] = []
     for field, column in zip(rows.schema, rows.columns, strict=True):
@@ -42,10 +42,10 @@ def json_lines(rows: pa.RecordBatch) -> memoryview:
 
 
 def _values(column: pa.Array) -> pa.Array:
-    """Return each value as a text of JSON."""
+    """Return each value as JSON text."""
     kind = column.type
     if pa.types.is_floating(kind):
-        # JSON has no infinity and nothing that is not a number.
+        # JSON has no infinity and no NaN.
         found = pc.if_else(pc.is_finite(column), column, None).cast(pa.string())
     elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         found = column.cast(pa.string())
@@ -63,7 +63,7 @@ def _values(column: pa.Array) -> pa.Array:
 
 
 def _iso_times(column: pa.Array) -> pa.Array:
-    """Return timestamps as datetime.isoformat has them: with a fraction only if there is one."""
+    """Return timestamps in the form of datetime.isoformat: without a fraction that is zero."""
     texts = pc.replace_substring(time_texts(column), " ", "T")
     if pc.any(pc.ends_with(texts, ".000000")).as_py():
         texts = pc.replace_substring_regex(texts, r"\.000000$", "")
@@ -71,12 +71,12 @@ def _iso_times(column: pa.Array) -> pa.Array:
 
 
 def _nested(name: str, column: pa.Array) -> pa.Array:
-    """Return texts of JSON on one line each; raises Fatal that names the column, not the value."""
+    """Return JSON texts on one line each. Raises Fatal that names the column, not the value."""
     texts = column.cast(pa.string())
     for text in texts.to_pylist():
         if text is not None and not _is_json(text):
             raise Fatal(f"A value of column {name!r} is not valid JSON. Correct it, or export as csv or parquet.")
-    # A string of JSON cannot have these, so that they are between its tokens.
+    # A JSON string cannot contain these characters, so they are between tokens.
     return pc.fill_null(pc.replace_substring_regex(texts, r"[\r\n]", " "), "null")
 
 
@@ -89,7 +89,7 @@ def _is_json(text: str) -> bool:
 
 
 def _is_rare_json(text: str) -> bool:
-    """Return True for what databases take for JSON but orjson does not, such as half of a surrogate pair."""
+    """Return True for JSON that databases accept but orjson does not, such as half of a surrogate pair."""
     try:
         json.loads(text, parse_constant=_refuse, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
@@ -109,5 +109,5 @@ def _escaped(texts: pa.Array) -> pa.Array:
 
 
 def _plain(value: Any) -> str:
-    """Return what JSON has no form for: bytes in base64, anything else as text."""
+    """Return a value that JSON lacks as a string: base64 for bytes, str() for anything else."""
     return base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else str(value)

@@ -1,4 +1,4 @@
-"""Compiled libraries that are imported late, while other threads are at work."""
+"""Prepare late imports of compiled libraries, so that they do not hold up other threads."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _BLOCK = 1024 * 1024
 
 
 def read_libraries(*packages: str) -> None:
-    """Have the kernel hold the compiled libraries of packages that are to be imported next.
+    """Read the compiled libraries of packages into the page cache before they are imported.
 
-    While a library is loaded no other thread runs, and if a disk has to be waited for, that takes a third of a second.
-    This takes as long, but keeps nobody else waiting. Does nothing for what is imported already.
+    No other thread runs while a library is loaded. Loading it from disk takes a third of a second. Reading it first
+    takes as long, but other threads keep running. Skips packages that are already imported.
     """
     block = bytearray(_BLOCK)
     for name in set(packages) - sys.modules.keys():
         spec = find_spec(name)
         for folder in (spec.submodule_search_locations if spec else None) or ():
             for library in Path(folder).glob("*.so*"):
-                # What cannot be read may not be needed; if it is, the import says so.
+                # A file that cannot be read may not be needed. If it is, the import fails with the reason.
                 with suppress(OSError), library.open("rb", buffering=0) as file:
                     while file.readinto(block):
                         pass

@@ -1,4 +1,4 @@
-"""Columns whose values are of several types, as SQLite allows: Arrow unions, and how they are written as text. Pure."""
+"""Columns whose values have several types, as SQLite allows: Arrow unions and their conversion to text. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import base64
 import pyarrow as pa
 import pyarrow.compute as pc
 
-#: Integers below this are written alike as integers and as doubles: 20, not 2e+15.
+#: Below this, an integer and the equal double are written alike. From here on, the double is written as 2e+15.
 _PLAIN_BELOW = 10**15
 _NAMES = ("integer", "real", "text", "blob")
 _INTEGER, _REAL, _TEXT, _BLOB = range(len(_NAMES))
@@ -15,9 +15,10 @@ _TYPES = (pa.int64(), pa.float64(), pa.string(), pa.binary())
 
 
 def merged(integers: pa.Array, reals: pa.Array, texts: pa.Array, blobs: pa.Array) -> pa.Array:
-    """Return one column of four, of which at most one has a value in each row.
+    """Return one column from four. In each row, at most one of the four has a value.
 
-    It has the type of its values if that is one; integers and reals are doubles if all of them are written alike.
+    If all values have one type, the column has it. Integers and reals become doubles if all integers keep their text.
+    All other mixtures become a union.
     """
     parts = (integers, reals, texts, blobs)
     used = [code for code, part in enumerate(parts) if part.null_count < len(part)]
@@ -32,7 +33,7 @@ def merged(integers: pa.Array, reals: pa.Array, texts: pa.Array, blobs: pa.Array
 
 
 def joined(pieces: list[pa.Array]) -> pa.ChunkedArray:
-    """Return pieces of a column, one behind the other, as if all their rows had been merged at once."""
+    """Return the concatenated pieces of a column, as if all their rows had been merged at once."""
     kinds = {piece.type for piece in pieces if has_value(piece)} or {pieces[0].type}
     if len(kinds) == 1:
         (kind,) = kinds
@@ -42,18 +43,18 @@ def joined(pieces: list[pa.Array]) -> pa.ChunkedArray:
 
 
 def has_value(column: pa.Array) -> bool:
-    """Return True if a value of the column is not NULL."""
+    """Return True if the column has a value that is not NULL."""
     return bool(pa.types.is_union(column.type) or column.null_count < len(column))
 
 
 def is_plain(numbers: pa.Array) -> bool:
-    """Return True if no number is so large that it is written in another way as an integer than as a double."""
+    """Return True if every number has the same text as an integer and as a double."""
     found = pc.min_max(numbers).as_py()
     return found["min"] is None or (found["min"] > -_PLAIN_BELOW and found["max"] < _PLAIN_BELOW)
 
 
 def text_bytes(column: pa.Array) -> pa.Array:
-    """Return how many bytes each text or blob takes; 0 for other values."""
+    """Return the number of bytes of each text or blob; 0 for other values."""
     if pa.types.is_union(column.type):
         return pc.add(*(text_bytes(column.field(code)) for code in (_TEXT, _BLOB)))
     if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
@@ -74,7 +75,7 @@ def as_texts(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _parts(column: pa.Array) -> list[pa.Array]:
-    """Return the column as the four of which it could be merged."""
+    """Return the four columns from which this one could be merged."""
     if pa.types.is_union(column.type):
         codes = column.type_codes
         return [

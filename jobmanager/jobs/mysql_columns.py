@@ -21,9 +21,9 @@ _SHAPES = frozenset({"geometry", "point", "linestring", "polygon"}) | frozenset(
 )
 #: Digits of the largest unsigned number of 64 bits.
 _DIGITS_OF_UNSIGNED = 20
-#: The bits of a signed number that are not its sign.
+#: Bits of a signed 64-bit number without its sign.
 _BITS_OF_SIGNED = 63
-#: Types whose values are not compared with a literal as they are sorted: float is rounded, enum is sorted by number.
+#: Types that do not compare with a literal as they sort: float is rounded, enum sorts by number.
 _UNORDERED = frozenset({"float", "enum", "set", "json", "bit"}) | _SHAPES
 
 
@@ -44,24 +44,24 @@ class Column:
 
     @property
     def form(self) -> str:
-        """Return how to select it; {} is its place in the statement."""
+        """Return the SQL that selects the column; {} stands for its name."""
         if self.kind in _SHAPES:
             return "ST_AsText({})"
         return "CAST({} AS UNSIGNED)" if self.kind == "bit" else "{}"
 
     @property
     def field(self) -> pa.Field:
-        """Return the name and the type that it is exported with."""
+        """Return the Arrow field: the name and the exported type."""
         return pa.field(self.name, self._type(), metadata=IS_JSON if self.kind == "json" else None)
 
     @property
     def is_ordered(self) -> bool:
-        """Return True if values are compared with a literal as they are sorted."""
+        """Return True if values compare with a literal as they sort."""
         return self.kind not in _UNORDERED
 
     @property
     def is_number(self) -> bool:
-        """Return True if a literal of it has no quotes."""
+        """Return True if literals of this type have no quotes."""
         return self.kind in _INTEGERS or self.kind in ("decimal", "double")
 
     def _type(self) -> pa.DataType:
@@ -88,7 +88,7 @@ def _plain_type(kind: str) -> pa.DataType:
 
 
 def column_of(row: Sequence[Any]) -> Column:
-    """Return the column that a row of information_schema.columns describes, of texts."""
+    """Return the column that a row of information_schema.columns describes. All values of the row are texts."""
     name, declared, kind, precision, scale, nullable, collation = row
     return Column(
         name=name,
@@ -102,9 +102,9 @@ def column_of(row: Sequence[Any]) -> Column:
 
 
 def array_of(texts: list[Any], kind: pa.DataType) -> tuple[pa.Array, int | None]:
-    """Return what the server has sent as an array of this type, and None.
+    """Convert texts from the server to an array of this type. Return it and None.
 
-    If a value has no place in the type (0000-00-00), returns all as text, and the index of the first such value.
+    If a value does not fit the type (0000-00-00), return all values as text, and the index of the first such value.
     """
     if pa.types.is_binary(kind):
         return pa.array([_bytes(value) for value in texts], kind), None

@@ -1,7 +1,7 @@
-"""Reads a dataset from MariaDB or MySQL by PyMySQL: every value as the text that the server writes, then by Arrow.
+"""Read a dataset from MariaDB or MySQL by PyMySQL. Values arrive as the server's text, and Arrow converts them.
 
-PyMySQL is imported when a dataset is opened: it is an extra of the service. Holds no transaction between two reads, and
-never writes.
+PyMySQL is an optional dependency, so it is imported when a dataset is opened. Holds no transaction between two reads,
+and never writes.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from jobmanager.jobs.schemas import schema_of
 from jobmanager.jobs.sql_reader import date_conditions, detected
 
 _CONNECT_SECONDS = 10
-#: How long a statement may take; and how long the search for equal keys may, if no unique index excludes them.
+#: Statement timeout; and the timeout of the search for equal keys if no unique index excludes them.
 _STATEMENT_SECONDS = 600
 _CHECK_SECONDS = 30
 _SAMPLE_ROWS = 1000
 
-#: Numbers of errors, as in MariaDB's "Error Codes".
+#: Error numbers, as in MariaDB's "Error Codes".
 _MISSING = (1146, 1049)
 _WRONG = (1054, 1792)
 _FORBIDDEN = (1044, 1045, 1142, 1143, 1370)
@@ -55,7 +55,7 @@ _COLUMNS = """
     SELECT column_name, column_type, data_type, numeric_precision, numeric_scale, is_nullable, collation_name
     FROM information_schema.columns WHERE table_schema = {} AND table_name = {} ORDER BY ordinal_position
 """
-#: The columns of each unique index; an expression or a prefix of a column is NULL.
+#: The unique indexes. is_other is 0 if an index has only the given columns, and no prefix or expression.
 _UNIQUE = """
     SELECT index_name, max(CASE WHEN sub_part IS NULL AND column_name IN ({}) THEN 0 ELSE 1 END) AS is_other
     FROM information_schema.statistics
@@ -71,11 +71,11 @@ class MysqlReader:
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._date_format: DateFormat | None = None  # detected, or configured and checked
+        self._date_format: DateFormat | None = None  # detected, or configured and checked against the values
         self._driver = _driver(dataset)
         self._arguments = _arguments(dataset)
         self._connection: Any = None
-        self._is_sending = False  # the rest of a statement's rows
+        self._is_sending = False  # True while the server has rows of a statement left to send
         try:
             self._describe()
         except BaseException:
@@ -110,7 +110,7 @@ class MysqlReader:
         return int(self._ask(f"SELECT count(*) FROM {self._table} AS t WHERE {condition}")[0][0])
 
     def check(self) -> None:
-        """Raise Fatal if rows could be lost or doubled, or the dates are not understood; see Reader."""
+        """Raise Fatal if rows could be lost or doubled, or the date format is unknown; see Reader."""
         self._date_conditions(datetime(2000, 1, 1), datetime(2000, 1, 1))
         dated = f"FROM {self._table} AS t WHERE {self._date_name} IS NOT NULL"
         if self._key.is_nullable and self._ask(f"SELECT 1 {dated} AND {self._key_name} IS NULL LIMIT 1"):
@@ -119,7 +119,7 @@ class MysqlReader:
             self._check_ties(dated)
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return a sentence if no index orders the rows; see Reader."""
+        """Return a warning if no index has the rows in order; see Reader."""
         keys = self._ask(
             "SELECT group_concat(column_name ORDER BY seq_in_index) FROM information_schema.statistics "
             f"WHERE table_schema = {_text(self._schema)} AND table_name = {_text(self._name)} "
@@ -130,7 +130,7 @@ class MysqlReader:
         return [] if is_there else [no_index(self._dataset)]
 
     def identity(self) -> dict[str, str]:
-        """Return what changes how values read or compare; see Reader."""
+        """Return the properties that affect how values read or compare; see Reader."""
         version = self._ask("SELECT version()")[0][0]
         known = {
             "server": ("MariaDB " if "MariaDB" in version else "MySQL ") + version.partition(".")[0],
@@ -156,7 +156,7 @@ class MysqlReader:
             self._check_place(after)
         found, following = fitting_rows(self._rows(columns, after, begin, end, limit + 1), limit, max_bytes)
         if self._is_sending:
-            # The server would send all other rows before it takes the next statement.
+            # The server would send all remaining rows before it accepts the next statement.
             self._disconnect()
         if not found:
             return wanted.empty_table(), None
@@ -185,7 +185,7 @@ class MysqlReader:
     # The table
 
     def _describe(self) -> None:
-        """Read from information_schema what the table is."""
+        """Read the description of the table from information_schema."""
         schema, name = self._dataset.url.database or "", self._dataset.table
         columns = self._catalog_columns(schema, name)
         if not columns and "." in name:
@@ -203,7 +203,7 @@ class MysqlReader:
                 raise unordered(self._dataset, column.declared)
         self._date_name, self._key_name = (f"t.{_quoted(column.name)}" for column in (self._date, self._key))
         self._order = f"{self._date_name}, {self._key_name}"
-        # An index compares texts as its column does: what it tells apart has two places in the order too.
+        # An index compares texts as its column does: rows that a unique index distinguishes have different places.
         ours = ", ".join(_text(column.name) for column in (self._date, self._key))
         unique = self._ask(_UNIQUE.format(ours, _text(schema), _text(name)))
         self._is_proven_unique = any(is_other == "0" for _, is_other in unique)
@@ -220,7 +220,7 @@ class MysqlReader:
                 raise altered(self._dataset, name, self._columns[name].declared, became)
 
     def _check_ties(self, dated: str) -> None:
-        """Raise Fatal if two rows have the same place."""
+        """Raise Fatal if two rows have equal places."""
         query = (
             f"SELECT {self._date_name}, min({self._key_name}) {dated} "
             f"GROUP BY {self._order} HAVING count(*) > 1 LIMIT 1"
@@ -228,14 +228,14 @@ class MysqlReader:
         try:
             ties = self._ask(query, seconds=_CHECK_SECONDS)
         except DatasetAway:
-            # Rows are lost only if a chunk ends between them, and that is checked for each chunk.
+            # Rows are lost only if a chunk ends between two equal ones, and the end of each chunk is checked.
             _log.warning("Dataset %r: whether its key is unique is checked chunk by chunk.", self._dataset.name)
             return
         if ties:
             raise tied(self._dataset, *ties[0])
 
     def _check_place(self, place: Place) -> None:
-        """Raise Fatal if several rows have the place that the next rows are behind."""
+        """Raise Fatal if several rows have this place: the next read would skip some of them."""
         same = (
             f"SELECT 1 FROM {self._table} AS t WHERE {self._date_name} = {self._literal(place.date, self._date)} "
             f"AND {self._key_name} = {self._literal(place.key, self._key)} LIMIT 2"
@@ -246,10 +246,10 @@ class MysqlReader:
     # Statements
 
     def _stretches(self, after: Place | None, begin: datetime, end: datetime) -> list[str]:
-        """Return conditions for the rows of [begin, end) behind *after*.
+        """Return conditions for the rows of [begin, end) after *after*.
 
-        First those of the same date, then those of later ones: for `(date, key) > (?, ?)` the server does not look
-        the key up in its index, and walks along the whole range for each chunk.
+        First those of the same date, then those of later dates: for `(date, key) > (?, ?)` the server does not look
+        up the key in its index, and scans the whole range for each chunk.
         """
         low, high = (
             f"{self._date_name} {operator} {self._literal(bound, self._date)}"
@@ -270,7 +270,7 @@ class MysqlReader:
         return {"date": "date", "datetime": "naive", "timestamp": "naive"}.get(self._date.kind, "")
 
     def _format(self) -> DateFormat:
-        """Return how the date column keeps dates, if it is not a date to the database."""
+        """Return the date format of a date column whose type is not a date."""
         if self._date_format is None:
             found = self._ask(
                 f"SELECT {self._date_name} FROM {self._table} AS t WHERE {self._date_name} IS NOT NULL "
@@ -283,7 +283,7 @@ class MysqlReader:
     def _rows(
         self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
     ) -> Iterator[tuple[Any, ...]]:
-        """Yield the next rows, of which date and key are the last two values; takes them from the server one by one."""
+        """Yield the next rows, with date and key as the last two values. Fetches them from the server one by one."""
         selected = [
             *(column.form.format(f"t.{_quoted(column.name)}") for column in map(self._columns.__getitem__, columns)),
             self._date_name,
@@ -309,7 +309,7 @@ class MysqlReader:
                 self._is_sending = False
 
     def _place(self, date_text: Any, key: Any) -> Place:
-        """Return the place that the server's texts mean."""
+        """Return the place for the server's texts. Raises Fatal if the date is not valid."""
         if self._date_kind() and not _is_date(date_text):
             raise Fatal(
                 f"Column {self._date.name!r} of table {self._dataset.table!r} holds {date_text} in the row with key "
@@ -318,7 +318,7 @@ class MysqlReader:
         return Place(date=date_text, key=key)
 
     def _literal(self, value: Any, column: Column) -> str:
-        """Return a value as SQL writes it, so that the column itself is compared with it."""
+        """Return a value as an SQL literal that compares without a conversion of the column."""
         if isinstance(value, bytes):
             return f"x'{value.hex()}'"
         if column.is_number and _NUMBER.fullmatch(str(value)):
@@ -326,7 +326,7 @@ class MysqlReader:
         return _text(str(value))
 
     def _ask(self, query: str, *, seconds: int | None = None) -> list[Any]:
-        """Return the rows of a query for a few; *seconds* limits it further than others."""
+        """Return the rows of a query with a short result. *seconds* is a shorter statement timeout."""
         with self._translated(), self._connected().cursor() as cursor:
             if seconds is None:
                 cursor.execute(query)
@@ -334,12 +334,12 @@ class MysqlReader:
             self._limit(cursor, seconds)
             cursor.execute(query)
             found = list(cursor.fetchall())
-            # Not if it fails: the connection is dropped then.
+            # Not needed after an error: the connection is dropped then.
             self._limit(cursor, _STATEMENT_SECONDS)
             return found
 
     def _fitted(self, rows: list[Any], wanted: pa.Schema) -> pa.Table:
-        """Give each column its type, or that of text if a value does not fit; then the metadata says which."""
+        """Convert each column to its type, or to text if a value does not fit; the metadata then gives the reason."""
         fields, arrays, reasons = [], [], []
         for index, field in enumerate(wanted):
             values = [row[index] for row in rows]
@@ -373,7 +373,7 @@ class MysqlReader:
         return self._connection
 
     def _limit(self, cursor: Any, seconds: int) -> None:
-        """Limit how long a statement may take; the two servers have a name each for it."""
+        """Set the statement timeout, which MariaDB and MySQL name differently."""
         is_mariadb = "MariaDB" in self._connection.get_server_info()
         cursor.execute(
             f"SET SESSION max_statement_time = {seconds}"
@@ -385,7 +385,7 @@ class MysqlReader:
         connection, self._connection = self._connection, None
         self._is_sending = False
         if connection is not None:
-            # Not its close: that would wait for the rows that are left.
+            # Not close(): it would wait for the remaining rows.
             connection._force_close()
 
     @contextmanager
@@ -416,7 +416,7 @@ class MysqlReader:
 
 
 def _driver(dataset: Dataset) -> Any:
-    """Return PyMySQL; raises Fatal if it is not installed."""
+    """Import and return PyMySQL. Raises Fatal if it is not installed."""
     try:
         for part in ("pymysql.cursors", "pymysql.converters"):
             import_module(part)
@@ -428,7 +428,7 @@ def _driver(dataset: Dataset) -> Any:
 
 
 def _arguments(dataset: Dataset) -> dict[str, Any]:
-    """Return how to connect: as the URL says, but every value as text, and without a time limit of its own."""
+    """Return the arguments to connect with: those of the URL, but all values arrive as text. Raises Fatal."""
     try:
         url = dataset.url.set(drivername="mysql+pymysql")
         _, given = url.get_dialect()().create_connect_args(url)
@@ -448,7 +448,7 @@ def _is_date(text: str) -> bool:
 
 
 def _text(text: str) -> str:
-    """Return a text as SQL writes it: by its bytes, which need no escapes in any sql_mode."""
+    """Return a text as an SQL literal of its bytes, which needs no escapes in any sql_mode."""
     return f"_utf8mb4 x'{text.encode().hex()}'"
 
 

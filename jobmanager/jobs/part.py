@@ -1,7 +1,7 @@
-"""The file that an export grows: it can be cut back to what a checkpoint claims, and has one writer.
+"""The part file that an export appends to. It can be truncated to the length that a checkpoint claims.
 
-A part belongs to the attempt that holds its lock. An attempt that lost its lease without noticing, because its process
-was frozen, keeps its own file: the one that took over writes a copy.
+A part has one writer: the attempt that holds its file lock. An attempt may lose its lease without noticing, because
+its process was frozen. It then keeps its own file, and the attempt that took over writes a copy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-#: What a checkpoint claims of a part: its length in bytes, and their SHA-256.
+#: A checkpoint's claim about a part: its length in bytes, and the SHA-256 of those bytes.
 Claim = tuple[int, str]
 
 _BLOCK = 4 * 1024 * 1024
@@ -32,47 +32,47 @@ class FilesUnusable(Exception):
 
 
 class PartDamaged(Exception):
-    """The part file is not what the checkpoint claims: it was cut off or changed."""
+    """The part file does not match the checkpoint: it was truncated or changed."""
 
 
 class PartHeld(Exception):
-    """Another attempt has gone on in the file that this one would write: this one has lost its lease unaware."""
+    """Another attempt writes the file that this one would write: this one has lost its lease without noticing."""
 
 
 class Part:
-    """A file open for appending, of which length and SHA-256 are known."""
+    """A file open for appending, with its length and SHA-256."""
 
     def __init__(self, file: FileIO, path: Path) -> None:
         self._file = file
         self._is_synced = False
-        self._begun = 0  # up to here, the kernel has been told to write
+        self._begun = 0  # up to here, the kernel was asked to start writing to disk
         self._digest = hashlib.sha256()
         self.path = path
         self.length = 0
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of all that was written, in hexadecimal."""
+        """Return the SHA-256 of all bytes written, in hexadecimal."""
         return self._digest.hexdigest()
 
     @classmethod
     def create(cls, path: Path) -> Part:
-        """Begin an empty part; what is there under its name goes, unless another attempt holds it: raises PartHeld."""
+        """Create an empty part, and replace an existing file. Raises PartHeld if another attempt holds that file."""
         file = open(path, "r+b", buffering=0, opener=_open_or_make)  # noqa: SIM115 - closed by close()
         try:
             part = cls._lock(file, path)
         except BlockingIOError:
             raise PartHeld("Another attempt of this job writes its file.") from None
         with part._closed_on_error():
-            # Not when it was opened: the lock was not ours then.
+            # Not in open(): the lock was not ours then.
             file.truncate()
         return part
 
     @classmethod
     def reopen(cls, path: Path, *, length: int, sha256: str, copy_to: Path, on_block: Callable[[], None]) -> Part:
-        """Go on with a part at *length*; in a copy if another attempt still holds it.
+        """Reopen a part and truncate it to *length*. Continues in a copy if another attempt still holds the part.
 
-        Calls *on_block* now and then, for a long part takes a while to be checked. Raises PartDamaged, PartHeld.
+        Calls *on_block* after each block, because reading a long part takes a while. Raises PartDamaged or PartHeld.
         """
         try:
             file = open(path, "r+b", buffering=0)  # noqa: SIM115 - closed by close()
@@ -101,7 +101,7 @@ class Part:
 
     @classmethod
     def _lock(cls, file: FileIO, path: Path) -> Part:
-        """Take the lock of a file, which is closed if another has it; raises BlockingIOError."""
+        """Lock the file and return its part. Closes the file and raises BlockingIOError if it is locked already."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException:
@@ -110,9 +110,9 @@ class Part:
         return cls(file, path)
 
     def write(self, data: Any) -> None:
-        """Append bytes; where it raises, nothing of *data* counts."""
+        """Append bytes. If it raises, nothing of *data* counts."""
         self._is_synced = False
-        # Without a buffer of Python's: what earlier calls wrote must not depend on what becomes of later ones.
+        # Unbuffered: a later write that fails must not affect earlier ones.
         rest = memoryview(data).cast("B")
         while rest:
             rest = rest[self._file.write(rest) :]
@@ -121,22 +121,22 @@ class Part:
             self._begin_to_sync()
 
     def _begin_to_sync(self) -> None:
-        """Have the kernel begin to write what it keeps; does not wait for it.
+        """Make the kernel start writing dirty pages to disk. Does not wait.
 
-        A sync has little left to do then: it takes a millisecond instead of fifty, and so does that of another file on
-        the same disk. What POSIX calls "not needed" is written first; Linux drops none of it while it is being written.
+        A later fsync of this file, or of another on the same disk, then takes a millisecond instead of fifty. On
+        POSIX_FADV_DONTNEED, Linux starts to write dirty pages, and drops no page while it is being written.
         """
         os.posix_fadvise(self._file.fileno(), self._begun, self.length - self._begun, os.POSIX_FADV_DONTNEED)
         self._begun = self.length
 
     def sync(self) -> None:
-        """Make all that was written durable."""
+        """Make all written bytes durable (fsync)."""
         if not self._is_synced:
             os.fsync(self._file.fileno())
             self._is_synced = True
 
     def close(self) -> None:
-        """Close the file, and let go of it; what was not synced may be lost."""
+        """Close the file and release its lock. Bytes that were not synced may be lost."""
         self._file.close()
 
     def _count(self, data: Any) -> None:
@@ -160,7 +160,7 @@ class Part:
 
 @contextmanager
 def in_our_words() -> Iterator[None]:
-    """Tell what the file system says without its paths: raises NoSpace or FilesUnusable instead of OSError."""
+    """Raise NoSpace or FilesUnusable instead of OSError, whose message may show paths."""
     try:
         yield
     except OSError as error:
@@ -175,7 +175,7 @@ def _open_or_make(path: str, flags: int) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names of the folder's files durable."""
+    """Make the names of the folder's files durable (fsync)."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -184,19 +184,19 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_unless_held(path: Path) -> None:
-    """Remove a part, or what else is there, unless an attempt that is still at work holds it."""
+    """Remove a file, unless an attempt that still runs holds its lock."""
     try:
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
-    except (BlockingIOError, FileNotFoundError):  # held, or gone meanwhile
+    except (BlockingIOError, FileNotFoundError):  # locked, or already removed
         return
 
 
 def sha256(path: Path, on_block: Callable[[], None], *, begins_with: Claim | None = None) -> str:
-    """Return the SHA-256 of a file in hexadecimal; calls *on_block* now and then.
+    """Return the SHA-256 of a file in hexadecimal. Calls *on_block* after each block.
 
-    Raises PartDamaged if it does not begin with what is claimed.
+    Raises PartDamaged if the beginning of the file does not match the claim.
     """
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
@@ -212,7 +212,7 @@ def sha256(path: Path, on_block: Callable[[], None], *, begins_with: Claim | Non
 
 
 def _blocks(file: FileIO, length: int, on_block: Callable[[], None]) -> Iterator[bytes]:
-    """Yield the first *length* bytes of a file, or as many as it has."""
+    """Yield the first *length* bytes of a file in blocks; fewer if the file is shorter."""
     left = length
     while left > 0 and (block := file.read(min(left, _BLOCK))):
         yield block

@@ -1,4 +1,4 @@
-"""Where an export stands in the order of its rows, and how a checkpoint keeps that as JSON. Pure."""
+"""The position of an export in the order of its rows, and the JSON form of it in a checkpoint. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uuid import UUID
 
 from jobmanager.errors import Fatal
 
-#: Kinds of values that JSON does not have: the name a checkpoint gives them, and both ways. A datetime is a date too.
+#: Types that JSON lacks: name in a checkpoint, and both conversions. datetime comes first: it is a subclass of date.
 _KINDS: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
     datetime: ("datetime", datetime.isoformat, datetime.fromisoformat),
     date: ("date", date.isoformat, date.fromisoformat),
@@ -25,13 +25,13 @@ _READ = {name: read for name, _, read in _KINDS.values()} | {"float": float}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The place of a row in the order of an export, with the values as the database has them."""
+    """The position of a row in the order of an export, with the values as the database returns them."""
 
     date: Any
     key: Any
 
     def to_json(self) -> dict[str, Any]:
-        """Return the place as a cursor keeps it; raises Fatal for a type of values that it cannot keep.
+        """Return the place as JSON for a cursor. Raises Fatal if JSON cannot hold the type of a value.
 
         >>> Place(date="2024-03-09", key=b"\\x01").to_json()
         {'date': '2024-03-09', 'key': {'bytes': '01'}}
@@ -40,7 +40,7 @@ class Place:
 
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> Place:
-        """Return the place that a cursor keeps."""
+        """Return the place stored in a cursor."""
         return cls(date=_from_json(kept["date"]), key=_from_json(kept["key"]))
 
 

@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from jobmanager.jobs.decimals import decimal_type
 
-#: The metadata of a field whose texts are JSON.
+#: Metadata of a field whose texts are JSON.
 IS_JSON = {b"jobmanager": b"json"}
 
-#: The types that come in Arrow's form: what the driver returns, and what is exported.
+#: Types that arrive as Arrow values: the type that the driver returns, and the exported type.
 _NATIVE: dict[str, tuple[pa.DataType, pa.DataType]] = {
     "int2": (pa.int16(), pa.int64()),
     "int4": (pa.int32(), pa.int64()),
@@ -29,18 +29,18 @@ _NATIVE: dict[str, tuple[pa.DataType, pa.DataType]] = {
     "timestamptz": (pa.timestamp("us", tz="UTC"), pa.timestamp("us", tz="UTC")),
     "text": (pa.string(), pa.string()),
     "varchar": (pa.string(), pa.string()),
-    "bpchar": (pa.string(), pa.string()),  # a cast would cut off its blanks
+    "bpchar": (pa.string(), pa.string()),  # a cast would strip its trailing blanks
 }
-#: How to select the types that come as text in another way than by a plain cast.
+#: The SQL for types that need more than a plain cast to text.
 _FORMS: dict[str, LiteralString] = {
-    "float4": "CAST(CAST({} AS text) AS double precision)",  # 0.1, not the 0.10000000149 that is nearest to it
+    "float4": "CAST(CAST({} AS text) AS double precision)",  # 0.1, not the exact 0.10000000149
     "inet": "abbrev({})",  # a cast would add the /32
     "array": "CAST(to_jsonb({}) AS text)",
     "json array": "CAST(array_to_json({}) AS text)",  # jsonb refuses some texts that json accepts
     "composite": "CAST(to_jsonb({}) AS text)",
 }
 _JSON_KINDS = frozenset({"json", "jsonb", "array", "json array", "composite"})
-#: The keys that a checkpoint keeps as Arrow returns them; others are kept as the server writes them.
+#: Types of keys that a checkpoint stores as Arrow returns them. Others are stored as the server's text.
 _PLAIN_KEYS = frozenset({"int2", "int4", "int8", "bytea", "text", "varchar", "bpchar"})
 
 
@@ -49,41 +49,41 @@ class Column:
     """A column as the catalog describes it."""
 
     name: str
-    #: its number in the table, which a column that is dropped and added again does not keep
+    #: its number in the table, which changes if the column is dropped and added again
     number: int
     #: its type as SQL writes it
     declared: str
-    #: the name of the type, that of its base for a domain; or "array", "json array", "composite" or "other"
+    #: the name of the type (for a domain, of its base type); or "array", "json array", "composite" or "other"
     kind: str
-    #: precision and scale as the catalog keeps them; -1 if there are none
+    #: precision and scale as encoded in the catalog (atttypmod); -1 if there are none
     modifier: int
     is_nullable: bool
-    #: OID of the collation that it is compared by; 0 if it has none
+    #: OID of its collation; 0 if it has none
     collation: int
-    #: True if only texts of the same bytes are equal
+    #: True if only texts with the same bytes are equal
     is_deterministic: bool
 
     @property
     def form(self) -> LiteralString:
-        """Return how to select it; {} is its place in the statement."""
+        """Return the SQL that selects the column; {} stands for its name."""
         return "{}" if self.kind in _NATIVE else _FORMS.get(self.kind, "CAST({} AS text)")
 
     @property
     def delivered(self) -> pa.DataType:
-        """Return the type that the driver returns for the form."""
+        """Return the Arrow type that the driver returns for `form`."""
         if self.kind == "float4":
             return pa.float64()
         return _NATIVE[self.kind][0] if self.kind in _NATIVE else pa.string()
 
     @property
     def field(self) -> pa.Field:
-        """Return the name and the type that it is exported with."""
+        """Return the Arrow field: the name and the exported type."""
         metadata = IS_JSON if self.kind in _JSON_KINDS else None
         return pa.field(self.name, self._exported(), metadata=metadata)
 
     @property
     def is_plain_key(self) -> bool:
-        """Return True if a checkpoint can keep its values as Arrow returns them."""
+        """Return True if a checkpoint can store its values as Arrow returns them."""
         return self.kind in _PLAIN_KEYS
 
     def _exported(self) -> pa.DataType:

@@ -1,8 +1,8 @@
-"""Reads a dataset from PostgreSQL, by ADBC into Arrow: in C, and without the interpreter lock.
+"""Read a dataset from PostgreSQL, by ADBC into Arrow: in C, without the GIL.
 
-Each read is one read-only transaction with a statement timeout: through a pooler, its statements share a connection.
-The rows come by COPY, in binary form; the catalog, counts and checks are read by psycopg. Holds no transaction between
-two reads, and never writes.
+Each read is one read-only transaction with a statement timeout: behind a pooler, its statements share a connection.
+The rows come by binary COPY; psycopg reads the catalog, counts and checks. Never writes. Holds no transaction between
+two reads, unless the dataset has `snapshot`.
 """
 
 from __future__ import annotations
@@ -49,30 +49,30 @@ from jobmanager.jobs.schemas import schema_of
 from jobmanager.jobs.sql_reader import date_conditions, detected
 
 _CONNECT_SECONDS = 10
-#: How long a statement may take, unless the server or the URL sets statement_timeout.
+#: Statement timeout, unless the server or the URL sets statement_timeout.
 _STATEMENT_SECONDS = 600
-#: How long a snapshot waits for a lock on its table.
+#: Lock timeout of a snapshot for its table.
 _LOCK_SECONDS = 10
-#: Timeout of a request to cancel a statement; it is repeated until the statement has ended.
+#: Timeout of a request to cancel a statement. The request is repeated until the statement has ended.
 _CANCEL_SECONDS = 2.0
-#: How long the search for equal keys may take if no unique index excludes them; each chunk's end is checked anyway.
+#: Timeout of the search for equal keys if no unique index excludes them. The end of each chunk is checked anyway.
 _CHECK_SECONDS = 30
-#: How many bytes the driver collects before it returns rows: beyond the bound of a chunk, at most these are read.
+#: Bytes that the driver collects before it returns rows: the most that is read beyond the limit of a chunk.
 _BATCH_BYTES = 2 * 1024 * 1024
-#: How many values of a date column that is not a date to the database are looked at, at each end of the table.
+#: Size of the sample from which the format of a date column is detected, at each end of its order.
 _SAMPLE_ROWS = 500
 
-#: What ADBC raises if a retry may help; among the rows pyarrow does, OSError or ArrowInvalid.
+#: Errors of ADBC after which a retry may help. While rows are fetched, pyarrow raises OSError or ArrowInvalid.
 _AWAY = (
     adbc_driver_manager.OperationalError,
     adbc_driver_manager.InterfaceError,
     adbc_driver_manager.InternalError,
     OSError,
 )
-#: What the server says of texts that UTF-8 has no form of.
+#: Messages of the server for texts that cannot be converted to UTF-8.
 _ENCODING_ERRORS = ("has no equivalent in encoding", "invalid byte sequence")
 
-#: The types that are dates to the database, as date_conditions calls them.
+#: The date types of the database, with their names in date_conditions.
 _DATE_KINDS = {"date": "date", "timestamp": "naive", "timestamptz": "aware"}
 _SETTINGS = """
     SELECT set_config('transaction_read_only', 'on', true), set_config('TimeZone', 'UTC', true),
@@ -108,7 +108,7 @@ _COLUMNS = """
     FROM typed JOIN pg_type ON pg_type.oid = type LEFT JOIN pg_collation ON pg_collation.oid = attcollation
     WHERE typtype <> 'd' ORDER BY attnum
 """
-#: The indexes whose columns are the key, the date or both. An operator class tells equal values apart.
+#: The valid indexes on plain columns. The operator class shows whether an index compares as citext.
 _INDEXES = """
     SELECT array_agg(k.attnum::int ORDER BY k.ordinal) AS columns,
         max(k.compared_by::bigint) FILTER (WHERE k.attnum = %(key)s) AS collation,
@@ -130,11 +130,11 @@ class PostgresReader:
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._date_format: DateFormat | None = None  # detected, or configured and checked
+        self._date_format: DateFormat | None = None  # detected, or configured and checked against the values
         self._conninfo = _conninfo(dataset)
-        # Opened for the first rows: a caller that only asks for the columns needs none.
+        # Opened for the first rows: a caller that only reads the columns does not need it.
         self._rows_connection: Any = None
-        self._cursor: Any = None  # the statement under way, which another thread may cancel
+        self._cursor: Any = None  # the running statement, which another thread may cancel
         self._is_cancelled = False
         self._snapshot: str | None = None
         with self._translated():
@@ -143,7 +143,7 @@ class PostgresReader:
             self._describe()
             if dataset.snapshot:
                 self._take_snapshot()
-                self._describe()  # as the snapshot has it
+                self._describe()  # again, because the table may have changed before the snapshot
         except BaseException:
             self.close()
             raise
@@ -174,7 +174,7 @@ class PostgresReader:
         return int(found[0][0])
 
     def check(self) -> None:
-        """Raise Fatal if rows could be lost or doubled, or the dates are not understood; see Reader."""
+        """Raise Fatal if rows could be lost or doubled, or the date format is unknown; see Reader."""
         self._bounds_are_known()
         if self._key.is_nullable and self._ask(
             sql.SQL("SELECT 1 FROM {} AS t WHERE {} IS NULL AND {} IS NOT NULL LIMIT 1").format(
@@ -186,16 +186,16 @@ class PostgresReader:
             self._check_ties()
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return a sentence if no index orders the rows; see Reader."""
+        """Return a warning if no index has the rows in order; see Reader."""
         query = sql.SQL("EXPLAIN (FORMAT JSON) {}").format(self._query([], None, begin, end, 1000).text)
-        # So few rows that an index does not pay would be read without it: ask for the plan that needs no sort.
+        # For a small table, the planner ignores an index: ask for the plan that avoids scans and sorts.
         plan = self._ask(query, "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")[0][0]
         if "Sort" not in set(_node_types(plan[0]["Plan"])):
             return []
         return [no_index(self._dataset)]
 
     def identity(self) -> dict[str, str]:
-        """Return what changes how values read or compare; see Reader."""
+        """Return the properties that affect how values read or compare; see Reader."""
         found = self._ask(
             sql.SQL(
                 "SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding'), "
@@ -249,7 +249,7 @@ class PostgresReader:
         """Do nothing; see Reader."""
 
     def cancel(self) -> None:
-        """Cancel the statement that another thread waits for. It raises DatasetAway, as each later one does."""
+        """Cancel the statement that another thread waits for. It raises DatasetAway, and so does each later one."""
         self._is_cancelled = True
         cursor = self._cursor
         try:
@@ -258,7 +258,7 @@ class PostgresReader:
             elif self._session.info.transaction_status is TransactionStatus.ACTIVE:
                 self._session.cancel_safe(timeout=_CANCEL_SECONDS)
         except (adbc_driver_manager.Error, psycopg.Error):
-            # It has ended by itself meanwhile.
+            # The statement has ended by itself meanwhile.
             _log.debug("The statement could not be cancelled.", exc_info=True)
 
     def close(self) -> None:
@@ -269,7 +269,7 @@ class PostgresReader:
     # The table
 
     def _describe(self) -> None:
-        """Read from the catalog what the table is."""
+        """Read the description of the table from the catalog."""
         relation, schema, table = self._relation()
         self._relation_id = relation
         self._table = sql.Identifier(schema, table)
@@ -295,10 +295,10 @@ class PostgresReader:
         check_table(self._dataset, self.columns())
 
     def _order_of_key(self) -> tuple[int, bool]:
-        """Return the collation that orders the keys, and True if an index excludes that two rows have the same place.
+        """Return the collation that orders the keys, and True if a unique index rules out rows with equal places.
 
-        That of the column, unless only an index with another one serves: the index (date, key), or if the column takes
-        different texts for equal, one that tells them apart.
+        It is the collation of the column, unless only an index with another one is of use: an index (date, key) or, if
+        the column treats different texts as equal, a unique index that distinguishes them.
         """
         numbers = self._date.number, self._key.number
         given = {"relation": self._relation_id, "key": self._key.number}
@@ -315,18 +315,18 @@ class PostgresReader:
         return collation, any(self._excludes_ties(index, collation) for index in unique)
 
     def _excludes_ties(self, index: dict[str, Any], collation: int) -> bool:
-        """Return True if the rows that a unique index tells apart differ in the order of the export too."""
+        """Return True if rows that a unique index distinguishes also differ in the order of the export."""
         if index["collation"] is None:
             return True  # the dates alone are unique
         if self._key.is_deterministic or collation != self._key.collation:
             return True
-        # Equal texts may differ for the index: it has to compare as the column does.
+        # Texts that the column treats as equal may differ in the index: both must compare in the same way.
         is_citext = self._key.declared.rpartition(".")[2] == "citext"
         return bool(index["collation"] == collation and index["is_citext"] == is_citext)
 
     def _tells_apart(self, collation: int) -> bool:
         query = sql.SQL("SELECT collisdeterministic FROM pg_collation WHERE oid = {}").format(collation)
-        # For citext the operators ignore the case, whatever the collation is.
+        # The operators of citext ignore the letter case in every collation.
         return self._key.kind != "other" and bool(self._ask(query)[0][0])
 
     def _collate(self) -> sql.Composable:
@@ -338,7 +338,7 @@ class PostgresReader:
     # Checks
 
     def _check_ties(self) -> None:
-        """Raise Fatal if two rows have the same place."""
+        """Raise Fatal if two rows have equal places."""
         query = sql.SQL(
             "SELECT {date}::text, min({key}::text) FROM {table} AS t WHERE {date} IS NOT NULL "
             "GROUP BY {date}, {order} HAVING count(*) > 1 LIMIT 1"
@@ -351,16 +351,16 @@ class PostgresReader:
         try:
             ties = self._ask(query, f"SET LOCAL statement_timeout = '{_CHECK_SECONDS}s'", is_patient=False)
         except psycopg.errors.QueryCanceled:
-            # Rows are lost only if a chunk ends between them, and that is checked for each chunk.
+            # Rows are lost only if a chunk ends between two equal ones, and the end of each chunk is checked.
             _log.warning("Dataset %r: whether its key is unique is checked chunk by chunk.", self._dataset.name)
             return
         if ties:
             raise tied(self._dataset, *ties[0])
 
     def _check_unchanged(self, columns: list[str], after: Place | None) -> None:
-        """Raise Fatal if a column is no longer what it was, or rows at the place would be lost.
+        """Raise Fatal if a column has changed since the reader was opened, or if rows at the place would be lost.
 
-        One statement: from its preparation on, the table is locked against changes until the transaction ends.
+        Runs one statement: its preparation locks the table against changes until the transaction ends.
         """
         lost = self._lost(after)
         query = sql.SQL("SELECT c.*, {} AS lost, {} AS tied FROM ({}) AS c").format(
@@ -377,7 +377,9 @@ class PostgresReader:
             raise tied(self._dataset, after.date, after.key)
 
     def _lost(self, after: Place | None) -> tuple[sql.Composable, sql.Composable]:
-        """Return two conditions: rows without a key at the date of the place, and several rows at the place."""
+        """Return two conditions: the date of the place has rows without a key; the place has several rows.
+
+        A condition that cannot be true only names the table, so that the table is locked."""
         touch = sql.SQL("EXISTS (SELECT 1 FROM {} AS t WHERE false)").format(self._table)
         if after is None:
             return touch, touch
@@ -394,14 +396,14 @@ class PostgresReader:
     # Statements
 
     def _query(self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int) -> _Query:
-        """Return the SELECT of rows; its values are spelled out in it, for COPY takes no parameters."""
+        """Return the SELECT of rows. Its values are literals, because COPY takes no parameters."""
         selected = [self._selected(self._columns[name]) for name in columns]
-        # Date and key, which make the place, are added if they are not among them.
+        # Date and key, which make the place, are added unless they are selected already.
         for place in (self._selected(self._date), self._selected_key()):
             if place not in selected:
                 selected.append(place)
         text = sql.SQL("SELECT {} {} ORDER BY {} LIMIT {}").format(
-            # By number: COPY needs no names, and two columns may not have the same.
+            # Named by number: COPY needs no names, and names must be unique.
             sql.SQL(", ").join(
                 sql.SQL("{} AS {}").format(name, sql.Identifier(str(number))) for number, name in enumerate(selected)
             ),
@@ -414,7 +416,7 @@ class PostgresReader:
         )
 
     def _source(self, after: Place | None, begin: datetime, end: datetime) -> sql.Composable:
-        """Return FROM and WHERE for the rows of [begin, end) behind *after*."""
+        """Return FROM and WHERE for the rows of [begin, end) after *after*."""
         conditions = [
             sql.SQL("{} {} {}").format(self._date_name, sql.SQL(operator), bound)
             for operator, bound in self._date_conditions(begin, end)
@@ -433,12 +435,12 @@ class PostgresReader:
         return sql.SQL(column.form).format(sql.Identifier("t", column.name))
 
     def _selected_key(self) -> sql.Composable:
-        """Return how to select the key as a place keeps it."""
+        """Return the SQL that selects the key as a place stores it."""
         name = sql.Identifier("t", self._key.name)
         return name if self._key.is_plain_key else sql.SQL("CAST({} AS text)").format(name)
 
     def _format(self) -> DateFormat:
-        """Return how the date column keeps dates, if it is not a date to the database."""
+        """Return the date format of a date column whose type is not a date."""
         if self._date_format is None:
             self._date_format = self._detected()
         return self._date_format
@@ -459,11 +461,11 @@ class PostgresReader:
     # Connections
 
     def _take_snapshot(self) -> None:
-        """Lock the table as SELECT does, then begin a transaction of the session that sees it as it is from then on.
+        """Lock the table as SELECT does, then begin a transaction of the session with a snapshot taken under that lock.
 
-        A snapshot does not cover TRUNCATE, REFRESH, or a new name or column: an older one would show a table that is
-        loaded anew as empty. The first query of a transaction with one snapshot takes that before any lock, so another
-        session locks the table first. Raises DatasetAway if somebody else keeps it locked.
+        TRUNCATE, REFRESH and renames ignore snapshots: an older snapshot would show a table that was loaded again as
+        empty. A transaction takes its snapshot before its first lock, so another session locks the table first.
+        Blocks until the table is locked. Raises DatasetAway if another session keeps it locked.
         Source: PostgreSQL, "Caveats" of "Concurrency Control", and "Snapshot Synchronization Functions".
         """
         lock = sql.SQL("SELECT 1 FROM {} LIMIT 0").format(self._table)
@@ -478,11 +480,11 @@ class PostgresReader:
             self._session.execute(f"SET TRANSACTION SNAPSHOT '{since}'")
             self._session.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             self._session.execute(lock_timeout)
-            self._session.execute(lock)  # outside of a savepoint, so that it lasts as long as the transaction
+            self._session.execute(lock)  # outside a savepoint, so that the lock lasts as long as the transaction
             ((self._snapshot,),) = self._session.execute(export).fetchall()
 
     def _connected(self) -> psycopg.Connection:
-        # Without prepared statements, which a pooler would run on another connection than they were prepared on.
+        # Without prepared statements: a pooler could run one on another connection than it was prepared on.
         return psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None)
 
     def _ask(
@@ -493,10 +495,10 @@ class PostgresReader:
         row_factory: Any = tuple_row,
         is_patient: bool = True,
     ) -> list[Any]:
-        """Return what a query of the catalog, or one for few values, finds; in a read-only transaction of its own."""
+        """Run a query of the catalog, or one for few values, in its own read-only transaction, and return the rows."""
         if self._is_cancelled:
             raise self._cancelled()
-        # Rolled back, so that settings do not outlive a part of a transaction.
+        # Rolled back, so that the settings end with this query, even inside a larger transaction.
         with self._translated(is_patient), self._session.transaction(force_rollback=True):
             self._session.execute(_SETTINGS.format(seconds=_STATEMENT_SECONDS))
             for setting in settings:
@@ -507,7 +509,7 @@ class PostgresReader:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Hold one read-only transaction on the connection for rows; drop the connection if it fails."""
+        """Hold one read-only transaction on the connection for rows. Closes the connection on an error."""
         with self._translated_rows():
             if self._rows_connection is None:
                 self._rows_connection = adbc_driver_postgresql.dbapi.connect(self._conninfo, autocommit=True)
@@ -518,18 +520,18 @@ class PostgresReader:
                 self._execute(_SETTINGS.format(seconds=_STATEMENT_SECONDS))
                 yield
                 if self._rows_connection is not None:
-                    # Ends the transaction; one whose statement was cancelled is rolled back.
+                    # Ends the transaction. If its statement was cancelled, the server rolls it back.
                     self._rows_connection.adbc_connection.set_autocommit(True)
             except BaseException:
                 self._disconnect()
                 raise
 
     def _see_snapshot(self, snapshot: str) -> None:
-        """Have the transaction for rows see what the session sees; raises DatasetAway if the session was ended."""
+        """Give the transaction for rows the snapshot of the session. Raises DatasetAway if the session has ended."""
         try:
             self._set("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             self._set(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-            # Who waits to alter the table waits for the session, and this transaction would wait behind.
+            # An ALTER TABLE that waits for the session makes this transaction wait, too.
             self._set(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
         except adbc_driver_manager.Error:
             raise away(self._dataset) from None
@@ -555,9 +557,9 @@ class PostgresReader:
                 self._cursor = None
 
     def _fetch(self, query: str, limit: int, max_bytes: int) -> tuple[pa.Table, int]:
-        """Return the rows of a chunk and some behind it, and how many make the chunk.
+        """Return the rows of a chunk with some rows after it, and the number of rows in the chunk.
 
-        They are read as they come, and no further than needed: the memory is bounded, whatever the rows are.
+        Streams the rows and reads no further than needed, so that memory is bounded for all sizes of rows.
         """
         option = adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value
         chunk = Chunk(limit, max_bytes)
@@ -573,14 +575,14 @@ class PostgresReader:
             return chunk.table(batches.schema), chunk.fitting
 
     def _end(self, cursor: Any, batches: Any) -> None:
-        """Cancel a statement whose other rows are not wanted: else the server would send them all."""
+        """Cancel a statement whose remaining rows are not needed: the server would send them all."""
         cursor.adbc_cancel()
         try:
             for _ in batches:
                 pass
         except (OSError, pa.ArrowException):
-            return  # the error of the statement that was cancelled
-        # It ended before it was cancelled. The next statement on this connection might be cancelled instead.
+            return  # the error of the cancelled statement
+        # The statement ended before the cancel, which might hit the next statement on this connection instead.
         self._disconnect()
 
     def _disconnect(self) -> None:
@@ -589,7 +591,7 @@ class PostgresReader:
             connection.close()
 
     def _last_place(self, dates: pa.ChunkedArray, keys: pa.ChunkedArray, fitting: int) -> Place:
-        """Return the place of the last row of a chunk; raises Fatal if the row behind it has the same."""
+        """Return the place of a chunk's last row. Raises Fatal if the next row has an equal place or a key is NULL."""
         if keys.slice(0, fitting + 1).null_count:
             raise keyless(self._dataset)
         last, *following = (
@@ -603,7 +605,7 @@ class PostgresReader:
     # Values
 
     def _fit(self, found: pa.Table, keys: pa.ChunkedArray, wanted: pa.Schema) -> pa.Table:
-        """Give each column its type, or that of text if a value does not fit; then the metadata says which."""
+        """Convert each column to its type, or to text if a value does not fit; the metadata then gives the reason."""
         fields, arrays, reasons = [], [], []
         for number, field in enumerate(wanted):
             column = self._columns[field.name]
@@ -622,9 +624,9 @@ class PostgresReader:
         return pa.table(arrays, schema=pa.schema(fields, metadata))
 
     def _delivered(self, array: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
-        """Return the values; raises if they do not have the type that is expected, or are not text."""
+        """Return the values. Raises DatasetAway if their type is unexpected, Unreadable if they are not UTF-8."""
         if array.type != column.delivered:
-            # Only a pooler that mixes the statements of two clients does that.
+            # This happens only with a pooler that mixes the statements of two clients.
             raise DatasetAway(
                 f"The server of dataset {self._dataset.name!r} returned column {column.name!r} as {array.type} "
                 f"and not as {column.delivered}."
@@ -638,7 +640,7 @@ class PostgresReader:
         return array
 
     def _unreadable_column(self, columns: list[str], query: _Query) -> str | None:
-        """Return the first column with a text that cannot be converted; the server does not name it."""
+        """Return the first column with a text that cannot be converted to UTF-8. The server does not name it."""
         for number, name in enumerate(columns):
             if not pa.types.is_string(self._columns[name].delivered):
                 continue
@@ -688,7 +690,7 @@ class PostgresReader:
         return DatasetAway(f"The read of dataset {self._dataset.name!r} was cancelled.")
 
     def _told(self, error: Exception) -> Exception:
-        """Return what a client is told of an error of the driver; pyarrow passes on its text only."""
+        """Return the error for clients. pyarrow passes on only the text of a driver's error."""
         state, text = getattr(error, "sqlstate", None), str(error)
         if state == "57014" or "statement timeout" in text:
             return timed_out(self._dataset, _STATEMENT_SECONDS)
@@ -703,7 +705,7 @@ class PostgresReader:
         return away(self._dataset) if isinstance(error, _AWAY) else unusable(self._dataset)
 
     def _altered(self) -> Exception:
-        """Return the error for a statement that names a table or a column that is not there any more."""
+        """Return the error for a statement that names a table or a column that no longer exists."""
         self._relation()
         now = {column.name: column for column in self._catalog_columns()}
         for name, column in self._columns.items():
@@ -714,7 +716,7 @@ class PostgresReader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Query:
-    """A SELECT, and which of its columns are the date and the key."""
+    """A SELECT, with the positions of its date and its key column."""
 
     text: sql.Composed
     date: int
@@ -722,7 +724,7 @@ class _Query:
 
 
 def _conninfo(dataset: Dataset) -> str:
-    """Return the URL as libpq takes it; raises Fatal."""
+    """Return the URL as a connection string for libpq. Raises Fatal."""
     try:
         url = dataset.url.set(drivername="postgresql+psycopg")
         _, given = url.get_dialect()().create_connect_args(url)
@@ -738,7 +740,7 @@ def _node_types(plan: dict[str, Any]) -> Iterator[str]:
 
 
 def _misfits(array: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
-    """Return which values Arrow's type does not have; None if it has them all."""
+    """Return a mask of the values that do not fit Arrow's type; None if all fit."""
     if pa.types.is_temporal(kind):
         return None if is_within_calendar(array) else outside_calendar(array)
     if not pa.types.is_decimal(kind):

@@ -1,4 +1,4 @@
-"""Dates and times of PostgreSQL that Python's calendar lacks: infinity, years before 1 and beyond 9999. Pure."""
+"""Dates and times of PostgreSQL outside Python's calendar: infinity, years before 1 and after 9999. Pure."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _DAY = 86_400_000_000  # in microseconds
-#: What the driver adds to a value of the server, which counts from 2000-01-01. It wraps around at 64 or 32 bits.
+#: The driver adds this to the server's values, which count from 2000-01-01. The sum wraps around at 64 or 32 bits.
 _SHIFT_DAYS = 10_957
 #: The first and the last time of Python's calendar, in microseconds since 1970.
 _FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
 
 
 def is_within_calendar(times: pa.ChunkedArray) -> bool:
-    """Return True if Python has all of the dates or times."""
+    """Return True if all dates or times are within Python's calendar."""
     found = pc.min_max(_numbers(times)).as_py()
     unit = _unit(times.type)
     return found["min"] is None or (found["min"] * unit >= _FIRST and found["max"] * unit <= _LAST)
 
 
 def outside_calendar(times: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return True for each date or time that Python lacks, False for the others."""
+    """Return a mask: True for each date or time outside Python's calendar."""
     numbers, unit = _numbers(times), _unit(times.type)
     outside = pc.or_(pc.less(numbers, _FIRST // unit), pc.greater(numbers, _LAST // unit))
     return pc.fill_null(outside, False)
 
 
 def as_texts(times: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the dates or times as text: those that Python has as Arrow writes them, the others as psql does."""
+    """Return the dates or times as text: as Arrow writes them within Python's calendar, as psql does outside."""
     outside = outside_calendar(times)
     within = pc.if_else(outside, pa.scalar(None, times.type), times).cast(pa.string())
     numbers = pc.if_else(outside, _numbers(times), None)
@@ -37,7 +37,7 @@ def as_texts(times: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def text_of(number: int, kind: pa.DataType) -> str:
-    """Return the text that psql shows, in UTC, for a date or time outside the calendar.
+    """Return psql's text, in UTC, for a date or time outside Python's calendar.
 
     >>> text_of(-735160, pa.date32()), text_of(-2147472692, pa.date32())
     ('0044-03-15 BC', 'infinity')
@@ -65,7 +65,7 @@ def _unit(kind: pa.DataType) -> int:
 
 
 def _wrapped(number: int, bits: int) -> int:
-    """Return the number as so many bits hold it."""
+    """Return the number wrapped around to a signed integer of *bits* bits."""
     half = 1 << (bits - 1)
     return (number + half) % (2 * half) - half
 

@@ -1,7 +1,7 @@
-"""Has a thread ask a database, and read the next rows of an export while those before them are written.
+"""Run a reader's queries in a thread, and read the next rows of an export while the previous ones are written.
 
-For a database that is a process of its own, which would have nothing to do meanwhile. The job's thread waits in steps:
-it obeys a halt even while a statement runs.
+For databases that run in their own process, which would otherwise be idle meanwhile. The job's thread waits in short
+steps, so that it obeys a halt even while a statement runs.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from jobmanager.jobs.chunks import MAX_BYTES
 from jobmanager.jobs.datasets import Reader, ReaderClosed
 from jobmanager.jobs.places import Place
 
-#: How often a wait for the database may be interrupted.
+#: Step in which the job's thread waits for the database.
 _POLL_SECONDS = 0.05
 
 T = TypeVar("T")
 
 
 class Cancellable(Reader, Protocol):
-    """A reader whose statement another thread may end."""
+    """A reader whose running statement another thread can cancel."""
 
     def cancel(self) -> None:
-        """Cancel the statement that another thread waits for. It raises DatasetAway, as each later one does."""
+        """Cancel the statement that another thread waits for. It raises DatasetAway, and so does each later one."""
 
 
 class ReadAhead:
-    """A reader that is one read ahead; see Reader."""
+    """A reader that reads the next rows in advance; see Reader."""
 
     def __init__(self, reader: Cancellable) -> None:
         self._reader = reader
-        #: called now and then while the database is waited for; may raise, or close this reader
+        #: called repeatedly while waiting for the database; may raise, or close this reader
         self.on_wait: Callable[[], None] | None = None
-        self._asked: tuple[Any, ...] = ()  # for what self._found is being read
+        self._asked: tuple[Any, ...] = ()  # the arguments of the read whose result is self._found
         self._found: Future[tuple[pa.Table, Place | None]] | None = None
-        # Until the question under way has ended, nobody else uses the reader. Not Thread.join: where force interrupts
-        # that, Python 3.11 takes the thread for ended (bpo-45274).
+        # Set while no call runs; until then, no other thread may use the reader. Not Thread.join: after a force
+        # interrupts a join, Python 3.11 considers the thread ended (bpo-45274).
         self._has_ended = threading.Event()
         self._has_ended.set()
         self._is_closed = False
 
     def columns(self) -> dict[str, pa.DataType]:
-        """Return name and type of every column, which are known since it was opened."""
+        """Return name and type of every column. Does not ask the database."""
         return self._reader.columns()
 
     def schema(self, chosen: list[str]) -> pa.Schema:
@@ -63,15 +63,15 @@ class ReadAhead:
         return self._answer(self._reader.total, begin, end)
 
     def check(self) -> None:
-        """Raise Fatal if rows could be lost; see Reader."""
+        """Raise Fatal if the dataset cannot be exported exactly; see Reader."""
         self._answer(self._reader.check)
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return what an operator should know; see Reader."""
+        """Return warnings about a slow export; see Reader."""
         return self._answer(self._reader.warnings, begin, end)
 
     def identity(self) -> dict[str, str]:
-        """Return what changes how values read or compare; see Reader."""
+        """Return the properties that affect how values read or compare; see Reader."""
         return self._answer(self._reader.identity)
 
     def expect(
@@ -83,13 +83,13 @@ class ReadAhead:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """Begin to read them."""
+        """Start reading these rows in the thread. Waits first until a call under way has ended."""
         self._wait()
         self._asked = columns, after, begin, end, limit, max_bytes
         self._found = self._ask(self._reader.read, *self._asked)
 
     def is_ready(self, seconds: float) -> bool:
-        """Wait that long for the database; return False if a statement still runs."""
+        """Wait for the call under way. Return False if it still runs after *seconds*."""
         return self._has_ended.wait(seconds)
 
     def read(
@@ -110,16 +110,19 @@ class ReadAhead:
         return found.result()
 
     def close(self) -> None:
-        """Close the connection; a statement that runs is cancelled."""
+        """Cancel the call under way, wait until it has ended, and close the connection."""
         self._is_closed = True
         while not self.is_ready(0):
-            # Again and again: between two statements there is nothing to cancel.
+            # Repeatedly: between two statements there is nothing to cancel.
             self._reader.cancel()
             self.is_ready(_POLL_SECONDS)
         self._reader.close()
 
     def _answer(self, ask: Callable[..., T], *args: Any) -> T:
-        """Return what the thread is told; raises ReaderClosed, and what on_wait raises."""
+        """Call *ask* in the thread and return its result. Blocks.
+
+        Raises the exceptions of *ask* and of on_wait, and ReaderClosed.
+        """
         self._wait()
         found = self._ask(ask, *args)
         self._wait()
@@ -133,7 +136,7 @@ class ReadAhead:
         return found
 
     def _wait(self) -> None:
-        """Wait for the thread, in steps: force interrupts the job's thread between two of them."""
+        """Wait for the thread in short steps: a force can interrupt the job's thread only between two of them."""
         while not self.is_ready(_POLL_SECONDS):
             if self.on_wait is not None:
                 self.on_wait()

@@ -1,4 +1,4 @@
-"""Sentences about tables that cannot be exported exactly: each names the table, the column and the remedy. Pure."""
+"""Error messages for tables that cannot be exported exactly. Each names the table, the column and the remedy. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from jobmanager.errors import Fatal
 from jobmanager.jobs.datasets import Dataset, DatasetAway
 
-#: The metadata of rows of which a column is text in this chunk alone: why they cannot be written as Parquet.
+#: Metadata of rows with a column that is text in this chunk alone: the reason why Parquet cannot hold them.
 NOT_FOR_PARQUET = b"jobmanager not for parquet"
 
 
@@ -16,7 +16,7 @@ class Unreadable(Fatal):
 
 
 def missing(dataset: Dataset) -> Fatal:
-    """Return the error for a table that is not there."""
+    """Return the error for a table that does not exist."""
     return Fatal(
         f"Table {dataset.table!r} of dataset {dataset.name!r} is not there. "
         "Write it as table or schema.table, in the case that the database shows."
@@ -32,7 +32,7 @@ def keyless(dataset: Dataset) -> Fatal:
 
 
 def tied(dataset: Dataset, date: Any, key: Any) -> Fatal:
-    """Return the error for rows with the same place in the order of the export."""
+    """Return the error for rows with equal places in the order of the export."""
     return Fatal(
         f"Key {dataset.key!r} of table {dataset.table!r} is not unique: several rows have {dataset.date_column} "
         f"{date} and a key equal to {key!r}, so that rows would be lost. "
@@ -41,7 +41,7 @@ def tied(dataset: Dataset, date: Any, key: Any) -> Fatal:
 
 
 def unordered(dataset: Dataset, declared: str) -> Fatal:
-    """Return the error for a key or date of a type that is not compared as it is sorted."""
+    """Return the error for a key or date of a type that the database does not compare as it sorts."""
     return Fatal(
         f"Table {dataset.table!r} cannot be ordered by ({dataset.date_column}, {dataset.key}): the database does not "
         f"compare values of type {declared} as it sorts them. Configure another column."
@@ -49,7 +49,7 @@ def unordered(dataset: Dataset, declared: str) -> Fatal:
 
 
 def altered(dataset: Dataset, column: str, was: str, now: str | None) -> Fatal:
-    """Return the error for a column that is another one than when the export began; None if it is not there."""
+    """Return the error for a column that has changed since the export began. *now* is None if it no longer exists."""
     became = "is not there any more" if now is None else f"was {was} and is {now} now"
     if now == was:
         became = "was replaced or altered"
@@ -60,7 +60,7 @@ def altered(dataset: Dataset, column: str, was: str, now: str | None) -> Fatal:
 
 
 def timed_out(dataset: Dataset, seconds: int) -> DatasetAway:
-    """Return the error for a statement that the server has stopped; by default after so many seconds."""
+    """Return the error for a statement that the server cancelled. *seconds* is the default timeout."""
     return DatasetAway(
         f"Timeout: a statement for table {dataset.table!r} of dataset {dataset.name!r} took longer than its server "
         f"allows, by default {seconds} s. An index on ({dataset.date_column}, {dataset.key}) makes it fast."
@@ -76,7 +76,7 @@ def forbidden(dataset: Dataset) -> Fatal:
 
 
 def unreadable(dataset: Dataset, column: str | None = None) -> Unreadable:
-    """Return the error for text that is not UTF-8; None if the server does not name the column."""
+    """Return the error for text that is not UTF-8. *column* is None if the server does not name it."""
     named = f"Column {column!r}" if column else "A column"
     return Unreadable(
         f"{named} of table {dataset.table!r} holds text that cannot be converted to UTF-8. "
@@ -85,7 +85,7 @@ def unreadable(dataset: Dataset, column: str | None = None) -> Unreadable:
 
 
 def not_for_parquet(dataset: Dataset, column: str, declared: str, value: Any, key: Any) -> str:
-    """Return why a value cannot be written as Parquet."""
+    """Return the reason why a value cannot be written as Parquet."""
     return (
         f"Column {column!r} of table {dataset.table!r} holds {value} in the row with key {key!r}, "
         f"which Parquet does not have in a column of type {declared}. "
@@ -94,7 +94,7 @@ def not_for_parquet(dataset: Dataset, column: str, declared: str, value: Any, ke
 
 
 def no_index(dataset: Dataset) -> str:
-    """Return the warning for a table whose rows no index orders."""
+    """Return the warning for a table without an index in the order of the export."""
     return (
         f"No index on ({dataset.date_column}, {dataset.key}) of table {dataset.table!r}: "
         "the database scans and sorts the range for each chunk. Create one to make the export fast."

@@ -1,7 +1,7 @@
-"""Rows as an export reads and writes them, by Arrow.
+"""Entry point to the code that reads and writes rows with Arrow.
 
-With what it imports, it is what a process needs to make an export, and not to take one on: see Export. The reader of
-each kind of database is imported when there is a dataset of that kind: each brings a library of its own.
+This module and its imports are needed to run an export, not to accept one: see Export. Each reader is imported on
+first use, because it brings its own driver library.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ __all__ = ["ENCODINGS", "load_reader", "open_reader"]
 
 
 def open_reader(dataset: Dataset) -> Reader:
-    """Connect to the dataset's database; raises DatasetAway, Fatal."""
+    """Connect to the dataset's database. Blocks. Raises DatasetAway or Fatal."""
     return load_reader(dataset)(dataset)
 
 
 def load_reader(dataset: Dataset) -> Callable[[Dataset], Reader]:
-    """Import what reads the dataset, and return what connects to it."""
+    """Import the reader for the dataset's database and return a function that connects it."""
     backend, _, driver = dataset.url.drivername.partition("+")
     if backend == "sqlite":
         return _of_sqlite()

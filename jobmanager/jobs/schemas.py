@@ -1,4 +1,4 @@
-"""The types of the columns that are exported."""
+"""Schemas of exported columns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jobmanager.errors import Fatal
 
 
 def schema_of(chosen: list[str], columns: dict[str, pa.DataType]) -> pa.Schema:
-    """Return the types of the chosen columns; raises Fatal for one that the table does not have, or no longer."""
+    """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them."""
     unknown = [name for name in chosen if name not in columns]
     if unknown:
         raise Fatal(f"The table has no column {', '.join(map(repr, unknown))}; there are: {', '.join(columns)}.")

@@ -1,4 +1,4 @@
-"""The datasets as clients may see them: names and columns, never a URL, a table name or a driver's error."""
+"""Describe the datasets to clients: names and columns, never a URL, a table name or a driver's error."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jobmanager.jobs.bounded import Unanswered
 from jobmanager.jobs.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export import ask_columns, configured_datasets
 
-#: How long one database is waited for, and all of them.
+#: Timeout for one database, and for all of them together.
 _SECONDS_EACH = 2.0
 _SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownDataset:
-    """One dataset; without columns, *error* says why."""
+    """One dataset. If it has no columns, *error* gives the reason."""
 
     name: str
     date_column: str | None = None
@@ -30,9 +30,9 @@ class ShownDataset:
 
 
 def show_datasets(settings: Settings) -> list[ShownDataset]:
-    """Return all datasets by name, those that cannot be used too; raises ListUnreadable.
+    """Return all datasets in order of name, including those that cannot be used. Raises ListUnreadable.
 
-    Connects to their databases, one after the other, and returns within seconds.
+    Connects to their databases, one after the other. Blocks for a few seconds at most.
     """
     datasets = configured_datasets(settings)
     deadline = time.monotonic() + _SECONDS

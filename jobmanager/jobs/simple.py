@@ -21,7 +21,7 @@ class Simple(Job):
         seconds: float = Field(1.0, strict=True, ge=0, le=86_400, description="How long a step takes, in seconds.")
 
     def start(self) -> dict[str, Any]:
-        """Take the steps that are left."""
+        """Take the remaining steps."""
         self.log.info("working from step %d of %d", self.cursor or 0, self.args.steps)
         for step in range(self.cursor or 0, self.args.steps):
             self.wait(self.args.seconds)

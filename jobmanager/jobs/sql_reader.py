@@ -1,7 +1,7 @@
-"""Reads a dataset from any database that SQLAlchemy knows, row by row, and makes Arrow of the rows.
+"""Read a dataset from any database that SQLAlchemy supports, row by row, and convert the rows to Arrow.
 
-For the databases without a reader of their own, at the operator's risk: how they compare keys and write values is not
-known here. The rows of one read are Python objects at once, no more.
+For databases without a reader of their own, at the operator's risk: this module does not take into account how they
+compare keys and write values. Keeps the Python objects of only one read in memory.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from jobmanager.jobs.reader_errors import keyless
 from jobmanager.jobs.schemas import schema_of
 
 _CONNECT_SECONDS = 10
-#: The drivers that have an argument connect_timeout; others may refuse it.
+#: Drivers with an argument connect_timeout; others may refuse it.
 _PATIENT_DRIVERS = frozenset({"psycopg", "pymysql", "mysqldb", "psycopg2"})
-#: How many values of a date column that is not a date to the database are looked at.
+#: Size of the sample from which the format of a date column is detected, if its type is not a date.
 _SAMPLE_ROWS = 1000
 
-#: What these raise may be over in a moment; anything else SQLAlchemy raises is for the operator to put right.
+#: Errors that may be transient. The operator must fix the cause of any other error of SQLAlchemy.
 _AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
 
 
@@ -40,11 +40,11 @@ class SqlReader:
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._date_format: DateFormat | None = None  # detected, or configured and checked
+        self._date_format: DateFormat | None = None  # detected, or configured and checked against the values
         with self._translated():
             is_patient = dataset.url.get_driver_name() in _PATIENT_DRIVERS
             patience = {"connect_timeout": _CONNECT_SECONDS} if is_patient else {}
-            # No pool: a connection is kept for the life of the reader.
+            # No pool: the reader keeps one connection as long as it is open.
             self._engine = sa.create_engine(dataset.url, connect_args=patience, poolclass=sa.pool.NullPool)
             self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
@@ -81,7 +81,7 @@ class SqlReader:
         return int(self._rows(query)[0][0])
 
     def check(self) -> None:
-        """Raise Fatal if the key may be NULL or is not unique, or the dates are not understood; see Reader."""
+        """Raise Fatal if the key is NULL in some rows or not unique, or the date format is unknown; see Reader."""
         self._within(None, datetime(2000, 1, 1), datetime(2000, 1, 1))
         dated = self._date.is_not(None)
         if self._rows(sa.select(sa.literal(1)).where(dated, self._key.is_(None)).limit(1)):
@@ -94,11 +94,11 @@ class SqlReader:
             )
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return none: how the database reads the rows is not known here."""
+        """Return no warnings: it is unknown how the database reads the rows."""
         return []
 
     def identity(self) -> dict[str, str]:
-        """Return what changes how values read or compare; see Reader."""
+        """Return the properties that affect how values read or compare; see Reader."""
         known = {
             "server": self._engine.dialect.name,
             "date_format": str(self._format() if self._date_kind() == "" else DateFormat.NATIVE),
@@ -118,7 +118,7 @@ class SqlReader:
         wanted = self.schema(columns)
         query = sa.select(*(self._table.columns[name] for name in columns), self._date, self._key)
         query = query.where(*self._within(after, begin, end)).order_by(self._date, self._key)
-        # One row more than wanted is read: it shows whether the key is unique.
+        # Read one more row than wanted: it shows whether the key is unique.
         with self._translated(), self._streaming().execute(query.limit(limit + 1)) as rows:
             found, following = fitting_rows(rows, limit, max_bytes)
         if not found:
@@ -147,7 +147,7 @@ class SqlReader:
         self._engine.dispose()
 
     def _within(self, after: Place | None, begin: datetime, end: datetime) -> list[Any]:
-        """Return the conditions for the rows of [begin, end) behind *after*."""
+        """Return the conditions for the rows of [begin, end) after *after*."""
         bounds = date_conditions(self._date_kind(), begin, end, self._format, self._dataset.timezone)
         conditions = [self._date.op(operator)(bound) for operator, bound in bounds]
         if after is None:
@@ -161,31 +161,31 @@ class SqlReader:
         return "date" if isinstance(self._date.type, sa.Date) else ""
 
     def _format(self) -> DateFormat:
-        """Return how the date column keeps dates, if it is not a date to the database."""
+        """Return the date format of a date column whose type is not a date."""
         if self._date_format is None:
             self._date_format = detected(self._sample(), self._dataset)
         return self._date_format
 
     def _sample(self) -> list[object]:
-        """Return up to 1,000 values of the date column: the first, the last, and some as the table has them."""
+        """Return up to 1,000 values of the date column: the first, the last, and some in the order of the table."""
         query = sa.select(self._date).where(self._date.is_not(None))
         ends = [query.order_by(order).limit(_SAMPLE_ROWS // 4) for order in (self._date, self._date.desc())]
         return [value for each in [*ends, query.limit(_SAMPLE_ROWS // 2)] for (value,) in self._rows(each)]
 
     def _reflected(self) -> sa.Table:
-        """Return the table as its database describes it; schema.table if no table has the whole name."""
+        """Return the table as its database describes it. If no table has the whole name, it is read as schema.table."""
         name, schema = self._dataset.table, None
         if "." in name and not sa.inspect(self._connection).has_table(name):
             schema, _, name = name.rpartition(".")
         table = sa.Table(name, sa.MetaData(), schema=schema, autoload_with=self._connection)
         for column in table.columns:
             if isinstance(column.type, sa.Float):
-                # A decimal made of a double has 10 digits behind the point, and no more.
+                # SQLAlchemy would convert doubles to decimals with only 10 digits after the point.
                 column.type.asdecimal = False
         return table
 
     def _streaming(self) -> sa.Connection:
-        """Return the connection, which takes rows as they come if its database can do that without a transaction."""
+        """Return the connection. It streams the rows if its database can do that without a transaction."""
         return self._connection.execution_options(stream_results=self._engine.dialect.name != "postgresql")
 
     def _rows(self, query: Any) -> list[Any]:
@@ -213,7 +213,7 @@ class SqlReader:
 
 
 def arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
-    """Return the type that a column is exported with; numbers that are exact to more digits are text."""
+    """Return the type that a column is exported with. Decimals too long for Arrow become text."""
     if isinstance(declared, sa.Float):
         return pa.float64()
     if isinstance(declared, sa.Numeric):
@@ -229,7 +229,7 @@ def arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
 
 
 def _marked(field: pa.Field, declared: sa.types.TypeEngine[Any]) -> pa.Field:
-    """Return the field with the mark of JSON, if its texts are that."""
+    """Return the field, with the JSON metadata if its texts are JSON."""
     return field.with_metadata(IS_JSON) if isinstance(declared, (sa.JSON, sa.ARRAY)) else field
 
 
@@ -242,10 +242,11 @@ def _text(value: Any) -> str | None:
 def date_conditions(
     kind: str, begin: datetime, end: datetime, date_format: Callable[[], DateFormat], timezone: str | None
 ) -> list[tuple[LiteralString, Any]]:
-    """Return the operators and values that compare a date column with the range [begin, end), naive and in UTC.
+    """Return the operators and values that restrict a date column to [begin, end), naive and in UTC.
 
-    The kind is "date", "naive" or "aware" for the database's own types. A date is at its first moment. *timezone*: the
-    zone of values that have none. The latest time that Python has stands for the end of the calendar.
+    *kind* is "date", "naive" or "aware" for the database's own types, and "" for the format that *date_format* returns.
+    A date stands for its first moment. *timezone*: the zone of values that have none. datetime.max stands for the end
+    of the calendar.
     """
     before: LiteralString = "<=" if end == datetime.max else "<"
     if kind == "aware":
@@ -263,10 +264,10 @@ def date_conditions(
 
 
 def detected(values: list[Any], dataset: Dataset) -> DateFormat:
-    """Return the format of the values of a date column; raises Fatal that shows them."""
+    """Return the format of a date column's values. Raises Fatal that shows some of them if it cannot be determined."""
     try:
         found = detect(values, dataset.date_format)
-        to_column(datetime(2000, 1, 1), found)  # raises for what needs an expression of SQLite
+        to_column(datetime(2000, 1, 1), found)  # raises ValueError for a format that only SQLite can compare
     except ValueError as error:
         raise undated(dataset, error) from None
     return found

@@ -1,8 +1,8 @@
-"""The process that reads a SQLite dataset on behalf of another: see sqlite_process.py, which starts and ends it.
+"""The child process that reads a SQLite dataset. sqlite_process.py starts and kills it.
 
 Requests are lines of JSON on the standard input. An answer on the standard output is the length of a header in four
-bytes, the header in JSON, and as many bytes of an Arrow IPC stream as its "size" says. Ends with its parent: at once
-if the input ends, even while a statement runs. Imports little: it is started for each export.
+bytes, the header in JSON, and an Arrow IPC stream of as many bytes as the header's "size". Ends with its parent: exits
+at once if the input ends, even while a statement runs. Imports little, because it is started for each export.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from jobmanager.jobs.dates import DateFormat
 from jobmanager.jobs.places import Place
 from jobmanager.jobs.sqlite_reader import SqliteReader
 
-#: Names of the errors that a reader raises, as an answer gives them.
+#: The errors that a reader raises, with their names in an answer.
 _EXPECTED = {Fatal: "fatal", DatasetAway: "away"}
 
 
 class _Kept(logging.Handler):
-    """Keeps what is logged while a request is answered: the log of the service is in the other process."""
+    """Collects log messages for the answer: the log of the service is in the other process."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the message, and the traceback if there is one."""
+        """Store the message, with the traceback if there is one."""
         self.lines.append(self.format(record))
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_take, args=(sys.stdin.buffer, requests), daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # nothing else may write between the answers
+    os.dup2(2, 1)  # other output must not mix with the answers
     kept = _Kept()
     logging.getLogger().addHandler(kept)
     served = Served()
@@ -96,7 +96,7 @@ def _opened(
     dataset: dict[str, Any], database: str, declared: dict[str, str], as_text: list[str] | None
 ) -> SqliteReader:
     date_format = DateFormat(dataset["date_format"]) if dataset["date_format"] else None
-    # As much of a URL as the reader asks for: to import SQLAlchemy's takes a third of a second.
+    # The reader uses nothing else of a URL: importing SQLAlchemy's takes a third of a second.
     url = SimpleNamespace(database=database)
     reader = SqliteReader(Dataset(**dataset | {"url": url, "date_format": date_format}), declared)
     if as_text is not None:
@@ -108,7 +108,7 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
-#: How arguments are read that JSON does not have.
+#: Conversions for arguments of types that JSON lacks.
 _READ: dict[str, Callable[[Any], Any]] = {
     "begin": datetime.fromisoformat,
     "end": datetime.fromisoformat,

@@ -1,7 +1,7 @@
-"""How the columns of a SQLite table are selected, so that every value arrives exactly as it is. Pure.
+"""How to select the columns of a SQLite table, so that every value arrives unchanged. Pure.
 
-SQLite decides the type of a value on its own, and the driver gives all values of a chunk one type: that of the widest.
-Each column is selected in a form that is exact or shows that it is not; then the column is selected as ANY.
+In SQLite each value has its own type, but the driver gives all values of a chunk one type, the widest. So each column
+is selected in a form that is exact or shows that it is not. If it is not, the column is selected again as ANY.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from jobmanager.jobs import mixed
 
 _TEXT_WORDS = ("CHAR", "CLOB", "TEXT")
 _REAL_WORDS = ("REAL", "FLOA", "DOUB")
-#: What unicode(typeof(x)) returns.
+#: Results of unicode(typeof(x)).
 _CODES = {"integer": 105, "real": 114, "text": 116, "blob": 98}
-#: What takes the place of the code of a value that is too large to be read along with so many others.
+#: Replaces the code of a value that is too large to be read without reading the sizes first.
 _TOO_LARGE = -1
 
 
 class Form(Enum):
-    """How a column is selected."""
+    """The way in which a column is selected."""
 
     INTEGER = "integers; or numbers, if all are small"
     REAL = "reals"
-    #: of a column that makes texts of numbers
+    #: for a column that converts numbers to text
     TEXT = "texts"
     TEXT_OR_NUMBER = "texts, where numbers may be"
     ANY = "values of any type"
 
 
 class Unfit(Exception):
-    """The rows cannot be read in this way: read the column as ANY, or if *is_large*, look at the sizes first."""
+    """The rows cannot be read in this way. Read the column as ANY or, if *is_large*, read the sizes first."""
 
     def __init__(self, *, is_large: bool) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Unfit(Exception):
 
 
 class NotText(Exception):
-    """The text of this row, counted from 0, is not valid UTF-8."""
+    """The text of this row (counted from 0) is not valid UTF-8."""
 
     def __init__(self, row: int) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ class NotText(Exception):
 def arrow_type(declared: str) -> pa.DataType:
     """Return the type of a column in formats that need one, from its declared type.
 
-    Follows the affinities ("Datatypes In SQLite", 3.1), except for NUMERIC. That is the affinity of any other word,
-    such as DATE, JSON or UUID. Here only the words for numbers mean numbers; the rest is text.
+    Follows the affinities ("Datatypes In SQLite", 3.1), except for NUMERIC, which SQLite gives to any other word, such
+    as DATE, JSON or UUID. Here, only words for numbers mean numbers; the rest is text.
 
     >>> arrow_type("VARCHAR(20)"), arrow_type("BIGINT"), arrow_type("DATETIME")
     (DataType(string), DataType(int64), DataType(string))
@@ -70,7 +70,7 @@ def arrow_type(declared: str) -> pa.DataType:
 
 
 def form_of(declared: str, *, is_table: bool) -> Form:
-    """Return the cheapest form for a column of a table, or of a view, whose values may be of any type."""
+    """Return the cheapest form for a column. Without *is_table* it is a view's, whose values may have any type."""
     kind = arrow_type(declared)
     name = declared.upper()
     if not name or pa.types.is_binary(kind) or name == "ANY":
@@ -78,7 +78,7 @@ def form_of(declared: str, *, is_table: bool) -> Form:
     if pa.types.is_string(kind):
         is_text = is_table and any(part in name for part in _TEXT_WORDS)
         return Form.TEXT if is_text else Form.TEXT_OR_NUMBER
-    # A REAL column has no integers: SQLite makes reals of them.
+    # A REAL column has no integers: SQLite converts them to reals.
     is_real = is_table and pa.types.is_floating(kind) and any(part in name for part in _REAL_WORDS)
     return Form.REAL if is_real else Form.INTEGER
 
@@ -90,13 +90,13 @@ class Selected:
     #: the name, qualified and quoted
     sql: str
     form: Form
-    #: values of more bytes than this are not read: SQLite replaces them by a value that shows it
+    #: size limit of a value in bytes; the query replaces a larger one by a marker
     largest: int
 
     def expressions(self) -> list[str]:
-        """Return what to select."""
+        """Return the SQL expressions to select."""
         column = self.sql
-        # Numbers sort before texts, and those before blobs.
+        # In SQLite's order, numbers come before texts, and texts before blobs.
         if self.form in (Form.INTEGER, Form.REAL):
             return [f"iif({column} >= '', '', {column})"]
         if self.form is Form.TEXT:
@@ -112,15 +112,15 @@ class Selected:
         ]
 
     def is_text(self) -> bool:
-        """Return True if the column is expected to have texts only."""
+        """Return True if the column is expected to hold only texts."""
         return self.form in (Form.TEXT, Form.TEXT_OR_NUMBER)
 
     def width(self) -> int:
-        """Return how many expressions there are."""
+        """Return the number of expressions."""
         return 4 if self.form is Form.ANY else 1
 
     def values(self, found: list[pa.Array]) -> pa.Array:
-        """Return the column from what its expressions gave; raises Unfit, NotText."""
+        """Return the column, made from the results of its expressions. Raises Unfit or NotText."""
         if self.form is Form.ANY:
             return _any(*found)
         (column,) = found
@@ -136,12 +136,12 @@ class Selected:
 
 
 def size(columns: list[str]) -> str:
-    """Return an expression for the bytes of a row; *columns* are qualified and quoted."""
+    """Return an SQL expression for the bytes of a row. *columns* are qualified and quoted."""
     return f"{8 * len(columns)} + " + _sum([f"iif({name} >= '', octet_length({name}), 0)" for name in columns])
 
 
 def sizes(columns: list[pa.Array]) -> pa.Array:
-    """Return what `size` gives, for each row of a query."""
+    """Return the bytes of each row, counted as in `size`."""
     total = pa.array([8 * len(columns)], pa.int64()).take(pa.nulls(len(columns[0]), pa.int64()).fill_null(0))
     for column in columns:
         total = pc.add(total, mixed.text_bytes(column))
@@ -149,14 +149,14 @@ def sizes(columns: list[pa.Array]) -> pa.Array:
 
 
 def fitting(row_sizes: pa.Array, max_bytes: int) -> int:
-    """Return how many of the rows, one at least, take no more than so many bytes together."""
+    """Return how many rows together take at most *max_bytes*; at least one if there are any."""
     if not len(row_sizes):
         return 0
     return max(1, pc.sum(pc.less_equal(pc.cumulative_sum(row_sizes), max_bytes)).as_py() or 0)
 
 
 def checked_text(column: pa.Array) -> pa.Array:
-    """Return the texts; raises NotText: SQLite takes any bytes for text."""
+    """Return the texts. Raises NotText if one is not UTF-8: SQLite accepts any bytes as text."""
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
@@ -165,7 +165,7 @@ def checked_text(column: pa.Array) -> pa.Array:
 
 
 def _sum(terms: list[str]) -> str:
-    """Return the terms added up in pairs: SQLite limits how deep an expression may be."""
+    """Return the sum of the terms, nested in pairs: SQLite limits the depth of an expression."""
     if len(terms) == 1:
         return terms[0]
     middle = len(terms) // 2
@@ -173,7 +173,7 @@ def _sum(terms: list[str]) -> str:
 
 
 def _is_exact_number(column: pa.Array) -> bool:
-    """Return True if no number can have lost digits when the driver made doubles of integers."""
+    """Return True if no number can have lost digits when the driver converted integers to doubles."""
     if pa.types.is_integer(column.type):
         return True
     return pa.types.is_floating(column.type) and mixed.is_plain(column)
@@ -190,7 +190,7 @@ def _any(codes: pa.Array, integers: pa.Array, reals: pa.Array, others: pa.Array)
         texts = pc.if_else(pc.equal(codes, _CODES["text"]), others, nothing)
         blobs = pc.if_else(pc.equal(codes, _CODES["blob"]), others, nothing)
         texts = checked_text(pa.Array.from_buffers(pa.string(), len(texts), texts.buffers(), offset=texts.offset))
-    # The driver takes a column without values for one of integers.
+    # The driver returns a column without values as integers.
     reals = reals if pa.types.is_floating(reals.type) else pa.nulls(len(reals), pa.float64())
     return mixed.merged(integers, reals, texts, blobs)
 

@@ -1,9 +1,9 @@
-"""Reads a SQLite dataset by a child process, so that the SQLite of ADBC never opens its file in this one.
+"""Read a SQLite dataset in a child process, so that ADBC's SQLite library never opens the file in this process.
 
 When one SQLite library of a process closes a file, the kernel drops the locks that any other library of the process has
 on it: an application that embeds the service would lose its transactions. Source: "How To Corrupt An SQLite Database
-File", 2.2.1. The child's memory is the system's again when it ends, and ending it ends a statement at once.
-The child is spawned (see sqlite_child.py for what is said over the pipes), when it is first needed.
+File", 2.2.1. Killing the child ends a statement at once, and returns its memory to the system.
+The child is spawned when it is first needed. See sqlite_child.py for the protocol on the pipes.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from jobmanager.jobs.places import Place
 from jobmanager.jobs.schemas import schema_of
 from jobmanager.jobs.sqlite_columns import arrow_type
 
-#: How many bytes of rows one read returns by default.
+#: Default size limit of a chunk, in bytes.
 MAX_BYTES = 16 * 1024 * 1024
-#: How long to wait before on_wait is called again.
+#: Interval between two calls of on_wait.
 _STEP_MILLISECONDS = 50
 _BUSY_SECONDS = 5
 _KILL_SECONDS = 5
 _PIPE_BYTES = 1024 * 1024
-#: Runs the child. The packages are stand-ins: what theirs import on top takes a second, and none of it is used.
+#: The program of the child. Stand-ins replace our packages, whose imports take a second and are not needed.
 _BOOT = """
 import sys, types
 sys.path += sys.argv[2:]
@@ -58,16 +58,16 @@ class SqliteProcess:
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        #: called now and then while the child is waited for; may raise, or close this reader
+        #: called repeatedly while waiting for the child; may raise, or close this reader
         self.on_wait: Callable[[], None] | None = None
         self._declared: dict[str, str] = {}
         self._as_text: list[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._asked: bytes | None = None  # a request of which the answer was not taken yet
+        self._asked: bytes | None = None  # the request whose answer was not read yet
         self._is_closed = False
 
     def columns(self) -> dict[str, pa.DataType]:
-        """Return name and type of every column; needs no child."""
+        """Return name and type of every column. Does not start the child."""
         if not self._declared:
             self._declared = self._find_declared()
         columns = {name: arrow_type(declared) for name, declared in self._declared.items()}
@@ -80,23 +80,23 @@ class SqliteProcess:
         return schema_of(chosen, kinds | {name: pa.string() for name in self._as_text or () if name in kinds})
 
     def check(self) -> None:
-        """Check that the key puts the rows in order; see Reader."""
+        """Raise Fatal if the dataset cannot be exported exactly; see Reader."""
         self._call("check")
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Tell of a missing index; see Reader."""
+        """Return a warning if an index is missing; see Reader."""
         return list(self._call("warnings", **_range(begin, end)))
 
     def identity(self) -> dict[str, str]:
-        """Return what decides how values read; see Reader."""
+        """Return the properties that affect how values read or compare; see Reader."""
         return dict(self._call("identity"))
 
     def misfits(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
-        """Return the columns with values in [begin, end) that their type cannot hold: one of text can."""
+        """Return the columns with values in [begin, end) that do not fit their type. Text fits all values."""
         return list(self._call("misfits", columns=columns, **_range(begin, end)))
 
     def settle(self, as_text: list[str]) -> None:
-        """Give every chunk from now on the types of schema(), in which these columns are text."""
+        """Fix the types of all later rows as schema() then returns them. These columns become text."""
         self._as_text = list(as_text)
         if self._process is not None:
             self._call("settle", as_text=self._as_text)
@@ -132,19 +132,19 @@ class SqliteProcess:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """Have the child read them while the rows before them are written."""
+        """Request these rows from the child, which reads them while the previous ones are written. Does not wait."""
         if self._process is not None and self._asked is None and not self._is_closed:
             self._send(_reading(columns, after, begin, end, limit, max_bytes))
 
     def close(self) -> None:
-        """End the child, whatever it does."""
+        """Kill the child, even while it reads."""
         self._is_closed = True
         self._end()
 
     def _find_declared(self) -> dict[str, str]:
         """Return name and declared type of every column.
 
-        By the SQLite library of Python, which an application uses too: its connections share their locks.
+        Uses Python's SQLite library, as an embedding application does: connections of one library share their locks.
         """
         path, table = self._dataset.url.database or "", self._dataset.table.replace('"', '""')
         try:
@@ -162,12 +162,15 @@ class SqliteProcess:
         return self._exchange(_request(method, args))[0]
 
     def _exchange(self, request: bytes) -> tuple[Any, pa.Buffer]:
-        """Return the value and the body that answer a request; raises DatasetAway, Fatal and what on_wait raises."""
-        self.columns()  # the child compares its table with what this process found
+        """Send a request and return the value and the body of its answer. Blocks.
+
+        Raises DatasetAway, Fatal and the exceptions of on_wait.
+        """
+        self.columns()  # the child compares its table with these
         try:
             header, body = self._answered(request)
         except BaseException:
-            # The answer may still come, or a part of it has: the child is of no use.
+            # An answer, or a part of one, may be in the pipe: the child is unusable.
             self._end()
             raise
         if self._is_closed:
@@ -175,12 +178,12 @@ class SqliteProcess:
         return self._value(header), body
 
     def _answered(self, request: bytes) -> tuple[dict[str, Any], pa.Buffer]:
-        """Return the answer to a request, which is sent again if the job was halted meanwhile."""
+        """Return the answer to a request. Sends the request again if a halt closed the reader meanwhile."""
         while True:
             try:
                 process = self._started()
                 if self._asked not in (None, request):
-                    self._answer(process)  # to a read that is not wanted any more
+                    self._answer(process)  # discard the answer to a read that is no longer needed
                 if self._asked is None:
                     self._send(request)
                 return self._answer(process)
@@ -206,11 +209,11 @@ class SqliteProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                # A signal to the service's group is for the service, which ends the child.
+                # A signal to the service's process group must not reach the child: the service ends it.
                 start_new_session=True,
             )
             assert self._process.stdout is not None
-            with suppress(OSError):  # as much as the system allows
+            with suppress(OSError):  # the system may limit the size
                 fcntl.fcntl(self._process.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
             dataset = asdict(replace(self._dataset, url=None))  # type: ignore[arg-type]
             opening = {"dataset": dataset, "database": self._dataset.url.database or ""}
@@ -235,7 +238,7 @@ class SqliteProcess:
         return header, body
 
     def _bytes(self, process: subprocess.Popen[bytes], number: int) -> pa.Buffer:
-        """Return the next bytes of the child's answer."""
+        """Return the next *number* bytes of the child's answer. Blocks."""
         assert process.stdout is not None
         buffer = pa.allocate_buffer(number)
         left = memoryview(buffer)
@@ -248,7 +251,7 @@ class SqliteProcess:
         return buffer
 
     def _wait_for(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait until the child has written something; raises _Closed if on_wait has closed this reader."""
+        """Wait until the child has written something. Raises _Closed if on_wait closed this reader."""
         poll = select.poll()
         poll.register(process.stdout, select.POLLIN)  # type: ignore[arg-type]
         while not poll.poll(_STEP_MILLISECONDS):

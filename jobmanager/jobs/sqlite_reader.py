@@ -1,11 +1,11 @@
-"""Reads a dataset from a SQLite file, by ADBC into Arrow: in C, and without the interpreter lock.
+"""Read a dataset from a SQLite file, by ADBC into Arrow: in C, without the GIL.
 
-Uses ADBC's own interface: its DB-API would import polars and more, which takes longer than all else here.
+Uses ADBC's low-level interface: its DB-API would import polars and more, which takes longer than all else here.
 
-Opens the file read-only. Each read is one transaction; none is open between two reads: others may write meanwhile. Of a
-dataset with snapshots, all reads are one transaction.
-ADBC has a SQLite of its own, which must not open files that this process may have open by another SQLite: the service
-therefore runs this in a child process, see sqlite_process.py.
+Opens the file read-only. Each read is one transaction. None is open between two reads, so that others can write. If the
+dataset has `snapshot`, all reads share one transaction.
+ADBC brings its own SQLite library, which must not open files that another SQLite library of this process may have open.
+The service therefore runs this module in a child process, see sqlite_process.py.
 """
 
 from __future__ import annotations
@@ -52,29 +52,29 @@ from jobmanager.jobs.sqlite_columns import (
     sizes,
 )
 
-#: How many bytes of rows one read returns by default.
+#: Default size limit of a chunk, in bytes.
 MAX_BYTES = 16 * 1024 * 1024
 
 _BUSY_MILLISECONDS = 5_000
-#: What SQLite says when a statement does not suit the table, rather than that the file is away.
+#: SQLite's messages for a statement that does not match the table. All other errors mean that the file is away.
 _WRONG = re.compile(r"no such (table|column|collation|function)")
-#: Types of the values that SQLite compares with a date or a key.
+#: Arrow types of the values that a statement compares with a date or a key.
 _BOUND_TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary()}
-#: SQLite returns up to 2,000 columns.
+#: The most columns in one query. SQLite allows 2,000.
 _MOST_SELECTED = 1_500
-#: Values are read along with all others of a chunk if each is at most this: together they are a few chunks at most.
+#: Values below a certain size are read without reading their sizes first. Together they fit into this many chunks.
 _FEW_CHUNKS = 4
 _SHORTEST_LARGE = 32
 _ANY_LENGTH = 2**62
-#: How many values from each end of the date column show how it keeps dates; twice as many of the rest.
+#: Size of the sample from each end of the date column, to detect its format. Twice as many are from the rest.
 _SAMPLE = 250
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stretch:
-    """A piece of the range that is read from one end to the other."""
+    """A part of the range that is read from its beginning to its end."""
 
-    #: a FROM clause without its first word
+    #: a FROM clause without the word FROM
     source: str
     condition: str
     bounds: list[Any]
@@ -83,12 +83,12 @@ class _Stretch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Order:
-    """How the rows of a range are compared, and whether an index has them in that order."""
+    """How the rows of a range compare, and whether an index has them in that order."""
 
-    #: what follows date and key in every comparison, "" for the collations that the columns have
+    #: appended to date and key in every comparison; "" for the collations of the columns
     collation: str
     is_indexed: bool
-    #: whether an index has the rows in the order of the date, if not in that of the key
+    #: True if an index has the rows in the order of the date, even if not in the order of the key
     has_dates: bool
 
 
@@ -96,7 +96,7 @@ class SqliteReader:
     """A connection to a SQLite file; see Reader."""
 
     def __init__(self, dataset: Dataset, declared: dict[str, str] | None = None) -> None:
-        """Open the file; *declared* are the columns it is expected to have, by their declared types."""
+        """Open the file. *declared*: the expected columns with their declared types; None: as found."""
         self._dataset = dataset
         self._table = _quote(dataset.table)
         self._date = self._name(dataset.date_column)
@@ -108,13 +108,13 @@ class SqliteReader:
         self._forms: dict[str, Form] = {}
         self._as_text: frozenset[str] = frozenset()
         self._is_settled = False
-        self._is_snapshot = False  # the transaction under way lasts until the end
+        self._is_snapshot = False  # True: one transaction lasts until the reader is closed
         self._has_large_rows = False
-        #: where the last read ended in the table of sorted rows, if there is one
+        #: the last place read from the table of sorted rows, and its position there; None if there is no such table
         self._sorted_until: tuple[Place | None, int] | None = None
         with self._translated():
             self._database = adbc_driver_sqlite.connect(f"file:{quote(dataset.url.database or '')}?mode=ro")
-            # It begins no transactions by itself: one that stays open would keep a rollback journal's writers out.
+            # Begins no transactions by itself: an open one would block writers of a file with a rollback journal.
             self._connection = adbc_driver_manager.AdbcConnection(self._database)
         try:
             self._query(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
@@ -127,7 +127,7 @@ class SqliteReader:
             raise
 
     def columns(self) -> dict[str, pa.DataType]:
-        """Return name and type of every column, generated ones too."""
+        """Return name and type of every column, including generated ones."""
         if not self._declared:
             self._declared = self._declared_now()
         columns = {name: arrow_type(declared) for name, declared in self._declared.items()}
@@ -145,7 +145,7 @@ class SqliteReader:
         return schema_of(chosen, kinds | {name: pa.string() for name in self._as_text if name in kinds})
 
     def check(self) -> None:
-        """Raise Fatal if the key has no value in some rows or is not unique; see Reader."""
+        """Raise Fatal if the key is NULL in some rows or not unique, or the date format is unknown; see Reader."""
         self.columns()
         self._format()
         with self._transaction():
@@ -156,14 +156,14 @@ class SqliteReader:
             if self._query(f"SELECT 1 {within} AND {self._key} IS NULL LIMIT 1").num_rows:
                 raise keyless(self._dataset)
             if not order.is_indexed:
-                return  # each read looks for rows of the same place: sorting the table twice would cost more
+                return  # each read checks for equal places; sorting the table here too would cost more
             date, key = self._date + order.collation, self._key + order.collation
             query = f"SELECT 1 {within} GROUP BY {date}, {key} HAVING count(*) > 1 LIMIT 1"
             if self._query(query).num_rows:
                 raise self._ambiguous(order)
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Tell of a missing index; see Reader."""
+        """Return a warning if an index is missing; see Reader."""
         with self._transaction():
             order = self._ordered(begin, end)
             if order.is_indexed:
@@ -179,13 +179,13 @@ class SqliteReader:
             return [f"There is no index on ({date}, {key}) of dataset {name!r}: {way}."]
 
     def identity(self) -> dict[str, str]:
-        """Return the encoding, the order, the date format and the declared columns; see Reader."""
+        """Return the encoding, the date format and the declared columns; see Reader."""
         encoding = self._query("PRAGMA encoding")["encoding"][0].as_py()
         columns = {f"column {name}": declared for name, declared in self.declared().items()}
         return {"encoding": encoding, "date_format": str(self._format())} | columns
 
     def misfits(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
-        """Return the columns with values in [begin, end) that their type cannot hold: one of text can."""
+        """Return the columns with values in [begin, end) that do not fit their type. Text fits all values."""
         schema = self.schema(columns)
         if not columns:
             return []
@@ -199,16 +199,16 @@ class SqliteReader:
         return found
 
     def settle(self, as_text: list[str]) -> None:
-        """Give every chunk from now on the types of schema(), in which these columns are text."""
+        """Fix the types of all later rows as schema() then returns them. These columns become text."""
         self._as_text, self._is_settled = frozenset(as_text), True
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Count the rows of the range at once, in any order; see Reader."""
+        """Count the rows of the range in one query, in any order; see Reader."""
         (stretch,) = self._stretches(None, begin, end)
         return self._count(stretch)
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count on the index alone, a step at a time, or without an index at once; see Reader."""
+        """Count in steps, on the index alone; without an index, in one query. See Reader."""
         counted = 0
         with self._transaction():
             is_indexed = self._ordered(begin, end).is_indexed
@@ -267,7 +267,7 @@ class SqliteReader:
     # The table
 
     def _name(self, column: str) -> str:
-        """Return a column as SQL has it. With its table: SQLite takes a bare name that names no column for a text."""
+        """Return a column's name for SQL, with its table: SQLite reads a bare name of a missing column as a text."""
         return f"{_quote(self._dataset.table)}.{_quote(column)}"
 
     def _declared_now(self) -> dict[str, str]:
@@ -279,7 +279,7 @@ class SqliteReader:
         return [row for row in rows if row["hidden"] != 1]
 
     def _check_declared(self, names: list[str]) -> None:
-        """Raise Fatal if one of the columns has changed since the reader first looked."""
+        """Raise Fatal if one of the columns has changed since the export began."""
         version = self._query("PRAGMA schema_version")["schema_version"][0].as_py()
         if version == self._version:
             return
@@ -294,14 +294,14 @@ class SqliteReader:
         self._version, self._order, self._sorted_until = version, None, None
 
     def _is_table(self) -> bool:
-        """Return True if the dataset is an ordinary table: its columns convert values, those of a view do not."""
+        """Return True if the dataset is an ordinary table. Its columns convert values; the columns of a view do not."""
         query = (
             "SELECT 1 AS n FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE AND type = 'table'"
         )
         return bool(self._query(query, [self._dataset.table]).num_rows)
 
     def _row_id(self) -> str | None:
-        """Return the name of the number that SQLite gives each row; None for views and tables WITHOUT ROWID."""
+        """Return a name for the rowid. None: a view, a table WITHOUT ROWID, or columns have all its names."""
         query = "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE AND type = 'table'"
         found = self._query(query, [self._dataset.table])
         if not found.num_rows or found["wr"][0].as_py():
@@ -311,7 +311,7 @@ class SqliteReader:
         return f"{self._table}.{free[0]}" if free else None
 
     def _is_key_certain(self, order: _Order) -> bool:
-        """Return True if the table's definition says that the key is unique and never NULL."""
+        """Return True if the table's definition guarantees that the key is unique and never NULL."""
         row = next(row for row in self._columns_now() if row["name"] == self._dataset.key)
         keys = [other for other in self._columns_now() if other["pk"]]
         if row["pk"] and len(keys) == 1 and row["type"].upper() == "INTEGER" and self._row_id() is not None:
@@ -325,7 +325,7 @@ class SqliteReader:
                 continue
             rows = self._query(f"PRAGMA index_xinfo({_quote(index['name'])})").to_pylist()
             rows = [row for row in rows if row["key"]]
-            # Unique in the column's order is unique byte by byte too, not the other way round.
+            # Keys that are unique in a column's collation are unique byte by byte too, but not vice versa.
             is_as_fine = order.collation != "" or all(row["coll"] != "BINARY" for row in rows)
             if is_as_fine and {row["name"] for row in rows} <= {self._dataset.key, self._dataset.date_column}:
                 return True
@@ -334,7 +334,7 @@ class SqliteReader:
     # The order
 
     def _ordered(self, begin: datetime, end: datetime) -> _Order:
-        """Choose how date and key are compared: byte by byte, unless an index has them in their columns' own order."""
+        """Choose how date and key compare: byte by byte, unless only an index in the columns' collations is of use."""
         if self._order is None:
             orders = [self._explained(collation, begin, end) for collation in (" COLLATE BINARY", "")]
             self._order = next(
@@ -357,10 +357,10 @@ class SqliteReader:
         return replace(tried, is_indexed=not is_sorted and not is_scan, has_dates=not sorts_all and not is_scan)
 
     def _stretches(self, after: Place | None, begin: datetime, end: datetime) -> list[_Stretch]:
-        """Return the rows of [begin, end) behind *after*.
+        """Return the rows of [begin, end) after *after*.
 
-        First those of the same date, then those of later ones: given `(date, key) > (?, ?) AND date < ?` SQLite 3.40
-        does not look the key up in its index, and walks along all rows of a date for each chunk of them.
+        First those of the same date, then those of later dates: for `(date, key) > (?, ?) AND date < ?`, SQLite 3.40
+        does not look up the key in its index, and scans all rows of a date for each chunk.
         """
         order = self._ordered(begin, end)
         whole = self._range(order, begin, end)
@@ -385,7 +385,7 @@ class SqliteReader:
         )
 
     def _stretches_in_order(self, after: Place | None, begin: datetime, end: datetime) -> list[_Stretch]:
-        """Return stretches that need no sorting, as far as possible: without an index the rows are sorted once."""
+        """Return stretches that need no sorting, if possible. Without an index, sorts the rows once."""
         order = self._ordered(begin, end)
         row_id = None if order.is_indexed or order.has_dates else self._row_id()
         if row_id is None:
@@ -393,7 +393,7 @@ class SqliteReader:
         if self._sorted_until is None or self._sorted_until[0] != after:
             self._sort(self._stretches(after, begin, end), row_id)
             self._sorted_until = (after, 0)
-        # A row that has moved in the order since is left out, as one that moves behind the place of an export is.
+        # A row whose date or key has changed since is left out, like any row that moves to before the current place.
         return [
             _Stretch(
                 source=f"temp.sorted AS sorted CROSS JOIN {self._table} ON {row_id} = sorted.row",
@@ -404,7 +404,7 @@ class SqliteReader:
         ]
 
     def _sort(self, stretches: list[_Stretch], row_id: str) -> None:
-        """Keep date, key and number of the rows in a temporary table, in their order; raises Fatal for equal ones."""
+        """Store date, key and rowid of the rows in order in a temporary table. Raises Fatal for equal or NULL keys."""
         self._query("DROP TABLE IF EXISTS temp.sorted")
         self._query("CREATE TEMP TABLE sorted (date, key, row)")
         for stretch in stretches:
@@ -431,9 +431,9 @@ class SqliteReader:
         self._sorted_until = (place, self._query(query, bounds)["n"][0].as_py())
 
     def _check_unique(self, place: Place, begin: datetime, end: datetime) -> None:
-        """Raise Fatal if another row compares equal: going on behind the place would skip it."""
+        """Raise Fatal if another row has an equal place: the next read would skip that row."""
         if self._sorted_until is not None:
-            return  # looked at when they were sorted
+            return  # checked when the rows were sorted
         order = self._ordered(begin, end)
         condition = f"{self._date}{order.collation} = ? AND {self._key}{order.collation} = ?"
         query = f"SELECT 1 FROM {self._table} WHERE {condition} LIMIT 2"
@@ -452,9 +452,9 @@ class SqliteReader:
     # The rows
 
     def _rows(self, names: list[str], stretches: list[_Stretch], limit: int, max_bytes: int) -> dict[str, Any]:
-        """Return the columns of the next rows, as many as the bytes allow.
+        """Return the columns of the next rows, with as many rows as *max_bytes* allows.
 
-        Where rows may be large, their sizes are read first; else what they took shows how many of them there may be.
+        If rows may be large, reads their sizes first. Otherwise reads the rows, and then measures how many fit.
         """
         limit = max(1, min(limit, max_bytes // (8 * len(names))))
         while True:
@@ -486,7 +486,7 @@ class SqliteReader:
         return _columns(names, self._pieces(names, stretches, number, _ANY_LENGTH), number)
 
     def _pieces(self, names: list[str], stretches: list[_Stretch], limit: int, largest: int) -> list[list[pa.Array]]:
-        """Return the columns of the next rows of each stretch; raises Unfit if a value is larger than *largest*."""
+        """Return the columns of the next rows of each stretch. Raises Unfit if a value is larger than *largest*."""
         pieces: list[list[pa.Array]] = []
         for stretch in stretches:
             pieces.append(self._piece(names, stretch, limit, largest))
@@ -516,7 +516,7 @@ class SqliteReader:
         return [found[name] for name in names]
 
     def _group(self, names: list[str], largest: int) -> tuple[dict[str, Selected], list[str]]:
-        """Return as many columns as one query can select, and the names of the others."""
+        """Return as many columns as fit into one query, and the names of the others."""
         group: dict[str, Selected] = {}
         width = 0
         for index, name in enumerate(names):
@@ -534,7 +534,7 @@ class SqliteReader:
         return self._forms[name]
 
     def _settled(self, column: pa.ChunkedArray, field: pa.Field, keys: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Give every chunk of an export the same types; raises Fatal that names the column, not the value."""
+        """Convert a column to its fixed type. Raises Fatal that names the column, not the value."""
         if column.type == field.type:
             return column
         if not mixed.has_value(column):
@@ -542,7 +542,7 @@ class SqliteReader:
         if pa.types.is_string(field.type):
             return mixed.as_texts(column)
         try:
-            # Arrow would make bytes of a text.
+            # Only numbers: Arrow would cast a text to bytes.
             if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
                 return column.cast(field.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -555,7 +555,7 @@ class SqliteReader:
         )
 
     def _not_text(self, name: str, stretch: _Stretch, row: int) -> Fatal:
-        """Return the error for a text that is not valid UTF-8; it does not show the value."""
+        """Return the error for a text that is not valid UTF-8. It does not show the value."""
         found = self._ask(f"quote({self._key}) AS key", stretch, 1, offset=row)["key"].to_pylist()
         return Fatal(
             f"A value of column {name!r} does not fit its declared type, {self._declared[name] or 'none'}: the text of "
@@ -566,14 +566,14 @@ class SqliteReader:
     # Queries
 
     def _bounds(self, begin: datetime, end: datetime) -> tuple[Any, Any, str]:
-        """Return the lowest value of the date column, one beyond the highest, and what else a row has to meet."""
+        """Return the inclusive and the exclusive bound of the date column, and a further condition in SQL."""
         if self._format() is DateFormat.ISO:
             return *iso_range(begin, end), f" AND {iso_condition(self._date, begin, end)}"
         low, high = (to_column(at, self._format(), self._dataset.timezone) for at in (begin, end))
         return low, high, ""
 
     def _format(self) -> DateFormat:
-        """Return how the date column keeps dates."""
+        """Return the format of the date column. Raises Fatal if it is unknown."""
         if self._date_format is None:
             self.columns()
             try:
@@ -587,7 +587,7 @@ class SqliteReader:
         return self._date_format
 
     def _sample(self) -> list[object]:
-        """Return values of the date column: the first, the last, and some as the table has them."""
+        """Return values of the date column: the first, the last, and some in the order of the table."""
         rows = (
             f"SELECT typeof({self._date}) AS kind, "
             f"iif(typeof({self._date}) = 'blob', hex({self._date}), CAST({self._date} AS TEXT)) AS text "
@@ -602,7 +602,7 @@ class SqliteReader:
         return int(self._query(query, stretch.bounds)["n"][0].as_py())
 
     def _place_at(self, stretch: _Stretch, number: int) -> Place | None:
-        """Return the place of the row of that number, counted from 1; only the index is read."""
+        """Return the place of the row with that number, counted from 1. Reads only the index."""
         rows = self._ask(f"{self._date} AS date, {self._key} AS key", stretch, 1, offset=number - 1)
         if not rows.num_rows:
             return None
@@ -623,7 +623,7 @@ class SqliteReader:
     def _query(self, sql: str, bounds: list[Any] | None = None, *, batch_rows: int = 1024) -> pa.Table:
         option = adbc_driver_sqlite.StatementOptions.BATCH_ROWS.value
         with self._translated(), adbc_driver_manager.AdbcStatement(self._connection) as statement:
-            # The driver tells a column's type from the first batch: all rows have to be in it.
+            # The driver takes a column's type from the first batch, so all rows must be in it.
             statement.set_options(**{option: str(batch_rows)})
             statement.set_sql_query(sql)
             if bounds is not None:
@@ -634,7 +634,7 @@ class SqliteReader:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Have all queries see the same rows and the same columns; of a snapshot, there is one such transaction."""
+        """Run all queries in one transaction, so that they see the same rows. With a snapshot, it is open already."""
         if self._is_snapshot:
             yield
             return
@@ -643,7 +643,7 @@ class SqliteReader:
             yield
         except BaseException:
             self._sorted_until = None
-            # The reader is of no use if this fails too: then the first error is the one to report.
+            # If this fails too, the reader is unusable, and the first error is the one to report.
             with suppress(Exception):
                 self._query("ROLLBACK")
             raise
@@ -662,12 +662,12 @@ class SqliteReader:
 
 
 def _columns(names: list[str], pieces: list[list[pa.Array]], number: int) -> dict[str, pa.ChunkedArray]:
-    """Return the first rows of the pieces, as columns by name."""
+    """Return the first *number* rows of the pieces, as columns by name."""
     return {name: mixed.joined([piece[index] for piece in pieces]).slice(0, number) for index, name in enumerate(names)}
 
 
 def _misfit(column: str, kind: pa.DataType) -> str:
-    """Return an expression that is true of values that a column of that type cannot hold."""
+    """Return an SQL expression that is true for values that do not fit a column of that type."""
     if pa.types.is_integer(kind):
         return f"typeof({column}) NOT IN ('integer', 'null')"
     if pa.types.is_floating(kind):
@@ -681,25 +681,25 @@ def _has_null(keys: pa.ChunkedArray) -> bool:
 
 
 def _kept(value: Any) -> Any:
-    """Return a value of a place as JSON can keep it: infinity, which JSON lacks, as a decimal."""
+    """Return a value of a place in a form that JSON can store: infinity becomes a decimal."""
     return Decimal(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def _bound(value: Any) -> Any:
-    """Return a value of a place as SQLite has it."""
+    """Return a value of a place as SQLite stores it."""
     return float(value) if isinstance(value, Decimal) else value
 
 
 def _shown(value: Any) -> str:
-    """Return a key as an error names it."""
+    """Return a key for an error message, shortened."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _as_batch(bounds: list[Any]) -> pa.RecordBatch:
-    """Return the parameters of a statement as Arrow has them, with their types.
+    """Return the parameters of a statement as an Arrow batch with explicit types.
 
-    To find a type out, as the driver would have it, Arrow looks for a package on the disk: 0.3 ms each time.
+    To infer a type, as the driver does, Arrow searches the disk for a package: 0.3 ms each time.
     """
     arrays = [pa.array([bound], _BOUND_TYPES[type(bound)]) for bound in bounds]
     return pa.record_batch(arrays, names=[str(number) for number in range(len(arrays))])

@@ -1,7 +1,7 @@
-"""Whether the table of a dataset was written between two moments, as far as that can be known without reading it.
+"""Detect whether the table of a dataset was written between two moments, without reading the table.
 
-May report a write of another table, or one that was rolled back. Misses none, but PostgreSQL reports late.
-Opens a connection of its own to PostgreSQL, for one question; never opens a SQLite file, see find_mark.
+May report a write of another table, or one that was rolled back. Misses no write, but PostgreSQL reports writes late.
+Opens its own connection to PostgreSQL for each mark. Never opens a SQLite file, see find_mark.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from jobmanager.jobs.datasets import Dataset
 
 _CONNECT_SECONDS = 5
-#: A session of PostgreSQL that is idle reports what it wrote within 10 s (PGSTAT_IDLE_INTERVAL in pgstat.c).
+#: An idle session of PostgreSQL reports its writes within 10 s (PGSTAT_IDLE_INTERVAL in pgstat.c).
 _LATE_SECONDS = 11.0
-#: Rows written since the server's statistics began, by the table and those that inherit from it or are its partitions.
+#: Rows written since the server's statistics began, for the table, its partitions and the tables that inherit from it.
 _WRITTEN = sa.text(
     "WITH RECURSIVE family (id) AS (SELECT CAST(to_regclass(:name) AS oid)"
     " UNION SELECT inhrelid FROM pg_inherits JOIN family ON inhparent = id)"
@@ -29,11 +29,11 @@ _log = logging.getLogger(__name__)
 
 
 def find_mark(dataset: Dataset) -> str | None:
-    """Return a text that differs after each write of the dataset's table; None if that cannot be known.
+    """Return a text that changes with each write of the dataset's table; None if writes cannot be detected. Blocks.
 
-    SQLite: size and time of change of the file and of its write-ahead log. They are looked at, not opened: closing a
+    SQLite: inode, size and modification time of the file and of its write-ahead log. Neither is opened: closing a
     SQLite file drops the locks that other connections of the process hold on it.
-    PostgreSQL: how many rows were written. A view has no such number. See late_seconds.
+    PostgreSQL: the number of rows written, which a view does not have. See late_seconds.
     """
     kind = dataset.url.get_backend_name()
     if kind == "sqlite":
@@ -42,7 +42,7 @@ def find_mark(dataset: Dataset) -> str | None:
 
 
 def late_seconds(dataset: Dataset) -> float:
-    """Return how long after a write the mark may still be as before."""
+    """Return how long after a write the mark may still be unchanged, in seconds."""
     return _LATE_SECONDS if dataset.url.get_backend_name() == "postgresql" else 0.0
 
 
@@ -55,7 +55,7 @@ def _of_file(path: str) -> str | None:
 
 
 def _of_log(path: str) -> str:
-    """Return the mark of a write-ahead log; one that is missing and one that is empty are the same: readers make it."""
+    """Return the mark of a write-ahead log. An empty one counts as missing, because readers create it."""
     try:
         found = os.stat(path)
     except OSError:
