@@ -30,7 +30,7 @@ def ask_briefly(question: Callable[[], Answer], *, seconds: float) -> Answer:
     open until it ends.
     """
     if not _places.acquire(blocking=False):
-        raise Unanswered("Other requests are asking databases. Try again later.")
+        raise Unanswered("Too many requests are waiting for databases. Try again later.")
     answer: Future[Answer] = Future()
     threading.Thread(target=_answer, args=(question, answer), name="asks-a-database", daemon=True).start()
     try:

@@ -166,7 +166,7 @@ def load_datasets(path: Path) -> Datasets:
     except FileNotFoundError:
         return Datasets()
     except (OSError, ValueError) as error:
-        _log.exception("The datasets cannot be read.")
+        _log.exception("The list of datasets cannot be read.")
         raise ListUnreadable(
             f"the operator's list of datasets cannot be read{_place_of(error)}; its error is in the service's log"
         ) from None
@@ -224,7 +224,7 @@ def _first_name(line: str) -> str:
 def _dataset(name: str, table: Any, folder: Path) -> Dataset:
     """Return the dataset of an entry. Raises _BadEntry."""
     if not isinstance(table, dict):
-        raise _BadEntry(f"it has to be a table with {', '.join(_REQUIRED)}")
+        raise _BadEntry(f"it must be a table with {', '.join(_REQUIRED)}")
     for field in table:
         if field not in _KNOWN:
             raise _BadEntry(f"unknown field {field}{_meant(field)}; known fields: {', '.join(_KNOWN)}", field=field)
@@ -256,8 +256,8 @@ def _check_key(key: Any) -> None:
     """Raise _BadEntry if the key consists of several columns."""
     if isinstance(key, list):
         raise _BadEntry(
-            "key must name one column; where only several columns together are unique, name another column that is "
-            "unique, or make a view that has one (of the columns joined to one text) and use that as table",
+            "key must name one column; if only several columns together are unique, name another unique column, or "
+            "make a view that joins these columns into one column of text, and use the view as table",
             field="key",
         )
 
@@ -312,7 +312,7 @@ def _snapshot(asked: Any, url: URL) -> bool:
         raise _BadEntry("snapshot must be true or false", field="snapshot")
     if asked and url.get_backend_name() not in _WITH_SNAPSHOTS:
         raise _BadEntry(
-            "snapshot must be false: only datasets of PostgreSQL and SQLite can be read as of one moment",
+            "snapshot must be false: only datasets of PostgreSQL and SQLite support it",
             field="snapshot",
         )
     return asked
@@ -326,16 +326,16 @@ def away(dataset: Dataset) -> DatasetAway:
 
 def unusable(dataset: Dataset) -> Fatal:
     """Log the current exception, and return an error without its details for clients. The operator must act."""
-    _log.exception("Dataset %r is not configured as its database is.", dataset.name)
+    _log.exception("The configuration of dataset %r does not match its database.", dataset.name)
     return Fatal(
-        f"The database of dataset {dataset.name!r} does not hold what is configured; its error is in the service's log."
+        f"The database of dataset {dataset.name!r} does not match its configuration; its error is in the service's log."
     )
 
 
 def check_table(dataset: Dataset, columns: dict[str, pa.DataType]) -> None:
     """Raise Fatal if the table does not exist (no columns), or lacks the configured date column or key."""
     if not columns:
-        raise Fatal(f"The table of dataset {dataset.name!r} is not there.")
+        raise Fatal(f"The table of dataset {dataset.name!r} does not exist.")
     if not {dataset.date_column, dataset.key} <= columns.keys():
         raise Fatal(f"The table of dataset {dataset.name!r} lacks its date column or its key.")
 
@@ -343,12 +343,15 @@ def check_table(dataset: Dataset, columns: dict[str, pa.DataType]) -> None:
 def check_order(dataset: Dataset, last: Place, following: Place | None) -> None:
     """Raise Fatal if the row after *last* has the same place: the next read would skip that row."""
     if last == following:
-        raise Fatal(f"The key of dataset {dataset.name!r} is not unique: rows would be lost.")
+        raise Fatal(f"The key of dataset {dataset.name!r} is not unique: rows would be lost. Configure a unique key.")
 
 
 def keyless(dataset: Dataset) -> Fatal:
     """Return the error for rows whose key is NULL."""
-    return Fatal(f"The key of dataset {dataset.name!r} has no value in some rows: they have no order.")
+    return Fatal(
+        f"The key of dataset {dataset.name!r} is NULL in some rows: they have no order and would be lost. "
+        "Configure a key that is NOT NULL."
+    )
 
 
 def undated(dataset: Dataset, error: ValueError) -> Fatal:

@@ -158,7 +158,7 @@ def detect(values: Sequence[object], configured: DateFormat | None = None) -> Da
         configured = _DAY_TEXTS if isinstance(given[0], str) else _DAY_NUMBERS
     misfits = [value for value in given if not _fits(value, configured)]
     if misfits:
-        raise ValueError(f"the date column has values that date_format {configured} does not fit: {_shown(misfits)}")
+        raise ValueError(f"the date column has values that do not fit date_format {configured}: {_shown(misfits)}")
     return configured
 
 
@@ -224,7 +224,7 @@ def day_from(at: datetime) -> date | str:
 def check_iso(others: Sequence[object]) -> None:
     """Raise ValueError with a sentence if there are values for which iso_instant is NULL."""
     if others:
-        raise ValueError(f"the date column has values that date_format iso does not fit: {_shown(others)}")
+        raise ValueError(f"the date column has values that do not fit date_format iso: {_shown(others)}")
 
 
 def iso_range(begin: datetime, end: datetime) -> tuple[str, str]:
@@ -291,7 +291,7 @@ def _detected(values: list[object]) -> DateFormat:
         raise ValueError(f'the date column has values such as {_shown(values)}: set date_format = "{fitting[0]}"')
     odd_first = _shown(sorted(values, key=_is_iso))
     raise ValueError(
-        f"the date column has values that fit no known format, or not all the same: {odd_first}. Set date_format "
+        f"the date column has values that fit no known format, or not all fit one: {odd_first}. Set date_format "
         "to a pattern if they sort as time (as %Y/%m/%d), or make a view with a column of dates"
     )
 
@@ -321,7 +321,7 @@ def _number_format(numbers: list[Any]) -> DateFormat:
     if all(_PLAUSIBLE_JULIAN[0] <= number <= _PLAUSIBLE_JULIAN[1] for number in numbers):
         return DateFormat.JULIAN
     if all(_fits(number, _DAY_NUMBERS) for number in numbers):
-        choice = 'date_format = "yyyymmdd" or "unix", whichever they are'
+        choice = 'date_format = "yyyymmdd" if they are days, or "unix" if they are seconds'
     elif all(_fits(number, _YEAR_NUMBERS) for number in numbers):
         choice = f'date_format = "{_YEAR_NUMBERS}" if they are years'
     else:

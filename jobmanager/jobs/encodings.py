@@ -173,7 +173,7 @@ class Parquet:
         except pa.ArrowInvalid:
             is_whole = False
         if not is_whole:
-            raise PartDamaged("the file that was made of it is damaged")
+            raise PartDamaged("the file made from it is damaged")
         return sha256(file, on_block, begins_with=claimed)
 
 

@@ -102,7 +102,7 @@ class Export(Job):
         dataset: str | None = Field(
             None,
             max_length=_LONGEST_NAME,
-            description="The dataset, as the operator named it; may be left out if there is one only.",
+            description="The dataset, as the operator named it; optional if there is only one.",
         )
         format: Literal["csv", "jsonl", "parquet"] = Field("csv", description="The format of the file.")
         columns: list[Annotated[str, StringConstraints(max_length=_LONGEST_NAME)]] | None = Field(
@@ -372,8 +372,8 @@ class Export(Job):
         difference = _difference(now - rows)
         if was_written is None:
             return False, (
-                f"At the end the table had {difference} in the range than the file. Whether it was written while "
-                "the export ran cannot be known."
+                f"At the end the table had {difference} in the range than the file. It is unknown whether the "
+                "table was written while the export ran."
             )
         if was_written:
             return False, (
@@ -489,7 +489,7 @@ class Export(Job):
             try:
                 return file, rows, self._encoding.digest(file, rows, claimed, self.checkpoint)
             except PartDamaged as error:
-                self.log.warning("The export goes on from its part: %s.", error)
+                self.log.warning("The export continues with its part: %s.", error)
                 file.unlink(missing_ok=True)
         return None
 
@@ -576,7 +576,7 @@ def find_dataset(name: str | None, settings: Settings) -> Dataset:
     datasets = configured_datasets(settings)
     names = sorted({*datasets, *datasets.faults})
     if not names:
-        raise ValueError("no dataset is configured; the operator has to name one in the list of datasets")
+        raise ValueError("no dataset is configured; the operator must add one to the list of datasets")
     if name is None and len(names) > 1:
         raise ValueError(f"dataset must be one of: {', '.join(names)}")
     wanted = names[0] if name is None else name
@@ -626,14 +626,14 @@ def ask_columns(dataset: Dataset, *, seconds: float) -> dict[str, str]:
 def _check_columns(columns: list[str], dataset: Dataset) -> None:
     """Raise ValueError if the columns repeat, or if the table lacks some. Skips the latter if its database is away."""
     if len(set(columns)) < len(columns):
-        raise ValueError("columns must not name one twice")
+        raise ValueError("columns must not name a column twice")
     try:
         known = list(ask_columns(dataset, seconds=_ASK_SECONDS))
     except (DatasetAway, Fatal, Unanswered):
         return  # the job will check them again when it runs
     unknown = [column for column in columns if column not in known]
     if unknown:
-        raise ValueError(f"unknown columns {_listed(unknown)}; there are: {_listed(known)}")
+        raise ValueError(f"unknown columns {_listed(unknown)}; known columns: {_listed(known)}")
 
 
 def _listed(names: list[str]) -> str:

@@ -87,8 +87,8 @@ class Plan:
         missing = [repr(name) for name in self.names() if name not in set(found)]
         if missing:
             raise Fatal(
-                f"The table of dataset {self.dataset!r} had the column {missing[0]} when this export began, and does "
-                f"not have it now: it was dropped or renamed. {_ADVICE}"
+                f"The table of dataset {self.dataset!r} has lost the column {missing[0]} since this export began: it "
+                f"was dropped or renamed. {_ADVICE}"
             )
 
     def check_database(self, schema: pa.Schema, identity: dict[str, str]) -> None:

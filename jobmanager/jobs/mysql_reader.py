@@ -229,7 +229,10 @@ class MysqlReader:
             ties = self._ask(query, seconds=_CHECK_SECONDS)
         except DatasetAway:
             # Rows are lost only if a chunk ends between two equal ones, and the end of each chunk is checked.
-            _log.warning("Dataset %r: whether its key is unique is checked chunk by chunk.", self._dataset.name)
+            _log.warning(
+                "Dataset %r: the search for equal keys did not finish. Each chunk is checked instead.",
+                self._dataset.name,
+            )
             return
         if ties:
             raise tied(self._dataset, *ties[0])

@@ -145,7 +145,7 @@ class Part:
 
     def _check(self, length: int, sha256: str) -> None:
         if self.length < length:
-            raise PartDamaged("it is shorter than its checkpoint says")
+            raise PartDamaged("it is shorter than its checkpoint claims")
         if self.sha256 != sha256:
             raise PartDamaged("its content has changed")
 
@@ -205,7 +205,7 @@ def sha256(path: Path, on_block: Callable[[], None], *, begins_with: Claim | Non
             for block in _blocks(file, length, on_block):
                 digest.update(block)
             if digest.hexdigest() != claimed:
-                raise PartDamaged("the file that was made of it is damaged")
+                raise PartDamaged("the file made from it is damaged")
         for block in _blocks(file, path.stat().st_size, on_block):
             digest.update(block)
     return digest.hexdigest()

@@ -352,7 +352,10 @@ class PostgresReader:
             ties = self._ask(query, f"SET LOCAL statement_timeout = '{_CHECK_SECONDS}s'", is_patient=False)
         except psycopg.errors.QueryCanceled:
             # Rows are lost only if a chunk ends between two equal ones, and the end of each chunk is checked.
-            _log.warning("Dataset %r: whether its key is unique is checked chunk by chunk.", self._dataset.name)
+            _log.warning(
+                "Dataset %r: the search for equal keys did not finish. Each chunk is checked instead.",
+                self._dataset.name,
+            )
             return
         if ties:
             raise tied(self._dataset, *ties[0])

@@ -18,15 +18,15 @@ class Unreadable(Fatal):
 def missing(dataset: Dataset) -> Fatal:
     """Return the error for a table that does not exist."""
     return Fatal(
-        f"Table {dataset.table!r} of dataset {dataset.name!r} is not there. "
-        "Write it as table or schema.table, in the case that the database shows."
+        f"Table {dataset.table!r} of dataset {dataset.name!r} does not exist. "
+        "Write it as table or schema.table, in the letter case that the database shows."
     )
 
 
 def keyless(dataset: Dataset) -> Fatal:
     """Return the error for rows whose key is NULL."""
     return Fatal(
-        f"Key {dataset.key!r} of table {dataset.table!r} has no value in some rows (it is NULL): they have no order "
+        f"Key {dataset.key!r} of table {dataset.table!r} is NULL in some rows: they have no order "
         "and would be lost. Configure a key that is NOT NULL."
     )
 
@@ -50,7 +50,7 @@ def unordered(dataset: Dataset, declared: str) -> Fatal:
 
 def altered(dataset: Dataset, column: str, was: str, now: str | None) -> Fatal:
     """Return the error for a column that has changed since the export began. *now* is None if it no longer exists."""
-    became = "is not there any more" if now is None else f"was {was} and is {now} now"
+    became = "no longer exists" if now is None else f"was {was} and is {now} now"
     if now == was:
         became = "was replaced or altered"
     return Fatal(
@@ -88,7 +88,7 @@ def not_for_parquet(dataset: Dataset, column: str, declared: str, value: Any, ke
     """Return the reason why a value cannot be written as Parquet."""
     return (
         f"Column {column!r} of table {dataset.table!r} holds {value} in the row with key {key!r}, "
-        f"which Parquet does not have in a column of type {declared}. "
+        f"which Parquet cannot hold in a column of type {declared}. "
         "Export it as csv or jsonl, or leave that column out."
     )
 

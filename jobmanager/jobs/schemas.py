@@ -11,5 +11,5 @@ def schema_of(chosen: list[str], columns: dict[str, pa.DataType]) -> pa.Schema:
     """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them."""
     unknown = [name for name in chosen if name not in columns]
     if unknown:
-        raise Fatal(f"The table has no column {', '.join(map(repr, unknown))}; there are: {', '.join(columns)}.")
+        raise Fatal(f"The table has no column {', '.join(map(repr, unknown))}; its columns: {', '.join(columns)}.")
     return pa.schema([(name, columns[name]) for name in chosen])

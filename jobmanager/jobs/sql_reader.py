@@ -205,7 +205,7 @@ class SqlReader:
         try:
             yield
         except sa.exc.NoSuchTableError:
-            raise Fatal(f"The table of dataset {self._dataset.name!r} is not there.") from None
+            raise Fatal(f"The table of dataset {self._dataset.name!r} does not exist.") from None
         except _AWAY:
             raise away(self._dataset) from None
         except (sa.exc.SQLAlchemyError, ImportError, ValueError, TypeError):

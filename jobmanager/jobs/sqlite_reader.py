@@ -176,7 +176,9 @@ class SqliteReader:
                 if self._row_id() is not None
                 else "the table is scanned and sorted again for each chunk"
             )
-            return [f"There is no index on ({date}, {key}) of dataset {name!r}: {way}."]
+            return [
+                f"There is no index on ({date}, {key}) of dataset {name!r}: {way}. Create one to make the export fast."
+            ]
 
     def identity(self) -> dict[str, str]:
         """Return the encoding, the date format and the declared columns; see Reader."""
@@ -286,7 +288,7 @@ class SqliteReader:
         now = self._declared_now()
         for name in names:
             if now.get(name) != self._declared[name]:
-                change = f"is {now[name] or 'without a type'} now" if name in now else "is not there any more"
+                change = f"is {now[name] or 'without a type'} now" if name in now else "no longer exists"
                 raise Fatal(
                     f"Column {name!r} of dataset {self._dataset.name!r} was {self._declared[name] or 'without a type'} "
                     f"when the export began, and {change}. Export again."
@@ -656,7 +658,7 @@ class SqliteReader:
         except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
             if _WRONG.search(str(error)):
                 raise Fatal(
-                    f"The table of dataset {self._dataset.name!r} is not there, or has other columns."
+                    f"The table of dataset {self._dataset.name!r} does not exist, or its columns have changed."
                 ) from None
             raise away(self._dataset) from None
 

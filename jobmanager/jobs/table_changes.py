@@ -76,6 +76,6 @@ def _of_server(dataset: Dataset) -> str | None:
         with closing(engine.connect()) as connection:
             found: str | None = connection.execute(_WRITTEN, {"name": quoted}).scalar()
     except (sa.exc.SQLAlchemyError, ImportError, ValueError, TypeError):
-        _log.warning("Dataset %r: whether its table is written cannot be known.", dataset.name, exc_info=True)
+        _log.warning("Dataset %r: writes of its table cannot be detected.", dataset.name, exc_info=True)
         return None
     return found

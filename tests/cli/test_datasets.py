@@ -57,7 +57,7 @@ def test_check_prints_a_json_object_for_each_dataset(check: Check) -> None:
     bad, orders = map(json.loads, result.stdout.splitlines())
     assert result.exit_code == 1
     assert (bad["name"], bad["columns"], bad["rows"]) == ("bad", {}, None)
-    assert "The table of dataset 'bad' is not there" in bad["error"]
+    assert "The table of dataset 'bad' does not exist" in bad["error"]
     assert (orders["name"], orders["error"], orders["rows"], orders["is_more"]) == ("orders", None, 8, False)
     assert (orders["date_format"], orders["dates"][0]) == ("space", "2024-03-01 10:00:00")
 

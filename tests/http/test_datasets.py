@@ -115,7 +115,7 @@ def test_silent_databases_hold_up_neither_the_list_nor_submissions(
     assert [each["name"] for each in shown if each["columns"]] == ["orders"]
     errors = {each["error"] for each in shown if each["error"]}
     assert "The database did not answer within 2 s." in errors
-    assert "Other requests are asking databases. Try again later." in errors
+    assert "Too many requests are waiting for databases. Try again later." in errors
     assert submitted.status_code == 202, "the job finds out whether there are such columns"
     assert listed_after < 8
     assert submitted_after < 1, "two questions are open already"
@@ -133,7 +133,7 @@ def test_no_more_than_two_questions_are_asked_at_once() -> None:
     for _ in range(bounded.MOST_QUESTIONS):
         with pytest.raises(bounded.Unanswered, match=r"did not answer within 0\.01 s"):
             bounded.ask_briefly(question, seconds=0.01)
-    with pytest.raises(bounded.Unanswered, match="Other requests are asking"):
+    with pytest.raises(bounded.Unanswered, match="Too many requests are waiting"):
         bounded.ask_briefly(question, seconds=5)
     go_on.set()
     for thread in [thread for thread in threading.enumerate() if thread.name == "asks-a-database"]:

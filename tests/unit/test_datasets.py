@@ -88,7 +88,7 @@ def test_a_field_that_is_missing_empty_or_no_text_is_named(tmp_path: Path, field
 @pytest.mark.parametrize(
     ("toml", "says"),
     [
-        ("one = 'secret'", "it has to be a table with url, table, date_column, key (line 1 "),
+        ("one = 'secret'", "it must be a table with url, table, date_column, key (line 1 "),
         (ONE.replace("sqlite:///data.db", "secret"), "url must be an SQLAlchemy URL, as in sqlite:///data.db (line 2 "),
         (ONE.replace("sqlite:///data.db", "postgresql://u:secret@h:secret/d"), "url must be an SQLAlchemy URL"),
         (ONE.replace("sqlite:///data.db", "postgresql://u:p@secret@h/d"), "url cannot be used: it has more than one @"),
@@ -103,7 +103,7 @@ def test_a_field_that_is_missing_empty_or_no_text_is_named(tmp_path: Path, field
         (ONE.replace("sqlite:///", "duckdb:///") + "snapshot = true", "snapshot must be false: only datasets of Postg"),
         (ONE + 'password = "secret"', "unknown field password; known fields: url, table, date_column, key, "),
         (ONE.replace("date_column", "date_colum"), "unknown field date_colum (did you mean date_column?); known"),
-        (ONE.replace('"id"', '["a", "b"]'), "key must name one column; where only several columns together are unique"),
+        (ONE.replace('"id"', '["a", "b"]'), "key must name one column; if only several columns together are unique"),
     ],
 )
 def test_a_bad_entry_is_named_with_its_line_and_without_its_value(tmp_path: Path, toml: str, says: str) -> None:
@@ -201,7 +201,7 @@ def test_a_driver_s_words_go_to_the_service_s_log_and_ours_to_the_client(
 
 @pytest.mark.parametrize(
     ("columns", "says"),
-    [([], "is not there"), (["id", "x"], "lacks its date column or its key"), (["at"], "lacks its date column or its")],
+    [([], "does not exist"), (["id", "x"], "lacks its date column or its key"), (["at"], "lacks its date column or")],
 )
 def test_a_table_without_its_date_or_key_is_refused_for_good(one: Dataset, columns: list[str], says: str) -> None:
     with pytest.raises(Fatal, match=says):
@@ -212,7 +212,7 @@ def test_the_chosen_columns_have_their_types_in_the_order_asked_for() -> None:
     columns = {"a": pa.int64(), "b": pa.string(), "c": pa.float64()}
 
     assert schema_of(["c", "a"], columns) == pa.schema([("c", pa.float64()), ("a", pa.int64())])
-    with pytest.raises(Fatal, match="no column 'x', 'y'; there are: a, b, c"):
+    with pytest.raises(Fatal, match="no column 'x', 'y'; its columns: a, b, c"):
         schema_of(["x", "a", "y"], columns)
 
 

@@ -145,17 +145,17 @@ def test_a_format_is_detected_from_many_values(values: list[object], date_format
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ([20240301, 20240302, 20240303, 20240304], '20240301, 20240302, 20240303. Set date_format = "yyyymmdd" or'),
+        ([20240301, 20240302, 20240303, 20240304], '20240301, 20240302, 20240303. Set date_format = "yyyymmdd" if'),
         ([2024, 2023], 'possible meaning: 2024, 2023. Set date_format = "number %Y"'),
         ([3, 5], "Set date_format to unix, unix_ms"),
         ([1709987400, 1709987400000], "more than one possible meaning"),
         ([float("nan")], "more than one possible meaning"),
         (["2024"], 'set date_format = "%Y"'),
         (["2024/03/09", "2024/03/09 12:30"], 'set date_format = "%Y/%m/%d %H:%M:%S"'),
-        (["09.03.2024", "3/9/2024"], "fit no known format, or not all the same: '09.03.2024', '3/9/2024'"),
+        (["09.03.2024", "3/9/2024"], "fit no known format, or not all fit one: '09.03.2024', '3/9/2024'"),
         (["1709987400"], "fit no known format"),
-        (["2024-03-09", 1709987400], "fit no known format, or not all the same"),
-        (["2024-03-09", b"x"], "fit no known format, or not all the same"),
+        (["2024-03-09", 1709987400], "fit no known format, or not all fit one"),
+        (["2024-03-09", b"x"], "fit no known format, or not all fit one"),
         (["infinity"], "fit no known format"),
         (["20241301"], "fit no known format"),
         (["x" * 5000], "'" + "x" * 39 + "\\."),
@@ -202,7 +202,7 @@ def test_a_format_that_is_configured_is_checked_with_the_values(
     ],
 )
 def test_a_format_that_does_not_fit_the_values_is_refused(configured: str, values: list[object]) -> None:
-    with pytest.raises(ValueError, match=f"date_format {configured} does not fit: {str(values[-1])!r}|does not fit: "):
+    with pytest.raises(ValueError, match=f"not fit date_format {configured}: {str(values[-1])!r}|not fit date_format "):
         detect(values, DateFormat(configured))
 
 

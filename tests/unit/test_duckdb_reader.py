@@ -149,7 +149,7 @@ def test_keys_that_are_equal_or_null_or_of_an_enum_are_refused(path: Path, execu
         with pytest.raises(Fatal, match="is not unique"):
             reader.read(["id"], place, *YEAR, 1)
     execute("UPDATE t SET id = NULL WHERE e = 'a'")
-    with closing(DuckdbReader(dataset(path))) as reader, pytest.raises(Fatal, match="has no value"):
+    with closing(DuckdbReader(dataset(path))) as reader, pytest.raises(Fatal, match="is NULL in some rows"):
         reader.check()
     with pytest.raises(Fatal, match="does not compare values of type ENUM"):
         DuckdbReader(dataset(path, key="e"))
@@ -160,7 +160,7 @@ def test_a_missing_table_column_or_file_is_told(path: Path, execute: Any) -> Non
         DuckdbReader(dataset(path))
     execute("CREATE SCHEMA s", "CREATE TABLE s.t (id INTEGER, day TIMESTAMP)")
 
-    with pytest.raises(Fatal, match="Table 't' of dataset 'set' is not there"):
+    with pytest.raises(Fatal, match="Table 't' of dataset 'set' does not exist"):
         DuckdbReader(dataset(path))
     with closing(DuckdbReader(dataset(path, "s.t"))) as reader:
         assert reader.total(*YEAR) == 0

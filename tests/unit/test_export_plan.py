@@ -115,7 +115,7 @@ def test_an_export_goes_on_with_the_columns_that_it_began_with(
 @pytest.mark.parametrize(
     ("statements", "says"),
     [
-        ("ALTER TABLE t DROP COLUMN note", "had the column 'note' when this export began, and does not have it now"),
+        ("ALTER TABLE t DROP COLUMN note", "has lost the column 'note' since this export began"),
         ("ALTER TABLE t RENAME COLUMN note TO remark", "had the column 'note' when this export began"),
         (
             "CREATE TABLE u (id INTEGER PRIMARY KEY, at TEXT, note INTEGER, phone TEXT);"
@@ -356,7 +356,7 @@ def test_whether_rows_were_lost_is_left_open_if_nothing_tells_that_the_table_was
 
     assert result is not None
     assert not result["rows_checked"]
-    assert "1 more row in the range than the file. Whether it was written" in result["notes"][1]
+    assert "1 more row in the range than the file. It is unknown whether the table was written" in result["notes"][1]
 
 
 def test_what_makes_an_export_slow_is_logged_and_noted_and_it_is_not_counted_first(

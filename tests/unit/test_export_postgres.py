@@ -289,7 +289,7 @@ def test_rows_without_a_key_or_with_the_same_one_are_refused(kinds: Dataset, ser
         with closing(PostgresReader(kinds)) as reader, pytest.raises(Fatal, match="not unique"):
             reader.read(["id"], None, *MARCH, 4)
         connection.execute("UPDATE kinds SET id = NULL WHERE small IS NULL")
-        with closing(PostgresReader(kinds)) as reader, pytest.raises(Fatal, match="has no value"):
+        with closing(PostgresReader(kinds)) as reader, pytest.raises(Fatal, match="is NULL in some rows"):
             reader.read(["id"], None, *MARCH, 10)
 
 
@@ -422,7 +422,7 @@ def test_a_server_that_is_stopped_meanwhile_is_away_and_the_export_goes_on_later
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"table": "nothing"}, Fatal, "of dataset 'by_at' is not there."),
+        ({"table": "nothing"}, Fatal, "of dataset 'by_at' does not exist."),
         ({"key": "nothing"}, Fatal, "The table of dataset 'by_at' lacks its date column or its key."),
         ({"database": "nothing"}, DatasetAway, "cannot be read; its error is in the service's log."),
     ],

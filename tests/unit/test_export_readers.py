@@ -194,7 +194,7 @@ def test_iso_texts_of_which_one_is_not_understood_fail_the_export(tmp_path: Path
 
     with (
         closing(SqliteReader(dataset(path))) as reader,
-        pytest.raises(Fatal, match="iso does not fit: '2024-03-01T25:30'"),
+        pytest.raises(Fatal, match="not fit date_format iso: '2024-03-01T25:30'"),
     ):
         read_all(reader, ["id"], 1)
 
@@ -233,7 +233,7 @@ def test_a_key_that_is_not_unique_fails_the_job_before_a_row_is_lost(tmp_path: P
 def test_a_key_without_a_value_fails_the_job(tmp_path: Path, kind: Any) -> None:
     path = table(tmp_path, "id INTEGER, at TEXT", [(1, "2024-03-01"), (None, "2024-03-02"), (3, "2024-03-03")])
 
-    with closing(kind(dataset(path))) as reader, pytest.raises(Fatal, match="no value in some rows"):
+    with closing(kind(dataset(path))) as reader, pytest.raises(Fatal, match="is NULL in some rows"):
         read_all(reader, ["id"], 10)
 
 

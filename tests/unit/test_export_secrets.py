@@ -77,7 +77,7 @@ def _no_list(folder: Path) -> None:
     [
         (_lose_database, "DatasetAway: The database of dataset 'responses' cannot be read"),
         (_spoil_database, "DatasetAway: The database of dataset 'responses' cannot be read"),
-        (_lose_table, "The table of dataset 'responses' is not there."),
+        (_lose_table, "The table of dataset 'responses' does not exist."),
         (_misfit, "A value of column 'score' does not fit its declared type, INTEGER: "),
         (_server_away, "DatasetAway: The database of dataset 'responses' cannot be read"),
         (_no_list, "the operator's list of datasets cannot be read: it is not valid TOML at line 1; its error is in"),

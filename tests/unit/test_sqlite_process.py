@@ -220,7 +220,7 @@ def test_a_child_ends_with_its_parent_even_while_a_statement_runs(path: Path) ->
 
 
 def test_what_is_wrong_with_a_dataset_is_told_in_the_same_words(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with closing(SqliteProcess(dataset(path, "none"))) as reader, pytest.raises(Fatal, match=r"table .* is not there"):
+    with closing(SqliteProcess(dataset(path, "none"))) as reader, pytest.raises(Fatal, match=r"table .* not exist"):
         reader.columns()
     with closing(SqliteProcess(dataset(path.parent / "none.db"))) as reader, pytest.raises(DatasetAway):
         reader.columns()
