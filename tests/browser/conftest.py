@@ -1,4 +1,4 @@
-"""A real browser in front of a real gunicorn."""
+"""Fixtures: a real browser in front of a real gunicorn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from seen import submit_to
 
 from jobmanager.tokens import Role, TokenFile
 
-#: How long anything may take to come true, on a slow machine.
+#: Timeout of each expectation, long enough for a slow machine.
 PATIENCE_MILLISECONDS = 30_000
 _FLAGS = [
     "--headless",
@@ -37,7 +37,7 @@ _FLAGS = [
 
 @pytest.fixture(scope="session")
 def launch() -> Iterator[Callable[..., Browser]]:
-    """Return a function that starts a browser with further flags; skip if there is no browser."""
+    """Return a function that starts a browser with extra flags. Skips the test if Chromium is not installed."""
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("there is no browser here; install one with: apt-get install chromium")
@@ -62,7 +62,7 @@ def browser(launch: Callable[..., Browser]) -> Browser:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Return a server that runs."""
+    """Return a running server, which the tests share."""
     server = Server(tmp_path_factory.mktemp("browser") / "data", app="wsgi:app")
     yield server.start()
     server.close()
@@ -70,7 +70,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def page(browser: Browser, service: Server) -> Iterator[Page]:
-    """Return an empty page; addresses are relative to the service."""
+    """Return an empty page. Relative addresses refer to the service."""
     context = browser.new_context(base_url=service.url, viewport={"width": 1280, "height": 1000})
     context.set_default_timeout(PATIENCE_MILLISECONDS)
     yield context.new_page()
@@ -79,7 +79,7 @@ def page(browser: Browser, service: Server) -> Iterator[Page]:
 
 @pytest.fixture
 def said(page: Page) -> Iterator[list[str]]:
-    """What the browser complains of, and what is asked of other hosts: nothing, after a test that asks for this."""
+    """Collect the browser's errors and warnings, and its requests to other hosts. Fails the test if there are any."""
     found: list[str] = []
     page.on("console", lambda message: message.type in ("error", "warning") and found.append(message.text))
     page.on("pageerror", lambda error: found.append(str(error)))
@@ -90,7 +90,7 @@ def said(page: Page) -> Iterator[list[str]]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Return what starts a server of the test's own."""
+    """Return a function that starts a server for this test alone."""
     servers: list[Server] = []
 
     def make(app: str = "wsgi:app", **settings: object) -> Server:
@@ -104,7 +104,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def steps(service: Server) -> Iterator[Callable[..., str]]:
-    """Return what submits a job that takes steps, by default for a long time; stops those that are left."""
+    """Return a function that submits a job with many steps (long by default). Stops these jobs after the test."""
     ids: list[str] = []
 
     def submit(count: int = 100_000, seconds: float = 0.02, **more: Any) -> str:
@@ -118,7 +118,7 @@ def steps(service: Server) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def guarded(start: Callable[..., Server], tmp_path: Path) -> tuple[Server, dict[str, str]]:
-    """A server that asks for tokens, and a token of each role."""
+    """Return a server that requires tokens, and a token of each role."""
     tokens = TokenFile(tmp_path / "tokens")
     secrets = {str(role): tokens.add(f"a-{role}", role, now=datetime.now(UTC)) for role in Role}
     server = start(TOKENS=tokens.path)

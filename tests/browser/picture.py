@@ -1,6 +1,6 @@
-"""The picture of the dashboard in the README: `python tests/browser/picture.py` takes it anew, into docs/dashboard.png.
+"""Take the picture of the dashboard for the README: `python tests/browser/picture.py` writes docs/dashboard.png.
 
-Served as an application, this module adds the types of job that are seen in it.
+The server that it starts serves this module, which registers the job types in the picture.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ sys.path[:0] = [str(HERE.parent / "server"), str(HERE.parents[1])]
 
 from gunicorn_server import ROOT, Server, until  # noqa: E402 - found by the line above
 
-#: What was submitted, the oldest first, with the minutes since.
+#: The jobs to submit, oldest first, each with its age in minutes.
 JOBS: list[tuple[int, dict[str, Any]]] = [
     (
         192,
@@ -83,7 +83,7 @@ class ImportContacts(_Pictured):
     """Reads contacts from a file."""
 
 
-from wsgi import app  # noqa: E402, F401 - what is served, after the types are registered
+from wsgi import app  # noqa: E402, F401 - the application to serve, imported after the types are registered
 
 
 def take(server: Server, target: Path) -> None:
@@ -110,7 +110,7 @@ def take(server: Server, target: Path) -> None:
 
 
 def main() -> None:
-    """Take the picture from a server of its own."""
+    """Start a server in a temporary folder, and take the picture."""
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder) / "data", app="picture:app", SLOTS=6, CHECKPOINT_SECONDS=0.5)
         make_sample(server.data_dir, rows=200_000)

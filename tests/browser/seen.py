@@ -1,4 +1,4 @@
-"""Where things are on the pages of the dashboard, and the few things that every test does with them."""
+"""Locators for the pages of the dashboard, and the steps that many tests share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def status_of(where: Locator) -> Locator:
 
 
 def part(article: Locator, name: str) -> Locator:
-    """Return a part of the page of a job, by its title."""
+    """Return the section of a job's page that has this title."""
     return article.get_by_role("region", name=name, exact=True)
 
 
@@ -34,14 +34,14 @@ def press(where: Locator, action: str) -> None:
 
 
 def see_job(page: Page, job_id: str, prefix: str = "/") -> Locator:
-    """Open the page of a job; returns it once it is drawn."""
+    """Open the page of a job. Waits until it is drawn, and returns its article."""
     page.goto(f"{prefix}?job={job_id}")
     expect(page.locator("article .card.now")).to_be_visible()
     return page.locator("article")
 
 
 def done_of(where: Locator) -> int:
-    """Return how many units the figures say are done."""
+    """Return the number of completed units that the figures show."""
     text = where.locator(".figures").first.inner_text()
     return int(re.match(r"[\d,]*", text)[0].replace(",", "") or 0)
 

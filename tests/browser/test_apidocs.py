@@ -24,14 +24,14 @@ def operations_of(page: Page) -> int:
 
 @pytest.fixture
 def docs(page: Page) -> Page:
-    """The docs, drawn."""
+    """Return the page of the API docs. Waits until it is drawn."""
     page.goto("/apidocs/")
     expect(page.locator(".opblock")).to_have_count(operations_of(page))
     return page
 
 
 def operation(page: Page, tag: str, method: str, path: str) -> Locator:
-    """Return the block of an operation, opened."""
+    """Open the block of an operation, and return it."""
     section = page.locator(".opblock-tag-section", has=page.locator(f'[data-tag="{tag}"]'))
     block = section.locator(f".opblock-{method}", has=page.locator(f'[data-path="{path}"]'))
     block.locator(".opblock-summary-control").click()
@@ -40,7 +40,7 @@ def operation(page: Page, tag: str, method: str, path: str) -> Locator:
 
 
 def execute(block: Locator) -> tuple[str, Any]:
-    """Press Execute; returns the status and the body that the page shows."""
+    """Press Execute. Returns the status and the body that the page shows."""
     block.get_by_role("button", name="Execute").click()
     live = block.locator(".live-responses-table")
     expect(live).to_be_visible()
@@ -139,7 +139,7 @@ def test_the_arguments_of_job_types_are_described_under_submit(docs: Page) -> No
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """A service that asks for tokens: its address, and a token."""
+    """Return the address of a service that requires tokens, and a token."""
     tokens = TokenFile(tmp_path / "tokens")
     secret = tokens.add("ann", Role.VIEWER, now=datetime.now(UTC))
     server = Server(tmp_path / "data", app="wsgi:app", TOKENS=tokens.path)

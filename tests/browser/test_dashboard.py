@@ -1,4 +1,4 @@
-"""The dashboard in a browser, in front of a real server: what somebody sees and does who is woken by a job."""
+"""The dashboard in a browser, in front of a real server, as an operator uses it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from seen import done_of, part, press, row, see_job, sign_in, status_of, submit_
 
 from jobmanager.sample import make_sample
 
-#: An id that no job has.
+#: An id that does not belong to any job.
 NOBODY = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 
-#: What can be operated and has no name that a screen reader could say.
+#: The controls that have no name for a screen reader.
 UNNAMED = """[...document.querySelectorAll('a, button, input, select, textarea')]
     .filter((node) => !(node.ariaLabel || node.innerText?.trim() || node.labels?.length))
     .map((node) => node.outerHTML)"""
-#: Texts that are seen, and whose contrast to what is behind them is less than 4.5 (WCAG 2.2, AA).
+#: The visible texts whose contrast with their background is less than 4.5 (WCAG 2.2, AA).
 FAINT = """(() => {
     const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
     const paint = (colours) => {
@@ -196,7 +196,7 @@ def test_a_stuck_job_is_seen_first_however_many_came_after_it(page: Page, start:
     server.until_status("stopped", stuck)
 
 
-# Live
+# Live updates
 
 
 def test_progress_comes_by_itself_and_so_does_the_end(page: Page, steps: Callable[..., str], said: list[str]) -> None:
@@ -413,7 +413,7 @@ def test_the_api_docs_are_a_click_away(page: Page) -> None:
     expect(page.locator(".info .title")).to_contain_text("Job manager")
 
 
-# Submitting
+# Submit
 
 
 def test_a_job_is_submitted_by_a_form_made_from_its_schema(page: Page, service: Server, said: list[str]) -> None:
@@ -507,7 +507,7 @@ def test_each_kind_of_argument_has_its_control(page: Page, start: Callable[..., 
     }
 
 
-# Who asks
+# Tokens
 
 
 def test_an_operator_signs_in_and_steers_and_the_token_goes_with_the_tab(
@@ -518,7 +518,7 @@ def test_an_operator_signs_in_and_steers_and_the_token_goes_with_the_tab(
     page.goto(server.url)
     expect(page.get_by_role("dialog")).to_contain_text("asks for a token")
 
-    # The dialog is there again at once, with the reason.
+    # The dialog opens again at once, with the error.
     page.get_by_label("Token", exact=True).fill("jm_wrong")
     page.get_by_role("button", name="Go on").click()
     expect(page.get_by_role("dialog").locator(".error")).not_to_be_empty()
@@ -583,7 +583,7 @@ def test_with_a_token_too_a_file_is_downloaded_by_its_name(
     assert Path(waiting.value.path()).read_bytes() == server.client.get(f"/jobs/{job_id}/artifact").content
 
 
-# What the page must not do
+# Hostile texts, small screens, wrong addresses, accessibility, prefixes
 
 
 def test_text_that_looks_like_html_is_shown_as_text_wherever_it_comes_from(

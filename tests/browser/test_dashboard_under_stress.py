@@ -1,4 +1,4 @@
-"""The dashboard at a bad moment: late answers, cut streams, hostile texts, hasty fingers."""
+"""The dashboard under stress: late answers, cut streams, hasty clicks, hostile texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from seen import part, press, row, see_job, sign_in, status_of, submit_to
 from jobmanager.tokens import TokenFile
 
 HALT = re.compile("^Halt: ")
-#: Keeps every status that a badge shows from now on.
+#: Records every status that a badge shows from now on.
 WATCH = """badge => {
     window.seen = [badge.innerText];
     new MutationObserver(() => window.seen.push(badge.innerText))
@@ -26,7 +26,7 @@ WATCH = """badge => {
 
 
 class Held:
-    """Answers that are made at once, and come only when they are let go: so it is with a slow network."""
+    """A slow network: requests reach the service at once, but `let_go` delivers their answers."""
 
     def __init__(self, page: Page, pattern: str) -> None:
         self._page = page
@@ -41,11 +41,11 @@ class Held:
             route.continue_()
 
     def until(self, count: int = 1) -> None:
-        """Wait until so many answers are held."""
+        """Wait until this many answers are held."""
         until(lambda: self._page.title() and len(self._answers) >= count, "answers that are held")
 
     def let_go(self) -> None:
-        """Deliver them, and have the page heed them."""
+        """Deliver the held answers. Waits until the page has processed them."""
         self._is_slow = False
         for route, answer in self._answers:
             route.fulfill(response=answer)
@@ -53,19 +53,19 @@ class Held:
 
 
 def asked(page: Page, pattern: str) -> list[float]:
-    """Return a list that grows with each request whose address has the pattern: the times at which they were made."""
+    """Return a list of times, to which each request with a matching address adds its own."""
     times: list[float] = []
     page.on("request", lambda request: re.search(pattern, request.url) and times.append(time.monotonic()))
     return times
 
 
 def pause(page: Page, job_id: str, action: str, **body: Any) -> None:
-    """Have the page ask for an action by a client of its own, so that its handlers run meanwhile."""
+    """Request an action through Playwright, so that the page's event handlers run meanwhile."""
     answer = page.request.post(f"jobs/{job_id}/{action}", data=body, headers={"Prefer": "wait=5"})
     assert answer.ok, answer.text()
 
 
-# What comes late
+# Late answers
 
 
 def test_a_list_that_comes_late_does_not_undo_what_was_seen_to_happen(page: Page, steps: Callable[..., str]) -> None:
@@ -447,7 +447,7 @@ def test_a_form_that_was_filled_in_outlives_its_token(
     expect(status_of(page.locator("article"))).to_contain_text("completed")
 
 
-# What is written to deceive, and what cannot be shown
+# Deceptive texts, and pages that cannot be shown
 
 
 def test_text_cannot_turn_its_direction_nor_hide_in_controls(page: Page, start: Callable[..., Server]) -> None:

@@ -1,4 +1,4 @@
-"""What pages of other sites can do to the service, in a real browser: link to it, and nothing else.
+"""Pages of other sites, in a real browser: they can link to the service, and do nothing else.
 
 The browser resolves every .example and .lan name to this machine, as a hostile DNS server would.
 """
@@ -20,7 +20,7 @@ PAGES = ["localhost", "127.0.0.1", "[::1]"]
 
 @pytest.fixture(scope="module")
 def deceived(launch: Callable[..., Browser]) -> Browser:
-    """A browser that takes every name of other sites for this machine."""
+    """Return a browser that resolves the names of other sites to this machine."""
     return launch("--host-resolver-rules=MAP *.example 127.0.0.1, MAP *.lan 127.0.0.1")
 
 
@@ -34,7 +34,7 @@ def page(deceived: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def evil() -> Iterator[str]:
-    """The address of an empty page of another site."""
+    """Return the address of an empty page of another site."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -44,7 +44,7 @@ def evil() -> Iterator[str]:
             self.wfile.write(b"<!DOCTYPE html><title>Evil</title>")
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -61,7 +61,7 @@ def running_job(server: Server) -> str:
 
 
 def refused(server: Server) -> int:
-    """Return how many requests the service has refused with 403; the browser shows a page of another site no answer."""
+    """Return how many requests the service has refused with 403. The browser hides the answers from other sites."""
     counts = re.findall(r'^jobmanager_http_request_seconds_count{.*status="403".*} (\S+)$', metrics_of(server), re.M)
     return int(sum(map(float, counts)))
 
@@ -71,7 +71,7 @@ def metrics_of(server: Server) -> str:
 
 
 def is_refused(page: Page, server: Server, address: str, script: str) -> bool:
-    """Have the page ask for the address, and return whether the service refuses that."""
+    """Send the request from the page. Waits until the service has refused it, and returns True."""
     before = refused(server)
     with page.expect_request(lambda request: request.url == address):
         page.evaluate(script, address)
@@ -98,7 +98,7 @@ def test_a_page_whose_name_was_made_to_resolve_to_this_machine_neither_lists_nor
 ) -> None:
     server = start()
     job_id = running_job(server)
-    # This page itself is refused, too. Its scripts would be of the same origin, and so are these.
+    # This page itself is refused, too, but scripts that run in it have the origin of the hostile name.
     page.goto(f"http://rebind.example:{server.port}/health/live")
 
     statuses = page.evaluate(
@@ -116,7 +116,7 @@ def test_a_page_whose_name_was_made_to_resolve_to_this_machine_neither_lists_nor
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "jobs.lan"])
 def test_a_page_of_another_site_changes_nothing(page: Page, start: Callable[..., Server], evil: str, host: str) -> None:
-    # At jobs.lan browsers send no Sec-Fetch-Site: the address is not trustworthy.
+    # Browsers send no Sec-Fetch-Site to jobs.lan: http:// is trustworthy for local addresses only.
     server = start(INSECURE=int(host == "jobs.lan"))
     job_id = running_job(server)
     service = f"http://{host}:{server.port}"
@@ -157,7 +157,7 @@ def test_a_page_of_another_site_loads_nothing_but_a_link_from_it_is_followed(
 def test_the_dashboard_and_the_api_docs_work_at_every_name_of_the_service(
     page: Page, start: Callable[..., Server], host: str
 ) -> None:
-    # At jobs.lan browsers send no Sec-Fetch-Site: Origin and Referer have to do.
+    # Browsers send no Sec-Fetch-Site to jobs.lan: the service has to rely on Origin and Referer.
     server = start(**({"INSECURE": 1, "HOSTS": "jobs.lan"} if host == "jobs.lan" else {}))
     port = server.port
     if host == "[::1]":

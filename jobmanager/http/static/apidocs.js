@@ -1,9 +1,9 @@
-// Shows the API docs. A file of its own, so that no inline script has to be allowed. A token that is typed in
-// is forgotten with the page.
+// Show the API docs. This is a separate file because the Content Security Policy allows no inline scripts.
+// A token that is typed in is lost when the page is left.
 const page = document.getElementById("swagger-ui");
 const address = page.dataset.specification;
 
-// Load the specification again: it describes the job types that the token may see.
+// Reload the specification: it describes only the job types that the token may see.
 async function describeFor(token) {
   const answer = await fetch(address, { headers: token ? { Authorization: `Bearer ${token}` } : {} });
   if (answer.ok) window.ui.specActions.updateSpec(await answer.text());

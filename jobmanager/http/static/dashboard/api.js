@@ -1,15 +1,15 @@
-// The way to the API. Addresses are relative to the page, and so hold under any prefix.
+// Requests to the API. Addresses are relative to the page, so that they work under any prefix.
 
 import { heedClock } from "./format.js";
 import { keepToken, token } from "./token.js";
 
-/** A connection that died while the computer slept would keep an answer for ever. */
+/** Timeout of a request. Without it, a connection that died while the computer slept would never end. */
 const LONGEST_MILLISECONDS = 30_000;
 
-/** When the service last did what it was asked for, by the clock of performance.now(). */
+/** Time of the last successful answer, on the clock of performance.now(). */
 export let answeredAt = -Infinity;
 
-/** What the service says is wrong (RFC 9457). */
+/** An error that the service reports (RFC 9457). */
 class Problem extends Error {
   constructor(status, body) {
     super(body.detail || body.title || `The service answered with status ${status}.`);
@@ -19,20 +19,20 @@ class Problem extends Error {
   }
 }
 
-/** The service did not answer at all. */
+/** The connection failed or timed out. */
 export class NoAnswer extends Error {
   constructor() {
     super("The service does not answer.");
   }
 }
 
-/** Return the address of a job, or of something about it. */
+/** Return the path of a job, or of one of its resources. */
 export function jobPath(id, rest = "") {
-  // Dots alone would lead away from the jobs, however they are written.
+  // An empty id or one of dots would change the path: browsers resolve dots even if they are percent-encoded.
   return `jobs/${encodeURIComponent(/^\.*$/.test(id) ? `"${id}"` : id)}${rest}`;
 }
 
-/** Return what JSON says. Whole numbers that JavaScript would round keep their digits, here and when they are sent. */
+/** Parse JSON. Integers that JavaScript would round keep their digits, also when sent back, if JSON.rawJSON exists. */
 export function parseJson(text) {
   return JSON.parse(text, (_, value, context) =>
     JSON.rawJSON && typeof value === "number" && !Number.isSafeInteger(value) && /^-?\d+$/.test(context.source)
@@ -42,8 +42,8 @@ export function parseJson(text) {
 }
 
 /**
- * Return the answer to a request, whose body, if there is one, is sent as JSON.
- * Throws Problem, and NoAnswer; where a token is needed, the page is told so by the event "token-needed".
+ * Send a request, and return the response. A `body` is sent as JSON in a POST.
+ * Throws Problem or NoAnswer. A 401 also dispatches the event "token-needed".
  */
 export async function request(path, { body, headers = {}, ...rest } = {}) {
   const asking = token();
@@ -58,7 +58,7 @@ export async function request(path, { body, headers = {}, ...rest } = {}) {
     return response;
   }
   const problem = new Problem(response.status, await response.json().catch(() => ({})));
-  // An answer to an earlier token says nothing of the present one.
+  // A 401 for an earlier token does not concern the current one.
   if (problem.status === 401 && asking === token()) {
     keepToken(null);
     document.dispatchEvent(new CustomEvent("token-needed", { detail: asking ? problem.message : "" }));
@@ -66,7 +66,7 @@ export async function request(path, { body, headers = {}, ...rest } = {}) {
   throw problem;
 }
 
-/** Return the JSON that a request is answered with, in time unless there is a signal of its own. */
+/** Send a request, and return the JSON of its answer. Times out unless `options` has a signal. */
 export async function ask(path, options) {
   const response = await request(path, { signal: AbortSignal.timeout(LONGEST_MILLISECONDS), ...options });
   return parseJson(await response.text());

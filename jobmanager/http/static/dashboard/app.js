@@ -1,4 +1,4 @@
-// The dashboard: which view the address means, and the way from one to another without loading the page again.
+// The entry point of the dashboard: select the view from the address, and navigate without loading the page again.
 
 import { showConnection } from "./connection.js";
 import { h, visible } from "./dom.js";
@@ -12,9 +12,9 @@ import { keepToken } from "./token.js";
 const main = document.querySelector("main");
 let page = null;
 
-/** Show what the address means. */
+/** Show the view that the address selects. */
 function show() {
-  for (const dialog of document.querySelectorAll("dialog")) dialog.close(""); // what it is about is out of sight
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close(""); // its subject may no longer be shown
   const query = new URLSearchParams(location.search);
   if (query.has("job")) {
     if (page?.id !== query.get("job")) enter(new JobPage(query.get("job")));
@@ -33,17 +33,17 @@ function enter(next) {
   page = next;
   document.title = visible(`${page.title} · Job manager`);
   main.replaceChildren(page.element);
-  if (!isFirst) main.focus(); // what had the focus is gone
+  if (!isFirst) main.focus(); // the element that had the focus was removed
 }
 
-/** Lead to a view: to a new place in the browser's history, or in place of the present one. */
+/** Navigate to a view. Adds an entry to the browser's history, or replaces the current one. */
 function go(query, replace = false) {
   const address = query.size ? `?${query}` : ".";
   history[replace ? "replaceState" : "pushState"](null, "", address);
   show();
 }
 
-/** Show it all anew, for somebody else may be asking now; what was typed into a form is kept. */
+/** Redraw the view, because the token or its rights have changed. Keeps a form that is being filled in. */
 function again() {
   showToken();
   if (!(page instanceof SubmitPage)) close();
@@ -55,7 +55,7 @@ function close() {
   page = null;
 }
 
-/** Ask for a token; until there is one, nothing is shown. */
+/** Ask for a token, and hide the view until there is one. Keeps a form that is being filled in. */
 function askWho(wrong) {
   if (!(page instanceof SubmitPage)) {
     close();

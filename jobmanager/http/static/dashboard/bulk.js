@@ -10,7 +10,7 @@ import { say, sayError } from "./notices.js";
 import { jobLink } from "./parts.js";
 import { refusal } from "./token.js";
 
-/** Where the metrics do not tell how many jobs there are, they are counted up to here: a page of the list. */
+/** If the metrics lack the numbers, jobs are counted in one page of the list, up to this many. */
 const MOST_COUNTED = 500;
 const MOST_LISTED = 100;
 
@@ -31,7 +31,7 @@ export class Bulk {
     this.element = h("div", { class: "bulk", role: "group", "aria-label": "All jobs of this list" }, this.#buttons);
   }
 
-  /** Heed what the list shows: what none of its statuses allows is not offered. */
+  /** Show the buttons for a filter. Hides actions that none of its statuses allows. */
   show(filter) {
     this.#filter = filter;
     this.#buttons.forEach((button, place) => {
@@ -62,7 +62,7 @@ export class Bulk {
     }
   }
 
-  /** Return how many jobs of each status would be asked, and whether there are more than were counted. */
+  /** Return how many jobs in each status allow the action, and whether there are more than were counted. */
   async #count(action, filter) {
     const statuses = openTo(action, filter);
     await this.#counts.ask();
@@ -82,7 +82,7 @@ function pairs(statuses, counts) {
   return statuses.filter((status) => counts[status]).map((status) => [status, counts[status]]);
 }
 
-/** Return the body that asks all jobs of the filter that can be asked: it always names statuses, never all jobs. */
+/** Return the request body for all jobs of the filter that allow the action. Always names statuses, never all jobs. */
 function selection(action, filter, reason) {
   const body = { status: openTo(action, filter), reason: reason || null };
   for (const name of ["type", "q", "submitted_after", "submitted_before"]) {

@@ -1,4 +1,4 @@
-// The sign of how fresh the page is: in its head a word, and a banner where what it shows is old.
+// The state of the connection: a word in the page header, and a banner if the page may be out of date.
 
 import { setText } from "./dom.js";
 
@@ -10,12 +10,12 @@ const WORDS = {
   over: "Ended",
 };
 
-/** Show the state of the connection; what went wrong, and when the service was heard last, if it is lost. */
+/** Show the state of the connection. If it is lost, also show the error and the time of the last event. */
 export function showConnection(state, error, heardAt) {
   const sign = document.getElementById("connection");
   sign.dataset.state = state;
   setText(sign.querySelector("span"), WORDS[state]);
-  // While it is tried again, what is shown is as old as it was.
+  // Keep the banner while connecting: the page is still out of date.
   if (state === "connecting") return;
   document.body.toggleAttribute("data-old", state === "lost");
   const banner = document.getElementById("banner");

@@ -1,4 +1,4 @@
-// Halt, resume and stop of one job: its buttons, and what is asked and told around them.
+// Halt, resume and stop of one job: its buttons, and their dialogs, requests and messages.
 
 import { ask, jobPath } from "./api.js";
 import { confirm, finality } from "./dialogs.js";
@@ -7,21 +7,21 @@ import { distance, doneOf, duration, nameOf, number } from "./format.js";
 import { say, sayError } from "./notices.js";
 import { keepRefusal, refusal } from "./token.js";
 
-/** By status, what may be asked of a job: the service's own table, which the page came with. */
+/** The actions that each status allows: the service's own table, which is embedded in the page. */
 export const LIFE = JSON.parse(document.body.dataset.life);
 export const STATUSES = Object.keys(LIFE);
-/** In which statuses somebody is at work on a job, or should be. */
+/** The statuses in which a thread works on the job, or did until its process died. */
 export const ATTENDED = JSON.parse(document.body.dataset.attended);
 export const ACTIONS = ["halt", "resume", "stop"];
-/** Long enough for nearly every halt to be reached: the answer then tells that it is done, not only asked for. */
+/** How long the answer may be delayed until the action is done. Nearly every halt is reached within this time. */
 const WAIT_SECONDS = 2;
 
-/** Return an action as a button has it. */
+/** Return the label of an action's button. */
 export function labelOf(action) {
   return action[0].toUpperCase() + action.slice(1);
 }
 
-/** The buttons of a job. Each has a place of its own, so that a second click never lands on another one. */
+/** The buttons of a job. Each has a fixed place, so that a second click never hits another button. */
 export class Buttons {
   #job;
   #onChange;
@@ -29,7 +29,7 @@ export class Buttons {
   #buttons;
   #isAsking = false;
 
-  /** `onChange(job)` is called with what became of the job; `reason()` tells what was typed as one. */
+  /** `onChange(job)` is called with the changed job; `reason()` returns the reason that was typed. */
   constructor(job, { onChange, reason = () => "" }) {
     this.#onChange = onChange;
     this.#reason = reason;
@@ -60,7 +60,7 @@ export class Buttons {
     stop.classList.toggle("danger", isForce);
   }
 
-  /** A key that is pressed once more must not find the focus on a button that does something else. */
+  /** Move the focus to the job's link: a key that is pressed again must not trigger another action. */
   #letGoOfFocus() {
     this.element.closest("[data-job]").querySelector("a").focus();
   }
@@ -78,9 +78,9 @@ export class Buttons {
       say(outcome(job));
       this.#onChange(job);
     } catch (error) {
-      if (!body.force) heedRefusal(error); // force takes more than any other change
+      if (!body.force) heedRefusal(error); // force needs the role admin, other actions do not
       sayError(error);
-      // It went on before the click.
+      // The status had changed before the click: show the current one.
       if (error.status === 409) await ask(jobPath(this.#job.id)).then(this.#onChange, sayError);
     } finally {
       this.#isAsking = false;
@@ -89,14 +89,14 @@ export class Buttons {
   }
 }
 
-/** Keep that the token may change nothing, if that is what is wrong: what any operator may do was refused. */
+/** If the service refused an action that every operator may perform, store that, and notify the page. */
 export function heedRefusal(error) {
   if (error.kind !== "forbidden") return;
   keepRefusal(error.message);
   document.dispatchEvent(new CustomEvent("refused"));
 }
 
-/** Tell whether only force ends the job: it was asked to stop, and does not answer. */
+/** Return true if the job does not obey a stop, and force was not used yet. */
 function canForce(job) {
   return job.unresponsive && !job.forced;
 }
@@ -113,7 +113,7 @@ function outcome(job) {
     .join(" ");
 }
 
-/** Ask whether the job is to end for good; returns the body of the request, or null. */
+/** Ask for confirmation of a stop. Returns the body of the request, or null if the answer is no. */
 async function confirmStop(job, typed) {
   const force = canForce(job);
   const known = terms();
@@ -140,7 +140,7 @@ async function confirmStop(job, typed) {
   return reason === null ? null : { reason: reason || typed || null, ...(force && { force }) };
 }
 
-/** Return a value of JSON as people read it. */
+/** Return a JSON value as readable text. */
 export function shown(value) {
   if (Number.isInteger(value)) return number(value);
   return typeof value === "string" ? value : JSON.stringify(value);

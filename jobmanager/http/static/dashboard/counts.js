@@ -1,4 +1,4 @@
-// How many jobs there are, by type and status, as the service tells Prometheus.
+// The numbers of jobs by type and status, from the service's Prometheus metrics.
 
 import { request } from "./api.js";
 import { besidesStatus } from "./filters.js";
@@ -6,34 +6,34 @@ import { besidesStatus } from "./filters.js";
 const SAMPLE = /^jobmanager_jobs\{(.*)\} (\S+)$/gm;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
 
-/** The metrics tell of much else, from all workers: they are asked for no more than this part of the time. */
+/** Metrics are expensive, as they cover all workers. At most this share of the time is spent on loading them. */
 const SHARE = 0.05;
 
-/** The numbers that the metrics know: by status, of all jobs or of one type; nothing of labels, times and searches. */
+/** The numbers in the metrics: by status, of all jobs or of one type. Labels, times and searches have no numbers. */
 export class Counts {
   #types = null;
   #timer = null;
   #nextAt = 0;
   #onChange;
 
-  /** `onChange()` is called whenever they are known anew. */
+  /** `onChange()` is called after each request for the numbers, unless that was forbidden. */
   constructor(onChange) {
     this.#onChange = onChange;
   }
 
-  /** Ask for them soon. */
+  /** Load the numbers soon. Does not wait. */
   refresh() {
     this.#timer ??= setTimeout(() => this.ask(), this.#nextAt - performance.now());
   }
 
-  /** Ask for them now; they are known when this returns, if they can be. */
+  /** Load the numbers now. Keeps the old ones if the request fails. */
   async ask() {
     const began = performance.now();
     try {
       const answer = await request("metrics");
       this.#types = read(await answer.text());
     } catch (error) {
-      // A token that may see some types only may not know; there is no use in asking again.
+      // A token for some types only may not read metrics. #timer stays set, so that `refresh` does not ask again.
       if (error.status === 403) return;
     }
     this.#nextAt = began + (performance.now() - began) / SHARE;
@@ -41,7 +41,7 @@ export class Counts {
     this.#onChange();
   }
 
-  /** Return the number of jobs in each status of those that the filter means, whatever its own; null if not known. */
+  /** Return how many jobs match the filter in each status, ignoring its own statuses; null if that is not known. */
   of(filter) {
     const others = besidesStatus(filter);
     others.delete("type");

@@ -1,10 +1,10 @@
-// Questions that have to be answered before anything goes on. The element <dialog> keeps the focus, and Escape is no.
+// Modal dialogs. The element <dialog> keeps the focus inside; Escape counts as no.
 
 import { h } from "./dom.js";
 
 /**
- * Ask a question; returns what was typed as the reason, or null if the answer is no.
- * `lines` are what there is to know before; the answer no has the focus where yes cannot be taken back.
+ * Ask a question. Resolves to the reason that was typed, or to null if the answer is no.
+ * `lines` are shown above the reason. If `isFinal`, the button for no has the focus.
  */
 export function confirm({ title, lines, yes, no = "Cancel", isFinal = false }) {
   const reason = h("input", { id: "dialog-reason", maxlength: 1000, autocomplete: "off" });
@@ -19,17 +19,17 @@ export function confirm({ title, lines, yes, no = "Cancel", isFinal = false }) {
   });
 }
 
-/** Return the line that says that there is no way back, and what that means. */
+/** Return a warning that an action cannot be undone; `text` states the consequence. */
 export function finality(text) {
   return h("p", {}, h("strong", {}, "This is final. "), text);
 }
 
-/** Tell something that stays until it is closed. */
+/** Show a message until it is closed. */
 export function tell(title, lines) {
   open(title, lines, [h("button", { class: "primary", autofocus: true }, "Close")]);
 }
 
-/** Show a dialog, which is gone once one of its buttons has closed it; returns it. */
+/** Open a modal dialog, and return it. Closing it removes it from the page. */
 export function open(title, lines, buttons) {
   const heading = h("h2", { id: "dialog-title" }, title);
   const form = h("form", { method: "dialog" }, heading, lines, h("div", { class: "choices" }, buttons));

@@ -1,15 +1,15 @@
-// How the page is built and changed. Text is set as text: nothing that comes from the API is ever read as HTML.
+// Build and change the page. Text is set as text: nothing from the API is parsed as HTML.
 
 /**
- * Control and format characters (Unicode's Cc and Cf), except newline and tab. They have no sign of their own: they hide
- * text, or reverse the direction in which it is read (Trojan Source, 2021).
+ * Control and format characters (Unicode's Cc and Cf), except newline and tab. They are invisible, and can hide text or
+ * reverse the direction in which it is read (Trojan Source, 2021).
  */
 const UNSEEN = /(?![\n\t])[\p{Cc}\p{Cf}]/gu;
 
-/** Attributes that a browser shows, reads aloud, or names a file after. */
+/** Attributes that a browser shows, reads aloud, or uses as a file name. */
 const SHOWN = new Set(["title", "aria-label", "placeholder", "alt", "download"]);
 
-/** Return a text with a sign for every character that has none: its picture, or the sign for an unreadable one. */
+/** Return a text with each invisible character replaced by its control picture (U+2400 …), or by U+FFFD. */
 export function visible(text) {
   return text.replace(UNSEEN, (character) => {
     const code = character.codePointAt(0);
@@ -17,7 +17,7 @@ export function visible(text) {
   });
 }
 
-/** Return a new element; functions among its attributes are listeners, and children that are null are left out. */
+/** Return a new element. Attributes that are functions become listeners; null and false children are skipped. */
 export function h(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -31,27 +31,27 @@ export function h(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** Set an attribute; one that is shown has no unseen characters. */
+/** Set an attribute. Replaces invisible characters if browsers show the attribute. */
 export function setAttribute(node, name, value) {
   node.setAttribute(name, SHOWN.has(name) ? visible(String(value)) : value);
 }
 
-/** Set the text of an element, unless it is there: what is selected in it stays selected. */
+/** Set the text of an element. Leaves an equal text alone, so that a selection in it survives. */
 export function setText(node, text) {
   const shown = visible(text);
   if (node.textContent !== shown) node.textContent = shown;
 }
 
-/** Put these children into an element, and leave alone those that are in their place already. */
+/** Give an element these children, in this order. Leaves alone those that are in their place already. */
 export function arrange(parent, children) {
-  // First, for what is moved loses the focus.
+  // Remove first: fewer children have to move then, and a child that moves loses the focus.
   for (const child of [...parent.children]) if (!children.includes(child)) child.remove();
   children.forEach((child, place) => {
     if (parent.children[place] !== child) parent.insertBefore(child, parent.children[place] ?? null);
   });
 }
 
-/** Return a function that has the work done soon: with so many milliseconds between, however long it takes. */
+/** Return a throttled `work`: calls do not overlap, and begin at least `milliseconds` after the end of the last one. */
 export function throttled(work, milliseconds) {
   let timer = null;
   let isWanted = false;
@@ -71,12 +71,12 @@ export function throttled(work, milliseconds) {
   };
 }
 
-/** Return a list of terms that is updated in place; see setTerms. */
+/** Return an empty list of terms; see setTerms. */
 export function terms() {
   return h("dl", { class: "terms" });
 }
 
-/** Show these pairs of a term and its text or element; those without a value are left out. */
+/** Show pairs of a term and its text or element, in place. Skips pairs without a value. */
 export function setTerms(list, pairs) {
   const there = new Map([...list.children].map((item) => [item.dataset.term, item]));
   const items = pairs

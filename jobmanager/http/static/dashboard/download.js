@@ -1,14 +1,14 @@
-// The file that a job made.
+// The download link for a job's file.
 
 import { jobPath, request } from "./api.js";
 import { h } from "./dom.js";
 import { sayError } from "./notices.js";
 import { token } from "./token.js";
 
-/** How long the browser may take to begin to save what it was given. */
+/** How long the file is kept in memory, so that the browser can begin to save it. */
 const KEPT_MILLISECONDS = 60_000;
 
-/** Return the link to the file of a job. With a token it is asked for by script: a link cannot send one. */
+/** Return a link to the file of a job. With a token, a script downloads the file: a link cannot send a token. */
 export function downloadLink({ id, result }) {
   const href = jobPath(id, "/artifact");
   const download = result.filename ?? result.file;

@@ -1,16 +1,16 @@
-// What a list says that has no jobs.
+// The text that replaces an empty list.
 
 import { h } from "./dom.js";
 import { viewLink } from "./parts.js";
 import { token } from "./token.js";
 
-/** Return what is said where a filter means no job, or there is none at all: how to come by some. */
+/** Return the text for a filter that matches no jobs, or, without a filter, how to submit the first job. */
 export function emptiness(filter) {
   const isFiltered = [...filter].length > 0;
   return isFiltered ? notice("No job matches", "No job is as this filter says.") : invitation();
 }
 
-/** Return a title and a text, and the way to all jobs. */
+/** Return a title, a text and a link to all jobs. */
 export function notice(title, text) {
   return [h("h2", {}, title), h("p", {}, text), viewLink("", { class: "button" }, "All jobs")];
 }

@@ -1,4 +1,4 @@
-// What the list shows: its filter is the query of the page's address, in the words of GET /jobs.
+// The filter of the list. It is the query of the page's address, with the parameters of GET /jobs.
 
 import { LIFE, STATUSES } from "./control.js";
 import { h, setText } from "./dom.js";
@@ -6,21 +6,21 @@ import { number } from "./format.js";
 import { badge, viewLink } from "./parts.js";
 
 const TYPING_MILLISECONDS = 300;
-/** What has no control of its own is shown as a tag that can be taken away. */
+/** Parameters whose values are shown as tags that can be removed. */
 const TAGGED = ["label", "submitted_after", "submitted_before"];
 
-/** Return the statuses that a filter means in which an action can be asked for. */
+/** Return the statuses that match a filter and allow an action. */
 export function openTo(action, filter) {
   const statuses = filter.has("status") ? filter.getAll("status") : STATUSES;
   return statuses.filter((status) => LIFE[status]?.includes(action));
 }
 
-/** Return a filter without its statuses, and without what only says which page of the list is seen. */
+/** Return a filter without its statuses, and without the parameters that select a page of the list. */
 export function besidesStatus(filter) {
   return new URLSearchParams([...filter].filter(([name]) => !["status", "cursor", "limit"].includes(name)));
 }
 
-/** The controls of the filter; `go(filter, replace)` is called with each one that is wanted. */
+/** The controls of the filter. `go(filter, replace)` is called with each new filter. */
 export class Filters {
   #filter = new URLSearchParams();
   #go;
@@ -49,7 +49,7 @@ export class Filters {
     ]);
   }
 
-  /** Offer these types. */
+  /** Offer these types, and the selected one even if it is not among them. */
   offer(types) {
     const names = new Set(types);
     if (this.#filter.get("type")) names.add(this.#filter.get("type"));
@@ -58,7 +58,7 @@ export class Filters {
     this.#type.value = this.#filter.get("type") ?? "";
   }
 
-  /** Show a filter. */
+  /** Show a filter in the controls. */
   show(filter) {
     this.#filter = filter;
     if (this.#search.value.trim() !== (filter.get("q") ?? "")) this.#search.value = filter.get("q") ?? "";
@@ -71,12 +71,12 @@ export class Filters {
     );
   }
 
-  /** Show how many jobs there are in each status; null where that is not known. */
+  /** Show the number of jobs in each status; `counts` is null if they are not known. */
   count(counts) {
     for (const [status, { count }] of this.#chips) setText(count, counts ? number(counts[status] ?? 0) : "");
   }
 
-  /** Let go of what was typed last, if it is not heeded yet. */
+  /** Cancel a search that was typed but has not started yet. */
   leave() {
     clearTimeout(this.#typing);
   }
@@ -100,7 +100,7 @@ export class Filters {
     this.#change("label", [...new Set([...this.#filter.getAll("label"), label])]);
   }
 
-  /** Lead to the filter with other values of one name, and with what was typed into the search a moment ago. */
+  /** Navigate to the filter with other values for one parameter, and with the current text of the search field. */
   #change(name, values, replace = false) {
     this.leave();
     const filter = new URLSearchParams([...this.#filter].filter(([each]) => !["cursor", "q", name].includes(each)));
@@ -110,7 +110,7 @@ export class Filters {
   }
 }
 
-/** Return the tag of one pair of the filter: a link to what is meant without it. */
+/** Return the tag of one parameter: a link to the filter without it. */
 function tag(filter, [name, value]) {
   const others = new URLSearchParams(filter);
   others.delete("cursor");

@@ -1,4 +1,4 @@
-// Fields made from a JSON Schema. What is typed is judged by the service alone, which tells what is wrong where.
+// Form fields generated from a JSON Schema. Only the service validates values; its errors name the fields.
 
 import { parseJson } from "./api.js";
 import { h, setText } from "./dom.js";
@@ -22,7 +22,7 @@ class Field {
   #kind;
   #error;
 
-  /** `pointer` is where the service finds the value in what is sent. */
+  /** `pointer` is the JSON pointer to the value in the request body, by which errors name the field. */
   constructor(name, schema, { pointer, isRequired = false }) {
     this.name = name;
     this.pointer = pointer;
@@ -44,12 +44,12 @@ class Field {
     );
   }
 
-  /** Return the value; undefined where it is left out. Throws SyntaxError if it should be JSON and is not. */
+  /** Return the value, or undefined if it is left out. Throws SyntaxError if it should be JSON and is not. */
   value() {
     return READERS[this.#kind](this.#control);
   }
 
-  /** Show what is wrong with it; "" if nothing is. */
+  /** Show an error at the field; "" removes it. */
   complain(text) {
     setText(this.#error, text);
     this.#control.setAttribute("aria-invalid", Boolean(text));
@@ -60,7 +60,7 @@ class Field {
   }
 }
 
-/** Return a property without references, and without the null that only says that it may be left out. */
+/** Return a property without references, and without the type null, which only marks it as optional. */
 function resolve(property, root) {
   if (property.$ref) {
     const { $ref, ...own } = property;
@@ -71,7 +71,7 @@ function resolve(property, root) {
   if (kinds?.length !== 1) return property;
   const { anyOf, ...own } = property;
   const kind = resolve({ ...kinds[0], ...own }, root);
-  // A box has two states, and this has three.
+  // A checkbox has two states; an optional boolean has three.
   return kind.type === "boolean" && anyOf.length > 1 ? { ...kind, enum: [true, false] } : kind;
 }
 
@@ -81,7 +81,7 @@ function kindOf({ type, format, enum: choices }) {
   return ["integer", "number", "boolean"].includes(type) ? type : "json";
 }
 
-/** By kind, the control for a schema. */
+/** The functions that build the control for a schema, by kind. */
 const CONTROLS = {
   string: (schema) => line(schema),
   date: (schema) => line(schema, { type: "date" }),
@@ -115,15 +115,15 @@ function choice({ enum: choices, default: chosen }, isRequired) {
 
 const json = ({ value }) => (value.trim() ? parseJson(value) : undefined);
 
-/** What was emptied is not left out: what stood in it would be put in its place. */
+/** Read a text. Sends "" if a default was removed: the service would fill in the default for a missing value. */
 const text = ({ value, defaultValue }) => value || (defaultValue ? "" : undefined);
 
-/** What JSON does not take for a number is sent as it was typed: the service says what it wants. */
+/** Read a number. Sends anything else as text, so that the service reports the error. */
 function numeric(control) {
   return NUMBER.test(control.value.trim()) ? parseJson(control.value) : text(control);
 }
 
-/** By kind, what a control holds. */
+/** The functions that read the value of a control, by kind. */
 const READERS = {
   string: text,
   date: text,
@@ -134,7 +134,7 @@ const READERS = {
   json,
 };
 
-/** Return a name as a part of a JSON pointer in a URI fragment (RFC 6901), in which errors name fields. */
+/** Escape a name for a JSON pointer in a URI fragment (RFC 6901), the form in which errors name fields. */
 function escape(name) {
   return encodeURIComponent(name.replaceAll("~", "~0").replaceAll("/", "~1"));
 }

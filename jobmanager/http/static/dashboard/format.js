@@ -1,4 +1,4 @@
-// How numbers, times and jobs are written.
+// Format numbers, times and jobs as text.
 
 const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
 const UNITS = [
@@ -8,15 +8,15 @@ const UNITS = [
   [1, "s"],
 ];
 
-/** Milliseconds by which the server's clock is ahead of ours: ages are told by the clock that the times are from. */
+/** Milliseconds by which the server's clock is ahead of the browser's. Ages refer to the server's clock. */
 let ahead = 0;
 
-/** Keep the server's clock, as an answer tells it. */
+/** Store the offset of the server's clock; `date` is the Date header of an answer. */
 export function heedClock(date) {
   if (date) ahead = Date.parse(date) - Date.now();
 }
 
-/** Return a number with separators. */
+/** Return a number with thousands separators. */
 export function number(value) {
   return NUMBER.format(value);
 }
@@ -39,47 +39,47 @@ export function distance(at) {
   return seconds < 0 ? `in ${text}` : `${text} ago`;
 }
 
-/** Tell whether a time is still to come. */
+/** Return true if a time is in the future. */
 export function isToCome(at) {
   return Date.parse(at) > Date.now() + ahead;
 }
 
-/** Have an element tell a time, kept up to date by `tick`; the exact one is its title. */
+/** Show the distance to a time in an element, with the exact time as its title. `tick` keeps it up to date. */
 export function setTime(node, at) {
   node.dateTime = node.title = at;
   const text = distance(at);
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Return an element that tells a time; see setTime. */
+/** Return an element that shows a time; see setTime. */
 export function time(at) {
   const node = document.createElement("time");
   setTime(node, at);
   return node;
 }
 
-/** Bring all times on the page up to date. */
+/** Update all times on the page. */
 export function tick() {
   for (const node of document.querySelectorAll("time")) setTime(node, node.dateTime);
 }
 
-/** Return the beginning of an id, long enough for a search to find the job by it. */
+/** Return the beginning of an id, which is long enough to find the job by a search. */
 export function short(id) {
   return id.slice(0, 13);
 }
 
-/** Return what a job is called in a sentence. */
+/** Return the name of a job for use in a sentence. */
 export function nameOf(job) {
   return `${job.type} ${short(job.id)}`;
 }
 
-/** Return how much is done, as in "12,000 of 60,000"; "" where the job does not tell. */
+/** Return how much is done, as in "12,000 of 60,000"; "" if the job does not report it. */
 export function doneOf({ done, total }) {
   if (done == null) return "";
   return total == null ? `${number(done)} done` : `${number(done)} of ${number(total)}`;
 }
 
-/** Return all that is known of a job's progress, in one line. */
+/** Return everything known about a job's progress, in one line. */
 export function figures(job) {
   const { done, total, rate, eta_seconds: eta } = job.progress;
   const percent = done != null && total > 0 ? Math.floor((1000 * done) / total) / 10 : null;

@@ -1,4 +1,4 @@
-// The page of one job: what it asks the service, and when.
+// The page of one job: load the job, and keep the page up to date.
 
 import { NoAnswer, ask, jobPath } from "./api.js";
 import { showConnection } from "./connection.js";
@@ -11,7 +11,7 @@ import { viewLink } from "./parts.js";
 import { Timeline } from "./timeline.js";
 
 const REFRESH_MILLISECONDS = 1000;
-/** While a job only goes on, its log and the rest are asked for less often. */
+/** While only the progress changes, the rest (such as the log) is loaded less often. */
 const LOOK_MILLISECONDS = 3000;
 
 /** The page of a job. */
@@ -19,8 +19,8 @@ export class JobPage {
   id;
   #job = null;
   #view = null;
-  #isAhead = false; // the stream has told of progress since the last refresh began
-  #asked = 0; // the number of the last refresh: an answer to an earlier one is out of date
+  #isAhead = false; // the stream has sent progress since the last refresh began
+  #asked = 0; // the number of the last refresh: answers to earlier ones are ignored
   #unfollow;
   #log;
   #timeline = new Timeline();
@@ -41,13 +41,13 @@ export class JobPage {
     });
   }
 
-  /** Let go of everything. */
+  /** Stop following the job. Ignores answers that still arrive. */
   leave() {
     this.#asked = Infinity;
     this.#unfollow();
   }
 
-  /** Ask how things are, and show it. */
+  /** Load the job, its changes and its log, and show them. */
   async refresh() {
     const asked = ++this.#asked;
     if (asked === Infinity) return; // the page was left
@@ -59,7 +59,7 @@ export class JobPage {
       this.#show(this.#isAhead ? { ...job, progress: this.#job.progress } : job);
       await this.#log.read();
     } catch (error) {
-      if (asked !== this.#asked || error instanceof NoAnswer) return; // that there is no connection is told as such
+      if (asked !== this.#asked || error instanceof NoAnswer) return; // the banner reports a lost connection
       if (error.status === 404 || (isForGood(error) && !this.#view)) this.#complain(error);
       else sayError(error);
     }
@@ -67,7 +67,7 @@ export class JobPage {
 
   #heed(name, data) {
     if (name === "job") {
-      this.#asked++; // an answer that is under way is older
+      this.#asked++; // ignore an answer under way: it is older
       this.#show(data);
       this.#refreshSoon();
     } else if (name === "progress" && this.#job) {
@@ -75,7 +75,7 @@ export class JobPage {
       this.#show({ ...this.#job, progress: data });
       this.#lookSoon();
     } else if (name === "change" && this.#timeline.add(data)) {
-      // A stream tells the past first: what was there already is nothing new.
+      // A stream begins with past changes: those that are shown already need no refresh.
       this.#refreshSoon();
     }
   }
@@ -89,7 +89,7 @@ export class JobPage {
 
   #enter(job) {
     const onChange = (changed) => {
-      this.#asked++; // an answer that is under way knows nothing of this yet
+      this.#asked++; // ignore an answer under way: it lacks this change
       this.#show(changed);
       this.#refreshSoon();
     };

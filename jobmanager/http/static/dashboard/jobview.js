@@ -1,4 +1,4 @@
-// What the page of a job shows of it.
+// The content of a job's page.
 
 import { ATTENDED, Buttons, shown } from "./control.js";
 import { h, setTerms, setText, terms } from "./dom.js";
@@ -6,7 +6,7 @@ import { downloadLink } from "./download.js";
 import { duration, figures, number, time } from "./format.js";
 import { alarmOf, badge, copyButton, labelLinks, setBadge, setBar } from "./parts.js";
 
-/** The parts of the page, changed in place as the job changes. */
+/** The parts of the page, updated in place as the job changes. */
 export class JobView {
   #timeline;
   #buttons;
@@ -101,7 +101,7 @@ function card(title, ...content) {
   return h("section", { class: "card", "aria-label": title.split(",")[0] }, h("h2", {}, title), content);
 }
 
-/** Return what there is to know, as pairs of a term and its value; nothing where it says nothing. */
+/** Return facts about the job, as pairs of a term and its value. The value is false or null if it does not apply. */
 function factsOf(job) {
   const isHeld = job.lease && ATTENDED.includes(job.status);
   const isWaiting = job.status === "submitted" && job.run_at > job.submitted_at;

@@ -15,18 +15,18 @@ import { alarmOf, viewLink } from "./parts.js";
 import { Row } from "./row.js";
 
 const REFRESH_MILLISECONDS = 1000;
-/** How long rows stand still after the mouse has moved over them. */
+/** How long rows keep their place after the mouse has moved over them. */
 const STILL_MILLISECONDS = 3000;
-/** No more jobs are at work than there are slots: those that are stuck are looked for among so many. */
+/** How many active jobs are searched for stuck ones: enough, because each running job needs a slot. */
 const MOST_ATTENDED = 200;
 
-/** The page with the list; `go(query, replace)` leads to another view. */
+/** The page with the list. `go(query, replace)` navigates to another view. */
 export class ListPage {
   #filter = null;
   #rows = new Map();
-  #acted = new Set(); // jobs that were steered here: they stay in sight when the filter no longer means them
-  #told = new Set(); // jobs of which the stream has told since the last refresh began: it is ahead of the answer
-  #asked = 0; // as on the page of a job
+  #acted = new Set(); // jobs changed on this page: they stay visible when they no longer match the filter
+  #told = new Set(); // jobs with events since the last refresh began: those are newer than its answer
+  #asked = 0; // the number of the last refresh: answers to earlier ones are ignored
   #stream = "";
   #unfollow = () => undefined;
   #counts = new Counts(() => this.#filters.count(this.#counts.of(this.#filter)));
@@ -65,16 +65,16 @@ export class ListPage {
     ask("job-types").then(({ job_types: types }) => this.#filters.offer(types.map(({ type }) => type)), sayError);
   }
 
-  /** Show the jobs that a query of GET /jobs means. */
+  /** Show the jobs that match a query of GET /jobs. */
   show(query) {
     this.#filter = query;
-    this.element.setAttribute("aria-busy", "true"); // until its jobs are there, those of another filter are seen
+    this.element.setAttribute("aria-busy", "true"); // until the answer, the rows are those of the old filter
     this.#acted.clear();
     this.#filters.show(query);
     this.#filters.count(this.#counts.of(query));
     this.#bulk.show(query);
     this.refresh();
-    const told = [...query].filter(([name]) => name === "type" || name === "label"); // the rest no stream knows
+    const told = [...query].filter(([name]) => name === "type" || name === "label"); // streams support no other filters
     const stream = `events?${new URLSearchParams(told)}`;
     if (stream === this.#stream) return;
     this.#stream = stream;
@@ -86,14 +86,14 @@ export class ListPage {
     });
   }
 
-  /** Let go of everything. */
+  /** Stop following the list. Ignores answers that still arrive. */
   leave() {
     this.#asked = Infinity;
     this.#filters.leave();
     this.#unfollow();
   }
 
-  /** Ask how things are, and show it. */
+  /** Load the jobs, and show them. */
   async refresh() {
     const asked = ++this.#asked;
     if (asked === Infinity) return; // the page was left
@@ -107,13 +107,13 @@ export class ListPage {
       jobs.sort((one, other) => Date.parse(other.submitted_at) - Date.parse(one.submitted_at));
       this.#draw(unique([...alarmed, ...jobs]), page.next_cursor);
     } catch (error) {
-      if (asked !== this.#asked || error instanceof NoAnswer) return; // as on the page of a job
+      if (asked !== this.#asked || error instanceof NoAnswer) return; // the banner reports a lost connection
       if (error.status === 422) this.#reveal(notice("This list cannot be shown", error.message));
       else sayError(error);
     }
   }
 
-  /** Return the jobs that are stuck, however old they are; none where a filter says what is wanted. */
+  /** Return the jobs that need attention, however old they are; none if there is a filter. */
   async #alarmed() {
     if (this.#filter.size) return [];
     const query = new URLSearchParams([...ATTENDED.map((status) => ["status", status]), ["limit", MOST_ATTENDED]]);
@@ -151,7 +151,7 @@ export class ListPage {
     return this.#reveal(jobs.length ? [] : emptiness(this.#filter));
   }
 
-  /** Show the table, or in place of it a text; what is there already is left alone, and keeps the focus. */
+  /** Show the table, or `instead` in its place. Leaves an equal text alone, so that it keeps the focus. */
   #reveal(instead) {
     this.element.setAttribute("aria-busy", "false");
     this.#table.hidden = this.#bulk.element.hidden = instead.length > 0;
@@ -160,16 +160,16 @@ export class ListPage {
     if (this.#empty.textContent !== text) this.#empty.replaceChildren(...instead);
   }
 
-  /** A click that comes as rows move would halt another job than the one that was meant. */
+  /** Return true if the mouse was just moved over the rows: if these moved now, a click could halt another job. */
   #isPointedAt() {
-    const isBusy = this.element.getAttribute("aria-busy") === "true"; // with another filter
+    const isBusy = this.element.getAttribute("aria-busy") === "true"; // loading another filter
     return !isBusy && performance.now() - this.#pointedAt < STILL_MILLISECONDS;
   }
 
   #makeRow(job) {
     return new Row(job, {
       onChange: (changed) => {
-        this.#asked++; // an answer that is under way knows nothing of this yet
+        this.#asked++; // ignore an answer under way: it lacks this change
         this.#acted.add(changed.id);
         this.#rows.get(changed.id)?.update(changed);
         this.#refreshSoon();
@@ -195,7 +195,7 @@ export class ListPage {
   }
 }
 
-/** Return the address of a page of the list; the first without a cursor. */
+/** Return the address of a page of the list; the first page if there is no cursor. */
 function pageOf(filter, cursor = "") {
   const query = new URLSearchParams(filter);
   query.delete("cursor");
@@ -203,12 +203,12 @@ function pageOf(filter, cursor = "") {
   return `?${query}`;
 }
 
-/** Return the jobs, each of them once. */
+/** Return the jobs without duplicates. */
 function unique(jobs) {
   return [...new Map(jobs.map((job) => [job.id, job])).values()];
 }
 
-/** Return the head of the table. Roles are told again: a table that a phone lays out otherwise would lose its own. */
+/** Return the table head. Roles are explicit: a table loses its own if CSS changes its display, as on small screens. */
 function head() {
   const names = ["Status", "Job", "Progress", "Submitted", "Actions"];
   const cells = names.map((name) => h("th", { scope: "col", role: "columnheader" }, name));

@@ -1,25 +1,25 @@
-// What happens, as it happens: server-sent events, read with fetch because EventSource cannot send a token.
+// Live updates: server-sent events, read with fetch because EventSource cannot send a token.
 
 import { NoAnswer, answeredAt, parseJson, request } from "./api.js";
 
-/** The service sends something every ten seconds; a connection that is silent for longer is dead. */
+/** Timeout of a stream. The service sends a line at least every ten seconds. */
 const SILENCE_MILLISECONDS = 25_000;
 const LONGEST_WAIT_MILLISECONDS = 8_000;
-/** What ends sooner than this was cut off, and is no server that makes room for its successor. */
+/** A stream that ends sooner counts as cut off: retries slow down. A later end is normal, as after a server restart. */
 const SHORT_MILLISECONDS = 5_000;
-/** Without a stream, how often the page asks; and after how long it tries for a stream again. */
+/** How often the page polls, also with a stream; and how long it waits if the service has no stream to spare. */
 const POLL_MILLISECONDS = 10_000;
 const STREAM_AGAIN_MILLISECONDS = 30_000;
-/** How often the wall clock is looked at, and by how much it jumps where the computer has slept. */
+/** How often to read the wall clock, and the gap between two reads that means that the computer has slept. */
 const TICK_MILLISECONDS = 1_000;
 const SLEEP_MILLISECONDS = 6_000;
 
 /**
- * Follow a stream until the returned function is called, and come back whenever it breaks off.
+ * Follow a stream until the returned function is called. Reconnects whenever the stream breaks.
  *
- * `onEvent(name, data)` is called for each event, `onRefresh()` whenever what is shown may be old, and `onState(state,
- * error, heardAt)` with "connecting", "live", "lost", "polling" (other requests are answered, but no stream) or "over".
- * In a tab that nobody sees it lets go: a browser has few connections to a host, and the service few streams.
+ * Calls `onEvent(name, data)` for each event, `onRefresh()` whenever the page may be out of date, and `onState(state,
+ * error, heardAt)` with "connecting", "live", "lost", "polling" (requests succeed, but not the stream) or "over".
+ * Disconnects while the tab is hidden: a browser has few connections to a host, and the service few streams.
  */
 export function follow(path, { onEvent, onRefresh, onState }) {
   let controller = null;
@@ -73,7 +73,7 @@ export function follow(path, { onEvent, onRefresh, onState }) {
     run(controller.signal);
   }
 
-  /** After sleep no stream is to be trusted: the other end may have let go, and nothing would tell. */
+  /** Reconnect after sleep: the server may have closed the stream without the browser noticing. */
   function heedSleep() {
     const hasSlept = Date.now() - tickedAt > SLEEP_MILLISECONDS;
     tickedAt = Date.now();
@@ -90,7 +90,7 @@ export function follow(path, { onEvent, onRefresh, onState }) {
   };
 }
 
-/** Tell whether there is no use in asking again: what is asked for is wrong, or not there, or not to be told. */
+/** Return true if the error is permanent, so that a retry cannot help: a 4xx other than 429. */
 export function isForGood({ status }) {
   return status >= 400 && status < 500 && status !== 429;
 }
@@ -102,7 +102,7 @@ function open(path, lastId, signal) {
   });
 }
 
-/** Yield the events of an answer; throws NoAnswer where nothing comes for too long, or the connection breaks. */
+/** Yield the events of a response. Throws NoAnswer if nothing arrives for too long, or if the connection breaks. */
 async function* events(response, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
@@ -117,7 +117,7 @@ async function* events(response, signal) {
   } catch (error) {
     throw signal.aborted ? error : new NoAnswer();
   } finally {
-    reader.cancel().catch(() => undefined); // a connection that broke cannot be ended once more
+    reader.cancel().catch(() => undefined); // fails if the connection is broken
   }
 }
 
@@ -129,9 +129,9 @@ function inTime(promise) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-/** Return name, id and data of an event (HTML Living Standard §9.2.6), as far as the service uses it. */
+/** Return name, id and data of an event. Parses the part of HTML Living Standard §9.2.6 that the service uses. */
 function parse(block) {
-  // Of the characters that end a line elsewhere, data may have all but the one that ends it here.
+  // Flag s: data may contain line separators other than \n, such as U+2028.
   const fields = Object.fromEntries(block.split("\n").map((line) => line.match(/^(\w*):? ?(.*)$/s).slice(1)));
   return { name: fields.event ?? "message", id: fields.id, data: fields.data };
 }

@@ -1,4 +1,4 @@
-// The log of a job: its last lines, and those that come.
+// The log of a job: its last lines, and new ones as they come.
 
 import { ask, jobPath } from "./api.js";
 import { h } from "./dom.js";
@@ -6,12 +6,12 @@ import { number } from "./format.js";
 
 const PAGE = 5000;
 const MOST_SHOWN = 2000;
-/** A line that is longer would make the page slow; the API has it all. */
+/** Number of characters after which a line is cut, because longer ones slow down the page. */
 const LONGEST = 2000;
-/** Colours of a terminal (ECMA-48, SGR). */
+/** Terminal colour codes (ECMA-48, SGR). */
 const COLOURS = /\x1b\[[\d;]*m/g;
 
-/** The end of a job's log; it stays at the end unless somebody has scrolled up. */
+/** The end of a job's log. Scrolls to new lines unless the reader has scrolled up. */
 export class LogTail {
   #id;
   #last = 0;
@@ -26,7 +26,7 @@ export class LogTail {
     this.#id = id;
   }
 
-  /** Read on from the last line there is; one at a time. */
+  /** Load the lines after the last one. Concurrent calls share one request. */
   read() {
     this.#reading ??= this.#readOn().finally(() => {
       this.#reading = null;
@@ -39,7 +39,7 @@ export class LogTail {
     do {
       ({ lines } = await ask(jobPath(this.#id, `/log?after=${this.#last}&limit=${PAGE}`)));
       if (lines.length) this.#append(lines);
-      // A page is bounded by bytes too, and may be short: only an empty one is the last.
+      // The service limits the bytes of a page too, so a short page need not be the last. An empty one is.
     } while (lines.length);
   }
 

@@ -1,11 +1,11 @@
-// What the page says about what was done: seen in a corner, and read out by screen readers.
+// Notices about actions and errors: shown in a corner, and read out by screen readers.
 
 import { h } from "./dom.js";
 
 const SHOWN_MILLISECONDS = 8_000;
 const MOST = 4;
 
-/** Say something. It goes by itself; what went wrong stays until it is dismissed. */
+/** Show a notice for a few seconds; an error stays until it is dismissed. Does nothing if the text is shown already. */
 export function say(text, { isError = false } = {}) {
   const corner = document.getElementById(isError ? "errors" : "notices");
   if ([...corner.children].some((notice) => notice.firstElementChild.textContent === text)) return;
@@ -16,7 +16,7 @@ export function say(text, { isError = false } = {}) {
   if (!isError) setTimeout(() => notice.remove(), SHOWN_MILLISECONDS);
 }
 
-/** Say what went wrong; not that a token is needed, which is asked for. */
+/** Show an error. Ignores a 401, for which the sign-in dialog opens. */
 export function sayError(error) {
   if (error.status !== 401) say(error.message, { isError: true });
 }

@@ -1,4 +1,4 @@
-// Parts of the page that show a job, wherever it is shown.
+// Elements that the list and the page of a job share.
 
 import { h, setText } from "./dom.js";
 import { say, sayError } from "./notices.js";
@@ -21,21 +21,21 @@ export function badge(status) {
   return node;
 }
 
-/** Have a badge show a status: by colour, by sign and by its name. */
+/** Show a status in a badge: by colour, sign and name. */
 export function setBadge(node, status) {
   node.dataset.status = status;
   setText(node.firstChild, SIGNS[status]);
   setText(node.lastChild, status);
 }
 
-/** Return what is wrong with a job that looks alive, or "". */
+/** Return the warning for a job that is stuck, ignores a stop or is being forced to stop; "" for any other job. */
 export function alarmOf(job) {
   if (job.forced) return "being stopped by force";
   if (job.unresponsive) return "does not answer the stop";
   return job.stuck ? "stuck: no checkpoint for too long" : "";
 }
 
-/** Have a bar show how far a job is; hidden where the job does not tell. */
+/** Show the progress of a job in a bar. Hides the bar unless the job reports `done` and `total`. */
 export function setBar(bar, job) {
   const { done, total } = job.progress;
   bar.hidden = !(total > 0) || done == null;
@@ -44,7 +44,7 @@ export function setBar(bar, job) {
   bar.dataset.status = job.status;
 }
 
-/** Return the button that copies an id. */
+/** Return a button that copies an id. */
 export function copyButton(id) {
   return h(
     "button",
@@ -58,7 +58,7 @@ export function copyButton(id) {
   );
 }
 
-/** Browsers give the clipboard to secure pages only; on others there is an older way. */
+/** Copy a text. Browsers offer navigator.clipboard on secure pages only; other pages need execCommand. */
 async function copy(text) {
   if (navigator.clipboard) {
     await navigator.clipboard.writeText(text);
@@ -72,12 +72,12 @@ async function copy(text) {
   say(`Copied ${text}`);
 }
 
-/** Return a link to another view of this page, which app.js follows without loading it again. */
+/** Return a link to another view. app.js follows it without loading the page again. */
 export function viewLink(query, attributes, ...children) {
   return h("a", { href: `?${query}`, "data-view": true, ...attributes }, ...children);
 }
 
-/** Return the labels of a job, each a link to the jobs that have it; the first few, or all. */
+/** Return the first `most` labels of a job. Each links to the jobs that have it. */
 export function labelLinks({ id, labels }, most = Infinity) {
   const pairs = Object.entries(labels);
   const links = pairs.slice(0, most).map(([name, value]) => {
@@ -88,7 +88,7 @@ export function labelLinks({ id, labels }, most = Infinity) {
   return h("div", { class: "labels" }, links, rest > 0 && jobLink(id, { class: "label" }, `${rest} more`));
 }
 
-/** Return the link to a job. */
+/** Return a link to a job. */
 export function jobLink(id, attributes, ...children) {
   return viewLink(new URLSearchParams({ job: id }), attributes, ...children);
 }

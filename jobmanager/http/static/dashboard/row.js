@@ -7,7 +7,7 @@ import { alarmOf, badge, copyButton, jobLink, labelLinks, setBadge, setBar } fro
 
 const MOST_LABELS = 6;
 
-/** A row of the table, changed in place as its job changes. */
+/** A row of the table, updated in place as its job changes. */
 export class Row {
   #badge;
   #alarm = h("span", { class: "alarm" });
@@ -56,7 +56,7 @@ export class Row {
   }
 }
 
-/** Return what else there is to say in one line: why it failed, or when it begins. */
+/** Return a note in one line: when the job begins, why it failed, or its latest message. */
 function noteOf(job) {
   if (job.status === "submitted" && isToCome(job.run_at)) {
     return `${job.error ? "next try" : "begins"} ${distance(job.run_at)}${job.error ? `: ${job.error}` : ""}`;

@@ -1,4 +1,4 @@
-// The question for a token, and what the page shows of there being one.
+// The sign-in dialog, and the parts of the page that depend on the token.
 
 import { ask } from "./api.js";
 import { heedRefusal } from "./control.js";
@@ -9,7 +9,7 @@ import { keepToken, refusal, token } from "./token.js";
 
 let dialog = null;
 
-/** Ask for a token; `onChange` is called when there is one that holds. */
+/** Ask for a token; `wrong` is why the last one was refused. Calls `onChange` unless the new one is refused, too. */
 export function askForToken(wrong, onChange) {
   if (dialog) return;
   const secret = h("input", {
@@ -18,7 +18,7 @@ export function askForToken(wrong, onChange) {
     autocomplete: "off",
     placeholder: "jm_…",
     required: true,
-    pattern: "\\s*[!-~]+\\s*", // nothing else can be sent in a header
+    pattern: "\\s*[!-~]+\\s*", // a header cannot contain other characters
     title: "A token has Latin letters, digits and signs",
   });
   const lines = [
@@ -38,7 +38,7 @@ export function askForToken(wrong, onChange) {
   });
 }
 
-/** Find out whether the token may change anything: by submitting nothing, which only those may who may submit. */
+/** Find out whether the token may change anything, by submitting an empty batch. */
 async function findRole() {
   try {
     await ask("jobs/batch", { body: [] });
@@ -48,7 +48,7 @@ async function findRole() {
   }
 }
 
-/** Show whether there is a token, and what it does not allow. */
+/** Show the button to sign out if there is a token, and a note if the token may not change anything. */
 export function showToken() {
   document.getElementById("forget").hidden = !token();
   const note = document.getElementById("refusal");

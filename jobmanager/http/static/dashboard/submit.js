@@ -10,7 +10,7 @@ import { say } from "./notices.js";
 import { viewLink } from "./parts.js";
 import { refusal } from "./token.js";
 
-/** What can be said of a job of any type. */
+/** The schema of the options that all job types have. */
 const OPTIONS = {
   properties: {
     labels: {
@@ -29,7 +29,7 @@ const OPTIONS = {
   },
 };
 
-/** The page with the form; `go(query, replace)` leads to another view. */
+/** The page with the form. `go(query, replace)` navigates to another view. */
 export class SubmitPage {
   #go;
   #types = null;
@@ -64,7 +64,7 @@ export class SubmitPage {
     showConnection("over");
   }
 
-  /** Show the form of a type; of the first one where none is named. What was typed into it is kept. */
+  /** Show the form of a type, or of the first type if `name` is not one. Keeps the input if the type stays the same. */
   async show(name) {
     try {
       this.#types ??= (await ask("job-types")).job_types;
@@ -111,7 +111,7 @@ export class SubmitPage {
     }
   }
 
-  /** Send a body; sent again, after an answer that was lost, it is the same submission, and makes no second job. */
+  /** Submit a body. The same body keeps its idempotency key: a retry after a lost answer creates no second job. */
   #send(body) {
     const text = JSON.stringify(body);
     if (text !== this.#sent.text) this.#sent = { text, key: randomKey() };
@@ -122,7 +122,7 @@ export class SubmitPage {
     heedRefusal(error);
     const places = new Map((error.errors ?? []).map(({ pointer, detail }) => [pointer, detail]));
     for (const field of fields) {
-      // What is wrong inside a value of JSON is told at its field.
+      // An error inside a JSON value is shown at the field that holds the value.
       const wrong = [...places.keys()].filter(
         (pointer) => pointer === field.pointer || pointer?.startsWith(`${field.pointer}/`),
       );
@@ -136,7 +136,7 @@ export class SubmitPage {
   }
 }
 
-/** Return what fields hold, by name; null where one holds what is no JSON, which it then says. */
+/** Return the values of the fields by name. Returns null if one is not valid JSON; that field then shows the error. */
 function read(fields) {
   const values = {};
   let isGood = true;
@@ -157,7 +157,7 @@ function focusFirstFault(fields) {
   fields.find(({ element }) => element.querySelector(".error").textContent)?.focus();
 }
 
-/** crypto.randomUUID would be there on secure pages only. */
+/** Return a random key. Does not use crypto.randomUUID, which exists on secure pages only. */
 function randomKey() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,12 +1,12 @@
-// What happened to a job: every change, the newest first, with who and why.
+// The timeline of a job: every change, newest first, with its actor and reason.
 
 import { h } from "./dom.js";
 import { distance, duration, time } from "./format.js";
 import { badge } from "./parts.js";
 
-/** What people ask for, as a sentence begins that tells who did. */
+/** The actions that people request; each text is followed by the actor. */
 const ASKED = { submit: "Submitted", halt: "Halt asked for", resume: "Resumed", stop: "Stop asked for" };
-/** What else happens. */
+/** All other actions. */
 const DONE = {
   claim: "Taken into a slot",
   yield: "Ceased",
@@ -22,7 +22,7 @@ export class Timeline {
   #changes = new Map();
   element = h("ol", { class: "timeline" });
 
-  /** Add a change; returns whether it was not there yet. */
+  /** Add a change. Returns false if it was added before. */
   add(change) {
     if (this.#changes.has(change.seq)) return false;
     this.#changes.set(change.seq, change);
@@ -31,7 +31,7 @@ export class Timeline {
     return true;
   }
 
-  /** Return who asked last for what, when and why, in one line. */
+  /** Return the last request in one line: action, time, actor and reason. Returns "" if there is none. */
   latest() {
     const asked = [...this.#changes.values()].filter(({ action }) => action in ASKED);
     const last = asked.sort((one, other) => one.seq - other.seq).at(-1);

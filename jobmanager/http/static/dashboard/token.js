@@ -1,4 +1,4 @@
-// Who asks: the token, kept for as long as the tab is open and nowhere else.
+// The token. It is stored only in sessionStorage, which the browser deletes with the tab.
 
 // Several services may be mounted on one host, each under its own path and with its own tokens.
 const KEY = `jobmanager-token:${location.pathname}`;
@@ -9,19 +9,19 @@ export function token() {
   return sessionStorage.getItem(KEY);
 }
 
-/** Keep a token, or forget the one there is. */
+/** Store a token, or remove the stored one if `secret` is empty. */
 export function keepToken(secret) {
   sessionStorage.removeItem(REFUSAL);
   if (secret) sessionStorage.setItem(KEY, secret);
   else sessionStorage.removeItem(KEY);
 }
 
-/** Return why this token may change nothing, in the words of the service; "" as far as is known, it may. */
+/** Return the service's message that this token may not change anything; "" if no request was refused yet. */
 export function refusal() {
   return sessionStorage.getItem(REFUSAL) ?? "";
 }
 
-/** Keep why this token may change nothing. */
+/** Store the service's message that this token may not change anything. */
 export function keepRefusal(text) {
   sessionStorage.setItem(REFUSAL, text);
 }
