@@ -91,7 +91,7 @@ def take(server: Server, target: Path) -> None:
     ids = [server.client.post("/jobs", json=job).json()["id"] for _, job in JOBS]
     server.until_status("failed", ids[1])
     server.until_status("completed", ids[0])
-    until(lambda: server.job(ids[5])["done"], "a job at work")
+    until(lambda: server.job(ids[5])["done"], "progress of the job to halt")
     server.client.post(f"/jobs/{ids[5]}/halt", json={"reason": "the new categories look wrong"})
     server.until_status("halted", ids[5])
     for job_id, (minutes, _) in zip(ids, JOBS, strict=True):

@@ -48,5 +48,5 @@ def done_of(where: Locator) -> int:
 
 def sign_in(page: Page, secret: str) -> None:
     page.get_by_label("Token", exact=True).fill(secret)
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("dialog")).to_have_count(0)

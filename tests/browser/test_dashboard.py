@@ -79,13 +79,13 @@ def test_a_halted_job_is_resumed_where_it_stood(
     service.ask("halt", job_id)
     kept = service.job(job_id)["done"]
     article = see_job(page, job_id)
-    expect(part(article, "Kept")).to_contain_text(f"{kept:,.0f}")
+    expect(part(article, "Checkpoint")).to_contain_text(f"{kept:,.0f}")
 
     press(article, "Resume")
 
     expect(status_of(article)).to_contain_text("running")
-    until(lambda: done_of(article) > kept, "progress beyond what was kept")
-    expect(part(article, "What happened")).to_contain_text("Resumed by 127.0.0.1")
+    until(lambda: done_of(article) > kept, "progress beyond the checkpoint")
+    expect(part(article, "History")).to_contain_text("Resumed by 127.0.0.1")
 
 
 def test_halt_and_resume_never_change_places_under_the_finger(page: Page, steps: Callable[..., str]) -> None:
@@ -126,8 +126,8 @@ def test_stop_asks_first_says_that_it_is_final_and_keeps_the_reason(
     dialog.get_by_role("button", name="Stop and roll back").click()
 
     expect(status_of(article)).to_contain_text("stopped")
-    expect(part(article, "What happened")).to_contain_text("wrong table")
-    expect(article.locator(".latest")).to_contain_text("Stop asked for")
+    expect(part(article, "History")).to_contain_text("wrong table")
+    expect(article.locator(".latest")).to_contain_text("Stop requested")
     expect(article.locator(".actions")).to_be_hidden()
     assert service.changes(job_id)[-2]["reason"] == "wrong table"
 
@@ -160,7 +160,7 @@ def test_a_reason_that_is_typed_is_kept_with_a_halt(page: Page, service: Server,
     press(article, "Halt")
 
     expect(article.locator(".latest")).to_contain_text("by 127.0.0.1: “looks wrong”")
-    expect(part(article, "What happened").locator("q")).to_have_text("looks wrong")
+    expect(part(article, "History").locator("q")).to_have_text("looks wrong")
     expect(article.get_by_label("Reason")).to_have_value("")
 
 
@@ -173,7 +173,7 @@ def test_a_job_that_does_not_answer_a_stop_is_flagged_and_force_is_offered(
     server.client.post(f"/jobs/{job_id}/stop", json={})
     page.goto(server.url)
     shown = row(page, job_id)
-    expect(shown.locator(".alarm")).to_contain_text("does not answer")
+    expect(shown.locator(".alarm")).to_contain_text("does not respond")
 
     press(shown, "Stop by force")
     page.get_by_role("dialog").get_by_role("button", name="Force it to stop").click()
@@ -205,11 +205,11 @@ def test_progress_comes_by_itself_and_so_does_the_end(page: Page, steps: Callabl
     page.evaluate("window.isTheSamePage = true")
     seen = until(lambda: done_of(article), "the first progress")
 
-    until(lambda: done_of(article) > seen, "more of it")
+    until(lambda: done_of(article) > seen, "more progress")
 
     expect(status_of(article)).to_contain_text("completed")
     expect(part(article, "Result")).to_contain_text('"steps": 100')
-    expect(part(article, "What happened")).to_contain_text("Done")
+    expect(part(article, "History")).to_contain_text("Completed")
     expect(part(article, "Log")).to_contain_text("working from step 0 of 100")
     assert page.evaluate("window.isTheSamePage")
 
@@ -255,7 +255,7 @@ def test_a_lost_connection_is_told_and_the_page_recovers_by_itself(page: Page, s
     server.kill9()
 
     expect(page.locator("#connection")).to_have_text("Connection lost")
-    expect(page.locator("#banner")).to_contain_text("What you see is how things stood at")
+    expect(page.locator("#banner")).to_contain_text("This page shows the state at")
 
     server.start()
     server.ask("halt", job_id)
@@ -270,7 +270,7 @@ def test_where_no_stream_is_left_the_page_asks_now_and_then_and_says_so(
 ) -> None:
     server = start(STREAMS=0)
     page.goto(server.url)
-    expect(page.locator("#banner")).to_contain_text("looks every 10 seconds")
+    expect(page.locator("#banner")).to_contain_text("refreshes every 10 seconds")
 
     job_id = submit_to(server, {"steps": 10, "seconds": 0.01})
 
@@ -305,7 +305,7 @@ def test_the_filter_is_in_the_address_survives_a_reload_and_the_back_button_undo
     expect(page.locator('.chip[aria-pressed="true"]')).to_contain_text("running")
     expect(page.get_by_label("Search")).to_have_value("red")
     expect(page.get_by_label("Type")).to_have_value("Simple")
-    expect(page.get_by_role("link", name="Take away team:red")).to_be_visible()
+    expect(page.get_by_role("link", name="Remove team:red")).to_be_visible()
 
     page.go_back()
     page.go_back()
@@ -386,7 +386,7 @@ def test_all_that_the_filter_selects_are_halted_after_their_number_was_shown(
     dialog.get_by_label("Reason").fill("all of these look wrong")
     dialog.get_by_role("button", name="Halt 3").click()
 
-    expect(dialog.get_by_role("heading")).to_have_text("3 asked to halt")
+    expect(dialog.get_by_role("heading")).to_have_text("Halt requested for 3 jobs")
     expect(dialog.locator(".ids li")).to_have_count(3)
     service.until_status("halted", *mine)
     assert service.status(other) == "running"
@@ -439,7 +439,7 @@ def test_what_is_wrong_is_said_at_its_field(page: Page) -> None:
     page.get_by_text("More options").click()
     page.get_by_label("labels").fill("{")
     page.get_by_role("button", name="Submit").click()
-    expect(page.locator(".field", has_text="labels").locator(".error")).to_contain_text("This is no JSON")
+    expect(page.locator(".field", has_text="labels").locator(".error")).to_contain_text("Invalid JSON")
 
     page.get_by_label("labels").fill("")
     page.get_by_role("button", name="Submit").click()
@@ -465,7 +465,7 @@ def test_a_submission_whose_answer_was_lost_is_one_job_when_it_is_sent_again(pag
     page.goto("/?submit=Simple")
     page.get_by_label("steps").fill("3")
     page.get_by_role("button", name="Submit").click()
-    expect(page.locator("form")).to_contain_text("it will not become two jobs")
+    expect(page.locator("form")).to_contain_text("this cannot create a second job")
 
     page.get_by_role("button", name="Submit").click()
 
@@ -516,15 +516,15 @@ def test_an_operator_signs_in_and_steers_and_the_token_goes_with_the_tab(
     server, secrets = guarded
     job_id = submit_to(server, {"steps": 100_000, "seconds": 0.02})
     page.goto(server.url)
-    expect(page.get_by_role("dialog")).to_contain_text("asks for a token")
+    expect(page.get_by_role("dialog")).to_contain_text("requires a token")
 
     # The dialog opens again at once, with the error.
     page.get_by_label("Token", exact=True).fill("jm_wrong")
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("dialog").locator(".error")).not_to_be_empty()
     sign_in_again = page.get_by_label("Token", exact=True)
     sign_in_again.fill(secrets["operator"])
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Sign in").click()
 
     expect(page.locator("#connection")).to_have_text("Live")
     press(row(page, job_id), "Halt")
@@ -535,11 +535,11 @@ def test_an_operator_signs_in_and_steers_and_the_token_goes_with_the_tab(
     assert page.evaluate("JSON.stringify([Object.values(localStorage), document.cookie])") == '[[],""]'
     fresh = page.context.new_page()
     fresh.goto(server.url)
-    expect(fresh.get_by_role("dialog")).to_contain_text("asks for a token")
+    expect(fresh.get_by_role("dialog")).to_contain_text("requires a token")
 
     page.get_by_role("button", name="Sign out").click()
 
-    expect(page.get_by_role("dialog")).to_contain_text("asks for a token")
+    expect(page.get_by_role("dialog")).to_contain_text("requires a token")
     assert secrets["operator"] not in page.evaluate("JSON.stringify(Object.values(sessionStorage))")
 
 
@@ -604,7 +604,7 @@ def test_text_that_looks_like_html_is_shown_as_text_wherever_it_comes_from(
     page.goto("/")
     expect(row(page, job_id).locator(".labels")).to_contain_text(HOSTILE)
     article = see_job(page, job_id)
-    expect(part(article, "What happened")).to_contain_text(HOSTILE)
+    expect(part(article, "History")).to_contain_text(HOSTILE)
     expect(part(article, "Arguments")).to_contain_text("<img src=x")
     expect(article.locator(".labels")).to_contain_text(HOSTILE)
     page.goto(f"/?q={HOSTILE}")

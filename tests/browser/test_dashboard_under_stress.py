@@ -42,7 +42,7 @@ class Held:
 
     def until(self, count: int = 1) -> None:
         """Wait until this many answers are held."""
-        until(lambda: self._page.title() and len(self._answers) >= count, "answers that are held")
+        until(lambda: self._page.title() and len(self._answers) >= count, "held answers")
 
     def let_go(self) -> None:
         """Deliver the held answers. Waits until the page has processed them."""
@@ -201,7 +201,7 @@ def test_where_something_lets_no_stream_through_the_page_asks_now_and_then_and_s
     page.goto("/")
 
     expect(page.locator("#connection")).to_have_text("Every 10 seconds")
-    expect(page.locator("#banner")).to_contain_text("No stream of events can be had")
+    expect(page.locator("#banner")).to_contain_text("Live updates are not available")
     pause(page, job_id, "halt")
     expect(status_of(row(page, job_id))).to_contain_text("halted")
 
@@ -281,12 +281,12 @@ def test_no_row_moves_from_under_the_mouse(page: Page, steps: Callable[..., str]
     before = halt.bounding_box()
 
     newer = steps()
-    expect(page.locator(".summary")).to_contain_text("stand still")
+    expect(page.locator(".summary")).to_contain_text("order is fixed")
 
     assert halt.bounding_box() == before
     page.mouse.move(5, 5)
     expect(row(page, newer)).to_be_visible()
-    expect(page.locator(".summary")).not_to_contain_text("stand still")
+    expect(page.locator(".summary")).not_to_contain_text("order is fixed")
 
 
 def test_a_mouse_that_rests_on_the_rows_keeps_nothing_back(page: Page, steps: Callable[..., str]) -> None:
@@ -400,7 +400,7 @@ def test_a_text_that_can_be_no_token_is_not_taken_for_a_service_that_does_not_an
     page.goto(server.url)
 
     page.get_by_label("Token", exact=True).fill("jm_…")
-    page.get_by_role("button", name="Go on").click()
+    page.get_by_role("button", name="Sign in").click()
 
     expect(page.get_by_label("Token", exact=True)).to_be_visible()
     assert page.get_by_label("Token", exact=True).evaluate("field => !field.validity.valid")
@@ -418,10 +418,10 @@ def test_a_token_that_is_revoked_takes_the_jobs_out_of_sight_and_is_asked_for(
     expect(row(page, job_id)).to_be_visible()
 
     TokenFile(tmp_path / "tokens").revoke("a-operator")
-    expect(page.get_by_role("dialog")).to_contain_text("asks for a token")
+    expect(page.get_by_role("dialog")).to_contain_text("requires a token")
     page.keyboard.press("Escape")
 
-    expect(page.locator("main")).to_contain_text("Without a token nothing can be shown")
+    expect(page.locator("main")).to_contain_text("Sign in to continue")
     expect(page.locator("#connection")).to_be_hidden()
     expect(row(page, job_id)).to_have_count(0)
     page.get_by_role("button", name="Enter a token").click()
@@ -461,7 +461,7 @@ def test_text_cannot_turn_its_direction_nor_hide_in_controls(page: Page, start: 
 
     expect(lines.nth(-4)).to_have_text("red ␇ �txt.exe", use_inner_text=True)
     expect(lines.nth(-3)).to_have_text("�" * 9, use_inner_text=True)
-    expect(lines.nth(-2)).to_contain_text("and 98,000 characters more")
+    expect(lines.nth(-2)).to_contain_text("and 98,000 more characters")
     download = part(article, "Result").get_by_role("link")
     expect(download).to_have_text("Download �fdp.exe")
     expect(download).to_have_attribute("download", "�fdp.exe")
@@ -495,5 +495,5 @@ def test_where_the_scripts_do_not_come_the_page_says_what_else_there_is(page: Pa
     page.route("**/app.js", lambda route: route.abort())
     page.goto("/")
 
-    expect(page.locator("main")).to_contain_text("If this stays")
+    expect(page.locator("main")).to_contain_text("If this message stays")
     expect(page.locator("main").get_by_role("link", name="API")).to_be_visible()

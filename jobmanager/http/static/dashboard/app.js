@@ -60,7 +60,7 @@ function askWho(wrong) {
   if (!(page instanceof SubmitPage)) {
     close();
     const enterToken = h("button", { class: "primary", onclick: () => askForToken("", again) }, "Enter a token");
-    const text = [h("h2", {}, "Without a token nothing can be shown"), enterToken];
+    const text = [h("h2", {}, "Sign in to continue"), enterToken];
     main.replaceChildren(h("section", { class: "empty" }, text));
   }
   showConnection("over");

@@ -28,7 +28,7 @@ export class Bulk {
     this.#buttons = ACTIONS.map((action) =>
       h("button", { class: `quiet ${action}`, onclick: () => this.#press(action) }, `${labelOf(action)} all…`),
     );
-    this.element = h("div", { class: "bulk", role: "group", "aria-label": "All jobs of this list" }, this.#buttons);
+    this.element = h("div", { class: "bulk", role: "group", "aria-label": "All jobs in this list" }, this.#buttons);
   }
 
   /** Show the buttons for a filter. Hides actions that none of its statuses allows. */
@@ -49,7 +49,7 @@ export class Bulk {
     try {
       const { counted, isMore } = await this.#count(action, filter);
       const sum = counted.reduce((whole, [, count]) => whole + count, 0);
-      if (!sum) return say(`No job of this list can be asked to ${action}.`);
+      if (!sum) return say(`There are no jobs to ${action} in this list.`);
       const reason = await confirmAll(action, filter, counted, `${number(sum)}${isMore ? " or more" : ""}`);
       if (reason === null) return;
       showOutcome(action, await ask(`jobs/${action}`, { body: selection(action, filter, reason), signal: null }));
@@ -99,8 +99,8 @@ function confirmAll(action, filter, counted, sum) {
     title: `${labelOf(action)} ${sum} ${sum === "1" ? "job" : "jobs"}?`,
     lines: [
       h("p", {}, counted.map(([status, count]) => `${number(count)} ${status}`).join(", "), "."),
-      h("p", {}, others ? `Of those with ${others}.` : "No filter is set: these are all there are."),
-      isFinal && finality("They cannot be resumed, and what they have done is rolled back."),
+      h("p", {}, others ? `Only jobs with ${others}.` : "This affects all jobs in these statuses."),
+      isFinal && finality("The jobs cannot be resumed, and what they have done is rolled back."),
     ],
     yes: `${labelOf(action)} ${sum}`,
     no: isFinal ? "Leave them" : "Cancel",
@@ -109,7 +109,7 @@ function confirmAll(action, filter, counted, sum) {
 }
 
 function showOutcome(action, { changed, changed_ids: ids, unchanged }) {
-  tell(`${number(changed)} asked to ${action}`, [
+  tell(`${labelOf(action)} requested for ${number(changed)} ${changed === 1 ? "job" : "jobs"}`, [
     listed(ids.map((id) => ({ id, reason: "" }))),
     unchanged.length > 0 && h("h3", {}, `${number(unchanged.length)} did not change`),
     listed(unchanged),

@@ -24,8 +24,8 @@ export function showConnection(state, error, heardAt) {
 }
 
 function sentence(state, error, heardAt) {
-  if (state === "polling") return "No stream of events can be had now: this page looks every 10 seconds instead.";
+  if (state === "polling") return "Live updates are not available. This page refreshes every 10 seconds instead.";
   if (state !== "lost") return "";
   const then = heardAt.toLocaleTimeString("en-GB");
-  return `Connection lost. What you see is how things stood at ${then}. ${error.message} Trying again…`;
+  return `Connection lost. This page shows the state at ${then}. ${error.message} Reconnecting…`;
 }

@@ -43,7 +43,7 @@ export class Buttons {
   /** Show the buttons that the job's status allows. */
   update(job) {
     this.#job = job;
-    setAttribute(this.element, "aria-label", `What may be asked of ${nameOf(job)}`);
+    setAttribute(this.element, "aria-label", `Actions for ${nameOf(job)}`);
     const isForce = canForce(job);
     this.#buttons.forEach((button, place) => {
       const action = ACTIONS[place];
@@ -107,7 +107,7 @@ function outcome(job) {
   return [
     `${nameOf(job)} is ${job.status}.`,
     kept && `Kept: ${kept}.`,
-    soon && `It takes about ${duration(soon)} to its next checkpoint.`,
+    soon && `The halt may take about ${duration(soon)}.`,
   ]
     .filter(Boolean)
     .join(" ");
@@ -120,18 +120,18 @@ async function confirmStop(job, typed) {
   const { checkpoint } = job;
   setTerms(known, [
     ["Job", nameOf(job)],
-    ["Done so far", doneOf(job.progress) || (job.attempt ? "it does not tell" : "nothing: it has not begun")],
+    ["Done so far", doneOf(job.progress) || (job.attempt ? "unknown" : "nothing: the job has not started")],
     ["Checkpoint", checkpoint && `${number(checkpoint.seq)}, saved ${distance(checkpoint.saved_at)}`],
     ...Object.entries(job.details).map(([name, value]) => [name, shown(value)]),
   ]);
   const reason = await confirm({
     title: force ? `Force this ${job.type} to stop?` : `Stop this ${job.type} for good?`,
     lines: [
-      force && h("p", {}, "It does not answer. Force interrupts its code, and abandons what does not end by that."),
-      finality("It cannot be resumed, and what it has done is rolled back:"),
+      force && h("p", {}, "The job does not respond. Force interrupts its code, or else abandons its thread."),
+      finality("The job cannot be resumed, and what it has done is rolled back:"),
       known,
       LIFE[job.status].includes("halt") &&
-        h("p", { class: "hint" }, "Not sure? Halt it instead: that keeps everything."),
+        h("p", { class: "hint" }, "Not sure? Halt the job instead: that keeps its progress."),
     ],
     yes: force ? "Force it to stop" : "Stop and roll back",
     no: "Leave it",

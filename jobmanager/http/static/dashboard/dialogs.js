@@ -8,7 +8,7 @@ import { h } from "./dom.js";
  */
 export function confirm({ title, lines, yes, no = "Cancel", isFinal = false }) {
   const reason = h("input", { id: "dialog-reason", maxlength: 1000, autocomplete: "off" });
-  const hint = h("span", { class: "hint" }, "optional, kept with the change");
+  const hint = h("span", { class: "hint" }, "optional, stored with the change");
   const label = h("label", { for: reason.id }, "Reason ", hint);
   const dialog = open(title, [lines, label, reason].flat(), [
     h("button", { type: "button", autofocus: isFinal, onclick: () => dialog.close("") }, no),

@@ -7,7 +7,7 @@ import { token } from "./token.js";
 /** Return the text for a filter that matches no jobs, or, without a filter, how to submit the first job. */
 export function emptiness(filter) {
   const isFiltered = [...filter].length > 0;
-  return isFiltered ? notice("No job matches", "No job is as this filter says.") : invitation();
+  return isFiltered ? notice("Nothing found", "No jobs match this filter.") : invitation();
 }
 
 /** Return a title, a text and a link to all jobs. */
@@ -23,8 +23,8 @@ function invitation() {
     h(
       "p",
       {},
-      "A job is something long: an export, an import, a bulk change. ",
-      "Submit one, then halt it, look at it, and resume it where it stood.",
+      "A job is a long operation, such as an export, an import or a bulk change. ",
+      "Submit one, halt it, look at it, and resume it from its checkpoint.",
     ),
     viewLink("submit", { class: "button primary" }, "Submit the first job"),
     h("p", { class: "hint" }, "or from a terminal:"),

@@ -116,5 +116,5 @@ function tag(filter, [name, value]) {
   others.delete("cursor");
   others.delete(name, value);
   const text = name === "label" ? value : `${name.replace("_", " ")} ${value}`;
-  return viewLink(others, { class: "tag", "aria-label": `Take away ${text}` }, `${text} ×`);
+  return viewLink(others, { class: "tag", "aria-label": `Remove ${text}` }, `${text} ×`);
 }

@@ -32,7 +32,7 @@ export class JobPage {
     this.title = id;
     this.#log = new LogTail(id);
     const back = viewLink("", { class: "back" }, "← All jobs");
-    this.element = h("article", { class: "job", "data-job": id }, back, h("p", { class: "hint" }, "Looking…"));
+    this.element = h("article", { class: "job", "data-job": id }, back, h("p", { class: "hint" }, "Loading…"));
     this.refresh();
     this.#unfollow = follow(jobPath(id, "/events"), {
       onEvent: (name, data) => this.#heed(name, data),

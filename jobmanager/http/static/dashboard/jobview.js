@@ -77,13 +77,13 @@ export class JobView {
       card("Error", this.#error),
       card("Result", this.#file, this.#result),
       card("Log, times in UTC", log.element),
-      card("What happened", this.#timeline.element),
+      card("History", this.#timeline.element),
     ]);
   }
 
   #right({ args }) {
     return h("div", {}, [
-      card("Kept", this.#kept),
+      card("Checkpoint", this.#kept),
       card("Details", this.#details),
       card("Facts", this.#facts),
       card("Arguments", h("pre", {}, JSON.stringify(args, null, 2))),
@@ -109,25 +109,25 @@ function factsOf(job) {
   return [
     ["Submitted", time(job.submitted_at)],
     ["Not before", isWaiting && time(job.run_at)],
-    ["Began", job.started_at && time(job.started_at)],
+    ["Started", job.started_at && time(job.started_at)],
     ["Ended", job.finished_at && time(job.finished_at)],
-    ["At work for", job.run_seconds > 0 && duration(job.run_seconds)],
+    ["Run time", job.run_seconds > 0 && duration(job.run_seconds)],
     ["Attempt", job.attempt > 0 && number(job.attempt)],
-    ["Failures", isWorthTelling && `${number(job.failures)} of ${number(job.max_attempts)} tries`],
+    ["Failures", isWorthTelling && `${number(job.failures)} of ${number(job.max_attempts)} attempts`],
     ["Crashes", job.crashes > 0 && number(job.crashes)],
     ["Priority", job.priority !== 0 && number(job.priority)],
     ["Timeout", job.timeout_seconds && duration(job.timeout_seconds)],
-    ["A halt takes", job.expected_halt_seconds != null && `about ${duration(job.expected_halt_seconds)}`],
+    ["Halt latency", job.expected_halt_seconds != null && `about ${duration(job.expected_halt_seconds)}`],
     ["Process", isHeld && job.lease.owner],
     ["Lease", isHeld && `${duration(job.lease.seconds_left)} left`],
   ];
 }
 
 function keptOf({ checkpoint }) {
-  if (!checkpoint) return [["Checkpoint", "none yet"]];
+  if (!checkpoint) return [["Saved", "not yet"]];
   return [
-    ["Checkpoint", number(checkpoint.seq)],
+    ["Number", number(checkpoint.seq)],
     ["Saved", time(checkpoint.saved_at)],
-    ["Done by then", checkpoint.done != null && number(checkpoint.done)],
+    ["Done", checkpoint.done != null && number(checkpoint.done)],
   ];
 }

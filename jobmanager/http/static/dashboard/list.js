@@ -136,7 +136,7 @@ export class ListPage {
     const isSame = String(jobs.map(({ id }) => id)) === String([...this.#rows.keys()]);
     if (!isSame && this.#isPointedAt()) {
       setTimeout(this.#refreshSoon, STILL_MILLISECONDS);
-      return setText(this.#summary, "The rows stand still while you point at one");
+      return setText(this.#summary, "The order is fixed while you point at a row");
     }
     this.#rows = new Map(jobs.map((job) => [job.id, this.#rows.get(job.id) ?? this.#makeRow(job)]));
     arrange(
@@ -191,7 +191,7 @@ export class ListPage {
   #summaryOf(shown, next) {
     const isWhole = !next && !this.#filter.has("cursor");
     const jobs = `${number(shown)} ${shown === 1 ? "job" : "jobs"}`;
-    return isWhole ? `${jobs}, the newest first` : `${jobs} of this page, the newest first`;
+    return isWhole ? `${jobs}, newest first` : `${jobs} on this page, newest first`;
   }
 }
 

@@ -19,7 +19,7 @@ export class LogTail {
   element = h(
     "div",
     { class: "log", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "Log" },
-    h("p", { class: "hint" }, "It has logged nothing yet."),
+    h("p", { class: "hint" }, "No log lines yet."),
   );
 
   constructor(id) {
@@ -66,5 +66,5 @@ function show({ at, level, message }) {
 
 function clip(text) {
   const rest = text.length - LONGEST;
-  return rest > 0 ? `${text.slice(0, LONGEST)}… and ${number(rest)} characters more` : text;
+  return rest > 0 ? `${text.slice(0, LONGEST)}… and ${number(rest)} more characters` : text;
 }

@@ -31,7 +31,7 @@ export function setBadge(node, status) {
 /** Return the warning for a job that is stuck, ignores a stop or is being forced to stop; "" for any other job. */
 export function alarmOf(job) {
   if (job.forced) return "being stopped by force";
-  if (job.unresponsive) return "does not answer the stop";
+  if (job.unresponsive) return "does not respond to the stop";
   return job.stuck ? "stuck: no checkpoint for too long" : "";
 }
 

@@ -59,7 +59,7 @@ export class Row {
 /** Return a note in one line: when the job begins, why it failed, or its latest message. */
 function noteOf(job) {
   if (job.status === "submitted" && isToCome(job.run_at)) {
-    return `${job.error ? "next try" : "begins"} ${distance(job.run_at)}${job.error ? `: ${job.error}` : ""}`;
+    return `${job.error ? "next attempt" : "starts"} ${distance(job.run_at)}${job.error ? `: ${job.error}` : ""}`;
   }
   return job.status === "failed" ? (job.error ?? "").split("\n")[0] : (job.progress.message ?? "");
 }

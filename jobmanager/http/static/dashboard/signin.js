@@ -19,16 +19,16 @@ export function askForToken(wrong, onChange) {
     placeholder: "jm_…",
     required: true,
     pattern: "\\s*[!-~]+\\s*", // a header cannot contain other characters
-    title: "A token has Latin letters, digits and signs",
+    title: "A token has only printable ASCII characters, and no spaces",
   });
   const lines = [
-    h("p", {}, "Its operator makes one with ", h("code", {}, "jobmanager token add NAME --role operator"), "."),
+    h("p", {}, "The service's operator creates one: ", h("code", {}, "jobmanager token add NAME --role operator")),
     h("label", { for: "token" }, "Token"),
     secret,
     wrong && h("p", { class: "error", role: "alert" }, wrong),
-    h("p", { class: "hint" }, "It is kept until this tab is closed."),
+    h("p", { class: "hint" }, "The token is kept until this tab is closed."),
   ];
-  dialog = open("This service asks for a token", lines, [h("button", { class: "primary", value: "yes" }, "Go on")]);
+  dialog = open("This service requires a token", lines, [h("button", { class: "primary", value: "yes" }, "Sign in")]);
   dialog.addEventListener("close", async ({ target }) => {
     dialog = null;
     if (target.returnValue !== "yes") return;
@@ -53,5 +53,5 @@ export function showToken() {
   document.getElementById("forget").hidden = !token();
   const note = document.getElementById("refusal");
   note.hidden = !refusal();
-  note.textContent = refusal() && `You may look, and change nothing. ${refusal()}`;
+  note.textContent = refusal() && `Read-only access. ${refusal()}`;
 }

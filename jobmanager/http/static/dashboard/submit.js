@@ -15,17 +15,17 @@ const OPTIONS = {
   properties: {
     labels: {
       type: "object",
-      description: "Names and values of your own, to find jobs by.",
+      description: "Your own names and values, to find the job by.",
       examples: [{ team: "growth" }],
     },
-    priority: { type: "integer", description: "Higher is run first; 0 if it is left out." },
+    priority: { type: "integer", description: "Higher values run first. The default is 0." },
     run_at: {
       type: "string",
-      description: "Not before this time, with its time zone.",
+      description: "Earliest time to start, with its time zone.",
       examples: ["2030-01-31T06:00:00Z"],
     },
-    max_attempts: { type: "integer", description: "Tries in all before a failure is final." },
-    timeout_seconds: { type: "number", description: "Most time one attempt may run." },
+    max_attempts: { type: "integer", description: "Number of attempts before a failure is final." },
+    timeout_seconds: { type: "number", description: "Longest time that one attempt may run, in seconds." },
   },
 };
 
@@ -73,7 +73,7 @@ export class SubmitPage {
     }
     this.#choice.replaceChildren(...this.#types.map(({ type }) => h("option", { value: type }, type)));
     const chosen = this.#types.find(({ type }) => type === name) ?? this.#types[0];
-    if (!chosen) return setText(this.#error, "There is no type of job that you may submit.");
+    if (!chosen) return setText(this.#error, "There are no job types that you may submit.");
     this.#choice.value = chosen.type;
     if (chosen.type !== this.#shown) this.#draw(chosen);
     this.#button.setAttribute("aria-disabled", Boolean(refusal()));
@@ -84,7 +84,7 @@ export class SubmitPage {
     this.#shown = type;
     setText(this.#description, description);
     this.#args = fieldsOf(schema, "#/args");
-    const fields = this.#args.length ? this.#args.map(({ element }) => element) : [h("p", {}, "It takes none.")];
+    const fields = this.#args.length ? this.#args.map(({ element }) => element) : [h("p", {}, "No arguments.")];
     this.#argsBox.replaceChildren(this.#argsBox.firstElementChild, ...fields);
   }
 
@@ -130,7 +130,7 @@ export class SubmitPage {
       for (const pointer of wrong) places.delete(pointer);
     }
     const isTold = error.errors?.length && !places.size;
-    const again = error instanceof NoAnswer ? " Submit again: it will not become two jobs." : "";
+    const again = error instanceof NoAnswer ? " Submit again: this cannot create a second job." : "";
     setText(this.#error, isTold ? "" : `${error.message}${again}`);
     focusFirstFault(fields);
   }
@@ -146,7 +146,7 @@ function read(fields) {
       const value = field.value();
       if (value !== undefined) values[field.name] = value;
     } catch (error) {
-      field.complain(`This is no JSON: ${error.message}`);
+      field.complain(`Invalid JSON: ${error.message}`);
       isGood = false;
     }
   }

@@ -5,16 +5,16 @@ import { distance, duration, time } from "./format.js";
 import { badge } from "./parts.js";
 
 /** The actions that people request; each text is followed by the actor. */
-const ASKED = { submit: "Submitted", halt: "Halt asked for", resume: "Resumed", stop: "Stop asked for" };
+const ASKED = { submit: "Submitted", halt: "Halt requested", resume: "Resumed", stop: "Stop requested" };
 /** All other actions. */
 const DONE = {
-  claim: "Taken into a slot",
-  yield: "Ceased",
-  complete: "Done",
+  claim: "Claimed by a process",
+  yield: "Request fulfilled",
+  complete: "Completed",
   fail: "Failed",
-  retry: "To be tried again",
-  expire: "Its process fell silent",
-  release: "Handed over",
+  retry: "Failed, will be retried",
+  expire: "Lost contact with its process",
+  release: "Released by its process",
 };
 
 /** The timeline of a job. */
@@ -45,7 +45,7 @@ function show(change) {
   const seconds = (Date.parse(change.at) - Date.parse(change.asked_at)) / 1000;
   const what =
     change.action in ASKED ? `${ASKED[change.action]} by ${change.actor}` : (DONE[change.action] ?? change.action);
-  const took = change.action === "yield" && seconds > 0 ? `, ${duration(seconds)} after that was asked for` : "";
+  const took = change.action === "yield" && seconds > 0 ? ` after ${duration(seconds)}` : "";
   return h(
     "li",
     { "data-seq": change.seq },
