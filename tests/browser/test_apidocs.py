@@ -48,7 +48,7 @@ def execute(block: Locator) -> tuple[str, Any]:
     return status, json.loads(live.locator("tbody pre.microlight, tbody .microlight").first.inner_text())
 
 
-def test_the_docs_are_drawn_without_an_error_and_ask_no_other_host(page: Page) -> None:
+def test_the_api_docs_load_without_errors_and_contact_no_other_host(page: Page) -> None:
     asked: list[str] = []
     said: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -69,7 +69,7 @@ def test_the_docs_are_drawn_without_an_error_and_ask_no_other_host(page: Page) -
     assert hosts == {urlsplit(page.url).netloc}
 
 
-def test_a_job_is_submitted_looked_at_and_halted_from_the_page(docs: Page) -> None:
+def test_a_job_can_be_submitted_viewed_and_halted_from_the_api_docs(docs: Page) -> None:
     submit = operation(docs, "classic", "post", "/submit")
     submit.locator(".opblock-section-request-body select").last.select_option(label="A job that works for a minute")
 
@@ -96,7 +96,7 @@ def test_a_job_is_submitted_looked_at_and_halted_from_the_page(docs: Page) -> No
     assert halted["details"]["status"] == "Halted"
 
 
-def test_an_error_is_shown_as_the_service_says_it(docs: Page) -> None:
+def test_the_api_docs_show_errors_as_the_service_returns_them(docs: Page) -> None:
     details = operation(docs, "classic", "get", "/details/{job_id}")
 
     status, shown = execute(details)
@@ -112,7 +112,7 @@ def test_an_error_is_shown_as_the_service_says_it(docs: Page) -> None:
         ("jobs", "/jobs/{job_id}/artifact", ["Range", "If-None-Match", "Content-Disposition", "206", "416"]),
     ],
 )
-def test_an_operation_shows_its_parameters_its_answers_and_examples(
+def test_an_operation_shows_its_parameters_responses_and_examples(
     docs: Page, tmp_path: Path, tag: str, path: str, shown: list[str]
 ) -> None:
     block = operation(docs, tag, "get", path)
@@ -123,7 +123,7 @@ def test_an_operation_shows_its_parameters_its_answers_and_examples(
     block.screenshot(path=tmp_path / f"{tag}.png")
 
 
-def test_the_arguments_of_job_types_are_described_under_submit(docs: Page) -> None:
+def test_the_submit_operation_describes_the_arguments_of_each_job_type(docs: Page) -> None:
     submit = operation(docs, "classic", "post", "/submit")
 
     submit.locator(".opblock-section-request-body").get_by_role("tab", name="Schema").click()
@@ -149,7 +149,7 @@ def guarded(tmp_path: Path) -> Iterator[tuple[str, str]]:
         server.close()
 
 
-def test_authorize_has_the_page_send_a_token_until_it_is_left_and_the_policy_is_kept(
+def test_authorize_sends_the_token_until_the_page_is_left_without_violating_the_csp(
     page: Page, guarded: tuple[str, str]
 ) -> None:
     url, secret = guarded

@@ -53,7 +53,7 @@ FAINT = """(() => {
 # Halt, resume, stop
 
 
-def test_a_click_on_halt_halts_the_job_and_shows_what_is_kept(
+def test_the_halt_button_halts_the_job_and_shows_its_saved_progress(
     page: Page, service: Server, steps: Callable[..., str], said: list[str]
 ) -> None:
     job_id = steps()
@@ -71,7 +71,7 @@ def test_a_click_on_halt_halts_the_job_and_shows_what_is_kept(
     assert done_of(shown) == service.job(job_id)["done"]
 
 
-def test_a_halted_job_is_resumed_where_it_stood(
+def test_a_halted_job_resumes_from_its_checkpoint_on_the_page(
     page: Page, service: Server, steps: Callable[..., str], said: list[str]
 ) -> None:
     job_id = steps()
@@ -88,7 +88,7 @@ def test_a_halted_job_is_resumed_where_it_stood(
     expect(part(article, "History")).to_contain_text("Resumed by 127.0.0.1")
 
 
-def test_halt_and_resume_never_change_places_under_the_finger(page: Page, steps: Callable[..., str]) -> None:
+def test_a_double_click_on_halt_does_not_hit_resume(page: Page, steps: Callable[..., str]) -> None:
     job_id = steps()
     page.goto("/")
     halt = row(page, job_id).get_by_role("button", name=re.compile("^Halt: "))
@@ -101,7 +101,7 @@ def test_halt_and_resume_never_change_places_under_the_finger(page: Page, steps:
     assert resume.bounding_box()["x"] > box["x"] + box["width"]
 
 
-def test_stop_asks_first_says_that_it_is_final_and_keeps_the_reason(
+def test_the_stop_button_asks_for_confirmation_warns_that_it_is_final_and_stores_the_reason(
     page: Page, service: Server, steps: Callable[..., str], said: list[str]
 ) -> None:
     job_id = steps()
@@ -132,7 +132,7 @@ def test_stop_asks_first_says_that_it_is_final_and_keeps_the_reason(
     assert service.changes(job_id)[-2]["reason"] == "wrong table"
 
 
-def test_a_job_is_halted_by_the_keyboard_alone_and_a_second_enter_does_not_resume_it(
+def test_a_job_can_be_halted_by_keyboard_and_a_second_enter_does_not_resume_it(
     page: Page, service: Server, steps: Callable[..., str], said: list[str]
 ) -> None:
     job_id = steps()
@@ -152,7 +152,7 @@ def test_a_job_is_halted_by_the_keyboard_alone_and_a_second_enter_does_not_resum
     assert service.status(job_id) == "halted"
 
 
-def test_a_reason_that_is_typed_is_kept_with_a_halt(page: Page, service: Server, steps: Callable[..., str]) -> None:
+def test_a_halt_stores_the_reason_that_was_typed(page: Page, service: Server, steps: Callable[..., str]) -> None:
     job_id = steps()
     article = see_job(page, job_id)
 
@@ -164,7 +164,7 @@ def test_a_reason_that_is_typed_is_kept_with_a_halt(page: Page, service: Server,
     expect(article.get_by_label("Reason")).to_have_value("")
 
 
-def test_a_job_that_does_not_answer_a_stop_is_flagged_and_force_is_offered(
+def test_a_job_that_ignores_a_stop_is_flagged_and_can_be_stopped_by_force(
     page: Page, start: Callable[..., Server]
 ) -> None:
     server = start("served:app", STOP_GRACE_SECONDS=0.5)
@@ -181,7 +181,7 @@ def test_a_job_that_does_not_answer_a_stop_is_flagged_and_force_is_offered(
     expect(status_of(shown)).to_contain_text("stopped")
 
 
-def test_a_stuck_job_is_seen_first_however_many_came_after_it(page: Page, start: Callable[..., Server]) -> None:
+def test_a_stuck_job_is_listed_first_even_if_many_jobs_are_newer(page: Page, start: Callable[..., Server]) -> None:
     server = start("served:app", STOP_GRACE_SECONDS=0.5, SLOTS=1)
     stuck = server.client.post("/jobs", json={"type": "Deaf"}).json()["id"]
     server.until_status("running", stuck)
@@ -199,7 +199,9 @@ def test_a_stuck_job_is_seen_first_however_many_came_after_it(page: Page, start:
 # Live updates
 
 
-def test_progress_comes_by_itself_and_so_does_the_end(page: Page, steps: Callable[..., str], said: list[str]) -> None:
+def test_progress_and_completion_appear_without_a_reload(
+    page: Page, steps: Callable[..., str], said: list[str]
+) -> None:
     job_id = steps(100, 0.05)
     article = see_job(page, job_id)
     page.evaluate("window.isTheSamePage = true")
@@ -214,7 +216,7 @@ def test_progress_comes_by_itself_and_so_does_the_end(page: Page, steps: Callabl
     assert page.evaluate("window.isTheSamePage")
 
 
-def test_a_job_that_somebody_else_submits_and_halts_is_seen_at_once(
+def test_changes_by_other_clients_appear_without_a_reload(
     page: Page, service: Server, steps: Callable[..., str], said: list[str]
 ) -> None:
     page.goto("/")
@@ -233,7 +235,7 @@ def test_a_job_that_somebody_else_submits_and_halts_is_seen_at_once(
     expect(count).to_have_text(str(halted + 1))
 
 
-def test_a_row_is_changed_in_place(page: Page, service: Server, steps: Callable[..., str]) -> None:
+def test_a_row_is_updated_in_place(page: Page, service: Server, steps: Callable[..., str]) -> None:
     job_id = steps()
     page.goto("/")
     expect(status_of(row(page, job_id))).to_contain_text("running")
@@ -245,7 +247,7 @@ def test_a_row_is_changed_in_place(page: Page, service: Server, steps: Callable[
     assert row(page, job_id).evaluate("node => node === window.node")
 
 
-def test_a_lost_connection_is_told_and_the_page_recovers_by_itself(page: Page, start: Callable[..., Server]) -> None:
+def test_a_lost_connection_is_shown_and_the_page_reconnects_by_itself(page: Page, start: Callable[..., Server]) -> None:
     server = start()
     job_id = submit_to(server, {"steps": 100_000, "seconds": 0.02})
     page.goto(server.url)
@@ -265,9 +267,7 @@ def test_a_lost_connection_is_told_and_the_page_recovers_by_itself(page: Page, s
     expect(status_of(row(page, job_id))).to_contain_text("halted")
 
 
-def test_where_no_stream_is_left_the_page_asks_now_and_then_and_says_so(
-    page: Page, start: Callable[..., Server]
-) -> None:
+def test_the_page_polls_and_says_so_if_the_service_has_no_stream_left(page: Page, start: Callable[..., Server]) -> None:
     server = start(STREAMS=0)
     page.goto(server.url)
     expect(page.locator("#banner")).to_contain_text("refreshes every 10 seconds")
@@ -280,7 +280,7 @@ def test_where_no_stream_is_left_the_page_asks_now_and_then_and_says_so(
 # The list
 
 
-def test_the_filter_is_in_the_address_survives_a_reload_and_the_back_button_undoes_it(
+def test_the_filter_is_in_the_address_survives_a_reload_and_is_undone_by_the_back_button(
     page: Page, service: Server, steps: Callable[..., str], said: list[str]
 ) -> None:
     mine, other = steps(labels={"team": "red"}), steps(labels={"team": "blue"})
@@ -315,7 +315,7 @@ def test_the_filter_is_in_the_address_survives_a_reload_and_the_back_button_undo
     assert urlsplit(page.url).query == ""
 
 
-def test_the_back_button_leads_from_a_job_to_the_list_as_it_was(
+def test_the_back_button_returns_from_a_job_to_the_filtered_list(
     page: Page, steps: Callable[..., str], said: list[str]
 ) -> None:
     job_id = steps()
@@ -334,7 +334,7 @@ def test_the_back_button_leads_from_a_job_to_the_list_as_it_was(
     expect(page.locator("article h1")).to_have_text("Simple")
 
 
-def test_older_jobs_are_a_page_away(page: Page, start: Callable[..., Server]) -> None:
+def test_older_jobs_are_on_the_next_page(page: Page, start: Callable[..., Server]) -> None:
     server = start(SLOTS=0)
     ids = [submit_to(server, {"steps": number}) for number in range(60)]
     page.goto(server.url)
@@ -353,7 +353,7 @@ def test_older_jobs_are_a_page_away(page: Page, start: Callable[..., Server]) ->
     expect(row(page, ids[-1])).to_be_visible()
 
 
-def test_a_job_that_was_halted_here_stays_in_sight_when_the_filter_no_longer_means_it(
+def test_a_job_halted_on_the_page_stays_visible_if_it_no_longer_matches_the_filter(
     page: Page, steps: Callable[..., str]
 ) -> None:
     job_id = steps()
@@ -367,7 +367,7 @@ def test_a_job_that_was_halted_here_stays_in_sight_when_the_filter_no_longer_mea
     expect(status_of(row(page, job_id))).to_contain_text("halted")
 
 
-def test_all_that_the_filter_selects_are_halted_after_their_number_was_shown(
+def test_all_jobs_of_a_filter_can_be_halted_after_their_number_is_confirmed(
     page: Page, service: Server, steps: Callable[..., str], said: list[str]
 ) -> None:
     mine = [steps(labels={"batch": "one"}) for _ in range(3)]
@@ -395,7 +395,7 @@ def test_all_that_the_filter_selects_are_halted_after_their_number_was_shown(
     expect(page.locator("tbody .badge", has_text="halted")).to_have_count(3)
 
 
-def test_a_newcomer_is_told_what_to_do(page: Page, start: Callable[..., Server]) -> None:
+def test_an_empty_list_explains_how_to_submit_the_first_job(page: Page, start: Callable[..., Server]) -> None:
     server = start()
     page.goto(server.url)
 
@@ -405,7 +405,7 @@ def test_a_newcomer_is_told_what_to_do(page: Page, start: Callable[..., Server])
     expect(page.get_by_role("heading", name="New job")).to_be_visible()
 
 
-def test_the_api_docs_are_a_click_away(page: Page) -> None:
+def test_the_dashboard_links_to_the_api_docs(page: Page) -> None:
     page.goto("/")
 
     page.get_by_role("link", name="API docs").click()
@@ -416,7 +416,9 @@ def test_the_api_docs_are_a_click_away(page: Page) -> None:
 # Submit
 
 
-def test_a_job_is_submitted_by_a_form_made_from_its_schema(page: Page, service: Server, said: list[str]) -> None:
+def test_a_job_can_be_submitted_with_a_form_generated_from_its_schema(
+    page: Page, service: Server, said: list[str]
+) -> None:
     page.goto("/?submit=Simple")
     expect(page.get_by_label("steps")).to_have_value("60")
     expect(page.locator("form")).to_contain_text("How long a step takes, in seconds.")
@@ -433,7 +435,7 @@ def test_a_job_is_submitted_by_a_form_made_from_its_schema(page: Page, service: 
     assert (job["args"], job["labels"]) == ({"steps": 7, "seconds": 0.01}, {"made": "by hand"})
 
 
-def test_what_is_wrong_is_said_at_its_field(page: Page) -> None:
+def test_an_invalid_value_is_reported_at_its_field(page: Page) -> None:
     page.goto("/?submit=Simple")
     page.get_by_label("steps").fill("many")
     page.get_by_text("More options").click()
@@ -451,7 +453,7 @@ def test_what_is_wrong_is_said_at_its_field(page: Page) -> None:
     expect(page.get_by_label("steps")).to_have_attribute("aria-invalid", "true")
 
 
-def test_a_submission_whose_answer_was_lost_is_one_job_when_it_is_sent_again(page: Page, service: Server) -> None:
+def test_submitting_again_after_a_lost_answer_creates_one_job(page: Page, service: Server) -> None:
     lost: list[str] = []
 
     def lose_the_first_answer(route: Any) -> None:
@@ -473,7 +475,7 @@ def test_a_submission_whose_answer_was_lost_is_one_job_when_it_is_sent_again(pag
     assert parse_qs(urlsplit(page.url).query)["job"] == lost
 
 
-def test_each_kind_of_argument_has_its_control(page: Page, start: Callable[..., Server]) -> None:
+def test_each_kind_of_argument_has_a_suitable_control(page: Page, start: Callable[..., Server]) -> None:
     server = start("mounted:app")
     page.goto(f"{server.url}/ops/?submit=Various")
     expect(page.get_by_label("name")).to_have_attribute("aria-required", "true")
@@ -510,7 +512,7 @@ def test_each_kind_of_argument_has_its_control(page: Page, start: Callable[..., 
 # Tokens
 
 
-def test_an_operator_signs_in_and_steers_and_the_token_goes_with_the_tab(
+def test_an_operator_can_sign_in_and_halt_jobs_and_the_token_is_kept_in_this_tab_only(
     page: Page, guarded: tuple[Server, dict[str, str]]
 ) -> None:
     server, secrets = guarded
@@ -543,7 +545,7 @@ def test_an_operator_signs_in_and_steers_and_the_token_goes_with_the_tab(
     assert secrets["operator"] not in page.evaluate("JSON.stringify(Object.values(sessionStorage))")
 
 
-def test_a_viewer_sees_everything_and_the_buttons_say_that_it_may_change_nothing(
+def test_a_viewer_sees_all_jobs_and_disabled_buttons_with_the_reason(
     page: Page, guarded: tuple[Server, dict[str, str]]
 ) -> None:
     server, secrets = guarded
@@ -565,7 +567,7 @@ def test_a_viewer_sees_everything_and_the_buttons_say_that_it_may_change_nothing
     assert server.status(job_id) == "running"
 
 
-def test_with_a_token_too_a_file_is_downloaded_by_its_name(
+def test_a_download_with_a_token_has_the_right_file_name(
     page: Page, guarded: tuple[Server, dict[str, str]], tmp_path: Path
 ) -> None:
     server, secrets = guarded
@@ -586,7 +588,7 @@ def test_with_a_token_too_a_file_is_downloaded_by_its_name(
 # Hostile texts, small screens, wrong addresses, accessibility, prefixes
 
 
-def test_text_that_looks_like_html_is_shown_as_text_wherever_it_comes_from(
+def test_html_in_labels_arguments_and_reasons_is_shown_as_text(
     page: Page, service: Server, steps: Callable[..., str], said: list[str]
 ) -> None:
     answer = service.client.post(
@@ -615,7 +617,7 @@ def test_text_that_looks_like_html_is_shown_as_text_wherever_it_comes_from(
     service.client.post(f"/jobs/{job_id}/stop", json={})
 
 
-def test_on_a_phone_nothing_is_cut_off_sideways(browser: Browser, service: Server, steps: Callable[..., str]) -> None:
+def test_no_page_scrolls_sideways_on_a_phone(browser: Browser, service: Server, steps: Callable[..., str]) -> None:
     job_id = steps(labels={"a-label-with-a-rather-long-name": "and-a-value-that-is-even-longer-than-that-" * 3})
     context = browser.new_context(base_url=service.url, viewport={"width": 400, "height": 800})
     page = context.new_page()
@@ -630,7 +632,7 @@ def test_on_a_phone_nothing_is_cut_off_sideways(browser: Browser, service: Serve
     context.close()
 
 
-def test_an_address_of_no_job_says_so(page: Page) -> None:
+def test_an_unknown_job_id_shows_an_error(page: Page) -> None:
     page.goto(f"/?job={NOBODY}")
 
     expect(page.locator("article")).to_contain_text(f"There is no job '{NOBODY}'")
@@ -639,7 +641,7 @@ def test_an_address_of_no_job_says_so(page: Page) -> None:
 
 
 @pytest.mark.parametrize("query", ["status=odd", "label=odd", "odd=1"])
-def test_a_filter_that_makes_no_sense_says_so_and_is_not_taken_for_a_lost_connection(page: Page, query: str) -> None:
+def test_an_invalid_filter_shows_an_error_and_no_lost_connection(page: Page, query: str) -> None:
     page.goto(f"/?{query}")
 
     expect(page.locator(".empty")).to_contain_text("This list cannot be shown")
@@ -648,7 +650,7 @@ def test_a_filter_that_makes_no_sense_says_so_and_is_not_taken_for_a_lost_connec
     expect(page.locator("#connection")).to_have_text("Live")
 
 
-def test_each_link_and_button_has_a_name_and_text_can_be_read(page: Page, steps: Callable[..., str]) -> None:
+def test_every_control_has_a_name_and_every_text_has_enough_contrast(page: Page, steps: Callable[..., str]) -> None:
     job_id = steps(labels={"team": "red"})
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
@@ -660,9 +662,7 @@ def test_each_link_and_button_has_a_name_and_text_can_be_read(page: Page, steps:
             assert page.evaluate(FAINT) == [], f"{address}, {scheme}"
 
 
-def test_mounted_under_a_prefix_everything_works_the_same(
-    page: Page, start: Callable[..., Server], said: list[str]
-) -> None:
+def test_the_dashboard_works_under_a_prefix(page: Page, start: Callable[..., Server], said: list[str]) -> None:
     server = start("mounted:app")
     answer = server.client.post("/ops/jobs", json={"type": "Simple", "args": {"steps": 100_000, "seconds": 0.02}})
     job_id = answer.json()["id"]

@@ -68,7 +68,7 @@ def pause(page: Page, job_id: str, action: str, **body: Any) -> None:
 # Late answers
 
 
-def test_a_list_that_comes_late_does_not_undo_what_was_seen_to_happen(page: Page, steps: Callable[..., str]) -> None:
+def test_a_late_list_does_not_undo_a_newer_status(page: Page, steps: Callable[..., str]) -> None:
     job_id = steps()
     page.goto("/")
     expect(status_of(row(page, job_id))).to_contain_text("running")
@@ -86,7 +86,7 @@ def test_a_list_that_comes_late_does_not_undo_what_was_seen_to_happen(page: Page
     assert "running" not in seen[seen.index("halted") :]
 
 
-def test_a_job_that_comes_late_does_not_undo_what_was_seen_to_happen(page: Page, steps: Callable[..., str]) -> None:
+def test_a_late_job_does_not_undo_a_newer_status(page: Page, steps: Callable[..., str]) -> None:
     job_id = steps()
     article = see_job(page, job_id)
     expect(status_of(article)).to_contain_text("running")
@@ -103,7 +103,7 @@ def test_a_job_that_comes_late_does_not_undo_what_was_seen_to_happen(page: Page,
     assert "running" not in seen[seen.index("stopped") :]
 
 
-def test_until_the_jobs_of_another_filter_are_there_those_that_are_seen_do_not_pass_for_them(
+def test_the_rows_of_the_old_filter_are_marked_as_busy_until_the_new_ones_arrive(
     page: Page, steps: Callable[..., str]
 ) -> None:
     job_id = steps()
@@ -120,7 +120,7 @@ def test_until_the_jobs_of_another_filter_are_there_those_that_are_seen_do_not_p
     expect(row(page, job_id)).to_have_count(0)
 
 
-def test_a_page_that_was_left_says_nothing_any_more(page: Page, steps: Callable[..., str]) -> None:
+def test_a_late_answer_does_not_change_a_page_that_was_left(page: Page, steps: Callable[..., str]) -> None:
     job_id = steps()
     see_job(page, job_id)
     held = Held(page, f"/jobs/{job_id}$")
@@ -133,7 +133,7 @@ def test_a_page_that_was_left_says_nothing_any_more(page: Page, steps: Callable[
     assert page.title() == "Jobs · Job manager"
 
 
-def test_a_job_that_ended_before_the_click_says_so_and_is_shown_as_it_is(
+def test_halting_a_job_that_has_ended_shows_an_error_and_its_current_status(
     page: Page, start: Callable[..., Server]
 ) -> None:
     server = start(STREAMS=0)
@@ -152,7 +152,7 @@ def test_a_job_that_ended_before_the_click_says_so_and_is_shown_as_it_is(
 # The stream
 
 
-def test_whatever_characters_a_reason_has_the_stream_goes_on(page: Page, steps: Callable[..., str]) -> None:
+def test_a_reason_with_line_separators_does_not_break_the_stream(page: Page, steps: Callable[..., str]) -> None:
     job_id = steps()
     article = see_job(page, job_id)
     expect(page.locator("#connection")).to_have_text("Live")
@@ -167,7 +167,7 @@ def test_whatever_characters_a_reason_has_the_stream_goes_on(page: Page, steps: 
     assert streams == []
 
 
-def test_where_something_cuts_each_stream_at_once_it_is_tried_ever_more_seldom(page: Page) -> None:
+def test_reconnecting_backs_off_if_every_stream_is_cut_at_once(page: Page) -> None:
     page.route("**/events*", lambda route: route.fulfill(content_type="text/event-stream", body=":\n\n"))
     streams = asked(page, r"/events\?")
     page.goto("/")
@@ -178,7 +178,7 @@ def test_where_something_cuts_each_stream_at_once_it_is_tried_ever_more_seldom(p
     assert streams[3] - streams[2] > 1.5
 
 
-def test_a_computer_that_has_slept_trusts_no_stream_from_before(page: Page, steps: Callable[..., str]) -> None:
+def test_the_page_reconnects_after_the_computer_has_slept(page: Page, steps: Callable[..., str]) -> None:
     job_id = steps()
     page.clock.install()
     page.goto("/")
@@ -192,9 +192,7 @@ def test_a_computer_that_has_slept_trusts_no_stream_from_before(page: Page, step
     expect(page.locator("#connection")).to_have_text("Live")
 
 
-def test_where_something_lets_no_stream_through_the_page_asks_now_and_then_and_says_so(
-    page: Page, steps: Callable[..., str]
-) -> None:
+def test_the_page_polls_and_says_so_if_streams_are_blocked(page: Page, steps: Callable[..., str]) -> None:
     job_id = steps()
     page.route("**/events*", lambda route: route.abort())
 
@@ -209,7 +207,7 @@ def test_where_something_lets_no_stream_through_the_page_asks_now_and_then_and_s
 # The list
 
 
-def test_what_was_typed_is_not_lost_when_a_status_is_chosen_right_after(page: Page) -> None:
+def test_a_search_is_not_lost_if_a_status_is_chosen_right_after_typing(page: Page) -> None:
     page.goto("/")
 
     page.get_by_label("Search").fill("red")
@@ -219,7 +217,7 @@ def test_what_was_typed_is_not_lost_when_a_status_is_chosen_right_after(page: Pa
     expect(page.get_by_label("Search")).to_have_value("red")
 
 
-def test_who_leaves_the_list_right_after_typing_is_not_called_back(page: Page, steps: Callable[..., str]) -> None:
+def test_a_pending_search_does_not_return_to_a_list_that_was_left(page: Page, steps: Callable[..., str]) -> None:
     job_id = steps()
     page.clock.install()
     page.goto("/")
@@ -233,7 +231,7 @@ def test_who_leaves_the_list_right_after_typing_is_not_called_back(page: Page, s
     expect(page.locator("article.job")).to_be_visible()
 
 
-def test_the_search_says_what_is_shown_after_the_back_button_too(page: Page) -> None:
+def test_the_search_field_matches_the_list_after_the_back_button(page: Page) -> None:
     page.goto("/")
     page.get_by_label("Type").select_option("Simple")
     search = page.get_by_label("Search")
@@ -247,7 +245,7 @@ def test_the_search_says_what_is_shown_after_the_back_button_too(page: Page) -> 
     expect(search).to_have_value("")
 
 
-def test_the_focus_stays_on_a_job_when_one_above_it_leaves_the_list(page: Page, steps: Callable[..., str]) -> None:
+def test_the_focus_stays_on_a_job_if_one_above_it_leaves_the_list(page: Page, steps: Callable[..., str]) -> None:
     [mine, above] = [steps(labels={"focus": "yes"}) for _ in range(2)]
     page.goto("/?label=focus:yes&status=running")
     expect(page.locator("tbody tr")).to_have_count(2)
@@ -260,7 +258,7 @@ def test_the_focus_stays_on_a_job_when_one_above_it_leaves_the_list(page: Page, 
     expect(halt).to_be_focused()
 
 
-def test_the_focus_stays_on_the_way_to_older_jobs_when_new_ones_come(page: Page, start: Callable[..., Server]) -> None:
+def test_the_focus_stays_on_the_link_to_older_jobs_if_new_jobs_arrive(page: Page, start: Callable[..., Server]) -> None:
     server = start(SLOTS=0)
     server.client.post("/jobs/batch", json=[{"type": "Simple"}] * 60)
     page.goto(server.url)
@@ -273,7 +271,7 @@ def test_the_focus_stays_on_the_way_to_older_jobs_when_new_ones_come(page: Page,
     expect(older).to_be_focused()
 
 
-def test_no_row_moves_from_under_the_mouse(page: Page, steps: Callable[..., str]) -> None:
+def test_rows_do_not_move_while_the_mouse_is_over_them(page: Page, steps: Callable[..., str]) -> None:
     mine = steps()
     page.goto("/")
     halt = row(page, mine).get_by_role("button", name=HALT)
@@ -289,7 +287,7 @@ def test_no_row_moves_from_under_the_mouse(page: Page, steps: Callable[..., str]
     expect(page.locator(".summary")).not_to_contain_text("order is fixed")
 
 
-def test_a_mouse_that_rests_on_the_rows_keeps_nothing_back(page: Page, steps: Callable[..., str]) -> None:
+def test_new_jobs_appear_if_the_mouse_rests_on_the_rows(page: Page, steps: Callable[..., str]) -> None:
     mine = steps()
     page.goto("/")
     row(page, mine).get_by_role("button", name=HALT).hover()
@@ -299,7 +297,7 @@ def test_a_mouse_that_rests_on_the_rows_keeps_nothing_back(page: Page, steps: Ca
     expect(row(page, newer)).to_be_visible()
 
 
-def test_a_job_that_was_steered_here_is_asked_for_by_itself_only_where_the_list_lacks_it(
+def test_a_job_halted_on_the_page_is_not_requested_separately_if_the_list_contains_it(
     page: Page, steps: Callable[..., str]
 ) -> None:
     job_id = steps()
@@ -314,7 +312,7 @@ def test_a_job_that_was_steered_here_is_asked_for_by_itself_only_where_the_list_
     assert single == []
 
 
-def test_of_very_many_labels_a_row_shows_the_first(page: Page, steps: Callable[..., str]) -> None:
+def test_a_row_shows_only_the_first_of_many_labels(page: Page, steps: Callable[..., str]) -> None:
     job_id = steps(labels={f"label{number}": "x" * number for number in range(30)})
     page.goto("/")
 
@@ -323,7 +321,7 @@ def test_of_very_many_labels_a_row_shows_the_first(page: Page, steps: Callable[.
     expect(see_job(page, job_id).locator(".label")).to_have_count(30)
 
 
-def test_a_double_click_asks_once_what_is_to_become_of_all_and_the_back_button_is_no(
+def test_a_double_click_on_halt_all_opens_one_dialog_which_the_back_button_cancels(
     page: Page, service: Server, steps: Callable[..., str]
 ) -> None:
     job_id = steps(labels={"double": "yes"})
@@ -347,7 +345,7 @@ def test_a_double_click_asks_once_what_is_to_become_of_all_and_the_back_button_i
 # Forms
 
 
-def test_what_was_typed_is_still_there_after_the_link_that_skips_the_head(page: Page) -> None:
+def test_the_skip_link_keeps_the_input_of_a_form(page: Page) -> None:
     page.goto("/?submit=Simple")
     page.get_by_label("steps").fill("7")
 
@@ -359,7 +357,7 @@ def test_what_was_typed_is_still_there_after_the_link_that_skips_the_head(page: 
     expect(page.get_by_label("steps")).to_have_value("7")
 
 
-def test_a_number_is_not_rounded_on_its_way_there_and_back(page: Page, start: Callable[..., Server]) -> None:
+def test_large_integers_are_submitted_and_shown_without_rounding(page: Page, start: Callable[..., Server]) -> None:
     server = start("mounted:app")
     page.goto(f"{server.url}/ops/?submit=Various")
     page.get_by_label("name").fill("ann")
@@ -375,7 +373,7 @@ def test_a_number_is_not_rounded_on_its_way_there_and_back(page: Page, start: Ca
     expect(part(page.locator("article"), "Arguments")).to_contain_text("1234567890123456789")
 
 
-def test_a_field_that_was_emptied_is_not_sent_as_what_stood_in_it(page: Page, start: Callable[..., Server]) -> None:
+def test_an_emptied_field_is_not_replaced_by_its_default(page: Page, start: Callable[..., Server]) -> None:
     server = start("mounted:app")
     page.goto(f"{server.url}/ops/?submit=Various")
     page.get_by_label("name").fill("ann")
@@ -393,9 +391,7 @@ def test_a_field_that_was_emptied_is_not_sent_as_what_stood_in_it(page: Page, st
 # Tokens
 
 
-def test_a_text_that_can_be_no_token_is_not_taken_for_a_service_that_does_not_answer(
-    page: Page, guarded: tuple[Server, dict[str, str]]
-) -> None:
+def test_an_invalid_token_is_rejected_in_the_sign_in_dialog(page: Page, guarded: tuple[Server, dict[str, str]]) -> None:
     server, secrets = guarded
     page.goto(server.url)
 
@@ -408,7 +404,7 @@ def test_a_text_that_can_be_no_token_is_not_taken_for_a_service_that_does_not_an
     expect(page.locator("#connection")).to_have_text("Live")
 
 
-def test_a_token_that_is_revoked_takes_the_jobs_out_of_sight_and_is_asked_for(
+def test_revoking_the_token_hides_the_jobs_and_asks_for_a_new_token(
     page: Page, guarded: tuple[Server, dict[str, str]], tmp_path: Path
 ) -> None:
     server, secrets = guarded
@@ -429,7 +425,7 @@ def test_a_token_that_is_revoked_takes_the_jobs_out_of_sight_and_is_asked_for(
     expect(row(page, job_id)).to_be_visible()
 
 
-def test_a_form_that_was_filled_in_outlives_its_token(
+def test_a_form_keeps_its_input_if_its_token_is_revoked(
     page: Page, guarded: tuple[Server, dict[str, str]], tmp_path: Path
 ) -> None:
     server, secrets = guarded
@@ -450,7 +446,7 @@ def test_a_form_that_was_filled_in_outlives_its_token(
 # Deceptive texts, and pages that cannot be shown
 
 
-def test_text_cannot_turn_its_direction_nor_hide_in_controls(page: Page, start: Callable[..., Server]) -> None:
+def test_invisible_and_bidirectional_characters_are_made_visible(page: Page, start: Callable[..., Server]) -> None:
     server = start("mounted:app")
     hidden = {"type": "Hostile", "labels": {"for": "a\u200b\u202eb"}}
     job_id = server.client.post("/ops/jobs", json=hidden).json()["id"]
@@ -471,7 +467,7 @@ def test_text_cannot_turn_its_direction_nor_hide_in_controls(page: Page, start: 
     expect(article.locator(".card.now")).to_be_hidden()
 
 
-def test_a_log_of_many_bytes_is_read_to_its_end(page: Page, start: Callable[..., Server]) -> None:
+def test_a_long_log_is_loaded_to_its_end(page: Page, start: Callable[..., Server]) -> None:
     server = start("mounted:app")
     job_id = server.client.post("/ops/jobs", json={"type": "Wordy"}).json()["id"]
     server.client.get(f"/ops/jobs/{job_id}/events", timeout=30)  # ends with the job
@@ -484,14 +480,14 @@ def test_a_log_of_many_bytes_is_read_to_its_end(page: Page, start: Callable[...,
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "halt"])
-def test_what_can_be_no_id_of_a_job_is_told_as_such(page: Page, name: str) -> None:
+def test_an_invalid_job_id_shows_an_error(page: Page, name: str) -> None:
     page.goto(f"/?job={name}")
 
     expect(page.locator("article")).to_contain_text("There is no such job")
     expect(page.locator("#connection")).to_be_hidden()
 
 
-def test_where_the_scripts_do_not_come_the_page_says_what_else_there_is(page: Page) -> None:
+def test_a_page_without_scripts_links_to_the_api(page: Page) -> None:
     page.route("**/app.js", lambda route: route.abort())
     page.goto("/")
 

@@ -93,9 +93,7 @@ LOAD = 'address => { fetch(address, {mode: "no-cors"}).catch(() => {}); }'
 POST = 'address => { fetch(address, {method: "POST", mode: "no-cors", body: "{}"}).catch(() => {}); }'
 
 
-def test_a_page_whose_name_was_made_to_resolve_to_this_machine_neither_lists_nor_stops_jobs(
-    page: Page, start: Callable[..., Server]
-) -> None:
+def test_dns_rebinding_cannot_list_or_stop_jobs(page: Page, start: Callable[..., Server]) -> None:
     server = start()
     job_id = running_job(server)
     # This page itself is refused, too, but scripts that run in it have the origin of the hostile name.
@@ -115,7 +113,9 @@ def test_a_page_whose_name_was_made_to_resolve_to_this_machine_neither_lists_nor
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "jobs.lan"])
-def test_a_page_of_another_site_changes_nothing(page: Page, start: Callable[..., Server], evil: str, host: str) -> None:
+def test_a_page_of_another_site_cannot_change_jobs(
+    page: Page, start: Callable[..., Server], evil: str, host: str
+) -> None:
     # Browsers send no Sec-Fetch-Site to jobs.lan: http:// is trustworthy for local addresses only.
     server = start(INSECURE=int(host == "jobs.lan"))
     job_id = running_job(server)
@@ -138,7 +138,7 @@ def test_a_page_of_another_site_changes_nothing(page: Page, start: Callable[...,
     assert [change["action"] for change in server.changes(job_id)] == ["submit", "claim"]
 
 
-def test_a_page_of_another_site_loads_nothing_but_a_link_from_it_is_followed(
+def test_another_site_can_link_to_the_service_but_not_load_from_it(
     page: Page, start: Callable[..., Server], evil: str
 ) -> None:
     server = start()
@@ -154,7 +154,7 @@ def test_a_page_of_another_site_loads_nothing_but_a_link_from_it_is_followed(
 
 
 @pytest.mark.parametrize("host", [*PAGES, "jobs.lan"])
-def test_the_dashboard_and_the_api_docs_work_at_every_name_of_the_service(
+def test_the_dashboard_and_the_api_docs_work_under_every_name_of_the_service(
     page: Page, start: Callable[..., Server], host: str
 ) -> None:
     # Browsers send no Sec-Fetch-Site to jobs.lan: the service has to rely on Origin and Referer.
