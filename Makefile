@@ -3,7 +3,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
-# What we are compared to, in an environment of its own: its versions shall not decide ours.
+# The environment of the benchmarks' peers, separate so that their versions do not constrain ours.
 export PEERS ?= .venv-peers
 
 export HOST ?= 127.0.0.1
@@ -22,19 +22,19 @@ lint: $(VENV)/dev ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-sample: $(VENV)/run ## Make the sample data, the first time
+sample: $(VENV)/run ## Make the sample data, unless it exists
 	$(BIN)/python -m jobmanager sample
 
 docker: ## Build the container image
 	docker build -t jobmanager .
 
-faults: $(VENV)/dev ## Have some 600 faults strike servers on both databases, and tell how many were survived; takes 20 minutes
+faults: $(VENV)/dev ## Inject some 600 faults into servers on both databases and count the survived ones; 20 minutes
 	CAMPAIGN_ROUNDS=400 $(BIN)/python -m pytest -s tests/server/test_campaign.py
 
-bench: $(VENV)/dev $(PEERS)/done ## Measure, beside what we are compared to; ONLY=export: that alone, QUICK=1: only see that it runs
+bench: $(VENV)/dev $(PEERS)/done ## Run the benchmarks beside the peers; ONLY=export runs one, QUICK=1 only shows that they run
 	$(BIN)/python -m benchmarks $(ONLY) $(if $(QUICK),--quick)
 
-clean: ## Remove what was installed and made here, but not the data
+clean: ## Remove everything that was installed or built here, except the data
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/run: requirements.txt setup.cfg

@@ -1,4 +1,4 @@
-"""What a WSGI server loads in this folder: `gunicorn wsgi:app`; elsewhere it is `jobmanager.wsgi:app`."""
+"""The WSGI application in this folder: `gunicorn wsgi:app`. Elsewhere, use `jobmanager.wsgi:app`."""
 
 from jobmanager.wsgi import app
 

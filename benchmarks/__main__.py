@@ -22,8 +22,8 @@ from benchmarks.frame import NAMES, RESULTS
 
 
 def main() -> None:
-    """Measure what was asked for."""
-    # As for Ctrl-C: servers that were started end, and their folders go.
+    """Run the benchmarks that the command line names."""
+    # As with Ctrl-C: end the started servers and remove their folders.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; by default all")

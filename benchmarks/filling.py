@@ -1,6 +1,6 @@
-"""Fill a store with jobs that have long finished, past the service: to submit and run a million takes too long.
+"""Fill a store with finished jobs by SQL: submitting and running a million takes too long.
 
-What is written is what the service would have left: jobs with their labels, and what happened to them.
+Writes the rows that the service would have written: jobs, their labels and their changes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from sqlalchemy.engine import make_url
 
 from jobmanager.store import Store
 
-#: Over how long the jobs were submitted.
+#: Time over which the jobs were submitted.
 AGE = timedelta(days=90)
 CUSTOMERS = 1000
 REGIONS = ("africa", "america", "asia", "europe")
-#: One of so many jobs has the rare label.
+#: One in so many jobs has the rare label.
 SELDOM = 2000
 
 _JOB = (
@@ -30,7 +30,7 @@ _JOB = (
     " ran_seconds, attempt, failures, crashes, checkpoint_seq, details, is_forced"
 )
 _LABEL = "job_number, name, value, submitted_at"
-#: What happened to the jobs: the submission, the claim, and what they are at.
+#: Changes of the jobs: the submission, the claim, and the one to their final status.
 _CHANGES = (
     ("'submit'", "NULL", "'submitted'", "0", "submitted_at", "true"),
     ("'claim'", "'submitted'", "'running'", "1", "started_at", "attempt > 0"),
@@ -45,9 +45,9 @@ Row = tuple[Any, ...]
 
 
 def fill(url: str, *, jobs: int, waiting: int, types: Mapping[str, int], statuses: Mapping[str, int]) -> float:
-    """Make a store of so many jobs, the newest of which wait; returns the seconds that took.
+    """Make a store with so many jobs, of which the newest are waiting; return the seconds that this took.
 
-    *types* and *statuses* (of those that do not wait) say how many of a thousand are of each.
+    *types* and *statuses* (of the jobs that do not wait) have the number in a thousand for each.
     """
     began = time.perf_counter()
     Store(url).close()
@@ -65,12 +65,12 @@ def fill(url: str, *, jobs: int, waiting: int, types: Mapping[str, int], statuse
 
 
 def moment(age: timedelta, now: datetime) -> int:
-    """Return the time so long ago as it is stored."""
+    """Return the time *age* before *now*, as the store keeps it: microseconds."""
     return int((now - age).timestamp() * 1_000_000)
 
 
 def _jobs(jobs: int, waiting: int, types: Mapping[str, int], statuses: Mapping[str, int]) -> Iterator[Row]:
-    """Yield the rows of jobs, the eldest first; always the same but for the time."""
+    """Yield the rows of jobs, oldest first. They are always the same, except for their times."""
     chance = random.Random(1)
     of_types = chance.choices(list(types), list(types.values()), k=jobs)
     of_statuses = chance.choices(list(statuses), list(statuses.values()), k=jobs - waiting)
@@ -92,7 +92,7 @@ def _jobs(jobs: int, waiting: int, types: Mapping[str, int], statuses: Mapping[s
 
 
 def _labels(number: int, chance: random.Random) -> dict[str, str]:
-    """Return labels: one that a thousand jobs have each, one that many have, and one that hardly any has."""
+    """Return labels: one with a thousand different values, one with four, and a rare one."""
     labels = {}
     if number % 2 == 0:
         labels["customer"] = f"c{chance.randrange(CUSTOMERS)}"
@@ -105,7 +105,7 @@ def _labels(number: int, chance: random.Random) -> dict[str, str]:
 
 def _fill_sqlite(path: str, rows: Sequence[Row], labels: Sequence[Row], changes: Iterable[str]) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
-    # Nothing else has the file open, and nobody misses it after a power cut.
+    # The file is not shared, and may be lost in a power cut.
     for setting in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -400000"):
         connection.execute(f"PRAGMA {setting}")
     connection.execute("BEGIN")
@@ -127,4 +127,4 @@ def _fill_postgres(url: str, rows: Sequence[Row], labels: Sequence[Row], changes
             connection.execute(change)
         connection.execute("SELECT setval(pg_get_serial_sequence('jobs', 'number'), max(number)) FROM jobs")
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("VACUUM ANALYZE")  # which PostgreSQL does by itself within a minute
+        connection.execute("VACUUM ANALYZE")  # PostgreSQL does this by itself within a minute

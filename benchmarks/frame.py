@@ -1,4 +1,4 @@
-"""What all comparisons share: taking turns, what was measured, and where it is kept."""
+"""Shared by all benchmarks: measuring in turns, the results, and where they are stored."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
-#: Every comparison, in the order of the report.
+#: All benchmarks, in the order of the report.
 NAMES = ("jobs", "submit", "batch", "control", "export", "scale", "idle")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing that was measured of several contenders, once in each round."""
+    """One quantity, measured for several contenders, once in each round."""
 
     title: str
     unit: str
-    #: a value for each round, by contender
+    #: by contender, one value for each round
     rounds: dict[str, list[float]]
     #: True for times and memory
     is_less_better: bool = False
-    #: drawn on a logarithmic scale: where contenders are tens of times apart
+    #: drawn on a logarithmic scale, for contenders that are tens of times apart
     is_log: bool = False
-    #: has its place in the picture; in the table it is always
+    #: shown in the picture; the table shows all figures
     is_drawn: bool = True
 
     def median(self, contender: str) -> float:
@@ -41,14 +41,14 @@ class Figure:
         return statistics.median(self.rounds[contender])
 
     def ratio(self, one: str, other: str) -> float:
-        """Return the median of each round's ratio: a slow moment of the machine meets both."""
+        """Return the median of the ratios of each round, so that a slow moment of the machine affects both."""
         pairs = zip(self.rounds[one], self.rounds[other], strict=True)
         return statistics.median(a / b for a, b in pairs)
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What was to be reached, and what was."""
+    """A goal and the measured value."""
 
     text: str
     value: float
@@ -57,25 +57,25 @@ class Goal:
     is_at_most: bool = False
 
     def is_reached(self) -> bool:
-        """Tell whether it was."""
+        """Return True if the value reaches the goal."""
         return self.value <= self.wanted if self.is_at_most else self.value >= self.wanted
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one comparison found."""
+    """The result of one benchmark."""
 
     name: str
     title: str
-    #: what was done, for a reader who wants to know whether that is fair
+    #: how it was measured, so that a reader can judge whether it is fair
     how: str
     figures: list[Figure]
     goals: list[Goal]
-    #: of what was compared
+    #: versions of the compared packages
     versions: dict[str, str] = field(default_factory=dict)
 
     def show(self) -> None:
-        """Print it."""
+        """Print the result."""
         print(f"\n{self.title}")
         for figure in self.figures:
             print(f"  {figure.title} [{figure.unit}]")
@@ -87,7 +87,7 @@ class Result:
             print(f"  {goal.text}: {shown(goal.value)} {goal.unit} (goal {sign} {goal.wanted:,.6g}): {mark}")
 
     def keep(self, folder: Path = RESULTS) -> None:
-        """Write it to where the report is made from."""
+        """Write the result to the folder that the report is made from."""
         folder.mkdir(parents=True, exist_ok=True)
         kept = asdict(self) | {"machine": machine(), "measured_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
         text = json.dumps(kept, indent=1, ensure_ascii=False)
@@ -95,7 +95,7 @@ class Result:
 
     @classmethod
     def kept(cls, file: Path) -> tuple[Result, str]:
-        """Return what was written, and on what machine and when."""
+        """Load a result; return it with the machine and the time of its measurement."""
         told = json.loads(file.read_text(encoding="utf-8"))
         where = f"{told.pop('machine')}; {told.pop('measured_at')}"
         figures = [Figure(**each) for each in told.pop("figures")]
@@ -106,7 +106,7 @@ class Result:
 def in_turns(
     ways: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int, *, warm_up: int = 0
 ) -> list[dict[str, dict[str, float]]]:
-    """Have each way measured in each round, one after the other: A B A B; returns what each told, by round and way."""
+    """Measure all ways in turns: A B A B. Return the figures by round and way, without those of the warm-up."""
     told = [{name: dict(way()) for name, way in ways.items()} for _ in range(warm_up + rounds)]
     return told[warm_up:]
 
@@ -114,7 +114,7 @@ def in_turns(
 def in_turns_within(
     ways: Mapping[str, Callable[[], Mapping[str, float]]], rounds: int, seconds: float
 ) -> list[dict[str, dict[str, float]]]:
-    """Have each way measured in turns, in as many of these rounds as there is time for, but at least in one."""
+    """Measure all ways in turns, for as many rounds as fit into *seconds*, but at least one and at most *rounds*."""
     began = time.monotonic()
     told = in_turns(ways, 1)
     while len(told) < rounds and (time.monotonic() - began) * (len(told) + 1) / len(told) < seconds:
@@ -132,7 +132,7 @@ def figure(
     is_log: bool = False,
     is_drawn: bool = True,
 ) -> Figure:
-    """Return one key of what was told in turns, of the ways that told it."""
+    """Return the figure with the values of *key*, for the ways that measured it."""
     ways = [way for way in told[0] if key in told[0][way]]
     rounds = {way: [each[way][key] for each in told] for way in ways}
     return Figure(
@@ -141,12 +141,12 @@ def figure(
 
 
 def is_ours(contender: str) -> bool:
-    """Tell whether a contender is this service: its name says so first."""
+    """Return True if a contender is this service, by the beginning of its name."""
     return contender.lower().startswith(("ours", "job manager", "jobmanager"))
 
 
 def shown(value: float) -> str:
-    """Return a number with three digits that count, at least, and its thousands apart.
+    """Format a number with at least three significant digits and a separator of thousands.
 
     >>> shown(12345.6), shown(12.345), shown(0.12345), shown(0)
     ('12,346', '12.3', '0.123', '0')
@@ -157,13 +157,13 @@ def shown(value: float) -> str:
 
 
 def spread(times: Sequence[float], name: str = "") -> dict[str, float]:
-    """Return the median and the 99th percentile of times in seconds, in milliseconds."""
+    """Return the median and the 99th percentile, in milliseconds, of times in seconds."""
     cuts = statistics.quantiles(times, n=100, method="inclusive")
     return {f"{name}p50": cuts[49] * 1000, f"{name}p99": cuts[98] * 1000}
 
 
 def ask(command: Sequence[str | Path], **how: Any) -> dict[str, float]:
-    """Run a program that tells, in the last line it prints, a JSON object of figures; raises if it fails."""
+    """Run a program and return the JSON object in its last line of output. Raises CalledProcessError if it fails."""
     environment = os.environ | how.pop("env", {})
     told = subprocess.run(
         [str(part) for part in command], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True, **how
@@ -173,12 +173,12 @@ def ask(command: Sequence[str | Path], **how: Any) -> dict[str, float]:
 
 
 def versions_of(*packages: str) -> dict[str, str]:
-    """Return the versions of packages that are installed here."""
+    """Return the versions of packages in this environment."""
     return {name: version(name) for name in packages}
 
 
 def machine() -> str:
-    """Return what this was measured on."""
+    """Describe this machine: processor, memory and system."""
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     models = [line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line]
     model = models[0].partition(":")[2].strip() if models else platform.machine()

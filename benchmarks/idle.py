@@ -1,6 +1,6 @@
-"""What the service costs while it has nothing to do: CPU, memory, and the time until it is ready.
+"""Measure an idle service: CPU, memory, and the time until it is ready.
 
-A real gunicorn as it is shipped, with one worker and nothing submitted.
+A real gunicorn with the shipped configuration, one worker and no jobs.
 
     python -m benchmarks idle
 """
@@ -17,13 +17,13 @@ from benchmarks.frame import Figure, Goal, Result, figure, in_turns, versions_of
 from benchmarks.peers.servers import database, postgres
 from benchmarks.serving import processor_seconds, serving
 
-#: What `serving` takes.
+#: Arguments of `serving`.
 Store = dict[str, Any]
 
 SQLITE, POSTGRESQL = "ours, SQLite", "ours, PostgreSQL"
-#: What the service should cost at most: % of a core, of all its processes; and 10⁶ bytes, of a worker.
+#: Goals: at most so many % of a core for all processes, and so many 10⁶ bytes for a worker.
 MOST_CPU, MOST_MEMORY = 0.5, 90.0
-#: Until what the start has left to do is done.
+#: Time until the work of the start is finished.
 _SETTLE_SECONDS = 1.5
 
 _HOW = """
@@ -35,7 +35,7 @@ resident (RSS), its share of that (PSS), and what it shares with nobody (USS), i
 
 
 def measure(*, quick: bool) -> Result:
-    """Start it again and again, on either store, and look on."""
+    """Start the server repeatedly on both stores, in turns, and measure it while it is idle."""
     rounds, window = (1, 1.0) if quick else (3, 5.0)
     with tempfile.TemporaryDirectory(prefix="idle-") as folder, postgres() as server, database(server) as url:
         stores: dict[str, Store] = {
@@ -44,7 +44,7 @@ def measure(*, quick: bool) -> Result:
         }
         for store in stores.values():
             with serving(**store):
-                pass  # its tables are made
+                pass  # makes the tables
         told = in_turns({name: partial(look_on, store, window) for name, store in stores.items()}, rounds)
     figures = [
         figure(told, "cpu", "CPU of all processes", "% of a core", is_less_better=True),
@@ -66,7 +66,7 @@ def measure(*, quick: bool) -> Result:
 
 
 def look_on(store: Store, window: float) -> dict[str, float]:
-    """Start the server, leave it alone, and return what that cost."""
+    """Start the server, leave it idle for *window* seconds, and return the figures."""
     with serving(**store) as server:
         (worker,) = server.workers()
         time.sleep(_SETTLE_SECONDS)
@@ -79,7 +79,7 @@ def look_on(store: Store, window: float) -> dict[str, float]:
 
 
 def _memory(pid: int) -> dict[str, float]:
-    """Return what a process has in memory, in 10⁶ bytes."""
+    """Return the memory of a process, in 10⁶ bytes."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
     told = {line.partition(":")[0]: float(line.split()[1]) * 1024 / 1e6 for line in lines}
     return {"Rss": told["Rss"], "Pss": told["Pss"], "Uss": told["Private_Clean"] + told["Private_Dirty"]}

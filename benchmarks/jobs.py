@@ -1,6 +1,6 @@
-"""How many jobs a second are run that do nothing: what is measured is all that a job costs besides its work.
+"""Measure how many empty jobs run in a second: the overhead of a job.
 
-Ours and the peers' in turns, each in a process of its own on a new queue, which is filled before a worker starts.
+Ours and the peers take turns, each in its own process on a new queue, which is filled before a worker starts.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Broker = Callable[[], AbstractContextManager[str]]
 Way = Callable[[], dict[str, float]]
 
 ON_SQLITE, ON_POSTGRES = "ours, SQLite", "ours, PostgreSQL"
-#: The same by two processes on one database.
+#: The same with two processes on one database.
 BY_TWO, ON_POSTGRES_BY_TWO = "ours, SQLite, 2 processes", "ours, PostgreSQL, 2 processes"
 #: The peers that keep their queue in PostgreSQL.
 POSTGRES_PEERS = ("Procrastinate, 8 at once", "Procrastinate, 2 processes", "DBOS, 8 threads")
 ROUNDS = 5
-#: No further round is begun that would end later than this.
+#: No round begins that would end after this.
 LONGEST_SECONDS = 280.0
-#: How many jobs each runs in a round: one or two seconds' worth.
+#: Jobs in a round of each contender: enough for one or two seconds.
 JOBS = {
     ON_SQLITE: 4000,
     BY_TWO: 5000,
@@ -64,7 +64,7 @@ made it slower when tried (2,300 a second instead of 3,000), and is left out.
 
 
 def measure(*, quick: bool) -> Result:
-    """Compare; takes up to five minutes, *quick* a quarter of one."""
+    """Run the benchmark. Takes up to five minutes, *quick* a quarter of a minute."""
     with ExitStack() as stack:
         server = stack.enter_context(servers.postgres())
         ways = ways_of(server, jobs=dict.fromkeys(JOBS, JOBS_OF_QUICK) if quick else JOBS)
@@ -87,7 +87,7 @@ def measure(*, quick: bool) -> Result:
 
 
 def ways_of(server: str, jobs: dict[str, int]) -> dict[str, Way]:
-    """Return what measures each contender once, on a broker of its own."""
+    """Return, for each contender, a function that measures it once on its own broker."""
     on_postgres = partial(servers.database, server)
     ways: dict[str, Way] = {
         ON_SQLITE: partial(ours, jobs[ON_SQLITE], servers.sqlite, 1),
@@ -103,7 +103,7 @@ def ways_of(server: str, jobs: dict[str, int]) -> dict[str, Way]:
 
 
 def ours(jobs: int, broker: Broker, processes: int) -> dict[str, float]:
-    """Measure ours once, in so many new processes."""
+    """Measure ours once, in *processes* new processes."""
     with broker() as url:
         return ask([sys.executable, "-m", "benchmarks.noop", str(jobs), url, str(processes)])
 
@@ -115,6 +115,6 @@ def theirs(peer: str, way: str, jobs: int, broker: Broker) -> dict[str, float]:
 
 
 def goal_of(completed: Figure, ours: Sequence[str], others: Sequence[str], of_whom: str) -> Goal:
-    """Return by what factor the best of ours is faster than the best of others, and whether that was the goal."""
+    """Return the goal that the best of ours is 1.5 times as fast as the best of others."""
     one, other = max(ours, key=completed.median), max(others, key=completed.median)
     return Goal(text=f"{one}, completed/s, to {of_whom}'s: {other}", value=completed.ratio(one, other), wanted=1.5)

@@ -1,9 +1,9 @@
-"""Ours, like the programs of the peers: fills the queue with jobs that do nothing, then runs them.
+"""Fill our queue with jobs that do nothing, then run them, like the programs of the peers.
 
     python -m benchmarks.noop JOBS URL PROCESSES
 
-Prints how many a second it did of either, and the CPU time of a job. A job counts when its end is recorded; like the
-peers', measured from the first to the last.
+Prints how many jobs a second were enqueued and completed, and the CPU time of a job. A job counts when its end is
+recorded. Measured from the first job to the last, as with the peers.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from jobmanager.store import Store
 
 SLOTS = 8
 _LOOK_SECONDS = 0.01
-#: What is recorded of a job: that it was submitted, claimed and completed.
+#: Changes that are recorded for each job: submitted, claimed and completed.
 _CHANGES = 3
 
 
 class Noop(Job):
-    """Does nothing but count."""
+    """Only counts."""
 
     counted = 0
     lock = threading.Lock()  # guards counted
 
     def start(self) -> None:
-        """Count."""
+        """Count the job."""
         with self.lock:
             Noop.counted += 1
 
 
 def types() -> Registry:
-    """Return the one type there is."""
+    """Return a registry with this type."""
     found = Registry()
     found.register(Noop)
     return found
 
 
 def main() -> None:
-    """Measure; as one of the processes that run the jobs, serve."""
+    """Measure, or serve as one of the processes that run the jobs."""
     if sys.argv[1] == "serve":
         serve(sys.argv[2], slots=int(sys.argv[3]))
         return
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def enqueued_per_second(url: str, jobs: int) -> float:
-    """Submit so many jobs, one after the other, each durable before the next."""
+    """Submit jobs one after the other, each durable before the next; return jobs a second."""
     with managed(url, slots=0) as filled:
         began = time.perf_counter()
         for _ in range(jobs):
@@ -69,7 +69,7 @@ def enqueued_per_second(url: str, jobs: int) -> float:
 
 @contextmanager
 def managed(url: str, *, slots: int) -> Iterator[JobManager]:
-    """Give out a manager, whose jobs' files are in a folder of its own."""
+    """Yield a manager with a temporary folder for the files of its jobs."""
     with tempfile.TemporaryDirectory(prefix="noop-") as folder:
         settings = Settings(data_dir=Path(folder), database_url=url, slots=slots)
         with JobManager(settings, types()) as manager:
@@ -77,7 +77,7 @@ def managed(url: str, *, slots: int) -> Iterator[JobManager]:
 
 
 def run(url: str, jobs: int, processes: int) -> dict[str, float]:
-    """Run them all, 8 at once in each process; returns how many a second, and milliseconds of CPU for each."""
+    """Run all jobs, 8 at once in each process; return jobs a second, and the CPU milliseconds of a job."""
     store = Store(url)
     command = [sys.executable, "-m", "benchmarks.noop", "serve", url, str(SLOTS)]
     with ExitStack() as stack:
@@ -88,7 +88,7 @@ def run(url: str, jobs: int, processes: int) -> dict[str, float]:
         wait_for(store, jobs + 1)
         begun, began = store.last_change(), time.perf_counter()
         wait_for(store, jobs * _CHANGES)
-        while store.count() != {("Noop", Status.COMPLETED): jobs}:  # numbers of changes may be left out
+        while store.count() != {("Noop", Status.COMPLETED): jobs}:  # the numbers of changes may have gaps
             time.sleep(_LOOK_SECONDS)
         took = time.perf_counter() - began
         told = [json.loads(server.communicate()[0]) for server in servers]
@@ -100,7 +100,7 @@ def run(url: str, jobs: int, processes: int) -> dict[str, float]:
 
 
 def wait_for(store: Store, changes: int) -> None:
-    """Wait until so many changes are recorded."""
+    """Block until that many changes are recorded. Raises AssertionError after 120 seconds."""
     deadline = time.monotonic() + 120
     while (seen := store.last_change()) < changes:
         if time.monotonic() > deadline:
@@ -109,7 +109,7 @@ def wait_for(store: Store, changes: int) -> None:
 
 
 def serve(url: str, *, slots: int) -> None:
-    """Run jobs until the input ends; prints how many, and the seconds of CPU since it began to."""
+    """Run jobs until the input ends; print their number and the CPU seconds since the start."""
     with managed(url, slots=slots):
         cpu = time.process_time()
         sys.stdin.read()

@@ -1,4 +1,4 @@
-"""Draws what one comparison found: a bar for each contender, with its spread. The same result makes the same bytes."""
+"""Draw the result of one benchmark: a bar for each contender, with its spread. The same result gives the same bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from benchmarks.frame import Figure, Result, is_ours, shown
 
-#: Seen on white and on almost black alike: nobody knows what the page is shown on.
+#: Readable on white and on almost black: the background of the page is unknown.
 _TEXT = "#7d8189"
 _FAINT = "#7d818955"
 _OURS = "#2f81f7"
@@ -22,11 +22,11 @@ _SPREAD = "#d1742f"
 _WIDTH = 9.0
 _BAR = 0.36  # inches for each contender
 _HEAD = 1.05  # inches for the title and the axis of each figure
-_LONGEST_NAME, _LONGEST_TITLE = 42, 56  # letters in a line
+_LONGEST_NAME, _LONGEST_TITLE = 42, 56  # characters in a line
 
 mpl.rcParams |= {
-    "svg.hashsalt": "benchmarks",  # names of parts would be random without
-    "svg.fonttype": "path",  # as wide wherever it is shown
+    "svg.hashsalt": "benchmarks",  # otherwise, the ids of elements are random
+    "svg.fonttype": "path",  # the same width everywhere
     "font.size": 10.5,
     "text.color": _TEXT,
     "axes.labelcolor": _TEXT,
@@ -37,7 +37,7 @@ mpl.rcParams |= {
 
 
 def draw(result: Result, path: Path) -> None:
-    """Write an SVG with a part for each figure that is to be drawn."""
+    """Write an SVG with a part for each drawn figure."""
     figures = [figure for figure in result.figures if figure.is_drawn]
     heights = [_HEAD + _BAR * sum(map(_lines, figure.rounds)) for figure in figures]
     canvas = Canvas(figsize=(_WIDTH, sum(heights)), layout=ConstrainedLayoutEngine(h_pad=0.1, hspace=0.0))
@@ -78,7 +78,7 @@ def _draw(part: Axes, figure: Figure) -> None:
 
 
 def _scale(part: Axes, figure: Figure) -> None:
-    """Begin at zero, or at a power of ten, and leave room for the numbers at the ends of the bars."""
+    """Set the axis: from zero, or logarithmic, with room for the numbers at the ends of the bars."""
     values = [value for rounds in figure.rounds.values() for value in rounds]
     most = max(values) or 1.0
     if figure.is_log:
@@ -100,7 +100,7 @@ def _scale(part: Axes, figure: Figure) -> None:
 
 
 def _places(names: list[str]) -> list[float]:
-    """Return where the middle of each bar is, in lines from above: a name of two lines takes two."""
+    """Return the middle of each bar, in lines from the top: a name of two lines takes two."""
     places, end = [], 0.0
     for name in names:
         places.append(end + _lines(name) / 2)

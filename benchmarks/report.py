@@ -1,9 +1,9 @@
-"""Writes docs/BENCHMARKS.md and its pictures from what was measured; measures nothing.
+"""Write docs/BENCHMARKS.md and its pictures from stored results. Measures nothing.
 
     python -m benchmarks.report [FOLDER]
 
-FOLDER has the results and gets the pictures; the page is written beside it. Runs in the environment of the peers, which
-has matplotlib. The same results make the same bytes.
+FOLDER holds the results and gets the pictures; the page is written beside it. Runs in the environment of the peers,
+which has matplotlib. The same results give the same bytes.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Goals that were not reached are shown like the others.
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A result, and on what machine and when it was found."""
+    """A result, with the machine and the time of its measurement."""
 
     result: Result
     where: str
 
 
 def main() -> None:
-    """Write the page, and a picture for each comparison that there are results of."""
+    """Write the page, and a picture for each result."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
     found = read(folder)
     for kept in found:
@@ -49,14 +49,14 @@ def main() -> None:
 
 
 def read(folder: Path) -> list[Kept]:
-    """Return the results that are there, in the order in which they are measured."""
+    """Return the results in the folder, in the order in which they are measured."""
     places = {name: place for place, name in enumerate(NAMES)}
     files = sorted(folder.glob("*.json"), key=lambda file: (places.get(file.stem, len(places)), file.stem))
     return [Kept(*Result.kept(file)) for file in files]
 
 
 def page(found: Sequence[Kept]) -> str:
-    """Return the page, in Markdown."""
+    """Return the page as Markdown."""
     parts = [_INTRODUCTION]
     if found:
         parts += ["## Goals", "\n".join(_goals(found)), "## Machine", "\n".join(_machines(found))]
@@ -66,7 +66,7 @@ def page(found: Sequence[Kept]) -> str:
 
 
 def picture(result: Result) -> str:
-    """Return the name of its picture."""
+    """Return the file name of the picture of a result."""
     return f"{result.name}.svg"
 
 
@@ -87,7 +87,7 @@ def _wanted(goal: Goal) -> str:
 
 
 def _measured(goal: Goal) -> str:
-    """Return the value, to as many digits as tell it from what was wanted."""
+    """Return the value, with enough digits to distinguish it from the goal."""
     text = shown(goal.value)
     if goal.value != goal.wanted and float(text.replace(",", "")) == goal.wanted:
         text = f"{goal.value:,.6g}"
@@ -107,7 +107,7 @@ def _machines(found: Sequence[Kept]) -> Iterator[str]:
 
 
 def _anchor(result: Result) -> str:
-    """Return how GitHub calls the place of a heading."""
+    """Return GitHub's anchor for the heading of a result."""
     kept = "".join(letter for letter in result.title.lower() if letter.isalnum() or letter in " -_")
     return kept.replace(" ", "-")
 

@@ -35,32 +35,32 @@ from jobmanager.registry import Registry
 from jobmanager.states import Status
 from jobmanager.store import Store
 
-#: Types, and how many of a thousand jobs are of each.
+#: Number of jobs of each type in a thousand.
 TYPES = {"Ledger": 600, "Import": 250, "Report": 149, "Migrate": 1}
-#: Statuses of jobs that do not wait, and how many of a thousand have each.
+#: Number of jobs in each status in a thousand, without those that wait.
 STATUSES = {"completed": 959, "failed": 20, "stopped": 20, "halted": 1}
 SUBMITTERS = 16
-#: Of a hundred figures, those that the picture shows.
+#: The figures that the picture shows, of a hundred.
 _SHOWN = ("list, first page", "rare status", "two labels", "details", "count of all", "claim")
 DRAWN = {f"{what}: p99" for what in _SHOWN}
 LIMIT = 100
 _WARM_UP = 5
 
 Question = Callable[[Store], Any]
-Ways = dict[str, str]  # the URL of each contender's store
+Ways = dict[str, str]  # the URL of the store of each contender
 Part = tuple[list[Figure], list[Goal]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """How much there is of everything."""
+    """The sizes of the benchmark."""
 
     jobs: int
     waiting: int
-    #: halted jobs in a store of their own, and jobs that are put off in another
+    #: halted jobs in their own store, and delayed jobs in another one
     apart: int
     rounds: int
-    #: how often each question is asked in a round
+    #: repetitions of each query in a round
     times: int
     submit_seconds: float
     idle_seconds: float
@@ -71,7 +71,7 @@ QUICK = Extent(jobs=10_000, waiting=100, apart=1_000, rounds=1, times=5, submit_
 
 
 def measure(*, quick: bool) -> Result:
-    """Fill the stores, ask them in turns, and start servers on them."""
+    """Fill the stores, query them in turns, and start servers on them."""
     extent = QUICK if quick else FULL
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         parts = [_on_sqlite(Path(folder), extent), _halted(Path(folder), extent), _put_off(Path(folder), extent)]
@@ -95,12 +95,9 @@ def _on_sqlite(folder: Path, extent: Extent) -> Part:
     asked = _asked(ways, extent, _QUESTIONS | _COUNTS)
     submitted = _submitted(ways, extent)
     started = _started(folders, extent)
-    claimed = _asked(ways, extent, _CLAIM)  # last: what was claimed would be taken back by whoever starts
+    claimed = _asked(ways, extent, _CLAIM)  # last: a manager that starts would take back claimed jobs
     parts = (asked, claimed, submitted, started)
     return figures + [each for more, _ in parts for each in more], [each for _, more in parts for each in more]
-
-
-# What is asked
 
 
 def _some_customer() -> str:
@@ -112,7 +109,7 @@ def _found(**given: Any) -> Question:
 
 
 def _of_customer(**labels: str) -> Question:
-    """Ask for the jobs of another customer each time."""
+    """Find the jobs of another customer each time."""
 
     def find(store: Store) -> Any:
         return _found(labels={"customer": _some_customer()} | labels)(store)
@@ -143,7 +140,7 @@ def _old_with_label(store: Store) -> Any:
 
 
 def _details(store: Store) -> Any:
-    """Ask for a job in the middle; where there is none, for any."""
+    """Load a job from the middle of the store, if there is one."""
     return [store.get(job.id) for job in _deep(store).jobs[:1]]
 
 
@@ -192,7 +189,7 @@ _LATER: dict[str, Question] = {
 
 
 def _asked(ways: Ways, extent: Extent, questions: Mapping[str, Question], where: str = "") -> Part:
-    """Ask each store each question so many times; the store that is named first is the one with goals."""
+    """Run all queries on all stores in turns. The goals are for the first store."""
     stores = {name: Store(url) for name, url in ways.items()}
 
     def asking(store: Store) -> Callable[[], dict[str, float]]:
@@ -202,7 +199,7 @@ def _asked(ways: Ways, extent: Extent, questions: Mapping[str, Question], where:
             for key, value in spread(_times(question, store, extent.times), f"{title}: ").items()
         }
 
-    # As the workers of the service do: see gunicorn_conf.py.
+    # As in the workers of the service: see gunicorn_conf.py.
     gc.collect()
     gc.freeze()
     try:
@@ -224,16 +221,13 @@ def _asked(ways: Ways, extent: Extent, questions: Mapping[str, Question], where:
 
 
 def _times(question: Question, store: Store, number: int) -> list[float]:
-    """Return how long each answer took, in seconds, once the statement is prepared."""
+    """Return the seconds that each query took, after some that warm up."""
     times = []
     for _ in range(_WARM_UP + number):
         began = time.perf_counter()
         question(store)
         times.append(time.perf_counter() - began)
     return times[_WARM_UP:]
-
-
-# What is submitted
 
 
 def _submitted(ways: Ways, extent: Extent) -> Part:
@@ -255,7 +249,7 @@ def _submitted(ways: Ways, extent: Extent) -> Part:
 
 
 def _submit(store: Store, seconds: float) -> dict[str, float]:
-    """Submit jobs one by one from some threads, for so long."""
+    """Submit jobs one by one from 16 threads for *seconds*; return the rate and the CPU time of a job."""
     counts = [0] * SUBMITTERS
     began, cpu = time.perf_counter(), time.process_time()
 
@@ -273,11 +267,8 @@ def _submit(store: Store, seconds: float) -> dict[str, float]:
     return {"rate": done / (time.perf_counter() - began), "cpu": (time.process_time() - cpu) / done * 1000}
 
 
-# The start
-
-
 def _started(folders: Mapping[str, Path], extent: Extent) -> Part:
-    """Start the manager, and a server, on each store."""
+    """Start a manager and a server on each store, in turns."""
     ways = {name: lambda path=path: _start(path) for name, path in folders.items()}  # type: ignore[misc]
     told = in_turns(ways, extent.rounds)
     manager = figure(told, "manager", "JobManager.start()", "s", is_less_better=True)
@@ -295,9 +286,6 @@ def _start(folder: Path) -> dict[str, float]:
     told = ask([sys.executable, "-m", "benchmarks.scale", "start", folder])
     with serving(folder) as server:
         return told | {"server": server.ready_seconds}
-
-
-# Halted jobs, and jobs that are put off
 
 
 def _halted(folder: Path, extent: Extent) -> Part:
@@ -351,9 +339,6 @@ def _put_off(folder: Path, extent: Extent) -> Part:
     return [*figures, idle], goals
 
 
-# PostgreSQL
-
-
 def _on_postgres(extent: Extent) -> Part:
     full, empty = f"{extent.jobs:,} jobs", "empty"
     with servers.postgres() as server, servers.database(server) as one, servers.database(server) as other:
@@ -373,7 +358,7 @@ def _new_file(folder: Path) -> str:
     return f"sqlite:///{folder}/jobmanager.db"
 
 
-# What processes of their own are asked: each prints a JSON object
+# Each of these three runs in its own process, which prints a JSON object.
 
 
 def _types() -> Registry:
@@ -384,7 +369,7 @@ def _types() -> Registry:
 
 
 def start(folder: str) -> dict[str, float]:
-    """Tell how long the manager takes to start."""
+    """Return the seconds that the manager takes to start."""
     manager = JobManager(Settings(data_dir=Path(folder)))
     began = time.perf_counter()
     manager.start()
@@ -394,7 +379,7 @@ def start(folder: str) -> dict[str, float]:
 
 
 def hold(folder: str) -> dict[str, float]:
-    """Tell what a process takes that has the store open and runs no jobs; then resume and halt all there are."""
+    """Measure a process that has the store open but runs no jobs; then resume and halt all jobs."""
     with JobManager(Settings(data_dir=Path(folder), slots=0), _types()) as manager:
         manager.find(Selection())
         time.sleep(1)
@@ -414,7 +399,7 @@ def hold(folder: str) -> dict[str, float]:
 
 
 def idle(folder: str, seconds: str) -> dict[str, float]:
-    """Tell how much of a core a process takes that waits for jobs to be due."""
+    """Return the CPU time, in % of a core, of a process that waits for delayed jobs."""
     with JobManager(Settings(data_dir=Path(folder)), _types()):
         time.sleep(0.5)
         began, cpu = time.perf_counter(), time.process_time()
@@ -429,7 +414,7 @@ def _memory() -> float:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Do what a process of its own is for, and print what it tells."""
+    """Run one of the three and print its figures."""
     ways: dict[str, Callable[..., dict[str, float]]] = {"start": start, "hold": hold, "idle": idle}
     print(json.dumps(ways[arguments[0]](*arguments[1:])))
 

@@ -1,4 +1,4 @@
-"""Servers that are measured: gunicorn with ours or with a peer's view, in one and the same configuration."""
+"""Run the measured servers: gunicorn with our service or with a peer's view, in the same configuration."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from benchmarks.frame import ROOT
 from benchmarks.peers import servers
 from benchmarks.serving import children, processor_seconds
 
-#: How a view is served: as ours is, and as gunicorn does by itself.
+#: Options of gunicorn for a view: our configuration, and plain gunicorn.
 AS_OURS = ["--config", "benchmarks/peers/gunicorn_conf.py"]
 AS_USUAL = ["--config", "/dev/null", "--worker-class", "gthread", "--worker-tmp-dir", "/dev/shm", "--no-control-socket"]
 _PATIENCE_SECONDS = 30.0
-#: A server rests that has hardly worked for so long.
+#: A server is at rest if it has hardly worked for this long.
 _REST_SECONDS = 0.3
 
 
 @contextmanager
 def ours(workers: int, threads: int) -> Iterator[int]:
-    """Serve ours, which runs no jobs, on a new SQLite file; gives out the port."""
+    """Serve ours on a new SQLite file, without running jobs; yield the port."""
     with tempfile.TemporaryDirectory(prefix="served-") as folder:
         environment = {"JOBMANAGER_DATA_DIR": str(Path(folder) / "data"), "JOBMANAGER_SLOTS": "0"}
         command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
@@ -37,7 +37,7 @@ def ours(workers: int, threads: int) -> Iterator[int]:
 
 @contextmanager
 def view(queue: str, broker: str, way: Sequence[str], workers: int, threads: int) -> Iterator[int]:
-    """Serve the view that hands on to *queue*; gives out the port."""
+    """Serve the view that submits to *queue*; yield the port."""
     command = [str(peers.PYTHON), "-m", "gunicorn", "benchmarks.peers.web:app", *way]
     with _served(command, {"QUEUE": queue, "BROKER": broker}, workers, threads) as port:
         yield port
@@ -75,7 +75,7 @@ def _wait_until_it_serves(port: int) -> None:
 
 
 def _wait_until_it_rests(master: int, workers: int) -> None:
-    """Wait for all its workers: all clients would stay with the one that is the first to be ready."""
+    """Wait until all workers are ready: otherwise, all clients would stay connected to the first one."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     before = float("-inf")
     while True:

@@ -1,4 +1,4 @@
-"""A real gunicorn that serves our jobs as it is shipped, and clients that submit at a steady rate."""
+"""Run a real gunicorn with the shipped configuration, and clients that submit at a steady rate."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _LOOK_SECONDS = 0.005
 
 @dataclass(frozen=True)
 class Server:
-    """A server that is ready."""
+    """A running server that is ready."""
 
     port: int
-    #: of gunicorn's master
+    #: the process id of gunicorn's master
     pid: int
-    #: from the command until it was ready
+    #: seconds from the command until it was ready
     ready_seconds: float
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """Return what it answers, from JSON; raises where that is an error."""
+        """Send a request and return the JSON of the response. Raises AssertionError if the status is 300 or more."""
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
             headers = {"Content-Type": "application/json"}
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
@@ -45,33 +45,33 @@ class Server:
             return json.loads(text)
 
     def peak_megabytes(self) -> float:
-        """Return the most memory that a worker had resident until now."""
+        """Return the largest resident memory of a worker so far, in MiB."""
         told = [Path(f"/proc/{pid}/status").read_text(encoding="ascii") for pid in self.workers()]
         return max(int(found[1]) for text in told if (found := re.search(r"VmHWM:\s+(\d+) kB", text))) / 1024
 
     def processor_seconds(self) -> float:
-        """Return the time that processors have worked for its workers until now."""
+        """Return the processor time of the workers so far."""
         return sum(map(processor_seconds, self.workers()))
 
     def workers(self) -> list[int]:
-        """Return the process ids of its workers."""
+        """Return the process ids of the workers."""
         return children(self.pid)
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process has started, and that are not gone."""
+    """Return the process ids of the living children of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
 def processor_seconds(pid: int) -> float:
-    """Return the user and system time of a process, which /proc tells in hundredths of a second only."""
-    # As clock_getcpuclockid(3) makes it: the number of the clock that all threads of a process share.
+    """Return the user and system time of a process. More precise than /proc, which counts hundredths of a second."""
+    # The CPU clock of a process, computed like clock_getcpuclockid(3).
     return time.clock_gettime((~pid << 3) | 2)
 
 
 @contextlib.contextmanager
 def serving(folder: Path, **settings: str) -> Iterator[Server]:
-    """Serve meanwhile, by one worker as it is shipped; *settings* are variables of the environment."""
+    """Serve with one worker and the shipped configuration; *settings* are environment variables."""
     port = free_port()
     where = {"JOBMANAGER_DATA_DIR": str(folder), "HOST": "127.0.0.1", "PORT": str(port), "WEB_CONCURRENCY": "1"}
     command = [sys.executable, "-m", "gunicorn", "--log-level", "warning", "wsgi:app"]
@@ -102,10 +102,10 @@ def _is_ready(port: int) -> bool:
 
 
 def submit_for(port: int, seconds: float, rate: float) -> list[float]:
-    """Return how long each submission took, in seconds, of so many a second."""
+    """Submit *rate* jobs a second for *seconds*; return the seconds that each submission took."""
     taken: list[float] = []
     begin = time.monotonic() + 0.1
-    # Measured from when it was due: a server that lags behind is not spared what piles up.
+    # Measured from the time at which a request was due, so that the delays of a slow server add up.
     dues = [[begin + turn / rate for turn in range(n, int(seconds * rate), CLIENTS)] for n in range(CLIENTS)]
     threads = [threading.Thread(target=_submit, args=(port, times, taken)) for times in dues]
     for thread in threads:

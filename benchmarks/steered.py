@@ -1,10 +1,10 @@
-"""Ours, steered: takes the times of jobs that are submitted, halted and resumed.
+"""Measure how long jobs take to start, halt and resume. Prints a JSON object, in milliseconds.
 
     python -m benchmarks.steered run URL FOLDER TIMES
     python -m benchmarks.steered steer URL FOLDER TIMES JOB …
 
-`run` submits jobs to an idle manager; then it has eight run that reach a checkpoint each millisecond, and halts and
-resumes one after the other, from its own process and, by `steer`, from one that runs no jobs. Prints milliseconds.
+`run` submits jobs to an idle manager. Then it runs eight jobs that reach a checkpoint each millisecond, and halts and
+resumes them one after the other: from its own process, and with `steer` from a process that runs no jobs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jobmanager.registry import Registry
 from jobmanager.states import Status
 
 SLOTS = 8
-#: How long a job that was just steered is left alone.
+#: Pause before each request.
 _PAUSE_SECONDS = 0.003
 _LONGEST_SECONDS = 5.0
 _CHECKPOINTS = 200_000
@@ -33,7 +33,7 @@ class Ticking(Job):
     """Reaches a checkpoint every millisecond, until it is stopped."""
 
     def start(self) -> None:
-        """Tick."""
+        """Count milliseconds."""
         step = self.cursor or 0
         while True:
             time.sleep(0.001)
@@ -42,22 +42,22 @@ class Ticking(Job):
 
 
 class Noting(Job):
-    """Notes when it started."""
+    """Stores the time of its start."""
 
     started = threading.Event()
     started_at = 0.0
 
     def start(self) -> None:
-        """Note it."""
+        """Store the time and notify the thread that waits."""
         Noting.started_at = time.perf_counter()
         self.started.set()
 
 
 class Checking(Job):
-    """Takes the time of checkpoints at which there is nothing to do."""
+    """Measures checkpoints at which there is nothing to do."""
 
     def start(self) -> dict[str, float]:
-        """Return microseconds for each."""
+        """Return the microseconds that one takes."""
         steps = range(_CHECKPOINTS)
         began = time.perf_counter()
         for _ in steps:
@@ -71,7 +71,7 @@ class Checking(Job):
 
 
 def types() -> Registry:
-    """Return the types that are run here."""
+    """Return the job types of this benchmark."""
     found = Registry()
     for job_type in (Ticking, Noting, Checking):
         found.register(job_type)
@@ -79,7 +79,7 @@ def types() -> Registry:
 
 
 def main() -> None:
-    """Measure."""
+    """Measure as the command line says, and print the figures."""
     what, url, folder, times, *ids = sys.argv[1:]
     settings = Settings(data_dir=Path(folder), database_url=url, slots=SLOTS if what == "run" else 0)
     with JobManager(settings, types()) as manager:
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def run(manager: JobManager, times: int) -> Figures:
-    """Take all times, from this process and from another."""
+    """Measure everything, with requests from this process and from another."""
     figures = spread([start_once(manager) for _ in range(times)], "start ") | checkpoint(manager)
     ids = [manager.submit("Ticking").id for _ in range(SLOTS)]
     for job_id in ids:
@@ -102,7 +102,7 @@ def run(manager: JobManager, times: int) -> Figures:
 
 
 def start_once(manager: JobManager) -> float:
-    """Return how long it takes from the call of submit to the first line of the job."""
+    """Return the seconds from the call of submit to the first line of the job."""
     time.sleep(0.01)
     Noting.started.clear()
     began = time.perf_counter()
@@ -115,7 +115,7 @@ def start_once(manager: JobManager) -> float:
 
 
 def checkpoint(manager: JobManager) -> Figures:
-    """Return what a checkpoint costs a job that nothing is asked of, in microseconds."""
+    """Return the duration of a checkpoint without a pending request, in microseconds."""
     job = manager.submit("Checking")
     ended = manager.wait(job.id, unless=(Status.SUBMITTED, Status.RUNNING), wait=30)
     if not isinstance(ended.result, dict):
@@ -124,7 +124,7 @@ def checkpoint(manager: JobManager) -> Figures:
 
 
 def steer(manager: JobManager, ids: list[str], times: int, where: str) -> Figures:
-    """Halt and resume the jobs one after the other, each time until that is recorded."""
+    """Halt and resume the jobs one after the other. Wait each time until the new status is recorded."""
     halts: list[float] = []
     resumes: list[float] = []
     for number in range(times):

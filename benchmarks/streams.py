@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.serving import serving, submit_for
 
-#: Followers read in a process of their own, so that what they do is not counted as the server's or the clients'.
+#: Followers run in their own process, so that their work does not slow the server or the clients.
 FOLLOW = """
 import socket, sys, threading
 def follow():
@@ -39,7 +39,7 @@ for thread in threads: thread.join()
 
 
 def main() -> None:
-    """Measure, and print what was found."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
@@ -64,7 +64,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _server(folder: Path, url: str, streams: int) -> Iterator[int]:
-    """Serve meanwhile, on a port."""
+    """Run a server; yield its port."""
     database = {"JOBMANAGER_DATABASE_URL": url} if url else {}
     with serving(folder, JOBMANAGER_STREAMS=str(streams), **database) as server:
         yield server.port
@@ -72,7 +72,7 @@ def _server(folder: Path, url: str, streams: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def followers(port: int, number: int) -> Iterator[None]:
-    """Have streams open meanwhile."""
+    """Keep streams open inside the context."""
     command = [sys.executable, "-c", FOLLOW, str(port), str(number)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -83,16 +83,16 @@ def followers(port: int, number: int) -> Iterator[None]:
             yield
         finally:
             process.kill()
-    time.sleep(1.5)  # until the server has noticed
+    time.sleep(1.5)  # until the server notices
 
 
 def p99(taken: list[float]) -> float:
-    """Return the time within which 99 of 100 were done."""
+    """Return the 99th percentile."""
     return statistics.quantiles(taken, n=100)[98]
 
 
 def shown(taken: list[float]) -> str:
-    """Return what was measured, in milliseconds."""
+    """Format the number of submissions and their percentiles in milliseconds."""
     middle = statistics.median(taken)
     return f"{len(taken)} submissions, p50 {middle * 1000:.1f} ms, p99 {p99(taken) * 1000:.1f} ms"
 

@@ -1,6 +1,6 @@
-"""How many submissions a second are served over HTTP, by wrk with 16 connections (Debian's package wrk).
+"""Measure how many submissions a second are served over HTTP, with wrk and 16 connections (Debian's package wrk).
 
-Ours beside a Flask view that only fills a dict, and beside views that enqueue into Celery and RQ, all in turns.
+Ours, a Flask view that only fills a dict, and views that enqueue into Celery and RQ take turns.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from benchmarks.peers import servers
 CONNECTIONS = 16
 ROUNDS = 5
 SECONDS = 3
-#: No further round is begun that would end later than this.
+#: No round begins that would end after this.
 LONGEST_SECONDS = 230.0
 OURS, DICT, CELERY, RQ = "ours", "a dict in memory", "Celery, delay", "RQ, enqueue"
 PLAIN = "a dict in memory, gunicorn alone"
-#: Workers and threads, and the least ratio to the dict that is wanted.
+#: For workers and threads, the goal: the least ratio to the dict.
 SIZES = {(1, 16): 0.85, (2, 8): 0.6}
-#: The same to the peers.
+#: The least ratio to the peers.
 WANTED_OF_PEERS = 2.0
-#: Of ours, by 2 workers of 8 threads.
+#: Most milliseconds at the 99th percentile, for ours with 2 workers of 8 threads.
 MOST_MILLISECONDS = 15.0
 HOW = f"""
 Each is served anew in each of up to {ROUNDS} rounds, by the same gunicorn, and asked by one thread of wrk with
@@ -55,7 +55,7 @@ Serve = Callable[[int, int], AbstractContextManager[int]]
 
 
 def measure(*, quick: bool) -> Result:
-    """Compare; takes less than four minutes, *quick* less than a third of one."""
+    """Run the benchmark. Takes less than four minutes, *quick* less than 20 seconds."""
     if shutil.which("wrk") is None:
         sys.exit("wrk is needed, which is in the package wrk of most systems: apt-get install wrk")
     rounds, seconds = (1, 1) if quick else (ROUNDS, SECONDS)
@@ -97,7 +97,7 @@ def measure(*, quick: bool) -> Result:
 
 
 def goals_of(rates: Figure, size: str, wanted_of_dict: float) -> list[Goal]:
-    """Return what ours was to reach beside the others."""
+    """Return the goals of ours relative to the others."""
     wanted = {DICT: wanted_of_dict, CELERY: WANTED_OF_PEERS, RQ: WANTED_OF_PEERS}
     return [
         Goal(text=f"ours to {other}, {size}", value=rates.ratio(OURS, other), wanted=least)
@@ -106,12 +106,12 @@ def goals_of(rates: Figure, size: str, wanted_of_dict: float) -> list[Goal]:
 
 
 def hit(serve: Serve, workers: int, threads: int, seconds: int) -> dict[str, float]:
-    """Submit for so many seconds; returns requests a second, and the milliseconds that 99 % took at most."""
+    """Submit for *seconds*; return requests a second, and the 99th percentile in milliseconds."""
     with serve(workers, threads) as port, tempfile.TemporaryDirectory(prefix="submit-") as folder:
         script = Path(folder) / "submit.lua"
         script.write_text(_SCRIPT, encoding="ascii")
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", "--latency", "-s", str(script), f"http://127.0.0.1:{port}/submit"]
-        # The first second does not count: each worker imports what it submits with.
+        # The first second does not count: workers still import modules.
         for lasting in (1, seconds):
             done = subprocess.run([*command, f"-d{lasting}s"], check=True, capture_output=True, text=True)
         told = done.stdout

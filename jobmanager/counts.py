@@ -1,8 +1,8 @@
-"""The files in which the workers of a server share their counts, with space that is allocated before it is used.
+"""Files in which the workers of a server share their metrics. Allocates their space before it is used.
 
 prometheus_client grows these files with truncate, which allocates no space, and writes to them through mmap. If the
 volume is full by then (Docker gives /dev/shm 64 MiB), the write ends the process with SIGBUS.
-This module knows the inside of prometheus_client's MmapedDict; tests/unit/test_counts.py is pinned to its version.
+This module depends on internals of prometheus_client's MmapedDict; tests/unit/test_counts.py pins its version.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from prometheus_client.mmap_dict import _INITIAL_MMAP_SIZE, MmapedDict
 
 #: What a new value adds to the file beside its key: a length, padding, and two doubles.
 _OVERHEAD_BYTES = 4 + 8 + 16
-#: The suffix of an empty file that says: its process has counts that found no space in its file.
+#: Suffix of an empty marker file: some counts of its process did not fit into the file of counts.
 _MISSING = ".missing"
 
 _log = logging.getLogger(__name__)
 
 
 class SharedCounts(MmapedDict):
-    """A file of counts of one process. Without space for a new count, the process keeps it in memory and tries again.
+    """The file of counts of one process. If there is no space for a new count, keeps it in memory and tries again.
 
     Not thread-safe: prometheus_client holds its lock around every call.
     """
@@ -45,7 +45,7 @@ class SharedCounts(MmapedDict):
             self._say_missing(error)
 
     def read_value(self, key: str) -> tuple[float, float]:
-        """Return a count and its timestamp; a new one begins with zeros."""
+        """Return a count and its timestamp; both are 0 for a new count."""
         if key not in self._positions:
             self.write_value(key, *self._waiting.get(key, (0.0, 0.0)))
         if key not in self._positions:
@@ -74,13 +74,13 @@ class SharedCounts(MmapedDict):
             self._path.with_suffix(_MISSING).unlink(missing_ok=True)
 
     def _init_value(self, key: str) -> None:
-        """Add a count to the file; raises OSError, and leaves the file as it was, if there is no space."""
+        """Add a count to the file. Raises OSError if there is no space, and leaves the file as it was."""
         if self._m is None:
             self._open()
         before = self._capacity
         try:
             if self._used + len(key.encode()) + _OVERHEAD_BYTES > before:
-                # The truncate that follows finds the file as long as it would make it.
+                # After this, the truncate in super() finds that the file is long enough.
                 os.posix_fallocate(self._f.fileno(), 0, 2 * before)
             super()._init_value(key)  # type: ignore[no-untyped-call]
         except OSError:
@@ -93,7 +93,7 @@ class SharedCounts(MmapedDict):
         super().__init__(str(self._path))  # type: ignore[no-untyped-call]
 
     def _create(self) -> None:
-        """Create the file under another name first: one without its first block would break every scrape."""
+        """Create the file under another name, then rename it: without its first block, it would break every scrape."""
         new = self._path.with_suffix(".new")
         try:
             with new.open("wb") as file:
@@ -109,18 +109,18 @@ class SharedCounts(MmapedDict):
             return
         self._is_missing = True
         _log.error("Counts are missing from /metrics: %s cannot be written: %s.", self._path, error.strerror)
-        with contextlib.suppress(OSError):  # no entry left either: the log has it
+        with contextlib.suppress(OSError):  # no space for the marker either; the log has the error
             self._path.with_suffix(_MISSING).touch()
 
 
 def use_allocated_files() -> None:
-    """Have prometheus_client keep the counts of this process in files with allocated space; call it before any metric.
+    """Make prometheus_client use SharedCounts in this process. Call this before the first metric is created.
 
-    Changes nothing where workers share no counts.
+    Has no effect if the workers do not share counts.
     """
     setattr(values, "MmapedDict", SharedCounts)  # noqa: B010 - the module does not export the name
 
 
 def incomplete_processes(folder: Path) -> int:
-    """Return how many processes have counts, or had when they ended, that are not in their files."""
+    """Return how many processes, living or dead, have counts that are missing from their files."""
     return len({path.stem.rpartition("_")[2] for path in folder.glob(f"*{_MISSING}")})

@@ -1,7 +1,7 @@
-"""How gunicorn serves the job manager, whether started by `jobmanager serve` or as `gunicorn wsgi:app`.
+"""gunicorn's configuration, used by `jobmanager serve` and by `gunicorn wsgi:app`.
 
-Each worker runs jobs in threads of its own. gunicorn forks first; the manager starts in the worker. Nothing here
-imports the package before that, so that a reload brings new code.
+Each worker runs jobs in its own threads; the manager starts in the worker, after the fork. Nothing here imports the
+package in the master: its workers would inherit the old code after a reload.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from collections import Counter
 
 
 def _raise_descriptor_limit():
-    """Let this process and its workers open as many descriptors as the system allows, and return that number."""
+    """Raise the limit of open descriptors as far as the system allows, to 65,536 at most, and return that limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -33,32 +33,32 @@ if not (_port.isdecimal() and int(_port) < 2**16):
     sys.exit(f"The service cannot start. PORT must be a whole number up to 65535, not {_port!r}.")
 bind = f"{os.environ.get('HOST', '127.0.0.1')}:{_port}"
 threads = 16
-# How long a worker may take to answer its last requests and hand its jobs over.
+# Seconds for a stopping worker to answer its last requests and to hand over its jobs.
 graceful_timeout = 30
-# Time after which a worker whose loop does not turn is killed. The loop waits for nothing, and turns every second, so
-# only a real standstill lasts as long: the interpreter's lock held by C code, or a process that is frozen.
+# Seconds without a turn of its loop after which a worker is killed. The loop never blocks and turns every second, so
+# only a real standstill lasts this long: C code that holds the GIL, or a frozen process.
 timeout = 120
-# Each connection takes a descriptor, and so do the store, the files of jobs and what the log is written to.
+# One descriptor for each connection; 200 are left for the store, the files of jobs and the log.
 worker_connections = min(1000, max(32, _raise_descriptor_limit() - 200))
-# No header may say under which prefix or path the application is.
+# No request header may set SCRIPT_NAME or PATH_INFO.
 forwarder_headers = ""
-# The heartbeat of a worker; its file must not be on a disk that may be slow.
+# Workers update their heartbeat files here: not on a disk, which may be slow.
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
-# Nothing here needs the control socket, whose path several services of one user would share.
+# The control socket is not needed, and several services of one user would share its path.
 control_socket_disable = True
 
 _COUNTS = f"jobmanager-{os.getuid()}-"
 
 
 def _folder_of_counts():
-    """Return a folder in which the workers of this server share what they count; it is the same after a reload.
+    """Make the folder in which the workers of this server share their metrics; it is the same after a reload.
 
-    Not in DATA_DIR: workers count in memory that is mapped to files, and where their volume is full, that is a SIGBUS.
-    Folders of servers that were killed are removed, once their processes are gone.
+    It is not in DATA_DIR: metrics are written through mmap, which ends in SIGBUS if the volume is full.
+    Removes the folders of killed servers whose processes have all ended.
     """
     base = worker_tmp_dir or tempfile.gettempdir()
     for name in os.listdir(base):
-        with contextlib.suppress(FileNotFoundError):  # another server that starts removes them too
+        with contextlib.suppress(FileNotFoundError):  # another server may remove it first
             if name.startswith(_COUNTS) and not _is_in_use(os.path.join(base, name)):
                 shutil.rmtree(os.path.join(base, name), ignore_errors=True)
     folder = os.path.join(base, f"{_COUNTS}{os.getpid()}")
@@ -70,17 +70,17 @@ def _folder_of_counts():
 
 
 def _is_in_use(folder):
-    """Tell whether a master lives, or a worker that it left behind: the folder and its files are named after them."""
+    """Return True if the master or one of its workers lives: the folder and its files are named after their pids."""
     pids = {os.path.splitext(name)[0].rpartition("-")[2].rpartition("_")[2] for name in [folder, *os.listdir(folder)]}
     return any(os.path.isdir(f"/proc/{pid}") for pid in pids if pid.isdecimal())
 
 
-with contextlib.suppress(OSError):  # then each worker counts for itself
-    # prometheus_client reads it when it is imported.
+with contextlib.suppress(OSError):  # without the folder, each worker shows its own metrics only
+    # prometheus_client reads the variable when it is imported.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = _folder_of_counts()
 
 if os.environ.get("JOBMANAGER_LOG", "").strip() == "json":
-    # What the master says; each worker sets its own log up.
+    # The master's log; each worker sets up its own.
     logconfig_dict = {
         "formatters": {
             "json": {
@@ -102,7 +102,7 @@ _LEAVING = (signal.SIGTERM, *_QUITTING)
 
 
 def _worker_class():
-    """Return our worker class, loaded by its path: see the module's docstring."""
+    """Load our worker class by its path, without importing the package."""
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gunicorn_worker.py")
     spec = importlib.util.spec_from_file_location("jobmanager_gunicorn_worker", path)
     module = importlib.util.module_from_spec(spec)
@@ -114,9 +114,9 @@ worker_class = _worker_class()
 
 
 def on_starting(server):
-    """Refuse what the service cannot start with before there are workers: several that fail would be as many voices.
+    """Validate the settings once in the master, so that N workers do not print N errors. Exit with 1 if they are wrong.
 
-    A process of its own looks: what this one imports, its workers would have too, and a reload would bring no new code.
+    Runs `jobmanager check` in its own process: workers would inherit the modules imported here, even after a reload.
     """
     binds = [f"--bind={host}" for host in _hosts(server.cfg.address)]
     alone = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
@@ -126,7 +126,7 @@ def on_starting(server):
 
 
 def pre_fork(server, worker):
-    """Choose a core for the worker, of those that the fewest of the others have; two servers begin with others."""
+    """Choose the core that the fewest other workers use; the pid decides ties, so that several servers spread."""
     cores = sorted(os.sched_getaffinity(0))
     first = os.getpid() % len(cores)
     taken = Counter(other.core for other in server.WORKERS.values())
@@ -134,7 +134,7 @@ def pre_fork(server, worker):
 
 
 def post_worker_init(worker):
-    """Start the manager, so that jobs go on without anyone asking, and have it told at once when it has to leave."""
+    """Start the manager before the first request, so that jobs go on, and let signals begin its shutdown at once."""
     from jobmanager import logs, tracing  # noqa: PLC0415 - after the fork: see on_starting
     from jobmanager.errors import StoreUnavailable  # noqa: PLC0415
 
@@ -150,15 +150,15 @@ def post_worker_init(worker):
         _serve_on(worker.core)
     for number in _LEAVING:
         signal.signal(number, _leave(worker, signal.getsignal(number)))
-    # A thread that computes gives up the interpreter's lock after this time, so that a request need not wait for long.
+    # A thread that computes releases the GIL after this time, so that requests do not wait for long.
     sys.setswitchinterval(_SWITCH_SECONDS)
-    # What was imported stays for good: to look through all of it again and again costs a batch a third of its time.
+    # Imported objects stay for good: scanning them at each collection takes a third of the time of a batch.
     gc.collect()
     gc.freeze()
 
 
 def worker_exit(server, worker):
-    """Hand over what still runs, and close the store."""
+    """Hand over the running jobs, close the store and send the last traces. Blocks."""
     _ignore(_LEAVING)
     application = getattr(worker, "wsgi", None)
     if application is not None:
@@ -169,9 +169,9 @@ def worker_exit(server, worker):
 
 
 def child_exit(server, worker):
-    """Forget how many slots and streams a worker had that is gone; what it counted stays.
+    """Remove the slots and streams of a dead worker from the metrics; its counters and histograms stay.
 
-    Hand over its jobs if it was killed for standing still and they could not be handed over before.
+    If the worker was killed because it stood still, hand over its jobs unless that is done.
     """
     if worker.aborted and hasattr(worker, "release_jobs"):
         worker.release_jobs()
@@ -181,16 +181,16 @@ def child_exit(server, worker):
 
 
 def on_exit(server):
-    """Leave no counts behind."""
+    """Remove the folder of the shared metrics."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if folder is not None and os.path.basename(folder).startswith("jobmanager-"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _hosts(addresses):
-    """Return what is bound, without sockets in the file system: who may open those is a matter of their folder."""
+    """Return the hosts that are bound. Leaves out Unix sockets, whose folder decides who may connect."""
     if os.environ.get("LISTEN_PID") == str(os.getpid()):
-        # systemd hands the sockets over, and gunicorn takes those instead.
+        # Socket activation: gunicorn uses the sockets of systemd instead.
         addresses = range(3, 3 + int(os.environ.get("LISTEN_FDS", "0")))
     elif "GUNICORN_FD" in os.environ:
         addresses = [int(number) for number in os.environ["GUNICORN_FD"].split(",")]
@@ -199,18 +199,18 @@ def _hosts(addresses):
 
 
 def _address_of(number):
-    """Return what an open socket is bound to; leaves it open."""
+    """Return the address that an open socket is bound to. Leaves the socket open."""
     with socket.socket(fileno=os.dup(number)) as inherited:
         return inherited.getsockname()
 
 
 def _leave(worker, as_gunicorn_does):
-    """Return a handler that has running jobs handed over before gunicorn does its part."""
+    """Return a signal handler that begins the shutdown of the manager, then calls gunicorn's handler."""
 
     def handle(number, frame):
         if number in _QUITTING:
-            # A terminal, systemd and then gunicorn's master send the signal to each worker: gunicorn's handler raises
-            # SystemExit, which must not happen again while jobs are handed over.
+            # The signal may come twice: from the terminal or systemd, and from the master. gunicorn's handler raises
+            # SystemExit, which must not interrupt the handover.
             _ignore(_LEAVING)
         worker.wsgi.extensions["jobmanager"].begin_shutdown(_hand_over_seconds(worker))
         as_gunicorn_does(number, frame)
@@ -219,17 +219,17 @@ def _leave(worker, as_gunicorn_does):
 
 
 def _serve_on(core):
-    """Keep the threads that answer requests on one core; those of jobs go where they like.
+    """Pin the threads that answer requests to one core. Does not pin the threads of jobs.
 
-    One of them runs at a time, by the interpreter's lock, and to wake the next on another core takes longer than many
-    a request: a worker with 16 threads serves a third more on one core than on two. Threads inherit it from the one
-    that makes them, which is this one for requests; the manager's, which makes those of jobs, was started before.
+    The GIL lets only one of them run, and waking a thread on another core takes longer than many a request: a worker
+    with 16 threads serves a third more on one core than on two. A thread inherits the core of the thread that starts
+    it. This thread starts those for requests; the manager's thread, which starts those of jobs, already runs.
     """
     os.sched_setaffinity(0, {core})
 
 
 def _hand_over_seconds(worker):
-    """Return the time that running jobs have to reach a checkpoint; the rest is for handing them over."""
+    """Return the seconds that running jobs have to reach a checkpoint; the remaining ones are for the handover."""
     return worker.cfg.graceful_timeout * 2 / 3
 
 

@@ -2,7 +2,7 @@
 
 - The loop collects a request and gives it to a thread once it is complete.
 - A thread never waits for a client to read: the loop sends what the client has no room for.
-- The loop waits for nobody: it lingers before it closes a connection (RFC 9112 §9.6) by the poller.
+- The loop never blocks, not even while it lingers before it closes a connection (RFC 9112 §9.6).
 - Every wait for a client has a deadline.
 - One thread is kept for health checks and for halt, resume and stop.
 
@@ -52,7 +52,7 @@ MOST_COLLECTED_BYTES = 64 * 1024 * 1024
 MOST_LARGE_REQUESTS = 2
 #: Time for the master to hand over the jobs of a worker that stands still.
 RELEASE_SECONDS = 10.0
-#: Time between two lines of the log that say why no connection can be taken.
+#: Shortest time between two log lines about connections that cannot be accepted.
 _COMPLAINT_SECONDS = 10.0
 #: Time to wait for the rest of a large body that the application left unread.
 _DRAIN_SECONDS = 0.05
@@ -65,7 +65,7 @@ _PIECE_BYTES = 8 * 1024
 
 
 def _refusal(status: int, reason: str, detail: str, *headers: str) -> bytes:
-    """Return a whole response that ends a connection before any application sees the request."""
+    """Return a complete response that refuses a request without the application and closes the connection."""
     problem = {"type": "about:blank", "title": reason, "status": status, "detail": detail}
     body = json.dumps(problem).encode()
     lines = [
@@ -88,27 +88,27 @@ _BUSY = _refusal(503, "Service Unavailable", "Other large requests are being rea
 
 
 def _is_ready(connection: socket.socket, event: int, seconds: float) -> bool:
-    """Return True as soon as the event has happened on the socket; False if it has not after *seconds*."""
+    """Wait up to *seconds* for the event on the socket. Return True if it happened."""
     poll = select.poll()
     poll.register(connection, event)
     return bool(poll.poll(seconds * 1000))
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
-    """Yield the data in pieces: gunicorn's parser copies the rest of a piece at each step."""
+    """Yield the data in small pieces: gunicorn's parser copies the rest of a piece at each step."""
     for begin in range(0, len(data), _PIECE_BYTES):
         yield data[begin : begin + _PIECE_BYTES]
 
 
 class _Resumed(SocketUnreader):
-    """Gives gunicorn's parser the bytes that have arrived, then those that arrive."""
+    """Feeds gunicorn's parser the bytes that have arrived, then reads from the socket."""
 
     def __init__(self, sock: socket.socket, arrived: bytes) -> None:
         super().__init__(sock)
         self._arrived = _pieces(arrived)
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """Return the next bytes; waits for them if none are left that have arrived."""
+        """Return the next bytes. Blocks once all bytes that had arrived are used."""
         return next(self._arrived, b"") or bytes(super().chunk(size_hint))
 
 
@@ -119,22 +119,22 @@ class _Bytes:
         self._view, self._kept = view, len(view)
 
     def size(self) -> int:
-        """Return how many bytes are kept in memory for it."""
+        """Return the number of bytes left to send, all of which are in memory."""
         return len(self._view)
 
     def send(self, connection: socket.socket) -> bool:
-        """Send some; return True if none are left. Raises BlockingIOError if there is no room."""
+        """Send some bytes; return True if none are left. Raises BlockingIOError if the socket is full."""
         self._view = self._view[socket.socket.send(connection, self._view) :]
         return not self._view
 
     def let_go(self) -> None:
-        """Keep what is left, and not the whole that it is a part of."""
+        """Copy the bytes that are left, to release the larger buffer that they are a part of."""
         if len(self._view) < self._kept:
             self._view = memoryview(bytes(self._view))
             self._kept = len(self._view)
 
     def close(self) -> None:
-        """Do nothing: there is nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
 
 class _FilePart:
@@ -144,11 +144,11 @@ class _FilePart:
         self._file, self._offset, self._left = os.dup(file.fileno()), offset, count
 
     def size(self) -> int:
-        """Return 0: it is read when it is sent."""
+        """Return 0: nothing of the file is in memory."""
         return 0
 
     def send(self, connection: socket.socket) -> bool:
-        """Send some; return True if nothing is left. Raises BlockingIOError if there is no room."""
+        """Send some bytes; return True if none are left. Raises BlockingIOError if the socket is full."""
         sent = os.sendfile(connection.fileno(), self._file, self._offset, self._left)
         if sent == 0:
             raise ConnectionAbortedError("the file has become shorter")
@@ -156,7 +156,7 @@ class _FilePart:
         return self._left == 0
 
     def let_go(self) -> None:
-        """Do nothing: nothing of it is in memory."""
+        """Do nothing: nothing of the file is in memory."""
 
     def close(self) -> None:
         """Close the file."""
@@ -164,22 +164,25 @@ class _FilePart:
 
 
 class Socket(socket.socket):
-    """A client's connection that never blocks: what the client has no room for is kept for `flush`."""
+    """A non-blocking socket of a client. Buffers the bytes that the client has no room for; `flush` sends them."""
 
     def __init__(self, accepted: socket.socket) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         self.settimeout(0.0)
         self._unsent: deque[_Bytes | _FilePart] = deque()
-        #: when a thread stops reading the body, by the monotonic clock
+        #: deadline of the thread that reads the body, by the monotonic clock; None: no thread reads
         self.reads_until: float | None = None
-        #: the thread that answers is the spare one: it must not wait
+        #: the spare thread answers: it must not wait
         self.is_in_spare_thread = False
 
     def setblocking(self, flag: bool) -> None:
-        """Do nothing: gunicorn asks for a blocking socket before it lets a thread use it."""
+        """Do nothing: gunicorn would make the socket blocking before a thread uses it."""
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Receive bytes. In a thread that reads a large body, wait for them until the deadline."""
+        """Receive bytes. Blocks only in a thread that reads a large body.
+
+        Raises ConnectionResetError if that thread's deadline has passed.
+        """
         if self.reads_until is None:
             return super().recv(size, flags)
         # gunicorn sets a timeout when it drains a body that the application left unread.
@@ -191,7 +194,10 @@ class Socket(socket.socket):
         return data
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send the bytes, or keep those that the client has no room for. Wait only if too many are kept."""
+        """Send the bytes, or buffer those that the client has no room for.
+
+        Blocks only while the buffer is too large. Raises ConnectionResetError if that takes SEND_SECONDS.
+        """
         if data:
             self._unsent.append(_Bytes(memoryview(data)))
         deadline = time.monotonic() + SEND_SECONDS
@@ -203,14 +209,14 @@ class Socket(socket.socket):
             piece.let_go()
 
     def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:  # type: ignore[override]
-        """Keep the part of the file, to be sent by the loop; return its length."""
+        """Queue the part of the file, for the loop to send, and return its length."""
         if count is None:
             count = os.fstat(file.fileno()).st_size - offset
         self._unsent.append(_FilePart(file, offset, count))
         return count
 
     def flush(self) -> bool:
-        """Send what was kept, without waiting; return True if nothing is left."""
+        """Send from the buffer. Does not wait. Return True if the buffer is empty."""
         try:
             while self._unsent:
                 if self._unsent[0].send(self):
@@ -220,14 +226,14 @@ class Socket(socket.socket):
         return True
 
     def close(self) -> None:
-        """Close the connection, and the files that were not sent to their ends."""
+        """Close the connection and the files that are not sent completely."""
         while self._unsent:
             self._unsent.popleft().close()
         super().close()
 
 
 class _Page(io.BytesIO):
-    """A socket, as far as gunicorn needs one, that keeps the page gunicorn sends about an error."""
+    """A stand-in for a socket that captures gunicorn's error page."""
 
     def sendall(self, data: bytes) -> None:
         self.write(data)
@@ -245,34 +251,34 @@ class _Page(io.BytesIO):
 
 
 class Connection(TConn):
-    """A client's connection, and how far it is. Only the loop uses it, except while a thread answers a request."""
+    """A client's connection and its state. Only the loop uses it, except while a thread answers a request."""
 
     def __init__(self, cfg: Any, accepted: socket.socket, client: Any, server: Any, incoming: Any) -> None:
         super().__init__(cfg, Socket(accepted), client, server)
         self.incoming = incoming
         #: when the loop gives up on the client, by the monotonic clock
         self.deadline = float("inf")
-        #: what the client is told then; None: nothing
+        #: response to send then; None: close without a response
         self.last_words: bytes | None = None
         self.is_watched = False
         #: no request has begun, or the last one is answered
         self.is_idle = True
         self.is_large = False
         self.is_urgent = False
-        #: how much memory the request takes that a thread works on
+        #: bytes in memory of the request that a thread works on
         self.kept_bytes = 0
-        #: more of a request is to come
+        #: the loop waits for a request, or for the rest of one
         self.is_receiving = False
         #: another request may follow the response
         self.is_kept = False
 
 
 class ReleasingWorker(ThreadWorker):
-    """A worker whose jobs are handed over before gunicorn's master kills it for standing still."""
+    """A worker whose jobs the master hands over before it kills the worker for standing still."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._is_aborted = False
-        self._releases: subprocess.Popen[bytes] | None = None  # what hands the jobs over
+        self._releases: subprocess.Popen[bytes] | None = None  # the process that hands the jobs over
         super().__init__(*args, **kwargs)
 
     @property
@@ -282,15 +288,16 @@ class ReleasingWorker(ThreadWorker):
 
     @aborted.setter
     def aborted(self, is_aborted: bool) -> None:
-        """Hand over the worker's jobs: its standstill is no crash of theirs. Called in the master, before it kills."""
+        """Hand over the worker's jobs, so that a standstill is not their crash. Set by the master before it kills."""
         self._is_aborted = is_aborted
         if is_aborted:
             self.release_jobs()
 
     def release_jobs(self) -> None:
-        """Hand over the jobs of this worker, which stands still or is dead, unless that is done or under way.
+        """Hand over the jobs of this worker, which stands still or is dead. Does nothing if that is done or under way.
 
-        Waits a while. If the worker stands still within a transaction, the jobs are handed over when it is dead.
+        Blocks for RELEASE_SECONDS at most. If the worker stands still within a transaction, its jobs are handed over
+        once it is dead.
         """
         if self._releases is not None and self._releases.poll() in (None, 0):
             return
@@ -306,13 +313,13 @@ class ReleasingWorker(ThreadWorker):
 class SharingWorker(ReleasingWorker):
     """A worker that leaves new connections to the other workers while all its threads are busy.
 
-    Else the worker that wakes first would take all connections, and the others would idle. It takes them anyway if no
-    other worker has taken them for a tenth of a second: a health check may be among them.
+    Otherwise, the worker that wakes first would accept all connections, and the others would idle. It accepts them
+    anyway after a tenth of a second: a health check may be among them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._left_since: float | None = None  # since when connections wait that no worker takes
+        self._left_since: float | None = None  # when connections began to wait for a worker
         self._complained_at = float("-inf")
 
     def is_busy(self) -> bool:
@@ -321,7 +328,7 @@ class SharingWorker(ReleasingWorker):
 
     @property
     def worker_connections(self) -> int:
-        """Return the limit of connections; gunicorn looks at it before it takes one. 0: leave them to other workers."""
+        """Return the limit, which gunicorn checks before it accepts; 0 leaves connections to other workers."""
         return 0 if self.is_busy() else int(self.cfg.worker_connections)
 
     @worker_connections.setter
@@ -329,20 +336,20 @@ class SharingWorker(ReleasingWorker):
         """Ignore gunicorn's assignment: the configuration has the number."""
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Begin or cease to take connections. Before the last stop, accept the connections in the backlog."""
+        """Start or stop accepting connections. A worker that shuts down accepts those in the backlog, then none."""
         super().set_accept_enabled(enabled)
         if not (enabled or self.alive):
             self._accept_all(self.sockets)
 
     def _complain(self, error: OSError) -> None:
-        """Log that no connection can be taken, as when no descriptors are left. The worker must survive that."""
+        """Log that no connection can be accepted, for example for lack of descriptors. The worker must survive that."""
         if time.monotonic() - self._complained_at > _COMPLAINT_SECONDS:
             self._complained_at = time.monotonic()
             self.log.error("No connection can be taken: %s", error)
         time.sleep(0.01)  # the listener stays readable: do not spin
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Wait for the next event, and see to the connections that this worker leaves to others."""
+        """Wait for events. While other workers may take the new connections, accept those that they do not take."""
         if self._accepting or not self.alive:
             super().wait_for_and_dispatch_events(timeout)
             return
@@ -350,7 +357,7 @@ class SharingWorker(ReleasingWorker):
         self._take_what_is_left()
 
     def _take_what_is_left(self) -> None:
-        """Take the connections that no worker has taken for a while: a health check may be among them."""
+        """Accept the connections that no worker has accepted for a tenth of a second."""
         waiting = [listener for listener in self.sockets if _is_ready(listener, select.POLLIN, 0)]
         now = time.monotonic()
         if not waiting:
@@ -370,27 +377,25 @@ class SharingWorker(ReleasingWorker):
                 self.accept(listener)
 
 
-class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and calls its own worker so
-    """Gunicorn's worker of that name, whose threads only work on requests that have arrived."""
+class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own worker has it, too
+    """gunicorn's worker of the same name, changed so that threads only work on requests that have arrived."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._open: set[Connection] = set()  # connections that this class handles
-        self._at_work = 0  # requests that wait for a thread, or have one
+        self._at_work = 0  # requests in threads, or waiting for one
         self._spare_at_work = 0  # of these, those given to the spare thread
         self._large_at_work = 0  # of these, those whose body a thread reads
         self._waiting_large: deque[Connection] = deque()
         self._new_incoming: Any = None  # set after the fork, like the next two
         self._steps: dict[Any, Callable[[Connection], None]] = {}
         self._spare: Any = None
-        # The loop cannot read these. Their clients can hold threads, unless a proxy stands before the service.
+        # The loop cannot parse TLS, PROXY and HTTP/2. Without a proxy, clients that use them can hold threads.
         is_plain = not self.cfg.is_ssl and self.cfg.proxy_protocol == "off" and self.cfg.protocol == "http"
         self._reads_in_threads = not is_plain or "h2" in self.cfg.http_protocols
 
-    # The start
-
     def init_process(self) -> None:
-        """Start serving; returns when the worker ends."""
+        """Serve. Blocks until the worker ends."""
         from jobmanager.http.framing import Incoming, Stage  # noqa: PLC0415 - after the fork: see the module's docstring
 
         self._new_incoming = Incoming
@@ -406,7 +411,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
         super().init_process()
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
-        """Return the threads that answer requests; of those in the settings, one is the spare one."""
+        """Return the pool of threads that answer requests: one fewer than configured, which is the spare thread."""
         return ThreadPoolExecutor(max_workers=self._ordinary_threads())
 
     def _ordinary_threads(self) -> int:
@@ -417,7 +422,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
         return self._at_work - self._spare_at_work >= self._ordinary_threads()
 
     def accept(self, listener: socket.socket) -> None:
-        """Take a connection, and begin to read from it."""
+        """Accept a connection and begin to read a request."""
         try:
             if self._reads_in_threads:
                 super().accept(listener)
@@ -435,7 +440,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
         self._safely(conn, self._await_request)
 
     def _drop_the_slowest(self) -> None:
-        """Make room for new connections: close the one whose request is overdue first."""
+        """Make room for new connections: close the one that receives a request and has the earliest deadline."""
         receiving = [conn for conn in self._open if conn.is_receiving]
         if receiving:
             self._drop(min(receiving, key=lambda conn: conn.deadline))
@@ -443,7 +448,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
     # Steps of a connection; each ends with a wait in the poller, in a thread or in a queue
 
     def _await_request(self, conn: Connection) -> None:
-        """Wait for the next request, of which something may have arrived with the last one."""
+        """Wait for the next request, a part of which may have arrived with the last one."""
         conn.is_idle, conn.is_receiving = not conn.incoming, True
         conn.last_words = None
         seconds = self.cfg.keepalive if conn.initialized and conn.is_idle else REQUEST_SECONDS
@@ -456,7 +461,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
             self._steps[conn.incoming.look()](conn)
 
     def _receive(self, conn: Connection) -> None:
-        """Add what has arrived to the request."""
+        """Add the bytes that have arrived to the request, then take the step that follows."""
         try:
             data = conn.sock.recv(_RECEIVE_BYTES)
         except BlockingIOError:
@@ -483,7 +488,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
         self._watch(conn, selectors.EVENT_READ, self._receive)
 
     def _answer_small(self, conn: Connection) -> None:
-        """Give a request that is here as a whole to a thread."""
+        """Give a request that has arrived completely to a thread."""
         conn.is_urgent = conn.incoming.is_urgent
         request = conn.incoming.take()
         conn.kept_bytes = len(request)
@@ -497,10 +502,10 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
         self._answer_large()
 
     def _answer_large(self) -> None:
-        """Give the next large request to a thread, which reads the rest of it, if few enough do."""
+        """Give the next large request to a thread, which reads the rest of it. At most MOST_LARGE_REQUESTS have one."""
         while self._waiting_large and self._large_at_work < MOST_LARGE_REQUESTS:
             conn = self._waiting_large.popleft()
-            if conn.last_words is not _BUSY:  # it has waited for too long, and got a 503
+            if conn.last_words is not _BUSY:  # it waited for too long and got a 503
                 continue
             self._large_at_work += 1
             conn.is_large = True
@@ -510,13 +515,13 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
             self._safely(conn, self._answer)
 
     def _answer(self, conn: Connection) -> None:
-        """Have a thread answer the request, which the connection's parser reads."""
+        """Give the request to a thread, which reads it with the connection's parser."""
         conn.data_ready, conn.is_receiving = True, False
         conn.deadline, conn.last_words = float("inf"), None
         self.enqueue_req(conn)
 
     def _send(self, conn: Connection) -> None:
-        """Send the rest of the response, then go on with the connection or close it."""
+        """Send the rest of the response, then wait for the next request or close the connection."""
         conn.sock.settimeout(0.0)  # the application may have set another
         conn.sock.reads_until = None
         conn.deadline = time.monotonic() + SEND_SECONDS
@@ -528,7 +533,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
             self._linger(conn)
 
     def _linger(self, conn: Connection) -> None:
-        """Close our side, and read until the client closes its own: else it might not see the response."""
+        """Close our side and read until the client closes its own: otherwise it might lose the response."""
         conn.sock.shutdown(socket.SHUT_WR)
         conn.deadline, conn.last_words = time.monotonic() + LINGER_SECONDS, None
         self._drain(conn)
@@ -554,7 +559,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
         conn.sock.close()
 
     def _watch(self, conn: Connection, event: int, step: Callable[[Connection], None]) -> None:
-        """Take the step when the client has sent something, or has room."""
+        """Take the step when *event* happens: the client has sent bytes, or has room for some."""
         conn.is_watched = True
         self.poller.register(conn.sock, event, partial(self._on_event, conn, step))
 
@@ -568,7 +573,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
         self._safely(conn, step)
 
     def _safely(self, conn: Connection, step: Callable[..., None], *args: Any) -> None:
-        """Take a step; what goes wrong on one connection ends that connection alone."""
+        """Take a step. An error closes this connection only."""
         try:
             step(conn, *args)
         except OSError as error:
@@ -578,10 +583,8 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
             self.log.exception("A connection could not be served.")
             self._drop(conn)
 
-    # Threads
-
     def enqueue_req(self, conn: TConn) -> None:
-        """Have a thread answer a request: the spare one, if the request is urgent and all others are busy."""
+        """Give a request to a thread: to the spare one if the request is urgent and all others are busy."""
         self._at_work += 1
         is_urgent = isinstance(conn, Connection) and conn.is_urgent
         in_spare = is_urgent and self._at_work - self._spare_at_work > self._ordinary_threads()
@@ -597,7 +600,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
         self.finish_request(conn, done)
 
     def finish_request(self, conn: TConn, fs: Future[Any]) -> None:
-        """Go on with a connection whose request a thread has answered. Runs in the loop."""
+        """Continue with a connection whose request a thread has answered. Runs in the loop."""
         if not isinstance(conn, Connection):
             self._finish_in_threads(conn, fs)
             return
@@ -606,12 +609,12 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
             conn.is_large = False
             self._large_at_work -= 1
             conn.incoming.feed(conn.parser.unreader.take_buffered())
-        conn.parser, conn.kept_bytes = None, 0  # the request is not kept while the response is sent
+        conn.parser, conn.kept_bytes = None, 0  # free the request while the response is sent
         self._safely(conn, self._send)
         self._answer_large()
 
     def _finish_in_threads(self, conn: TConn, fs: Future[Any]) -> None:
-        """Do what gunicorn does, but close a connection at once: its own way to linger would hold the loop."""
+        """Finish a request as gunicorn does, but close without lingering: gunicorn's way to linger blocks the loop."""
         is_over = fs.cancelled() or fs.exception() is not None or not fs.result()
         if is_over:
             self.nr_conns -= 1
@@ -631,16 +634,14 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
             return False
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Log what gunicorn logs of a request that it cannot answer, and answer as the application would."""
+        """Let gunicorn log a request that it cannot answer, and answer with a problem document instead of its page."""
         page = _Page()
         super().handle_error(req, page, addr, exc)
         with contextlib.suppress(OSError):
             client.sendall(_refusal(page.status, page.reason, _UNREADABLE if page.status < 500 else _BROKEN))
 
-    # Deadlines; gunicorn calls these every second at least
-
     def murder_pending(self) -> None:
-        """Give up on the clients whose time is over."""
+        """Refuse or drop the clients whose deadline has passed. gunicorn calls this every second at least."""
         super().murder_pending()
         now = time.monotonic()
         for conn in [conn for conn in self._open if conn.deadline <= now]:
@@ -652,14 +653,14 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name, and call
                 self._safely(conn, self._refuse, last_words)
 
     def murder_keepalived(self, force: bool = False) -> None:
-        """Close the connections that gunicorn keeps itself; with *force*, every one that no thread works on."""
+        """Close gunicorn's idle connections that are overdue; with *force*, all connections that no thread works on."""
         super().murder_keepalived(force)
         if force:
             for conn in [conn for conn in self._open if conn.deadline < float("inf")]:
                 self._drop(conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Give connections on which no request has begun until the deadline; the worker is about to end."""
+        """Give idle connections until *deadline*: the worker is about to end."""
         super()._cap_keepalive(deadline)
         for conn in self._open:
             if conn.is_idle:

@@ -1,4 +1,4 @@
-"""Host names and addresses, as they stand in a Host header, an Origin, a Referer and in JOBMANAGER_HOSTS.
+"""Parse host names and addresses of Host, Origin and Referer headers and of JOBMANAGER_HOSTS.
 
 Pure: resolves no name, opens no socket.
 """
@@ -52,7 +52,7 @@ class Host(NamedTuple):
 
 @lru_cache(maxsize=256)
 def parse(text: str) -> Host | None:
-    """Return the host that a Host header names; None if it names none.
+    """Return the host that a Host header names; None if it is not valid.
 
     >>> parse("Jobs.LAN:8080"), parse("[0:0::1]"), parse("http://jobs.lan")
     (Host(name='jobs.lan', port=8080), Host(name='::1', port=None), None)
@@ -83,7 +83,7 @@ def parse_origin(text: str) -> Host | None:
 
 
 def parse_all(texts: Iterable[str]) -> tuple[Host, ...]:
-    """Return the hosts that a setting lists; raises ValueError that names the first that is not a host."""
+    """Return the hosts that a setting lists. Raises ValueError, which names the first text that is not a host."""
     found = []
     for text in texts:
         host = parse(text)

@@ -1,6 +1,6 @@
-"""How the lines of the log look, and what they say about what they belong to: a request, or a job.
+"""Format the server's log, and add to each line the request or the job that it belongs to.
 
-Set up by the server alone: whoever embeds the manager has a log of his own, to which `Context` can be added.
+Only the server sets this up. An application that embeds the manager has its own log, to which it can add `Context`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from pythonjsonlogger.json import JsonFormatter
 
 from jobmanager.printable import clean
 
-#: The id of the request that is being answered; "" outside of requests.
+#: The id of the current request; "" outside of requests.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
-#: The threads of jobs are named after them.
+#: The name of a job's thread: job-<id>-<attempt>.
 _JOB_THREAD = re.compile(r"job-(.+)-(\d+)")
-#: Where the lines of a job's own go, one logger for each job.
+#: Prefix of the loggers that jobs write to; the id follows.
 _JOB_LOGGER = "jobmanager.jobs."
 
 _JSON_FIELDS = {"levelname": "level", "name": "logger"}
 
 
 class Context(logging.Filter):
-    """Adds to each record `request_id`, and `job_id` and `attempt`, of what it belongs to; "" where it does not."""
+    """Adds `request_id`, `job_id` and `attempt` to each record; "" if it belongs to no request or job."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add them; every record passes."""
+        """Add the three attributes. Let every record pass."""
         found = _JOB_THREAD.fullmatch(record.threadName or "")
         record.request_id = request_id.get()
         record.job_id, record.attempt = (found[1], int(found[2])) if found else ("", "")
@@ -39,36 +39,36 @@ class Context(logging.Filter):
 
 
 class Console(logging.Formatter):
-    """A line for people: when, how grave, who says it, what it belongs to, and what it says.
+    """A line for people: time, level, logger, request or job, and message.
 
-    Further lines of a message and tracebacks are indented, so that no text can pass for a line of the log.
+    The other lines of a message and tracebacks are indented, so that no text can pose as a line of the log.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, and those of a traceback; characters that cannot be seen are escaped."""
+        """Return the line and its traceback, with invisible characters escaped."""
         return clean(super().format(record)).replace("\n", "\n    ")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Return the line, without what there is no value for."""
+        """Return the line. Leaves out fields that have no value."""
         belongs = [f"{name}={value}" for name in ("request_id", "job_id") if (value := getattr(record, name, ""))]
         where = f" [{' '.join(belongs)}]" if belongs else ""
         return f"{self.formatTime(record)} {record.levelname} {record.name}{where} {record.getMessage()}"
 
 
 class Json(JsonFormatter):
-    """A line of JSON: `timestamp` (RFC 3339, UTC), `level`, `logger`, `message`, and what it belongs to."""
+    """A line of JSON: `timestamp` (RFC 3339, UTC), `level`, `logger`, `message`, and the attributes of `Context`."""
 
     def __init__(self) -> None:
         fields = ["message", *_JSON_FIELDS, "request_id", "job_id", "attempt"]
         super().__init__(fields, rename_fields=_JSON_FIELDS, timestamp=True, json_ensure_ascii=False)
 
     def process_log_record(self, log_data: dict[str, object]) -> dict[str, object]:
-        """Return what is written, without what there is no value for."""
+        """Return the fields to write. Leaves out those that have no value."""
         return {name: value for name, value in log_data.items() if value not in ("", None)}
 
 
 class _NoLock:
-    """What takes the place of a handler's lock where none is needed."""
+    """Replaces the lock of a handler; does not lock."""
 
     def acquire(self) -> None:
         """Do nothing."""
@@ -84,13 +84,13 @@ class _NoLock:
 
 
 class _Stderr(logging.Handler):
-    """Writes each line to stderr at once, which the kernel keeps whole.
+    """Writes each line to stderr with one system call, so that lines do not mix.
 
-    Without a lock: a job's thread that is interrupted by force might leave it held, and nobody could log any more.
+    Has no lock: a job's thread that is interrupted by force might never release it, and all logging would block.
     """
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
-        """Make none."""
+        """Replace the lock: see the class."""
         self.lock = _NoLock()  # type: ignore[assignment]
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -102,12 +102,12 @@ class _Stderr(logging.Handler):
 
 
 def _is_for_operators(record: logging.LogRecord) -> bool:
-    """Tell whether a line belongs into the server's log: what jobs log is kept with them, but for what is grave."""
+    """Return True unless a job logged the line below WARNING: that is only kept with the job."""
     return record.levelno >= logging.WARNING or not record.name.startswith(_JOB_LOGGER)
 
 
 def set_up(kind: str) -> None:
-    """Have this process write its log to stderr, as "json" or for people; may be called again."""
+    """Write the log of this process to stderr: JSON if *kind* is "json", else text. May be called again."""
     handler = _Stderr()
     handler.addFilter(Context())
     handler.addFilter(_is_for_operators)
@@ -117,7 +117,7 @@ def set_up(kind: str) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("jobmanager").setLevel(logging.INFO)
     if kind == "json":
-        # What the server says itself, which by default has a form of its own.
+        # gunicorn formats its own lines differently by default.
         server = logging.getLogger("gunicorn.error")
         server.handlers[:] = []
         server.propagate = True

@@ -1,9 +1,10 @@
-"""What the service can be watched by, in the words of Prometheus.
+"""The metrics of the service, in the format of Prometheus.
 
-What the store knows is asked of it at each scrape, and so is right whichever process answers, and after a restart.
-Durations are counted where they happen, in histograms that all workers of a server share by files (prometheus_client's
-multiprocess mode, see gunicorn.conf.py): to derive them from the recorded changes would mean to read them all, and
-they would shrink whenever finished jobs are removed. They begin anew with the server, which rate() allows for.
+Numbers of jobs are read from the store at each scrape: they are right in every process and after a restart.
+Durations are observed where they happen, in histograms that all workers of a server share through files
+(prometheus_client's multiprocess mode, see gunicorn_conf.py). Deriving them from the recorded changes would mean
+reading all changes, and they would shrink whenever finished jobs are removed. They restart at 0 with the server, which
+rate() allows for.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ T = TypeVar("T", bound=Callable[..., Any])
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LONG_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
 
-#: Those that are counted here; not the default one, which tells of the process it is asked in.
+#: Not the default registry, which has metrics of the process that answers.
 REGISTRY = CollectorRegistry()
 
 counts.use_allocated_files()
-disable_created_metrics()  # type: ignore[no-untyped-call]  # when each was first counted: as many lines again, that nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a creation time for each, which would double the output
 
 _WAITING = Histogram(
     "jobmanager_waiting_seconds",
@@ -82,14 +83,14 @@ _STREAMS = Gauge("jobmanager_streams", "Clients that follow events.", multiproce
 
 
 def exposition(collector: StoreCollector, shared: Path | None) -> bytes:
-    """Return everything in the text format; *shared* is the folder of what the workers count, if there is one."""
+    """Return all metrics in the text format; *shared* is the folder of the workers' shared metrics, if there is one."""
     registry, incomplete = REGISTRY, 0
     if shared is not None and shared.is_dir():
         registry = CollectorRegistry()
         MultiProcessCollector(registry, str(shared))  # type: ignore[no-untyped-call]
         incomplete = counts.incomplete_processes(shared)
     elif shared is not None:
-        incomplete = 1  # at least: the counts of the other processes are out of reach
+        incomplete = 1  # at least: the folder with the counts of the other processes is gone
     asked = CollectorRegistry()
     asked.register(collector)
     asked.register(_Incomplete(incomplete))
@@ -97,7 +98,7 @@ def exposition(collector: StoreCollector, shared: Path | None) -> bytes:
 
 
 def has_slots(number: int) -> None:
-    """Tell how many jobs may run at once in this process."""
+    """Set how many jobs may run at once in this process."""
     _SLOTS.set(number)
 
 
@@ -107,16 +108,16 @@ def stream_began() -> None:
 
 
 def stream_ended() -> None:
-    """Count one less."""
+    """Count one client fewer that follows events."""
     _STREAMS.dec()
 
 
 def request_answered(method: str, route: str, status: int, seconds: float) -> None:
-    """Count a request and how long it took."""
+    """Count a request and observe its duration."""
     _observe(_HTTP, (method, route, str(status)), seconds)
 
 
-# To look a metric up by its labels takes as long as to count: each is looked up once.
+# Looking up a metric by its labels takes as long as counting, so it is cached.
 @cache
 def _counter(metric: Counter, labels: tuple[str, ...]) -> Counter:
     return metric.labels(*labels)
@@ -136,7 +137,7 @@ def _observe(metric: Histogram, labels: tuple[str, ...], seconds: float) -> None
 
 
 def _timed(method: T) -> T:
-    """Have it counted how long the method of a store takes."""
+    """Wrap a method of the store to observe its duration."""
     observe = _STORE.labels(method.__name__).observe
 
     @wraps(method)
@@ -151,7 +152,7 @@ def _timed(method: T) -> T:
 
 
 class MeasuredStore(Store):
-    """The store, which counts what it does; changes are counted by the process that made them, once committed."""
+    """The store with metrics. Each process counts its own changes, once they are committed."""
 
     get = _timed(Store.get)
     find = _timed(Store.find)
@@ -165,7 +166,7 @@ class MeasuredStore(Store):
         """See Store.add."""
         added = super().add(new, actor=actor)
         for asked, job in zip(new, added, strict=True):
-            if job.id == asked.id:  # otherwise it was there already
+            if job.id == asked.id:  # otherwise an idempotency key returned an older job
                 _add(_CHANGES, (job.type, Action.SUBMIT))
         return added
 
@@ -233,8 +234,8 @@ class MeasuredStore(Store):
 def _claimed(job: JobRecord) -> None:
     tracing.attempt_began(job)
     _add(_CHANGES, (job.type, Action.CLAIM))
-    # One that was resumed or handed over, or whose owner died, has the time of its submission: since when it waited
-    # again, nothing tells.
+    # After a resume, a handover or a crash, run_at is the time of the submission: when the job began to wait again is
+    # not recorded.
     if job.running_since is not None and (job.attempt == 1 or job.run_at > job.submitted_at):
         _observe(_WAITING, (job.type,), _seconds(job.run_at, job.running_since))
 
@@ -252,13 +253,13 @@ def _counted(applied: Applied) -> Applied:
 
 
 class _Incomplete(Collector):
-    """Shows how many processes have counts that are missing here."""
+    """Adds the number of processes whose counts are missing."""
 
     def __init__(self, processes: int) -> None:
         self._processes = processes
 
     def collect(self) -> Iterator[Metric]:
-        """Yield that number."""
+        """Yield one gauge."""
         yield GaugeMetricFamily(
             "jobmanager_counts_incomplete",
             "Processes of this server with counts that are missing here, as there was no space to share them.",
@@ -267,17 +268,17 @@ class _Incomplete(Collector):
 
 
 class StoreCollector(Collector):
-    """Asks the store, at each scrape, what it knows of all jobs, whichever process has them."""
+    """Reads the metrics about the jobs of all processes from the store, at each scrape."""
 
     def __init__(self, store: Callable[[], Store]) -> None:
         self._store = store
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: what there is depends on the store, which is not to be asked for this."""
+        """Return nothing: registering this collector must not query the store."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield what the store knows; that it does not answer, if it does not."""
+        """Yield the metrics, or only jobmanager_store_up = 0 if the store does not answer."""
         try:
             found = list(self._ask(self._store()))
         except StoreUnavailable:

@@ -1,10 +1,10 @@
-"""Text from elsewhere, made safe to print: on a terminal, or as a line of a log."""
+"""Make foreign text safe to print on a terminal or in a log."""
 
 from __future__ import annotations
 
 
 def clean(text: str) -> str:
-    r"""Return the text with every character escaped that cannot be seen, except newline and tab.
+    r"""Return the text with all invisible characters escaped, except newline and tab.
 
     Control characters (Unicode's Cc) could move the cursor or forge a line. Format characters (Cf) could hide text or
     reverse its direction.

@@ -1,6 +1,6 @@
-"""Folders and files that only the user of this process may read, whatever the umask is.
+"""Make folders and files that only the user of this process may read, whatever the umask is.
 
-The umask itself is left alone: it belongs to the whole process, which may be the application that embeds the manager.
+Does not change the umask: it belongs to the whole process, which may be an application that embeds the manager.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing. Leaves alone those that exist, and their modes."""
+    """Make a folder and its missing parents. Leaves existing folders and their modes alone."""
     if path.is_dir():
         return
     if not path.parent.exists():
@@ -21,6 +21,6 @@ def make_folder(path: Path) -> None:
 
 def make_file(path: Path) -> None:
     """Make an empty file, unless there is one."""
-    # Exclusively: to close a file that SQLite has open in this process would give up SQLite's locks on it.
+    # O_EXCL: closing a file that SQLite has open in this process would release SQLite's locks on it.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

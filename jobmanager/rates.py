@@ -1,8 +1,8 @@
-"""How many requests a minute: one bucket for each token, shared by all processes of a machine.
+"""Limit the requests a minute: one bucket for each API token, shared by all processes of a machine.
 
 A bucket is a file of eight bytes: the time at which it is full again (the generic cell rate algorithm, ITU-T I.371,
-which needs no other state). A lock on the file makes it exact, whichever worker a request lands in; the kernel drops
-the lock of a process that dies. The clock is CLOCK_MONOTONIC, which all processes of a machine share.
+which needs no other state). A lock on the file makes the limit exact over all workers; the kernel drops the lock of a
+process that dies. The clock is CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _PATIENCE_SECONDS = 0.1
 
 
 def take(file: Path, *, per_minute: int, now: float) -> float:
-    """Take one request out of the bucket, and return 0; or return after how many seconds there is one in it.
+    """Take one request from the bucket and return 0. If the bucket is empty, return the seconds until the next one.
 
     *now* is a time of time.monotonic(). The bucket holds a minute's requests and fills up evenly. Blocks for a tenth
-    of a second at most; raises OSError where the bucket cannot be reached.
+    of a second at most. Raises OSError if the file cannot be used, BlockingIOError if it stays locked.
     """
     with _locked(file) as bucket:
         kept = os.pread(bucket, _TIME.size, 0)
@@ -39,7 +39,7 @@ def take(file: Path, *, per_minute: int, now: float) -> float:
 
 
 def after_one(full_at: float, *, per_minute: int, now: float) -> tuple[float, float]:
-    """Return when the bucket is full again after one request more, and how long that has to wait; 0: not at all.
+    """Return the time at which the bucket is full again, and the seconds that the request has to wait; 0: it may pass.
 
     >>> after_one(0, per_minute=6, now=100)
     (110.0, 0.0)
@@ -47,17 +47,17 @@ def after_one(full_at: float, *, per_minute: int, now: float) -> tuple[float, fl
     (160, 10.0)
     """
     empty = now + _MINUTE
-    # What is later than empty is of a time before this machine was started anew.
+    # A time later than empty was stored before a reboot, which resets the clock.
     begin = max(full_at, now) if full_at <= empty else now
     later = begin + _MINUTE / per_minute
     too_much = later - empty
-    # Adding up parts of a minute may be wrong by a little, which must not make it later than empty.
+    # Rounding errors must not make it later than empty.
     return (min(later, empty), 0.0) if too_much < 1e-6 else (full_at, too_much)
 
 
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[int]:
-    """Open the file with a lock on it: one for each opening, so that threads exclude each other too."""
+    """Open and lock the file. Each opening has its own lock, so that threads exclude each other, too."""
     make_folder(file.parent)
     number = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -1,4 +1,4 @@
-"""The sample data that a newcomer exports: survey responses over two years, the same on every machine."""
+"""Sample data for a first export: survey responses over two years, the same on every machine."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ CREATE TABLE responses (
 
 
 def make_sample(data_dir: Path, rows: int = 1_000_000) -> Path:
-    """Make sample.db, and a datasets.toml that names its table, in *data_dir*; what is there already is left alone.
+    """Make sample.db, and a datasets.toml that names its table, in *data_dir*. Leaves existing files alone.
 
-    Each file appears whole or not at all, even when the process dies meanwhile. Of several processes that come at
-    once, one works and the others wait for it. Returns the path of sample.db.
+    Each file appears completely or not at all, even if the process dies. Blocks while another process does the same.
+    Returns the path of sample.db.
     """
     make_folder(data_dir)
     path = data_dir / "sample.db"
@@ -70,7 +70,7 @@ def make_sample(data_dir: Path, rows: int = 1_000_000) -> Path:
 
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
-    """Keep other processes out for a while; the kernel lets them in when this one dies."""
+    """Lock out other processes; the kernel releases the lock if this process dies."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -80,9 +80,9 @@ def _turn(folder: Path) -> Iterator[None]:
 
 
 def _appear(path: Path, make: Callable[[Path], object]) -> None:
-    """Have *make* write a file, which gets its name when it is complete and durable."""
+    """Write a file with *make* under another name, sync it, then give it its name."""
     unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.unlink(missing_ok=True)  # of a process that died
+    unfinished.unlink(missing_ok=True)  # left by a process that died
     make(unfinished)
     with open(unfinished, "rb") as file:
         os.fsync(file.fileno())
@@ -101,7 +101,7 @@ def _fill(path: Path, rows: int) -> None:
 
 
 def _responses(rows: int) -> Iterator[tuple[object, ...]]:
-    """Yield responses in the order they came in; some share a second."""
+    """Yield the responses by time; some share a second."""
     chance = random.Random(20230101)
     pick, number = chance.choice, chance.random
     seconds = sorted(int(number() * _SECONDS) for _ in range(rows))

@@ -1,6 +1,6 @@
-"""The spans of traces, and what sends them: all that is known of OpenTelemetry; see tracing.py.
+"""Make the spans of traces and send them with OpenTelemetry, which only this module imports; see tracing.py.
 
-Imported only where traces are made. Raises ImportError where the extra is not installed.
+Imported only if traces are set up. Importing it raises ImportError if the extra is not installed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from jobmanager.records import Applied, JobRecord
 
-#: How long a span waits at most until it is sent, in milliseconds.
+#: Longest time before a span is sent, in milliseconds.
 _DELAY = 1000
 
 
 class Spans:
-    """Makes the spans of one process, and sends them as the environment variables of OpenTelemetry say."""
+    """Makes the spans of one process and sends them, as OpenTelemetry's environment variables configure it."""
 
     def __init__(self) -> None:
         resource = Resource.create({SERVICE_NAME: "jobmanager"}).merge(OTELResourceDetector().detect())
@@ -37,12 +37,12 @@ class Spans:
         self._attempts: dict[str, Span] = {}
 
     def request(self, name: str, headers: Mapping[str, str]) -> AbstractContextManager[Span]:
-        """Return what makes a span of the time that it is entered, in the trace that the headers name."""
+        """Return a context manager that makes a span for a request, in the trace that its headers name."""
         context = self._context_of({key.lower(): value for key, value in headers.items()})
         return self._tracer.start_as_current_span(name, context, SpanKind.SERVER)
 
     def traceparent(self) -> str | None:
-        """Return what stands for the span that this thread is in."""
+        """Return the W3C traceparent of the current span of this thread; None if there is none."""
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier)
         return carrier.get("traceparent")
@@ -64,7 +64,7 @@ class Spans:
             earlier.end()
 
     def end(self, job_id: str, applied: Applied | None) -> None:
-        """End the span of the job's attempt, if there is one; *applied* None: the attempt lost the job."""
+        """End the span of the job's attempt, if there is one. *applied* is None if the attempt lost its lease."""
         with self._lock:
             span = self._attempts.pop(job_id, None)
         if span is None:
@@ -78,7 +78,7 @@ class Spans:
         span.end()
 
     def close(self) -> None:
-        """Send what waits; blocks for as long as the exporter may take."""
+        """Send the remaining spans. Blocks until they are sent or the exporter gives up."""
         self._provider.shutdown()
 
     def _context_of(self, headers: Mapping[str, str]) -> Context:

@@ -1,7 +1,7 @@
-"""Drive one job in an author's unit test, without server, store or threads.
+"""Drive one job in a unit test, without a server, a store or threads.
 
-What a job meets here is what it meets in the service: hooks in the same order, a cursor that went through JSON, a fresh
-instance after a restart and for `clean`. Every checkpoint is saved, and nothing sleeps.
+The job is driven as in the service: hooks in the same order, a cursor that went through JSON, a fresh instance after a
+restart and for `clean`. Every checkpoint is saved, and nothing sleeps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jobmanager.torture import Verdict, torture
 
 __all__ = ["RunOutcome", "Verdict", "run", "torture"]
 
-#: Larger files are told by their SHA-256, not by their content.
+#: Of larger files, the SHA-256 is returned instead of the content.
 _CONTENT_BYTES = 1 << 20
 
 Status = Literal["completed", "failed", "stopped"]
@@ -36,10 +36,10 @@ Status = Literal["completed", "failed", "stopped"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOutcome:
-    """What became of a job that `run` drove."""
+    """The outcome of a job that `run` drove."""
 
     status: Status
-    #: what `start` returned, after a round through JSON; None unless completed
+    #: the return value of `start`, as it is after a round trip through JSON; None unless completed
     result: JSON
     #: why it failed, as the service would show it; the traceback is in `log`
     error: str | None
@@ -47,13 +47,13 @@ class RunOutcome:
     checkpoints: tuple[Checkpoint, ...]
     #: where another attempt would begin
     cursor: JSON
-    #: what `details` told at the last checkpoint
+    #: the return value of `details` at the last checkpoint
     details: dict[str, JSON]
     #: lines of `self.log`, each as "LEVEL message"
     log: tuple[str, ...]
-    #: what is left in the workdir: by relative path the content, or the SHA-256 in hex where it is over 1 MiB
+    #: files left in the workdir: the content by relative path, or the SHA-256 in hex if it is over 1 MiB
     files: dict[str, bytes | str]
-    #: seconds that `wait` would have slept in all
+    #: total seconds that `wait` would have slept
     waited_seconds: float
 
 
@@ -68,18 +68,18 @@ def run(
     clean_times: int = 1,
     settings: Settings | None = None,
 ) -> RunOutcome:
-    """Run a job of that type to its end, in this thread and in a temporary folder; returns what became of it.
+    """Run a job of that type to its end, in this thread and in a temporary folder, and return the outcome.
 
     *cursor*: where the first attempt begins, as if an earlier one had saved it.
-    *halt_after*: at that checkpoint (from 1, over all attempts) `halt` and `resume` are called; the work goes on.
-    *restart_after*: at that checkpoint the attempt is unwound, and a new instance begins from the saved cursor, as
-    after a shutdown. Together with the same *halt_after*: `halt`, but no `resume`, as when it was parked for long.
-    *stop_after*: at that checkpoint the job is stopped: `stop`, then `clean` on a fresh instance.
-    *clean_times*: how often `clean` is called then, each time afresh; it has to bear more than one.
-    *settings*: what the job and the validation of its arguments see; the defaults unless given.
+    *halt_after*: at that checkpoint (from 1, over all attempts), call `halt` and `resume`; the work goes on.
+    *restart_after*: at that checkpoint, unwind the attempt, and begin with a new instance from the saved cursor, as
+    after a shutdown. Together with the same *halt_after*: call `halt` but not `resume`, as after a long halt.
+    *stop_after*: at that checkpoint, stop the job: `stop`, then `clean` on a fresh instance.
+    *clean_times*: how often to call `clean` then, each time on a fresh instance; it must be repeatable.
+    *settings*: the settings for the job and for the validation of its arguments; None: the defaults.
 
-    A job that raises is failed, and is not retried. Raises InvalidRequest if *args* are wrong, ValueError for an option
-    below 1, AssertionError if the job ended before the checkpoint at which something was to happen.
+    A job that raises fails; it is not retried. Raises InvalidRequest if *args* are wrong, ValueError if a number is
+    below 1, AssertionError if the job ends before a checkpoint that was given.
 
         >>> class Twice(Job):
         ...     def start(self):
@@ -111,7 +111,7 @@ class _Trial:
         self.signals = Signals()
         self.due = 0.0  # always: every checkpoint is saved
         self.cursor: JSON = None
-        self.seen = 0  # checkpoints that count for the plan: those of start
+        self.seen = 0  # checkpoints of start, which the plan counts
         self._job_type = job_type
         check_args(args)
         self._args = parse_args(job_type, args, settings)
@@ -134,7 +134,7 @@ class _Trial:
         return outcome
 
     def _attempt_once(self, clean_times: int) -> RunOutcome | None:
-        """Run one attempt; None if it was unwound."""
+        """Run one attempt; return None if it was unwound."""
         job = self._make_job()
         result, error = None, None
         try:
@@ -147,7 +147,7 @@ class _Trial:
             raise
         except BaseException as raised:
             if job.is_dirty:
-                self._logged(lambda: self._save(job))  # what was reached is kept for a retry
+                self._logged(lambda: self._save(job))  # keep the progress for a retry
             error = self._told(raised)
         if isinstance(self._interrupt, StopRequested):
             return self._clean(clean_times)
@@ -184,10 +184,8 @@ class _Trial:
         vars(job)["wait"] = self._skip
         return job
 
-    # The Keeper behind checkpoint() and wait()
-
     def meet(self, job: Job) -> None:
-        """Save the checkpoint, then do what the plan says; see Keeper."""
+        """Save the checkpoint, then act on the plan; see Keeper."""
         if self._is_saving:
             return
         self._save(job)
@@ -197,7 +195,7 @@ class _Trial:
         self._obey(job)
 
     def folder(self) -> Path:
-        """Return the folder of the job's own, made if it is missing."""
+        """Return the job's folder. Makes it if it is missing."""
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 
@@ -225,7 +223,7 @@ class _Trial:
             raise self._interrupt
 
     def _in_hook(self, hook: Callable[[], None]) -> None:
-        """Call a hook, whose own checkpoints are saved but obey nothing."""
+        """Call a hook. Its own checkpoints are saved, but nothing interrupts it."""
         self._is_in_hook = True
         try:
             hook()
@@ -257,14 +255,14 @@ class _Trial:
         self._details = _through_json(dict(job.details()), "what details() returned")
 
     def _logged(self, code: Callable[[], None]) -> None:
-        """Call code of the job's whose errors are logged, but do not fail it."""
+        """Call code of the job. Log its errors, which do not fail the job."""
         try:
             code()
         except Exception as error:
             self._told(error)
 
     def _told(self, error: BaseException) -> str:
-        """Return the error as the service would show it, and log its traceback."""
+        """Log the traceback of the error, and return the error as the service would show it."""
         self._log.lines.append("ERROR " + line_text("".join(traceback.format_exception(error))))
         return storable(str(error) if isinstance(error, Fatal) else f"{type(error).__name__}: {error}")
 
@@ -283,7 +281,7 @@ class _Trial:
 
 
 class _Lines(logging.Handler):
-    """Keeps what a job logs."""
+    """Keeps the lines that a job logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -295,7 +293,7 @@ class _Lines(logging.Handler):
 
 
 def _through_json(value: Any, what: str) -> JSON:
-    """Return the value as the store gives it back: tuples as lists, keys as strings; raises what check_json raises."""
+    """Return the value after a round trip through JSON: tuples as lists, keys as strings. Raises as check_json does."""
     check_json(value, what)
     return json.loads(json.dumps(value))
 

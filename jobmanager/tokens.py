@@ -1,8 +1,8 @@
-"""API tokens: a file of names, roles and hashes, read anew whenever it changes, so that revoking one needs no restart.
+"""API tokens: a file of names, roles and hashes, read again when it changes, so that revoking one needs no restart.
 
-A token is 256 random bits. Nobody can guess one from its SHA-256, however fast that is: slow hashes are for passwords,
-which people choose. The file holds no token, only hashes, one JSON object a line.
-This module knows nothing of HTTP. What it tells of a file that cannot be used is for the operator.
+A token is 256 random bits, which cannot be guessed from their SHA-256: slow hashes are for passwords that people
+choose. The file holds hashes instead of tokens, one JSON object a line.
+This module does not depend on HTTP. Its error messages are for the operator.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from jobmanager.config import Settings
 from jobmanager.errors import ConfigError, TokensUnavailable
 from jobmanager.hosts import is_loopback
 
-#: What every token begins with, so that people, and scanners for secrets that leaked, recognise one.
+#: Prefix of every token, by which people and scanners for leaked secrets recognise one.
 PREFIX = "jm_"
 
-#: Names that changes are recorded under where no token asked.
+#: Actors of changes that were requested without a token.
 _RESERVED = frozenset({"engine", "embedder", "local"})
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ Signature = tuple[int, ...]
 
 
 class Role(StrEnum):
-    """What a token is good for; each role may do what those before it may."""
+    """Rights of a token; each role includes those before it."""
 
     #: look at jobs
     VIEWER = "viewer"
@@ -50,7 +50,7 @@ class Role(StrEnum):
     ADMIN = "admin"
 
     def includes(self, other: Role) -> bool:
-        """Tell whether this role suffices where *other* is asked for.
+        """Return True if this role includes *other*.
 
         >>> Role.OPERATOR.includes(Role.VIEWER), Role.OPERATOR.includes(Role.ADMIN)
         (True, False)
@@ -60,21 +60,21 @@ class Role(StrEnum):
 
 
 class Token(BaseModel):
-    """One line of the file."""
+    """A token, as one line of the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: what changes are recorded under; begins with a letter, so that it is no address
+    #: actor of the changes it requests; begins with a letter, so that it cannot be an IP address
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9._@-]{0,63}$")
     role: Role
     #: SHA-256 of the token, in hexadecimal
     hash: str = Field(pattern=r"^[0-9a-f]{64}$")
     made_at: AwareDatetime
-    #: requests a minute; None: as many as it likes
+    #: requests a minute; None: unlimited
     rate: int | None = Field(None, ge=1, le=1_000_000)
-    #: None: never
+    #: None: it never expires
     expires_at: AwareDatetime | None = None
-    #: the job types that it may see, as if there were no other; None: all
+    #: the only job types that exist for this token; None: all
     types: tuple[str, ...] | None = None
 
     @field_validator("name")
@@ -85,18 +85,18 @@ class Token(BaseModel):
         return name
 
     def is_valid(self, now: datetime) -> bool:
-        """Tell whether it has not expired."""
+        """Return True unless the token has expired."""
         return self.expires_at is None or now < self.expires_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Seen:
-    """What the file held when it was read last."""
+    """The content of the file when it was last read."""
 
-    #: tells whether it has changed since
+    #: differs if the file has changed
     signature: Signature
     tokens: tuple[Token, ...] = ()
-    #: why it cannot be used; "": it can
+    #: why the file cannot be used; "" if it can
     fault: str = ""
 
 
@@ -105,21 +105,21 @@ class TokenFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Replaced as a whole. Its signature is older than what it holds, never newer: who reads while the file is
-        # changed reads again next time.
+        # Replaced as a whole, so it needs no lock. The signature is taken before the file is read: if the file changes
+        # in between, it is read again next time.
         self._seen = _Seen(signature=())
 
     def find(self, secret: str, *, now: datetime) -> Token | None:
-        """Return the token, unless there is none or it has expired; raises TokensUnavailable."""
+        """Return the token with this secret; None if it is unknown or expired. Raises TokensUnavailable."""
         wanted, found = _hash(secret), None
-        # All are compared, each in constant time: how long it takes tells nothing of what is in the file.
+        # Compare all, each in constant time: the duration must not depend on the tokens.
         for token in self.tokens():
             if hmac.compare_digest(token.hash, wanted):
                 found = token
         return found if found is not None and found.is_valid(now) else None
 
     def tokens(self) -> tuple[Token, ...]:
-        """Return the tokens that the file holds now; raises TokensUnavailable if it cannot be used."""
+        """Return the tokens in the file. Raises TokensUnavailable if it cannot be used, and logs a new reason once."""
         signature = _signature(self.path)
         seen = self._seen
         if not signature or signature != seen.signature:
@@ -132,14 +132,14 @@ class TokenFile:
         return seen.tokens
 
     def read(self) -> tuple[Token, ...]:
-        """Return what `tokens` does, for a person who is told at once what is wrong: the log says nothing of it."""
+        """Read the file and return its tokens. Raises TokensUnavailable and does not log it: the caller shows it."""
         seen = _read(self.path, ())
         if seen.fault:
             raise TokensUnavailable(seen.fault)
         return seen.tokens
 
     def holds(self, token: Token, *, now: datetime) -> bool:
-        """Tell whether a token that was found is still as it was; raises TokensUnavailable."""
+        """Return True if the token is unchanged in the file and has not expired. Raises TokensUnavailable."""
         return token in self.tokens() and token.is_valid(now)
 
     def add(
@@ -152,7 +152,10 @@ class TokenFile:
         expires_at: datetime | None = None,
         types: Sequence[str] | None = None,
     ) -> str:
-        """Make a token and return it: it is kept nowhere. Raises ConfigError if the name is taken or a value wrong."""
+        """Make a token and return its secret, which is stored nowhere.
+
+        Raises ConfigError if the name is taken, a value is invalid, or the file cannot be read or written.
+        """
         secret = PREFIX + secrets.token_urlsafe(32)
         try:
             token = Token(
@@ -176,7 +179,7 @@ class TokenFile:
         return secret
 
     def revoke(self, name: str) -> None:
-        """Have the token be none any more, from the next request on; raises ConfigError if there is none."""
+        """Revoke the token; effective with the next request. Raises ConfigError if there is no such token."""
 
         def without_it(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
             kept = tuple(token for token in tokens if token.name != name)
@@ -187,7 +190,7 @@ class TokenFile:
         self._change(without_it)
 
     def _change(self, change: Callable[[tuple[Token, ...]], tuple[Token, ...]]) -> None:
-        path = self.path.resolve()  # a link stays one
+        path = self.path.resolve()  # write to the target of a link
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(path.parent):
@@ -203,7 +206,10 @@ class TokenFile:
 
 
 def check_access(settings: Settings, hosts: Iterable[str]) -> None:
-    """Raise ConfigError if the tokens cannot be read, or if there are none and a host is not this machine alone."""
+    """Raise ConfigError if the tokens cannot be read, or if none are configured and other machines can connect.
+
+    JOBMANAGER_INSECURE allows the latter.
+    """
     if settings.tokens is not None:
         try:
             TokenFile(settings.tokens).read()
@@ -224,7 +230,7 @@ def _hash(secret: str) -> str:
 
 
 def _signature(path: Path) -> Signature:
-    """Return what differs where the file does; empty if there is none to be seen."""
+    """Return a value that differs if the file has changed; empty if there is no such file."""
     try:
         found = path.stat()
     except OSError:
@@ -237,7 +243,7 @@ def _read(path: Path, signature: Signature) -> _Seen:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         way_out = "; make a token with: jobmanager token add NAME --role operator" if not path.exists() else ""
-        # Without a signature, the next request tries again: the trouble may pass while the file stays as it is.
+        # Without a signature, the next request reads it again: the error may pass without a change of the file.
         return _Seen(signature=(), fault=f"JOBMANAGER_TOKENS cannot be read: {path}: {error.strerror}{way_out}.")
     tokens: list[Token] = []
     for number, line in enumerate(lines, 1):
@@ -255,7 +261,7 @@ def _read(path: Path, signature: Signature) -> _Seen:
 
 
 def _explain(error: ValidationError) -> str:
-    """Return what is wrong with a line, without repeating it."""
+    """Return the first error of a line, without quoting the line."""
     (first, *_) = error.errors(include_url=False, include_input=False)
     where = ".".join(map(str, first["loc"]))
     text = "it is no JSON" if first["type"] == "json_invalid" else first["msg"].removeprefix("Value error, ")
@@ -264,7 +270,7 @@ def _explain(error: ValidationError) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on the folder: that of the file would go with it when it is replaced."""
+    """Lock the folder: a lock on the file would be lost when the file is replaced."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(number, fcntl.LOCK_EX)
@@ -278,7 +284,7 @@ def _unfinished_prefix(path: Path) -> str:
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove what processes left behind that were killed while they wrote; the lock says that none writes now."""
+    """Remove the unfinished files of processes that were killed while writing. Needs the lock."""
     # mkstemp adds eight characters; an editor's files beside this one, as in .tokens.swp, have other names.
     unfinished = re.compile(re.escape(_unfinished_prefix(path)) + "[a-z0-9_]{8}")
     for other in path.parent.iterdir():
@@ -287,7 +293,7 @@ def _remove_unfinished(path: Path) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write the text to the file, all of it or nothing, and durably; only its owner may read it. Needs the lock."""
+    """Replace the file atomically and durably; only its owner may read it. Needs the lock."""
     _remove_unfinished(path)
     owner = (path if path.exists() else path.parent).stat()
     number, name = tempfile.mkstemp(dir=path.parent, prefix=_unfinished_prefix(path))
@@ -296,7 +302,7 @@ def _replace(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             if os.geteuid() == 0:
-                # What root makes is for the service, which is another user, to read.
+                # The service, which has another user, must be able to read the file.
                 os.fchown(number, owner.st_uid, owner.st_gid)
             os.fsync(number)
         os.replace(name, path)

@@ -1,8 +1,8 @@
 """Prove that a job type can be halted, killed and stopped anywhere, or show where it cannot.
 
-The job is run undisturbed, then again while it is halted and resumed, started anew, killed with SIGKILL and stopped at
-its checkpoints; results and files have to be those of the undisturbed run. Each run is made by processes forked for it,
-so that a kill is a real one. Call it from a program of one thread. Knows nothing of HTTP or of the store of jobs.
+The job runs undisturbed, then again while it is halted and resumed, restarted, killed with SIGKILL and stopped at its
+checkpoints. Results and files have to equal those of the undisturbed run. Each run forks its own processes, so that a
+kill is a real one: call it from a program with one thread. Does not depend on HTTP or on the store of jobs.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from jobmanager.json_values import check_json
 from jobmanager.registry import check_args, parse_args, type_name
 from jobmanager.signals import Signals
 
-#: Checkpoints at which a long job is disturbed, evenly spread.
+#: At how many checkpoints, evenly spread, a long job is disturbed.
 MOST_CHECKPOINTS = 40
 
 
 class Disturbance(StrEnum):
-    """What is done to the job at a checkpoint."""
+    """A way to disturb the job at a checkpoint."""
 
     NONE = "left alone"
     HALT = "halted and resumed"  # in its thread, as within JOBMANAGER_PARK_SECONDS
@@ -59,36 +59,36 @@ _silent.addHandler(logging.NullHandler())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """What a run came to."""
+    """The outcome of a run."""
 
     result: Any = None
     #: why it failed, with the innermost line of the job's own code
     error: str | None = None
     #: SHA-256 and size of each file in the job's folder, by path
     files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    #: what `observe` saw outside the folder
+    #: what `observe` returned
     observed: Any = None
 
     def essence(self) -> Any:
-        """Return what has to be equal: the contents of files count, not their names, which may tell the attempt."""
+        """Return the part that must be equal in all runs: file names are left out, as they may contain the attempt."""
         contents = {name: digest for name, (digest, _) in self.files.items()}
         return [_with_contents(self.result, contents), sorted(contents.values()), self.error, self.observed]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether a job type can be halted anywhere; `str` of it is a report."""
+    """Result for a job type: the problems that were found, if any. `str` of it is a report."""
 
     type: str
     checkpoints: int
-    #: seconds between two checkpoints: what a halt has to wait for
+    #: seconds between two checkpoints, for which a halt has to wait
     median_gap_seconds: float
     longest_gap_seconds: float
-    #: one sentence for each way in which the job is wrong, with the first checkpoint and what to do
+    #: one sentence for each disturbance that the job does not survive, with the first checkpoint and what to do
     problems: tuple[str, ...]
 
     def is_sound(self) -> bool:
-        """Tell whether nothing was wrong."""
+        """Return True if there are no problems."""
         return not self.problems
 
     def __str__(self) -> str:
@@ -110,11 +110,11 @@ def torture(
     observe: Callable[[], Any] = lambda: None,
     most_checkpoints: int = MOST_CHECKPOINTS,
 ) -> Verdict:
-    """Run the job in every way that it may be disturbed, and compare; blocks for many times the job's own time.
+    """Run the job with every disturbance and compare the outcomes. Blocks for many times the duration of the job.
 
-    *settings* are those the job sees (datasets, for one); its files go to a temporary folder. *observe* returns, as
-    JSON, what the job has done outside its folder (rows of a table, say): it has to see the same before a run as after
-    `clean`.
+    *settings* are the job's settings (for its datasets, for example); its files go to a temporary folder. *observe*
+    returns, as JSON, the effects of the job outside its folder (rows of a table, for example). It has to return the
+    same before a run and after `clean`.
     Raises InvalidRequest if the arguments are wrong.
     """
     settings = settings or Settings.from_env()
@@ -125,7 +125,7 @@ def torture(
 
 
 class _Bench:
-    """Runs one job again and again."""
+    """Runs one job many times and compares the outcomes."""
 
     def __init__(
         self, job_type: type[Job], args: dict[str, Any], settings: Settings, observe: Callable[[], Any], folder: Path
@@ -159,7 +159,10 @@ class _Bench:
         )
 
     def _problem(self, kind: Disturbance, places: list[int], undisturbed: Trace) -> str | None:
-        """Disturb the job at all places at once, where that makes sense; if it minds, find the first place."""
+        """Disturb the job at all places in one run. If the outcome differs, find the first place where it does.
+
+        A stop is tried at each place by itself. Returns None if there is no problem.
+        """
         if kind is Disturbance.STOP:
             return next(filter(None, (self._leftover(place) for place in places)), None)
         together, _ = self._run(kind, frozenset(places))
@@ -172,7 +175,7 @@ class _Bench:
         return f"{kind.capitalize()} at every checkpoint: {_difference(undisturbed, together)}. {_advice(kind)}"
 
     def _leftover(self, place: int) -> str | None:
-        """Stop the job at one checkpoint; return what is wrong with what is left."""
+        """Stop the job at one checkpoint. Return the problem, or None if nothing is left."""
         trace, rig = self._run(Disturbance.STOP, frozenset({place}))
         wrong = None
         if trace.error is not None:
@@ -184,7 +187,7 @@ class _Bench:
         return wrong and f"Stopped at checkpoint {place}: {wrong}. {_advice(Disturbance.STOP)}"
 
     def _run(self, kind: Disturbance, places: frozenset[int]) -> tuple[Trace, _Rig]:
-        """Run the job to its end, in as many processes as it takes."""
+        """Run the job to its end, in as many processes as needed, then clean up."""
         self._runs += 1
         rig = _Rig(self._folder / str(self._runs), kind, places)
         attempt = 0
@@ -197,12 +200,12 @@ class _Bench:
         files = dict(_files(rig.folder_path))
         observed = json.loads(json.dumps(self._observe()))
         if kind is not Disturbance.STOP:
-            # The next run has to find the world as this one did.
+            # The next run must begin in the same state.
             self._in_a_child(self._clean, rig, attempt)
         return Trace(result=told["result"], error=told["error"], files=files, observed=observed), rig
 
     def _in_a_child(self, call: Callable[[_Rig, int], dict[str, Any]], rig: _Rig, attempt: int) -> None:
-        """Make a call in a process of its own, and have its outcome kept; a call that unwinds has none."""
+        """Make a call in a forked process, wait for it, and store its outcome. A call that unwinds has none."""
         child = os.fork()
         if child != 0:
             os.waitpid(child, 0)
@@ -229,7 +232,7 @@ class _Bench:
             return {"result": None, "error": _where(error)}
 
     def _clean(self, rig: _Rig, attempt: int) -> dict[str, Any]:
-        """Clean twice, on fresh instances, as it happens when the process dies right after the first time."""
+        """Clean twice, on fresh instances, as if the process had died right after the first time."""
         try:
             rig.is_cleaning = True
             for _ in range(2):
@@ -254,12 +257,12 @@ class _Bench:
 
 
 class _Rig:
-    """The Keeper of a run: saves every checkpoint in a file, counts them, and disturbs the job at some."""
+    """The Keeper of a run: saves every checkpoint in a file, counts them, and disturbs the job at the given places."""
 
     def __init__(self, path: Path, kind: Disturbance, places: frozenset[int]) -> None:
         path.mkdir(parents=True)
         self.signals = Signals()
-        self.due = float("-inf")  # every checkpoint is met
+        self.due = float("-inf")  # every checkpoint is saved
         self.is_cleaning = False
         self.folder_path = path / "job"
         self.outcome_path = path / "outcome.json"
@@ -271,12 +274,12 @@ class _Rig:
         self.stopped_job: Job
 
     def folder(self) -> Path:
-        """Return the job's folder, made if it is missing."""
+        """Return the job's folder. Makes it if it is missing."""
         self.folder_path.mkdir(exist_ok=True)
         return self.folder_path
 
     def meet(self, job: Job) -> None:
-        """Save the checkpoint, and do to the job what is due at this one."""
+        """Save the checkpoint, and disturb the job if that is due here."""
         if self.is_cleaning:
             return
         with open(self._met_path, "a", encoding="ascii") as met:
@@ -291,7 +294,7 @@ class _Rig:
         self._met_at = time.monotonic()
 
     def _is_due(self, place: int) -> bool:
-        """Tell whether the job is to be disturbed here; once only, for it may come by again."""
+        """Return True if the job is to be disturbed here. Records that: the job may pass the place again."""
         marker = self._saved_path.with_name(f"disturbed-{place}")
         if place not in self._places or marker.exists():
             return False
@@ -323,7 +326,7 @@ class _Rig:
         job.is_dirty = False
 
     def saved(self) -> dict[str, Any]:
-        """Return the last checkpoint saved."""
+        """Return the last saved checkpoint."""
         if not self._saved_path.exists():
             return {"cursor": None, "done": None, "total": None, "message": None, "place": 0}
         saved: dict[str, Any] = json.loads(self._saved_path.read_text(encoding="utf-8"))
@@ -335,12 +338,12 @@ class _Rig:
         return [float(line) for line in text.splitlines()]
 
     def keep(self, *, result: Any, error: str | None) -> None:
-        """Tell the parent what came of the run."""
+        """Store the outcome for the parent process."""
         self.outcome_path.write_text(json.dumps({"result": result, "error": error}), encoding="utf-8")
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """Return up to *most* of the checkpoints from 1 to *count*, evenly spread, first and last among them.
+    """Return up to *most* of the checkpoints from 1 to *count*, evenly spread, with the first and the last.
 
     >>> _spread(10, 4)
     [1, 4, 7, 10]
@@ -351,7 +354,7 @@ def _spread(count: int, most: int) -> list[int]:
 
 
 def _difference(undisturbed: Trace, other: Trace) -> str:
-    """Say how a run differs from the undisturbed one."""
+    """Describe how a run differs from the undisturbed one."""
     if other.error is not None:
         return f"it fails with {other.error}"
     sizes = [sorted(size for _, size in trace.files.values()) for trace in (undisturbed, other)]
@@ -382,7 +385,7 @@ def _files(folder: Path) -> Iterator[tuple[str, tuple[str, int]]]:
 
 
 def _with_contents(value: Any, contents: Mapping[str, str]) -> Any:
-    """Return *value* with each name of a file replaced by what is in it."""
+    """Return *value* with each name of a file replaced by the hash of its content."""
     if isinstance(value, dict):
         return {key: _with_contents(item, contents) for key, item in value.items()}
     if isinstance(value, list):

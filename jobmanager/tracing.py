@@ -1,8 +1,8 @@
-"""Traces by OpenTelemetry: a span for each request, and one for each attempt at the job that it submitted.
+"""OpenTelemetry traces: a span for each request, and one for each attempt of the job that the request submitted.
 
-Nothing happens unless it was set up, which the server does where an exporter is configured by the environment variables
-of OpenTelemetry and the extra is installed (`pip install jobmanager[otel]`). The context of the submission is kept with
-the job (as W3C's traceparent), so that its attempts belong to the same trace, whichever process makes them, and when.
+Does nothing unless it is set up. The server sets it up if OpenTelemetry's environment variables configure an exporter;
+this needs the extra (`pip install jobmanager[otel]`). The context of the submission is stored with the job (as a W3C
+traceparent), so that all attempts belong to its trace, in any process and at any time.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _spans: Spans | None = None
 
 
 def set_up() -> None:
-    """Send traces from now on, as OpenTelemetry's environment variables say; called after the fork."""
+    """Send traces from now on, as OpenTelemetry's environment variables configure it. Call this after the fork."""
     global _spans  # noqa: PLW0603 - one for each process, as loggers are
     if _spans is not None:
         return
     try:
-        from jobmanager.spans import Spans  # noqa: PLC0415 - OpenTelemetry is for those who ask for it
+        from jobmanager.spans import Spans  # noqa: PLC0415 - OpenTelemetry is optional
     except ImportError:
         _log.warning("Traces are not sent: install jobmanager[otel], or leave the exporter out.")
     else:
@@ -36,7 +36,7 @@ def set_up() -> None:
 
 
 def shut_down() -> None:
-    """Send what waits, and no more traces; blocks for as long as the exporter may take."""
+    """Send the remaining spans, then make no more. Blocks until they are sent or the exporter gives up."""
     global _spans
     spans, _spans = _spans, None
     if spans is not None:
@@ -44,17 +44,17 @@ def shut_down() -> None:
 
 
 def request(name: str, headers: Mapping[str, str]) -> AbstractContextManager[Any]:
-    """Return what makes a span of the time that it is entered; its value, if any, takes attributes."""
+    """Return a context manager that makes a span for a request. Its value is the span, or None if traces are off."""
     return nullcontext() if _spans is None else _spans.request(name, headers)
 
 
 def is_on() -> bool:
-    """Tell whether traces are made."""
+    """Return True if traces are made."""
     return _spans is not None
 
 
 def traceparent() -> str | None:
-    """Return what stands for the span that this thread is in, to be kept with what it submits."""
+    """Return the W3C traceparent of the current span of this thread, to store with a job; None if there is none."""
     return _spans.traceparent() if _spans is not None else None
 
 
@@ -65,6 +65,6 @@ def attempt_began(job: JobRecord) -> None:
 
 
 def attempt_ended(job_id: str, applied: Applied | None) -> None:
-    """End it; *applied* None: the attempt lost the job."""
+    """End the span of an attempt. *applied* is None if the attempt lost its lease."""
     if _spans is not None:
         _spans.end(job_id, applied)

@@ -1,4 +1,4 @@
-"""What is checked of the URL of a database before anything connects to it; no error shows any part of the URL."""
+"""Check the URL of a database before anything connects to it. No error shows any part of the URL."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 def check_at_signs(url: str) -> None:
     """Raise ValueError if the URL of a database server has a second @.
 
-    The first one ends the password. If that has an @ of its own, its rest is taken for the host, and drivers show hosts
-    in their errors. URLs of SQLite have no password.
+    The first @ ends the password. If the password contains an @, the rest is taken for the host, which drivers show in
+    their errors. URLs of SQLite have no password.
 
     >>> check_at_signs("postgresql://me:p%40ss@db/jobs")
     >>> check_at_signs("sqlite:////home/me@work/@.db")

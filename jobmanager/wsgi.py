@@ -1,4 +1,4 @@
-"""What a WSGI server loads: `gunicorn jobmanager.wsgi:app`.
+"""The WSGI application: `gunicorn jobmanager.wsgi:app`.
 
 Opens nothing; the manager starts in the worker, after the fork.
 """
@@ -12,5 +12,5 @@ try:
     app = create_app()
 except ConfigError as error:
     print(f"The service cannot start. {error}", file=sys.stderr, flush=True)
-    # The code that has gunicorn's master end, rather than start the worker again; in the master too, with --preload.
+    # With this code, gunicorn's master ends instead of restarting the worker. With --preload, this is the master.
     sys.exit(4)

@@ -1,6 +1,6 @@
-"""The peers: an environment of their own (`make .venv-peers`), and one small program for each of them.
+"""The peers: other job queues, in their own environment (`make bench` makes it), and one small program for each.
 
-What is in here runs in either environment, but for the modules `of_…`, each of which is a peer's.
+The modules `of_…` run in the environment of the peers only, the other modules in both.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _VERSIONS = "import json, sys, importlib.metadata as m; print(json.dumps({n: m.v
 
 
 def completed(peer: str, way: str, jobs: int, broker: str) -> dict[str, float]:
-    """Have a peer take up and run so many jobs that do nothing; returns how many a second it did of either."""
+    """Let a peer enqueue and run jobs that do nothing; return how many a second it did of each."""
     return ask([PYTHON, "-m", "benchmarks.peers", peer, way, str(jobs)], env={"BROKER": broker})
 
 
 def twice(command: list[str]) -> list[str]:
-    """Return the command that runs another in two processes."""
+    """Return a command that runs *command* in two processes."""
     return ["sh", "-c", '"$@" & "$@" & wait', "sh", *command]
 
 
 def versions_of(*packages: str) -> dict[str, str]:
-    """Return the versions of packages that are installed there."""
+    """Return the versions of packages in the environment of the peers."""
     told: dict[str, str] = dict(ask([PYTHON, "-c", _VERSIONS, *packages]))  # type: ignore[arg-type]
     return told

@@ -1,12 +1,12 @@
-"""Has one peer fill its queue with jobs that do nothing, then run them; prints how many a second it did of either.
+"""Let one peer fill its queue with jobs that do nothing, then run them. Prints how many a second it did of each.
 
     BROKER=URL python -m benchmarks.peers PEER WAY JOBS
 
-in the peers' environment. Each peer is a module `of_PEER`. `WORKERS` are the commands by which its own worker is
-started, one for each way of running it; `producer()` makes the queue ready and gives out what puts a job into it.
+Runs in the environment of the peers. Each peer is a module `of_PEER`: `WORKERS` has the command that starts its worker,
+for each way to run it; `producer()` prepares the queue and yields a function that enqueues a job.
 
-Measured is from the first job that has run to the last: a worker's start, which may take seconds, is not in it. One
-that takes up all there is before it runs any says when it begins to.
+Measured from the first job that has run to the last, without the start of a worker, which may take seconds. A worker
+that fetches all jobs before it runs any calls `tally.count(0)` when it begins.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from pathlib import Path
 
 from benchmarks.peers import tally
 
-#: How long a worker may take for all of its jobs.
+#: Longest time for a worker to run all jobs.
 LONGEST_SECONDS = 120.0
 _LOOK_SECONDS = 0.002
 
 
 def main() -> None:
-    """Measure the peer that is named."""
+    """Measure the peer that the command line names."""
     name, way, jobs = sys.argv[1], sys.argv[2], int(sys.argv[3])
     peer = importlib.import_module(f"benchmarks.peers.of_{name}")
     with peer.producer() as enqueue:
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def enqueued_per_second(enqueue: Callable[[], object], jobs: int) -> float:
-    """Fill the queue, one job after the other."""
+    """Fill the queue, one job after the other; return jobs a second."""
     began = time.perf_counter()
     for _ in range(jobs):
         enqueue()
@@ -49,7 +49,7 @@ def enqueued_per_second(enqueue: Callable[[], object], jobs: int) -> float:
 
 
 def completed_per_second(worker: Sequence[str], jobs: int) -> float:
-    """Empty the queue."""
+    """Run all jobs; return jobs a second."""
     with tempfile.TemporaryDirectory(prefix="tally-") as folder, started(worker, folder) as wait_for:
         begun = wait_for(0)
         began = time.perf_counter()
@@ -57,13 +57,13 @@ def completed_per_second(worker: Sequence[str], jobs: int) -> float:
         took = time.perf_counter() - began
     if done != jobs:
         raise AssertionError(f"{jobs} jobs ran {done} times")
-    # Where there are few, all may have run by the first look.
+    # If there are few jobs, all may have run before the first look.
     return max(1, jobs - begun) / took
 
 
 @contextmanager
 def started(worker: Sequence[str], folder: str) -> Iterator[Callable[[int], int]]:
-    """Start a worker that counts in *folder*; gives out what waits for so many jobs and returns how many have run."""
+    """Start a worker that counts in *folder*; yield a function that waits for so many jobs and returns the count."""
     with tempfile.TemporaryFile() as log:
         environment = os.environ | {"TALLY": folder}
         process = subprocess.Popen(worker, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -80,7 +80,7 @@ def started(worker: Sequence[str], folder: str) -> Iterator[Callable[[int], int]
         try:
             yield wait_for
         finally:
-            # Nothing is left to be lost, and some take seconds to end: none of them is waited for.
+            # SIGKILL, as some workers take seconds to end, and nothing is left to lose.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 

@@ -1,4 +1,4 @@
-"""How views are served that ours is compared to: as ours is, which jobmanager/gunicorn_conf.py says the reasons of."""
+"""gunicorn's configuration for the peers' views, the same as ours: see jobmanager/gunicorn_conf.py for the reasons."""
 
 import runpy
 import sys
@@ -7,7 +7,7 @@ from types import ModuleType
 
 _ROOT = Path(__file__).parents[2]
 
-# The worker class imports a module of these packages that needs nothing; what the packages import is not here.
+# The worker class imports a module of these packages, whose own imports are not installed here.
 for _name in ("jobmanager", "jobmanager.http"):
     _package = ModuleType(_name)
     _package.__path__ = [str(_ROOT / _name.replace(".", "/"))]
@@ -22,5 +22,5 @@ pre_fork = _ours["pre_fork"]
 
 
 def post_worker_init(worker):
-    """Keep the threads that answer on one core."""
+    """Pin the threads that answer requests to one core."""
     _ours["_serve_on"](worker.core)

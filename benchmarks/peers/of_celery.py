@@ -1,4 +1,4 @@
-"""Celery through Redis, each job acknowledged when it has ended, so that no crash loses it; results are not kept."""
+"""Celery with Redis. A job is acknowledged when it has ended, so that a crash does not lose it. No results are kept."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ app.conf.broker_pool_limit = 16  # one for each thread of a web server
 
 @app.task(name="noop")
 def noop() -> None:
-    """Do nothing but count."""
+    """Only count."""
     tally.count()
 
 
 @app.task(name="job")
 def job(submission: Any) -> None:
-    """Stand for what a web server enqueues; is not run here."""
+    """Stand for the job that a web server enqueues. It never runs."""
 
 
 def submit(submission: Any) -> str:
-    """Enqueue what a web server was sent, and return its id."""
+    """Enqueue a submission and return its id."""
     return str(job.delay(submission).id)
 
 
 @contextmanager
 def producer() -> Iterator[Callable[[], object]]:
-    """Give out what enqueues a job."""
+    """Yield a function that enqueues a job."""
     yield noop.delay

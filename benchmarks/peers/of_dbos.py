@@ -1,4 +1,4 @@
-"""DBOS on PostgreSQL: a queue of durable workflows, which it takes many at a time, and runs in eight threads."""
+"""DBOS on PostgreSQL: a queue of durable workflows, fetched many at a time and run in eight threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUEUE = "noop"
 _CONFIG: DBOSConfig = {
     "name": "noop",
     "system_database_url": os.environ["BROKER"],
-    "application_version": "1",  # else the worker, which is started in another way, would be another one
+    "application_version": "1",  # otherwise, the worker would have another version than the producer
     "log_level": "ERROR",
     "run_admin_server": False,
     "max_executor_threads": 8,
@@ -28,13 +28,13 @@ DBOS(config=_CONFIG)
 
 @DBOS.workflow(name="noop")
 def noop() -> None:
-    """Do nothing but count."""
+    """Only count."""
     tally.count()
 
 
 @contextmanager
 def producer() -> Iterator[Callable[[], object]]:
-    """Make the tables and the queue, and give out what enqueues a job."""
+    """Make the tables and the queue; yield a function that enqueues a job."""
     DBOS.listen_queues([])
     DBOS.launch()
     queue = DBOS.register_queue(QUEUE, polling_interval_sec=0.01)

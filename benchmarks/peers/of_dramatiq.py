@@ -1,4 +1,4 @@
-"""Dramatiq through Redis: its command, with the eight threads that a process of it has by default."""
+"""Dramatiq with Redis: one or two processes of eight threads, which is its default."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ dramatiq.set_broker(RedisBroker(url=os.environ["BROKER"]))
 
 @dramatiq.actor
 def noop() -> None:
-    """Do nothing but count."""
+    """Only count."""
     tally.count()
 
 
 @contextmanager
 def producer() -> Iterator[Callable[[], object]]:
-    """Give out what enqueues a job."""
+    """Yield a function that enqueues a job."""
     yield noop.send

@@ -1,4 +1,4 @@
-"""Huey on SQLite, each commit synced as ours are: its consumer, with eight threads."""
+"""Huey on SQLite, with an fsync for each commit like ours: eight threads, or two processes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ huey = SqliteHuey(filename=os.environ["BROKER"], fsync=True)
 
 @huey.task()
 def noop() -> None:
-    """Do nothing but count."""
+    """Only count."""
     tally.count()
 
 
 @contextmanager
 def producer() -> Iterator[Callable[[], object]]:
-    """Give out what enqueues a job."""
+    """Yield a function that enqueues a job."""
     yield noop

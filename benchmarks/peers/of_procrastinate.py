@@ -1,4 +1,4 @@
-"""Procrastinate on PostgreSQL: its worker, one or two, with eight jobs at once, which are coroutines."""
+"""Procrastinate on PostgreSQL: one or two workers, each with eight coroutines at once."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ app = App(connector=PsycopgConnector(conninfo=os.environ["BROKER"]))
 
 @app.task(name="noop")
 async def noop() -> None:
-    """Do nothing but count."""
+    """Only count."""
     tally.count()
 
 
 @contextmanager
 def producer() -> Iterator[Callable[[], object]]:
-    """Make the tables, and give out what enqueues a job."""
+    """Make the tables; yield a function that enqueues a job."""
     with app.open():
         app.schema_manager.apply_schema()
         yield noop.defer

@@ -1,4 +1,4 @@
-"""RQ through Redis: a pool of two workers that run jobs themselves, without a fork for each; results are not kept."""
+"""RQ with Redis: a pool of two workers that run jobs without a fork for each. No results are kept."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ queue = Queue(connection=Redis.from_url(os.environ["BROKER"]))
 
 
 def noop() -> None:
-    """Do nothing but count."""
+    """Only count."""
     tally.count()
 
 
 def job(submission: Any) -> None:
-    """Stand for what a web server enqueues; is not run here."""
+    """Stand for the job that a web server enqueues. It never runs."""
 
 
 def submit(submission: Any) -> str:
-    """Enqueue what a web server was sent, and return its id."""
+    """Enqueue a submission and return its id."""
     return str(queue.enqueue(job, submission, result_ttl=0).id)
 
 
 @contextmanager
 def producer() -> Iterator[Callable[[], object]]:
-    """Give out what enqueues a job."""
+    """Yield a function that enqueues a job."""
     yield lambda: queue.enqueue(noop, result_ttl=0)

