@@ -1,8 +1,8 @@
-"""Measures, side by side with what we are compared to, and writes docs/BENCHMARKS.md from what was found.
+"""Run the benchmarks, in turns with the peers, and write docs/BENCHMARKS.md from the results.
 
     python -m benchmarks [NAME …] [--quick]
 
-`--quick` shows only that the comparisons still run: it takes one short round of each, and keeps nothing of it.
+`--quick` only shows that the benchmarks still run: it runs one short round of each, and discards the results.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; by default all")
-    parser.add_argument("--quick", action="store_true", help="show only that they still run")
+    parser.add_argument("--quick", action="store_true", help="only show that they still run; discard the results")
     asked = parser.parse_args()
     if unknown := set(asked.names) - set(NAMES):
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as aside:
         kept_in = Path(aside) / "benchmarks" if asked.quick else RESULTS
         for name in asked.names or NAMES:

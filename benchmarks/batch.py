@@ -18,10 +18,10 @@ LONGEST_SECONDS = 28.0
 BATCHES, JOBS = 5, 10_000
 BATCHES_OF_QUICK = 1
 HOW = f"""
-One connection sends {BATCHES} batches of {JOBS:,} jobs as NDJSON, one after the other, to a new server of one worker of
-16 threads, in each of up to {ROUNDS} rounds. An answer, which tells each id, comes when all of the jobs and their
-first changes are durable (SQLite, synchronous=FULL). Measured from the first byte sent to the last answered; the first
-batch of a server, at which much is done for the first time, is not counted.
+One connection sends {BATCHES} batches of {JOBS:,} jobs as NDJSON, one after the other, to a new server with one worker
+of 16 threads, in each of up to {ROUNDS} rounds. A response, with all ids, comes when all of the jobs and their first
+changes are durable (SQLite, synchronous=FULL). Measured from the first byte sent to the last response. The first batch
+of a server is not counted: it includes work that is done only once.
 """.strip()
 
 

@@ -34,10 +34,11 @@ TITLES = {
 }
 CHECKPOINT = "checkpoint() where nothing is asked for and nothing due"
 HOW = f"""
-Each round is a process of its own on a new database: SQLite with synchronous=FULL, PostgreSQL with fsync and
-synchronous_commit on. {TIMES} jobs are submitted one after the other, each when the last has ended. Then eight jobs run
-at once that reach a checkpoint each millisecond; one after the other is halted and resumed, {TIMES} times, by a thread
-of that process and by a process that runs no jobs. A time ends when the new status is committed and seen by who asked.
+Each round is a new process on a new database: SQLite with synchronous=FULL, PostgreSQL with fsync and
+synchronous_commit on. {TIMES} jobs are submitted one after the other, each when the last one has ended. Then eight jobs
+run at once, and reach a checkpoint each millisecond. They are halted and resumed one after the other, {TIMES} times, by
+a thread of that process and by a process that runs no jobs. A time ends when the requester sees the new, committed
+status.
 """.strip()
 
 

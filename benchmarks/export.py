@@ -60,7 +60,7 @@ def measure(*, quick: bool) -> Result:
     """Run the benchmark. *quick* only shows that it works."""
     for tool in ("sqlite3", "psql"):
         if shutil.which(tool) is None:
-            sys.exit(f"{tool} is needed: apt-get install {'sqlite3' if tool == 'sqlite3' else 'postgresql-client'}")
+            sys.exit(f"{tool} is missing: apt-get install {'sqlite3' if tool == 'sqlite3' else 'postgresql-client'}")
     rows, long_rows, rounds, seconds = (50_000, 500_000, 1, 1.0) if quick else (1_000_000, 30_000_000, 5, 6.0)
     with tempfile.TemporaryDirectory(prefix="export-") as name, _postgres() as url:
         folder = Path(name)
@@ -91,12 +91,12 @@ def _result(
         name="export",
         title="Export",
         how=(
-            f"{rows:,} rows of seven columns, by a range of dates and in their order, to a file. Ours are jobs of a "
-            "real gunicorn, one worker of 16 threads: they count the rows first, hash what they write, and can be "
-            "halted and killed at every chunk; the tools do none of that. Timed from submitted to finished, as the "
-            f"service records it. Submissions come at a steady {RATE:.0f} a second, beside two exports that last for "
-            "as long. Memory is the most that the server's worker had resident, in an export of "
-            f"{long_rows:,} narrow rows."
+            f"{rows:,} rows of seven columns, selected by a range of dates and ordered by date, to a file. Ours are "
+            "jobs of a real gunicorn, one worker of 16 threads: they count the rows first, hash their output, and can "
+            "be halted and killed at every chunk; the tools do none of that. Measured from the submission to the end, "
+            f"as the service records them. For the p99 of submit, {RATE:.0f} jobs a second are submitted at a steady "
+            "rate, with and without two exports that run all the time. Memory is the largest resident memory of the "
+            f"server's worker, in an export of {long_rows:,} narrow rows."
         ),
         figures=[speed, processor, slowest, memory],
         goals=[

@@ -47,7 +47,7 @@ Row = tuple[Any, ...]
 def fill(url: str, *, jobs: int, waiting: int, types: Mapping[str, int], statuses: Mapping[str, int]) -> float:
     """Make a store with so many jobs, of which the newest are waiting; return the seconds that this took.
 
-    *types* and *statuses* (of the jobs that do not wait) have the number in a thousand for each.
+    *types* and *statuses* (of the jobs that do not wait) map each name to its number in a thousand.
     """
     began = time.perf_counter()
     Store(url).close()

@@ -27,10 +27,10 @@ MOST_CPU, MOST_MEMORY = 0.5, 90.0
 _SETTLE_SECONDS = 1.5
 
 _HOW = """
-gunicorn with the settings that are shipped and one worker, on a store that is there already, empty. The time until it
-is ready is that from the command to the first answer of /health/ready, at which it is then asked nothing more. CPU is
-user and system time of its processes over {window:g} seconds, without that of PostgreSQL. Memory is the worker's:
-resident (RSS), its share of that (PSS), and what it shares with nobody (USS), in 10⁶ bytes.
+gunicorn with the shipped settings and one worker, on an existing, empty store. The time until it is ready is from the
+command to the first success of /health/ready; no requests follow. CPU is the user and system time of its processes over
+{window:g} seconds, without that of PostgreSQL. Memory is the worker's: resident (RSS), proportional share (PSS) and not
+shared with other processes (USS), in 10⁶ bytes.
 """
 
 

@@ -45,21 +45,21 @@ JOBS = {
 PEERS = tuple(name for name in JOBS if not name.startswith("ours"))
 JOBS_OF_QUICK = 60
 HOW = f"""
-Every queue is new, in a temporary folder of the same disk. One producer fills it, job by job; then a worker is started,
-and measured from the first job that has run to the last; ours from the first that is seen to be claimed to the last end
+Every queue is new, in a temporary folder on the same disk. One producer fills it, job by job; then a worker starts. The
+peers are measured from the first job that has run to the last, ours from the first claim that is seen to the last end
 that is recorded. All take turns, in up to {ROUNDS} rounds.
 
-Ours runs in one process with 8 slots, or in two with 8 each, and a job counts when its end is recorded: submitted,
-claimed and completed are three durable changes of status, all of which stay in its history. SQLite with
-synchronous=FULL; PostgreSQL with fsync, synchronous_commit and full_page_writes on, for all who use it.
+Ours runs in one process with 8 slots, or in two with 8 each. A job counts when its end is recorded: submitted, claimed
+and completed are three durable changes of status, which all stay in its history. SQLite with synchronous=FULL;
+PostgreSQL with fsync, synchronous_commit and full_page_writes on, for all contenders that use it.
 
-The peers run by their own commands, and their jobs count as soon as they have run. Dramatiq, Celery and RQ: Redis with
-appendonly, appendfsync everysec (which may lose a second), over TCP, with hiredis. Dramatiq: a process of 8 threads, or
-two. Huey: SQLite in WAL mode with fsync=True, by 8 threads and by 2 processes. Celery: acks_late, prefetch 64, no
-results, no gossip, mingle and heartbeat, by 2 processes and by 8 threads. RQ: a pool of 2 SimpleWorkers, result_ttl=0.
-Procrastinate: concurrency 8, coroutines, by one process and by two. DBOS: a queue without a limit, polled every 10 ms,
-which it takes up as a whole, and 8 executor threads; measured from when it begins to take it up. A second process of it
-made it slower when tried (2,300 a second instead of 3,000), and is left out.
+The peers run with their own commands, and a job counts as soon as it has run. Dramatiq, Celery and RQ: Redis with
+appendonly, appendfsync everysec (which may lose a second), over TCP, with hiredis. Dramatiq: one process of 8 threads,
+or two. Huey: SQLite in WAL mode with fsync=True, 8 threads or 2 processes. Celery: acks_late, prefetch 64, without
+results, gossip, mingle and heartbeat, 2 processes or 8 threads. RQ: a pool of 2 SimpleWorkers, result_ttl=0.
+Procrastinate: concurrency 8, coroutines, one process or two. DBOS: a queue without a limit, polled every 10 ms and
+fetched as a whole, and 8 executor threads; measured from the beginning of the fetch. Two processes of DBOS are left
+out: they were slower (2,300 a second instead of 3,000).
 """.strip()
 
 

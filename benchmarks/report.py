@@ -19,14 +19,14 @@ from benchmarks.plot import draw
 _INTRODUCTION = """\
 # Benchmarks
 
-What the service costs ("ours"), and how it does beside what people would use in its place. Whatever is compared takes
-turns on one machine, round by round (A B A B …), so that a slow moment of the machine meets all of them. The tables and
-the bars show the median of the rounds, with the least and the most; *to ours* is the median of each round's ratio.
-Goals that were not reached are shown like the others.
+The cost of the service ("ours"), compared with common alternatives. The contenders of a comparison take turns on one
+machine, round by round (A B A B …), so that a slow moment of the machine affects all of them. The tables and the bars
+show the median of the rounds, with the smallest and the largest value; *to ours* is the median of the ratios of each
+round. Missed goals are shown, too.
 
-`make bench` repeats all of it and rewrites this page; `make bench ONLY=export` repeats one comparison,
-`ONLY="jobs batch"` several. This page is made of the files in [benchmarks/](benchmarks), by
-[benchmarks/report.py](../benchmarks/report.py)."""
+`make bench` repeats all comparisons and rewrites this page; `make bench ONLY=export` repeats one of them,
+`ONLY="jobs batch"` several. [benchmarks/report.py](../benchmarks/report.py) makes this page from the files in
+[benchmarks/](benchmarks)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def main() -> None:
         draw(kept.result, folder / picture(kept.result))
     file = folder.parent / "BENCHMARKS.md"
     file.write_text(page(found), encoding="utf-8")
-    print(f"{file} tells of {', '.join(kept.result.name for kept in found) or 'nothing'}")
+    print(f"Wrote {file} with {', '.join(kept.result.name for kept in found) or 'no results'}")
 
 
 def read(folder: Path) -> list[Kept]:
@@ -73,7 +73,7 @@ def picture(result: Result) -> str:
 def _goals(found: Sequence[Kept]) -> Iterator[str]:
     goals = [(kept.result, goal) for kept in found for goal in kept.result.goals]
     reached = sum(goal.is_reached() for _result, goal in goals)
-    yield f"{reached} of {len(goals)} are reached.\n"
+    yield f"{reached} of {len(goals)} goals are reached.\n"
     yield "| comparison | goal | wanted | measured | |"
     yield "|---|---|---:|---:|---|"
     for result, goal in goals:
@@ -123,7 +123,7 @@ def _section(result: Result) -> Iterator[str]:
 
 def _table(result: Result) -> Iterator[str]:
     has_peers = any(len(figure.rounds) > 1 for figure in result.figures)
-    yield "| measured | of | median | least … most | rounds |" + (" to ours |" if has_peers else "")
+    yield "| figure | contender | median | least … most | rounds |" + (" to ours |" if has_peers else "")
     yield "|---|---|---:|---:|---:|" + ("---:|" if has_peers else "")
     for figure in result.figures:
         for place, contender in enumerate(figure.rounds):

@@ -1,9 +1,9 @@
-"""What a million jobs cost: lists, filters, counts, claims, submissions and the start, beside an empty store.
+"""Measure the cost of a million jobs, beside an empty store: lists, filters, counts, claims, submissions, the start.
 
-Both stores are asked in turns by one process, and get the same submissions in turns, from 16 threads. Of the million,
-10,000 wait, some 1,000 are halted, and the rest has finished; their labels and changes are there too. Another store
-holds 100,000 halted jobs, and yet another 100,000 that are put off until tomorrow. SQLite, but for the last part, which
-asks PostgreSQL for lists and claims.
+One process queries both stores in turns, and submits the same jobs to them in turns, from 16 threads. Of the million
+jobs, 10,000 wait, about 1,000 are halted, and the others have finished; all have their labels and changes. Another
+store holds 100,000 halted jobs, and a third one 100,000 jobs that are delayed until tomorrow. All stores are SQLite,
+except in the last part, which measures lists and claims on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -170,21 +170,21 @@ _QUESTIONS: dict[str, Question] = {
     "search: beginning of an id": lambda store: [_found(q=job.id[:13])(store) for job in _deep(store).jobs[:1]],
     "details": _details,
     "look": lambda store: store.look(tuple(TYPES)),
-    "look, knowing none of the types": lambda store: store.look(("Unknown",)),
+    "look, for other types": lambda store: store.look(("Unknown",)),
 }
 _COUNTS: dict[str, Question] = {
     "count of all": lambda store: store.count(),
-    "count of what waits": lambda store: store.queue(),
-    "all that /metrics asks": lambda store: list(StoreCollector(lambda: store).collect()),
+    "count of waiting jobs": lambda store: store.queue(),
+    "all queries of /metrics": lambda store: list(StoreCollector(lambda: store).collect()),
 }
 _CLAIM: dict[str, Question] = {
     "claim": lambda store: store.claim(1, types=TYPES, max_running={}),
-    "claim, knowing none of the types": lambda store: store.claim(1, types=["Unknown"], max_running={}),
+    "claim, for other types": lambda store: store.claim(1, types=["Unknown"], max_running={}),
 }
 _LATER: dict[str, Question] = {
-    "look beside jobs that are put off": _QUESTIONS["look"],
-    "claim beside jobs that are put off": _CLAIM["claim"],
-    "count of what waits beside jobs that are put off": _COUNTS["count of what waits"],
+    "look, beside delayed jobs": _QUESTIONS["look"],
+    "claim, beside delayed jobs": _CLAIM["claim"],
+    "count of waiting jobs, beside delayed jobs": _COUNTS["count of waiting jobs"],
 }
 
 

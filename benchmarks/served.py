@@ -84,6 +84,6 @@ def _wait_until_it_rests(master: int, workers: int) -> None:
         if len(pids) == workers and worked - before < _REST_SECONDS / 20:
             return
         if time.monotonic() > deadline:
-            raise AssertionError(f"{workers} workers were to serve, and {len(pids)} do, or have not come to rest")
+            raise AssertionError(f"expected {workers} workers at rest, but {len(pids)} are running, or some are busy")
         before = worked
         time.sleep(_REST_SECONDS)

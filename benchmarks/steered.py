@@ -79,7 +79,7 @@ def types() -> Registry:
 
 
 def main() -> None:
-    """Measure as the command line says, and print the figures."""
+    """Run the command that is given, and print the figures."""
     what, url, folder, times, *ids = sys.argv[1:]
     settings = Settings(data_dir=Path(folder), database_url=url, slots=SLOTS if what == "run" else 0)
     with JobManager(settings, types()) as manager:

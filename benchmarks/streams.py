@@ -1,9 +1,9 @@
-"""How long submitting takes while as many clients follow events as the server allows, beside nobody following.
+"""Measure how long submitting takes while as many clients follow events as the server allows, and without clients.
 
     python -m benchmarks.streams [--seconds 8] [--rounds 3] [--rate 100] [--streams 8] [--url postgresql://…]
 
-A real gunicorn with one worker. Clients submit at a steady rate, so that both find the same load; each round measures
-one after the other. What counts (DESIGN): with all streams open, submit's p99 stays within twice of that without.
+A real gunicorn with one worker. Clients submit at a steady rate, so that the load is the same in both cases; each round
+measures both. Goal: with all streams open, the p99 of submit is at most twice of that without streams.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ for thread in threads: thread.join()
 def main() -> None:
     """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=8.0, help="duration of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rate", type=float, default=100.0, help="submissions a second")
     parser.add_argument("--streams", type=int, default=8)
-    parser.add_argument("--url", default="", help="of a database; by default a SQLite file")
+    parser.add_argument("--url", default="", help="URL of the database; by default a SQLite file")
     asked = parser.parse_args()
     found: dict[bool, list[float]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as folder, _server(Path(folder), asked.url, asked.streams) as port:

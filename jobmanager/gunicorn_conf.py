@@ -145,7 +145,7 @@ def post_worker_init(worker):
     try:
         manager.start()
     except StoreUnavailable as error:
-        worker.log.error("%s The worker serves, and tries again with each request.", error)
+        worker.log.error("%s The worker serves requests, and retries with each of them.", error)
     else:
         _serve_on(worker.core)
     for number in _LEAVING:

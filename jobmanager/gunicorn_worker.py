@@ -83,7 +83,7 @@ def _refusal(status: int, reason: str, detail: str, *headers: str) -> bytes:
 _TOO_SLOW = _refusal(408, "Request Timeout", f"The request did not arrive within {REQUEST_SECONDS:g} seconds.")
 _HEAD_TOO_LARGE = _refusal(431, "Request Header Fields Too Large", "The head of the request is larger than 64 KiB.")
 _MALFORMED = _refusal(400, "Bad Request", "The chunks of the body are malformed (RFC 9112, section 7.1).")
-_UNKNOWN_CODING = _refusal(501, "Not Implemented", "The only transfer coding that is understood is chunked.")
+_UNKNOWN_CODING = _refusal(501, "Not Implemented", "The only supported transfer coding is chunked.")
 _BUSY = _refusal(503, "Service Unavailable", "Other large requests are being read. Try again later.", "Retry-After: 10")
 
 
@@ -345,7 +345,7 @@ class SharingWorker(ReleasingWorker):
         """Log that no connection can be accepted, for example for lack of descriptors. The worker must survive that."""
         if time.monotonic() - self._complained_at > _COMPLAINT_SECONDS:
             self._complained_at = time.monotonic()
-            self.log.error("No connection can be taken: %s", error)
+            self.log.error("No connection can be accepted: %s", error)
         time.sleep(0.01)  # the listener stays readable: do not spin
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
@@ -502,7 +502,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
         self._answer_large()
 
     def _answer_large(self) -> None:
-        """Give the next large request to a thread, which reads the rest of it. At most MOST_LARGE_REQUESTS have one."""
+        """Give the next large request to a thread that reads the rest. At most MOST_LARGE_REQUESTS are read at once."""
         while self._waiting_large and self._large_at_work < MOST_LARGE_REQUESTS:
             conn = self._waiting_large.popleft()
             if conn.last_words is not _BUSY:  # it waited for too long and got a 503

@@ -88,7 +88,7 @@ def parse_all(texts: Iterable[str]) -> tuple[Host, ...]:
     for text in texts:
         host = parse(text)
         if host is None:
-            raise ValueError(f"{text!r} is not a host, with or without a port, as in jobs.example or [fd00::7]:8080")
+            raise ValueError(f"{text!r} is not a host with an optional port, such as jobs.example or [fd00::7]:8080")
         found.append(host)
     return tuple(found)
 

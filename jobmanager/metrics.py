@@ -41,34 +41,32 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a creation time fo
 
 _WAITING = Histogram(
     "jobmanager_waiting_seconds",
-    "Time between when a job could run, first or when it had been put off, and when it was claimed.",
+    "Time from the moment a job is due to its claim, for first attempts and delayed jobs.",
     ["type"],
     buckets=(0.01, 0.05, *_LONG_SECONDS),
     registry=REGISTRY,
 )
 _RUN = Histogram(
     "jobmanager_run_seconds",
-    "Time at work of jobs that have ended, without halts and waits.",
+    "Run time of jobs that have ended, without the time that they were halted or waited for a slot.",
     ["type", "status"],
     buckets=(0.01, *_LONG_SECONDS),
     registry=REGISTRY,
 )
 _REACHED = Histogram(
     "jobmanager_halt_latency_seconds",
-    "Time between when a halt or a stop was asked for and when the job had really ceased.",
+    "Time from the request to halt or stop a job until the job is halted or stopped.",
     ["type", "status"],
     buckets=(*_SECONDS, 60.0),
     registry=REGISTRY,
 )
-_CHANGES = Counter(
-    "jobmanager_changes", "Changes of the status of jobs, by what happened.", ["type", "action"], registry=REGISTRY
-)
+_CHANGES = Counter("jobmanager_changes", "Status changes of jobs, by action.", ["type", "action"], registry=REGISTRY)
 _STORE = Histogram(
-    "jobmanager_store_seconds", "Time that the store takes.", ["operation"], buckets=_SECONDS, registry=REGISTRY
+    "jobmanager_store_seconds", "Duration of store operations.", ["operation"], buckets=_SECONDS, registry=REGISTRY
 )
 _HTTP = Histogram(
     "jobmanager_http_request_seconds",
-    "Time until a request was answered; of a stream, until it began.",
+    "Time until a request is answered, or until a stream begins.",
     ["method", "route", "status"],
     buckets=_SECONDS,
     registry=REGISTRY,
@@ -262,7 +260,7 @@ class _Incomplete(Collector):
         """Yield one gauge."""
         yield GaugeMetricFamily(
             "jobmanager_counts_incomplete",
-            "Processes of this server with counts that are missing here, as there was no space to share them.",
+            "Processes of this server whose counts are missing here, for lack of space to share them.",
             value=self._processes,
         )
 
@@ -294,15 +292,15 @@ class StoreCollector(Collector):
         yield jobs
         queue = store.queue()
         now = store.now()
-        yield GaugeMetricFamily("jobmanager_queue_depth", "Jobs that could run and wait for a slot.", value=queue.depth)
+        yield GaugeMetricFamily("jobmanager_queue_depth", "Jobs that are due and wait for a slot.", value=queue.depth)
         oldest = _seconds(queue.oldest_at, now) if queue.oldest_at else 0.0
         yield GaugeMetricFamily(
-            "jobmanager_queue_oldest_seconds", "How long the job that waited longest for a slot has.", value=oldest
+            "jobmanager_queue_oldest_seconds", "Longest time that a job has been waiting for a slot.", value=oldest
         )
-        yield GaugeMetricFamily("jobmanager_slots_busy", "Jobs that hold a slot, of any process.", value=queue.busy)
+        yield GaugeMetricFamily("jobmanager_slots_busy", "Jobs that hold a slot, over all processes.", value=queue.busy)
         ages = GaugeMetricFamily(
             "jobmanager_checkpoint_age_seconds",
-            "Age of the oldest last checkpoint, or else of the attempt, of jobs that run.",
+            "Largest age of the last checkpoint of a running job; without a checkpoint, of its attempt.",
             labels=["type"],
         )
         for name, at in queue.checkpoints.items():

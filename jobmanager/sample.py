@@ -30,7 +30,7 @@ _COMMENTS = (
     "Доброе утро 🙂",
 )
 
-_DATASETS = """# What Export may read. Add a table of your own: [name], then these four.
+_DATASETS = """# The datasets that Export may read. To add one, write its [name] and these four settings.
 [responses]
 url = "sqlite:///sample.db"
 table = "responses"

@@ -70,7 +70,7 @@ class Spans:
         if span is None:
             return
         if applied is None:
-            span.set_status(StatusCode.ERROR, "another attempt has the job")
+            span.set_status(StatusCode.ERROR, "lease lost: another attempt owns the job")
         elif applied.change is not None:
             span.set_attributes({"job.action": applied.change.action, "job.status": applied.change.to_status})
             if applied.change.action in ("fail", "retry"):

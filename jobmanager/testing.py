@@ -91,7 +91,7 @@ def run(
     plan = {"halt_after": halt_after, "restart_after": restart_after, "stop_after": stop_after}
     for name, number in {**plan, "clean_times": clean_times}.items():
         if number is not None and number < 1:
-            raise ValueError(f"{name} counts from 1, not {number}")
+            raise ValueError(f"{name} must be at least 1, not {number}")
     Registry().register(job_type)
     with tempfile.TemporaryDirectory(prefix="jobmanager-") as folder:
         trial = _Trial(job_type, args or {}, settings or Settings(data_dir=Path(folder) / "data"), Path(folder), plan)

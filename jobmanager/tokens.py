@@ -81,7 +81,7 @@ class Token(BaseModel):
     @classmethod
     def _is_free(cls, name: str) -> str:
         if name in _RESERVED:
-            raise ValueError(f"{name} stands for something else")
+            raise ValueError(f"{name} is a reserved name")
         return name
 
     def is_valid(self, now: datetime) -> bool:
@@ -168,11 +168,11 @@ class TokenFile:
                 types=None if types is None else tuple(types),
             )
         except ValidationError as error:
-            raise ConfigError(f"There can be no such token: {_explain(error)}.") from None
+            raise ConfigError(f"Invalid token: {_explain(error)}.") from None
 
         def with_it(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
             if name in [other.name for other in tokens]:
-                raise ConfigError(f"There is a token {name!r} already; revoke it first, or choose another name.")
+                raise ConfigError(f"The token {name!r} exists already; revoke it first, or choose another name.")
             return (*tokens, token)
 
         self._change(with_it)
@@ -219,9 +219,9 @@ def check_access(settings: Settings, hosts: Iterable[str]) -> None:
     exposed = [host or "0.0.0.0" for host in hosts if not is_loopback(host)]
     if exposed and not settings.insecure:
         raise ConfigError(
-            f"Everybody who reaches {', '.join(exposed)} could submit and stop jobs, since JOBMANAGER_TOKENS is not "
-            "set. Have it name a file, and make a token with: jobmanager token add NAME --role operator. Or bind "
-            "127.0.0.1, or insist with JOBMANAGER_INSECURE=1."
+            f"Anyone who can reach {', '.join(exposed)} could submit and stop jobs, because JOBMANAGER_TOKENS is not "
+            "set. Set it to the path of a file, and make a token with: jobmanager token add NAME --role operator. Or "
+            "bind 127.0.0.1, or allow access without tokens with JOBMANAGER_INSECURE=1."
         )
 
 
@@ -256,7 +256,7 @@ def _read(path: Path, signature: Signature) -> _Seen:
             return _Seen(signature=signature, fault=fault)
     names = [token.name for token in tokens]
     if len(set(names)) < len(names):
-        return _Seen(signature=signature, fault=f"JOBMANAGER_TOKENS cannot be used: a name is twice in {path}.")
+        return _Seen(signature=signature, fault=f"JOBMANAGER_TOKENS cannot be used: a name occurs twice in {path}.")
     return _Seen(signature=signature, tokens=tuple(tokens))
 
 
@@ -264,7 +264,7 @@ def _explain(error: ValidationError) -> str:
     """Return the first error of a line, without quoting the line."""
     (first, *_) = error.errors(include_url=False, include_input=False)
     where = ".".join(map(str, first["loc"]))
-    text = "it is no JSON" if first["type"] == "json_invalid" else first["msg"].removeprefix("Value error, ")
+    text = "it is not valid JSON" if first["type"] == "json_invalid" else first["msg"].removeprefix("Value error, ")
     return f"{where}: {text}" if where else text
 
 

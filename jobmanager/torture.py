@@ -36,20 +36,20 @@ MOST_CHECKPOINTS = 40
 class Disturbance(StrEnum):
     """A way to disturb the job at a checkpoint."""
 
-    NONE = "left alone"
+    NONE = "undisturbed"
     HALT = "halted and resumed"  # in its thread, as within JOBMANAGER_PARK_SECONDS
-    RESTART = "halted, and started anew"  # as after a long halt, or a shutdown
-    KILL_SAVED = "killed right after it was saved"
-    KILL_UNSAVED = "killed right before it was saved"
+    RESTART = "halted and restarted"  # as after a long halt, or a shutdown
+    KILL_SAVED = "killed right after the save"
+    KILL_UNSAVED = "killed right before the save"
     STOP = "stopped"
 
 
 _ADVICE = {
-    Disturbance.HALT: "resume() has to take again what halt() let go of, and neither may change what is written",
-    Disturbance.RESTART: "start() has to go on from self.cursor alone: nothing else is left of the earlier attempt",
-    Disturbance.KILL_SAVED: "what the cursor claims has to be done: work first, then checkpoint(), and sync in flush()",
-    Disturbance.KILL_UNSAVED: "start() has to undo what came after the last checkpoint: cut files back to the cursor",
-    Disturbance.STOP: "clean() has to remove what was done, and may be called again",
+    Disturbance.HALT: "resume() has to reopen everything that halt() closed, and neither may change the output",
+    Disturbance.RESTART: "start() has to continue from self.cursor alone: nothing else is left of the earlier attempt",
+    Disturbance.KILL_SAVED: "the cursor may only claim finished work: work first, then checkpoint(), sync in flush()",
+    Disturbance.KILL_UNSAVED: "start() has to undo all work after the last checkpoint: truncate files to the cursor",
+    Disturbance.STOP: "clean() has to remove everything the job did, and has to be repeatable",
 }
 
 
@@ -98,7 +98,7 @@ class Verdict:
         )
         if self.is_sound():
             ways = "; ".join(kind for kind in Disturbance if kind is not Disturbance.NONE)
-            return f"{head}\nSound. At every checkpoint that was tried it was {ways}: it came to the same."
+            return f"{head}\nSound. At every checkpoint that was tried, the job was {ways}: the outcome was the same."
         return "\n".join([head, "Not sound:", *(f"- {problem}" for problem in self.problems)])
 
 
@@ -145,7 +145,7 @@ class _Bench:
         count = len(rig.gaps())
         problems = []
         if undisturbed.error is not None:
-            problems.append(f"Left alone, it fails: {undisturbed.error}.")
+            problems.append(f"Undisturbed, it fails: {undisturbed.error}.")
         else:
             places = _spread(count, most)
             kinds = [kind for kind in Disturbance if kind is not Disturbance.NONE]
@@ -183,7 +183,7 @@ class _Bench:
         elif rig.folder_path.exists():
             wrong = f"its folder is left, with {len(trace.files)} files"
         elif trace.observed != self._before:
-            wrong = "what it did outside its folder is left"
+            wrong = "its effects outside its folder are left"
         return wrong and f"Stopped at checkpoint {place}: {wrong}. {_advice(Disturbance.STOP)}"
 
     def _run(self, kind: Disturbance, places: frozenset[int]) -> tuple[Trace, _Rig]:
@@ -194,7 +194,7 @@ class _Bench:
         while not rig.outcome_path.exists():
             attempt += 1
             if attempt > 2 * len(places) + 2:
-                return Trace(error="its process dies at other places too"), rig
+                return Trace(error="its process also dies at other places"), rig
             self._in_a_child(self._attempt, rig, attempt)
         told = json.loads(rig.outcome_path.read_text(encoding="utf-8"))
         files = dict(_files(rig.folder_path))
@@ -366,14 +366,14 @@ def _difference(undisturbed: Trace, other: Trace) -> str:
         )
         return f"its files have {sum(sizes[1])} bytes, not {sum(sizes[0])}; {lost}"
     if undisturbed.essence()[1] != other.essence()[1]:
-        return "its files differ, with as many bytes"
+        return "its files differ in content, not in size"
     if undisturbed.observed != other.observed:
-        return "what it did outside its folder differs"
+        return "its effects outside its folder differ"
     return f"its result is {other.result!r}, not {undisturbed.result!r}"
 
 
 def _advice(kind: Disturbance) -> str:
-    return f"To mend it: {_ADVICE[kind]}."
+    return f"To fix it: {_ADVICE[kind]}."
 
 
 def _files(folder: Path) -> Iterator[tuple[str, tuple[str, int]]]:

@@ -30,7 +30,7 @@ def set_up() -> None:
     try:
         from jobmanager.spans import Spans  # noqa: PLC0415 - OpenTelemetry is optional
     except ImportError:
-        _log.warning("Traces are not sent: install jobmanager[otel], or leave the exporter out.")
+        _log.warning("Traces are not sent. Install jobmanager[otel], or remove the settings of the exporter.")
     else:
         _spans = Spans()
 

@@ -90,7 +90,7 @@ def _make_durable(url: str) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while off := _switched_off(url):
         if time.monotonic() > deadline:
-            raise AssertionError(f"PostgreSQL does not switch on {', '.join(off)}")
+            raise AssertionError(f"PostgreSQL did not switch on {', '.join(off)}")
         time.sleep(0.05)
 
 

@@ -73,7 +73,7 @@ def test_without_the_setting_each_token_command_names_it(monkeypatch: pytest.Mon
         (["add", "ann", "--role", "viewer", "--rate", "0"], "rate"),
         (["add", "ann", "--role", "viewer", "--expires", "0"], "expires"),
         (["add", "ann", "--role", "viewer", "--expires", "nan"], "expires"),
-        (["add", "127.0.0.1", "--role", "viewer"], "There can be no such token"),
+        (["add", "127.0.0.1", "--role", "viewer"], "Invalid token"),
         (["revoke", "nobody"], "There is no token 'nobody'"),
         (["list"], "token add"),
     ],

@@ -33,7 +33,7 @@ def test_without_tokens_nothing_but_loopback_is_bound(make_server: MakeServer, b
 
     log = server.log()
     assert code == 1
-    assert "The service cannot start. Everybody who reaches" in log
+    assert "The service cannot start. Anyone who can reach" in log
     for way in ("JOBMANAGER_TOKENS", "jobmanager token add NAME --role operator", "127.0.0.1", "JOBMANAGER_INSECURE=1"):
         assert way in log
     assert "Booting worker" not in log
@@ -61,7 +61,7 @@ def test_a_socket_that_is_handed_over_is_looked_at_too(make_server: MakeServer, 
         )
 
     assert told.returncode == 1
-    assert "Everybody who reaches 0.0.0.0" in told.stderr
+    assert "Anyone who can reach 0.0.0.0" in told.stderr
 
 
 def test_a_socket_in_the_file_system_needs_no_tokens(make_server: MakeServer, tmp_path: Path) -> None:

@@ -320,11 +320,11 @@ def test_the_worker_survives_when_no_descriptors_are_left(make_server: MakeServe
     _limit_descriptors(worker, 100)
 
     with clients(server, 150, b""):
-        until(lambda: "No connection can be taken" in server.log())
+        until(lambda: "No connection can be accepted" in server.log())
     until(server.answers)
 
     assert server.worker_pids() == [worker]
-    assert server.log().count("No connection can be taken") < 10
+    assert server.log().count("No connection can be accepted") < 10
 
 
 def _send_some(rests: dict[socket.socket, memoryview]) -> list[bytes]:

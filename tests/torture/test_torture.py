@@ -141,15 +141,15 @@ def test_a_job_that_is_written_well_is_sound(settings: Settings) -> None:
     [
         (
             ClaimsTooEarly,
-            ["Killed right after it was saved at checkpoint 1", "its files differ", "work first, then checkpoint"],
+            ["Killed right after the save at checkpoint 1", "its files differ", "work first, then checkpoint"],
         ),
-        (DoesNotCut, ["Killed right before it was saved at checkpoint 1", "work is done twice", "cut files back"]),
-        (DoesNotFlush, ["Killed right after it was saved at checkpoint 1", "work is lost", "sync in flush()"]),
-        (ForgetsToReopen, ["Halted and resumed at checkpoint 1", "closed file", "resume() has to take again"]),
-        (StartsOver, ["Halted, and started anew at checkpoint 1", "work is done twice", "from self.cursor alone"]),
+        (DoesNotCut, ["Killed right before the save at checkpoint 1", "work is done twice", "truncate files"]),
+        (DoesNotFlush, ["Killed right after the save at checkpoint 1", "work is lost", "sync in flush()"]),
+        (ForgetsToReopen, ["Halted and resumed at checkpoint 1", "closed file", "resume() has to reopen"]),
+        (StartsOver, ["Halted and restarted at checkpoint 1", "work is done twice", "from self.cursor alone"]),
         (LeavesItsFolder, ["Stopped at checkpoint 1", "its folder is left", "clean() has to remove"]),
-        (CleansOnce, ["Stopped at checkpoint 1", "FileNotFoundError", "may be called again"]),
-        (Fails, ["Left alone, it fails: ValueError: no unit 0 (test_torture.py, line "]),
+        (CleansOnce, ["Stopped at checkpoint 1", "FileNotFoundError", "has to be repeatable"]),
+        (Fails, ["Undisturbed, it fails: ValueError: no unit 0 (test_torture.py, line "]),
     ],
 )
 def test_a_job_that_is_wrong_is_found_out_and_its_author_is_told_what_to_mend(
@@ -171,7 +171,7 @@ def test_what_a_job_does_elsewhere_can_be_observed(settings: Settings, tmp_path:
 
     verdict = torture(Touches, {}, settings=settings, observe=elsewhere.exists)
 
-    assert "what it did outside its folder is left" in str(verdict)
+    assert "its effects outside its folder are left" in str(verdict)
 
 
 def test_simple_can_be_halted_killed_and_stopped_anywhere(settings: Settings) -> None:

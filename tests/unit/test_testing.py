@@ -137,7 +137,7 @@ def test_an_interruption_that_never_came_is_no_success(option: str) -> None:
 
 @pytest.mark.parametrize("option", ["halt_after", "restart_after", "stop_after", "clean_times"])
 def test_checkpoints_are_counted_from_one(option: str) -> None:
-    with pytest.raises(ValueError, match=f"{option} counts from 1, not 0"):
+    with pytest.raises(ValueError, match=f"{option} must be at least 1, not 0"):
         run(CountTo, {"n": 3}, **{option: 0})  # type: ignore[arg-type]
 
 
