@@ -1,4 +1,4 @@
-"""What the REST routes share: what their requests may say in headers, and how they answer."""
+"""Read the headers that all REST routes share, limit long polls and batches, and render responses."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from jobmanager.http.errors import IF_MATCH
 from jobmanager.records import JobRecord
 from jobmanager.states import UNDER_WAY, Action
 
-#: The longest that a request may have itself kept waiting.
+#: The longest wait that a request may ask for.
 MOST_WAIT_SECONDS = 30
-#: How long a request may wait without a place among those that wait: most jobs halt sooner.
+#: How long a request may wait without one of the places for waiting. Most jobs halt sooner.
 MOMENT_SECONDS = 0.1
 
-#: How long a header may be that is taken apart here.
+#: The longest headers that are parsed, in characters.
 _LONGEST_PREFER = 1000
 _LONGEST_IF_MATCH = 4000
-#: How long a batch waits for another one to be stored.
+#: How long a batch waits while another batch is stored.
 _BATCH_WAIT_SECONDS = 5.0
 
 _WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:;[^,]*)?(?=,|$)', re.IGNORECASE)
 
 
 def preferred_wait() -> int:
-    """Return how many seconds the client wants to wait for what it asks: `Prefer: wait=N`, RFC 7240 §4.3."""
+    """Return the wait that the client prefers, in seconds (`Prefer: wait=N`, RFC 7240 §4.3); 0 without one."""
     told = ",".join(request.headers.getlist("Prefer"))
     if len(told) > _LONGEST_PREFER:
-        return 0  # what a client prefers may be ignored: RFC 7240 §2
+        return 0  # a server may ignore a preference: RFC 7240 §2
     preferred = _WAIT.search(told)
     return min(MOST_WAIT_SECONDS, int(preferred[1])) if preferred else 0
 
 
 @contextmanager
 def preferred_place() -> Iterator[float]:
-    """Yield how many seconds to wait, as the client prefers. A preference may be ignored (RFC 7240 §2)."""
+    """Yield how many seconds to wait: as many as the client prefers, or a moment if too many requests wait already."""
     with place_to_wait(preferred_wait()) as seconds:
         yield seconds
 
 
 @contextmanager
 def place_to_wait(wanted: float) -> Iterator[float]:
-    """Yield how many seconds the request may wait: *wanted* if it gets one of the places for that, else a moment.
+    """Yield how many seconds the request may wait: *wanted* if a place for waiting is free, else a moment.
 
-    Each wait holds one of the threads that answer requests, and some must be left for others. A request in the spare
-    thread, which answers while all others are held, waits only a moment.
+    Does not block. Each waiting request holds one of the threads that answer requests, and some must be left for
+    others. A request in the spare thread, which answers while all others are held, waits only a moment.
     """
     places = mounted().waits
     is_spare = getattr(request.environ.get("gunicorn.socket"), "is_in_spare_thread", False)
@@ -67,9 +67,10 @@ def place_to_wait(wanted: float) -> Iterator[float]:
 
 @contextmanager
 def batch_at_a_time() -> Iterator[None]:
-    """Let one batch of the process be read and stored; raises BatchUnderWay if another one takes too long.
+    """Hold the lock for reading and storing a batch: one batch at a time in each process.
 
-    Those that wait take a thread each, so they have their places among the requests that may wait.
+    Blocks up to five seconds for the lock, then raises BatchUnderWay. A waiting batch holds a thread, so it takes one
+    of the places for waiting; raises BatchUnderWay at once if none is free.
     """
     lock, places = mounted().batch, mounted().waits
     if not lock.acquire(blocking=False):
@@ -87,9 +88,10 @@ def batch_at_a_time() -> Iterator[None]:
 
 
 def expected_versions() -> set[str] | None:
-    """Return the versions of the job that `If-Match` names (RFC 9110 §13.1.1); None where any will do.
+    """Return the job versions that `If-Match` names (RFC 9110 §13.1.1); None if any version will do.
 
-    What counts is what became of the job, not its progress: a checkpoint that was saved meanwhile is no other version.
+    Saving a checkpoint does not change the version: progress does not count. Raises InvalidRequest if the header is too
+    long.
     """
     told = request.headers.get("If-Match", "")
     if len(told) > _LONGEST_IF_MATCH:
@@ -97,17 +99,17 @@ def expected_versions() -> set[str] | None:
     tags = request.if_match
     if not told or tags.star_tag:
         return None
-    # Werkzeug makes a tag that is None of what is no tag.
+    # Werkzeug returns None for an empty tag.
     return {resources.version_of(tag) for tag in tags.as_set() if tag is not None}
 
 
 def render(model: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    """Return the answer that shows what the model holds."""
+    """Return a JSON response with the model."""
     return Response(model.model_dump_json(), status, mimetype="application/json")
 
 
 def render_job(job: JobRecord, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    """Return the answer that shows a job, with its ETag."""
+    """Return a response that shows the job, with its ETag."""
     shown = resources.show_job(job, manager())
     response = render(shown, status)
     response.set_etag(resources.etag_of(shown, job.version()))
@@ -115,7 +117,7 @@ def render_job(job: JobRecord, status: HTTPStatus = HTTPStatus.OK) -> Response:
 
 
 def render_asked(action: Action, job: JobRecord, *, wait: float) -> Response:
-    """Return the answer to a halt, a resume or a stop, after so many seconds at most: 202 while it is under way."""
+    """Return the response to a halt, resume or stop that waited up to *wait* seconds: 202 if it is still under way."""
     response = render_job(job, HTTPStatus.ACCEPTED if job.status in UNDER_WAY[action] else HTTPStatus.OK)
     if wait > MOMENT_SECONDS:
         response.headers["Preference-Applied"] = f"wait={wait:g}"

@@ -1,4 +1,4 @@
-"""The routes of the service, as a blueprint for anybody's application, and as an application of their own."""
+"""The routes of the service, as a blueprint for any Flask application and as an application of their own."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _PARTS = tuple(
 
 
 def blueprint(manager: JobManager, *, name: str = "jobmanager") -> Blueprint:
-    """Return the whole API of the manager, to be mounted in an application under a prefix; see docs/embedding.md.
+    """Return the whole API of the manager as a blueprint, to mount under a prefix; see docs/embedding.md.
 
-    Opens nothing. What it guards, refuses and sets are its own requests and answers, nothing of the application's.
-    Two of them in one application need two names.
+    Opens nothing. Its checks, error handlers and headers apply to its own routes only, not to the application's.
+    Two of these blueprints in one application need different names.
     """
     mount = Mount(manager, name)
     mount.record(_know_job_ids)
@@ -48,34 +48,34 @@ def blueprint(manager: JobManager, *, name: str = "jobmanager") -> Blueprint:
 
 
 def _know_job_ids(state: BlueprintSetupState) -> None:
-    """Have the application know the kind of part that routes of jobs have in their paths."""
+    """Register the URL converter `job` for ids of jobs. Raises ValueError if the application has another `job`."""
     known = state.app.url_map.converters.setdefault("job", JobIdConverter)
     if known is not JobIdConverter:
         raise ValueError("the application has a converter 'job' of its own, and so have the routes of the job manager")
 
 
 class _Application(Flask):
-    """An application of which no function is a coroutine."""
+    """A Flask application without coroutines."""
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function as it is: Flask would look at a dozen of them, again for each request."""
+        """Return the function as it is: Flask would inspect a dozen functions for each request."""
         return func
 
 
 def create_app(manager: JobManager | None = None) -> Flask:
     """Return the application. Opens nothing: the manager starts with the first request, unless it was started.
 
-    Raises ConfigError if the environment, where no *manager* is given, holds a bad value.
+    Raises ConfigError if no *manager* is given and a setting in the environment is invalid.
     """
     app = _Application("jobmanager.http", static_folder=None)
     app.extensions[EXTENSION] = manager = manager or JobManager()
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a property of Flask's default provider
-    # Of all requests, those of no route too; an application that mounts the blueprint does so in its own way.
+    # For all requests, even those that match no route. Embedding applications log, trace and count in their own way.
     requests.identify(app)
     traces.trace(app)
     metrics.watch(app)
     app.register_blueprint(blueprint(manager))
-    # What is asked of no route belongs to no blueprint.
+    # A request that matches no route belongs to no blueprint.
     errors.register(app)
     app.after_request(guard.add_headers_to_errors)
     return app

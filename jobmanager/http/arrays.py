@@ -1,6 +1,6 @@
-"""A JSON array, read a part at a time: never more of it as text than the item under way.
+"""Parse a JSON array piece by piece: the text in memory is one window, or the current item if that is longer.
 
-Decodes; whether an item makes sense is for its reader to say.
+Does not validate the items: the caller does.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from json import JSONDecodeError
 from typing import Any
 
-#: How much text is decoded at once. Items that end in different windows are not handed on together.
+#: How many bytes are decoded at once. The items are yielded in one list per window.
 _WINDOW = 64 * 1024
-#: An error this near to the end of the text may be due to the end: no literal or escape is longer.
+#: An error this close to the end of the text may be due to the cut: no literal or escape is longer.
 _LONGEST_TOKEN = 16
 _SPACES = " \t\r\n"
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -22,7 +22,7 @@ _EXPONENT = re.compile(r"\d[eE]")
 
 
 class ItemTooLong(Exception):
-    """An item is longer than it may be; `number` counts from 0."""
+    """An item is longer than allowed; `number` is its index, from 0."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"item {number} is too long")
@@ -30,10 +30,10 @@ class ItemTooLong(Exception):
 
 
 class ArrayReader:
-    """Yields the items of a JSON array in UTF-8, a window of text at a time; for one pass.
+    """Iterates over the items of a JSON array in UTF-8, a window of text at a time. Can be iterated once only.
 
-    Raises JSONDecodeError with the place in the whole body, UnicodeDecodeError, RecursionError, and ItemTooLong for an
-    item of more than *longest* characters.
+    Raises JSONDecodeError with the position in the whole body, UnicodeDecodeError, RecursionError, and ItemTooLong if
+    an item has more than *longest* characters.
     """
 
     def __init__(self, body: bytes | bytearray, decoder: json.JSONDecoder, *, longest: int) -> None:
@@ -41,11 +41,11 @@ class ArrayReader:
         self._decoder = decoder
         self._longest = longest
         self._to_text = codecs.getincrementaldecoder("utf-8-sig")()
-        self._read = 0  # bytes that were decoded
-        self._text, self._at = "", 0  # the window, and the place in it
-        self._lines, self._column = 0, 0  # in front of the window
-        self._count = 0  # items that were read
-        #: the text so far may hold such things, which its reader has to look for in the items
+        self._read = 0  # bytes decoded so far
+        self._text, self._at = "", 0  # the window, and the position in it
+        self._lines, self._column = 0, 0  # before the window
+        self._count = 0  # items read so far
+        #: the text so far may contain \u escapes, or numbers with exponents: the caller has to check the items for them
         self.has_escapes = self.has_exponents = False
 
     def __iter__(self) -> Iterator[list[Any]]:
@@ -82,7 +82,7 @@ class ArrayReader:
                 return
 
     def _item(self) -> Any:
-        """Return the item that begins here, and go behind it; takes in more text as long as it may go on there."""
+        """Parse the next item and move past it. Decodes more text while the item may continue there."""
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
@@ -95,7 +95,7 @@ class ArrayReader:
                     raise
                 continue
             self._check_length(end)
-            # Near the end of the text, a number may have more digits or an exponent: of "1e+5", "1e+" is read as 1.
+            # A number at the end of the text may continue in the next window: "1e+", cut from "1e+5", is parsed as 1.
             if end > len(self._text) - _LONGEST_TOKEN and self._more():
                 continue
             self._at = end
@@ -107,7 +107,7 @@ class ArrayReader:
             raise ItemTooLong(self._count)
 
     def _expect(self, choice: str, otherwise: str) -> str:
-        """Go behind the next character, which has to be one of these, and return it."""
+        """Move past the next character and return it. Raises JSONDecodeError unless it is one of *choice*."""
         found = self._next()
         if not found or found not in choice:
             raise JSONDecodeError(otherwise, self._text, self._at)
@@ -115,7 +115,7 @@ class ArrayReader:
         return found
 
     def _next(self) -> str:
-        """Go to the next character that is not white space, and return it; "" at the end."""
+        """Move to the next character that is not white space, and return it; "" at the end."""
         while True:
             found = self._text[self._at : self._at + 1]
             if found and found not in _SPACES:
@@ -125,14 +125,14 @@ class ArrayReader:
                 return ""
 
     def _more(self) -> bool:
-        """Let go of the text that was read, and take in more; False if there is no more."""
+        """Drop the text that was parsed and decode the next piece. Return False if there is none."""
         if self._read == len(self._body):
             return False
         done, left = self._text[: self._at], self._text[self._at :]
         newline = done.rfind("\n")
         self._column = len(done) - newline - 1 if newline >= 0 else self._column + len(done)
         self._lines += done.count("\n")
-        # As much again as is left: an item that is longer than the window is tried a few times, not many.
+        # Double what is left, so that an item longer than the window is tried a few times only.
         piece = self._body[self._read : self._read + max(_WINDOW, len(left))]
         self._read += len(piece)
         self._text = left + self._to_text.decode(piece, final=self._read == len(self._body))

@@ -1,6 +1,6 @@
-"""How the bodies and parameters of requests are read.
+"""Parse and validate the bodies and query parameters of requests.
 
-What cannot be read is told without repeating it: it may hold what nobody else should see.
+Errors never quote a body that cannot be parsed: it may hold secrets.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from jobmanager.registry import faults_of, first_faults, invalid, refusal_of, se
 
 Model = TypeVar("Model", bound=BaseModel)
 
-#: How many jobs a batch has, at most, and how many characters each of them: as many as a body with one job has bytes.
+#: The most jobs in a batch, and the most characters in each: as many as the body of a single job may have bytes.
 MOST_JOBS = 100_000
 LONGEST_JOB = 1024 * 1024
-#: Lines, and bytes of them, that are read together.
+#: About how many lines, and how many bytes of them, are parsed together.
 _MOST_LINES = 1000
 _WINDOW = 256 * 1024
 
 _EXPONENT = re.compile(rb"\d[eE]")
 _BEGIN_OF_ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\[")
-#: A line of NDJSON that is not blank, without the white space before it.
+#: A line of NDJSON that is not blank, without leading white space.
 _LINE = re.compile(rb"[^ \t\r\n][^\r\n]*")
 _TOO_DEEP = f"arrays and objects in it lie more than {MAX_DEPTH} deep in each other"
 
 
 def read_once(stream: IO[bytes], most: int) -> bytearray:
-    """Read a large body so that it is in memory once; Werkzeug would keep it twice while it reads. Blocks.
+    """Read a large body into memory once; Werkzeug would hold two copies while reading. Blocks.
 
-    Raises RequestEntityTooLarge if there are more than *most* bytes.
+    Raises RequestEntityTooLarge if the body has more than *most* bytes.
     """
     body = bytearray()
     while piece := stream.read(_WINDOW):
@@ -51,7 +51,7 @@ def read_once(stream: IO[bytes], most: int) -> bytearray:
 
 
 def parse_object(body: bytes, example: str) -> dict[str, Any]:
-    """Return the JSON object that *body* holds; raises Unreadable that says what is wrong, and shows the *example*."""
+    """Return the JSON object in *body*. Raises Unreadable, which states the fault and shows the *example*."""
     value = _parse(body, example)
     if not isinstance(value, dict):
         raise Unreadable(f"The body must be a JSON object, not {kind(value)}. It looks like this: {example}.")
@@ -59,10 +59,10 @@ def parse_object(body: bytes, example: str) -> dict[str, Any]:
 
 
 def parse_many(body: bytes | bytearray, example: str) -> Iterator[Any]:
-    """Yield the values of a JSON array, or of NDJSON: one a line.
+    """Yield the values of a JSON array, or of NDJSON (one value per line).
 
-    Raises Unreadable, and InvalidRequest if there are more than MOST_JOBS or one is longer than LONGEST_JOB. Holds the
-    values of a part of the body at a time: as objects, they may take thirty times as much memory as the text.
+    Raises Unreadable, or InvalidRequest if there are more than MOST_JOBS values or one is longer than LONGEST_JOB.
+    Holds the values of only a part of the body: as objects, they may take thirty times the memory of the text.
     """
     count = 0
     is_array = _BEGIN_OF_ARRAY.match(body) is not None
@@ -73,7 +73,7 @@ def parse_many(body: bytes | bytearray, example: str) -> Iterator[Any]:
                 text = f"A batch has at most {MOST_JOBS} jobs. Send the rest in another batch."
                 raise InvalidRequest(text, field=str(MOST_JOBS))
             yield from some
-            some.clear()  # before more are read: they may be large
+            some.clear()  # free these before more are parsed: they may be large
     except ItemTooLong as error:
         text = f"A job of a batch has at most {LONGEST_JOB} characters."
         raise InvalidRequest(text, field=str(error.number)) from None
@@ -82,7 +82,7 @@ def parse_many(body: bytes | bytearray, example: str) -> Iterator[Any]:
 
 
 def validated(model: type[Model], value: Any) -> Model:
-    """Return the value as the model has it; raises InvalidRequest that names each field that is wrong."""
+    """Return the value as a model. Raises InvalidRequest, which names each wrong field."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -92,8 +92,8 @@ def validated(model: type[Model], value: Any) -> Model:
 def validated_each(model: type[Model], values: Iterable[Any]) -> Iterator[Model]:
     """Return an iterator that validates one value at a time and keeps none.
 
-    It raises InvalidRequest that names the fields that are wrong, each behind the number of its value; it looks for no
-    more faults than it reports.
+    The iterator raises InvalidRequest, which names the wrong fields, each after the number of its value. It searches
+    for only as many faults as it reports.
     """
     numbers, rest = itertools.count(), iter(values)
 
@@ -107,12 +107,12 @@ def validated_each(model: type[Model], values: Iterable[Any]) -> Iterator[Model]
             more = "; and more" if next(found, None) else ""
             raise refusal_of(faults, sentence_of(faults) + more) from None
 
-    # Not a loop, whose variables would keep a value while the next is read: each may be large.
+    # Not a loop: its variable would keep a value alive while the next is parsed, and each may be large.
     return map(valid, rest)
 
 
 def _faults_in(model: type[Model], numbered: Iterable[tuple[int, Any]]) -> Iterator[Fault]:
-    """Yield what is wrong with the values."""
+    """Yield the faults of the values, each with its value's number at the front of its path."""
     for number, value in numbered:
         try:
             model.model_validate(value)
@@ -122,7 +122,7 @@ def _faults_in(model: type[Model], numbered: Iterable[tuple[int, Any]]) -> Itera
 
 
 def parse_query(model: type[Model], query: MultiDict[str, str]) -> Model:
-    """Return the parameters of a query; raises InvalidRequest that names one that is wrong, or is there twice."""
+    """Return the query parameters as a model. Raises InvalidRequest if one is wrong or wrongly repeated."""
     values: dict[str, Any] = {}
     for name, given in query.lists():
         field = model.model_fields.get(name)
@@ -136,7 +136,7 @@ def parse_query(model: type[Model], query: MultiDict[str, str]) -> Model:
 
 
 def kind(value: Any) -> str:
-    """Return what JSON calls a value of this kind.
+    """Return the name of the value's JSON type, with an article.
 
     >>> kind([])
     'an array'
@@ -146,7 +146,7 @@ def kind(value: Any) -> str:
 
 
 def _items_of(body: bytes | bytearray, example: str) -> Iterator[list[Any]]:
-    """Yield the items of a JSON array, some at a time; raises Unreadable, ItemTooLong."""
+    """Yield the items of a JSON array, a list at a time. Raises Unreadable or ItemTooLong."""
     reader = ArrayReader(body, _decoder, longest=LONGEST_JOB)
     try:
         for some in reader:
@@ -157,7 +157,7 @@ def _items_of(body: bytes | bytearray, example: str) -> Iterator[list[Any]]:
 
 
 def _lines_of(body: bytes | bytearray, example: str) -> Iterator[list[Any]]:
-    """Yield the values of NDJSON, some at a time; raises Unreadable, ItemTooLong."""
+    """Yield the values of NDJSON, a list at a time. Raises Unreadable or ItemTooLong."""
     some: list[re.Match[bytes]] = []
     size = 0
     for number, line in enumerate(_LINE.finditer(body)):
@@ -175,7 +175,7 @@ def _lines_of(body: bytes | bytearray, example: str) -> Iterator[list[Any]]:
 
 def _parse_lines(body: bytes | bytearray, lines: list[re.Match[bytes]], example: str) -> list[Any]:
     with contextlib.suppress(Unreadable):
-        # As one array, which is read at once; if that fails, each line by itself, for the error to say which.
+        # Parse the lines as one array, which is faster. If that fails, parse each line, so that the error names it.
         values = list(_parse(b"[" + b",".join([line[0] for line in lines]) + b"]", example))
         if len(values) == len(lines):
             return values
@@ -186,7 +186,7 @@ def _parse_line(body: bytes | bytearray, line: re.Match[bytes], example: str) ->
     try:
         return _parse(line[0], example)
     except Unreadable:
-        # Lines are counted only now, for the message: to count them for each line would take quadratic time.
+        # Count the lines only for the error message: to count them for each line would take quadratic time.
         end = line.start()
         number = 1 + body.count(b"\n", 0, end) + body.count(b"\r", 0, end) - body.count(b"\r\n", 0, end)
         return _parse(line[0], example, line_number=number)
@@ -202,13 +202,13 @@ def _parse(body: bytes, example: str, *, line_number: int | None = None) -> Any:
 
 
 def _check(value: Any, *, has_escapes: bool, has_exponents: bool) -> None:
-    """Raise ValueError or RecursionError if the value can be read, but not stored."""
+    """Raise ValueError or RecursionError if the value was parsed but cannot be stored."""
     if has_escapes:
-        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can be written, but not stored
+        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can be escaped, but not stored
     if is_deeper(value, MAX_DEPTH):
         raise RecursionError
     if has_exponents:
-        json.dumps(value, allow_nan=False)  # 1e999 is read as infinity
+        json.dumps(value, allow_nan=False)  # 1e999 is parsed as infinity
 
 
 def _unreadable(error: Exception, example: str, *, line_number: int | None = None) -> Unreadable:
@@ -221,16 +221,16 @@ def _refuse_constant(name: str) -> None:
     raise _Constant(name)
 
 
-#: Made once: json.loads makes a decoder at every call that asks for anything unusual.
+#: Created once: json.loads creates a decoder in each call with any option.
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 class _Constant(ValueError):
-    """A number that JavaScript knows and JSON does not."""
+    """A constant of JavaScript that is not valid JSON: NaN or an infinity."""
 
 
 def _fault(error: Exception, *, is_line: bool) -> str:
-    """Return what is wrong with a body, or a line of it, without repeating it."""
+    """Return what is wrong with a body, or a line of it, without quoting it."""
     if isinstance(error, json.JSONDecodeError):
         line = "" if is_line else f"line {error.lineno}, "
         return f"{error.msg.lower()} at {line}column {error.colno}"

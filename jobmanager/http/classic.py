@@ -1,4 +1,4 @@
-"""The routes of the Go service this one grew from; its clients work with them unchanged."""
+"""The routes of the original Go service, whose clients work unchanged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobmanager.http.docs import Answer, Answers, describe, job_id_parameter, re
 from jobmanager.http.door import actor, address_of, manager, open_to_all
 from jobmanager.records import JobRecord
 
-#: How long a control route waits for the requested status, so that the job is halted when a halt is answered.
+#: How long a control route waits for the requested status: most jobs have halted when their halt is answered.
 WAIT_SECONDS = 2.0
 
 blueprint = Blueprint("classic", __name__)
@@ -25,7 +25,7 @@ _NO_JOB = refusal("No job has this id.", examples.NO_JOB)
 
 
 def _refusals(verb: str) -> Answers:
-    """Return the errors of a route that steers a job."""
+    """Return the error responses of a route that halts, resumes or stops a job."""
     not_allowed = f"A job that is completed cannot be asked to {verb} (it is final)."
     return {
         403: refusal(_FORBIDDEN, examples.FOREIGN),
@@ -154,7 +154,7 @@ def details(job_id: str) -> Response:
 @blueprint.get("/swagger/index.html")
 @open_to_all
 def swagger() -> BaseResponse:
-    """Lead to the API docs, which were here in the Go service."""
+    """Redirect to the API docs, which the Go service had here."""
     return redirect(address_of("docs.page"))
 
 

@@ -1,4 +1,4 @@
-"""Halt, resume and stop: of one job, and of all that a filter selects."""
+"""Halt, resume and stop one job, or all jobs that a filter selects."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ERRORS: Answers = {400: UNREADABLE, 403: FOREIGN, 413: TOO_LARGE, 422: INVALID,
 
 
 def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseModel], text: str) -> Decorator:
-    """Document a route that asks something of one job."""
+    """Document a route that halts, resumes or stops one job."""
     shown = examples.JOBS_ASKED[action]
     return describe(
         name=f"{action}_job",
@@ -121,7 +121,7 @@ def stop(job_id: str) -> Response:
 
 
 def _describe_many(name: str, text: str, body: type[BaseModel], shown: dict[str, Any]) -> Decorator:
-    """Document a route that asks something of many jobs."""
+    """Document a route that halts, resumes or stops many jobs."""
     answer = Answer(text="Which jobs changed, and which did not and why.", model=resources.SweepShown, examples=shown)
     return describe(
         name=name,
@@ -172,12 +172,12 @@ def stop_many() -> Response:
 
 
 def _check_force(asked: resources.StopControl) -> None:
-    """Raise Forbidden if force is asked for with a token that may not: it can cost the process a thread."""
+    """Raise Forbidden if the token is not an admin's and the body has `force`, which can cost the process a thread."""
     if asked.force:
         require(Role.ADMIN)
 
 
 def _asked(model: type[bodies.Model]) -> bodies.Model:
-    """Return what the body says; an empty one says nothing."""
+    """Return the body as a model, with all defaults if it is empty. Raises InvalidRequest."""
     body = request.get_data()
     return bodies.validated(model, bodies.parse_object(body, examples.CONTROL) if body.strip() else {})

@@ -1,7 +1,7 @@
-"""The dashboard: a page for people, which asks the API what any client may ask it.
+"""The dashboard: a web page that uses the same API as any other client.
 
-It is the same for everybody, so it is open like the API docs: a token is asked for by its scripts, and sent with each
-of their requests. Its addresses are relative, and hold wherever it is mounted.
+The page is the same for every user, so it needs no token, like the API docs: its scripts ask for a token and send it
+with each request. Its addresses are relative, so they work under any prefix.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from jobmanager.states import ATTENDED, Status, allowed
 
 blueprint = Blueprint("dashboard", __name__)
 
-#: What may be asked of a job, by its status: the page is not to know a table of its own.
+#: The allowed actions by status, so that the page needs no table of its own.
 _LIFE = json.dumps({status: allowed(status) for status in Status})
-#: In which statuses somebody is at work on it, or should be.
+#: The statuses in which a thread works on the job, or should.
 _ATTENDED = json.dumps([status for status in Status if status in ATTENDED])
 
 
@@ -27,6 +27,6 @@ _ATTENDED = json.dumps([status for status in Status if status in ATTENDED])
 def page() -> Response:
     """Show the dashboard."""
     response = make_response(render_template("jobmanager/dashboard.html", life=_LIFE, attended=_ATTENDED))
-    response.headers["Cache-Control"] = "no-cache"  # kept, but looked at again: a new release is seen at once
+    response.headers["Cache-Control"] = "no-cache"  # cached, but revalidated: a new release shows at once
     response.add_etag()
     return response.make_conditional(request)

@@ -1,4 +1,4 @@
-"""What Export may read."""
+"""The datasets that Export can read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The API docs: OpenAPI 3.1 by flasgger at /apispec.json, Swagger UI 5 at /apidocs/, all of it served from here."""
+"""The API docs: OpenAPI 3.1 by flasgger at /apispec.json, Swagger UI 5 at /apidocs/, all served by this process."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class Decorator(Protocol):
-    """Documents a view, and returns it."""
+    """A decorator that attaches documentation to a view."""
 
     def __call__(self, view: View, /) -> View:
-        """Return the view."""
+        """Document the view and return it."""
 
 
 Example = dict[str, Any]
@@ -41,25 +41,25 @@ Example = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One answer of a route."""
+    """The documentation of one response of a route."""
 
-    #: what it means
+    #: its description
     text: str
-    #: what it carries: a model, the bytes of a file, a text, or nothing
+    #: its body: a model, bytes for a file, str for text, or None if it has no body
     model: type | None = None
-    #: what its text is, where it is no JSON
+    #: the media type of a text body
     media_type: str = "text/event-stream"
-    #: what it may look like, by name
+    #: example bodies, by name
     examples: Mapping[str, Example] = field(default_factory=dict)
-    #: names of headers that tell more, see _HEADERS
+    #: the names of its headers, see _HEADERS
     headers: Sequence[str] = ()
-    #: names of operations on the job that it carries
+    #: operations on the job in its body, for links
     leads_to: Sequence[str] = ()
 
 
 Answers = dict[int, Answer]
 
-#: What the headers of answers say.
+#: The documentation of response headers.
 _HEADERS: dict[str, dict[str, Any]] = {
     "Retry-After": {
         "description": "How many seconds to wait before trying again.",
@@ -93,7 +93,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
     },
 }
 
-#: The operations that an answer which carries a job leads to.
+#: The operations that a response with a job links to.
 ON_A_JOB = ("get_job", "get_changes", "get_log", "download", "halt_job", "resume_job", "stop_job")
 
 _REF = "#/components/schemas/{model}"
@@ -161,9 +161,10 @@ def describe(
     is_body_required: bool = True,
     name: str = "",
 ) -> Decorator:
-    """Document a view: its docstring is the summary, *text* tells more; *name*, if it has one method, is its own.
+    """Attach OpenAPI documentation to a view, whose docstring is the summary.
 
-    What comes of missing, wrong and busy tokens is added where the view is not open to all.
+    *text* is the description; *name* is the operationId, for views with a single method. Adds the 401, 429 and 503
+    responses to a view that needs a token.
     """
     specification: dict[str, Any] = {"tags": [tag], "description": text, "parameters": parameters or []}
     if body is not None:
@@ -188,7 +189,7 @@ def describe(
 
 
 def _guarded(*, is_classic: bool, job_id: str) -> Answers:
-    """Return what a route that is not open to all may answer instead of what was asked for."""
+    """Return the error responses that a view gives only because it needs a token."""
     described: list[tuple[type[JobManagerError], str, str, list[str]]] = [
         (Unauthenticated, "There is no token, or none that is valid.", examples.NO_TOKEN, ["WWW-Authenticate"]),
         (RateLimited, "The token has asked too often.", examples.RATE_LIMITED, ["Retry-After"]),
@@ -203,7 +204,7 @@ def _guarded(*, is_classic: bool, job_id: str) -> Answers:
 
 
 def refusal(text: str, error: str, *, job_id: str = wire.JOB_ID, headers: Sequence[str] = ()) -> Answer:
-    """Return an error of the classic routes."""
+    """Return an error response of the classic routes."""
     example = {"error": examples.classic_error(error, job_id=job_id)}
     return Answer(text=text, model=wire.ClassicError, examples=example, headers=headers)
 
@@ -211,7 +212,7 @@ def refusal(text: str, error: str, *, job_id: str = wire.JOB_ID, headers: Sequen
 def problem(
     kind: HTTPStatus | type[JobManagerError], text: str, detail: str, *, headers: Sequence[str] = (), **more: Any
 ) -> Answer:
-    """Return an error as RFC 9457 has it: of the kind that stands for one of ours, or of none but its status."""
+    """Return an error response (RFC 9457), whose type is that of an error class, or about:blank for a status."""
     if isinstance(kind, HTTPStatus):
         shown = examples.problem(kind, detail)
     else:
@@ -220,7 +221,7 @@ def problem(
 
 
 def job_id_parameter() -> dict[str, Any]:
-    """Return the description of the parameter that names a job."""
+    """Return the OpenAPI parameter for the id of a job."""
     return {
         "name": "job_id",
         "in": "path",
@@ -232,7 +233,7 @@ def job_id_parameter() -> dict[str, Any]:
 
 
 def header_parameter(name: str, text: str, *, shown: str) -> dict[str, Any]:
-    """Return the description of a header that a request may carry; *shown* tells how it may look."""
+    """Return the OpenAPI parameter for a request header; *shown* is an example value."""
     return {
         "name": name,
         "in": "header",
@@ -242,7 +243,7 @@ def header_parameter(name: str, text: str, *, shown: str) -> dict[str, Any]:
 
 
 def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
-    """Return the descriptions of the parameters that a query of this model may have."""
+    """Return the OpenAPI parameters for a query of this model."""
     schema = model.model_json_schema(ref_template=_REF)
     return [
         {"name": name, "in": "query", "description": described.pop("description"), "schema": _without_null(described)}
@@ -251,7 +252,7 @@ def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a parameter, which is left out rather than null."""
+    """Return the schema of a parameter without null: a parameter is left out instead."""
     kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
     kept = {name: value for name, value in schema.items() if name != "title" and value is not None}
     return kept | (kinds[0] if kinds else {})
@@ -275,14 +276,14 @@ def page() -> str:
 @blueprint.get("/apidocs/index.html")
 @open_to_all
 def page_as_file() -> Response:
-    """Lead to the page."""
+    """Redirect to the page."""
     return redirect(address_of("docs.page"))
 
 
 @blueprint.get("/apispec.json")
 @open_in_part
 def specification() -> Response:
-    """Describe the API under the prefix of the request, with the job types that the token may see."""
+    """Return the OpenAPI description, with the prefix of the request and the job types that the token may see."""
     mount, name, _ = called()
     types = _visible_types()
     key = (name, frozenset(types))
@@ -293,14 +294,14 @@ def specification() -> Response:
 
 
 def _visible_types() -> Registry:
-    """Return the job types that the request may see: none without a token, if there are tokens."""
+    """Return the job types that the request may see: none if tokens exist and the request has none."""
     is_anonymous = mounted().tokens is not None and token() is None
     return Registry().only(()) if is_anonymous else manager().types
 
 
 def _specification(name: str, types: Registry) -> dict[str, Any]:
-    """Return what flasgger finds of the routes that are registered under the name; paths begin behind their prefix."""
-    # Its views are not used: they know one application, at its root, and a page that loads parts from other hosts.
+    """Return flasgger's description of the routes that are registered under *name*; their paths have no prefix."""
+    # Do not use flasgger's views: they need an application at the root, and their page loads files from other hosts.
     swagger = Swagger(config=_CONFIG | {"specs": [_spec_of(name)]}, template=_template(types))
     swagger.app = current_app
     found: dict[str, Any] = swagger.get_apispecs(_SPEC)
@@ -341,7 +342,7 @@ def _template(types: Registry) -> dict[str, Any]:
             {"name": "health", "description": "Whether the service works."},
         ],
         "components": {"schemas": _schemas(types), "securitySchemes": {"token": _BEARER}},
-        # Either: where the operator has made no tokens, none is needed.
+        # Either of the two: no token is needed if the operator has created none.
         "security": [{"token": []}, {}],
     }
 
@@ -378,7 +379,7 @@ def _schemas(types: Registry) -> dict[str, Any]:
 
 
 def _submission(model: str, job_type: type[Job], fields: dict[str, Any], *, is_needed: bool) -> dict[str, Any]:
-    """Return the schema of a submission of one type; its first field names the type."""
+    """Return the schema of a submission of one job type; the first of *fields* names the type."""
     named, *_ = fields
     return {
         "title": model,
@@ -390,13 +391,13 @@ def _submission(model: str, job_type: type[Job], fields: dict[str, Any], *, is_n
 
 
 def _described(job_type: type[Job]) -> str:
-    """Return what a type says of its arguments, or else of itself."""
+    """Return the docstring of the type's arguments, or else the type's description."""
     own = job_type.Args.__dict__.get("__doc__")
     return inspect.cleandoc(own) if own else description_of(job_type)
 
 
 def _tidy(schema: dict[str, Any]) -> None:
-    """Take away titles that repeat the names of properties, which Swagger UI would show in their place."""
+    """Remove titles that only repeat a property's name: Swagger UI would show them instead of the name."""
     for name, described in schema.get("properties", {}).items():
         if described.get("title", "").replace(" ", "").casefold() == name.replace("_", "").casefold():
             del described["title"]
@@ -421,7 +422,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 
 def _examples(shown: Mapping[str, Example]) -> dict[str, Any]:
-    """Return one example as such: Swagger UI would draw a choice of one."""
+    """Return a single example as `example`: for `examples`, Swagger UI would show a menu with one entry."""
     if len(shown) == 1:
         (only,) = shown.values()
         return {"example": only["value"]}

@@ -1,6 +1,6 @@
-"""What routes share: the way to the manager, the name of who asks, and addresses.
+"""Find the mount, the manager, the token and the actor of a request, and build addresses.
 
-The API may be mounted several times, each time for a manager of its own. Which one is meant, the request tells.
+An application may mount the API several times, each time with another manager. The endpoint of the request selects one.
 """
 
 from __future__ import annotations
@@ -23,55 +23,55 @@ from jobmanager.tokens import Role, Token, TokenFile
 #: The key of the JobManager among the extensions of an application that `create_app` made.
 EXTENSION = "jobmanager"
 
-#: How many requests of a process may have themselves kept waiting at once, beside the streams: of its 16 threads.
+#: How many requests of a process may wait at once, of its 16 threads. Streams are limited separately.
 MOST_WAITS = 4
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 _OPEN = "is_open_to_all"
 _OPEN_IN_PART = "is_open_in_part"
-#: Files of pages, which nobody needs a token for.
+#: The static files of pages, which need no token.
 _STATIC = frozenset({"static", "docs.static"})
 
 
 class Mount(Files):
-    """The whole API of one manager."""
+    """The whole API of one manager, as a blueprint."""
 
     def __init__(self, manager: JobManager, name: str) -> None:
         super().__init__(name, "jobmanager.http", static_folder="static", template_folder="templates")
         self.manager = manager
         tokens = manager.settings.tokens
-        #: None: whoever reaches the service may do everything
+        #: None: there are no tokens, and every client that reaches the service may do everything
         self.tokens = None if tokens is None else TokenFile(tokens)
-        #: hosts that requests may name, see Settings
+        #: the hosts that requests may be addressed to, see Settings
         self.hosts = hosts.parse_all(manager.settings.hosts)
-        #: places of requests that have themselves kept waiting: each takes a thread, and some must be left for others
+        #: places for waiting requests: each one holds a thread, and some must be left for others
         self.waits = threading.BoundedSemaphore(MOST_WAITS)
-        #: held while a batch is read and stored: two of them at once might not fit into memory
+        #: held while a batch is read and stored: two at once might not fit into memory
         self.batch = threading.Lock()
-        #: OpenAPI descriptions, by the name under which the blueprint is registered and the job types that they show
+        #: cache of OpenAPI descriptions, by the name of the blueprint and the job types that they show
         self.specifications: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
 
 
 def open_to_all(view: View) -> View:
-    """Have a view be served without a token: it shows nothing of any job."""
+    """Serve a view without a token. Only for views that show nothing of any job."""
     setattr(view, _OPEN, True)
     return view
 
 
 def open_in_part(view: View) -> View:
-    """Serve a view without a token too; a token that is sent is checked, and the view may show it more."""
+    """Serve a view without a token. If a token is sent, it is checked, and the view may show more."""
     setattr(view, _OPEN_IN_PART, True)
     return open_to_all(view)
 
 
 def is_open(view: Callable[..., Any]) -> bool:
-    """Tell whether a view is served without a token."""
+    """Return True if a view is served without a token."""
     return getattr(view, _OPEN, False)
 
 
 def is_open_request() -> bool:
-    """Tell whether what is asked for is served without a token."""
+    """Return True if the request is served without checking a token."""
     if endpoint() in _STATIC:
         return True
     view = current_app.view_functions[str(request.endpoint)]
@@ -79,26 +79,26 @@ def is_open_request() -> bool:
 
 
 def mounted() -> Mount:
-    """Return what the request is for."""
+    """Return the mount that the request is for."""
     return called().mount
 
 
 def endpoint() -> str:
-    """Return the endpoint without the name of what it is mounted as; "" where there is no such route."""
+    """Return the endpoint without the name of the mount; "" if the request matches no route."""
     return called().endpoint if request.endpoint is not None else ""
 
 
 class Called(NamedTuple):
-    """What a request is for."""
+    """The mount and the endpoint that a request is for."""
 
     mount: Mount
-    #: under which it is registered
+    #: the name under which the mount is registered
     name: str
     endpoint: str
 
 
 def called() -> Called:
-    """Return what is asked for; found once for each request."""
+    """Return the mount and the endpoint of the request; cached for the request."""
     found = g.get("jobmanager_called")
     if found is None:
         found = g.jobmanager_called = _find_called()
@@ -113,18 +113,18 @@ def _find_called() -> Called:
 
 
 def address_of(endpoint: str, **values: Any) -> str:
-    """Return the address of a route, under the prefix that the request came by."""
+    """Return the address of a route, under the prefix of the request."""
     return url_for(f"{called().name}.{endpoint}", **values)
 
 
 class JobIdConverter(BaseConverter):
-    """The part of a path that names a job: any text but the names of routes that stand in the same place."""
+    """The id of a job in a path: any text except the names of routes in the same place."""
 
     regex = "(?!(?:batch|halt|resume|stop)(?:/|$))[^/]+"
 
 
 def manager() -> JobManager:
-    """Return the JobManager, as far as whoever asks may see it."""
+    """Return the JobManager of the request, restricted to the job types that its token may see."""
     whole, asking = mounted().manager, token()
     if asking is None or asking.types is None:
         return whole
@@ -132,12 +132,15 @@ def manager() -> JobManager:
 
 
 def token() -> Token | None:
-    """Return the token of whoever asks; None where there are no tokens, or none is needed."""
+    """Return the token of the request; None if there are no tokens or the route needs none."""
     return cast("Token | None", g.get("jobmanager_token"))
 
 
 def still_let_in() -> Callable[[], bool]:
-    """Return what tells, after the request too, whether whoever asks would still be let in."""
+    """Return a function that returns True while the token of this request is valid, even after the request.
+
+    The function raises TokensUnavailable.
+    """
     tokens, asking = mounted().tokens, token()
     if tokens is None or asking is None:
         return lambda: True
@@ -145,13 +148,13 @@ def still_let_in() -> Callable[[], bool]:
 
 
 def actor() -> str:
-    """Return who asks, to be kept with the change: the token's name, or else the client's address."""
+    """Return the name to store with a change: the token's name, or else the client's address."""
     asking = token()
     return asking.name if asking is not None else request.remote_addr or "local"
 
 
 def require(role: Role) -> None:
-    """Raise Forbidden if whoever asks has a token whose role does not suffice."""
+    """Raise Forbidden if the request has a token whose role does not suffice."""
     asking = token()
     if asking is not None and not asking.role.includes(role):
         raise Forbidden(asking.name, asking.role, role)

@@ -1,7 +1,7 @@
-"""The one map from what went wrong to what HTTP says about it.
+"""The one map from errors to HTTP responses.
 
-What a client did wrong is told in the words of the JobManagerError. What went wrong here is told to the operator, in
-the log: it may show paths, hosts and values. Of it the client learns only that it happened, and when to come back.
+A client's mistake is answered with the text of the JobManagerError. An error of the service is logged for the operator,
+because its text may contain paths, hosts and values; the client learns only that it happened and when to try again.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from jobmanager.errors import (
 )
 from jobmanager.http.refusals import log_refusal
 
-#: The field of a submission that comes as a header.
+#: The field of a submission that is sent as a header.
 IDEMPOTENCY_KEY = "idempotency_key"
-#: The header of a request that changes a job which names the versions it may change.
+#: The header that names the versions of a job that a request may change.
 IF_MATCH = "If-Match"
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What HTTP says about a kind of error."""
+    """The HTTP status and the problem type of a kind of error."""
 
     status: HTTPStatus
     #: the last part of the URI that names the kind; clients rely on it
     name: str
 
     def uri(self) -> str:
-        """Return what a problem has as its type."""
+        """Return the `type` of the problem."""
         return f"urn:jobmanager:problem:{self.name}"
 
 
-#: The first that fits counts.
+#: The first entry that matches applies.
 KINDS: dict[type[JobManagerError], Kind] = {
     Unreadable: Kind(HTTPStatus.BAD_REQUEST, "unreadable"),
     UnknownType: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "unknown-type"),
@@ -79,10 +79,10 @@ _log = logging.getLogger(__name__)
 
 
 def register(owner: Flask | Blueprint) -> None:
-    """Have its errors be answered as application/problem+json (RFC 9457), or as the classic routes do."""
+    """Answer the owner's errors as application/problem+json (RFC 9457), or in the format of the classic routes."""
     owner.register_error_handler(Exception, _answer)
     for code in default_exceptions:
-        # Flask asks handlers of a status first: one of the application's would come before ours of every Exception.
+        # Flask tries handlers of a status first: one of the application's would win over ours for Exception.
         owner.register_error_handler(code, _answer)
 
 
@@ -92,7 +92,7 @@ def _answer(error: Exception) -> Response:
     if (request.blueprint or "").rpartition(".")[2] == "classic":
         response = jsonify(_classic(text))
         if isinstance(error, InvalidRequest):
-            status = HTTPStatus.BAD_REQUEST  # as the Go service had it
+            status = HTTPStatus.BAD_REQUEST  # as in the Go service
     else:
         response = jsonify(_problem(error, status, text))
         response.mimetype = "application/problem+json"
@@ -106,7 +106,7 @@ def _kind_of(error: Exception) -> Kind | None:
 
 
 def _tell(error: Exception) -> tuple[HTTPStatus, str]:
-    """Return the status and what the client is told; the operator is told of what went wrong here."""
+    """Return the status and the text for the client. Log errors of the service."""
     if isinstance(error, RequestEntityTooLarge) and "jobmanager_max_body_bytes" in g:
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {g.jobmanager_max_body_bytes} bytes."
     if isinstance(error, HTTPException):
@@ -161,7 +161,7 @@ def _add_headers(response: Response, error: Exception) -> None:
     if isinstance(error, (BatchUnderWay, QueueFull, RateLimited, StoreUnavailable, TokensUnavailable, TooManyStreams)):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, Unauthenticated):
-        # RFC 6750 §3: no error code for a request that carries no token.
+        # RFC 6750 §3: no error code for a request without a token.
         told = ', error="invalid_token"' if error.has_token else ""
         response.headers["WWW-Authenticate"] = f'Bearer realm="jobmanager"{told}'
     if isinstance(error, Forbidden):

@@ -1,7 +1,7 @@
-"""What happens to jobs, as it happens: server-sent events (HTML Living Standard §9.2).
+"""Server-sent events about jobs, as they happen (HTML Living Standard §9.2).
 
-A stream takes one of the threads that serve requests, so there is a bound on them, and a client that does not read is
-sent away. Each connection is looked at here, for WSGI tells an application nothing of a client that has left.
+Each stream holds one of the threads that serve requests, so their number is limited, and a client that does not read is
+disconnected. This module polls each connection, because WSGI does not report that a client has left.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from jobmanager.manager import JobManager
 from jobmanager.records import News
 from jobmanager.states import FINAL
 
-#: How often something is sent at least: a proxy ends a connection on which nothing comes for long.
+#: The longest time without data on a stream: proxies close idle connections.
 HEARTBEAT_SECONDS = 10.0
-#: How long a client may leave unread what it was sent.
+#: How long a client may leave data unread.
 READ_SECONDS = 10.0
-#: How long a client waits before it connects again, unless it knows better.
+#: How long clients should wait before they reconnect.
 _RETRY_MILLISECONDS = 2000
-#: How often it is looked whether the client is still there, and still let in.
+#: How often to check that the client is connected and its token is valid.
 LOOK_SECONDS = 0.5
-#: How much is sent at once: what the buffers of a connection that has room for anything take without blocking.
+#: Bytes sent at once: a connection that poll reports as writable takes so many without blocking.
 _PIECE = 4096
 
 _log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def of_job(job_id: str) -> Response:
 
 
 def _last_event_id(query: resources.JobEventQuery) -> int | None:
-    """Return the number of the change that the client has seen last; raises InvalidRequest."""
+    """Return the number of the last change that the client has seen, or None. Raises InvalidRequest."""
     told = request.headers.get("Last-Event-ID") or query.last_event_id
     if not told:
         return None
@@ -121,7 +121,7 @@ def _answer(stream: _Stream) -> Response:
     client = _Client(request.environ)
     response = Response(client.paced(stream), mimetype="text/event-stream")
     response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Accel-Buffering"] = "no"  # or nginx would keep events back until it has enough of them
+    response.headers["X-Accel-Buffering"] = "no"  # otherwise nginx buffers the events
     response.call_on_close(stream.close)
     metrics.stream_began()
     response.call_on_close(metrics.stream_ended)
@@ -130,7 +130,7 @@ def _answer(stream: _Stream) -> Response:
 
 
 class _Stream:
-    """What one client is told: of all jobs, or of one until it has ended."""
+    """The events for one client: of all jobs, or of one job until it has ended."""
 
     def __init__(self, subscription: Subscription, manager: JobManager, *, job_id: str | None = None) -> None:
         self._subscription = subscription
@@ -139,19 +139,19 @@ class _Stream:
         self._is_let_in = still_let_in()
 
     def is_over(self) -> bool:
-        """Tell whether there will be nothing more: the service shuts down."""
+        """Return True if no more events will come, because the service shuts down."""
         return self._subscription.is_over
 
     def close(self) -> None:
-        """Give the place back that the stream has among those there may be."""
+        """Release the stream's place among the streams that may be open."""
         self._subscription.close()
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield what happens, and b"" now and then where nothing did."""
+        """Yield events; yield b"" now and then if there are none. Blocks in between."""
         try:
             yield from self._chunks()
         except JobManagerError as error:
-            # The answer has begun: what is wrong can be told only once the client comes back, as it will.
+            # The response has begun, so it cannot carry the error. The client gets the error when it reconnects.
             _log.info("A stream ends early: %s", error)
 
     def _chunks(self) -> Iterator[bytes]:
@@ -175,11 +175,11 @@ class _Stream:
 
     def _greeting(self) -> bytes:
         retry = f"retry: {_RETRY_MILLISECONDS}\n\n".encode()
-        # An id at once, for all jobs: a client that is cut off before the first event misses nothing either.
+        # For all jobs, send an id at once: a client that is cut off before the first event then misses nothing.
         return retry + (self._place() if self._job_id is None else self._show_job(self._job_id))
 
     def _place(self) -> bytes:
-        """Return an id without an event, which clients keep: less has to be read again when they come back."""
+        """Return an SSE id line without data. Clients keep the id, so that a reconnect resumes from here."""
         return f"id: {self._subscription.position}\n\n".encode()
 
     def _show(self, told: Told) -> bytes:
@@ -193,13 +193,13 @@ class _Stream:
 
 @lru_cache(maxsize=1024)
 def _show_change(news: News) -> bytes:
-    """Return the event that tells of a change; made once for all who are told of it."""
+    """Return the event for a change; cached for all streams that send it."""
     return _event("change", resources.show_change(news.change), number=news.change.seq)
 
 
 def _event(name: str, data: BaseModel, *, number: int | None = None) -> bytes:
     place = "" if number is None else f"id: {number}\n"
-    # JSON has no line breaks outside of strings, and escapes those in them.
+    # This JSON has no line breaks between tokens, and escapes those in strings.
     return f"event: {name}\n{place}data: {data.model_dump_json()}\n\n".encode()
 
 
@@ -208,17 +208,17 @@ def _is_final(told: Told) -> bool:
 
 
 class _Client:
-    """The connection to a client, as far as the server shows it."""
+    """The connection to a client, if the server exposes its socket."""
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self._socket: socket.socket | None = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
         self._timeout = self._socket.gettimeout() if self._socket is not None else None
         if self._socket is not None:
-            # The last resort, should more be sent than there is room for after all.
+            # Last resort, in case a send blocks after all.
             self._socket.settimeout(READ_SECONDS)
 
     def paced(self, stream: _Stream) -> Iterator[bytes]:
-        """Yield what the client has room for, when it has; ends when it has left, or does not read."""
+        """Yield the stream in pieces that the client has room for. Ends if the client has left or does not read."""
         for chunk in stream:
             if self._has_left():
                 return
@@ -228,7 +228,7 @@ class _Client:
                 yield chunk[begin : begin + _PIECE]
 
     def part(self) -> None:
-        """Have the connection closed once the answer is written: the server would wait for another request."""
+        """Make the server close the connection after the response, instead of waiting for another request."""
         self._shut(socket.SHUT_RD)
         if self._socket is not None:
             with suppress(OSError):
@@ -238,7 +238,7 @@ class _Client:
         return bool(self._poll(select.POLLRDHUP, 0) & _GONE)
 
     def _has_room(self, is_over: Callable[[], bool]) -> bool:
-        """Wait until the client has room for a piece; False if it has left, or has not read for too long."""
+        """Wait until the client has room for a piece. Return False if it has left, does not read, or at shutdown."""
         deadline = time.monotonic() + READ_SECONDS
         while time.monotonic() < deadline and not is_over():
             found = self._poll(select.POLLOUT | select.POLLRDHUP, LOOK_SECONDS)
@@ -248,12 +248,12 @@ class _Client:
                 return True
         if not is_over():
             _log.info("A client does not read its stream; it is cut off.")
-        # Not even the end of the answer would get through; the server is not to wait for that.
+        # The end of the response would not get through either: the server must not wait to send it.
         self._shut(socket.SHUT_RDWR)
         return False
 
     def _poll(self, events: int, seconds: float) -> int:
-        """Return what holds of the connection, as soon as one of *events* does; all of them if it is not known."""
+        """Poll the socket for *events*. Return those found, 0 after *seconds*, or POLLOUT if there is no socket."""
         if self._socket is None:
             return select.POLLOUT
         poll = select.poll()
@@ -263,7 +263,7 @@ class _Client:
     def _shut(self, how: int) -> None:
         if self._socket is not None:
             with suppress(OSError):
-                # Of the connection itself: what encrypts it would forget to do so, and write plainly.
+                # Shut down the raw socket: SSLSocket.shutdown() would fall back to plain text.
                 socket.socket.shutdown(self._socket, how)
 
 

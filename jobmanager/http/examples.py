@@ -1,4 +1,4 @@
-"""The bodies and answers that the API docs show. A test compares them with what the routes really answer."""
+"""The example bodies and responses in the API docs. A test compares them with real responses."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ SUBMISSIONS = {
 
 
 def job(status: str, *, summary: str = "", **details: Any) -> dict[str, Any]:
-    """Return an example of the answer that shows a job, by default one of type Simple."""
+    """Return an example response of the classic routes with a job, by default of type Simple."""
     shown = (details if "type" in details else _SIMPLE | details) | {"jobID": JOB_ID, "status": status}
     return {"summary": summary or status, "value": {"jobID": JOB_ID, "message": "Success", "details": shown}}
 
 
 def classic_error(error: str, *, job_id: str = JOB_ID, summary: str = "Refused") -> dict[str, Any]:
-    """Return an example of an error of the classic routes."""
+    """Return an example error of the classic routes."""
     return {"summary": summary, "value": {"jobID": job_id, "error": error}}
 
 
 def problem(status: HTTPStatus, detail: str, *, type: str = "about:blank", **more: Any) -> dict[str, Any]:  # noqa: A002
-    """Return an example of an error as RFC 9457 has it."""
+    """Return an example error of the REST routes (RFC 9457)."""
     shown = {"type": type, "title": status.phrase, "status": int(status), "detail": detail}
     return {"summary": status.phrase, "value": shown | more}
 
@@ -131,7 +131,7 @@ BROKEN = "Something went wrong here; it was logged."
 
 # The REST routes
 
-#: What a body that cannot be read is told to look like.
+#: Valid bodies, which the error for an unreadable body shows.
 NEW_JOB = '{"type": "Simple", "args": {"steps": 60}}'
 CONTROL = '{"reason": "the disk fills up"}'
 
@@ -164,7 +164,7 @@ _LATER = "2024-03-09T12:00:12.345678Z"
 
 
 def shown(status: str, *, summary: str = "", done: int | None = None, **more: Any) -> dict[str, Any]:
-    """Return an example of a job as the REST routes show it, by default one of type Simple."""
+    """Return an example job in the format of the REST routes, by default of type Simple."""
     kept = {"seq": done, "saved_at": _LATER, "age_seconds": 0.4, "done": done} if done else None
     lease = {"owner": "6fca1a06:host:4711:93a1c0de", "expires_at": "2024-03-09T12:00:27Z", "seconds_left": 14.2}
     value: dict[str, Any] = {
@@ -280,7 +280,7 @@ CHANGES = {
 
 
 def stream(*events: tuple[str, str, dict[str, Any]]) -> str:
-    """Return an example of a stream: name, id and data of each event."""
+    """Return an example stream; *events* are the name, the id and the data of each event."""
     told = "retry: 2000\n\n"
     for name, event_id, data in events:
         told += f"event: {name}\n" + (f"id: {event_id}\n" if event_id else "") + f"data: {json.dumps(data)}\n\n"

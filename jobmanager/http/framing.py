@@ -1,7 +1,7 @@
 """Find where a request ends in the bytes of a connection, as they arrive.
 
-Pure: no I/O, no clock, no threads. gunicorn's parser decides what a request says, and sees no byte behind its end. So a
-length that gunicorn could read in another way is refused here: the rest of a body must not be taken for a request.
+Pure: no I/O, no clock, no threads. gunicorn's parser reads the request, and gets no byte beyond its end. A length that
+gunicorn could read differently is refused here, so that the rest of a body is never taken for a request.
 Source: RFC 9112 §6 and §7.1 (message body length, chunked transfer coding).
 """
 
@@ -48,32 +48,32 @@ class Stage(Enum):
 
 
 class Incoming:
-    """The bytes that a client sent and no thread has taken: one request, perhaps followed by others."""
+    """Received bytes that no thread has taken yet: one request, perhaps followed by others."""
 
     def __init__(self) -> None:
         self._data = bytearray()
         self._begin()
 
     def _begin(self) -> None:
-        self._searched = 0  # there is no end of a head before this
+        self._searched = 0  # the head does not end before this
         self._body_at: int | None = None  # None: the head is not complete
         self._chunk_at = 0  # where the next chunk begins; 0: the body is not chunked
-        self._chunks = 0  # that were found
-        self._end = 0  # of a body whose length is known
-        self._fault: Stage | None = None  # of the head
+        self._chunks = 0  # how many were found
+        self._end = 0  # where the request ends, once that is known
+        self._fault: Stage | None = None  # found in the head
         self._expects = False
         self.stage = Stage.PARTIAL
-        #: the client waits for `100 Continue` before it sends the body; the loop sets it back when it has sent that
+        #: the client waits for `100 Continue` before it sends the body; the loop resets this after sending it
         self.awaits_continue = False
-        #: the spare thread may answer it
+        #: the spare thread may answer this request
         self.is_urgent = False
 
     def __len__(self) -> int:
-        """Return how many bytes are kept."""
+        """Return how many bytes are buffered."""
         return len(self._data)
 
     def feed(self, data: bytes) -> Stage:
-        """Add what arrived, and return the stage of the first request."""
+        """Add received bytes, and return the stage of the first request."""
         self._data += data
         return self.look()
 
@@ -85,9 +85,9 @@ class Incoming:
         return self.stage
 
     def take(self) -> bytes:
-        """Return the first request without its `Expect: 100-continue`, and remove it.
+        """Remove the first request and return it without its `Expect: 100-continue`.
 
-        Of a large one, return all that has arrived of it.
+        If its body is too large to be collected, return all that has arrived.
         """
         end = len(self._data) if self.stage is Stage.LARGE else self._end
         request = bytes(self._data[:end])
@@ -121,7 +121,7 @@ class Incoming:
         self.is_urgent = _URGENT.match(head) is not None
 
     def _measure(self, head: bytes, body_at: int) -> None:
-        """Find out how the end of the body is told."""
+        """Read from the head how the body ends: after a given length, or with the last chunk."""
         lengths = [value.strip(b" \t") for value in _LENGTH.findall(head)]
         codings = [value.strip(b" \t").lower() for value in _CODING.findall(head)]
         if len(lengths) + len(codings) > 1 or (lengths and not _NUMBER.fullmatch(lengths[0])):
@@ -137,7 +137,7 @@ class Incoming:
         return Stage.COMPLETE if len(self._data) >= end else Stage.PARTIAL
 
     def _walk_chunks(self, body_at: int) -> Stage:
-        """Go on from the chunk that was not complete the last time."""
+        """Return the stage of a chunked request. Continue with the chunk that was incomplete the last time."""
         while self._chunk_at < len(self._data):
             line = _CHUNK_LINE.match(self._data, self._chunk_at)
             if line is None:
@@ -152,13 +152,13 @@ class Incoming:
         return Stage.PARTIAL
 
     def _stage_of_line(self) -> Stage:
-        """Return the stage where no well-formed line stands before a chunk."""
+        """Return the stage if the line before a chunk is incomplete or malformed."""
         line = self._data[self._chunk_at : self._chunk_at + _MOST_CHUNK_LINE_BYTES]
         is_whole = b"\n" in line or len(line) == _MOST_CHUNK_LINE_BYTES
         return Stage.MALFORMED if is_whole else Stage.PARTIAL
 
     def _stage_of_trailers(self, begin: int) -> Stage:
-        """Return the stage after the last chunk; trailers end like a head, with an empty line."""
+        """Return the stage after the last chunk. Trailers end like a head, with an empty line."""
         found = self._data.find(_HEAD_END, begin - len(_LINE_END))
         if found >= 0:
             self._end = found + len(_HEAD_END)

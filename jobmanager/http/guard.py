@@ -1,4 +1,4 @@
-"""What is refused before any route sees it, and the headers of every answer."""
+"""Refuse requests before their route runs, and add headers to every response."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from jobmanager.tokens import Role, Token, TokenFile
 MAX_BODY_BYTES = 1024 * 1024
 MAX_BATCH_BYTES = 64 * 1024 * 1024
 
-#: Routes that change things although they answer GET, as the classic ones do.
+#: Routes that change jobs although they answer GET: classic ones.
 _CHANGING_VIEWS = frozenset({"classic.halt", "classic.resume", "classic.stop"})
-#: Routes that show nothing of any job, and are asked by whatever address a probe knows.
+#: Routes that show nothing of any job. Probes may use them from any machine and under any host name.
 _PROBES = frozenset({"health.live", "health.ready"})
-#: Methods whose bodies are ignored, and never waited for.
+#: Methods whose bodies are ignored and not read.
 _WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 
-#: What a page of ours may do: nothing but what is served from here, no script or style written into it, in no frame.
-#: Swagger UI draws its arrows from data: addresses.
+#: Restricts our pages: they load only files of this service, have no inline scripts or styles, and are never framed.
+#: Swagger UI draws its arrows from data: URLs.
 _POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
@@ -38,7 +38,7 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-    "Referrer-Policy": "same-origin",  # our own pages have to be recognised by it, see origins.may_change
+    "Referrer-Policy": "same-origin",  # our own pages are recognised by Referer, see origins.may_change
     "X-Content-Type-Options": "nosniff",
 }
 
@@ -46,13 +46,13 @@ _log = logging.getLogger(__name__)
 
 
 def protect(blueprint: Blueprint) -> None:
-    """Have its routes refuse strangers, other sites' pages and missing tokens."""
+    """Refuse strangers, other sites' pages and missing tokens on all routes of the blueprint."""
     blueprint.before_request(_check)
     blueprint.after_request(add_headers)
 
 
 def add_headers(response: Response) -> Response:
-    """Return the answer with the headers that every answer has, unless the route has set them otherwise."""
+    """Add the headers that every response has, except those that the route has set."""
     there = {name.lower() for name, _ in response.headers}
     for name, value in _HEADERS.items():
         if name.lower() not in there:
@@ -63,18 +63,18 @@ def add_headers(response: Response) -> Response:
 
 
 def add_headers_to_errors(response: Response) -> Response:
-    """Add the headers to answers to requests for no route: those of routes have them already."""
+    """Add the headers to responses to requests that match no route: those of routes already have them."""
     if request.endpoint is not None:
         return response
     if response.location:
-        # Flask redirects to the Host that the client sent, if only a slash is missing.
+        # If only a slash is missing, Flask redirects to the Host that the client sent: keep the path alone.
         _, _, path, query, _ = urlsplit(response.location)
         response.location = urlunsplit(("", "", f"/{path.lstrip('/')}", query, ""))
     return add_headers(response)
 
 
 def _check() -> None:
-    """Refuse a request before its route runs; one function, since Flask takes time for each one that it calls."""
+    """Refuse a request before its route runs. A single function, since Flask spends time on each that it calls."""
     mount = mounted()
     if endpoint() not in _PROBES:
         _refuse_strangers(mount)
@@ -89,7 +89,7 @@ def _check() -> None:
 
 
 def _refuse_strangers(mount: Mount) -> None:
-    """Refuse other machines if only this one may use the service, and hosts that it does not answer for."""
+    """Refuse other machines if only this one may use the service, and hosts that the service does not answer for."""
     environ, settings = request.environ, mount.manager.settings
     is_private = mount.tokens is None and not settings.insecure
     if is_private and not origins.is_from_this_machine(environ):
@@ -109,7 +109,7 @@ def _refuse_strangers(mount: Mount) -> None:
 
 
 def _refuse_foreign_change(mount: Mount) -> None:
-    """Refuse a change that a browser asks for on behalf of a page of another origin, or before a person does."""
+    """Refuse a change that a browser requests for a page of another origin, or as a prefetch."""
     if request.method == "HEAD":
         raise MethodNotAllowed(["GET", "POST"], "HEAD changes nothing here; use GET or POST.")
     environ = request.environ
@@ -122,12 +122,12 @@ def _refuse_foreign_change(mount: Mount) -> None:
 
 
 def _let_in(tokens: TokenFile, needed: Role) -> None:
-    """Find out who asks; raises Unauthenticated, Forbidden, RateLimited, TokensUnavailable."""
+    """Check the token. Raises Unauthenticated, Forbidden, RateLimited or TokensUnavailable."""
     told = request.authorization
     secret = told.token if told is not None and told.type == "bearer" else None
     token = tokens.find(secret, now=datetime.now(UTC)) if secret else None
     if token is None:
-        tokens.tokens()  # whether the service can know any token comes first
+        tokens.tokens()  # an unusable file takes precedence: raises TokensUnavailable
         raise Unauthenticated(has_token=bool(secret))
     g.jobmanager_token = token
     _count(token)
@@ -135,7 +135,7 @@ def _let_in(tokens: TokenFile, needed: Role) -> None:
 
 
 def _count(token: Token) -> None:
-    """Raise RateLimited if the token has asked too often; a bucket that cannot be reached refuses nobody."""
+    """Raise RateLimited if the token has sent too many requests. A bucket that cannot be used limits nothing."""
     if token.rate is None:
         return
     bucket = mounted().manager.settings.data_dir / "rates" / token.hash[:32]
@@ -151,14 +151,14 @@ def _count(token: Token) -> None:
 def _refuse_large() -> None:
     """Raise RequestEntityTooLarge if the body is too large.
 
-    If the request does not give the length, this reads the body to measure it. The route of a batch does that itself.
+    If the request does not give the length, reads the body to measure it. The batch route does that itself.
     """
     if request.method in _WITHOUT_BODY:
         return
     is_batch = endpoint() == "jobs.submit_batch"
     most = MAX_BATCH_BYTES if is_batch else MAX_BODY_BYTES
     g.jobmanager_max_body_bytes = most
-    # Werkzeug cuts off a body of unknown length silently: one byte more shows that it was too long.
+    # Werkzeug silently cuts off a body of unknown length: one byte more shows that it was too long.
     request.max_content_length = most + 1
     length = request.content_length
     if length is None and is_batch:

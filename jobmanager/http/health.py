@@ -1,4 +1,4 @@
-"""What load balancers and containers ask."""
+"""Health checks for load balancers and containers."""
 
 from __future__ import annotations
 

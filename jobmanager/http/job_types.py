@@ -1,4 +1,4 @@
-"""What can be submitted."""
+"""The job types that can be submitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs as resources: to submit, to list, to look at, and what they left."""
+"""Submit, list and show jobs, their changes, their logs and their files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from jobmanager.http.requests import heed_one_range
 from jobmanager.records import Submission
 from jobmanager.repeatable import Repeatable
 
-#: Largest body, in bytes, whose jobs are in memory together: as objects they may take thirty times as much.
+#: The largest body, in bytes, whose jobs are all parsed into memory: as objects they may take thirty times as much.
 _SMALL_BATCH = 2 * 1024 * 1024
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
@@ -119,17 +119,17 @@ def submit_batch() -> Response:
     with batch_at_a_time():
         batch = Repeatable(lambda: _submissions(body))
         try:
-            # A small body is parsed once, which is faster; a large one twice, a part at a time.
+            # A small body is parsed once, which is faster; a large body is parsed twice, a part at a time.
             ids = manager().submit_all(list(batch) if len(body) <= _SMALL_BATCH else batch, actor=actor())
         except InvalidRequest:
-            # If the rest of the body cannot be parsed, or has too many jobs, the answer says that instead.
+            # If the rest of the body cannot be parsed or has too many jobs, raise that error instead.
             deque(bodies.parse_many(body, examples.NEW_JOB), maxlen=0)
             raise
     return render(resources.Ids(ids=ids), HTTPStatus.ACCEPTED)
 
 
 def _submissions(body: bytes | bytearray) -> Iterator[Submission]:
-    """Return the jobs of a batch, each read when it is asked for; raises Unreadable, InvalidRequest."""
+    """Return an iterator over the jobs of a batch, parsed lazily. It raises Unreadable or InvalidRequest."""
     values = bodies.parse_many(body, examples.NEW_JOB)
     return map(resources.NewJob.submission, bodies.validated_each(resources.NewJob, values))
 
@@ -274,6 +274,6 @@ def artifact(job_id: str) -> Response:
         conditional=True,
     )
     if ";" in found.media_type:
-        # Flask adds a character set to every text, whether it has one or not.
+        # Flask adds a charset to every text type, even to one that has a charset.
         response.content_type = found.media_type
     return response

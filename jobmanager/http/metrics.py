@@ -1,4 +1,4 @@
-"""What Prometheus asks, and the time that requests take."""
+"""The metrics for Prometheus, and the time that requests take."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ blueprint = Blueprint("metrics", __name__)
 
 
 def watch(app: Flask) -> None:
-    """Have the time counted that each request takes."""
+    """Measure how long each request of the application takes."""
     app.before_request(_begin)
     app.after_request(_end)
 

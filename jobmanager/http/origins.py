@@ -14,30 +14,31 @@ from typing import Any
 from jobmanager import hosts
 from jobmanager.hosts import Host
 
-#: What a WSGI server gives an application about a request.
+#: The WSGI environment of a request.
 Environment = Mapping[str, Any]
 
 _OWN_SITES = ("same-origin", "none")
 
 
 def is_from_this_machine(environ: Environment) -> bool:
-    """Return True if the client is on this machine: a loopback address, or a socket in the file system, which has none.
+    """Return True if the client is on this machine: it has a loopback address, or uses a Unix socket (empty address).
 
-    A server that does not give the address at all is not trusted.
+    Return False if the server does not give the address at all.
     """
     address = environ.get("REMOTE_ADDR")
     return address is not None and (address == "" or hosts.is_loopback(address))
 
 
 def lacks_host(environ: Environment) -> bool:
-    """Return True if a request without a Host header should have one: all but those of HTTP/1.0 (RFC 9112 §3.2)."""
+    """Return True if the Host header is missing although required: by every version but HTTP/1.0 (RFC 9112 §3.2)."""
     return "HTTP_HOST" not in environ and environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
 
 
 def names_known_host(environ: Environment, listed: Sequence[Host]) -> bool:
     """Return True if the Host header names this machine, the bound address or a listed host.
 
-    So a page whose name was made to resolve to this machine (DNS rebinding) is refused. No browser leaves Host out.
+    This refuses a page whose name was made to resolve to this machine (DNS rebinding). A request without Host passes:
+    every browser sends one.
     """
     text = environ.get("HTTP_HOST")
     if text is None:
@@ -49,7 +50,7 @@ def names_known_host(environ: Environment, listed: Sequence[Host]) -> bool:
 
 
 def _bound_addresses(environ: Environment) -> Iterator[str]:
-    """Yield the addresses that the client connected to; no names, since some servers take SERVER_NAME from Host."""
+    """Yield the addresses that the client connected to. Skip names, since some servers copy SERVER_NAME from Host."""
     names = [str(environ.get("SERVER_NAME", ""))]
     if (connection := environ.get("gunicorn.socket")) is not None:
         with contextlib.suppress(OSError):  # the client has left
@@ -63,8 +64,8 @@ def _bound_addresses(environ: Environment) -> Iterator[str]:
 def may_change(environ: Environment) -> bool:
     """Return True unless a browser sent the request for a page of another origin.
 
-    Without Sec-Fetch-Site, which browsers send only to trustworthy addresses (HTTPS, loopback), Origin has to name the
-    request's own host, or else Referer. Schemes are not compared: TLS may end at a proxy.
+    Browsers send Sec-Fetch-Site only to trustworthy addresses (HTTPS, loopback). Without it, Origin must name the
+    request's own host; without Origin, Referer must. Schemes are not compared: TLS may end at a proxy.
     """
     site = environ.get("HTTP_SEC_FETCH_SITE")
     if site is not None:
@@ -74,7 +75,7 @@ def may_change(environ: Environment) -> bool:
 
 
 def may_read(environ: Environment) -> bool:
-    """Return True unless a browser sent the request for a page of another origin; links may lead here from anywhere.
+    """Return True unless a browser sent the request for a page of another origin. Links from anywhere are allowed.
 
     This is the Resource Isolation Policy. Browsers send no Origin when they follow a link.
     """
@@ -88,8 +89,8 @@ def may_read(environ: Environment) -> bool:
 def hides_its_page(environ: Environment) -> bool:
     """Return True if a browser sent the request and does not say for which page.
 
-    Any page can have the browser leave out Referer, but not the user agent, which begins alike in every browser, nor
-    the languages, which programs that call themselves a browser seldom send.
+    Any page can make the browser omit Referer, but neither User-Agent, which begins alike in every browser, nor
+    Accept-Language, which programs that pose as a browser seldom send.
     """
     is_browser = environ.get("HTTP_USER_AGENT", "").startswith("Mozilla/") and "HTTP_ACCEPT_LANGUAGE" in environ
     says_page = any(environ.get(name) for name in ("HTTP_SEC_FETCH_SITE", "HTTP_ORIGIN", "HTTP_REFERER"))
@@ -102,6 +103,6 @@ def _is_own(source: str, environ: Environment) -> bool:
 
 
 def _follows_link(environ: Environment) -> bool:
-    """Return True for a navigation of a whole tab, as opposed to a frame or an image."""
+    """Return True if the request navigates a whole tab, not a frame or an image."""
     goes_to = environ.get("HTTP_SEC_FETCH_DEST", "document")
     return environ.get("HTTP_SEC_FETCH_MODE") == "navigate" and goes_to == "document"

@@ -1,4 +1,4 @@
-"""The errors that the docs of many routes share."""
+"""The error responses that the docs of many routes share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Log refused requests, so that an operator sees an attack or a wrong setting.
 
-At most one line a second for each status: a flood of requests must not become a flood of lines. Never logs the query or
-a header but Host, since they may hold a token.
+At most one line a second for each status: a flood of requests must not become a flood of lines. Of the query and the
+headers, logs only Host: the others may hold a token.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from http import HTTPStatus
 
 from flask import request
 
-#: The statuses of requests that are refused for who sent them.
+#: The statuses that refuse a request because of its sender or its Host.
 _LOGGED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.MISDIRECTED_REQUEST)
 _LONGEST = 200
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class Limit:
-    """Allows one event a second of each kind, and counts those in between. Thread-safe."""
+    """Allows one event of each kind per second, and counts those in between. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -30,7 +30,7 @@ class Limit:
         self._seen: dict[int, tuple[float, int]] = {}
 
     def take(self, kind: int) -> int | None:
-        """Return how many events of the kind were left out since the last; None if this one is to be left out too."""
+        """Return how many events of this kind were left out since the last one; None if this one is left out, too."""
         now = self._clock()
         with self._lock:
             last, left_out = self._seen.get(kind, (float("-inf"), 0))
@@ -45,7 +45,7 @@ _limit = Limit()
 
 
 def log_refusal(status: HTTPStatus, reason: str) -> None:
-    """Log the request if the status says that it was refused for who sent it."""
+    """Log the request if its status is one of _LOGGED, at most once a second for each status."""
     if status not in _LOGGED or (left_out := _limit.take(status)) is None:
         return
     more = f" Not logged since the last such line: {left_out} more." if left_out else ""

@@ -1,6 +1,6 @@
-"""What requests of every kind have: an id, names for their route and method, and a Range.
+"""Request ids, the names of routes and methods for metrics, and the Range header.
 
-The id comes back in the answer, and is in every line that is logged while the request is answered.
+The id is in the response, and in every line that is logged while the request is answered.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from uuid_utils import uuid7
 from jobmanager.logs import request_id
 
 HEADER = "X-Request-ID"
-_BROUGHT = "HTTP_X_REQUEST_ID"  # where WSGI has it
+_BROUGHT = "HTTP_X_REQUEST_ID"  # its key in the WSGI environment
 
-#: What is taken from a client: anything else could forge lines of the log.
+#: The ids that are accepted from a client: others could forge lines of the log.
 _SANE = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-#: Methods that are counted by name, as OpenTelemetry's conventions for HTTP list them. A client can make up any other.
+#: Methods that are counted by name: those in OpenTelemetry's conventions for HTTP. Clients can invent any others.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-#: The name that the conventions give to every other method.
+#: The name of every other method in these conventions.
 OTHER_METHOD = "_OTHER"
-#: A Range that is served: one, of bytes.
+#: The only kind of Range that is served: a single range of bytes.
 _LONGEST_RANGE = 100
 _ONE_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
-#: A part of a route that varies, as Flask writes it.
+#: A variable part of a route, in Flask's notation.
 _PART = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
 def identify(app: Flask) -> None:
-    """Give each request an id: that which it brings along, if it is sane, or a new one."""
+    """Give each request an id: the one that the client sent, if it is acceptable, or a new one."""
     app.before_request(_begin)
     app.after_request(_tell)
     app.teardown_request(_end)
 
 
 def route() -> str:
-    """Return the route of the request, as the API docs write it; a scanner's paths are all the same: none."""
+    """Return the route of the request in the notation of the API docs; "none" for all paths that match no route."""
     return _shown(request.url_rule.rule) if request.url_rule is not None else "none"
 
 
 def method() -> str:
-    """Return the method of the request; all that HTTP does not define share one name."""
+    """Return the method of the request; OTHER_METHOD for all methods that HTTP does not define."""
     return request.method if request.method in _METHODS else OTHER_METHOD
 
 
@@ -52,17 +52,17 @@ def _shown(rule: str) -> str:
 
 
 def heed_one_range() -> None:
-    """Ignore any other Range than one of bytes, of a GET: RFC 9110 §14.2 allows it; Werkzeug would answer 416."""
+    """Ignore Range unless a GET asks for a single range of bytes (RFC 9110 §14.2): Werkzeug would answer 416."""
     told = request.headers.get("Range", "")
     if request.method != "GET" or len(told) > _LONGEST_RANGE or not _ONE_RANGE.fullmatch(told):
         request.environ.pop("HTTP_RANGE", None)
 
 
 class Files(Blueprint):
-    """A blueprint with files, which are served whole or by one range."""
+    """A blueprint whose static files are served whole or as a single range."""
 
     def send_static_file(self, filename: str) -> Response:
-        """Serve one of the files."""
+        """Serve a static file."""
         heed_one_range()
         return super().send_static_file(filename)
 
@@ -79,5 +79,5 @@ def _tell(response: Response) -> Response:
 
 
 def _end(_error: BaseException | None) -> None:
-    # The thread answers another request next.
+    # The thread answers another request next: its log lines must not have this id.
     request_id.set("")

@@ -1,6 +1,6 @@
-"""Jobs as resources: the bodies and parameters that the REST routes take, and how they show jobs.
+"""The bodies, parameters and responses of the REST routes, as pydantic models.
 
-One set of models validates, renders, and is the documentation: their JSON Schema is in the API docs.
+The same models validate, render and document: the API docs show their JSON Schema.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ from jobmanager.records import (
 from jobmanager.registry import describe, type_name
 from jobmanager.states import FINAL, Action, Status, allowed
 
-#: What every database keeps as a whole number.
+#: The largest integer that every database can store.
 _LARGEST_SEQ = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _LOST_PLUS = re.compile(r"(T\d\d:\d\d[\d:.]*) (\d\d:\d\d)$", re.ASCII)
-#: How an RFC 3339 time begins; pydantic alone would also take a number, or its digits, for seconds since 1970.
+#: The beginning of an RFC 3339 time. Pydantic would also accept seconds since 1970, as a number or a string.
 _BEGIN_OF_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
 _LONGEST_TIME = 64
-#: Of cursors and numbers of events, which the server makes: a longer one is not one of its own.
+#: The longest cursor or event id that is accepted; the server's own are shorter.
 _LONGEST_TOKEN = 64
 _LONGEST_NAME = 255
 
@@ -71,7 +71,7 @@ def _in_utc(at: datetime) -> datetime:
 
 
 def _check_time(value: Any) -> str:
-    """Return the text of a time; raises ValueError before anything slower than a look at its beginning is done."""
+    """Return the value if it looks like a time. Raises ValueError before any slow parsing."""
     if not isinstance(value, str):
         raise ValueError("a time is a string in RFC 3339, as in 2024-03-09T12:30:00Z")
     if len(value) > _LONGEST_TIME:
@@ -82,7 +82,7 @@ def _check_time(value: Any) -> str:
 
 
 def _with_plus(text: str) -> str:
-    """Return a time whose + a query turned into a space, as in `?submitted_after=$(date -Iseconds)`."""
+    """Restore the + that a query has turned into a space, as in `?submitted_after=$(date -Iseconds)`."""
     return _LOST_PLUS.sub(r"\1+\2", text)
 
 
@@ -106,13 +106,13 @@ def _check_labels(texts: list[str]) -> list[str]:
 
 
 def _or_one(schema: dict[str, Any]) -> None:
-    """Have the schema say that one value may stand for a list of one."""
+    """Change the schema of a list: a single value may stand for a list of one."""
     items = schema.pop("items")
     schema["anyOf"] = [{"type": schema.pop("type"), "items": items}, items]
 
 
 def _say_which(schema: dict[str, Any]) -> None:
-    """Have the schema say that one of the fields of a filter is needed."""
+    """Change the schema of a filter: at least one field is required."""
     given = {
         "type": {"type": "string"},
         "submitted_after": {"type": "string"},
@@ -125,9 +125,9 @@ def _say_which(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [{"properties": {name: needed}, "required": [name]} for name, needed in given.items()]
 
 
-# Of validators that come before, the last one runs first.
+# Of several BeforeValidators, pydantic runs the last one first.
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc), BeforeValidator(_check_time)]
-#: A time in a query, in which a + stands for a space.
+#: A time in a query, where an unescaped + becomes a space.
 QueryTime = Annotated[AwareDatetime, AfterValidator(_in_utc), BeforeValidator(_with_plus), BeforeValidator(_check_time)]
 TypeName = Annotated[str, StringConstraints(max_length=_LONGEST_NAME)]
 Label = Annotated[
@@ -142,7 +142,7 @@ Truth = Annotated[bool, Strict()]
 
 
 class Strictly(BaseModel):
-    """A body or a query in which a field that nobody knows is an error: it would be meant for something."""
+    """A body or a query in which an unknown field is an error: it may be a misspelt one."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -167,7 +167,7 @@ class NewJob(Strictly):
     )
 
     def submission(self) -> Submission:
-        """Return it as the manager takes it."""
+        """Return the job as a Submission for the manager."""
         return Submission(**self.__dict__)
 
 
@@ -205,7 +205,7 @@ class Filter(Strictly):
     _check_labels = field_validator("label")(_check_labels)
 
     def selection(self) -> Selection:
-        """Return it as the manager takes it."""
+        """Return the filter as a Selection for the manager."""
         return Selection(
             statuses=frozenset(self.status),
             type=self.type,
@@ -219,7 +219,7 @@ class Filter(Strictly):
 class ListQuery(Filter):
     """The parameters of a list of jobs."""
 
-    # Lists, as in Filter, for the parser of queries to see that they may be given several times.
+    # Lists, as in Filter: parse_query accepts several values for a list only.
     status: list[Status] = Field(
         default_factory=list,
         max_length=len(Status),
@@ -271,7 +271,7 @@ class EventQuery(JobEventQuery):
     _check_labels = field_validator("label")(_check_labels)
 
     def selection(self) -> Selection:
-        """Return it as the manager takes it."""
+        """Return the filter as a Selection for the manager."""
         told = dict(text.split(":", 1) for text in self.label)
         return Selection(statuses=frozenset(self.status), type=self.type, labels=told)
 
@@ -301,7 +301,7 @@ class _Sweeping(Filter):
     all: Truth = Field(False, description="True where every job is meant: a filter that leaves none out says so.")
 
     def chosen(self) -> Selection:
-        """Return which jobs are meant; raises InvalidRequest where nothing says which."""
+        """Return the selection of jobs. Raises InvalidRequest if it selects every job without `all`."""
         selection = self.selection()
         if selection.is_everything() and not self.all:
             raise InvalidRequest(
@@ -518,7 +518,7 @@ class Datasets(BaseModel):
 
 
 def show_job(job: JobRecord, manager: JobManager) -> JobShown:
-    """Return a job as it is shown."""
+    """Return the response model of a job."""
     now, kept = manager.now(), job.checkpoint
     return JobShown(
         progress=ProgressShown(
@@ -548,17 +548,17 @@ def show_job(job: JobRecord, manager: JobManager) -> JobShown:
     )
 
 
-#: What a job shows just as it is in its record.
+#: The fields of JobShown that are copied from the record.
 _AS_THEY_ARE = (set(JobShown.model_fields) & {field.name for field in fields(JobRecord)}) - {"checkpoint"}
 
 
 def show_page(page: Page, manager: JobManager) -> JobList:
-    """Return a page of jobs as it is shown."""
+    """Return the response model of a page of jobs."""
     return JobList(jobs=[show_job(job, manager) for job in page.jobs], next_cursor=_to_cursor(page.next))
 
 
 def show_sweep(sweep: Sweep) -> SweepShown:
-    """Return what came of a bulk request as it is shown."""
+    """Return the response model of a bulk request."""
     return SweepShown(
         matched=len(sweep.changed) + len(sweep.unchanged),
         changed=len(sweep.changed),
@@ -568,12 +568,12 @@ def show_sweep(sweep: Sweep) -> SweepShown:
 
 
 def show_change(change: Change) -> ChangeShown:
-    """Return a change as it is shown."""
+    """Return the response model of a change."""
     return ChangeShown(**{name: getattr(change, name) for name in ChangeShown.model_fields})
 
 
 def show_progress(progress: Progress, now: datetime) -> ProgressTold:
-    """Return how far a job is as a stream tells it."""
+    """Return the data of a `progress` event."""
     kept = progress.checkpoint
     return ProgressTold(
         job_id=progress.job_id,
@@ -588,12 +588,12 @@ def show_progress(progress: Progress, now: datetime) -> ProgressTold:
 
 
 def show_lines(lines: Sequence[LogLine]) -> Lines:
-    """Return lines of a log as they are shown."""
+    """Return the response model of lines of a log."""
     return Lines(lines=[LineShown(**{name: getattr(line, name) for name in LineShown.model_fields}) for line in lines])
 
 
 def show_type(job_type: type[Job]) -> TypeShown:
-    """Return a job type as it is shown."""
+    """Return the response model of a job type."""
     return TypeShown(
         type=type_name(job_type),
         description=describe(job_type),
@@ -607,7 +607,7 @@ def show_type(job_type: type[Job]) -> TypeShown:
 
 
 def list_datasets(settings: Settings) -> Datasets:
-    """Return the datasets as they are shown; connects to their databases for a few seconds at most."""
+    """Return the response model of all datasets. Connects to their databases, for a few seconds at most."""
     formats = list(get_args(Export.Args.model_fields["format"].annotation))
     try:
         found = show_datasets(settings)
@@ -622,13 +622,13 @@ def _dataset_shown(dataset: ShownDataset) -> DatasetShown:
 
 
 def etag_of(shown: JobShown, version: str) -> str:
-    """Return what names this representation; its first part, up to the dot, is the version of the job's life."""
+    """Return the ETag of a job as shown; the part before the dot is the version of the job."""
     seq = shown.checkpoint.seq if shown.checkpoint else 0
     return f"{version}.{seq}{'u' if shown.unresponsive else ''}{'s' if shown.stuck else ''}"
 
 
 def version_of(etag: str) -> str:
-    """Return the version of the job's life that an ETag names.
+    """Return the version of the job that an ETag names.
 
     >>> version_of("5ea1.12u")
     '5ea1'
@@ -637,7 +637,7 @@ def version_of(etag: str) -> str:
 
 
 def from_cursor(cursor: str | None) -> Position | None:
-    """Return the place that a cursor stands for; raises InvalidRequest."""
+    """Decode a cursor into a position in the list of jobs. Raises InvalidRequest."""
     if cursor is None:
         return None
     try:

@@ -1,7 +1,7 @@
-"""The manager as a token sees it that may see some job types only.
+"""The JobManager for a token that may see only some job types.
 
-A job of another type is not there: it is looked for, and missed, like one that never was. What is not written down
-here cannot be asked with such a token at all.
+Jobs of other types seem not to exist: their ids raise UnknownJob, like ids that were never used. Methods that are
+missing here cannot be used with such a token.
 """
 
 from __future__ import annotations
@@ -19,15 +19,13 @@ from jobmanager.repeatable import Repeatable, repeatable
 
 
 class Restricted:
-    """A JobManager of some job types; each method does, and raises, what that of JobManager does."""
+    """A JobManager limited to some job types. Each method does, and raises, the same as that of JobManager."""
 
     def __init__(self, manager: JobManager, names: Collection[str]) -> None:
         self._manager = manager
         self._names = frozenset(names)
         self.settings = manager.settings
         self.types = manager.types.only(names)
-
-    # Submitting and looking
 
     def submit(self, type: str, args: dict[str, Any] | None = None, **how: Any) -> JobRecord:  # noqa: A002
         self.types.get(type)
@@ -38,7 +36,7 @@ class Restricted:
         return self._manager.submit_all(Repeatable(lambda: self._of_known_types(again)), **how)
 
     def _of_known_types(self, submissions: Iterable[Submission]) -> Iterator[Submission]:
-        """Yield the submissions; raises InvalidRequest at one of another type, before anything is stored."""
+        """Yield the submissions. Raises InvalidRequest at the first of another type, before anything is stored."""
         for number, asked in enumerate(submissions):
             try:
                 self.types.get(asked.type)
@@ -81,8 +79,6 @@ class Restricted:
     def is_stuck(self, job: JobRecord) -> bool:
         return self._manager.is_stuck(job)
 
-    # Halt, resume, stop
-
     def halt(self, job_id: str, **how: Any) -> JobRecord:
         return self._manager.halt(self._known(job_id), **how)
 
@@ -102,7 +98,7 @@ class Restricted:
         return self._manager.stop_all(self._mine(selection), **how)
 
     def _known(self, job_id: str) -> str:
-        """Return the id; raises UnknownJob. A job's type never changes: what was seen holds."""
+        """Return the id. Raises UnknownJob unless the job is of a visible type, which never changes."""
         return self.get(job_id).id
 
     def _mine(self, selection: Selection) -> Selection:

@@ -1,4 +1,4 @@
-"""A span for each request; what it submits belongs to the same trace."""
+"""Trace each request as a span; the jobs that it submits belong to the same trace."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jobmanager.http.requests import OTHER_METHOD, method, route
 
 
 def trace(app: Flask) -> None:
-    """Have requests traced, where traces are made at all."""
+    """Trace the requests of the application, if tracing is on."""
     app.before_request(_begin)
     app.after_request(_tell)
     app.teardown_request(_end)
@@ -18,7 +18,7 @@ def trace(app: Flask) -> None:
 def _begin() -> None:
     if not tracing.is_on():
         return
-    # What OpenTelemetry's conventions say for a method that HTTP does not define.
+    # OpenTelemetry's conventions: a method that HTTP does not define is named HTTP.
     named = "HTTP" if method() == OTHER_METHOD else method()
     g.tracing = tracing.request(f"{named} {route()}", dict(request.headers))
     g.span = g.tracing.__enter__()

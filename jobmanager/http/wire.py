@@ -1,6 +1,6 @@
-"""What goes over the wire of the classic routes, and what all routes share.
+"""The JSON of the classic routes, and the models of problems and health checks.
 
-The models are the documentation too: their JSON Schema is in the API docs.
+The models are also documentation: the API docs show their JSON Schema.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EXAMPLE = '{"Type": "Simple", "args": {}}'
 
 
 def leave_out_nulls(schema: dict[str, Any]) -> None:
-    """Have the schema say that a field is left out, rather than null, where there is nothing to tell."""
+    """Change the schema of a model: a field without a value is left out, not null."""
     for name, described in schema["properties"].items():
         if described.get("default", "") is None:
             del described["default"]
@@ -120,7 +120,7 @@ class Health(BaseModel):
 
 
 def parse_classic(body: bytes) -> tuple[str, dict[str, Any]]:
-    """Return type and arguments of a submission, read as the Go service did; raises InvalidRequest."""
+    """Return the job type and the arguments of a submission, parsed as in the Go service. Raises InvalidRequest."""
     fields = {name.casefold(): value for name, value in bodies.parse_object(body, _EXAMPLE).items()}
     name, args = fields.get("type"), fields.get("args")
     if not isinstance(name, str) or not name:
@@ -135,7 +135,7 @@ def parse_classic(body: bytes) -> tuple[str, dict[str, Any]]:
 def classic_answer(
     job: JobRecord, job_type: type[Job] | None, *, is_unresponsive: bool, is_stuck: bool
 ) -> dict[str, Any]:
-    """Show a job as the Go service did: of its arguments those its type declares, then what it tells of itself."""
+    """Return a job in the format of the Go service: the arguments that its type declares, its details and its state."""
     declared = job_type.Args.model_fields if job_type else {}
     details: dict[str, Any] = {name: value for name, value in job.args.items() if name in declared}
     details = showable(details | job.details | _told(job))
@@ -148,7 +148,7 @@ def classic_answer(
 
 
 def _told(job: JobRecord) -> dict[str, Any]:
-    """Return what the service knows about the job, without what is not there yet."""
+    """Return the service's own fields of the job, without those that have no value yet."""
     kept = job.checkpoint
     told = {
         "type": job.type,
@@ -165,5 +165,5 @@ def _told(job: JobRecord) -> dict[str, Any]:
 
 
 def format_time(at: datetime | None) -> str | None:
-    """Return the time as RFC 3339 has it, in UTC."""
+    """Return the time in RFC 3339, in UTC; None if there is none."""
     return at.isoformat().replace("+00:00", "Z") if at else None
