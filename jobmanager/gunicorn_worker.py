@@ -59,7 +59,7 @@ _DRAIN_SECONDS = 0.05
 
 _MIB = 1024 * 1024
 _UNREADABLE = "The request is not valid HTTP/1.1."
-_BROKEN = "Something went wrong here; it was logged."
+_BROKEN = "Internal error. The details are in the service's log."
 _RECEIVE_BYTES = 64 * 1024
 _PIECE_BYTES = 8 * 1024
 

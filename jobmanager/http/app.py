@@ -51,7 +51,7 @@ def _know_job_ids(state: BlueprintSetupState) -> None:
     """Register the URL converter `job` for ids of jobs. Raises ValueError if the application has another `job`."""
     known = state.app.url_map.converters.setdefault("job", JobIdConverter)
     if known is not JobIdConverter:
-        raise ValueError("the application has a converter 'job' of its own, and so have the routes of the job manager")
+        raise ValueError("the application has a URL converter 'job' of its own, but the job manager needs that name")
 
 
 class _Application(Flask):

@@ -34,7 +34,7 @@ _EXPONENT = re.compile(rb"\d[eE]")
 _BEGIN_OF_ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\[")
 #: A line of NDJSON that is not blank, without leading white space.
 _LINE = re.compile(rb"[^ \t\r\n][^\r\n]*")
-_TOO_DEEP = f"arrays and objects in it lie more than {MAX_DEPTH} deep in each other"
+_TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
 
 
 def read_once(stream: IO[bytes], most: int) -> bytearray:
@@ -54,7 +54,7 @@ def parse_object(body: bytes, example: str) -> dict[str, Any]:
     """Return the JSON object in *body*. Raises Unreadable, which states the fault and shows the *example*."""
     value = _parse(body, example)
     if not isinstance(value, dict):
-        raise Unreadable(f"The body must be a JSON object, not {kind(value)}. It looks like this: {example}.")
+        raise Unreadable(f"The body must be a JSON object, not {kind(value)}. Valid example: {example}.")
     return value
 
 
@@ -75,10 +75,10 @@ def parse_many(body: bytes | bytearray, example: str) -> Iterator[Any]:
             yield from some
             some.clear()  # free these before more are parsed: they may be large
     except ItemTooLong as error:
-        text = f"A job of a batch has at most {LONGEST_JOB} characters."
+        text = f"Each job of a batch has at most {LONGEST_JOB} characters."
         raise InvalidRequest(text, field=str(error.number)) from None
     if not count and not is_array:
-        raise Unreadable(f"The body is empty. Each line of it, or each part of an array, looks like this: {example}.")
+        raise Unreadable(f"The body is empty. Send an array of jobs, or one job per line. Valid example: {example}.")
 
 
 def validated(model: type[Model], value: Any) -> Model:
@@ -129,7 +129,7 @@ def parse_query(model: type[Model], query: MultiDict[str, str]) -> Model:
         if field is not None and getattr(field.annotation, "__origin__", None) is list:
             values[name] = given
         elif len(given) > 1:
-            raise InvalidRequest(f"{name} may be given once only.", field=name)
+            raise InvalidRequest(f"{name} may be given only once.", field=name)
         else:
             values[name] = given[0]
     return validated(model, values)
@@ -214,7 +214,7 @@ def _check(value: Any, *, has_escapes: bool, has_exponents: bool) -> None:
 def _unreadable(error: Exception, example: str, *, line_number: int | None = None) -> Unreadable:
     where = "The body" if line_number is None else f"Line {line_number} of the body"
     fault = _fault(error, is_line=line_number is not None)
-    return Unreadable(f"{where} cannot be read: {fault}. It looks like this: {example}.")
+    return Unreadable(f"{where} cannot be read: {fault}. Valid example: {example}.")
 
 
 def _refuse_constant(name: str) -> None:
@@ -235,9 +235,9 @@ def _fault(error: Exception, *, is_line: bool) -> str:
         line = "" if is_line else f"line {error.lineno}, "
         return f"{error.msg.lower()} at {line}column {error.colno}"
     if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8"
+        return "it is not valid UTF-8"
     if isinstance(error, UnicodeEncodeError):
-        return "half of a surrogate pair is no text"
+        return "half of a surrogate pair is not valid text"
     if isinstance(error, _Constant):
-        return f"{error} is no JSON"
+        return f"{error} is not valid JSON"
     return _TOO_DEEP if isinstance(error, RecursionError) else "a number in it is too large"

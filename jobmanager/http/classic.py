@@ -18,9 +18,9 @@ WAIT_SECONDS = 2.0
 blueprint = Blueprint("classic", __name__)
 
 _NO_STORE = refusal("The store does not answer.", examples.NO_STORE, headers=["Retry-After"])
-_BROKEN = refusal("A mistake of the service; it is in its log.", examples.BROKEN)
+_BROKEN = refusal("Internal error. The details are in the service's log.", examples.BROKEN)
 
-_FORBIDDEN = "A browser asked on behalf of a page of another site, or the token's role does not suffice."
+_FORBIDDEN = "A browser sent the request for a page of another site, or the token's role does not suffice."
 _NO_JOB = refusal("No job has this id.", examples.NO_JOB)
 
 
@@ -30,7 +30,7 @@ def _refusals(verb: str) -> Answers:
     return {
         403: refusal(_FORBIDDEN, examples.FOREIGN),
         404: _NO_JOB,
-        409: refusal("The job's status does not allow it; the error says what is allowed.", not_allowed),
+        409: refusal("The job's status does not allow this action; the error names the allowed actions.", not_allowed),
         500: _BROKEN,
         503: _NO_STORE,
     }
@@ -39,8 +39,8 @@ def _refusals(verb: str) -> Answers:
 @blueprint.post("/submit")
 @describe(
     tag="classic",
-    text="Names of fields are read in any case, as Go reads them; further fields are ignored, and so is the content "
-    "type. When this is answered with 200, the job is stored and no crash loses it.",
+    text="Field names are case-insensitive, as in Go. Other fields and the content type are ignored. After the answer "
+    "200, the job is stored and no crash loses it.",
     body=(wire.ClassicSubmission, examples.SUBMISSIONS),
     answers={
         200: Answer(text="The job is stored and will run.", model=wire.ClassicAnswer, examples=examples.SUBMITTED),
@@ -52,12 +52,12 @@ def _refusals(verb: str) -> Answers:
         403: refusal(_FORBIDDEN, examples.FOREIGN, job_id=""),
         413: refusal("The body is larger than 1 MiB.", examples.TOO_LARGE, job_id=""),
         429: refusal(
-            "Too many jobs wait, or the token has asked too often.",
+            "Too many jobs are waiting, or the token has sent too many requests.",
             examples.QUEUE_FULL,
             job_id="",
             headers=["Retry-After"],
         ),
-        500: refusal("A mistake of the service; it is in its log.", examples.BROKEN, job_id=""),
+        500: refusal("Internal error. The details are in the service's log.", examples.BROKEN, job_id=""),
         503: refusal("The store does not answer.", examples.NO_STORE, job_id="", headers=["Retry-After"]),
     },
 )
@@ -70,12 +70,12 @@ def submit() -> Response:
 @blueprint.route("/halt/<job_id>", methods=["GET", "POST"])
 @describe(
     tag="classic",
-    text="Waits up to two seconds for the job to reach a checkpoint: if the answer says Halted, it has ceased. A job "
-    "that waits for a slot halts at once. GET and POST do the same.",
+    text="Waits up to two seconds for the job to reach a checkpoint. If the status in the answer is Halted, the "
+    "job's code has paused. A job that waits for a slot halts at once. GET and POST do the same.",
     parameters=[job_id_parameter()],
     answers={
         200: Answer(
-            text="The job has halted, or is about to: see its status.",
+            text="The job has halted, or halts at its next checkpoint: see its status.",
             model=wire.ClassicAnswer,
             examples=examples.HALTED,
         ),
@@ -83,7 +83,7 @@ def submit() -> Response:
     },
 )
 def halt(job_id: str) -> Response:
-    """Halt a job: it pauses where it stands, and everything is kept."""
+    """Halt a job: it pauses at its next checkpoint and can be resumed."""
     with place_to_wait(WAIT_SECONDS) as seconds:
         job = manager().halt(job_id, actor=actor(), wait=seconds)
     return _answer(job)
@@ -92,12 +92,12 @@ def halt(job_id: str) -> Response:
 @blueprint.route("/resume/<job_id>", methods=["GET", "POST"])
 @describe(
     tag="classic",
-    text="Waits up to two seconds for the job to run. It goes back in the queue like any other, and goes on from its "
+    text="Waits up to two seconds for the job to run. The job goes back into the queue and continues from its "
     "checkpoint, in this process or another. A failed job is tried again. GET and POST do the same.",
     parameters=[job_id_parameter()],
     answers={
         200: Answer(
-            text="The job goes on, or waits for a slot: see its status.",
+            text="The job runs, or waits for a slot: see its status.",
             model=wire.ClassicAnswer,
             examples=examples.RESUMED,
         ),
@@ -105,7 +105,7 @@ def halt(job_id: str) -> Response:
     },
 )
 def resume(job_id: str) -> Response:
-    """Resume a halted or failed job: it goes on exactly where it stood."""
+    """Resume a halted or failed job: it continues from its last checkpoint."""
     with place_to_wait(WAIT_SECONDS) as seconds:
         job = manager().resume(job_id, actor=actor(), wait=seconds)
     return _answer(job)
@@ -127,7 +127,7 @@ def resume(job_id: str) -> Response:
     },
 )
 def stop(job_id: str) -> Response:
-    """Stop a job for good: what it did is rolled back."""
+    """Stop a job for good and roll back its work."""
     with place_to_wait(WAIT_SECONDS) as seconds:
         job = manager().stop(job_id, actor=actor(), wait=seconds)
     return _answer(job)
@@ -136,7 +136,7 @@ def stop(job_id: str) -> Response:
 @blueprint.get("/details/<job_id>")
 @describe(
     tag="classic",
-    text="Status, progress, what is kept in its checkpoint, its result or its error, and what its type tells.",
+    text="Status, progress, checkpoint, result or error, and the details that the job type reports.",
     parameters=[job_id_parameter()],
     answers={
         200: Answer(text="The job.", model=wire.ClassicAnswer, examples=examples.SHOWN),
@@ -146,7 +146,7 @@ def stop(job_id: str) -> Response:
     },
 )
 def details(job_id: str) -> Response:
-    """Look at a job."""
+    """Show a job."""
     return _answer(manager().get(job_id))
 
 

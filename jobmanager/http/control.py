@@ -37,18 +37,19 @@ def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseM
     return describe(
         name=f"{action}_job",
         tag="control",
-        text=f"{text} The body may be left out.",
+        text=f"{text} The body is optional.",
         parameters=[
             job_id_parameter(),
             header_parameter(
                 "Prefer",
-                "Wait up to so many seconds, 30 at most, for it (RFC 7240); not heeded where many wait.",
+                "Wait up to this many seconds, 30 at most, for the action to take effect (RFC 7240). Ignored if many "
+                "requests wait already.",
                 shown="wait=10",
             ),
             header_parameter(
                 "If-Match",
-                "The ETag of the job as the client has seen it: if anything has become of it since, other than "
-                "progress, nothing is changed.",
+                "The ETag of the job that the client has seen. If the job has changed since, other than in progress, "
+                "it is left as it is, and the answer is 412.",
                 shown='"5ea1c0ffee5ea1c0.12"',
             ),
         ],
@@ -71,7 +72,7 @@ def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseM
     "The job has halted.",
     "The job halts at its next checkpoint.",
     resources.Control,
-    "The job pauses where it stands, everything kept. Asking again changes nothing.",
+    "The job pauses at its next checkpoint and can be resumed. Another halt changes nothing and succeeds.",
 )
 def halt(job_id: str) -> Response:
     """Halt a job."""
@@ -88,7 +89,7 @@ def halt(job_id: str) -> Response:
     "The job runs.",
     "The job waits for a slot.",
     resources.Control,
-    "A halted job goes on exactly where it stood, a failed one from its last checkpoint.",
+    "A halted job continues exactly where it paused, a failed job from its last checkpoint.",
 )
 def resume(job_id: str) -> Response:
     """Resume a job."""
@@ -105,8 +106,8 @@ def resume(job_id: str) -> Response:
     "The job is stopped and rolled back.",
     "The job is being stopped, or rolled back.",
     resources.StopControl,
-    "The job ends for good, and what it did is rolled back. With `force`, Python code that does not answer is "
-    "interrupted, and what does not end by that either is abandoned; that needs the role admin.",
+    "The job ends for good, and its work is rolled back. `force` interrupts Python code that does not reach a "
+    "checkpoint, and abandons the thread if even that does not end it. `force` needs the role admin.",
 )
 def stop(job_id: str) -> Response:
     """Stop a job for good."""
@@ -133,9 +134,7 @@ def _describe_many(name: str, text: str, body: type[BaseModel], shown: dict[str,
 
 
 @blueprint.post("/halt")
-@_describe_many(
-    "halt_jobs", "Each job that the filter selects pauses where it stands.", resources.HaltMany, examples.SWEEPS
-)
+@_describe_many("halt_jobs", "Halts each job that the filter selects.", resources.HaltMany, examples.SWEEPS)
 def halt_many() -> Response:
     """Halt many jobs."""
     asked = _asked(resources.HaltMany)
@@ -145,8 +144,8 @@ def halt_many() -> Response:
 @blueprint.post("/resume")
 @_describe_many(
     "resume_jobs",
-    "Each job that the filter selects goes on where it stood; with `spread_seconds`, one after the other, so that a "
-    "thousand do not fall on a database that has just recovered.",
+    "Resumes each job that the filter selects. `spread_seconds` lets them start one after the other, so that a "
+    "thousand jobs do not overload a database that has just recovered.",
     resources.ResumeMany,
     examples.SWEEPS,
 )
@@ -161,7 +160,7 @@ def resume_many() -> Response:
 
 @blueprint.post("/stop")
 @_describe_many(
-    "stop_jobs", "Each job that the filter selects ends and is rolled back.", resources.StopMany, examples.SWEEPS
+    "stop_jobs", "Stops each job that the filter selects, and rolls back its work.", resources.StopMany, examples.SWEEPS
 )
 def stop_many() -> Response:
     """Stop many jobs for good."""

@@ -19,8 +19,8 @@ blueprint = Blueprint("datasets", __name__, url_prefix="/datasets")
 @describe(
     name="list_datasets",
     tag="job types",
-    text="Names, columns and date columns, from which a form can be made. A dataset that cannot be used, or whose "
-    "database does not answer within seconds, has an error and no columns. A token that may not see Export sees none.",
+    text="Names, columns and date columns, enough to build a form. A dataset that cannot be used, or whose database "
+    "does not answer within seconds, has an error and no columns. A token that may not see Export gets an empty list.",
     answers={200: Answer(text="The datasets.", model=resources.Datasets, examples=examples.DATASETS)},
 )
 def index() -> Response:

@@ -67,17 +67,17 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "example": 5,
     },
     "WWW-Authenticate": {
-        "description": "How to say who asks (RFC 6750).",
+        "description": "How to authenticate (RFC 6750).",
         "schema": {"type": "string"},
         "example": 'Bearer realm="jobmanager"',
     },
     "ETag": {
-        "description": "Names this very content, for If-None-Match and If-Range.",
+        "description": "Identifies this version of the content, for conditional requests.",
         "schema": {"type": "string"},
         "example": '"9f86d081884c7d65"',
     },
     "Location": {
-        "description": "Where the job is.",
+        "description": "The address of the job.",
         "schema": {"type": "string"},
         "example": f"/jobs/{wire.JOB_ID}",
     },
@@ -125,30 +125,31 @@ _MODELS: tuple[type[BaseModel], ...] = (
 )
 
 _INTRODUCTION = """\
-Long jobs that people can **halt** (reversible, everything kept), **resume** (exactly where they stood) and **stop**
-(final, rolled back). Elsewhere these are called pause, resume and cancel.
+Long jobs that people can **halt** (reversible, everything is kept), **resume** (exactly where they paused) and **stop**
+(final, rolled back). Other systems call these pause, resume and cancel.
 
-| status | the job |
+| status | meaning |
 |---|---|
-| Submitted | waits for a slot, or for its next try |
-| Running | works |
-| Halting | a halt was asked for; the job has not reached a checkpoint yet |
-| Halted | has ceased; everything is kept, and it can be resumed |
-| Stopping | a stop was asked for, or what the job did is being rolled back |
-| Stopped | has ended and is rolled back |
-| Completed | is done |
-| Failed | its code raised an error; it can be resumed, which tries again from its last checkpoint, or stopped |
+| Submitted | the job waits for a slot, or for its next try |
+| Running | the job's code runs |
+| Halting | a halt was requested; the job has not reached a checkpoint yet |
+| Halted | the job has paused; everything is kept, and it can be resumed |
+| Stopping | a stop was requested, or the job's work is being rolled back |
+| Stopped | the job has ended and is rolled back |
+| Completed | the job is done |
+| Failed | the job raised an error, or its process crashed too often. Resume it to try again from its last checkpoint, \
+or stop it |
 
-A job whose submission was answered with 200 is stored: neither a crash nor a power cut loses it. Asking for what is
-already so (to halt a halted job) changes nothing and is answered like success. Times are RFC 3339 in UTC. Bodies may
-be 1 MiB long.
+Once a submission is answered with 200 or 202, the job is stored: neither a crash nor a power cut loses it. A request
+for a status that the job already has (a halt of a halted job) changes nothing and succeeds. Times are RFC 3339 in UTC.
+Bodies may be up to 1 MiB long, unless a route allows more.
 
-Where the operator has made tokens, each request carries one, as `Authorization: Bearer`: **Authorize** has this page
-send it, until the page is left, and shows the job types that the token may see. A viewer may look; an operator may
-submit, halt, resume and stop; an admin may stop by force.
+If the operator has created tokens, each request needs one: `Authorization: Bearer TOKEN`. **Authorize** makes this page
+send a token until you leave the page, and shows the job types that the token may see. A viewer may read; an operator
+may also submit, halt, resume and stop; an admin may also stop by force.
 
 Requests that a browser sends for a page of another site are refused with 403, and so are requests from other machines
-if there are no tokens. A Host that the service does not answer for is refused with 421."""
+if there are no tokens. Requests with a Host that the service does not answer for are refused with 421."""
 
 
 def describe(
@@ -191,8 +192,8 @@ def describe(
 def _guarded(*, is_classic: bool, job_id: str) -> Answers:
     """Return the error responses that a view gives only because it needs a token."""
     described: list[tuple[type[JobManagerError], str, str, list[str]]] = [
-        (Unauthenticated, "There is no token, or none that is valid.", examples.NO_TOKEN, ["WWW-Authenticate"]),
-        (RateLimited, "The token has asked too often.", examples.RATE_LIMITED, ["Retry-After"]),
+        (Unauthenticated, "The token is missing or not valid.", examples.NO_TOKEN, ["WWW-Authenticate"]),
+        (RateLimited, "The token has sent too many requests.", examples.RATE_LIMITED, ["Retry-After"]),
         (TokensUnavailable, "The service cannot read its tokens.", examples.TOKENS_AWAY, ["Retry-After"]),
     ]
     return {
@@ -226,7 +227,7 @@ def job_id_parameter() -> dict[str, Any]:
         "name": "job_id",
         "in": "path",
         "required": True,
-        "description": "The `jobID` that the submission was answered with.",
+        "description": "The id of the job, from the answer to its submission.",
         "schema": {"type": "string"},
         "example": wire.JOB_ID,
     }
@@ -237,7 +238,7 @@ def header_parameter(name: str, text: str, *, shown: str) -> dict[str, Any]:
     return {
         "name": name,
         "in": "header",
-        "description": f"{text} For instance `{shown}`.",
+        "description": f"{text} Example: `{shown}`.",
         "schema": {"type": "string"},
     }
 
@@ -321,7 +322,7 @@ def _spec_of(name: str) -> dict[str, Any]:
 _BEARER = {
     "type": "http",
     "scheme": "bearer",
-    "description": "A token that `jobmanager token add` has printed; needed only where the operator has made tokens.",
+    "description": "A token that `jobmanager token add` has printed. Needed only if the operator has created tokens.",
 }
 
 
@@ -334,12 +335,12 @@ def _template(types: Registry) -> dict[str, Any]:
             "license": {"name": "MIT"},
         },
         "tags": [
-            {"name": "classic", "description": "Submit and steer jobs, as in the Go service."},
-            {"name": "jobs", "description": "Jobs as resources: submit them, list them, look at them."},
+            {"name": "classic", "description": "Submit and control jobs, with the routes of the Go service."},
+            {"name": "jobs", "description": "Submit, list and show jobs, and download their files."},
             {"name": "control", "description": "Halt, resume and stop jobs, one or many."},
-            {"name": "events", "description": "Follow what happens, as it happens (server-sent events)."},
-            {"name": "job types", "description": "What can be submitted, and exported."},
-            {"name": "health", "description": "Whether the service works."},
+            {"name": "events", "description": "Follow jobs live (server-sent events)."},
+            {"name": "job types", "description": "The job types, and the datasets that can be exported."},
+            {"name": "health", "description": "Health checks and metrics."},
         ],
         "components": {"schemas": _schemas(types), "securitySchemes": {"token": _BEARER}},
         # Either of the two: no token is needed if the operator has created none.

@@ -109,7 +109,7 @@ def _find_called() -> Called:
     for name in request.blueprints:
         if isinstance(found := current_app.blueprints[name], Mount):
             return Called(found, name, str(request.endpoint).removeprefix(f"{name}."))
-    raise RuntimeError("this is no request for the job manager")
+    raise RuntimeError("this request is not for the job manager")
 
 
 def address_of(endpoint: str, **values: Any) -> str:

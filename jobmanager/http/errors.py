@@ -114,18 +114,18 @@ def _tell(error: Exception) -> tuple[HTTPStatus, str]:
     kind = _kind_of(error)
     if kind is None:
         _log.exception("%s %r failed.", request.method, request.path)
-        return HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; it was logged."
+        return HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error. The details are in the service's log."
     if isinstance(error, StoreUnavailable):
         _log.warning("%s %r was refused. %s", request.method, request.path, error)
         return kind.status, "The store does not answer. Nothing was changed; try again later."
     if isinstance(error, TokensUnavailable):
-        return kind.status, "The service cannot tell who may ask; it was logged. Try again later."
+        return kind.status, "The service cannot read its tokens. The details are in its log. Try again later."
     return kind.status, str(error)
 
 
 def _tell_of_http(error: HTTPException) -> tuple[HTTPStatus, str]:
     if isinstance(error, ClientDisconnected):
-        return HTTPStatus.BAD_REQUEST, "The request ended, or was cut off, before its body was complete."
+        return HTTPStatus.BAD_REQUEST, "The request ended before its body was complete."
     status = HTTPStatus(error.code or 500)
     return status, error.description or status.description
 

@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 blueprint = Blueprint("events", __name__)
 
 _LAST_EVENT_ID = header_parameter(
-    "Last-Event-ID", "The id of the last event that the client has seen; a browser sends it by itself.", shown="4711"
+    "Last-Event-ID", "The id of the last event that the client has seen. Browsers send it automatically.", shown="4711"
 )
 
 
@@ -54,22 +54,22 @@ _LAST_EVENT_ID = header_parameter(
 @describe(
     name="follow_jobs",
     tag="events",
-    text="Server-sent events. `change` tells of a change of a job's status; its data are those of "
-    "`GET /jobs/{job_id}/changes`. `progress` tells how far a job was at its last checkpoint; several may be told as "
-    "one. The stream begins now, or behind `Last-Event-ID`: a client that was cut off and comes back with it misses no "
-    "change, as long as the job was not removed. What filters name has to hold for the job of each event. Lines that "
-    "begin with a colon, every ten seconds, tell that the connection is alive; an id without data may come with them, "
-    "and is to be kept like any other. A client that does not read for ten seconds is cut off.",
+    text="Server-sent events. `change` reports a change of a job's status, with the data of "
+    "`GET /jobs/{job_id}/changes`. `progress` reports the progress of a job at its last checkpoint, and may combine "
+    "several checkpoints. The stream begins now, or after `Last-Event-ID`: a client that reconnects with it misses no "
+    "change, unless the job was removed. If there are filters, an event is sent only if its job matches all of them. "
+    "After ten seconds without events, a line that begins with a colon keeps the connection alive. An id without data "
+    "may follow it; keep that id like any other. A client that does not read for ten seconds is disconnected.",
     parameters=[_LAST_EVENT_ID, *query_parameters(resources.EventQuery)],
     answers={
-        200: Answer(text="The stream; it goes on until either side ends it.", model=str, examples=examples.STREAM),
+        200: Answer(text="The stream; it is open until either side closes it.", model=str, examples=examples.STREAM),
         422: INVALID_QUERY,
         500: BROKEN,
         503: NO_STREAM,
     },
 )
 def index() -> Response:
-    """Follow what happens to jobs."""
+    """Follow the changes and the progress of jobs."""
     query = bodies.parse_query(resources.EventQuery, request.args)
     subscription = manager().follow(query.selection(), after=_last_event_id(query))
     return _answer(_Stream(subscription, manager()))
@@ -79,11 +79,11 @@ def index() -> Response:
 @describe(
     name="follow_job",
     tag="events",
-    text="Server-sent events, as at `/events`, of one job. First comes `job`, whose data are those of "
-    "`GET /jobs/{job_id}`, so that a page can draw it; then every `change` since the job was submitted, or behind "
-    "`Last-Event-ID`; then what happens. After the change to completed or stopped comes `job` once more, with its "
-    "result, and the stream ends; a client that has seen that and comes back is answered with 204, upon which browsers "
-    "do not try again.",
+    text="Server-sent events of one job, as at `/events`. The first event is `job`, with the data of "
+    "`GET /jobs/{job_id}`, so that a page can show the job. Then comes every `change` since the job was submitted, or "
+    "after `Last-Event-ID`, and then new events as they happen. After the change to completed or stopped, a last `job` "
+    "event has the result, and the stream ends. A client that has seen every change and reconnects is answered with "
+    "204, so that browsers do not try again.",
     parameters=[job_id_parameter(), _LAST_EVENT_ID, *query_parameters(resources.JobEventQuery)],
     answers={
         200: Answer(
@@ -97,7 +97,7 @@ def index() -> Response:
     },
 )
 def of_job(job_id: str) -> Response:
-    """Follow what happens to a job."""
+    """Follow the changes and the progress of a job."""
     query = bodies.parse_query(resources.JobEventQuery, request.args)
     after = _last_event_id(query)
     job = manager().get(job_id)
@@ -113,7 +113,7 @@ def _last_event_id(query: resources.JobEventQuery) -> int | None:
     if not told:
         return None
     if not (told.isascii() and told.isdecimal() and len(told) <= 18):
-        raise InvalidRequest("The id of the last event is none that was given.", field="last_event_id")
+        raise InvalidRequest("Invalid Last-Event-ID. Send the id of an event, or none.", field="last_event_id")
     return int(told)
 
 
@@ -247,7 +247,7 @@ class _Client:
             if found:
                 return True
         if not is_over():
-            _log.info("A client does not read its stream; it is cut off.")
+            _log.info("A client does not read its stream and is disconnected.")
         # The end of the response would not get through either: the server must not wait to send it.
         self._shut(socket.SHUT_RDWR)
         return False

@@ -14,11 +14,11 @@ _EXPORT = {"from_date": "2024-01-01", "to_date": "2024-03-31", "type": "Export"}
 SUBMISSIONS = {
     "Simple": {"summary": "A job that works for a minute", "value": {"Type": "Simple", "args": {"steps": 60}}},
     "Export": {
-        "summary": "Rows of a dataset to a CSV file",
+        "summary": "Export rows of a dataset to a CSV file",
         "value": {"Type": "Export", "args": {"from_date": "2024-01-01", "to_date": "2024-03-31", "format": "csv"}},
     },
     "Go layout": {
-        "summary": "Dates as the Go service took them",
+        "summary": "Dates in the format of the Go service",
         "value": {"Type": "Export", "args": {"from_date": "2024-Jan-01", "to_date": "2024-Mar-09"}},
     },
 }
@@ -53,25 +53,25 @@ def _checkpoint(done: int) -> dict[str, Any]:
 SUBMITTED = {"Submitted": job("Submitted")}
 
 HALTED = {
-    "Halted": job("Halted", summary="It has halted; what is kept is its checkpoint", **_checkpoint(12)),
-    "Halting": job("Halting", summary="It has not reached a checkpoint within two seconds", **_checkpoint(11)),
+    "Halted": job("Halted", summary="The job has halted; its checkpoint is kept", **_checkpoint(12)),
+    "Halting": job("Halting", summary="The job has not reached a checkpoint within two seconds", **_checkpoint(11)),
 }
 
 RESUMED = {
-    "Running": job("Running", summary="It goes on", **(_checkpoint(12) | {"attempt": 2})),
-    "Submitted": job("Submitted", summary="It waits for a slot", **_checkpoint(12)),
+    "Running": job("Running", summary="The job runs again", **(_checkpoint(12) | {"attempt": 2})),
+    "Submitted": job("Submitted", summary="The job waits for a slot", **_checkpoint(12)),
 }
 
 STOPPED = {
-    "Stopped": job("Stopped", summary="It has ended and is rolled back", **_checkpoint(12)),
-    "Stopping": job("Stopping", summary="It does not answer", **_checkpoint(12), unresponsive=True),
+    "Stopped": job("Stopped", summary="The job has ended and is rolled back", **_checkpoint(12)),
+    "Stopping": job("Stopping", summary="The job does not respond", **_checkpoint(12), unresponsive=True),
 }
 
 SHOWN = {
-    "Running": job("Running", summary="A job at work", **_checkpoint(12)),
+    "Running": job("Running", summary="A running job", **_checkpoint(12)),
     "Completed": job(
         "Completed",
-        summary="An export that is done",
+        summary="A completed export",
         **_EXPORT,
         dataset="responses",
         format="csv",
@@ -92,7 +92,7 @@ SHOWN = {
     ),
     "Failed": job(
         "Failed",
-        summary="A job that failed: resume it to try again, or stop it to roll it back",
+        summary="A failed job: resume it to try again, or stop it to roll it back",
         **_checkpoint(12),
         error="OSError: [Errno 28] No space left on device",
     ),
@@ -102,23 +102,22 @@ FILE = {"csv": {"summary": "A CSV file", "value": '"id","score"\n1,9.2\n2,4.5\n'
 
 UNREADABLE = {
     "type": classic_error(
-        "There is no job type 'Simpel'. Known types: Export, Simple.", job_id="", summary="No such job type"
+        "There is no job type 'Simpel'. Known types: Export, Simple.", job_id="", summary="An unknown job type"
     ),
     "argument": classic_error(
-        "steps: Input should be greater than or equal to 0", job_id="", summary="A wrong argument"
+        "steps: Input should be greater than or equal to 0", job_id="", summary="An invalid argument"
     ),
     "body": classic_error(
-        "The body cannot be read: expecting value at line 1, column 1. "
-        'It looks like this: {"Type": "Simple", "args": {}}.',
+        'The body cannot be read: expecting value at line 1, column 1. Valid example: {"Type": "Simple", "args": {}}.',
         job_id="",
-        summary="No JSON",
+        summary="Not JSON",
     ),
 }
 
 FOREIGN = "A page of another site may not change jobs."
 NO_TOKEN = "This needs a token, sent as: Authorization: Bearer TOKEN."
 RATE_LIMITED = "This token may send 60 requests a minute. Try again later."
-TOKENS_AWAY = "The service cannot tell who may ask; it was logged. Try again later."
+TOKENS_AWAY = "The service cannot read its tokens. The details are in its log. Try again later."
 TOO_LARGE = "The body is larger than 1048576 bytes."
 BATCH_TOO_LARGE = "The body is larger than 67108864 bytes."
 QUEUE_FULL = "The queue is full: 1000000 jobs are waiting. Try again later."
@@ -127,7 +126,7 @@ NO_FILE = f"Job {JOB_ID} has no file; it is running."
 NO_STORE = "The store does not answer. Nothing was changed; try again later."
 BATCH_UNDER_WAY = "Another batch is being stored. Try again later."
 TOO_MANY_STREAMS = "8 streams are open, which is the limit. Try again later."
-BROKEN = "Something went wrong here; it was logged."
+BROKEN = "Internal error. The details are in the service's log."
 
 # The REST routes
 
@@ -138,7 +137,7 @@ CONTROL = '{"reason": "the disk fills up"}'
 NEW_JOBS = {
     "Simple": {"summary": "A job that works for a minute", "value": {"type": "Simple", "args": {"steps": 60}}},
     "Export": {
-        "summary": "An export with a label, tried three times",
+        "summary": "An export with a label, tried up to three times",
         "value": {
             "type": "Export",
             "args": {"from_date": "2024-01-01", "to_date": "2024-03-31", "format": "csv"},
@@ -147,7 +146,7 @@ NEW_JOBS = {
         },
     },
     "later": {
-        "summary": "Not before a certain time",
+        "summary": "A job that starts no earlier than a given time",
         "value": {"type": "Simple", "args": {}, "run_at": "2030-01-01T02:00:00+01:00", "priority": 5},
     },
 }
@@ -224,17 +223,17 @@ _ALLOWED: dict[str, list[str]] = {
 
 JOB_SUBMITTED = {"submitted": shown("submitted")}
 JOBS = {
-    "running": shown("running", summary="A job at work", done=12),
-    "halted": shown("halted", summary="A job that has halted", done=12, asked_at=_LATER),
+    "running": shown("running", summary="A running job", done=12),
+    "halted": shown("halted", summary="A halted job", done=12, asked_at=_LATER),
     "failed": shown(
-        "failed", summary="A job that failed", done=12, failures=1, finished_at=_LATER, error="OSError: not today"
+        "failed", summary="A failed job", done=12, failures=1, finished_at=_LATER, error="OSError: not today"
     ),
 }
 JOBS_ASKED = {
     "halt": {"halted": JOBS["halted"], "halting": shown("halting", done=11, asked_at=_LATER)},
     "resume": {
         "running": shown("running", done=12, attempt=2),
-        "submitted": shown("submitted", summary="It waits for a slot", done=12, asked_at=_LATER),
+        "submitted": shown("submitted", summary="The job waits for a slot", done=12, asked_at=_LATER),
     },
     "stop": {
         "stopped": shown("stopped", done=12, asked_at=_LATER, finished_at=_LATER),
@@ -243,19 +242,19 @@ JOBS_ASKED = {
 }
 JOB_LIST = {
     "page": {
-        "summary": "A page, and there are more",
+        "summary": "A page with another one after it",
         "value": {"jobs": [JOBS["running"]["value"]], "next_cursor": "MTcwOTk4NTYwMDAwMDAwMC40Mg=="},
     }
 }
-REASONS = {"reason": {"summary": "Say why", "value": {"reason": "the disk fills up"}}}
+REASONS = {"reason": {"summary": "With a reason", "value": {"reason": "the disk fills up"}}}
 FILTERS = {
-    "type": {"summary": "All exports that run", "value": {"status": ["running"], "type": "Export"}},
-    "label": {"summary": "All of one customer, and why", "value": {"label": ["customer:acme"], "reason": "their wish"}},
+    "type": {"summary": "All running exports", "value": {"status": ["running"], "type": "Export"}},
+    "label": {"summary": "All jobs of a customer", "value": {"label": ["customer:acme"], "reason": "customer request"}},
     "all": {"summary": "Every job", "value": {"all": True}},
 }
 SWEEPS = {
     "sweep": {
-        "summary": "One changed, one did not",
+        "summary": "One job changed, one did not",
         "value": {
             "matched": 2,
             "changed": 1,
@@ -266,7 +265,7 @@ SWEEPS = {
 }
 CHANGES = {
     "halted": {
-        "summary": "Submitted, begun, and asked to halt",
+        "summary": "Submitted, claimed and halted",
         "value": {
             "changes": [
                 _change(1, "submit", None, "submitted", attempt=0, actor="127.0.0.1"),
@@ -299,17 +298,17 @@ _PROGRESS = {
 }
 _CLAIM = ("change", "2", _change(2, "claim", "submitted", "running"))
 STREAM = {
-    "begun": {"summary": "A job begins, and works", "value": stream(_CLAIM, ("progress", "", _PROGRESS))},
+    "begun": {"summary": "A job starts and makes progress", "value": stream(_CLAIM, ("progress", "", _PROGRESS))},
 }
 STREAM_OF_JOB = {
     "begun": {
-        "summary": "The job as it is, what happened to it so far, and how far it is",
+        "summary": "The job, its changes so far, and its progress",
         "value": stream(("job", "", JOBS["running"]["value"]), _CLAIM, ("progress", "", _PROGRESS)),
     }
 }
 METRICS = {
     "metrics": {
-        "summary": "Some of it",
+        "summary": "An excerpt",
         "value": "# HELP jobmanager_jobs Jobs, by type and status.\n# TYPE jobmanager_jobs gauge\n"
         'jobmanager_jobs{status="running",type="Simple"} 3.0\n',
     }
@@ -333,7 +332,7 @@ _TYPE = {
 TYPE = {"type": {"summary": "A job type", "value": _TYPE}}
 DATASETS = {
     "datasets": {
-        "summary": "A dataset, and one whose database is away",
+        "summary": "A dataset whose database cannot be read, and a working one",
         "value": {
             "datasets": [
                 {
@@ -362,7 +361,7 @@ TYPES = {"types": {"summary": "The job types", "value": {"job_types": [_TYPE]}}}
 
 UNREADABLE_BODY = (
     "The body cannot be read: expecting value at line 1, column 1. "
-    'It looks like this: {"type": "Simple", "args": {"steps": 60}}.'
+    'Valid example: {"type": "Simple", "args": {"steps": 60}}.'
 )
 WRONG_FIELD = "prioritty: Extra inputs are not permitted"
 WRONG_PARAMETER = "limit: Input should be less than or equal to 500"

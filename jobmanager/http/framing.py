@@ -39,11 +39,11 @@ _URGENT = re.compile(
 class Stage(Enum):
     """How much of a request has arrived."""
 
-    PARTIAL = "more has to come"
-    COMPLETE = "head and body are here"
-    LARGE = "the head is here; the body is too large to be collected"
-    HEAD_TOO_LARGE = "the head is longer than any head may be"
-    MALFORMED = "the length or the chunks of the body make no sense"
+    PARTIAL = "the head or the body is incomplete"
+    COMPLETE = "head and body have arrived"
+    LARGE = "the head has arrived; the body is too large to be collected"
+    HEAD_TOO_LARGE = "the head is too large"
+    MALFORMED = "the length or the chunks of the body are malformed"
     UNKNOWN_CODING = "the body has a transfer coding other than chunked"
 
 

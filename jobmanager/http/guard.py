@@ -63,7 +63,7 @@ def add_headers(response: Response) -> Response:
 
 
 def add_headers_to_errors(response: Response) -> Response:
-    """Add the headers to responses to requests that match no route: those of routes already have them."""
+    """Add the headers to the response if the request matches no route; `add_headers` covers the routes."""
     if request.endpoint is not None:
         return response
     if response.location:
@@ -82,7 +82,7 @@ def _check() -> None:
     if changes_something:
         _refuse_foreign_change(mount)
     elif not origins.may_read(request.environ):
-        abort(403, "A page of another site may not read this; it may link here.")
+        abort(403, "A page of another site may link here, but may not read this.")
     if mount.tokens is not None and not is_open_request():
         _let_in(mount.tokens, Role.OPERATOR if changes_something else Role.VIEWER)
     _refuse_large()
@@ -96,7 +96,7 @@ def _refuse_strangers(mount: Mount) -> None:
         abort(
             403,
             "Without tokens, only this machine may use the service. Set JOBMANAGER_TOKENS, or JOBMANAGER_INSECURE=1 if "
-            "something else decides who may use it.",
+            "something else controls access.",
         )
     if origins.lacks_host(environ):
         abort(400, "The request has no Host header (RFC 9112, section 3.2).")
@@ -111,14 +111,14 @@ def _refuse_strangers(mount: Mount) -> None:
 def _refuse_foreign_change(mount: Mount) -> None:
     """Refuse a change that a browser requests for a page of another origin, or as a prefetch."""
     if request.method == "HEAD":
-        raise MethodNotAllowed(["GET", "POST"], "HEAD changes nothing here; use GET or POST.")
+        raise MethodNotAllowed(["GET", "POST"], "HEAD is not allowed here. Use GET or POST.")
     environ = request.environ
     if not origins.may_change(environ):
         abort(403, "A page of another site may not change jobs.")
     if request.method == "GET" and mount.tokens is None and origins.hides_its_page(environ):
-        abort(403, "The browser does not say which page asks, so that GET may not change jobs here; use POST.")
+        abort(403, "The browser does not say which page sent the request, so GET may not change jobs. Use POST.")
     if "prefetch" in environ.get("HTTP_SEC_PURPOSE", ""):
-        abort(403, "A browser that looks ahead may not change jobs.")
+        abort(403, "A prefetch by a browser may not change jobs.")
 
 
 def _let_in(tokens: TokenFile, needed: Role) -> None:

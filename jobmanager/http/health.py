@@ -18,12 +18,12 @@ _OK = {"ok": {"summary": "ok", "value": {"status": "ok"}}}
 @describe(
     name="is_live",
     tag="health",
-    text="Opens nothing, and says nothing of the store: a process that does not answer this should be started again.",
+    text="Does not check the store. Restart a process that does not answer this.",
     answers={200: Answer(text="The process answers.", model=wire.Health, examples=_OK)},
 )
 @open_to_all
 def live() -> dict[str, str]:
-    """Tell whether the process answers."""
+    """Check that the process answers."""
     return {"status": "ok"}
 
 
@@ -31,7 +31,7 @@ def live() -> dict[str, str]:
 @describe(
     name="is_ready",
     tag="health",
-    text="A process that does not answer this with 200 should be sent no requests for now.",
+    text="Send no requests to a process while it does not answer this with 200.",
     answers={
         200: Answer(text="The store answers.", model=wire.Health, examples=_OK),
         500: BROKEN,
@@ -40,6 +40,6 @@ def live() -> dict[str, str]:
 )
 @open_to_all
 def ready() -> dict[str, str]:
-    """Tell whether the store answers too, so that requests can be served."""
+    """Check that the store answers, so that requests can be served."""
     manager().ping()
     return {"status": "ok"}

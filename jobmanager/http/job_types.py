@@ -27,7 +27,7 @@ _NAME = {
 @describe(
     name="list_job_types",
     tag="job types",
-    text="Names, descriptions, and the JSON Schema of the arguments, from which a form can be made.",
+    text="Names, descriptions, and the JSON Schema of the arguments, enough to build a form.",
     answers={
         200: Answer(text="The job types.", model=resources.Types, examples=examples.TYPES),
     },
@@ -42,7 +42,7 @@ def index() -> Response:
 @describe(
     name="get_job_type",
     tag="job types",
-    text="Its description, and the JSON Schema of its arguments.",
+    text="The description of the job type, and the JSON Schema of its arguments.",
     parameters=[_NAME],
     answers={
         200: Answer(text="The job type.", model=resources.TypeShown, examples=examples.TYPE),
@@ -50,7 +50,7 @@ def index() -> Response:
     },
 )
 def show(name: str) -> Response:
-    """Look at a job type."""
+    """Show a job type."""
     types = manager().types
     if name not in types:
         raise NotFound(f"There is no job type {name!r}.")

@@ -51,13 +51,13 @@ blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
 @describe(
     name="submit_job",
     tag="jobs",
-    text="When this is answered with 202, the job is stored and no crash loses it. With an Idempotency-Key, the same "
-    "submission sent again, even at the same instant, is answered with the job that is there: it is safe to repeat.",
+    text="After the answer 202, the job is stored and no crash loses it. With an Idempotency-Key, it is safe to repeat "
+    "the request: the same submission sent again, even at the same instant, is answered with the existing job.",
     parameters=[
         header_parameter(
             "Idempotency-Key",
-            "Names this submission, for at least a day. Another one under the same key is refused. Each token has its "
-            "own keys.",
+            "Identifies this submission for at least a day. A different submission with the same key is refused. Each "
+            "token has its own keys.",
             shown="9a1f2c44-import-of-may",
         )
     ],
@@ -98,9 +98,9 @@ def submit() -> Response:
 @describe(
     name="submit_jobs",
     tag="jobs",
-    text="All of them are stored, or none. A JSON array, or one object a line (NDJSON): up to 100,000 jobs of 1 MiB "
-    "each, 64 MiB in all. A process stores one batch at a time: another one waits for up to five seconds, and is then "
-    "answered with 503.",
+    text="Either all jobs are stored, or none. Send a JSON array, or one object per line (NDJSON): up to 100,000 jobs, "
+    "1 MiB each, 64 MiB in all. A process stores one batch at a time: another batch waits for up to five seconds and "
+    "is then answered with 503.",
     body=(resources.Batch, examples.BATCH),
     answers={
         202: Answer(text="All jobs are stored and will run.", model=resources.Ids, examples=examples.IDS),
@@ -138,12 +138,12 @@ def _submissions(body: bytes | bytearray) -> Iterator[Submission]:
 @describe(
     name="list_jobs",
     tag="jobs",
-    text="A page of jobs, the newest first. `next_cursor`, and the header Link, lead to the next page: jobs that are "
-    "submitted meanwhile do not move it.",
+    text="A page of jobs, newest first. `next_cursor` and the header Link lead to the next page. Jobs that are "
+    "submitted in the meantime do not shift it.",
     parameters=query_parameters(resources.ListQuery),
     answers={
         200: Answer(
-            text="The page; Link with rel=next is there unless it is the last.",
+            text="The page; every page but the last has the header Link with rel=next.",
             model=resources.JobList,
             examples=examples.JOB_LIST,
         ),
@@ -169,24 +169,24 @@ def index() -> Response:
 @describe(
     name="get_job",
     tag="jobs",
-    text="The whole job: status, progress with rate and ETA, what is kept in its checkpoint, who holds it, and what "
-    "may be asked of it. Its ETag serves for If-None-Match here, and for If-Match of a halt, a resume or a stop.",
+    text="The whole job: status, progress with rate and ETA, checkpoint, lease, and allowed actions. Use its ETag as "
+    "If-None-Match here, and as If-Match of a halt, a resume or a stop.",
     parameters=[
         job_id_parameter(),
-        header_parameter("If-None-Match", "The ETag of what the client has.", shown='"5ea1c0ffee5ea1c0.12"'),
+        header_parameter("If-None-Match", "The ETag of the job that the client has.", shown='"5ea1c0ffee5ea1c0.12"'),
     ],
     answers={
         200: Answer(
             text="The job.", model=resources.JobShown, examples=examples.JOBS, headers=["ETag"], leads_to=ON_A_JOB
         ),
-        304: Answer(text="The job is as If-None-Match says.", headers=["ETag"]),
+        304: Answer(text="The job still has the ETag in If-None-Match.", headers=["ETag"]),
         404: NO_JOB,
         500: BROKEN,
         503: NO_STORE,
     },
 )
 def show(job_id: str) -> Response:
-    """Look at a job."""
+    """Show a job."""
     return render_job(manager().get(job_id)).make_conditional(request)
 
 
@@ -194,7 +194,7 @@ def show(job_id: str) -> Response:
 @describe(
     name="get_changes",
     tag="jobs",
-    text="Every change of the job's status: when it was asked for and when it took effect, in which attempt, by whom "
+    text="Every change of the job's status: when it was requested and when it took effect, in which attempt, by whom "
     "and why.",
     parameters=[job_id_parameter()],
     answers={
@@ -205,7 +205,7 @@ def show(job_id: str) -> Response:
     },
 )
 def changes(job_id: str) -> Response:
-    """Look at what happened to a job."""
+    """List the changes of a job."""
     return render(resources.Changes(changes=[resources.show_change(each) for each in manager().changes(job_id)]))
 
 
@@ -213,9 +213,9 @@ def changes(job_id: str) -> Response:
 @describe(
     name="get_log",
     tag="jobs",
-    text="What the job logged, and the tracebacks of its errors. A page has up to `limit` lines, and about 1 MiB of "
-    "messages, but at least one line. To read on, pass the number of the last line as `after`, until a page is empty. "
-    "The newest lines of a log are kept; where earlier ones were dropped, the first line says how many.",
+    text="What the job logged, and the tracebacks of its errors. A page has up to `limit` lines and about 1 MiB of "
+    "messages, but at least one line. To get the next page, pass the number of the last line as `after`, until a page "
+    "is empty. Only the newest lines are kept; if earlier lines were dropped, the first line says how many.",
     parameters=[job_id_parameter(), *query_parameters(resources.LogQuery)],
     answers={
         200: Answer(text="The lines.", model=resources.Lines, examples=examples.LINES),
@@ -226,7 +226,7 @@ def changes(job_id: str) -> Response:
     },
 )
 def log(job_id: str) -> Response:
-    """Read what a job logged."""
+    """Read the log of a job."""
     query = bodies.parse_query(resources.LogQuery, request.args)
     return render(resources.show_lines(manager().log(job_id, after=query.after, limit=query.limit)))
 
@@ -235,25 +235,25 @@ def log(job_id: str) -> Response:
 @describe(
     name="download",
     tag="jobs",
-    text="The media type is the file's own, as in `text/csv`. A download that broke off goes on with Range.",
+    text="The media type is that of the file, such as `text/csv`. Use Range to continue an interrupted download.",
     parameters=[
         job_id_parameter(),
-        header_parameter("Range", "The part of the file that is wanted.", shown="bytes=0-99"),
+        header_parameter("Range", "The part of the file to send.", shown="bytes=0-99"),
         header_parameter("If-None-Match", "The ETag of the file that the client has.", shown='"9f86d081884c7d65"'),
     ],
     answers={
         200: Answer(text="The file.", model=bytes, examples=examples.FILE, headers=["Content-Disposition", "ETag"]),
         206: Answer(
-            text="The part of the file that Range asked for.",
+            text="The part of the file that Range selects.",
             model=bytes,
             examples=examples.FILE,
             headers=["Content-Range", "ETag"],
         ),
-        304: Answer(text="The file is what If-None-Match says.", headers=["ETag"]),
+        304: Answer(text="The file still has the ETag in If-None-Match.", headers=["ETag"]),
         404: problem(UnknownJob, "No job has this id, or it has no file.", examples.NO_FILE),
         416: problem(
             HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
-            "The file does not have the part that Range asked for.",
+            "The file ends before the part that Range selects.",
             "The server cannot provide the requested range.",
             headers=["Content-Range"],
         ),

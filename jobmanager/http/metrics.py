@@ -37,10 +37,10 @@ def _end(response: Response) -> Response:
 @describe(
     name="show_metrics",
     tag="health",
-    text="Jobs by type and status, queue depth, slots, age of checkpoints; how long jobs wait and run, and how long it "
-    "takes until a halt is reached; the time that the store and requests take. Right whichever worker answers. Where "
-    "the store does not answer, `jobmanager_store_up` is 0 and the rest of what it knows is left out. A token "
-    "that may see some job types only may not ask.",
+    text="Jobs by type and status, queue depth, slots, age of checkpoints; how long jobs wait, run and take to halt; "
+    "how long store operations and requests take. Any worker reports the values of all. If the store does not answer, "
+    "`jobmanager_store_up` is 0, and the metrics from the store are left out. A token that may see only some job types "
+    "is refused.",
     answers={
         200: Answer(
             text="The text format of Prometheus.", model=str, media_type="text/plain", examples=examples.METRICS
@@ -49,7 +49,7 @@ def _end(response: Response) -> Response:
     },
 )
 def show() -> Response:
-    """Show what the service is watched by."""
+    """Show the metrics for Prometheus."""
     asking = token()
     if asking is not None and asking.types is not None:
         raise Forbidden(asking.name, asking.role, "viewer of every job type")

@@ -48,7 +48,7 @@ def log_refusal(status: HTTPStatus, reason: str) -> None:
     """Log the request if its status is one of _LOGGED, at most once a second for each status."""
     if status not in _LOGGED or (left_out := _limit.take(status)) is None:
         return
-    more = f" Not logged since the last such line: {left_out} more." if left_out else ""
+    more = f" {left_out} more were refused since the last such line, but not logged." if left_out else ""
     client = request.remote_addr or "a local socket"
     asked = ascii(f"{request.method} {request.path}"[:_LONGEST])
     _log.warning("%s from %s was refused with %d. %s%s", asked, client, status, reason, more)

@@ -67,17 +67,17 @@ def _in_utc(at: datetime) -> datetime:
     try:
         return at.astimezone(UTC)
     except OverflowError:
-        raise ValueError("it is out of range in UTC") from None
+        raise ValueError("the time is out of range in UTC") from None
 
 
 def _check_time(value: Any) -> str:
     """Return the value if it looks like a time. Raises ValueError before any slow parsing."""
     if not isinstance(value, str):
-        raise ValueError("a time is a string in RFC 3339, as in 2024-03-09T12:30:00Z")
+        raise ValueError("a time must be a string in RFC 3339, such as 2024-03-09T12:30:00Z")
     if len(value) > _LONGEST_TIME:
-        raise ValueError(f"a time has at most {_LONGEST_TIME} characters")
+        raise ValueError(f"a time must have at most {_LONGEST_TIME} characters")
     if not _BEGIN_OF_TIME.match(value):
-        raise ValueError("a time is given in RFC 3339, as in 2024-03-09T12:30:00Z")
+        raise ValueError("a time must be in RFC 3339, such as 2024-03-09T12:30:00Z")
     return value
 
 
@@ -92,7 +92,7 @@ def _as_list(value: Any) -> Any:
 
 def _check_label(text: str) -> str:
     if not text.partition(":")[0] or ":" not in text:
-        raise ValueError("a label is given as name:value")
+        raise ValueError("a label must be given as name:value")
     return text
 
 
@@ -101,7 +101,7 @@ def _check_labels(texts: list[str]) -> list[str]:
     for text in texts:
         name, _, value = text.partition(":")
         if values.setdefault(name, value) != value:
-            raise ValueError(f"no job has two values of the label {name}")
+            raise ValueError(f"the label {name} is given with two values, but a job has only one")
     return texts
 
 
@@ -152,18 +152,21 @@ class NewJob(Strictly):
 
     type: TypeName = Field(description="The name of the job type.")
     args: dict[str, Any] = Field(default_factory=dict, description="The arguments of the job type.")
-    priority: Whole = Field(0, ge=-(2**31), lt=2**31, description="Higher is claimed first.")
-    run_at: Time | None = Field(None, description="Not before this time (RFC 3339, with its time zone).")
+    priority: Whole = Field(0, ge=-(2**31), lt=2**31, description="Jobs with a higher priority are claimed first.")
+    run_at: Time | None = Field(None, description="Do not start the job before this time (RFC 3339, with a time zone).")
     max_attempts: Whole | None = Field(
-        None, ge=1, lt=2**31, description="Tries in all before a failure is final; null: as the type says."
+        None, ge=1, lt=2**31, description="Maximum number of attempts; null: the default of the job type."
     )
     timeout_seconds: Seconds | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Most time one attempt may run; null: as the type says."
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Maximum run time of an attempt; null: the default of the job type.",
     )
     labels: dict[str, str] = Field(
         default_factory=dict,
         max_length=MOST_LABELS,
-        description="Names and values of your own, to find jobs by. A name has no colon.",
+        description="Your own names and values, to find jobs by. A name must not contain a colon.",
     )
 
     def submission(self) -> Submission:
@@ -176,13 +179,13 @@ class Batch(RootModel[Annotated[list[NewJob], Field(max_length=MOST_JOBS)]]):
 
 
 class Filter(Strictly):
-    """Which jobs are meant: those of which all holds that is given."""
+    """Filter for jobs. All given conditions must match."""
 
     status: Annotated[list[Status], BeforeValidator(_as_list)] = Field(
         default_factory=list,
         min_length=1,
         max_length=len(Status),
-        description="Any of these statuses.",
+        description="Jobs with any of these statuses.",
         json_schema_extra=_or_one,
     )
     type: TypeName | None = Field(None, description="The name of the job type.")
@@ -190,7 +193,7 @@ class Filter(Strictly):
         default_factory=list,
         min_length=1,
         max_length=MOST_LABELS,
-        description="A label that the job has, as `name:value`; of several, all of them.",
+        description="A label of the job, as `name:value`. If several are given, the job must have all.",
         json_schema_extra=_or_one,
     )
     submitted_after: Time | None = Field(None, description="Submitted at this time or later (RFC 3339).")
@@ -199,7 +202,7 @@ class Filter(Strictly):
         None,
         min_length=1,
         max_length=255,
-        description="The beginning of an id (13 characters or more), a part of the type's name, or a label's value.",
+        description="The beginning of an id (13 characters or more), part of the type's name, or a label's value.",
     )
 
     _check_labels = field_validator("label")(_check_labels)
@@ -223,49 +226,49 @@ class ListQuery(Filter):
     status: list[Status] = Field(
         default_factory=list,
         max_length=len(Status),
-        description="Any of these statuses; may be given several times.",
+        description="Jobs with any of these statuses. May be repeated.",
     )
     label: list[Label] = Field(
         default_factory=list,
         max_length=MOST_LABELS,
-        description="A label as `name:value`; may be given several times, then all have to hold.",
+        description="A label of the job, as `name:value`. May be repeated: the job must have all.",
     )
     submitted_after: QueryTime | None = Field(None, description="Submitted at this time or later (RFC 3339).")
     submitted_before: QueryTime | None = Field(None, description="Submitted before this time (RFC 3339).")
     limit: int = Field(
-        50, ge=1, le=500, description="How many jobs a page has, at most; large jobs make it shorter (about 8 MiB)."
+        50, ge=1, le=500, description="Maximum number of jobs on a page; a page of large jobs is shorter (about 8 MiB)."
     )
     cursor: str | None = Field(
         None,
         max_length=_LONGEST_TOKEN,
         pattern=r"^[A-Za-z0-9_=-]+$",
-        description="Where the page begins: `next_cursor` of the page before.",
+        description="Where the page begins: `next_cursor` of the previous page.",
     )
 
 
 class JobEventQuery(Strictly):
-    """The parameters of a stream of what happens to one job."""
+    """The parameters of a stream of events of one job."""
 
     last_event_id: str | None = Field(
         None,
         max_length=_LONGEST_TOKEN,
-        description="As the header Last-Event-ID, for a page's first connection, which cannot send one.",
+        description="Same as the header Last-Event-ID, which a web page cannot send with its first connection.",
     )
 
 
 class EventQuery(JobEventQuery):
-    """The parameters of a stream of what happens."""
+    """The parameters of a stream of events."""
 
     status: list[Status] = Field(
         default_factory=list,
         max_length=len(Status),
-        description="Changes to any of these statuses; may be given several times.",
+        description="Changes to any of these statuses, and progress of jobs in them. May be repeated.",
     )
-    type: TypeName | None = Field(None, description="Jobs of this type.")
+    type: TypeName | None = Field(None, description="Events of jobs of this type.")
     label: list[Label] = Field(
         default_factory=list,
         max_length=MOST_LABELS,
-        description="A label as `name:value`; may be given several times, then all have to hold.",
+        description="A label of the job, as `name:value`. May be repeated: the job must have all.",
     )
 
     _check_labels = field_validator("label")(_check_labels)
@@ -279,33 +282,35 @@ class EventQuery(JobEventQuery):
 class LogQuery(Strictly):
     """The parameters of a job's log."""
 
-    after: int = Field(0, ge=0, le=_LARGEST_SEQ, description="Begin behind the line of this number.")
-    limit: int = Field(1000, ge=1, le=10_000, description="How many lines, at most.")
+    after: int = Field(0, ge=0, le=_LARGEST_SEQ, description="Begin after the line with this number.")
+    limit: int = Field(1000, ge=1, le=10_000, description="Maximum number of lines on a page.")
 
 
 class Control(Strictly):
-    """What may be said with a halt, a resume or a stop."""
+    """The options of a halt, a resume or a stop."""
 
-    reason: str | None = Field(None, max_length=1000, description="Why; it is kept with the change.")
+    reason: str | None = Field(None, max_length=1000, description="The reason; it is stored with the change.")
 
 
 class StopControl(Control):
-    """What may be said with a stop."""
+    """The options of a stop."""
 
-    force: Truth = Field(False, description="Interrupt Python code that does not answer; abandon what does not end.")
+    force: Truth = Field(
+        False, description="Interrupt Python code that does not respond; abandon its thread if needed."
+    )
 
 
 class _Sweeping(Filter):
     model_config = ConfigDict(json_schema_extra=_say_which)
 
-    all: Truth = Field(False, description="True where every job is meant: a filter that leaves none out says so.")
+    all: Truth = Field(False, description="True to select every job; required if no other condition is given.")
 
     def chosen(self) -> Selection:
         """Return the selection of jobs. Raises InvalidRequest if it selects every job without `all`."""
         selection = self.selection()
         if selection.is_everything() and not self.all:
             raise InvalidRequest(
-                'Name the jobs: by status, type, label, submitted_after, submitted_before or q, or say {"all": true}.',
+                'Select jobs by status, type, label, submitted_after, submitted_before or q, or send {"all": true}.',
                 field="all",
             )
         return selection
@@ -319,7 +324,10 @@ class ResumeMany(Control, _Sweeping):
     """Which jobs to resume."""
 
     spread_seconds: Seconds = Field(
-        0, ge=0, le=7 * 24 * 3600, description="Over how much time: the oldest begins at once, the newest at its end."
+        0,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="Spread the starts over this time: the oldest job first, the newest at the end.",
     )
 
 
@@ -328,30 +336,30 @@ class StopMany(StopControl, _Sweeping):
 
 
 class ProgressShown(BaseModel):
-    """How far a job is, as it told at its last checkpoint."""
+    """The progress of a job at its last checkpoint."""
 
     done: float | int | None = Field(description="Units of work done.")
     total: float | int | None = Field(description="Units of work in all.")
-    message: str | None = Field(description="What the job says about itself.")
-    rate: float | None = Field(description="Units done in a second at work; time spent halted does not count.")
-    eta_seconds: float | None = Field(description="How much longer it takes at this rate, while it runs.")
+    message: str | None = Field(description="A message from the job.")
+    rate: float | None = Field(description="Units done per second of work; time spent halted does not count.")
+    eta_seconds: float | None = Field(description="Time left at this rate; null if the job does not run.")
 
 
 class CheckpointShown(BaseModel):
-    """What is kept: here the job goes on, whatever happens."""
+    """The saved state: the job continues from here, even after a crash."""
 
-    seq: int = Field(description="Grows by one with every checkpoint saved.")
-    saved_at: datetime = Field(description="When it was saved.")
-    age_seconds: float = Field(description="How long ago that was.")
-    done: float | int | None = Field(description="Units of work done by then.")
+    seq: int = Field(description="Increases by one with every saved checkpoint.")
+    saved_at: datetime = Field(description="When the checkpoint was saved.")
+    age_seconds: float = Field(description="Time since the checkpoint was saved.")
+    done: float | int | None = Field(description="Units of work done at the checkpoint.")
 
 
 class LeaseShown(BaseModel):
-    """Which process holds the job."""
+    """The lease of the process that holds the job."""
 
-    owner: str = Field(description="The process: boot, host, process id, and what makes it unique.")
-    expires_at: datetime = Field(description="When others take the job, if this process falls silent.")
-    seconds_left: float = Field(description="How long until then.")
+    owner: str = Field(description="The process: boot id, host, process id, and a part that makes it unique.")
+    expires_at: datetime = Field(description="When other processes take over the job, unless the lease is renewed.")
+    seconds_left: float = Field(description="Time until the lease expires.")
 
 
 class JobShown(BaseModel):
@@ -359,152 +367,152 @@ class JobShown(BaseModel):
 
     id: str = Field(description="The job's id.")
     type: str = Field(description="The name of the job type.")
-    status: Status = Field(description="Where the job stands.")
-    args: dict[str, Any] = Field(description="The arguments, as they were given.")
+    status: Status = Field(description="The status of the job.")
+    args: dict[str, Any] = Field(description="The arguments as submitted.")
     shortened: list[str] = Field(
-        description="Which of `args`, `details` and `result` are left out, as a list leaves out those of more than "
-        f"{MOST_LISTED_BYTES // 1024} KiB: look at the job itself for them. Always empty for a single job."
+        description="Which of `args`, `details` and `result` are left out: a list omits values of more than "
+        f"{MOST_LISTED_BYTES // 1024} KiB. Get the job itself to see them. Always empty for a single job."
     )
-    priority: int = Field(description="Higher is claimed first.")
-    labels: dict[str, str] = Field(description="Names and values of the client's own.")
-    submitted_at: datetime = Field(description="When it was submitted.")
-    run_at: datetime = Field(description="It is not claimed before this time.")
-    started_at: datetime | None = Field(description="When its first attempt began.")
-    finished_at: datetime | None = Field(description="When it was completed or stopped, or failed.")
-    asked_at: datetime | None = Field(description="When the halt, resume or stop that came last was asked for.")
-    attempt: int = Field(description="How many times the job was executed, the present one included.")
-    max_attempts: int = Field(description="Tries in all before a failure is final.")
+    priority: int = Field(description="Jobs with a higher priority are claimed first.")
+    labels: dict[str, str] = Field(description="The client's own names and values.")
+    submitted_at: datetime = Field(description="When the job was submitted.")
+    run_at: datetime = Field(description="The job is not claimed before this time.")
+    started_at: datetime | None = Field(description="When the first attempt began.")
+    finished_at: datetime | None = Field(description="When the job completed, stopped or failed.")
+    asked_at: datetime | None = Field(description="When the last halt, resume or stop was requested.")
+    attempt: int = Field(description="How many attempts have begun, including the current one.")
+    max_attempts: int = Field(description="Maximum number of attempts before a failure is final.")
     failures: int = Field(description="Errors raised by the job's code since it was last resumed.")
-    crashes: int = Field(description="Deaths of its process under it since it last saved a new cursor.")
-    timeout_seconds: float | None = Field(description="Most time one attempt may run.")
-    run_seconds: float = Field(description="Time at work so far, without halts and waits.")
+    crashes: int = Field(description="How often its process has crashed since the job last saved a new cursor.")
+    timeout_seconds: float | None = Field(description="Maximum run time of an attempt.")
+    run_seconds: float = Field(description="Time spent working so far, without halts and waits.")
     progress: ProgressShown
-    checkpoint: CheckpointShown | None = Field(description="What is kept; null before the first checkpoint.")
-    lease: LeaseShown | None = Field(description="Who holds the job; null if nobody does.")
+    checkpoint: CheckpointShown | None = Field(description="The saved state; null before the first checkpoint.")
+    lease: LeaseShown | None = Field(description="The process that holds the job; null if none does.")
     expected_halt_seconds: float | None = Field(
-        description="How long a halt may take now, by the gaps between the job's checkpoints; null if it does not run."
+        description="How long a halt may take now, by the gaps between checkpoints; null if the job does not run."
     )
-    unresponsive: bool = Field(description="True if the job does not answer a stop: stop it with `force`.")
-    stuck: bool = Field(description="True if it runs, but has saved no checkpoint for longer than its type allows.")
-    forced: bool = Field(description="True if it is being stopped by force.")
-    allowed: list[Action] = Field(description="What may be asked of it now.")
-    details: dict[str, Any] = Field(description="What its type tells: an Export its rows and bytes so far.")
-    result: Any = Field(description="What the job returned; for an Export its file, rows, bytes and SHA-256.")
-    error: str | None = Field(description="Why it failed, or why its last attempt did.")
+    unresponsive: bool = Field(description="True if the job does not respond to a stop: stop it with `force`.")
+    stuck: bool = Field(description="True if the job runs but has saved no checkpoint for longer than its type allows.")
+    forced: bool = Field(description="True if the job is being stopped by force.")
+    allowed: list[Action] = Field(description="The actions that are allowed now.")
+    details: dict[str, Any] = Field(description="Details from the job type: for an Export, its rows and bytes so far.")
+    result: Any = Field(description="What the job returned: for an Export, its file, rows, bytes and SHA-256.")
+    error: str | None = Field(description="Why the job, or its last attempt, failed.")
 
 
 class JobList(BaseModel):
     """A page of a list of jobs."""
 
-    jobs: list[JobShown] = Field(description="The jobs, the newest first.")
-    next_cursor: str | None = Field(description="Where the next page begins; null on the last one.")
+    jobs: list[JobShown] = Field(description="The jobs, newest first.")
+    next_cursor: str | None = Field(description="Where the next page begins; null on the last page.")
 
 
 class Ids(BaseModel):
     """The ids of new jobs."""
 
-    ids: list[str] = Field(description="In the order of the submissions.")
+    ids: list[str] = Field(description="The ids, in the order of the submissions.")
 
 
 class Unchanged(BaseModel):
     """A job that did not change."""
 
     id: str = Field(description="The job's id.")
-    reason: str = Field(description="Why it did not.")
+    reason: str = Field(description="Why the job did not change.")
 
 
 class SweepShown(BaseModel):
-    """What came of asking many jobs at once. What they were asked for may be under way: halting, not yet halted."""
+    """The result of a bulk request. The jobs that changed may not be done yet: halting, not yet halted."""
 
     matched: int = Field(description="How many jobs the filter selected.")
     changed: int = Field(description="How many of them changed.")
     changed_ids: list[str] = Field(description="The jobs that changed.")
-    unchanged: list[Unchanged] = Field(description="The jobs that did not, and why.")
+    unchanged: list[Unchanged] = Field(description="The jobs that did not change, and why.")
 
 
 class ChangeShown(BaseModel):
     """A change of a job's status."""
 
-    seq: int = Field(description="Grows with every change of any job.")
+    seq: int = Field(description="Increases with every change of any job.")
     job_id: str = Field(description="The job's id.")
-    action: str = Field(description="What happened: `halt` was asked for, `yield` is what the job's code did then.")
+    action: str = Field(description="What happened: `halt` is a request, `yield` the response of the job's code.")
     from_status: Status | None = Field(description="The status before; null for the submission.")
     to_status: Status = Field(description="The status after.")
-    attempt: int = Field(description="The attempt that was under way.")
-    actor: str = Field(description="Who asked: a token's name, a client's address, or engine.")
-    reason: str | None = Field(description="Why, where that was told.")
-    asked_at: datetime = Field(description="When it was asked for.")
-    at: datetime = Field(description="When it took effect.")
+    attempt: int = Field(description="The attempt at that time; 0 before the first.")
+    actor: str = Field(description="Who requested the change: a token's name, a client's address, or `engine`.")
+    reason: str | None = Field(description="The reason, if one was given.")
+    asked_at: datetime = Field(description="When the change was requested.")
+    at: datetime = Field(description="When the change took effect.")
 
 
 class Changes(BaseModel):
-    """What happened to a job."""
+    """The changes of a job."""
 
-    changes: list[ChangeShown] = Field(description="The changes, the oldest first.")
+    changes: list[ChangeShown] = Field(description="The changes, oldest first.")
 
 
 class ProgressTold(BaseModel):
-    """How far a job is, as a stream tells it."""
+    """The data of a `progress` event."""
 
     job_id: str = Field(description="The job's id.")
-    status: Status = Field(description="Where the job stands.")
+    status: Status = Field(description="The status of the job.")
     done: float | int | None = Field(description="Units of work done.")
     total: float | int | None = Field(description="Units of work in all.")
-    message: str | None = Field(description="What the job says about itself.")
-    rate: float | None = Field(description="Units done in a second at work; time spent halted does not count.")
-    eta_seconds: float | None = Field(description="How much longer it takes at this rate, while it runs.")
-    checkpoint_seq: int = Field(description="Grows by one with every checkpoint saved.")
+    message: str | None = Field(description="A message from the job.")
+    rate: float | None = Field(description="Units done per second of work; time spent halted does not count.")
+    eta_seconds: float | None = Field(description="Time left at this rate; null if the job does not run.")
+    checkpoint_seq: int = Field(description="Increases by one with every saved checkpoint.")
 
 
 class LineShown(BaseModel):
     """A line that a job logged."""
 
-    number: int = Field(description="Its place: pass the last one as `after` to read on.")
+    number: int = Field(description="The number of the line: pass the last one as `after` to get the next page.")
     attempt: int = Field(description="The attempt that logged it; 0 for the note that earlier lines were dropped.")
-    at: datetime = Field(description="When it was logged.")
-    level: str = Field(description="How grave it is, as in INFO or ERROR.")
+    at: datetime = Field(description="When the line was logged.")
+    level: str = Field(description="The log level, such as INFO or ERROR.")
     message: str = Field(description="The text.")
 
 
 class Lines(BaseModel):
     """Lines of a job's log."""
 
-    lines: list[LineShown] = Field(description="The lines, the oldest first.")
+    lines: list[LineShown] = Field(description="The lines, oldest first.")
 
 
 class TypeShown(BaseModel):
     """A job type."""
 
-    type: str = Field(description="The name to submit.")
-    description: str = Field(description="What it does.")
+    type: str = Field(description="The name of the job type, as submitted.")
+    description: str = Field(description="What the job does.")
     args_schema: dict[str, Any] = Field(description="The JSON Schema of its arguments.")
-    resumable: bool = Field(description="True if a new thread can go on where another stood.")
-    max_running: int | None = Field(description="How many may run at once, over all processes.")
-    max_attempts: int = Field(description="Tries in all, unless a submission says otherwise.")
-    timeout_seconds: float | None = Field(description="Most time one attempt may run, unless a submission says so.")
-    stuck_after_seconds: float | None = Field(description="Without a checkpoint for this long it is shown as stuck.")
+    resumable: bool = Field(description="True if a new thread can continue from the checkpoint.")
+    max_running: int | None = Field(description="Maximum number that runs at once, over all processes; null: no limit.")
+    max_attempts: int = Field(description="Maximum number of attempts, unless the submission sets it.")
+    timeout_seconds: float | None = Field(description="Maximum run time of an attempt, unless the submission sets it.")
+    stuck_after_seconds: float | None = Field(description="Time without a checkpoint after which it is shown as stuck.")
 
 
 class Types(BaseModel):
     """The job types that can be submitted."""
 
-    job_types: list[TypeShown] = Field(description="By name.")
+    job_types: list[TypeShown] = Field(description="The job types, sorted by name.")
 
 
 class ColumnShown(BaseModel):
     """A column of a dataset."""
 
-    name: str = Field(description="Its name, as `columns` of an Export takes it.")
-    type: str = Field(description="The type that it is exported with, as Apache Arrow names it.")
+    name: str = Field(description="The name of the column, for `columns` of an Export.")
+    type: str = Field(description="The Apache Arrow type that the column is exported with.")
 
 
 class DatasetShown(BaseModel):
     """A dataset that Export can read."""
 
-    name: str = Field(description="Its name, as `dataset` of an Export takes it.")
+    name: str = Field(description="The name of the dataset, for `dataset` of an Export.")
     date_column: str | None = Field(description="The column that from_date and to_date are compared with.")
-    date_format: str | None = Field(description="How that column keeps dates, if the operator has set it.")
-    timezone: str | None = Field(description="The zone of dates without an offset; null for UTC.")
+    date_format: str | None = Field(description="How that column stores dates, if the operator has set it.")
+    timezone: str | None = Field(description="The time zone of dates without an offset; null for UTC.")
     columns: list[ColumnShown] | None = Field(description="The columns, in the order of the table.")
     error: str | None = Field(description="Why there are no columns, in a sentence.")
 
@@ -512,9 +520,9 @@ class DatasetShown(BaseModel):
 class Datasets(BaseModel):
     """The datasets that Export can read."""
 
-    datasets: list[DatasetShown] = Field(description="By name.")
-    formats: list[str] = Field(description="The formats of a file, as `format` of an Export takes them.")
-    error: str | None = Field(description="Why no dataset is known, if the operator's list cannot be read.")
+    datasets: list[DatasetShown] = Field(description="The datasets, sorted by name.")
+    formats: list[str] = Field(description="The file formats, for `format` of an Export.")
+    error: str | None = Field(description="Why there are no datasets, if the operator's list cannot be read.")
 
 
 def show_job(job: JobRecord, manager: JobManager) -> JobShown:
@@ -643,10 +651,10 @@ def from_cursor(cursor: str | None) -> Position | None:
     try:
         at, number = map(int, base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii").split("."))
         if not 0 <= number <= _LARGEST_SEQ:
-            raise ValueError("it is no number of a job")
+            raise ValueError("it is not the number of a job")
         return Position(submitted_at=_EPOCH + at * _MICROSECOND, number=number)
     except (ValueError, OverflowError, binascii.Error):
-        raise InvalidRequest("The cursor is none that was given: begin without one.", field="cursor") from None
+        raise InvalidRequest("Invalid cursor. Start again from the first page.", field="cursor") from None
 
 
 def _to_cursor(position: Position | None) -> str | None:

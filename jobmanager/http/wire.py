@@ -32,49 +32,49 @@ def leave_out_nulls(schema: dict[str, Any]) -> None:
 
 
 class ClassicSubmission(BaseModel):
-    """A job to run. Names of fields are read in any case (`Type`, `type`); further fields are ignored."""
+    """A job to run. Field names are case-insensitive (`Type`, `type`); other fields are ignored."""
 
     Type: str = Field(description="The name of the job type.")
-    args: dict[str, Any] | None = Field(None, description="The arguments of the job type; missing or null for none.")
+    args: dict[str, Any] | None = Field(None, description="The arguments of the job type; may be missing or null.")
 
 
 class ClassicCheckpoint(BaseModel):
-    """What a job has saved: here it goes on, whatever happens."""
+    """The saved state: the job continues from here, even after a crash."""
 
-    seq: int = Field(description="Grows by one with every checkpoint saved.")
-    saved_at: datetime = Field(description="When it was saved.")
-    done: float | None = Field(description="Units of work done, where the type counts them.")
+    seq: int = Field(description="Increases by one with every saved checkpoint.")
+    saved_at: datetime = Field(description="When the checkpoint was saved.")
+    done: float | None = Field(description="Units of work done, if the type counts them.")
 
 
 class ClassicDetails(BaseModel):
-    """What is known about a job; what is not there yet is left out.
+    """The state of a job. Fields without a value are left out.
 
-    Beside these fields there are the arguments as they were given, and what the type tells of itself: an Export its
-    rows and bytes so far.
+    There are more fields than these: the arguments as submitted, and the details that the job type reports, such as the
+    rows and bytes of an Export so far.
     """
 
     model_config = ConfigDict(extra="allow", json_schema_extra=leave_out_nulls)
 
     jobID: str = Field(description="The job's id.")  # noqa: N815 - the name on the wire
     status: str = Field(
-        description="Where the job stands.", json_schema_extra={"enum": [status.capitalize() for status in Status]}
+        description="The status of the job.", json_schema_extra={"enum": [status.capitalize() for status in Status]}
     )
     type: str | None = Field(None, description="The name of the job type.")
     done: float | None = Field(None, description="Units of work done.")
     total: float | None = Field(None, description="Units of work in all.")
-    message: str | None = Field(None, description="What the job says about itself.")
-    attempt: int | None = Field(None, description="How many times the job was executed, the present one included.")
-    checkpoint: ClassicCheckpoint | None = Field(None, description="What is kept.")
-    result: Any = Field(None, description="What the job returned; for an Export, its file, rows, bytes and SHA-256.")
-    error: str | None = Field(None, description="Why the job failed, or why its last attempt did.")
-    unresponsive: bool | None = Field(None, description="True if the job does not answer a stop.")
+    message: str | None = Field(None, description="A message from the job.")
+    attempt: int | None = Field(None, description="How many attempts have begun, including the current one.")
+    checkpoint: ClassicCheckpoint | None = Field(None, description="The saved state.")
+    result: Any = Field(None, description="What the job returned: for an Export, its file, rows, bytes and SHA-256.")
+    error: str | None = Field(None, description="Why the job, or its last attempt, failed.")
+    unresponsive: bool | None = Field(None, description="True if the job does not respond to a stop.")
     stuck: bool | None = Field(
-        None, description="True if the job runs, but has saved no checkpoint for longer than its type allows."
+        None, description="True if the job runs but has saved no checkpoint for longer than its type allows."
     )
 
 
 class ClassicAnswer(BaseModel):
-    """The job that was asked about."""
+    """The job that the request names or submits."""
 
     jobID: str = Field(description="The job's id.")  # noqa: N815 - the name on the wire
     message: str = Field(description="Always Success.")
@@ -82,39 +82,39 @@ class ClassicAnswer(BaseModel):
 
 
 class ClassicError(BaseModel):
-    """What was wrong with a request; nothing was changed."""
+    """An error; nothing was changed."""
 
-    jobID: str = Field(description="The job that was asked about, or empty.")  # noqa: N815 - the name on the wire
+    jobID: str = Field(description="The id of the job in the request, or empty.")  # noqa: N815 - the name on the wire
     error: str = Field(description="What is wrong, in a sentence.")
 
 
 class Fault(BaseModel):
-    """One thing that is wrong with a request."""
+    """One fault of a request."""
 
     model_config = ConfigDict(json_schema_extra=leave_out_nulls)
 
-    detail: str = Field(description="What is wrong with it.")
+    detail: str = Field(description="What is wrong with the field.")
     pointer: str | None = Field(None, description="The field of the body, as a JSON pointer (RFC 6901) in a fragment.")
     parameter: str | None = Field(None, description="The parameter of the query, or the header.")
 
 
 class Problem(BaseModel):
-    """What was wrong with a request (RFC 9457); nothing was changed."""
+    """An error (RFC 9457); nothing was changed."""
 
     model_config = ConfigDict(json_schema_extra=leave_out_nulls)
 
-    type: str = Field(description="Names the kind of problem; it stays the same from version to version.")
-    title: str = Field(description="The name of the status.")
-    status: int = Field(description="The status, once more.")
+    type: str = Field(description="The URI of the kind of problem; the same in all versions.")
+    title: str = Field(description="The name of the HTTP status.")
+    status: int = Field(description="The HTTP status.")
     detail: str = Field(description="What is wrong, in a sentence.")
-    field: str | None = Field(None, description="The first field that is wrong, as a dotted path.")
-    errors: list[Fault] | None = Field(None, description="Each field that is wrong.")
-    job_status: str | None = Field(None, description="The status of the job, where that does not allow it.")
-    allowed: list[str] | None = Field(None, description="What may be asked of the job instead.")
+    field: str | None = Field(None, description="The first wrong field, as a dotted path.")
+    errors: list[Fault] | None = Field(None, description="Each wrong field.")
+    job_status: str | None = Field(None, description="The status of the job, if it does not allow the action.")
+    allowed: list[str] | None = Field(None, description="The actions that are allowed instead.")
 
 
 class Health(BaseModel):
-    """Whether the service works."""
+    """The health of the service."""
 
     status: str = Field(description="Always ok.")
 
@@ -124,7 +124,7 @@ def parse_classic(body: bytes) -> tuple[str, dict[str, Any]]:
     fields = {name.casefold(): value for name, value in bodies.parse_object(body, _EXAMPLE).items()}
     name, args = fields.get("type"), fields.get("args")
     if not isinstance(name, str) or not name:
-        raise InvalidRequest(f'"Type" must name a job type. It looks like this: {_EXAMPLE}.', field="type")
+        raise InvalidRequest(f'"Type" must name a job type. Valid example: {_EXAMPLE}.', field="type")
     if args is None:
         args = {}
     if not isinstance(args, dict):

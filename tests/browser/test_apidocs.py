@@ -108,7 +108,7 @@ def test_the_api_docs_show_errors_as_the_service_returns_them(docs: Page) -> Non
 @pytest.mark.parametrize(
     ("tag", "path", "shown"),
     [
-        ("classic", "/stop/{job_id}", ["It has ended and is rolled back", "Stopped", "cannot be asked to"]),
+        ("classic", "/stop/{job_id}", ["The job has ended and is rolled back", "Stopped", "cannot be asked to"]),
         ("jobs", "/jobs/{job_id}/artifact", ["Range", "If-None-Match", "Content-Disposition", "206", "416"]),
     ],
 )

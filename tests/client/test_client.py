@@ -137,7 +137,7 @@ def test_a_filter_selects_the_jobs_to_halt_resume_or_stop(client: Client) -> Non
     assert (resumed.matched, resumed.changed) == (3, 3)
     assert client.stop_all(all=True).matched == 4
     assert other.wait(10).status is Status.STOPPED
-    with pytest.raises(InvalidRequest, match="Name the jobs"):
+    with pytest.raises(InvalidRequest, match="Select jobs by status"):
         client.stop_all()
 
 

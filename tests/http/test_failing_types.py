@@ -193,7 +193,7 @@ def test_a_validator_that_breaks_is_an_error_of_ours_that_shows_nothing(
     response = client.post("/submit", json={"Type": "Broken", "args": {"n": 1}})
 
     assert response.status_code == 500
-    assert response.json == {"jobID": "", "error": "Something went wrong here; it was logged."}
+    assert response.json == {"jobID": "", "error": "Internal error. The details are in the service's log."}
     assert "ZeroDivisionError" in caplog.text
 
 
