@@ -394,8 +394,12 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
         is_plain = not self.cfg.is_ssl and self.cfg.proxy_protocol == "off" and self.cfg.protocol == "http"
         self._reads_in_threads = not is_plain or "h2" in self.cfg.http_protocols
 
-    def init_process(self) -> None:
-        """Serve. Blocks until the worker ends."""
+    def load_wsgi(self) -> None:
+        """Import the application and what this class needs of its package.
+
+        Not earlier: until gunicorn has set the worker's signal handlers, a SIGTERM would be lost.
+        """
+        super().load_wsgi()
         from jobmanager.http.framing import Incoming, Stage  # noqa: PLC0415 - after the fork: see the module's docstring
 
         self._new_incoming = Incoming
@@ -408,7 +412,6 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
             Stage.UNKNOWN_CODING: partial(self._refuse, response=_UNKNOWN_CODING),
         }
         self._spare = ThreadPoolExecutor(1, thread_name_prefix="spare")
-        super().init_process()
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
         """Return the pool of threads that answer requests: one fewer than configured, which is the spare thread."""

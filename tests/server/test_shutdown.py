@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -58,6 +59,16 @@ def test_a_signal_to_every_process_at_once_as_a_terminal_or_systemd_sends_it_los
     assert server.wait(10) == 0
 
     _assert_handed_over(server, job)
+
+
+def test_a_sigterm_ends_workers_that_are_still_starting(make_server: Callable[..., Server]) -> None:
+    server = make_server(workers=2)
+    server.launch()
+
+    until(lambda: server.log().count("Booting worker") == 2 and all(map(_imports, server.worker_pids())), server.log)
+    server.signal(signal.SIGTERM)
+
+    assert server.wait(15) == 0
 
 
 def test_a_halted_job_stays_halted_over_a_sigterm_and_resumes_in_the_next_process(server: Server) -> None:
@@ -198,3 +209,8 @@ def test_clients_that_wait_for_a_thread_are_answered_when_sigterm_comes(make_ser
 
         assert [answer.result().status_code for answer in asked] == [200] * 6
         assert wait.result() < 300
+
+
+def _imports(pid: int) -> bool:
+    """Return True once a process has imported something of the application."""
+    return "pydantic_core" in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
