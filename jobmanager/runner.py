@@ -182,14 +182,14 @@ class Runner:
         """Release the job of a thread that does not end, so that the thread can write nothing more.
 
         Return False and do nothing if the force targeted `start` but the thread is already in `clean`.
-        Raises LeaseLost if the attempt no longer owned the job, or the attempt's interrupt if the store is away.
+        Does not retry. Raises LeaseLost if the attempt no longer owned the job, StoreUnavailable.
         """
         with self._lock:
             if self.is_cleaning and not in_clean:
                 return False
             self._is_lost = True
         self.signals.ask_interrupt(LeaseLost(self.record.id))
-        self._settle(Outcome(ending=Ending.UNWOUND))
+        self._release()
         return True
 
     def hand_over(self) -> None:
@@ -209,9 +209,14 @@ class Runner:
         """Release a job that was claimed but not begun. If that fails, its lease will expire."""
         self.signals.ask_interrupt(Unwind(self.record.id))
         try:
-            self._settle(Outcome(ending=Ending.UNWOUND))
-        except (JobManagerError, Interrupt) as error:
+            self._release()
+        except (JobManagerError, LeaseLost) as error:
             _log.warning("Job %s could not be released: %s", self.record.id, error)
+
+    def _release(self) -> None:
+        """Release the job from a thread other than its own. Does not retry. Raises LeaseLost, StoreUnavailable."""
+        self._store_log()
+        self._record(settle(Outcome(ending=Ending.UNWOUND), self.record, now=self._store.now()), (), None)
 
     def run_seconds(self) -> float:
         """Return how long this attempt has worked, in seconds; 0 while it is parked or cleans."""

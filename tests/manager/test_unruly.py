@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -253,21 +254,33 @@ def test_force_of_one_stop_is_not_kept_for_the_next(manager: Any, types: Registr
     assert stage.told == ["second", "in peace"], "nobody asked for force this time"
 
 
+@pytest.mark.parametrize("timeout", [None, 0.1], ids=["", "after a timeout"])
 @pytest.mark.parametrize("error", [LeaseLost("7"), StoreUnavailable("away")], ids=lambda error: type(error).__name__)
 def test_a_process_goes_on_when_a_job_to_be_abandoned_cannot_be_released(
-    make_manager: Any, types: Registry, stage: Any, error: BaseException, until: Any
+    make_manager: Any, types: Registry, stage: Any, error: BaseException, timeout: float | None, until: Any
 ) -> None:
     @types.register
     class Deaf(Job):
+        timeout_seconds = timeout
+
         def start(self) -> None:
+            if timeout is not None:
+                with contextlib.suppress(BaseException):
+                    self.wait(60)
             stage.tell("start")
             stage.pass_gate("go")
 
         def clean(self) -> None:
             stage.tell("clean")
 
+    @types.register
+    class Short(Job):
+        def start(self) -> None:
+            self.checkpoint(cursor=1)
+
     manager = make_manager(lease_seconds=0.5)
-    job_id = started(manager, "Deaf")
+    job_id = manager.submit("Deaf").id
+    until(lambda: stage.told)
     failed = threading.Event()
 
     def fault(name: str) -> BaseException | None:
@@ -279,6 +292,7 @@ def test_a_process_goes_on_when_a_job_to_be_abandoned_cannot_be_released(
     manager.store.fault = fault
     manager.stop(job_id, force=True)
     until(failed.is_set)
+    assert manager.until(manager.submit("Short").id, "completed"), "the engine does not wait for the store"
     manager.store.fault = lambda name: None
 
     assert manager.until(job_id, "stopped").status == "stopped", "its lease ended, and it was cleaned"
