@@ -7,6 +7,7 @@ monotonic clock, for deadlines.
 from __future__ import annotations
 
 import math
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,6 +43,7 @@ J = TypeVar("J", bound=Snapshot)
 DEFAULT_URL = "http://127.0.0.1:8080"
 #: The longest wait that the server grants a request (`Prefer: wait=N`, RFC 7240).
 _MOST_WAIT_SECONDS = 30
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 _LONGEST_PAGE = 500
 _LINES_A_PAGE = 5000
 #: Base and cap of the backoff between retries of a request.
@@ -270,12 +272,20 @@ class Core(Generic[J]):
             try:
                 reply = yield Open(_get(job_path(job_id, "artifact"), headers=headers))
                 if reply.status in (200, 206):
-                    if _begin_of(reply) != begin:
+                    first, is_to_end = _range_of(reply)
+                    if begin and first == 0:
                         sink.restart()
+                    elif first != begin:
+                        raise Damaged("The server sent another part of the file than the client requested.")
+                    before = sink.size()
                     while chunk := (yield Receive()):
                         sink.write(chunk)
                         patience.renew()
-                    return
+                    if is_to_end:
+                        return
+                    if sink.size() == before:
+                        raise Damaged("The server sent nothing of the part that the client requested.")
+                    continue
             except Lost as lost:
                 yield from patience.pause(self._unreachable(lost))
                 continue
@@ -395,9 +405,15 @@ def _post(path: str, content: bytes, headers: Mapping[str, str] | None = None) -
     )
 
 
-def _begin_of(reply: Reply) -> int:
-    """Return the offset in the file of the body's first byte; -1 if it is unknown."""
+def _range_of(reply: Reply) -> tuple[int, bool]:
+    """Return the offset in the file of the body's first byte, or -1; and whether the body reaches the file's end.
+
+    A server may send less than the requested range (RFC 9110, 15.3.7).
+    """
     if reply.status == 200:
-        return 0
-    begin = reply.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
-    return int(begin) if begin.isdecimal() else -1
+        return 0, True
+    found = _CONTENT_RANGE.fullmatch(reply.headers.get("content-range", ""))
+    if found is None:
+        return -1, False
+    first, last, size = map(int, found.groups())
+    return first, last + 1 == size

@@ -194,7 +194,7 @@ def is_temporary(reply: Reply, *, is_repeatable: bool) -> bool:
     """Return True if a retry may succeed, and cannot execute the request twice."""
     if reply.status in (429, 503):
         # A proxy may send 503 too, after it has passed the request on.
-        return is_repeatable or _problem(reply).get("type", "").startswith(_URN)
+        return is_repeatable or str(_problem(reply).get("type", "")).startswith(_URN)
     return is_repeatable and reply.status in (502, 504)
 
 
@@ -238,16 +238,24 @@ def _attributes(
     kind: type[JobManagerError], problem: dict[str, Any], reply: Reply, job_id: str, action: str
 ) -> dict[str, Any]:
     if issubclass(kind, InvalidRequest):
-        faults = tuple(_fault(each) for each in problem.get("errors", ()))
-        return {"field": problem.get("field", ""), "faults": faults}
+        return {"field": str(problem.get("field", "")), "faults": _faults(problem.get("errors"))}
     if kind is UnknownJob:
         return {"job_id": job_id}
     if kind is Outdated:
         return {"job_id": job_id, "status": str(problem.get("detail", "")).rpartition(" is ")[2].removesuffix(" now.")}
     if kind is NotAllowed:
-        told = {"status": problem.get("job_status", ""), "allowed": tuple(problem.get("allowed", ()))}
+        allowed = problem.get("allowed")
+        told = {"status": problem.get("job_status", ""), "allowed": tuple(allowed) if isinstance(allowed, list) else ()}
         return {"job_id": job_id, "action": action, **told}
     return {"retry_after_seconds": retry_after_seconds(reply)} if "retry-after" in reply.headers else {}
+
+
+def _faults(told: Any) -> tuple[Fault, ...]:
+    """Return the faults that a problem document lists. Entries that are not objects of texts are left out."""
+    entries = told if isinstance(told, list) else []
+    return tuple(
+        _fault(each) for each in entries if isinstance(each, dict) and all(isinstance(v, str) for v in each.values())
+    )
 
 
 def _fault(told: dict[str, str]) -> Fault:

@@ -58,11 +58,13 @@ class File(Job):
     class Args(BaseModel):
         size: int
         name: str = "data.bin"
+        has_sha256: bool = True
 
     def start(self) -> dict[str, Any]:
         content = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(self.args.size // 32))
         (self.workdir / "data").write_bytes(content)
-        return {"file": "data", "filename": self.args.name, "sha256": hashlib.sha256(content).hexdigest()}
+        named = {"file": "data", "filename": self.args.name}
+        return named | ({"sha256": hashlib.sha256(content).hexdigest()} if self.args.has_sha256 else {})
 
 
 class _Handler(WSGIRequestHandler):

@@ -226,6 +226,11 @@ def test_a_missing_server_is_reported_as_unreachable() -> None:
         client.get("any")
 
 
+def problem_reply(status: int, document: str) -> bytes:
+    """Return a reply with a problem document."""
+    return f"HTTP/1.1 {status} No\r\nContent-Length: {len(document)}\r\n\r\n{document}".encode()
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
@@ -236,6 +241,23 @@ def test_a_missing_server_is_reported_as_unreachable() -> None:
         (b"HTTP/1.1 500 No\r\nContent-Length: 5\r\n\r\nhello", Refused),
         (b'HTTP/1.1 401 No\r\nContent-Length: 19\r\n\r\n{"detail":"a token"}'[:-1] + b"}", Refused),
         (b"nonsense\r\n\r\n", Unreachable),
+        (problem_reply(503, '{"type": 5}'), Refused),
+        (
+            problem_reply(422, '{"type": "urn:jobmanager:problem:invalid-request", "detail": "x", "errors": 5}'),
+            InvalidRequest,
+        ),
+        (
+            problem_reply(
+                422,
+                '{"type": "urn:jobmanager:problem:invalid-request", "detail": "x", '
+                '"errors": [5, {"pointer": 5}, {"pointer": "/a", "detail": null}]}',
+            ),
+            InvalidRequest,
+        ),
+        (
+            problem_reply(409, '{"type": "urn:jobmanager:problem:not-allowed", "detail": "x", "allowed": 5}'),
+            NotAllowed,
+        ),
     ],
 )
 def test_a_reply_from_something_else_raises_an_error_of_the_client(

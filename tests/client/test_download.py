@@ -96,3 +96,46 @@ def test_a_download_into_a_stream_survives_a_broken_connection(
     assert through().download(job.id, stream) is None
 
     assert hashlib.sha256(stream.getvalue()).hexdigest() == job.result["sha256"]
+
+
+def partial_reply(content: bytes, begin: int, size: int) -> bytes:
+    """Return a 206 reply with these bytes of a file, from *begin* on."""
+    head = f"Content-Range: bytes {begin}-{begin + len(content) - 1}/{size}\r\nContent-Length: {len(content)}"
+    return f"HTTP/1.1 206 Partial Content\r\n{head}\r\nConnection: close\r\n\r\n".encode() + content
+
+
+def test_a_download_requests_the_rest_if_a_server_sends_less_than_was_requested(
+    client: Client, proxy: Any, through: Callable[..., Client], tmp_path: Path
+) -> None:
+    job = client.submit("File", {"size": SIZE, "has_sha256": False}).wait(20)
+    job.download(tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    (tmp_path / f".file.{job.id}.part").write_bytes(whole[:1000])
+    proxy.plan = [1 << 40, partial_reply(whole[1000:3000], 1000, SIZE), partial_reply(whole[3000:3001], 3000, SIZE)]
+
+    through().download(job.id, tmp_path / "file")
+
+    assert (tmp_path / "file").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        partial_reply(b"other", 2000, SIZE),
+        partial_reply(b"other", 999, SIZE),
+        b"HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n\r\nother",
+        b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 1000-/*\r\nContent-Length: 5\r\n\r\nother",
+        b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 1000-2000/640000\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_a_part_of_a_file_that_was_not_requested_fails_the_download(
+    client: Client, proxy: Any, through: Callable[..., Client], tmp_path: Path, reply: bytes
+) -> None:
+    job = client.submit("File", {"size": SIZE, "has_sha256": False}).wait(20)
+    (tmp_path / f".file.{job.id}.part").write_bytes(bytes(1000))
+    proxy.plan = [1 << 40, reply]
+
+    with pytest.raises(Damaged, match="The server sent"):
+        through().download(job.id, tmp_path / "file")
+
+    assert not (tmp_path / "file").exists()
