@@ -432,7 +432,10 @@ class JobManager:
         return self._ask(job_id, Action.STOP, actor, reason, wait, is_forced=force, versions=versions)
 
     def halt_all(self, selection: Selection, *, actor: str = "embedder", reason: str | None = None) -> Sweep:
-        """Halt every job of the selection. Does not wait. StoreUnavailable may be raised with some jobs changed."""
+        """Halt every job of the selection. Does not wait. Raises StoreUnavailable.
+
+        If the store stops answering on the way, the remaining jobs are listed as unchanged.
+        """
         return self._ask_all(selection, Action.HALT, actor, reason)
 
     def resume_all(
@@ -445,14 +448,14 @@ class JobManager:
     ) -> Sweep:
         """Resume every job of the selection, the oldest at once and the newest after *spread_seconds*.
 
-        Does not wait. StoreUnavailable may be raised with some jobs changed.
+        Does not wait. Raises StoreUnavailable. See `halt_all`.
         """
         return self._ask_all(selection, Action.RESUME, actor, reason, spread_seconds=spread_seconds)
 
     def stop_all(
         self, selection: Selection, *, actor: str = "embedder", reason: str | None = None, force: bool = False
     ) -> Sweep:
-        """Stop every job of the selection. Does not wait. StoreUnavailable may be raised with some jobs changed."""
+        """Stop every job of the selection. Does not wait. Raises StoreUnavailable. See `halt_all`."""
         return self._ask_all(selection, Action.STOP, actor, reason, is_forced=force)
 
     def wait(self, job_id: str, *, unless: Sequence[Status], wait: float) -> JobRecord:
@@ -521,7 +524,15 @@ class JobManager:
         reasons: dict[str, str] = {}  # one string per reason: a hundred thousand jobs may share it
         for begin in range(0, len(ids), _SWEEP_SIZE):
             some = dict(zip(ids[begin : begin + _SWEEP_SIZE], run_ats, strict=False))
-            for job_id, came in self._apply_to_each(some, action, **how).items():
+            try:
+                each = self._apply_to_each(some, action, **how)
+            except StoreUnavailable:
+                if begin == 0:
+                    raise
+                # The jobs before are changed, which an error would deny.
+                unchanged |= dict.fromkeys(ids[begin:], "The store did not answer. Send the request again.")
+                break
+            for job_id, came in each.items():
                 reason = _why_unchanged(came)
                 if reason is None:
                     changed.append(job_id)

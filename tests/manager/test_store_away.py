@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from jobmanager import Job
 from jobmanager.errors import StoreUnavailable
+from jobmanager.records import Selection, Submission
 from jobmanager.registry import Registry
 
 
@@ -157,6 +159,26 @@ def test_a_job_that_is_submitted_while_the_engine_cannot_ask_is_run_when_it_can(
 
     assert manager.until(job.id, "completed").attempt == 1
     assert failures
+
+
+def test_a_bulk_request_says_which_jobs_it_did_not_reach_if_the_store_stops_answering(
+    make_manager: Any, steps: Any
+) -> None:
+    manager = make_manager(slots=0)
+    jobs = set(manager.submit_all([Submission(type="Steps")] * 250))
+    calls = itertools.count()
+    manager.store.fault = lambda name: StoreUnavailable("away") if name == "apply_to_each" and next(calls) > 0 else None
+
+    sweep = manager.halt_all(Selection())
+
+    halted = {job_id for job_id in jobs if manager.get(job_id).status == "halted"}
+    assert 0 < len(halted) < 250
+    assert set(sweep.changed) == halted
+    assert sweep.unchanged == dict.fromkeys(jobs - halted, "The store did not answer. Send the request again.")
+    with pytest.raises(StoreUnavailable):
+        manager.halt_all(Selection())
+    manager.store.fault = lambda name: None
+    assert set(manager.halt_all(Selection()).changed) == jobs - halted
 
 
 def test_an_error_that_nobody_thought_of_does_not_end_the_engine(manager: Any, types: Registry, until: Any) -> None:
