@@ -13,6 +13,8 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,7 +40,8 @@ class Column:
     """A column of a table under test."""
 
     name: str
-    #: integer, real, truth, text, bytes, date, time or zoned; mixed: SQLite's, of values of any type
+    #: integer, real, truth, text, bytes, date, time or zoned. Some are compared with the text that the database shows:
+    #: decimal, wide_time (infinity, or before the year 1), and json. mixed: SQLite's, of values of any type.
     family: str
 
 
@@ -81,7 +84,8 @@ def cells(data: bytes, file_format: str, columns: list[Column]) -> list[list[Any
 
 def expected(rows: list[tuple[Any, ...]], file_format: str, columns: list[Column]) -> list[list[Any]]:
     """Return the cells that a file has to have, for rows as the database's client reads them."""
-    rows = [[_Mixed(v) if c.family == "mixed" else v for v, c in zip(row, columns, strict=True)] for row in rows]
+    kinds = {"mixed": _Mixed, "decimal": _Decimal, "wide_time": _WideTime}
+    rows = [[kinds.get(c.family, _unchanged)(v) for v, c in zip(row, columns, strict=True)] for row in rows]
     form = {"csv": _csv_cell, "jsonl": _json_value, "parquet": _same}[file_format]
     shown = [[form(value, column) for value, column in zip(row, columns, strict=True)] for row in rows]
     if file_format == "csv" and len(columns) == 1:
@@ -98,12 +102,15 @@ class _Mixed:
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, value: Any) -> None:
+        self.raw = value
         self.value = base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
     def __repr__(self) -> str:
         return f"{self.value!r} of any type"
 
     def __eq__(self, cell: object) -> bool:
+        if isinstance(cell, bytes):  # of a Parquet column that has bytes only
+            return cell == self.raw
         in_csv, in_quotes = isinstance(cell, tuple), False
         if isinstance(cell, tuple):
             cell, in_quotes = cell
@@ -118,8 +125,67 @@ class _Mixed:
         return float(str(cell)) == self.value
 
 
+class _Shown:
+    """A value that the database shows as a text: equal to each cell that may show it."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, text: str | None) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f"{self.text!r} as the database shows it"
+
+    def __eq__(self, cell: object) -> bool:
+        if isinstance(cell, tuple):
+            return self.has_csv_form(*cell)
+        return cell is None if self.text is None else self.has_form(cell)
+
+    def has_csv_form(self, cell: str, in_quotes: bool) -> bool:
+        """Return True if a cell of CSV may show the value."""
+        return (cell, in_quotes) == (("", False) if self.text is None else (self.text, True))
+
+    def has_form(self, cell: object) -> bool:
+        """Return True if a value of JSON or Parquet may show the value, which is not NULL."""
+        return str(cell) == self.text
+
+
+class _Decimal(_Shown):
+    """A decimal: a number, or a text if there is NaN near it."""
+
+    def has_form(self, cell: object) -> bool:
+        return f"{cell:f}" == self.text if isinstance(cell, Decimal) else str(cell) == self.text
+
+
+class _WideTime(_Shown):
+    """A timestamp: as others are, or as the database shows it if there is one beyond the calendar near it."""
+
+    def has_csv_form(self, cell: str, in_quotes: bool) -> bool:
+        if self.text is None or in_quotes:
+            return super().has_csv_form(cell, in_quotes)
+        return self.has_form(datetime.fromisoformat(cell))
+
+    def has_form(self, cell: object) -> bool:
+        if isinstance(cell, str) and cell != self.text:
+            cell = datetime.fromisoformat(cell)
+        return cell == self.text if isinstance(cell, str) else str(cell) == self._microseconds()
+
+    def _microseconds(self) -> str:
+        """Return the text with six digits of the second, or without any if all are 0: as Python shows it."""
+        begin, point, digits = (self.text or "").partition(".")
+        return begin + (point + digits.ljust(6, "0") if point else "")
+
+
 class _Number(str):
     """A number of JSON, as it is written."""
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def _nested(text: Any) -> Any:
+    return json.loads(text, parse_float=_Number, parse_int=_Number)
 
 
 def _csv_rows(text: str) -> list[list[tuple[str, bool]]]:
@@ -139,13 +205,14 @@ def _csv_rows(text: str) -> list[list[tuple[str, bool]]]:
 
 
 def _csv_cell(value: Any, column: Column) -> tuple[str, bool]:
-    if isinstance(value, _Mixed):
+    if isinstance(value, (_Mixed, _Shown)):
         return value  # type: ignore[return-value]
     if value is None:
         return "", False
     forms: dict[str, Callable[[Any], tuple[str, bool]]] = {
         "bytes": lambda value: (base64.b64encode(value).decode(), True),
         "text": lambda value: (value, True),
+        "json": lambda value: (value, True),
         "truth": lambda value: (str(value).lower(), False),
         "time": lambda value: (value.isoformat(" ", "microseconds"), False),
         "zoned": lambda value: (value.isoformat(" ", "microseconds").replace("+00:00", "Z"), False),
@@ -154,7 +221,7 @@ def _csv_cell(value: Any, column: Column) -> tuple[str, bool]:
 
 
 def _json_value(value: Any, column: Column) -> Any:
-    if isinstance(value, _Mixed):
+    if isinstance(value, (_Mixed, _Shown)):
         return value
     if value is None or (column.family == "real" and not math.isfinite(value)):
         return None
@@ -162,6 +229,7 @@ def _json_value(value: Any, column: Column) -> Any:
         "bytes": lambda value: base64.b64encode(value).decode(),
         "integer": _Number,
         "real": _Number,
+        "json": _nested,
     }
     has_iso_form = column.family in ("date", "time", "zoned")
     return value.isoformat() if has_iso_form else forms.get(column.family, lambda value: value)(value)
