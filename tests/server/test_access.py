@@ -135,7 +135,7 @@ def test_who_insists_may_bind_anything_and_no_log_line_carries_the_password_of_a
     answers = [server.client.get(path) for path in ("/health/ready", "/jobs", "/details/x")]
 
     assert [answer.status_code for answer in answers] == [503, 503, 503]
-    assert "tries again" in server.log()
+    assert "retries with each of them" in server.log()
     assert "hunter2" not in server.log() + "".join(answer.text for answer in answers)
 
 

@@ -116,7 +116,7 @@ def test_a_job_that_kills_its_process_is_failed_after_max_crashes_and_can_be_res
     until(server.is_ready, server.log)
 
     assert len(server.told(job, "begin")) == 2
-    assert "2 times" in server.details(job)["error"]
+    assert "crashes without progress: 2" in server.details(job)["error"]
     with contextlib.suppress(httpx.TransportError):  # it runs, and takes the answer with it
         server.ask("resume", job)
     until(lambda: len(server.told(job, "begin")) == 4, server.log)

@@ -92,7 +92,7 @@ def test_the_password_of_the_database_is_in_no_log(make_server: Callable[..., Se
     server = make_server(DATABASE_URL=url)
 
     server.launch()
-    until(lambda: "again with each request" in server.log(), server.log, seconds=30)
+    until(lambda: "retries with each of them" in server.log(), server.log, seconds=30)
 
     assert server.client.get("/health/ready").status_code == 503
     assert server.client.get("/health/live").status_code == 200

@@ -41,7 +41,9 @@ def test_jobs_go_on_after_their_worker_was_killed_for_code_that_holds_the_interp
     assert [server.job(job)["attempt"] for job in (neighbour, hog)] == [2, 2]
     assert [server.job(job)["crashes"] for job in (neighbour, hog)] == [0, 0]
     assert server.units(neighbour) == list(range(500))
-    assert "its process stalled" in [change["reason"] for change in server.changes(hog)]
+    # The second, if the next worker takes the job before the master has handed it over.
+    reasons = {"its process stalled", "its process did not renew the lease"}
+    assert reasons & {change["reason"] for change in server.changes(hog)}
 
 
 def test_jobs_of_a_frozen_worker_go_on_in_the_next_one(make_strict_server: MakeServer) -> None:

@@ -300,7 +300,7 @@ def test_ctrl_c_during_a_commit_writes_nothing_twice_and_others_are_told_to_look
     let_go.join(10)
     assert held.lines() == ["mine", "other"]
     assert isinstance(answers[0], StoreUnavailable)
-    assert "Look, then try again" in str(answers[0])
+    assert "Check if it was stored, then try again" in str(answers[0])
 
 
 def test_where_no_transaction_can_be_opened_all_who_wait_hear_so_at_once(held: Held, until: Any) -> None:

@@ -116,7 +116,7 @@ def test_an_export_goes_on_with_the_columns_that_it_began_with(
     ("statements", "says"),
     [
         ("ALTER TABLE t DROP COLUMN note", "has lost the column 'note' since this export began"),
-        ("ALTER TABLE t RENAME COLUMN note TO remark", "had the column 'note' when this export began"),
+        ("ALTER TABLE t RENAME COLUMN note TO remark", "has lost the column 'note' since this export began"),
         (
             "CREATE TABLE u (id INTEGER PRIMARY KEY, at TEXT, note INTEGER, phone TEXT);"
             f"INSERT INTO u SELECT id, at, id, phone FROM t; {REBUILT}",
