@@ -24,7 +24,7 @@ import psycopg
 
 from benchmarks.frame import Figure, Goal, Result, figure, in_turns, spread, versions_of
 from benchmarks.serving import Server, serving, submit_for
-from jobmanager.sample import make_sample
+from jobmanager.jobs.export.sample import make_sample
 
 EVERYTHING = {"from_date": "2023-01-01", "to_date": "2024-12-31"}
 QUERY = (

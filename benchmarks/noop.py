@@ -19,8 +19,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from jobmanager import Job, JobManager, Settings
+from jobmanager.core.states import Status
 from jobmanager.registry import Registry
-from jobmanager.states import Status
 from jobmanager.store import Store
 
 SLOTS = 8

@@ -29,10 +29,10 @@ from benchmarks.frame import Figure, Goal, Result, ask, figure, in_turns, spread
 from benchmarks.peers import servers
 from benchmarks.serving import serving
 from jobmanager import Job, JobManager, Settings
-from jobmanager.metrics import StoreCollector
-from jobmanager.records import NewJob, Position, Selection
+from jobmanager.core.states import Status
+from jobmanager.core.values import NewJob, Position, Selection
+from jobmanager.observability.metrics import StoreCollector
 from jobmanager.registry import Registry
-from jobmanager.states import Status
 from jobmanager.store import Store
 
 #: Number of jobs of each type in a thousand.

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from benchmarks.frame import ask, spread
 from jobmanager import Job, JobManager, Settings
+from jobmanager.core.states import Status
 from jobmanager.registry import Registry
-from jobmanager.states import Status
 
 SLOTS = 8
 #: Pause before each request.

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
-from jobmanager import hosts
+from jobmanager.core import hosts
 from jobmanager.errors import ConfigError
 
 Number = TypeVar("Number", int, float)

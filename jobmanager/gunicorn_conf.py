@@ -135,8 +135,8 @@ def pre_fork(server, worker):
 
 def post_worker_init(worker):
     """Start the manager before the first request, so that jobs go on, and let signals begin its shutdown at once."""
-    from jobmanager import logs, tracing  # noqa: PLC0415 - after the fork: see on_starting
     from jobmanager.errors import StoreUnavailable  # noqa: PLC0415
+    from jobmanager.observability import logs, tracing  # noqa: PLC0415 - after the fork: see on_starting
 
     manager = worker.wsgi.extensions["jobmanager"]
     logs.set_up(manager.settings.log)
@@ -163,7 +163,7 @@ def worker_exit(server, worker):
     application = getattr(worker, "wsgi", None)
     if application is not None:
         application.extensions["jobmanager"].close(_hand_over_seconds(worker))
-        from jobmanager import tracing  # noqa: PLC0415 - after the fork: see on_starting
+        from jobmanager.observability import tracing  # noqa: PLC0415 - after the fork: see on_starting
 
         tracing.shut_down()
 

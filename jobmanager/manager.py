@@ -20,17 +20,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import uuid_utils
 
-from jobmanager import retention, tracing
 from jobmanager.config import Settings
-from jobmanager.engine import Engine
-from jobmanager.errors import ConfigError, InvalidRequest, NotAllowed, NotFound, StoreUnavailable
-from jobmanager.feed import Interest, Subscription
-from jobmanager.job_log import LogLimits
-from jobmanager.jobs import BUILT_IN
-from jobmanager.json_values import check_json
-from jobmanager.metrics import MeasuredStore, StoreCollector, exposition, has_slots
-from jobmanager.private import make_folder
-from jobmanager.records import (
+from jobmanager.core.job_log import LogLimits
+from jobmanager.core.json_values import check_json
+from jobmanager.core.repeatable import Repeatable, repeatable
+from jobmanager.core.states import REACHED, UNDER_WAY, Action, Status
+from jobmanager.core.values import (
     Applied,
     Artifact,
     Change,
@@ -45,9 +40,15 @@ from jobmanager.records import (
     Submission,
     Sweep,
 )
+from jobmanager.engine import retention
+from jobmanager.engine.change_feed import Interest, Subscription
+from jobmanager.engine.dispatcher import Engine
+from jobmanager.errors import ConfigError, InvalidRequest, NotAllowed, NotFound, StoreUnavailable
+from jobmanager.jobs import BUILT_IN
+from jobmanager.observability import tracing
+from jobmanager.observability.metrics import MeasuredStore, StoreCollector, exposition, has_slots
+from jobmanager.private import make_folder
 from jobmanager.registry import Registry, check_args, parse_args, registry
-from jobmanager.repeatable import Repeatable, repeatable
-from jobmanager.states import REACHED, UNDER_WAY, Action, Status
 from jobmanager.store import Store, note_standstill
 
 #: How long `close` gives running jobs to reach a checkpoint, by default.

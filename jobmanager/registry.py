@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from jobmanager.config import Settings
+from jobmanager.core.json_values import check_json
 from jobmanager.errors import Fault, InvalidRequest, UnknownType
 from jobmanager.job import Job
-from jobmanager.json_values import check_json
 
 ENTRY_POINT_GROUP = "jobmanager.jobs"
 

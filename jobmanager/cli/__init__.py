@@ -1,7 +1,7 @@
 """The `jobmanager` command.
 
-Commands that work on this machine (serve, prune, …) are in local.py. The others use the HTTP client: remote.py sends
-single requests, following.py runs until a job ends. An error is printed as one sentence, without a traceback.
+Commands that work on this machine (serve, prune, …) are in admin.py. The others use the HTTP client: commands.py sends
+single requests, follow.py runs until a job ends. An error is printed as one sentence, without a traceback.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from jobmanager.cli import following, local, remote
+from jobmanager.cli import admin, commands, follow
+from jobmanager.core.printable import clean
 from jobmanager.errors import JobManagerError
-from jobmanager.printable import clean
 
 
 class _Commands(click.Group):
@@ -44,5 +44,5 @@ def main() -> None:
     """
 
 
-for _command in (*remote.COMMANDS, *following.COMMANDS, *local.COMMANDS):
+for _command in (*commands.COMMANDS, *follow.COMMANDS, *admin.COMMANDS):
     main.add_command(_command)

@@ -12,11 +12,11 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from jobmanager.cli.shown import Printer
+from jobmanager.cli.output import Printer
 from jobmanager.client import Client
-from jobmanager.client.core import DEFAULT_URL, Filters
+from jobmanager.client.flows import DEFAULT_URL, Filters
+from jobmanager.core.states import Status
 from jobmanager.errors import JobManagerError
-from jobmanager.states import Status
 
 #: How long to retry a server that may not exist, and one that has just answered.
 _QUICK_SECONDS = 2.0

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
+from jobmanager.auth.tokens import Role, Token, TokenFile
 from jobmanager.cli.options import prints_json
-from jobmanager.cli.shown import Printer
+from jobmanager.cli.output import Printer
 from jobmanager.config import Settings
 from jobmanager.errors import ConfigError, TokensUnavailable
-from jobmanager.tokens import Role, Token, TokenFile
 
 
 @click.group("token")

@@ -5,14 +5,13 @@
 
 Raises the same errors as the JobManager (jobmanager.errors). Retries every request that may be sent twice: each
 submission carries an idempotency key, so that its retries create one job.
-The order of requests is written once, without I/O (core.py, tails.py); sync.py and aio.py execute it. Imports nothing
-of Flask, the store or the engine.
+The order of requests is written once, without I/O (flows.py, following.py); sync.py and aio.py execute it. Imports
+nothing of Flask, the store or the engine.
 """
 
 from jobmanager.client.aio import AsyncClient, AsyncJob
 from jobmanager.client.errors import Damaged, Refused, Unexpected, Unreachable
-from jobmanager.client.sync import Client, Job
-from jobmanager.client.values import (
+from jobmanager.client.models import (
     AT_REST,
     Change,
     Checkpoint,
@@ -25,7 +24,8 @@ from jobmanager.client.values import (
     Sweep,
     Unchanged,
 )
-from jobmanager.records import Submission
+from jobmanager.client.sync import Client, Job
+from jobmanager.core.values import Submission
 
 __all__ = [
     "AT_REST",

@@ -1,4 +1,4 @@
-"""The asyncio client: executes the flows of core.py on an event loop."""
+"""The asyncio client: executes the flows of flows.py on an event loop."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, BinaryIO, TypeVar, Unpack
 import httpx
 from pydantic import PrivateAttr
 
-from jobmanager.client import http, wire
-from jobmanager.client.core import DEFAULT_URL, Core, Filters
-from jobmanager.client.values import Change, JobType, LogLine, Sign, Snapshot, Sweep
-from jobmanager.client.wire import Close, Course, Emit, Flow, Lost, Open, Pause, Receive, Reply, Send, Step
-from jobmanager.records import Submission
-from jobmanager.states import Action, Status
+from jobmanager.client import http, protocol
+from jobmanager.client.flows import DEFAULT_URL, Core, Filters
+from jobmanager.client.models import Change, JobType, LogLine, Sign, Snapshot, Sweep
+from jobmanager.client.protocol import Close, Course, Emit, Flow, Lost, Open, Pause, Receive, Reply, Send, Step
+from jobmanager.core.states import Action, Status
+from jobmanager.core.values import Submission
 
 T = TypeVar("T")
 #: Aliases for annotations: inside the class, `list` is a method.
@@ -269,7 +269,7 @@ class AsyncClient:
         return await self._run(self._core.download(job_id, to))
 
     def _make_job(self, shown: dict[str, Any]) -> AsyncJob:
-        job = wire.read(AsyncJob, shown)
+        job = protocol.read(AsyncJob, shown)
         job._client = self
         return job
 
@@ -327,7 +327,7 @@ class _Line:
             return http.lost(error)
         return None
 
-    async def _open(self, request: wire.Request) -> Reply:
+    async def _open(self, request: protocol.Request) -> Reply:
         await self._close()
         response = await self._http.send(http.built(self._http, request), stream=True)
         if not response.is_success:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from jobmanager.client.wire import Lost, Reply, Request
+from jobmanager.client.protocol import Lost, Reply, Request
 from jobmanager.errors import ConfigError
 
 #: Idle connections expire before the server closes them (gunicorn: 2 s): no request is sent on one about to close.

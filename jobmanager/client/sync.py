@@ -1,4 +1,4 @@
-"""The synchronous client: executes the flows of core.py and blocks."""
+"""The synchronous client: executes the flows of flows.py and blocks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, BinaryIO, TypeVar, Unpack
 import httpx
 from pydantic import PrivateAttr
 
-from jobmanager.client import http, wire
-from jobmanager.client.core import DEFAULT_URL, Core, Filters
-from jobmanager.client.values import Change, JobType, LogLine, Sign, Snapshot, Sweep
-from jobmanager.client.wire import Close, Course, Emit, Flow, Lost, Open, Pause, Receive, Reply, Send, Step
-from jobmanager.records import Submission
-from jobmanager.states import Action, Status
+from jobmanager.client import http, protocol
+from jobmanager.client.flows import DEFAULT_URL, Core, Filters
+from jobmanager.client.models import Change, JobType, LogLine, Sign, Snapshot, Sweep
+from jobmanager.client.protocol import Close, Course, Emit, Flow, Lost, Open, Pause, Receive, Reply, Send, Step
+from jobmanager.core.states import Action, Status
+from jobmanager.core.values import Submission
 
 T = TypeVar("T")
 #: Aliases for annotations: inside the class, `list` is a method.
@@ -261,7 +261,7 @@ class Client:
         return self._run(self._core.download(job_id, to))
 
     def _make_job(self, shown: dict[str, Any]) -> Job:
-        job = wire.read(Job, shown)
+        job = protocol.read(Job, shown)
         job._client = self
         return job
 
@@ -319,7 +319,7 @@ class _Line:
             return http.lost(error)
         return None
 
-    def _open(self, request: wire.Request) -> Reply:
+    def _open(self, request: protocol.Request) -> Reply:
         self._close()
         response = self._http.send(http.built(self._http, request), stream=True)
         if not response.is_success:

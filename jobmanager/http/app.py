@@ -8,27 +8,14 @@ from typing import Any
 from flask import Blueprint, Flask
 from flask.sansio.blueprints import BlueprintSetupState
 
-from jobmanager.http import (
-    classic,
-    control,
-    dashboard,
-    datasets,
-    docs,
-    errors,
-    events,
-    guard,
-    health,
-    job_types,
-    jobs,
-    metrics,
-    requests,
-    traces,
-)
-from jobmanager.http.door import EXTENSION, JobIdConverter, Mount
+from jobmanager.http import errors, events, request_ids, security, traces
+from jobmanager.http.context import EXTENSION, JobIdConverter, Mount
+from jobmanager.http.openapi import spec
+from jobmanager.http.routes import classic, control, dashboard, datasets, health, job_types, jobs, metrics
 from jobmanager.manager import JobManager
 
 _PARTS = tuple(
-    part.blueprint for part in (classic, jobs, control, events, job_types, datasets, health, metrics, docs, dashboard)
+    part.blueprint for part in (classic, jobs, control, events, job_types, datasets, health, metrics, spec, dashboard)
 )
 
 
@@ -40,7 +27,7 @@ def blueprint(manager: JobManager, *, name: str = "jobmanager") -> Blueprint:
     """
     mount = Mount(manager, name)
     mount.record(_know_job_ids)
-    guard.protect(mount)
+    security.protect(mount)
     errors.register(mount)
     for part in _PARTS:
         mount.register_blueprint(part)
@@ -71,11 +58,11 @@ def create_app(manager: JobManager | None = None) -> Flask:
     app.extensions[EXTENSION] = manager = manager or JobManager()
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a property of Flask's default provider
     # For all requests, even those that match no route. Embedding applications log, trace and count in their own way.
-    requests.identify(app)
+    request_ids.identify(app)
     traces.trace(app)
     metrics.watch(app)
     app.register_blueprint(blueprint(manager))
     # A request that matches no route belongs to no blueprint.
     errors.register(app)
-    app.after_request(guard.add_headers_to_errors)
+    app.after_request(security.add_headers_to_errors)
     return app

@@ -19,16 +19,18 @@ from typing import Any
 from flask import Blueprint, Response, request
 from pydantic import BaseModel
 
-from jobmanager import metrics
+from jobmanager.core.states import FINAL
+from jobmanager.core.values import News
+from jobmanager.engine.change_feed import Subscription, Told
 from jobmanager.errors import InvalidRequest, JobManagerError
-from jobmanager.feed import Subscription, Told
-from jobmanager.http import bodies, examples, resources
-from jobmanager.http.docs import Answer, describe, header_parameter, job_id_parameter, query_parameters
-from jobmanager.http.door import manager, still_let_in
-from jobmanager.http.problems import BROKEN, INVALID_QUERY, NO_JOB, NO_STREAM
+from jobmanager.http import parsing
+from jobmanager.http.context import manager, still_let_in
+from jobmanager.http.openapi import examples
+from jobmanager.http.openapi.responses import BROKEN, INVALID_QUERY, NO_JOB, NO_STREAM
+from jobmanager.http.openapi.spec import Answer, describe, header_parameter, job_id_parameter, query_parameters
+from jobmanager.http.schemas import rest
 from jobmanager.manager import JobManager
-from jobmanager.records import News
-from jobmanager.states import FINAL
+from jobmanager.observability import metrics
 
 #: The longest time without data on a stream: proxies close idle connections.
 HEARTBEAT_SECONDS = 10.0
@@ -60,7 +62,7 @@ _LAST_EVENT_ID = header_parameter(
     "change, unless the job was removed. If there are filters, an event is sent only if its job matches all of them. "
     "After ten seconds without events, a line that begins with a colon keeps the connection alive. An id without data "
     "may follow it; keep that id like any other. A client that does not read for ten seconds is disconnected.",
-    parameters=[_LAST_EVENT_ID, *query_parameters(resources.EventQuery)],
+    parameters=[_LAST_EVENT_ID, *query_parameters(rest.EventQuery)],
     answers={
         200: Answer(text="The stream; it is open until either side closes it.", model=str, examples=examples.STREAM),
         422: INVALID_QUERY,
@@ -70,7 +72,7 @@ _LAST_EVENT_ID = header_parameter(
 )
 def index() -> Response:
     """Follow the changes and the progress of jobs."""
-    query = bodies.parse_query(resources.EventQuery, request.args)
+    query = parsing.parse_query(rest.EventQuery, request.args)
     subscription = manager().follow(query.selection(), after=_last_event_id(query))
     return _answer(_Stream(subscription, manager()))
 
@@ -84,7 +86,7 @@ def index() -> Response:
     "after `Last-Event-ID`, and then new events as they happen. After the change to completed or stopped, a last `job` "
     "event has the result, and the stream ends. A client that has seen every change and reconnects is answered with "
     "204, so that browsers do not try again.",
-    parameters=[job_id_parameter(), _LAST_EVENT_ID, *query_parameters(resources.JobEventQuery)],
+    parameters=[job_id_parameter(), _LAST_EVENT_ID, *query_parameters(rest.JobEventQuery)],
     answers={
         200: Answer(
             text="The stream; it ends when the job is completed or stopped.", model=str, examples=examples.STREAM_OF_JOB
@@ -98,7 +100,7 @@ def index() -> Response:
 )
 def of_job(job_id: str) -> Response:
     """Follow the changes and the progress of a job."""
-    query = bodies.parse_query(resources.JobEventQuery, request.args)
+    query = parsing.parse_query(rest.JobEventQuery, request.args)
     after = _last_event_id(query)
     job = manager().get(job_id)
     if job.status in FINAL and after is not None and manager().changes(job_id)[-1].seq <= after:
@@ -107,7 +109,7 @@ def of_job(job_id: str) -> Response:
     return _answer(_Stream(subscription, manager(), job_id=job_id))
 
 
-def _last_event_id(query: resources.JobEventQuery) -> int | None:
+def _last_event_id(query: rest.JobEventQuery) -> int | None:
     """Return the number of the last change that the client has seen, or None. Raises InvalidRequest."""
     told = request.headers.get("Last-Event-ID") or query.last_event_id
     if not told:
@@ -185,16 +187,16 @@ class _Stream:
     def _show(self, told: Told) -> bytes:
         if isinstance(told, News):
             return _show_change(told)
-        return _event("progress", resources.show_progress(told, self._manager.now()))
+        return _event("progress", rest.show_progress(told, self._manager.now()))
 
     def _show_job(self, job_id: str) -> bytes:
-        return _event("job", resources.show_job(self._manager.get(job_id), self._manager))
+        return _event("job", rest.show_job(self._manager.get(job_id), self._manager))
 
 
 @lru_cache(maxsize=1024)
 def _show_change(news: News) -> bytes:
     """Return the event for a change; cached for all streams that send it."""
-    return _event("change", resources.show_change(news.change), number=news.change.seq)
+    return _event("change", rest.show_change(news.change), number=news.change.seq)
 
 
 def _event(name: str, data: BaseModel, *, number: int | None = None) -> bytes:

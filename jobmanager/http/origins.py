@@ -1,6 +1,6 @@
 """Where a request comes from: the client's address, the host it names, and the page that a browser sent it for.
 
-Reads the WSGI environment and nothing else; what to refuse is decided in guard.py.
+Reads the WSGI environment and nothing else; what to refuse is decided in security.py.
 Sources: Go 1.25, net/http.CrossOriginProtection; OWASP, "Cross-Site Request Forgery Prevention Cheat Sheet"; W3C, Fetch
 Metadata Request Headers; web.dev, "Protect your resources from web attacks with Fetch Metadata".
 """
@@ -11,8 +11,8 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jobmanager import hosts
-from jobmanager.hosts import Host
+from jobmanager.core import hosts
+from jobmanager.core.hosts import Host
 
 #: The WSGI environment of a request.
 Environment = Mapping[str, Any]

@@ -11,11 +11,11 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from jobmanager.core.repeatable import Repeatable, repeatable
+from jobmanager.core.values import Artifact, Change, JobRecord, LogLine, Page, Selection, Submission, Sweep
+from jobmanager.engine.change_feed import Subscription
 from jobmanager.errors import InvalidRequest, UnknownJob
-from jobmanager.feed import Subscription
 from jobmanager.manager import JobManager
-from jobmanager.records import Artifact, Change, JobRecord, LogLine, Page, Selection, Submission, Sweep
-from jobmanager.repeatable import Repeatable, repeatable
 
 
 class Restricted:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flask import Flask, Response, g, request
 
-from jobmanager import tracing
-from jobmanager.http.requests import OTHER_METHOD, method, route
+from jobmanager.http.request_ids import OTHER_METHOD, method, route
+from jobmanager.observability import tracing
 
 
 def trace(app: Flask) -> None:

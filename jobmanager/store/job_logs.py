@@ -14,8 +14,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from jobmanager.job_log import NOTE_ATTEMPT, NOTE_LEVEL, Entry, LogLimits, LogSize, lines_noted
-from jobmanager.records import LogLine
+from jobmanager.core.job_log import NOTE_ATTEMPT, NOTE_LEVEL, Entry, LogLimits, LogSize, lines_noted
+from jobmanager.core.values import LogLine
 from jobmanager.store.schema import log_lines
 
 #: Approximate size of the messages in one page of a log, in bytes; a page has at least one line.

@@ -33,8 +33,8 @@ from sqlalchemy import (
     text,
 )
 
-from jobmanager.json_values import encode
-from jobmanager.records import storable
+from jobmanager.core.json_values import encode
+from jobmanager.core.values import storable
 
 _Convert = Callable[[Any], Any]
 
@@ -245,7 +245,7 @@ changes = Table(
 Index("changes_of_job", changes.c.job_id, changes.c.seq)
 Index("changes_to_signal", changes.c.signal_to, changes.c.seq, **_where("signal_to IS NOT NULL"))
 
-#: The number of jobs per type and status, in parts; see census.py.
+#: The number of jobs per type and status, in parts; see job_counts.py.
 census = Table(
     "census",
     metadata,

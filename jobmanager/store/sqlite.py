@@ -25,9 +25,9 @@ from sqlalchemy.pool import QueuePool
 
 from jobmanager.errors import ConfigError, StoreUnavailable
 from jobmanager.private import make_file, make_folder
-from jobmanager.store import census, schema
-from jobmanager.store.commits import HELD_UP, PATIENCE_SECONDS, GroupCommit
-from jobmanager.store.prepared import Columns, Parameters, Prepared, Rows, Statement, as_sqlalchemy
+from jobmanager.store import job_counts, schema
+from jobmanager.store.fast_statements import Columns, Parameters, Prepared, Rows, Statement, as_sqlalchemy
+from jobmanager.store.group_commit import HELD_UP, PATIENCE_SECONDS, GroupCommit
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -88,7 +88,7 @@ class Database:
         self._is_announced = False  # the commit of the current transaction wakes other processes
         self._commits = GroupCommit(self._begin)
         self._prepared: dict[Statement, Prepared] = {}
-        self._addition = census.addition(insert(schema.census))
+        self._addition = job_counts.addition(insert(schema.census))
         self._owners = Owners(Path(f"{path}-owners"))
 
     def run(self, write: Callable[[Connection], T]) -> T:
@@ -152,7 +152,7 @@ class Database:
 
     def count(self, connection: Connection) -> None:
         """Add the notes of the transaction to the counts of jobs."""
-        if (noted := census.take(connection, part=0)) is not None:
+        if (noted := job_counts.take(connection, part=0)) is not None:
             self.execute_many(connection, self._addition, noted, {})
 
     def add_up_counts(self) -> None:
@@ -242,7 +242,7 @@ class Database:
         self._forget_transaction(writer)
         try:
             if not writer.invalidated:
-                census.forget(writer)
+                job_counts.forget(writer)
             driver.rollback()
         except sqlite3.Error:  # SQLAlchemy has closed it (as on Ctrl-C), or the file has become unreadable
             if not writer.invalidated:

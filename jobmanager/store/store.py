@@ -39,18 +39,11 @@ from sqlalchemy import (
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from jobmanager.errors import (
-    ConfigError,
-    Conflict,
-    LeaseLost,
-    NotAllowed,
-    Outdated,
-    QueueFull,
-    StoreUnavailable,
-    UnknownJob,
-)
-from jobmanager.job_log import LogLimits
-from jobmanager.records import (
+from jobmanager.core.job_log import LogLimits
+from jobmanager.core.outcomes import Settlement
+from jobmanager.core.states import ATTENDED, FINAL, Action, Status
+from jobmanager.core.transitions import AT_ONCE, Move, Values, decide
+from jobmanager.core.values import (
     MOST_LISTED_BYTES,
     Applied,
     Census,
@@ -67,15 +60,22 @@ from jobmanager.records import (
     Progress,
     Queue,
     Selection,
-    Settlement,
     Wanted,
     storable,
 )
-from jobmanager.states import ATTENDED, FINAL, Action, Status
-from jobmanager.store import census, following, job_logs, listing, queries, sqlite
+from jobmanager.errors import (
+    ConfigError,
+    Conflict,
+    LeaseLost,
+    NotAllowed,
+    Outdated,
+    QueueFull,
+    StoreUnavailable,
+    UnknownJob,
+)
+from jobmanager.store import change_queries, job_counts, job_logs, search, sqlite, statements
+from jobmanager.store.fast_statements import Columns, Rows
 from jobmanager.store.migrate import bring_up_to_date
-from jobmanager.store.moves import AT_ONCE, Move, Values, decide
-from jobmanager.store.prepared import Columns, Rows
 from jobmanager.store.schema import (
     IS_FINISHED,
     IS_HELD,
@@ -89,7 +89,7 @@ from jobmanager.store.schema import (
 from jobmanager.urls import check_at_signs
 
 if TYPE_CHECKING:
-    from jobmanager.store import postgres
+    from jobmanager.store import postgresql
 
 _log = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ class Store:
 
     def get(self, job_id: str) -> JobRecord:
         """Return the job; raises UnknownJob."""
-        rows = self._ask(queries.JOB, {"id_is": job_id})
+        rows = self._ask(statements.JOB, {"id_is": job_id})
         if not rows:
             raise UnknownJob(job_id)
         return self._job(rows[0])
@@ -238,10 +238,10 @@ class Store:
         *types* are the type names to search for the selection's `q`. The jobs lack their cursors, and the fields named
         in JobRecord.shortened. If they are still large, the page has fewer than *limit* jobs.
         """
-        way = self._way(listing.ways(selection, types), selection, before)
+        way = self._way(search.ways(selection, types), selection, before)
         shown: list[JobRecord] = []
         left = _PAGE_BYTES
-        with self._reading(listing.page(way, selection, before=before, limit=limit + 1)) as rows:
+        with self._reading(search.page(way, selection, before=before, limit=limit + 1)) as rows:
             for row in rows:
                 job, size = self._listed(row)
                 if shown and (len(shown) == limit or size > left):
@@ -254,8 +254,8 @@ class Store:
         self, selection: Selection, types: Collection[str], *, before: Position | None = None, limit: int
     ) -> tuple[list[str], Position | None]:
         """Return the ids of matching jobs, in the order of `find`, and the position of the next page, if any."""
-        way = self._way(listing.ways(selection, types), selection, before)
-        rows = self._read(listing.page_of_ids(way, selection, before=before, limit=limit + 1))
+        way = self._way(search.ways(selection, types), selection, before)
+        rows = self._read(search.page_of_ids(way, selection, before=before, limit=limit + 1))
         shown = rows[:limit]
         return [row.id for row in shown], _position(shown[-1]) if len(rows) > limit else None
 
@@ -283,16 +283,16 @@ class Store:
         asked: Values = {"after": after, "upto": upto, "limit": limit}
         if job_id is not None:
             asked["job_id_is"] = job_id
-        rows = self._read(following.news(of_one_job=job_id is not None), **asked)
+        rows = self._read(change_queries.news(of_one_job=job_id is not None), **asked)
         return [News(change=_change(row), progress=_progress(row)) for row in rows]
 
     def progress(self, *, since: datetime) -> list[Progress]:
         """Return the progress of the jobs that any process holds and that saved a checkpoint at *since* or later."""
-        return [_progress(row) for row in self._read(following.SAVED_SINCE, since=since)]
+        return [_progress(row) for row in self._read(change_queries.SAVED_SINCE, since=since)]
 
     def last_change(self) -> int:
         """Return the number of the last committed change; 0 if there is none."""
-        ((seq,),) = self._read(queries.LAST_CHANGE)
+        ((seq,),) = self._read(statements.LAST_CHANGE)
         return int(seq)
 
     def change_writers(self) -> set[str]:
@@ -306,7 +306,7 @@ class Store:
 
     def count(self) -> Census:
         """Return the number of jobs of each type and status that has any. Cheap: every commit updates the counts."""
-        return {(row.type, Status(row.status)): int(row.jobs) for row in self._read(census.COUNTED)}
+        return {(row.type, Status(row.status)): int(row.jobs) for row in self._read(job_counts.COUNTED)}
 
     def correct_count(self) -> Census:
         """Recount the jobs, correct the counts, and return the differences. Needed if plain SQL has changed jobs.
@@ -317,16 +317,18 @@ class Store:
             self._database.add_up_counts()
         except DBAPIError as error:
             raise StoreUnavailable("The store does not answer. Try again later.") from error
-        if not self._read(census.MISCOUNTED):
+        if not self._read(job_counts.MISCOUNTED):
             return {}
 
         def write(connection: Connection) -> Census:
             self._database.take_turn(connection, "correction")  # else two processes would add the differences twice
             self._database.count(connection)  # the notes of this transaction so far
             # One query: of every other transaction, it sees both the jobs and their counts, or neither.
-            missed = {(row.type, Status(row.status)): int(row.missed) for row in connection.execute(census.MISCOUNTED)}
+            missed = {
+                (row.type, Status(row.status)): int(row.missed) for row in connection.execute(job_counts.MISCOUNTED)
+            }
             for key, number in missed.items():
-                census.note(connection, [key], number)
+                job_counts.note(connection, [key], number)
             return missed
 
         return self._database.run(write)
@@ -334,10 +336,10 @@ class Store:
     def queue(self) -> Queue:
         """Return the state of the queue: jobs waiting and jobs at work, over all processes."""
         now = self.now()
-        ((depth,),) = self._read(following.DEPTH, now=now)
-        waited = [row.at for query in following.PUT_OFF_WAITED_LONGEST for row in self._read(query, now=now)]
-        waited += [row.at for row in self._read(following.waited_longest(depth), at_once=AT_ONCE)]
-        rows = self._read(following.AT_WORK)
+        ((depth,),) = self._read(change_queries.DEPTH, now=now)
+        waited = [row.at for query in change_queries.PUT_OFF_WAITED_LONGEST for row in self._read(query, now=now)]
+        waited += [row.at for row in self._read(change_queries.waited_longest(depth), at_once=AT_ONCE)]
+        rows = self._read(change_queries.AT_WORK)
         return Queue(
             depth=depth,
             oldest_at=min((at for at in waited if at is not None), default=None),
@@ -466,7 +468,7 @@ class Store:
                 values["cursor"] = saved.cursor
         if details is not None:
             values["details"] = details
-        statement = queries.save_checkpoint(tuple(values))
+        statement = statements.save_checkpoint(tuple(values))
         held = {"id_is": job_id, "attempt_is": attempt, "owner_is": self.owner}
         if "cursor" in values:
             held["cursor_is"] = to_json(values["cursor"])
@@ -513,7 +515,7 @@ class Store:
 
         def write(connection: Connection) -> list[JobRecord]:
             self._queue_due(connection)
-            return self._take(connection, queries.waiting, wanted, limit)
+            return self._take(connection, statements.waiting, wanted, limit)
 
         return self._commit(write)
 
@@ -524,12 +526,12 @@ class Store:
     def claim_to_clean(self, limit: int, *, types: Collection[str]) -> list[JobRecord]:
         """Claim up to *limit* unowned stopping jobs that are due, in order to clean them."""
         wanted = Wanted(types=tuple(types), max_running={})
-        return self._commit(lambda connection: self._take(connection, queries.to_clean, wanted, limit))
+        return self._commit(lambda connection: self._take(connection, statements.to_clean, wanted, limit))
 
     def look(self, types: Collection[str]) -> Outlook:
         """Return the pending work for a process that knows these types, by one query."""
         clocks = self._clocks()
-        (found,) = self._ask(queries.look(tuple(types)), clocks)
+        (found,) = self._ask(statements.look(tuple(types)), clocks)
         is_signalled, has_waiting, has_to_clean, put_off_at, to_clean_at = found
         has_due = put_off_at is not None and put_off_at <= clocks["now"]
         next_at = [at for at in (None if has_due else put_off_at, to_clean_at) if at is not None]
@@ -547,12 +549,12 @@ class Store:
         A parked job, or one that waits to be woken, only loses its owner: any process may claim it when it is resumed.
         """
         self._end_leases_of_the_dead()
-        ((has_silent,),) = self._ask(queries.HAS_SILENT, {"lease_now": self._database.lease_now()})
+        ((has_silent,),) = self._ask(statements.HAS_SILENT, {"lease_now": self._database.lease_now()})
         if not has_silent:
             return []
 
         def write(connection: Connection) -> list[Applied]:
-            rows = self._database.execute(connection, queries.SILENT, {"lease_now": self._database.lease_now()})
+            rows = self._database.execute(connection, statements.SILENT, {"lease_now": self._database.lease_now()})
             return [self._expire(connection, self._job(row)) for row in rows]
 
         return self._commit(write)
@@ -602,7 +604,7 @@ class Store:
 
     def signals(self) -> list[Change]:
         """Return the changes that other processes made to jobs held by this one, oldest first; each only once."""
-        rows = self._read(queries.SIGNALS, owner_is=self.owner)
+        rows = self._read(statements.SIGNALS, owner_is=self.owner)
         if rows:
             # Clear exactly these: another process may still commit a change with a lower number.
             taken = update(changes).where(changes.c.seq.in_([row.seq for row in rows])).values(signal_to=None)
@@ -636,7 +638,7 @@ class Store:
             for table in (changes, log_lines):
                 connection.execute(delete(table).where(table.c.job_id.in_(ids)))
             removed = delete(jobs).where(jobs.c.id.in_(ids)).returning(jobs.c.type, jobs.c.status)
-            census.note(connection, [(row.type, row.status) for row in connection.execute(removed)], -1)
+            job_counts.note(connection, [(row.type, row.status) for row in connection.execute(removed)], -1)
             return ids
 
         return self._database.run(write)
@@ -683,7 +685,7 @@ class Store:
         if earlier.fingerprint != row["fingerprint"]:
             raise Conflict("The idempotency key was used for another submission; use a new one.")
         found: str = earlier.job_id
-        is_there = connection.execute(queries.JOB, {"id_is": found}).first() is not None
+        is_there = connection.execute(statements.JOB, {"id_is": found}).first() is not None
         if is_there or any(other.id == found for other in batch):
             return found
         # That job was removed, so the key is free again.
@@ -697,9 +699,9 @@ class Store:
         self._make_room(connection, len(new))
         rows = [_of_submission(job) for job in new]
         of_each = _of_each(now)
-        numbers = self._database.add_many(connection, queries.PUT_JOB, _in_columns(rows), of_each)
+        numbers = self._database.add_many(connection, statements.PUT_JOB, _in_columns(rows), of_each)
         changed = {"job_id": [job.id for job in new], "actor": actors}
-        seqs = self._database.add_many(connection, queries.ADD_CHANGE, changed, _submission(now))
+        seqs = self._database.add_many(connection, statements.ADD_CHANGE, changed, _submission(now))
         _count_new(connection, new)
         self._keep_room(connection, seqs[-1])
         _add_labels(connection, new, numbers, now)
@@ -723,10 +725,10 @@ class Store:
 
     def _put(self, connection: Connection, new: Sequence[NewJob], actor: str, now: datetime) -> None:
         """Insert jobs without keys and labels in bulk; returns nothing."""
-        last = connection.execute(queries.LAST_JOB).scalar_one()
+        last = connection.execute(statements.LAST_JOB).scalar_one()
         columns = {name: list(map(of, new)) for name, of in _OF_SUBMISSION.items()}
-        self._database.execute_many(connection, queries.PUT_JOB, columns, _of_each(now))
-        connection.execute(queries.PUT_CHANGES, {"last_job": last, "actor": actor, "now": now})
+        self._database.execute_many(connection, statements.PUT_JOB, columns, _of_each(now))
+        connection.execute(statements.PUT_CHANGES, {"last_job": last, "actor": actor, "now": now})
         _count_new(connection, new)
         self._keep_room(connection, self._last_change(connection))
 
@@ -748,14 +750,14 @@ class Store:
 
     def _count_waiting(self, connection: Connection, wanted: int) -> None:
         self._database.take_turn(connection, "submissions")
-        ((counted,),) = self._database.execute(connection, census.WAITING, {})
-        waiting = int(counted) + census.noted(connection, Status.SUBMITTED)
+        ((counted,),) = self._database.execute(connection, job_counts.WAITING, {})
+        waiting = int(counted) + job_counts.noted(connection, Status.SUBMITTED)
         if waiting + wanted > self._queue_limit:
             raise QueueFull(self._queue_limit)
         self._waiting = waiting, self._last_change(connection)
 
     def _last_change(self, connection: Connection) -> int:
-        ((seq,),) = self._database.execute(connection, queries.LAST_CHANGE, {})
+        ((seq,),) = self._database.execute(connection, statements.LAST_CHANGE, {})
         return int(seq)
 
     def _clocks(self) -> Values:
@@ -825,17 +827,17 @@ class Store:
         if not wanted:
             return []
         if not wanted[0].max_running:
-            return self._take(connection, queries.waiting, wanted[0], len(wanted))
+            return self._take(connection, statements.waiting, wanted[0], len(wanted))
         claimed: list[JobRecord] = []
         for one in wanted:
-            if not (taken := self._take(connection, queries.waiting, one, 1)):
+            if not (taken := self._take(connection, statements.waiting, one, 1)):
                 break
             claimed += taken
         return claimed
 
     def _queue_due(self, connection: Connection) -> int:
         parameters = {"now": self.now(), "limit": _QUEUED_AT_ONCE}
-        return len(self._database.execute(connection, queries.QUEUE_DUE, parameters))
+        return len(self._database.execute(connection, statements.QUEUE_DUE, parameters))
 
     def _expire(self, connection: Connection, job: JobRecord) -> Applied:
         """Take back a job whose lease has expired. Counts a crash only if its process has died."""
@@ -860,7 +862,7 @@ class Store:
 
     def _found(self, connection: Connection, job_id: str) -> JobRecord:
         """Load the job FOR UPDATE; raises UnknownJob."""
-        rows = self._database.execute(connection, queries.JOB_LOCKED, {"id_is": job_id})
+        rows = self._database.execute(connection, statements.JOB_LOCKED, {"id_is": job_id})
         if not rows:
             raise UnknownJob(job_id)
         return self._job(rows[0])
@@ -869,7 +871,9 @@ class Store:
         """Load the jobs FOR UPDATE. Missing ones are left out."""
         if len(job_ids) == 1:
             (job_id,) = job_ids
-            return [self._job(row) for row in self._database.execute(connection, queries.JOB_LOCKED, {"id_is": job_id})]
+            return [
+                self._job(row) for row in self._database.execute(connection, statements.JOB_LOCKED, {"id_is": job_id})
+            ]
         several = select(jobs).where(jobs.c.id.in_(job_ids)).order_by(*_LOCKED_IN_ORDER).with_for_update()
         return [self._job(tuple(row)) for row in connection.execute(several)]
 
@@ -881,7 +885,7 @@ class Store:
     def _held(self, connection: Connection, job_id: str, attempt: int) -> JobRecord:
         """Load the job FOR UPDATE if this attempt of this process holds it; raises LeaseLost."""
         held = {"id_is": job_id, "attempt_is": attempt, "owner_is": self.owner}
-        rows = self._database.execute(connection, queries.JOB_HELD, held)
+        rows = self._database.execute(connection, statements.JOB_HELD, held)
         if not rows:
             raise LeaseLost(job_id)
         return self._job(rows[0])
@@ -916,16 +920,16 @@ class Store:
         now = self.now()
         columns = [move.columns(now) for move in moves]
         for alike in _of_same_columns([values | move.seen() for move, values in zip(moves, columns, strict=True)]):
-            statement = queries.move_job(tuple(alike))
+            statement = statements.move_job(tuple(alike))
             if self._database.execute_many(connection, statement, alike, {}) < len(alike["number_is"]):
                 raise _Overtaken
         moved = [self._moved(move.job, values) for move, values in zip(moves, columns, strict=True)]
         happened = [move.change(job.attempt, now) for move, job in zip(moves, moved, strict=True)]
         told = _in_columns(happened) | {"signal_to": [self._to_be_told(move.job) for move in moves]}
         said: Values = {"actor": actor, "reason": reason}
-        seqs = self._database.add_many(connection, queries.ADD_CHANGE, told, said)
-        census.note(connection, [(move.job.type, move.job.status) for move in moves], -1)
-        census.note(connection, [(move.job.type, move.to_status) for move in moves], 1)
+        seqs = self._database.add_many(connection, statements.ADD_CHANGE, told, said)
+        job_counts.note(connection, [(move.job.type, move.job.status) for move in moves], -1)
+        job_counts.note(connection, [(move.job.type, move.to_status) for move in moves], 1)
         return [
             Applied(job=job, change=Change(seq=seq, **change, **said))
             for job, change, seq in zip(moved, happened, seqs, strict=True)
@@ -980,7 +984,7 @@ class Store:
 
     def _listed(self, row: Row[Any]) -> tuple[JobRecord, int]:
         """Return the row of a list as a JobRecord, and its approximate size in bytes."""
-        sizes = {name: getattr(row, f"{name}_bytes") or 0 for name in listing.LARGE}
+        sizes = {name: getattr(row, f"{name}_bytes") or 0 for name in search.LARGE}
         too_large = tuple(name for name, size in sizes.items() if size > MOST_LISTED_BYTES)
         values = dict(zip(_COLUMNS, row[: len(_COLUMNS)], strict=True)) | {"shortened": too_large}
         shown = sum(size for name, size in sizes.items() if name not in too_large)
@@ -989,7 +993,7 @@ class Store:
     def _new(self, row: Values, number: int) -> JobRecord:
         """Return the job that *row* becomes once it is stored, without reading it back."""
         as_read = {name: json.loads(to_json(row[name])) for name in ("args", "labels") if row[name] != {}}
-        return self._shown({**queries.NEW_JOB, **row, **as_read, "details": {}, "number": number})
+        return self._shown({**statements.NEW_JOB, **row, **as_read, "details": {}, "number": number})
 
     def _shown(self, values: Values) -> JobRecord:
         values.setdefault("shortened", ())
@@ -1032,12 +1036,12 @@ class Store:
             self._clock_offset = measured
         return self._clock_offset
 
-    def _way(self, ways: Sequence[listing.Way], selection: Selection, before: Position | None) -> listing.Way:
+    def _way(self, ways: Sequence[search.Way], selection: Selection, before: Position | None) -> search.Way:
         """Choose the way that reads the fewest index entries. Queries a sample if there are several."""
         if len(ways) == 1:
             return ways[0]
-        (reached,) = self._read(listing.reach(ways, selection, before))
-        return listing.sparsest(ways, reached)
+        (reached,) = self._read(search.reach(ways, selection, before))
+        return search.sparsest(ways, reached)
 
     def _ask(self, query: Select[Any], parameters: Values) -> Rows:
         """Run a prepared query and return its rows; raises StoreUnavailable."""
@@ -1173,7 +1177,7 @@ def _add_labels(connection: Connection, new: Sequence[NewJob], numbers: Sequence
 
 
 def _count_new(connection: Connection, new: Sequence[NewJob]) -> None:
-    census.note(connection, [(job.type, Status.SUBMITTED) for job in new], 1)
+    job_counts.note(connection, [(job.type, Status.SUBMITTED) for job in new], 1)
 
 
 def _change(row: Row[Any]) -> Change:
@@ -1211,7 +1215,7 @@ def _progress(row: Row[Any]) -> Progress:
     )
 
 
-def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database | postgres.Database:
+def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database | postgresql.Database:
     """Return the database. Does not connect. Raises ConfigError, which does not show the URL and its password."""
     try:
         check_at_signs(url)
@@ -1224,9 +1228,9 @@ def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database 
     if kind == "sqlite":
         return sqlite.Database(url, to_json, clock=clock)
     if kind == "postgresql":
-        from jobmanager.store import postgres  # noqa: PLC0415 - processes on SQLite need not load its driver
+        from jobmanager.store import postgresql  # noqa: PLC0415 - processes on SQLite need not load its driver
 
-        return postgres.Database(url, to_json)
+        return postgresql.Database(url, to_json)
     raise ConfigError(f"JOBMANAGER_DATABASE_URL cannot be used: the store can be SQLite or PostgreSQL, not {kind}.")
 
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "server"))
 from gunicorn_server import Server
 from seen import submit_to
 
-from jobmanager.tokens import Role, TokenFile
+from jobmanager.auth.tokens import Role, TokenFile
 
 #: Timeout of each expectation, long enough for a slow machine.
 PATIENCE_MILLISECONDS = 30_000

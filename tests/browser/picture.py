@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 from pydantic import BaseModel
 
 from jobmanager import Job, registry
-from jobmanager.sample import make_sample
+from jobmanager.jobs.export.sample import make_sample
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "server"), str(HERE.parents[1])]

@@ -14,7 +14,7 @@ import pytest
 from gunicorn_server import Server
 from playwright.sync_api import Locator, Page, expect
 
-from jobmanager.tokens import Role, TokenFile
+from jobmanager.auth.tokens import Role, TokenFile
 
 
 def operations_of(page: Page) -> int:

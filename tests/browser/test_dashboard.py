@@ -13,7 +13,7 @@ from gunicorn_server import Server, until
 from playwright.sync_api import Browser, Page, expect
 from seen import done_of, part, press, row, see_job, sign_in, status_of, submit_to
 
-from jobmanager.sample import make_sample
+from jobmanager.jobs.export.sample import make_sample
 
 #: An id that does not belong to any job.
 NOBODY = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"

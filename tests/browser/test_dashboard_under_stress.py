@@ -14,7 +14,7 @@ from gunicorn_server import Server, until
 from playwright.sync_api import APIResponse, Page, Route, expect
 from seen import part, press, row, see_job, sign_in, status_of, submit_to
 
-from jobmanager.tokens import TokenFile
+from jobmanager.auth.tokens import TokenFile
 
 HALT = re.compile("^Halt: ")
 #: Records every status that a badge shows from now on.

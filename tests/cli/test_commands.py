@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from jobmanager import Client
 from jobmanager.cli import main
-from jobmanager.cli.shown import Printer
+from jobmanager.cli.output import Printer
 from jobmanager.errors import UnknownJob
 
 Call = Callable[..., Any]

@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 
 from jobmanager.cli import main
 from jobmanager.errors import Fatal
-from jobmanager.jobs import dataset_check
-from jobmanager.jobs.sqlite_process import SqliteProcess
+from jobmanager.jobs.export import dataset_check
+from jobmanager.jobs.export.readers.sqlite_process import SqliteProcess
 
 ENTRY = '[orders]\nurl = "sqlite:///data.db"\ntable = "t"\ndate_column = "at"\nkey = "id"\n'
 

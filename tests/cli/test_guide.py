@@ -10,7 +10,7 @@ import click
 import pytest
 
 from jobmanager.cli import main
-from jobmanager.cli.following import EXIT_CODES
+from jobmanager.cli.follow import EXIT_CODES
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines()]

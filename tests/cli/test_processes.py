@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from jobmanager import Client
-from jobmanager.states import Status
+from jobmanager.core.states import Status
 
 Start = Callable[..., subprocess.Popen[bytes]]
 

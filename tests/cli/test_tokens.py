@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from jobmanager.auth.tokens import Role, TokenFile
 from jobmanager.cli import main
-from jobmanager.tokens import Role, TokenFile
 
 
 @pytest.fixture

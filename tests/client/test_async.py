@@ -14,8 +14,8 @@ import pytest
 
 from jobmanager import AsyncClient, Client
 from jobmanager.client import AsyncJob, Change, Job, LogLine, Submission, Unreachable
+from jobmanager.core.states import Status
 from jobmanager.errors import NotAllowed, UnknownJob
-from jobmanager.states import Status
 
 
 def run(doing: Coroutine[Any, Any, None]) -> None:

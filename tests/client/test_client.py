@@ -11,7 +11,8 @@ import pytest
 from pydantic import BaseModel
 
 from jobmanager import Client
-from jobmanager.client import LogLine, Refused, Submission, Unexpected, Unreachable, values, wire
+from jobmanager.client import LogLine, Refused, Submission, Unexpected, Unreachable, models, protocol
+from jobmanager.core.states import Status
 from jobmanager.errors import (
     ConfigError,
     Conflict,
@@ -24,20 +25,19 @@ from jobmanager.errors import (
     UnknownJob,
     UnknownType,
 )
-from jobmanager.http import resources
 from jobmanager.http.errors import KINDS
-from jobmanager.states import Status
+from jobmanager.http.schemas import rest
 
 SHOWN = {
-    values.Snapshot: resources.JobShown,
-    values.Progress: resources.ProgressShown,
-    values.Checkpoint: resources.CheckpointShown,
-    values.Lease: resources.LeaseShown,
-    values.Change: resources.ChangeShown,
-    values.LogLine: resources.LineShown,
-    values.Sweep: resources.SweepShown,
-    values.Unchanged: resources.Unchanged,
-    values.JobType: resources.TypeShown,
+    models.Snapshot: rest.JobShown,
+    models.Progress: rest.ProgressShown,
+    models.Checkpoint: rest.CheckpointShown,
+    models.Lease: rest.LeaseShown,
+    models.Change: rest.ChangeShown,
+    models.LogLine: rest.LineShown,
+    models.Sweep: rest.SweepShown,
+    models.Unchanged: rest.Unchanged,
+    models.JobType: rest.TypeShown,
 }
 
 
@@ -47,7 +47,7 @@ def test_a_value_has_the_fields_of_the_server(value: type[BaseModel]) -> None:
 
 
 def test_the_client_raises_the_error_that_the_manager_raised() -> None:
-    assert {kind.name: error for error, kind in KINDS.items()}.items() <= wire.PROBLEMS.items()
+    assert {kind.name: error for error, kind in KINDS.items()}.items() <= protocol.PROBLEMS.items()
 
 
 def test_a_job_keeps_every_field_of_its_submission(client: Client) -> None:
@@ -75,7 +75,7 @@ def test_an_idempotency_key_makes_one_job_and_refuses_another_submission(client:
 
 
 def test_jobs_are_listed_page_by_page(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobmanager.client.core._LONGEST_PAGE", 5)
+    monkeypatch.setattr("jobmanager.client.flows._LONGEST_PAGE", 5)
     late = datetime.now(UTC) + timedelta(hours=1)
     ids = [client.submit("Steps", labels={"n": str(n)}, run_at=late).id for n in range(13)]
 

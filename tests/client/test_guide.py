@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobmanager.sample import make_sample
+from jobmanager.jobs.export.sample import make_sample
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)

@@ -10,8 +10,8 @@ import pytest
 
 from jobmanager import Client
 from jobmanager.client import Submission, Unreachable
+from jobmanager.core.states import Status
 from jobmanager.errors import Outdated, StoreUnavailable
-from jobmanager.states import Status
 
 #: How many bytes of a reply get through: none, or a part.
 CUTS = [0, 400]
@@ -107,7 +107,7 @@ def test_a_halt_with_if_match_and_a_lost_reply_succeeds(
 
 
 def test_a_wait_may_be_longer_than_the_server_allows(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobmanager.client.core._MOST_WAIT_SECONDS", 0)
+    monkeypatch.setattr("jobmanager.client.flows._MOST_WAIT_SECONDS", 0)
     job = client.submit("Steps").wait(statuses=["running"])
 
     assert job.halt(wait=5).status is Status.HALTED

@@ -11,9 +11,9 @@ from listening import Listener, assert_whole
 
 from jobmanager import Client
 from jobmanager.client import Change
-from jobmanager.states import Status
+from jobmanager.core.states import Status
 
-pytestmark = pytest.mark.skipif(find_spec("jobmanager.feed") is None, reason="this server has no streams")
+pytestmark = pytest.mark.skipif(find_spec("jobmanager.engine.change_feed") is None, reason="this server has no streams")
 
 NO_ROOM = b"HTTP/1.1 503 Full\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 

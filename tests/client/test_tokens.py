@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from jobmanager import Client
+from jobmanager.auth.tokens import Role, TokenFile
 from jobmanager.errors import ConfigError, Forbidden, RateLimited, Unauthenticated
-from jobmanager.tokens import Role, TokenFile
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from listening import Listener, assert_whole
 
 from jobmanager import Client
 from jobmanager.client import Change, Job, JobProgress, LogLine
+from jobmanager.client.following import JobTail
+from jobmanager.client.protocol import Course
 from jobmanager.client.sse import Event, Parser
 from jobmanager.client.sync import _Line
-from jobmanager.client.tails import JobTail
-from jobmanager.client.wire import Course
-from jobmanager.states import Status
+from jobmanager.core.states import Status
 
 
 def test_waiting_ends_when_the_job_has_ended(client: Client) -> None:

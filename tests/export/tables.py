@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 import pyarrow.parquet
 
 from jobmanager.config import Settings
-from jobmanager.jobs.export import Export
-from jobmanager.testing import RunOutcome, run
+from jobmanager.jobs.export.job import Export
+from jobmanager.testing.trial import RunOutcome, run
 
 FORMATS = ("csv", "jsonl", "parquet")
 _CELL = re.compile(r'(?:"((?:[^"]|"")*)"|([^",\n]*))([,\n])')

@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from jobmanager import JobManager
-from jobmanager.jobs.export import Export
+from jobmanager.core.states import Status
+from jobmanager.jobs.export.job import Export
 from jobmanager.registry import Registry
-from jobmanager.states import Status
 from tests.export.tables import SmallExport, dataset, export
 
 ROWS = 1000

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from jobmanager.config import Settings
-from jobmanager.jobs.export import Export
+from jobmanager.jobs.export.job import Export
 from tests.export.tables import FORMATS, Column, cells, dataset, expected, export, file_of
 
 #: Of each set, so that the tests last seconds.

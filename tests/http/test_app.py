@@ -8,8 +8,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from jobmanager import JobManager, Settings
+from jobmanager.core.values import JobRecord
 from jobmanager.http import create_app
-from jobmanager.records import JobRecord
 from jobmanager.registry import Registry
 
 

@@ -16,9 +16,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from werkzeug.test import TestResponse
 
 from jobmanager import Job, JobManager, Settings
+from jobmanager.auth.tokens import Role, TokenFile
 from jobmanager.http import blueprint, create_app
 from jobmanager.registry import Registry
-from jobmanager.tokens import Role, TokenFile
 
 
 class Extra(Job):

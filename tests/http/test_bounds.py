@@ -17,7 +17,8 @@ from werkzeug.test import TestResponse
 
 from jobmanager import Job, JobManager, Settings
 from jobmanager.errors import InvalidRequest
-from jobmanager.http import answers, bodies, create_app, resources
+from jobmanager.http import create_app, parsing, responses
+from jobmanager.http.schemas import rest
 from jobmanager.jobs import BUILT_IN
 from jobmanager.registry import Registry
 from jobmanager.store import store as stores
@@ -84,7 +85,7 @@ def test_a_job_is_found_by_all_of_its_32_labels(still: FlaskClient) -> None:
 
 def models() -> Iterator[type[BaseModel]]:
     """Yield the models of all that a client may send."""
-    found: list[type[BaseModel]] = [resources.Strictly]
+    found: list[type[BaseModel]] = [rest.Strictly]
     for model in found:
         found += [child for child in model.__subclasses__() if child not in found]
     yield from found
@@ -127,7 +128,7 @@ def test_a_long_text_in_any_field_is_refused_or_taken_at_once(model: type[BaseMo
             for value in (text, [text], {text: text}):
                 # A validator of Export asks for the settings, which are not there.
                 with suppress(InvalidRequest, KeyError):
-                    bodies.validated(model, {name: value})
+                    parsing.validated(model, {name: value})
 
     # What takes quadratic time takes minutes; the rest together takes less than a second.
     assert time.process_time() - begin < 10
@@ -270,7 +271,7 @@ def test_a_batch_with_labels_is_stored_in_its_order(still: FlaskClient) -> None:
 
 
 def test_a_process_stores_one_batch_at_a_time(still_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "_BATCH_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(responses, "_BATCH_WAIT_SECONDS", 0.05)
     client, mount = still_app.test_client(), still_app.blueprints["jobmanager"]
 
     with mount.batch:

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from jobmanager import Job
-from jobmanager.http import door
+from jobmanager.http import context
 from jobmanager.registry import Registry
 
 SLOW = {"steps": 1_000_000, "seconds": 0.01}
@@ -91,7 +91,7 @@ def test_those_who_wait_leave_threads_for_others(client: FlaskClient, until: Any
     def wait() -> None:
         answers.append(client.application.test_client().post(path, headers={"Prefer": "wait=9"}))
 
-    threads = [threading.Thread(target=wait) for _ in range(door.MOST_WAITS + 1)]
+    threads = [threading.Thread(target=wait) for _ in range(context.MOST_WAITS + 1)]
     for thread in threads:
         thread.start()
     until(lambda: answers)
@@ -100,8 +100,8 @@ def test_those_who_wait_leave_threads_for_others(client: FlaskClient, until: Any
     assert client.post(f"/jobs/{job_id}/stop").json["status"] == "stopped"
     for thread in threads:
         thread.join(10)
-    assert [answer.json["status"] for answer in answers] == ["submitted"] + ["stopped"] * door.MOST_WAITS
-    assert [answer.headers.get("Preference-Applied") for answer in answers] == [None] + ["wait=9"] * door.MOST_WAITS
+    assert [answer.json["status"] for answer in answers] == ["submitted"] + ["stopped"] * context.MOST_WAITS
+    assert [answer.headers.get("Preference-Applied") for answer in answers] == [None] + ["wait=9"] * context.MOST_WAITS
 
 
 def test_asking_again_changes_nothing_and_is_answered_alike(client: FlaskClient, running: str) -> None:

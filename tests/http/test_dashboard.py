@@ -12,7 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 
 import jobmanager.http
-from jobmanager.states import ATTENDED, Status, allowed
+from jobmanager.core.states import ATTENDED, Status, allowed
 
 STATIC = Path(jobmanager.http.__file__).parent / "static"
 SCRIPTS = sorted((STATIC / "dashboard").glob("*.js"))

@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 
 from jobmanager import JobManager, Settings
 from jobmanager.http import create_app
-from jobmanager.jobs import bounded
+from jobmanager.jobs.export import bounded
 from jobmanager.registry import Registry
 
 ENTRY = '[orders]\nurl = "sqlite:///secret.db"\ntable = "hidden"\ndate_column = "at"\nkey = "id"\n'

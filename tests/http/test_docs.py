@@ -17,11 +17,11 @@ from pydantic import BaseModel, Field
 from werkzeug.test import TestResponse
 
 from jobmanager import Job, JobManager, Settings
+from jobmanager.auth.tokens import Role, TokenFile
+from jobmanager.core.states import FINAL, Status
+from jobmanager.core.values import JobRecord, Selection
 from jobmanager.http import create_app
-from jobmanager.records import JobRecord, Selection
 from jobmanager.registry import Registry
-from jobmanager.states import FINAL, Status
-from jobmanager.tokens import Role, TokenFile
 
 #: What is not documented: files of the pages, the docs themselves, and ways to them.
 UNDOCUMENTED = {

@@ -13,12 +13,13 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from jobmanager import Job, JobManager, Settings, feed
+from jobmanager import Job, JobManager, Settings
+from jobmanager.core.states import Status
+from jobmanager.core.values import News, Selection
+from jobmanager.engine import change_feed
 from jobmanager.errors import TooManyStreams
 from jobmanager.http import create_app, events
-from jobmanager.records import News, Selection
 from jobmanager.registry import Registry
-from jobmanager.states import Status
 from jobmanager.store import Store
 
 Told = dict[str, Any]
@@ -401,7 +402,7 @@ def test_nobody_reads_where_nobody_follows(
 # Without HTTP: how it is told to many
 
 
-def take(subscription: feed.Subscription, number: int) -> list[int]:
+def take(subscription: change_feed.Subscription, number: int) -> list[int]:
     """Return the numbers of the next changes."""
     taken: list[int] = []
     while len(taken) < number:
@@ -429,7 +430,7 @@ def test_the_store_is_asked_once_for_all_who_follow(settings: Settings, monkeypa
 def test_who_is_too_slow_for_what_waits_goes_on_from_the_store(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, until: Any
 ) -> None:
-    monkeypatch.setattr(feed, "_LONGEST_QUEUE", 10)
+    monkeypatch.setattr(change_feed, "_LONGEST_QUEUE", 10)
     with JobManager(Settings(data_dir=settings.data_dir, slots=0), Registry()) as manager:
         slow, quick = manager.follow(), manager.follow(Selection(statuses=frozenset({Status.SUBMITTED})))
         first = take(quick, len([manager.submit("Simple")]))

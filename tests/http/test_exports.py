@@ -16,10 +16,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from jobmanager import JobManager, Settings
-from jobmanager.http import create_app, examples
-from jobmanager.jobs.export import Export
+from jobmanager.http import create_app
+from jobmanager.http.openapi import examples
+from jobmanager.jobs.export.job import Export
+from jobmanager.jobs.export.sample import make_sample
 from jobmanager.registry import Registry
-from jobmanager.sample import make_sample
 
 YEAR = {"from_date": "2023-01-01", "to_date": "2023-12-31"}
 

@@ -12,16 +12,16 @@ import pytest
 from flask.testing import FlaskClient
 from pydantic import BaseModel, field_validator
 
-import jobmanager.runner
+import jobmanager.engine.attempt
 from jobmanager import Fatal, Job, JobManager, Settings
-from jobmanager.records import CLEAN_ATTEMPTS, settle
+from jobmanager.core.outcomes import CLEAN_ATTEMPTS, settle
 from jobmanager.registry import Registry
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have what failed tried again at once."""
-    monkeypatch.setattr(jobmanager.runner, "settle", partial(settle, rng=lambda: 0.0))
+    monkeypatch.setattr(jobmanager.engine.attempt, "settle", partial(settle, rng=lambda: 0.0))
 
 
 def test_a_start_that_raises_fails_the_job_with_its_reason(types: Registry, service: Any) -> None:

@@ -14,9 +14,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder, TestResponse, run_wsgi_app
 
 from jobmanager import JobManager, Settings
+from jobmanager.auth.tokens import Role, TokenFile
 from jobmanager.http import create_app, refusals
 from jobmanager.registry import Registry
-from jobmanager.tokens import Role, TokenFile
 
 NOBODY = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
 POWERSHELL = "Mozilla/5.0 (Windows NT; Windows NT 10.0; en-US) WindowsPowerShell/5.1.19041.1"

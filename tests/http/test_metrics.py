@@ -12,9 +12,9 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from jobmanager import Job, JobManager, Settings
+from jobmanager.auth.tokens import Role, TokenFile
 from jobmanager.http import create_app
 from jobmanager.registry import Registry
-from jobmanager.tokens import Role, TokenFile
 
 
 class Counted(Job):

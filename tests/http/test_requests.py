@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from jobmanager import JobManager, Settings, logs
+from jobmanager import JobManager, Settings
 from jobmanager.http import create_app
+from jobmanager.observability import logs
 from jobmanager.registry import Registry
 
 

@@ -19,11 +19,11 @@ from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 
 from jobmanager import JobManager, Settings
+from jobmanager.core.states import FINAL, Status
+from jobmanager.core.values import Selection
 from jobmanager.http import create_app
-from jobmanager.records import Selection
+from jobmanager.jobs.export.sample import make_sample
 from jobmanager.registry import Registry
-from jobmanager.sample import make_sample
-from jobmanager.states import FINAL, Status
 
 #: What no schema can say, and so a valid request may be answered with: a date that is before another, a dataset or a
 #: cursor that is not there, an If-Match that does not match.

@@ -12,11 +12,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from jobmanager import Job, JobManager, Settings
+from jobmanager.core.states import Status
+from jobmanager.core.values import JobRecord
 from jobmanager.http import create_app
-from jobmanager.http.classic import WAIT_SECONDS
-from jobmanager.records import JobRecord
+from jobmanager.http.routes.classic import WAIT_SECONDS
 from jobmanager.registry import Registry
-from jobmanager.states import Status
 
 UNKNOWN_ID = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
 MALFORMED_IDS = [

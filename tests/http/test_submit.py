@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from pydantic import BaseModel
 
 from jobmanager import Job
-from jobmanager.json_values import MAX_DEPTH
+from jobmanager.core.json_values import MAX_DEPTH
 from jobmanager.registry import Registry
 
 

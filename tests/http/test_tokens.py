@@ -17,9 +17,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from werkzeug.test import TestResponse
 
 from jobmanager import Job, JobManager, Settings
+from jobmanager.auth.tokens import Role, TokenFile
 from jobmanager.http import create_app, events
 from jobmanager.registry import Registry
-from jobmanager.tokens import Role, TokenFile
 
 NOBODY = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
 #: What is served to everybody.

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from jobmanager import Job, JobManager, Settings
-from jobmanager.records import JobRecord
+from jobmanager.core.states import TRANSITIONS
+from jobmanager.core.values import JobRecord
 from jobmanager.registry import Registry
-from jobmanager.states import TRANSITIONS
 from jobmanager.store import Store
 
 #: How long a job in a test waits for the test at most.

@@ -25,8 +25,8 @@ def shown(manager: JobManager) -> list[str]:
 def test_counts_that_are_wrong_are_told_and_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, until: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine"], "_COUNT_SECONDS", 0.05)
-    monkeypatch.setattr(sys.modules["jobmanager.engine"], "_FIRST_COUNT_SECONDS", 0.05)
+    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "_COUNT_SECONDS", 0.05)
+    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "_FIRST_COUNT_SECONDS", 0.05)
     with JobManager(Settings(data_dir=tmp_path, slots=0)) as manager, caplog.at_level(logging.WARNING):
         for _ in range(3):
             manager.submit("Simple", {})
@@ -49,7 +49,7 @@ def test_halts_are_heard_and_leases_renewed_while_the_counts_are_checked(
     make_manager: Any, steps: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("_COUNT_SECONDS", "_FIRST_COUNT_SECONDS"):
-        monkeypatch.setattr(sys.modules["jobmanager.engine"], name, 0.05)
+        monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], name, 0.05)
     is_checking, is_over = threading.Event(), threading.Event()
 
     def take_long(name: str) -> None:
@@ -73,7 +73,7 @@ def test_a_check_of_the_counts_that_fails_harms_nothing(
     make_manager: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("_COUNT_SECONDS", "_FIRST_COUNT_SECONDS"):
-        monkeypatch.setattr(sys.modules["jobmanager.engine"], name, 0.05)
+        monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], name, 0.05)
     manager = make_manager()
     manager.store.fault = lambda name: StoreUnavailable("It is away.") if name == "correct_count" else None
 

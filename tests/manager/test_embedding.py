@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from jobmanager import Job, JobManagerError
+from jobmanager.core.states import Status
 from jobmanager.errors import InvalidRequest, StoreUnavailable
 from jobmanager.registry import Registry
-from jobmanager.states import Status
 
 
 def until_refused(ask: Callable[[], Any], errors: list[BaseException]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from jobmanager import Fatal, Job
+from jobmanager.core.outcomes import CLEAN_ATTEMPTS
 from jobmanager.errors import InvalidRequest, LeaseLost, StopRequested, Unwind
-from jobmanager.records import CLEAN_ATTEMPTS
 from jobmanager.registry import Registry
 
 
@@ -19,7 +19,7 @@ from jobmanager.registry import Registry
 def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry at once: how long a retry waits is tested with the records."""
     monkeypatch.setattr("random.random", lambda: 0.0)
-    monkeypatch.setattr(sys.modules["jobmanager.records"].settle, "__kwdefaults__", {"rng": lambda: 0.0})
+    monkeypatch.setattr(sys.modules["jobmanager.core.outcomes"].settle, "__kwdefaults__", {"rng": lambda: 0.0})
 
 
 def fail_with(types: Registry, error: BaseException) -> None:
@@ -192,7 +192,7 @@ def test_a_failure_is_retried_from_the_checkpoint_as_often_as_the_submission_say
 def test_a_retry_waits_and_frees_its_slot(
     make_manager: Any, types: Registry, steps: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.records"].settle, "__kwdefaults__", {"rng": lambda: 1.0})
+    monkeypatch.setattr(sys.modules["jobmanager.core.outcomes"].settle, "__kwdefaults__", {"rng": lambda: 1.0})
     fail_with(types, OSError("busy"))
     manager = make_manager(slots=1)
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from jobmanager import Job
+from jobmanager.core.values import Selection
 from jobmanager.errors import InvalidRequest, NotAllowed, UnknownJob
-from jobmanager.records import Selection
 from jobmanager.registry import Registry
 
 

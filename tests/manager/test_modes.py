@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from jobmanager import JobManager, Settings
-from jobmanager.sample import make_sample
-from jobmanager.states import Status
+from jobmanager.core.states import Status
+from jobmanager.jobs.export.sample import make_sample
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from jobmanager.config import Settings
+from jobmanager.core.states import Status
+from jobmanager.core.values import JobRecord
 from jobmanager.errors import UnknownJob
 from jobmanager.job import Job
 from jobmanager.manager import JobManager
-from jobmanager.records import JobRecord
 from jobmanager.registry import Registry
-from jobmanager.states import Status
 
 
 class Note(Job):

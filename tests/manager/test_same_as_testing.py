@@ -8,7 +8,7 @@ import pytest
 
 from jobmanager import Fatal, Job
 from jobmanager.registry import Registry
-from jobmanager.testing import run
+from jobmanager.testing.trial import run
 
 
 class Told(Job):

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from jobmanager import Job
+from jobmanager.core.values import Selection, Submission
 from jobmanager.errors import StoreUnavailable
-from jobmanager.records import Selection, Submission
 from jobmanager.registry import Registry
 
 

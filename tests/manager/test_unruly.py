@@ -17,7 +17,7 @@ from jobmanager.registry import Registry
 
 @pytest.fixture(autouse=True)
 def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine"], "FORCE_SECONDS", 0.3)
+    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "FORCE_SECONDS", 0.3)
 
 
 def started(manager: Any, job_type: str) -> str:
@@ -243,7 +243,7 @@ def test_force_of_one_stop_is_not_kept_for_the_next(manager: Any, types: Registr
 
     job_id = started(manager, "Mixed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["jobmanager.records"].settle, "__kwdefaults__", {"rng": lambda: 0.0})
+        patch.setattr(sys.modules["jobmanager.core.outcomes"].settle, "__kwdefaults__", {"rng": lambda: 0.0})
         manager.stop(job_id, force=True)
         manager.until(job_id, "failed")
     manager.resume(job_id)

@@ -9,11 +9,11 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from jobmanager import Job
+from jobmanager.core.repeatable import Repeatable
+from jobmanager.core.values import Submission
 from jobmanager.errors import InvalidRequest, StoreUnavailable
-from jobmanager.records import Submission
 from jobmanager.registry import Registry
-from jobmanager.repeatable import Repeatable
-from jobmanager.testing import run, torture
+from jobmanager.testing.trial import run, torture
 
 
 def nested(levels: int) -> Any:
@@ -210,7 +210,7 @@ def flood(types: Registry, stage: Any) -> type[Job]:
 def test_a_job_s_log_keeps_its_newest_lines_over_all_its_attempts(
     make_manager: Any, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobmanager.records.backoff", lambda *_, **__: 0.0)
+    monkeypatch.setattr("jobmanager.core.values.backoff", lambda *_, **__: 0.0)
     stage.open("log")
     stage.open("save")
     manager = make_manager(log_lines=100)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobmanager import engine
+from jobmanager.engine import dispatcher
 from jobmanager.store.sqlite import Watch, _touch
 
 #: Between what is looked in a second by one that is not idle, 50 times, and by one that is and is not told, 25 times.
@@ -35,7 +35,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], int]:
         return sum(thread is manager._engine._thread and begin <= at < begin + 1 for thread, at in looked)
 
     monkeypatch.setattr(Watch, "has_moved", look)
-    monkeypatch.setattr(engine, "_LULL_SECONDS", 0.1)
+    monkeypatch.setattr(dispatcher, "_LULL_SECONDS", 0.1)
     return count
 
 
@@ -59,7 +59,7 @@ def test_a_process_that_cannot_be_told_looks_by_itself(
 def test_a_process_that_is_idle_is_told_at_once_of_a_job_that_another_takes_in(
     make_manager: Any, steps: Any, until: Any, looks: Callable[[Any], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_IDLE_WATCH_SECONDS", 30.0)
+    monkeypatch.setattr(dispatcher, "_IDLE_WATCH_SECONDS", 30.0)
     manager, other = make_manager(), make_manager(slots=0)
     until(lambda: looks(manager) < SELDOM)
 
@@ -71,8 +71,8 @@ def test_a_process_that_is_idle_is_told_at_once_of_a_job_that_another_takes_in(
 def test_a_job_that_is_put_off_begins_in_time_though_its_process_is_idle(
     make_manager: Any, steps: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_LULL_SECONDS", 0.1)
-    monkeypatch.setattr(engine, "_IDLE_WATCH_SECONDS", 30.0)
+    monkeypatch.setattr(dispatcher, "_LULL_SECONDS", 0.1)
+    monkeypatch.setattr(dispatcher, "_IDLE_WATCH_SECONDS", 30.0)
     manager = make_manager()
     at = manager.now() + timedelta(seconds=1)
 
@@ -85,7 +85,7 @@ def test_a_job_that_is_put_off_begins_in_time_though_its_process_is_idle(
 def test_a_shutdown_wakes_a_process_that_is_idle(
     make_manager: Any, until: Any, looks: Callable[[Any], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_IDLE_WATCH_SECONDS", 30.0)
+    monkeypatch.setattr(dispatcher, "_IDLE_WATCH_SECONDS", 30.0)
     manager = make_manager()
     until(lambda: looks(manager) < SELDOM)
 

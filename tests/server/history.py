@@ -11,7 +11,7 @@ from typing import Any
 from faults import as_json
 from gunicorn_server import CHECKPOINT_SECONDS, LEASE_SECONDS, Line, Server
 
-from jobmanager.states import EXCEPTIONS, TRANSITIONS, Action, Fact, Status
+from jobmanager.core.states import EXCEPTIONS, TRANSITIONS, Action, Fact, Status
 
 #: By how much, in microseconds, processes may differ in what they take for the clock of a database.
 _CLOCK_SKEW = 100_000

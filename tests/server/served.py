@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from jobmanager import Job, registry
 from jobmanager.http import events
-from jobmanager.jobs.export import Export
+from jobmanager.jobs.export.job import Export
 from jobmanager.store import sqlite
 
 # Small enough for a test to find an export in the middle of many.

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from gunicorn_server import ROOT, Server, until
 
-from jobmanager.tokens import Role, TokenFile
+from jobmanager.auth.tokens import Role, TokenFile
 
 MakeServer = Callable[..., Server]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from gunicorn_server import Server, until
 
-from jobmanager.tokens import Role, TokenFile
+from jobmanager.auth.tokens import Role, TokenFile
 
 MakeServer = Callable[..., Server]
 

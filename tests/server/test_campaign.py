@@ -22,7 +22,7 @@ from faults import Faults, FaultsOfOneWorker, FaultsOfPostgres, FaultsOfTwoWorke
 from gunicorn_server import Server, until
 from history import check_cursors, check_end, check_records, note_cursors
 
-from jobmanager.sample import make_sample
+from jobmanager.jobs.export.sample import make_sample
 
 ROUNDS = int(os.environ.get("CAMPAIGN_ROUNDS", "30"))
 CLIENTS = 4

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from gunicorn_server import Server, stopped_between_writes, until
 
-from jobmanager.sample import make_sample
+from jobmanager.jobs.export.sample import make_sample
 
 FORMATS = ("csv", "jsonl", "parquet")
 ROWS = 120_000

@@ -16,8 +16,8 @@ import httpx
 import pytest
 from gunicorn_server import ROOT, Server, until
 
-from jobmanager.sample import make_sample
-from jobmanager.tokens import Role, TokenFile
+from jobmanager.auth.tokens import Role, TokenFile
+from jobmanager.jobs.export.sample import make_sample
 
 GUIDE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 MIB = 1024 * 1024

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gunicorn_server import ROOT, Server, until
 
-from jobmanager.sample import make_sample
+from jobmanager.jobs.export.sample import make_sample
 
 BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]

@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from jobmanager.core.outcomes import Settlement
+from jobmanager.core.states import ALREADY_SO, ASKED, ATTENDED, EXCEPTIONS, FINAL, TRANSITIONS, Action, Status, allowed
+from jobmanager.core.values import Checkpoint, JobRecord, NewJob
 from jobmanager.errors import LeaseLost, NotAllowed, QueueFull
-from jobmanager.records import Checkpoint, JobRecord, NewJob, Settlement
-from jobmanager.states import ALREADY_SO, ASKED, ATTENDED, EXCEPTIONS, FINAL, TRANSITIONS, Action, Status, allowed
 from jobmanager.store import Store
 
 LEASE_SECONDS = 10.0

@@ -16,8 +16,9 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from jobmanager.records import Checkpoint, JobRecord, NewBatch, NewJob, Settlement
-from jobmanager.states import Action, Status
+from jobmanager.core.outcomes import Settlement
+from jobmanager.core.states import Action, Status
+from jobmanager.core.values import Checkpoint, JobRecord, NewBatch, NewJob
 from jobmanager.store import Store
 
 with warnings.catch_warnings():

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from jobmanager.records import Checkpoint, LogLine
-from jobmanager.states import Action, Status
+from jobmanager.core.states import Action, Status
+from jobmanager.core.values import Checkpoint, LogLine
 
 
 def test_a_checkpoint_is_kept_as_it_was_saved(store: Any, other: Any) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from jobmanager.records import Settlement, Wanted
-from jobmanager.states import Action, Status
+from jobmanager.core.outcomes import Settlement
+from jobmanager.core.states import Action, Status
+from jobmanager.core.values import Wanted
 
 
 def test_the_most_urgent_job_is_claimed_first_and_among_equals_the_oldest(store: Any) -> None:

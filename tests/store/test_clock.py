@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
-from jobmanager.records import NewJob, Settlement
-from jobmanager.states import Action, Status
+from jobmanager.core.outcomes import Settlement
+from jobmanager.core.states import Action, Status
+from jobmanager.core.values import NewJob
 from jobmanager.store import Store, sqlite
 
 

@@ -15,11 +15,11 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
+from jobmanager.core.states import Action, Status
+from jobmanager.core.values import Checkpoint, NewJob
 from jobmanager.errors import LeaseLost, StoreUnavailable
-from jobmanager.records import Checkpoint, NewJob
-from jobmanager.states import Action, Status
-from jobmanager.store import Store, commits
-from jobmanager.store.commits import GroupCommit
+from jobmanager.store import Store, group_commit
+from jobmanager.store.group_commit import GroupCommit
 from jobmanager.store.sqlite import Database
 
 
@@ -201,7 +201,7 @@ def test_a_thread_that_ctrl_c_takes_away_while_others_are_about_to_come_strands_
     held: Held, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held.may_go_on.set()
-    monkeypatch.setattr(commits, "_GATHER_SECONDS", 30.0)
+    monkeypatch.setattr(group_commit, "_GATHER_SECONDS", 30.0)
     held.commits._last = 2
 
     def interrupt() -> None:

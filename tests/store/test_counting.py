@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from jobmanager.records import Settlement
-from jobmanager.states import Action, Status, allowed
-from jobmanager.store import census
+from jobmanager.core.outcomes import Settlement
+from jobmanager.core.states import Action, Status, allowed
+from jobmanager.store import job_counts
 
 
 def counted_anew(store: Any) -> dict[tuple[str, Status], int]:
@@ -172,7 +172,7 @@ def test_a_process_that_is_frozen_once_it_has_counted_holds_up_nobody_else(
 
     with frozen._database.engine.begin() as connection:
         for by in (1, -1) * 50:  # in whichever rows it counts
-            census.note(connection, [("T", Status.SUBMITTED), ("T", Status.HALTED)], by)
+            job_counts.note(connection, [("T", Status.SUBMITTED), ("T", Status.HALTED)], by)
             frozen._database.count(connection)
         at_once([lambda job_id=job_id: store.apply(job_id, Action.HALT) for job_id in ids])
         assert store.correct_count() == {}

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from jobmanager.core.job_log import LogLimits
+from jobmanager.core.states import Action
+from jobmanager.core.values import LogLine
 from jobmanager.errors import LeaseLost, StoreUnavailable
-from jobmanager.job_log import LogLimits
-from jobmanager.records import LogLine
-from jobmanager.states import Action
 
 LIMITS = LogLimits(lines=100, bytes=65_536)
 

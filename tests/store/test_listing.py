@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from jobmanager.records import Checkpoint, JobRecord, Position, Selection, Settlement
-from jobmanager.states import Action, Status
-from jobmanager.store import listing
+from jobmanager.core.outcomes import Settlement
+from jobmanager.core.states import Action, Status
+from jobmanager.core.values import Checkpoint, JobRecord, Position, Selection
+from jobmanager.store import search
 
 TYPES = ("Export", "Import", "Simple")
 
@@ -136,7 +137,7 @@ SEVERAL_WAYS: list[dict[str, Any]] = [
 def test_whichever_index_a_list_is_read_by_it_shows_the_same(
     store: Any, ids: list[str], monkeypatch: pytest.MonkeyPatch, sample: int, is_bounded: bool
 ) -> None:
-    monkeypatch.setattr(listing, "_SAMPLE", sample)
+    monkeypatch.setattr(search, "_SAMPLE", sample)
     store.apply(ids[3], Action.HALT)
     store.apply(ids[4], Action.STOP)
     jobs = [store.get(job_id) for job_id in ids]
@@ -166,7 +167,7 @@ def is_meant(
 def test_of_several_indexes_the_one_with_the_fewest_entries_is_read(
     store: Any, monkeypatch: pytest.MonkeyPatch, labels: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(listing, "_SAMPLE", 3)
+    monkeypatch.setattr(search, "_SAMPLE", 3)
     store.put(*map(str, range(9)), labels={"many": "a"})
     store.put("both", labels=labels)
     store.put("halted", labels={"many": "a"})
@@ -175,7 +176,7 @@ def test_of_several_indexes_the_one_with_the_fewest_entries_is_read(
     def read(**given: Any) -> str:
         """Return the condition by which jobs are found."""
         selection = Selection(**given)
-        (stream,) = store._way(listing.ways(selection, TYPES), selection, None)
+        (stream,) = store._way(search.ways(selection, TYPES), selection, None)
         return str(stream.driver.compile(compile_kwargs={"literal_binds": True}))
 
     assert read(labels=labels) == "labels.name = 'few' AND labels.value = 'b'"
@@ -191,8 +192,8 @@ def test_of_several_indexes_the_one_with_the_fewest_entries_is_read(
 def test_postgresql_looks_up_what_an_index_does_not_say_for_each_entry_by_itself(store: Any) -> None:
     rare = Selection(labels={"region": "asia"}, statuses=frozenset({Status.HALTED}))
 
-    for way in listing.ways(rare, ["T"]):
-        query = listing.page(way, rare, before=None, limit=10)
+    for way in search.ways(rare, ["T"]):
+        query = search.page(way, rare, before=None, limit=10)
         words = query.compile(dialect=store._database.engine.dialect, compile_kwargs={"literal_binds": True})
         plan = "\n".join(line for (line,) in store.execute(f"EXPLAIN {words}"))
         assert "SubPlan" in plan
@@ -258,7 +259,7 @@ def test_of_many_labels_three_are_looked_for_and_the_others_are_conditions(store
     store.put("all", labels=labels)
     store.put("all but the last", labels=labels | {"l31": "y"})
 
-    assert len(listing.ways(Selection(labels=labels), TYPES)) == 3
+    assert len(search.ways(Selection(labels=labels), TYPES)) == 3
     assert found(store, labels=labels) == ["all"]
     assert found(store, labels=labels, q="x", statuses={Status.SUBMITTED, Status.HALTED}) == ["all"]
 

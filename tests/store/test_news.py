@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from jobmanager.feed import Tail
-from jobmanager.records import Checkpoint, NewJob
-from jobmanager.states import Action, Status
+from jobmanager.core.states import Action, Status
+from jobmanager.core.values import Checkpoint, NewJob
+from jobmanager.engine.change_feed import Tail
 
 
 def numbers(store: Any) -> list[int]:

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from jobmanager.errors import ConfigError, StoreUnavailable
-from jobmanager.store import Store, postgres, queries, sqlite
+from jobmanager.store import Store, postgresql, sqlite, statements
 from jobmanager.store.schema import to_json
 
 
@@ -96,13 +96,13 @@ def test_a_database_that_does_not_answer_is_told_apart_and_shows_no_password() -
 def test_a_read_for_which_there_is_no_connection_raises_what_the_store_tells_of_as_its_being_away(
     tmp_path: Path, kind: str
 ) -> None:
-    database: Any = postgres.Database("postgresql://me@127.0.0.1:1/jobs", to_json)
+    database: Any = postgresql.Database("postgresql://me@127.0.0.1:1/jobs", to_json)
     if kind == "sqlite":
         database = sqlite.Database(f"sqlite:///{tmp_path}/var/jobs.db", to_json, clock=None)
         shutil.rmtree(tmp_path / "var")
 
     with closing(database), pytest.raises(DBAPIError):
-        database.read(queries.LAST_CHANGE, {})
+        database.read(statements.LAST_CHANGE, {})
 
 
 def test_a_file_is_opened_whatever_driver_its_url_names(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_a_process_acknowledged_is_there_after_it_was_killed(tmp_path: Path
     script = (
         "import sys, threading\n"
         "from jobmanager.store import Store\n"
-        "from jobmanager.records import NewJob\n"
+        "from jobmanager.core.values import NewJob\n"
         "store = Store(sys.argv[1])\n"
         "lock = threading.Lock()\n"
         "def submit(worker):\n"

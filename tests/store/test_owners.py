@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jobmanager.records import NewJob
-from jobmanager.states import Status
+from jobmanager.core.states import Status
+from jobmanager.core.values import NewJob
 from jobmanager.store import Store
 
 CLAIM_AND_WAIT = """

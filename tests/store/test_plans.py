@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
+from jobmanager.core.job_log import LogLimits
+from jobmanager.core.outcomes import Settlement
+from jobmanager.core.states import Action, Status
+from jobmanager.core.values import Checkpoint, LogLine, NewJob, Selection
 from jobmanager.errors import LeaseLost
-from jobmanager.job_log import LogLimits
-from jobmanager.records import Checkpoint, LogLine, NewJob, Selection, Settlement
-from jobmanager.states import Action, Status
 from jobmanager.store import Store
-from jobmanager.store.prepared import Prepared
+from jobmanager.store.fast_statements import Prepared
 
 #: Indexes that hold no finished job: to go through one of them is no full scan.
 OF_LIVE_JOBS = ("jobs_waiting", "jobs_due", "jobs_to_clean", "jobs_held")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from jobmanager.core.states import FINAL, Action, Status
+from jobmanager.core.values import LogLine
 from jobmanager.errors import UnknownJob
-from jobmanager.records import LogLine
-from jobmanager.states import FINAL, Action, Status
 
 
 def finish(store: Any, *ids: str) -> None:

@@ -18,9 +18,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
 
 import jobmanager.store.migrations
+from jobmanager.core.states import Status
+from jobmanager.core.values import NewJob
 from jobmanager.errors import ConfigError
-from jobmanager.records import NewJob
-from jobmanager.states import Status
 from jobmanager.store import Store
 from jobmanager.store.migrate import CURRENT
 from jobmanager.store.schema import metadata
@@ -150,7 +150,7 @@ def test_a_store_of_a_newer_version_is_refused_with_a_sentence(empty_url: str) -
 OPEN_AND_SUBMIT = """
 import sys
 from jobmanager.store import Store
-from jobmanager.records import NewJob
+from jobmanager.core.values import NewJob
 print("ready", flush=True)
 for url in sys.stdin:
     store = Store(url.strip())

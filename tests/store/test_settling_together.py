@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from jobmanager.core.outcomes import Settlement
+from jobmanager.core.states import Action, Status
+from jobmanager.core.values import JobRecord, Wanted
 from jobmanager.errors import LeaseLost, StoreUnavailable
-from jobmanager.records import JobRecord, Settlement, Wanted
-from jobmanager.states import Action, Status
 from tests.conftest import until
 
 ANY = Wanted(types=("T",), max_running={})

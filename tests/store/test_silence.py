@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from jobmanager.core.outcomes import Settlement
+from jobmanager.core.states import ATTENDED, Action, Status
+from jobmanager.core.values import Checkpoint
 from jobmanager.errors import LeaseLost
-from jobmanager.records import Checkpoint, Settlement
-from jobmanager.states import ATTENDED, Action, Status
 
 
 def die(store: Any, job_id: str) -> Any:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from jobmanager.core.outcomes import Settlement
+from jobmanager.core.states import Action, Status
+from jobmanager.core.values import Checkpoint, LogLine, NewJob, Selection
 from jobmanager.errors import Conflict, QueueFull, UnknownJob
-from jobmanager.records import Checkpoint, LogLine, NewJob, Selection, Settlement
-from jobmanager.states import Action, Status
 
 
 def test_jobs_are_kept_in_the_order_in_which_they_were_submitted(store: Any) -> None:

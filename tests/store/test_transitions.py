@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from jobmanager.core.outcomes import Settlement
+from jobmanager.core.states import ALREADY_SO, ASKED, EXCEPTIONS, FINAL, TRANSITIONS, Action, Fact, Status
+from jobmanager.core.values import Change, Checkpoint, LogLine
 from jobmanager.errors import LeaseLost, NotAllowed, UnknownJob
-from jobmanager.records import Change, Checkpoint, LogLine, Settlement
-from jobmanager.states import ALREADY_SO, ASKED, EXCEPTIONS, FINAL, TRANSITIONS, Action, Fact, Status
 
 #: What an attempt reports of itself.
 REPORTED = (Action.YIELD, Action.COMPLETE, Action.FAIL, Action.RETRY, Action.RELEASE)

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from jobmanager import JobManager, Settings
+from jobmanager.core.values import NewJob
 from jobmanager.errors import StoreUnavailable
-from jobmanager.records import NewJob
 from jobmanager.registry import Registry
-from jobmanager.store import Store, commits, sqlite
+from jobmanager.store import Store, group_commit, sqlite
 
 PATIENCE = 0.4
 WRITE_AND_WAIT = """
@@ -37,7 +37,7 @@ store.close()
 @pytest.fixture
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the URL of a store whose writers wait for less than a second."""
-    monkeypatch.setattr(commits, "PATIENCE_SECONDS", PATIENCE)
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", PATIENCE)
     monkeypatch.setattr(sqlite, "PATIENCE_SECONDS", PATIENCE)
     return f"sqlite:///{tmp_path}/jobs.db"
 

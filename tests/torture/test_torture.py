@@ -15,8 +15,8 @@ from jobmanager.config import Settings
 from jobmanager.errors import InvalidRequest
 from jobmanager.job import Job
 from jobmanager.jobs import Export, Simple
-from jobmanager.sample import make_sample
-from jobmanager.testing import torture
+from jobmanager.jobs.export.sample import make_sample
+from jobmanager.testing.trial import torture
 
 UNITS = 4
 
@@ -184,8 +184,8 @@ def test_simple_can_be_halted_killed_and_stopped_anywhere(settings: Settings) ->
 def test_an_export_can_be_halted_killed_and_stopped_anywhere(file_format: str, settings: Settings) -> None:
     make_sample(settings.data_dir, rows=1000)
     # Once here, not in each of a hundred processes that are forked.
-    import_module("jobmanager.jobs.rows")
-    import_module("jobmanager.jobs.sqlite_process")
+    import_module("jobmanager.jobs.export.readers.opening")
+    import_module("jobmanager.jobs.export.readers.sqlite_process")
 
     class SmallChunks(Export):
         chunk_rows = 150

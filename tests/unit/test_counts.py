@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
-from jobmanager.counts import SharedCounts, incomplete_processes
+from jobmanager.observability.counts import SharedCounts, incomplete_processes
 
 
 def key(number: int) -> str:

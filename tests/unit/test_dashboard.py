@@ -6,10 +6,10 @@ import json
 import re
 from pathlib import Path
 
-import jobmanager.metrics
+import jobmanager.observability.metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
-SOURCE = Path(jobmanager.metrics.__file__).read_text(encoding="utf-8")
+SOURCE = Path(jobmanager.observability.metrics.__file__).read_text(encoding="utf-8")
 
 
 def names_in(text: str) -> set[str]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.datasets import (
+from jobmanager.jobs.export.datasets import (
     Dataset,
     DatasetAway,
     Datasets,
@@ -21,9 +21,9 @@ from jobmanager.jobs.datasets import (
     misfit,
     unusable,
 )
-from jobmanager.jobs.dates import DateFormat
-from jobmanager.jobs.places import Place
-from jobmanager.jobs.schemas import schema_of
+from jobmanager.jobs.export.dates import DateFormat
+from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.schemas import schema_of
 
 ONE = '[one]\nurl = "sqlite:///data.db"\ntable = "t"\ndate_column = "at"\nkey = "id"\n'
 SECRETS = ("secret", "sqlite", "postgresql", "TOML", "Traceback")

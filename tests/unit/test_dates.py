@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobmanager.jobs.dates import (
+from jobmanager.jobs.export.dates import (
     DateFormat,
     check_timezone,
     day_from,

@@ -14,11 +14,11 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs import duckdb_reader
-from jobmanager.jobs.datasets import Dataset, DatasetAway
-from jobmanager.jobs.duckdb_reader import DuckdbReader
-from jobmanager.jobs.places import Place
-from jobmanager.jobs.rows import open_reader
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway
+from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers import duckdb as duckdb_reader
+from jobmanager.jobs.export.readers.duckdb import DuckdbReader
+from jobmanager.jobs.export.readers.opening import open_reader
 
 duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install -r requirements-dev.txt")
 

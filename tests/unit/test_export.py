@@ -26,12 +26,13 @@ import pytest
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal, StopRequested, Unwind
 from jobmanager.job import Job
-from jobmanager.jobs import encodings, export, part
-from jobmanager.jobs.datasets import DatasetAway
-from jobmanager.jobs.export import Export
-from jobmanager.jobs.part import FilesUnusable, NoSpace, PartHeld
-from jobmanager.jobs.sql_reader import SqlReader
-from jobmanager.jobs.sqlite_reader import SqliteReader
+from jobmanager.jobs.export import formats, output_file
+from jobmanager.jobs.export import job as export_job
+from jobmanager.jobs.export.datasets import DatasetAway
+from jobmanager.jobs.export.job import Export
+from jobmanager.jobs.export.output_file import FilesUnusable, NoSpace, PartHeld
+from jobmanager.jobs.export.readers.sqlalchemy import SqlReader
+from jobmanager.jobs.export.readers.sqlite import SqliteReader
 from jobmanager.registry import parse_args
 from jobmanager.signals import Signals
 
@@ -138,13 +139,13 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture(autouse=True)
 def _no_child(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read SQLite files in this process: to start a child for each of so many exports would take an hour."""
-    monkeypatch.setattr(export, "open_reader", SqliteReader)
+    monkeypatch.setattr(export_job, "open_reader", SqliteReader)
 
 
 @pytest.fixture(params=["adbc", "sqlalchemy"])
 def _each_reader(request: pytest.FixtureRequest, _no_child: None, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "sqlalchemy":
-        monkeypatch.setattr(export, "open_reader", SqlReader)
+        monkeypatch.setattr(export_job, "open_reader", SqlReader)
 
 
 def make(
@@ -211,7 +212,7 @@ def test_csv_tells_an_empty_text_from_no_value_and_has_one_header(settings: Sett
 
 def test_every_reader_gives_the_same_bytes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     by_adbc = [run(settings, settings.data_dir / name, format=name)[1] for name in FORMATS]
-    monkeypatch.setattr(export, "open_reader", SqlReader)
+    monkeypatch.setattr(export_job, "open_reader", SqlReader)
 
     by_sqlalchemy = [run(settings, settings.data_dir / f"{name}2", format=name)[1] for name in FORMATS]
 
@@ -444,7 +445,7 @@ def test_a_full_volume_fails_the_job_with_that_reason_and_it_goes_on_from_its_la
     _, undisturbed = run(settings, settings.data_dir / "undisturbed", format=file_format)
     keeper = Keeper(settings.data_dir / "job")
     with monkeypatch.context() as patch:
-        patch.setattr(part, "open", _open_on_small_volume(600), raising=False)
+        patch.setattr(output_file, "open", _open_on_small_volume(600), raising=False)
         job = make(settings, keeper, format=file_format)
         with pytest.raises(NoSpace, match="no space left on the volume of the job's files"):
             job.start()
@@ -479,7 +480,7 @@ def test_a_volume_that_is_full_when_the_parquet_file_is_made_keeps_the_rows(
     keeper = Keeper(folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(part, "open", _open_on_small_volume(counter.saved["cursor"]["bytes"] + 10), raising=False)
+        patch.setattr(output_file, "open", _open_on_small_volume(counter.saved["cursor"]["bytes"] + 10), raising=False)
         with pytest.raises(NoSpace):
             make(settings, keeper, format="parquet").start()
 
@@ -492,7 +493,7 @@ def test_what_the_file_system_says_is_told_without_paths(settings: Settings, mon
     def fail(path: Path, *_: Any, **__: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(part, "open", fail, raising=False)
+    monkeypatch.setattr(output_file, "open", fail, raising=False)
 
     with pytest.raises(FilesUnusable) as caught:
         make(settings, Keeper(settings.data_dir / "job")).start()
@@ -579,7 +580,7 @@ def test_json_lines_do_not_depend_on_how_much_is_made_at_once(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     _, usual = run(settings, settings.data_dir / "usual", format="jsonl")
-    monkeypatch.setattr(encodings, "_BYTES_AT_ONCE", size)
+    monkeypatch.setattr(formats, "_BYTES_AT_ONCE", size)
 
     _, data = run(settings, settings.data_dir / "job", format="jsonl")
 
@@ -608,7 +609,7 @@ def test_others_may_write_to_the_table_while_it_is_exported(settings: Settings, 
 def test_a_table_that_another_keeps_locked_is_waited_for_or_said_to_be_away(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobmanager.jobs.sqlite_reader._BUSY_MILLISECONDS", 50)
+    monkeypatch.setattr("jobmanager.jobs.export.readers.sqlite._BUSY_MILLISECONDS", 50)
     with another_process(settings.data_dir / "data.db") as execute:
         execute("BEGIN EXCLUSIVE")
 
@@ -660,7 +661,7 @@ def test_progress_counts_rows_of_a_known_total_and_a_halted_export_tells_what_is
 def test_the_total_is_exact_and_counting_can_be_halted(
     settings: Settings, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "COUNT_STEP", step)
+    monkeypatch.setattr(export_job, "COUNT_STEP", step)
     keeper = Keeper(settings.data_dir / "job", 0, halt)
     job = make(settings, keeper)
 
@@ -670,8 +671,8 @@ def test_the_total_is_exact_and_counting_can_be_halted(
 
 
 def test_what_is_too_much_to_count_has_no_total(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "COUNT_STEP", 5)
-    monkeypatch.setattr(export, "COUNT_LIMIT", 20)
+    monkeypatch.setattr(export_job, "COUNT_STEP", 5)
+    monkeypatch.setattr(export_job, "COUNT_LIMIT", 20)
     job = make(settings, Keeper(settings.data_dir / "job"))
 
     assert job.start()["rows"] == len(ROWS)

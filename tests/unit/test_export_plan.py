@@ -14,15 +14,15 @@ import pyarrow.parquet
 import pytest
 from sqlalchemy.engine import make_url
 
-from jobmanager import testing
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal
-from jobmanager.jobs import export
-from jobmanager.jobs.datasets import Dataset
-from jobmanager.jobs.dates import DateFormat
-from jobmanager.jobs.export import Export
-from jobmanager.jobs.export_plan import Plan
-from jobmanager.jobs.sqlite_reader import SqliteReader
+from jobmanager.jobs.export import job
+from jobmanager.jobs.export.datasets import Dataset
+from jobmanager.jobs.export.dates import DateFormat
+from jobmanager.jobs.export.job import Export
+from jobmanager.jobs.export.plan import Plan
+from jobmanager.jobs.export.readers.sqlite import SqliteReader
+from jobmanager.testing import trial
 
 MARCH = {"from_date": "2024-03-01", "to_date": "2024-03-31"}
 ROWS = [(n, f"2024-03-{1 + n // 4:02} 10:00:00", f"note {n}", f"phone {n}") for n in range(40)]
@@ -49,7 +49,7 @@ class SmallExport(Export):
 @pytest.fixture(autouse=True)
 def _no_child(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read SQLite files in this process, where the tests can replace a part of the reader."""
-    monkeypatch.setattr(export, "open_reader", SqliteReader)
+    monkeypatch.setattr(job, "open_reader", SqliteReader)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def execute(folder: Path, statements: str) -> None:
         connection.executescript(statements)
 
 
-def run(settings: Settings, change: Change | None = None, way: str = "halted", **args: Any) -> testing.RunOutcome:
+def run(settings: Settings, change: Change | None = None, way: str = "halted", **args: Any) -> trial.RunOutcome:
     """Export; the change is made when the third chunk is written, while the job is halted, or handed over."""
 
     class Changing(SmallExport):
@@ -75,10 +75,10 @@ def run(settings: Settings, change: Change | None = None, way: str = "halted", *
 
     Changing.change = staticmethod(change) if change else None  # type: ignore[assignment]
     plan = {} if change is None else {"halt_after": 4} | ({"restart_after": 4} if way == "handed over" else {})
-    return testing.run(Changing, MARCH | args, settings=settings, **plan)
+    return trial.run(Changing, MARCH | args, settings=settings, **plan)
 
 
-def file_of(outcome: testing.RunOutcome) -> bytes | str:
+def file_of(outcome: trial.RunOutcome) -> bytes | str:
     assert outcome.status == "completed", outcome.error
     assert outcome.result is not None
     return outcome.files[outcome.result["file"]]
@@ -253,7 +253,7 @@ def test_a_cursor_of_an_earlier_version_makes_the_export_start_over(settings: Se
     undisturbed = file_of(run(settings))
     old = {"date": "2024-03-02 10:00:00", "key": 6, "rows": 7, "next_rows": 7, "part": "export-1.csv.part"}
 
-    outcome = testing.run(SmallExport, MARCH, settings=settings, cursor=old | {"bytes": 9, "sha256": "0" * 64})
+    outcome = trial.run(SmallExport, MARCH, settings=settings, cursor=old | {"bytes": 9, "sha256": "0" * 64})
 
     assert file_of(outcome) == undisturbed
     assert any("starts over: another version of the service began it" in line for line in outcome.log)
@@ -270,7 +270,7 @@ def test_a_part_that_is_lost_while_the_job_is_halted_is_made_again_from_its_firs
             (self.workdir / self.cursor["part"]).unlink()
 
     restart = {"restart_after": 4} if way == "handed over" else {}
-    outcome = testing.run(Loses, MARCH, settings=settings, halt_after=4, **restart)  # type: ignore[arg-type]
+    outcome = trial.run(Loses, MARCH, settings=settings, halt_after=4, **restart)  # type: ignore[arg-type]
 
     assert file_of(outcome) == undisturbed
 
@@ -298,7 +298,7 @@ def test_rows_that_were_counted_are_told(settings: Settings) -> None:
 def test_an_export_that_lost_a_row_is_not_completed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, file_format: str
 ) -> None:
-    monkeypatch.setattr(export, "open_reader", Faulty)
+    monkeypatch.setattr(job, "open_reader", Faulty)
 
     outcome = run(settings, format=file_format)
 
@@ -335,7 +335,7 @@ def test_a_table_that_is_written_meanwhile_is_noted_with_the_difference(
 
 
 def test_more_rows_than_can_be_counted_are_noted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "COUNT_LIMIT", 30)
+    monkeypatch.setattr(job, "COUNT_LIMIT", 30)
     monkeypatch.setattr(SqliteReader, "total", lambda *_: pytest.fail("it must not be counted"))
 
     result = run(settings).result
@@ -348,9 +348,9 @@ def test_more_rows_than_can_be_counted_are_noted(settings: Settings, monkeypatch
 def test_whether_rows_were_lost_is_left_open_if_nothing_tells_that_the_table_was_written(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "open_reader", Faulty)
+    monkeypatch.setattr(job, "open_reader", Faulty)
     monkeypatch.setattr(Faulty, "warnings", lambda *_: ["no index on (at, id): the database sorts"])
-    monkeypatch.setattr(export.table_changes, "find_mark", lambda _: None)
+    monkeypatch.setattr(job.table_changes, "find_mark", lambda _: None)
 
     result = run(settings).result
 
@@ -434,7 +434,7 @@ class Loose(SqliteReader):
 def test_a_column_with_values_of_other_types_is_text_in_parquet_and_the_result_notes_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(export, "open_reader", Loose)
+    monkeypatch.setattr(job, "open_reader", Loose)
 
     outcome = run(settings, lambda folder: None, way, format="parquet")
     as_csv = run(settings, lambda folder: None, way, format="csv")
@@ -472,7 +472,7 @@ def test_a_halt_is_obeyed_while_the_reader_waits(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, is_lost: bool
 ) -> None:
     undisturbed = file_of(run(settings))
-    monkeypatch.setattr(export, "open_reader", Slow)
+    monkeypatch.setattr(job, "open_reader", Slow)
     monkeypatch.setattr(Slow, "reads", 0)
     halted: list[str] = []
 
@@ -483,7 +483,7 @@ def test_a_halt_is_obeyed_while_the_reader_waits(
             if is_lost:
                 (self.workdir / self.cursor["part"]).unlink()
 
-    outcome = testing.run(Halted, MARCH, settings=settings)
+    outcome = trial.run(Halted, MARCH, settings=settings)
 
     assert file_of(outcome) == undisturbed
     assert len(halted) == 1

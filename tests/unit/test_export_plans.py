@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from jobmanager.jobs.datasets import load_datasets
-from jobmanager.jobs.sqlite_reader import SqliteReader
-from jobmanager.sample import make_sample
+from jobmanager.jobs.export.datasets import load_datasets
+from jobmanager.jobs.export.readers.sqlite import SqliteReader
+from jobmanager.jobs.export.sample import make_sample
 
 YEAR = (datetime(2023, 1, 1), datetime(2024, 1, 1))
 

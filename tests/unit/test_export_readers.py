@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.datasets import Dataset, DatasetAway, Reader
-from jobmanager.jobs.dates import DateFormat
-from jobmanager.jobs.encodings import ENCODINGS
-from jobmanager.jobs.places import Place
-from jobmanager.jobs.sql_reader import SqlReader
-from jobmanager.jobs.sqlite_reader import SqliteReader
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway, Reader
+from jobmanager.jobs.export.dates import DateFormat
+from jobmanager.jobs.export.formats import ENCODINGS
+from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.sqlalchemy import SqlReader
+from jobmanager.jobs.export.readers.sqlite import SqliteReader
 
 BEGIN, END = datetime(2024, 3, 1), datetime(2024, 4, 1)
 READERS = {"adbc": SqliteReader, "sqlalchemy": SqlReader}

@@ -12,13 +12,22 @@ from typing import Any, ClassVar
 
 import pytest
 
-from jobmanager import testing
 from jobmanager.config import Settings
-from jobmanager.jobs import part
-from jobmanager.jobs.export import Export
+from jobmanager.jobs.export import output_file
+from jobmanager.jobs.export.job import Export
+from jobmanager.testing import trial
 
 MARCH = {"from_date": "2024-03-01", "to_date": "2024-03-31"}
-SECRETS = ("hidden.db", "sqlite://", "postgresql", "s3cret", "hidden_table", 'ORDER BY "', 'PRAGMA table_xinfo("')
+SECRETS = (
+    "hidden.db",
+    "sqlite://",
+    "postgresql+psycopg",
+    "postgresql:",
+    "s3cret",
+    "hidden_table",
+    'ORDER BY "',
+    'PRAGMA table_xinfo("',
+)
 
 
 class SmallExport(Export):
@@ -94,7 +103,7 @@ def test_a_failure_tells_what_to_look_for_and_nothing_of_the_operator_s(
             harm(settings.data_dir)
             return super().start()
 
-    outcome = testing.run(Harmed, MARCH | {"format": file_format}, settings=settings)
+    outcome = trial.run(Harmed, MARCH | {"format": file_format}, settings=settings)
 
     assert outcome.status == "failed"
     assert outcome.error is not None
@@ -110,9 +119,9 @@ def test_a_file_system_s_words_are_not_passed_on(
     def fail(path: Any, *_: Any, **__: Any) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(part, "open", fail, raising=False)
+    monkeypatch.setattr(output_file, "open", fail, raising=False)
 
-    outcome = testing.run(SmallExport, MARCH | {"format": file_format}, settings=settings)
+    outcome = trial.run(SmallExport, MARCH | {"format": file_format}, settings=settings)
 
     assert outcome.status == "failed"
     assert "the job's files" in (outcome.error or "").lower()
@@ -120,16 +129,16 @@ def test_a_file_system_s_words_are_not_passed_on(
 
 
 def test_an_export_that_starts_over_says_so_without_a_path(settings: Settings) -> None:
-    whole = testing.run(SmallExport, MARCH, settings=settings)
+    whole = trial.run(SmallExport, MARCH, settings=settings)
 
-    outcome = testing.run(SmallExport, MARCH, settings=settings, cursor=whole.checkpoints[3].cursor)
+    outcome = trial.run(SmallExport, MARCH, settings=settings, cursor=whole.checkpoints[3].cursor)
 
     assert outcome.log == ("WARNING The export starts over: the part file cannot be used, its file is missing.",)
     assert outcome.files == whole.files
     _assert_nothing_is_told(settings, outcome)
 
 
-def _assert_nothing_is_told(settings: Settings, outcome: testing.RunOutcome) -> None:
+def _assert_nothing_is_told(settings: Settings, outcome: trial.RunOutcome) -> None:
     told = "\n".join([outcome.error or "", *outcome.log])
     # Its traceback shows lines of the code, which have paths of their own, but none of the operator's.
     for secret in (str(settings.data_dir), *SECRETS):

@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 
 import pytest
 
-from jobmanager import testing
 from jobmanager.config import Settings
-from jobmanager.jobs.export import Export
-from jobmanager.jobs.part import NoSpace
+from jobmanager.jobs.export.job import Export
+from jobmanager.jobs.export.output_file import NoSpace
+from jobmanager.jobs.export.sample import make_sample
 from jobmanager.registry import parse_args
-from jobmanager.sample import make_sample
 from jobmanager.signals import Signals
+from jobmanager.testing import trial
 
 YEARS = {"from_date": "2023-01-01", "to_date": "2024-12-31"}
 FORMATS = ("csv", "jsonl", "parquet")
@@ -91,7 +91,7 @@ def test_an_export_on_a_full_volume_keeps_what_it_has_and_goes_on_once_there_is_
 
     result = make(settings, keeper, 3, file_format).start()
 
-    whole = testing.run(SmallExport, YEARS | {"format": file_format}, settings=settings)
+    whole = trial.run(SmallExport, YEARS | {"format": file_format}, settings=settings)
     assert str(caught.value) == "There is no space left on the volume of the job's files."
     assert 0 < kept < result["rows"] == 10_000
     assert isinstance(whole.result, dict)
@@ -104,11 +104,23 @@ def test_an_export_on_a_full_volume_keeps_what_it_has_and_goes_on_once_there_is_
 def test_a_list_of_datasets_elsewhere_is_found(settings: Settings, tmp_path: Path) -> None:
     elsewhere = replace(settings, data_dir=tmp_path, database_url="", datasets=settings.data_dir / "datasets.toml")
 
-    assert testing.run(Export, YEARS, settings=elsewhere).checkpoints[-1].done == 10_000
+    assert trial.run(Export, YEARS, settings=elsewhere).checkpoints[-1].done == 10_000
 
 
-@pytest.mark.parametrize("name", ["dates", "datasets", "encodings", "export", "part", "places", "sqlite_reader"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dates",
+        "datasets",
+        "formats",
+        "job",
+        "output_file",
+        "position",
+        "readers.sqlite",
+        "readers.sqlite_columns",
+    ],
+)
 def test_the_examples_in_the_code_are_true(name: str) -> None:
-    module = importlib.import_module(f"jobmanager.jobs.{name}")
+    module = importlib.import_module(f"jobmanager.jobs.export.{name}")
 
     assert doctest.testmod(module).failed == 0

@@ -9,9 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmanager import job_log
-from jobmanager.job_log import LONGEST_LINE, Entry, LogLimits, LogSize, entry_of, line_text, lines_noted, note_line
-from jobmanager.records import LogLine
+from jobmanager.core import job_log
+from jobmanager.core.job_log import (
+    LONGEST_LINE,
+    Entry,
+    LogLimits,
+    LogSize,
+    entry_of,
+    line_text,
+    lines_noted,
+    note_line,
+)
+from jobmanager.core.values import LogLine
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmanager.json_values import MAX_BYTES, MAX_DEPTH, check_json, encode, is_deeper, showable
+from jobmanager.core.json_values import MAX_BYTES, MAX_DEPTH, check_json, encode, is_deeper, showable
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=30)

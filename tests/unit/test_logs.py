@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from jobmanager import logs
+from jobmanager.observability import logs
 
 Lines = Callable[[], list[str]]
 
@@ -36,7 +36,7 @@ def lines(capfd: pytest.CaptureFixture[str]) -> Iterator[Lines]:
         logger.handlers[:] = its_handlers
 
 
-def log_in_thread(name: str, logger: str = "jobmanager.runner") -> None:
+def log_in_thread(name: str, logger: str = "jobmanager.engine.attempt") -> None:
     thread = threading.Thread(target=logging.getLogger(logger).warning, args=("read %d rows", 7), name=name)
     thread.start()
     thread.join()
@@ -86,7 +86,7 @@ def test_lines_for_people_tell_it_too(lines: Lines) -> None:
     first, second = lines()
 
     assert first.endswith(" WARNING jobmanager.http [request_id=abc] refused")
-    assert second.endswith(f" WARNING jobmanager.runner [job_id={JOB_ID}] read 7 rows")
+    assert second.endswith(f" WARNING jobmanager.engine.attempt [job_id={JOB_ID}] read 7 rows")
 
 
 def test_no_text_can_forge_a_line_or_command_the_terminal(lines: Lines) -> None:

@@ -20,11 +20,11 @@ import pytest
 from sqlalchemy.engine import URL
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs import mysql_reader
-from jobmanager.jobs.datasets import Dataset, DatasetAway
-from jobmanager.jobs.mysql_reader import MysqlReader
-from jobmanager.jobs.places import Place
-from jobmanager.jobs.rows import open_reader
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway
+from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers import mysql
+from jobmanager.jobs.export.readers.mysql import MysqlReader
+from jobmanager.jobs.export.readers.opening import open_reader
 
 pymysql = pytest.importorskip("pymysql", reason="PyMySQL is not installed: pip install -r requirements-dev.txt")
 
@@ -296,7 +296,7 @@ def test_a_statement_that_takes_too_long_is_told_as_a_timeout(
     url: URL, execute: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute("CREATE TABLE t (id int PRIMARY KEY, at datetime)", "INSERT INTO t VALUES (1, '2024-03-01')")
-    monkeypatch.setattr(mysql_reader, "_STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(mysql, "_STATEMENT_SECONDS", 1)
 
     with closing(MysqlReader(dataset(url))) as reader:
         with pytest.raises(DatasetAway, match=r"^Timeout: a statement for table 't'"):
@@ -314,7 +314,7 @@ def test_it_writes_nothing(url: URL, execute: Any) -> None:
 
 
 def test_without_its_package_the_error_names_the_extra(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mysql_reader, "import_module", _missing)
+    monkeypatch.setattr(mysql, "import_module", _missing)
 
     with pytest.raises(Fatal, match=r"Install the service as jobmanager\[mysql\]"):
         MysqlReader(dataset(url))

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from jobmanager.jobs.encodings import ENCODINGS
-from jobmanager.jobs.parquet_pieces import list_of_all, piece
+from jobmanager.jobs.export.formats import ENCODINGS
+from jobmanager.jobs.export.parquet_pieces import list_of_all, piece
 
 SCHEMA = pa.schema(
     [

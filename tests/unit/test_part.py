@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager.jobs import part as module
-from jobmanager.jobs.part import (
+from jobmanager.jobs.export import output_file as module
+from jobmanager.jobs.export.output_file import (
     FilesUnusable,
     NoSpace,
     Part,
@@ -153,10 +153,10 @@ def test_what_a_dead_attempt_left_under_the_name_of_a_new_part_goes(tmp_path: Pa
 
 def test_the_lock_ends_with_the_process_that_held_it(tmp_path: Path) -> None:
     script = (
-        "import sys, time, pathlib; from jobmanager.jobs.part import Part\n"
+        "import sys, time, pathlib; from jobmanager.jobs.export.output_file import Part\n"
         "part = Part.create(pathlib.Path(sys.argv[1])); part.write(b'abc'); print('held', flush=True); time.sleep(60)"
     )
-    root = Path(module.__file__).parents[2]
+    root = Path(module.__file__).parents[3]
     command = [sys.executable, "-c", script, str(tmp_path / "part")]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

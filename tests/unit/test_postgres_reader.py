@@ -22,12 +22,12 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs import postgres_reader
-from jobmanager.jobs.datasets import Dataset, DatasetAway
-from jobmanager.jobs.dates import DateFormat
-from jobmanager.jobs.places import Place
-from jobmanager.jobs.postgres_reader import PostgresReader
-from jobmanager.jobs.rows import open_reader
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway
+from jobmanager.jobs.export.dates import DateFormat
+from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers import postgresql
+from jobmanager.jobs.export.readers.opening import open_reader
+from jobmanager.jobs.export.readers.postgresql import PostgresReader
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
@@ -401,7 +401,7 @@ def test_a_statement_that_takes_too_long_is_told_as_a_timeout(
     url: str, execute: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute("CREATE TABLE t (id int PRIMARY KEY, at timestamp)", "INSERT INTO t VALUES (1, '2024-03-01')")
-    monkeypatch.setattr(postgres_reader, "_STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(postgresql, "_STATEMENT_SECONDS", 1)
 
     with closing(PostgresReader(dataset(url))) as reader:
         execute("BEGIN", "LOCK TABLE t IN ACCESS EXCLUSIVE MODE")

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager import rates
+from jobmanager.auth import rate_limits
 
 
 @pytest.mark.parametrize("per_minute", [1, 2, 7, 60, 600])
 def test_a_full_bucket_gives_a_minute_of_requests_at_once_and_then_one_after_the_other(per_minute: int) -> None:
     full_at, now, granted = 0.0, 1000.0, 0
     while True:
-        full_at, wait_seconds = rates.after_one(full_at, per_minute=per_minute, now=now)
+        full_at, wait_seconds = rate_limits.after_one(full_at, per_minute=per_minute, now=now)
         if wait_seconds:
             break
         granted += 1
@@ -26,8 +26,8 @@ def test_a_full_bucket_gives_a_minute_of_requests_at_once_and_then_one_after_the
 
     assert granted == per_minute
     assert wait_seconds == pytest.approx(60 / per_minute)
-    assert rates.after_one(full_at, per_minute=per_minute, now=now + wait_seconds * 0.99)[1] > 0
-    assert rates.after_one(full_at, per_minute=per_minute, now=now + wait_seconds)[1] == 0
+    assert rate_limits.after_one(full_at, per_minute=per_minute, now=now + wait_seconds * 0.99)[1] > 0
+    assert rate_limits.after_one(full_at, per_minute=per_minute, now=now + wait_seconds)[1] == 0
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -36,7 +36,7 @@ def test_whenever_one_asks_no_stretch_of_time_gives_more_than_its_share(seed: in
     per_minute, full_at, now, granted = chance.randint(1, 50), 0.0, 1000.0, []
     for _ in range(500):
         now += chance.choice([0, 0.01, 1, 20]) * chance.random()
-        full_at, wait_seconds = rates.after_one(full_at, per_minute=per_minute, now=now)
+        full_at, wait_seconds = rate_limits.after_one(full_at, per_minute=per_minute, now=now)
         if not wait_seconds:
             granted.append(now)
 
@@ -46,7 +46,7 @@ def test_whenever_one_asks_no_stretch_of_time_gives_more_than_its_share(seed: in
 
 
 def test_a_bucket_that_was_left_by_another_start_of_the_machine_is_full() -> None:
-    assert rates.after_one(1e6, per_minute=1, now=5.0) == (65.0, 0.0)
+    assert rate_limits.after_one(1e6, per_minute=1, now=5.0) == (65.0, 0.0)
 
 
 def test_many_processes_share_one_bucket(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_many_processes_share_one_bucket(tmp_path: Path) -> None:
     for number in range(3):
         askers.append(os.fork())
         if not askers[-1]:
-            granted = sum(rates.take(tmp_path / "rates" / "b", per_minute=100, now=50.0) == 0 for _ in range(80))
+            granted = sum(rate_limits.take(tmp_path / "rates" / "b", per_minute=100, now=50.0) == 0 for _ in range(80))
             (tmp_path / str(number)).write_text(str(granted))
             os._exit(0)
 
@@ -68,6 +68,6 @@ def test_a_process_that_froze_in_the_middle_holds_others_up_for_a_moment_only(tm
         began = time.monotonic()
 
         with pytest.raises(OSError, match="unavailable"):
-            rates.take(tmp_path / "bucket", per_minute=1, now=0.0)
+            rate_limits.take(tmp_path / "bucket", per_minute=1, now=0.0)
 
         assert time.monotonic() - began < 5

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.datasets import DatasetAway
-from jobmanager.jobs.places import Place
-from jobmanager.jobs.read_ahead import ReadAhead
+from jobmanager.jobs.export.datasets import DatasetAway
+from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.read_ahead import ReadAhead
 
 YEARS = (datetime(2023, 1, 1), datetime(2025, 1, 1))
 COLUMNS = ["id"]

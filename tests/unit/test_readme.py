@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from jobmanager.states import ASKED, EXCEPTIONS, TRANSITIONS, Action, Status
+from jobmanager.core.states import ASKED, EXCEPTIONS, TRANSITIONS, Action, Status
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from jobmanager import sample
-from jobmanager.jobs.datasets import load_datasets
-from jobmanager.sample import make_sample
+from jobmanager.jobs.export import sample
+from jobmanager.jobs.export.datasets import load_datasets
+from jobmanager.jobs.export.sample import make_sample
 
 
 def rows_of(path: Path) -> list[Any]:
@@ -86,9 +86,10 @@ def test_a_run_that_died_leaves_nothing_that_looks_done_and_the_next_makes_it(
 
 def test_processes_that_come_at_once_make_it_once(tmp_path: Path) -> None:
     script = (
-        "import sys, pathlib; from jobmanager.sample import make_sample; make_sample(pathlib.Path(sys.argv[1]), 5000)"
+        "import sys, pathlib; from jobmanager.jobs.export.sample import make_sample; "
+        "make_sample(pathlib.Path(sys.argv[1]), 5000)"
     )
-    root = Path(sample.__file__).parents[1]
+    root = Path(sample.__file__).parents[3]
 
     processes = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=root) for _ in range(2)]
 

@@ -19,12 +19,12 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from jobmanager.errors import Fatal, StopRequested
-from jobmanager.jobs.datasets import Dataset, DatasetAway
-from jobmanager.jobs.encodings import ENCODINGS
-from jobmanager.jobs.places import Place
-from jobmanager.jobs.rows import open_reader
-from jobmanager.jobs.sqlite_process import SqliteProcess
-from jobmanager.jobs.sqlite_reader import SqliteReader
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway
+from jobmanager.jobs.export.formats import ENCODINGS
+from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.opening import open_reader
+from jobmanager.jobs.export.readers.sqlite import SqliteReader
+from jobmanager.jobs.export.readers.sqlite_process import SqliteProcess
 
 YEAR = (datetime(2024, 1, 1), datetime(2025, 1, 1))
 #: A table whose date is found by counting for minutes.
@@ -197,7 +197,7 @@ _PARENT = """
 import sys, threading
 from pathlib import Path
 from tests.unit.test_sqlite_process import YEAR, dataset
-from jobmanager.jobs.sqlite_process import SqliteProcess
+from jobmanager.jobs.export.readers.sqlite_process import SqliteProcess
 reader = SqliteProcess(dataset(Path(sys.argv[1]), "slow"))
 def tell():
     if reader._asked and b'"total"' in reader._asked:

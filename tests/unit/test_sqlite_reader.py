@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.datasets import Dataset
-from jobmanager.jobs.encodings import ENCODINGS
-from jobmanager.jobs.places import Place
-from jobmanager.jobs.sqlite_reader import SqliteReader
+from jobmanager.jobs.export.datasets import Dataset
+from jobmanager.jobs.export.formats import ENCODINGS
+from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.sqlite import SqliteReader
 
 YEAR = (datetime(2024, 1, 1), datetime(2025, 1, 1))
 AT = "2024-03-01 10:00:00"

@@ -7,9 +7,8 @@ from itertools import product
 
 import pytest
 
-from jobmanager import states
-from jobmanager.errors import NotAllowed
-from jobmanager.states import (
+from jobmanager.core import states
+from jobmanager.core.states import (
     ALREADY_SO,
     ASKED,
     ATTENDED,
@@ -24,6 +23,7 @@ from jobmanager.states import (
     advance,
     allowed,
 )
+from jobmanager.errors import NotAllowed
 
 PAIRS = list(product(Status, Action))
 #: Every edge there is, as (from, action, facts, to).

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from jobmanager.jobs.datasets import Dataset
-from jobmanager.jobs.sqlite_reader import SqliteReader
-from jobmanager.jobs.table_changes import find_mark, late_seconds
+from jobmanager.jobs.export.datasets import Dataset
+from jobmanager.jobs.export.readers.sqlite import SqliteReader
+from jobmanager.jobs.export.table_changes import find_mark, late_seconds
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from jobmanager import Fatal, Job, Settings
+from jobmanager.core.values import Checkpoint
 from jobmanager.errors import InvalidRequest
-from jobmanager.records import Checkpoint
 from jobmanager.testing import run
 
 

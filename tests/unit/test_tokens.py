@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from jobmanager.auth.tokens import Role, TokenFile, check_access
 from jobmanager.config import Settings
 from jobmanager.errors import ConfigError, TokensUnavailable
-from jobmanager.tokens import Role, TokenFile, check_access
 
 NOW = datetime(2026, 3, 9, 12, tzinfo=UTC)
 

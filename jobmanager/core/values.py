@@ -1,0 +1,404 @@
+"""The values that travel between the layers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jobmanager.core.states import Action, Status
+
+#: Largest args, result or details that a list shows, as JSON.
+MOST_LISTED_BYTES = 4096
+
+JSON = Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The saved state of a job: where to continue, and its progress."""
+
+    #: grows by one with every checkpoint saved; 0 before the first
+    seq: int = 0
+    #: where to continue, as passed by the job's code; None before the first
+    cursor: JSON = None
+    #: units of work done
+    done: float | None = None
+    #: units of work in all, if known
+    total: float | None = None
+    #: the job's own description of its state
+    message: str | None = None
+    #: when it was saved
+    saved_at: datetime | None = None
+    #: average time between two calls of checkpoint(), as last measured; None: not measured yet
+    gap_seconds: float | None = None
+
+
+class Worked:
+    """Computes from a job's record how long its work took so far, and how long it may take."""
+
+    __slots__ = ()
+
+    checkpoint: Checkpoint
+    running_since: datetime | None
+    ran_seconds: float
+
+    def run_seconds(self, now: datetime) -> float:
+        """Return the time at work so far, in seconds, without time in the queue or halted."""
+        stretch = (now - self.running_since).total_seconds() if self.running_since else 0.0
+        return self.ran_seconds + max(0.0, stretch)
+
+    def rate(self) -> float | None:
+        """Return the units of work done per second at work, up to the last checkpoint; None if unknown."""
+        kept = self.checkpoint
+        if not kept.done or kept.saved_at is None:
+            return None
+        seconds = self.run_seconds(kept.saved_at)
+        return kept.done / seconds if seconds > 0 else None
+
+    def eta_seconds(self, now: datetime) -> float | None:
+        """Return the remaining time at the rate so far, in seconds; None if unknown, or if the job does not run."""
+        kept, rate = self.checkpoint, self.rate()
+        if self.running_since is None or rate is None or kept.total is None or kept.done is None:
+            return None
+        since = (now - (kept.saved_at or now)).total_seconds()
+        return max(0.0, (kept.total - kept.done) / rate - max(0.0, since))
+
+
+@dataclass(frozen=True, kw_only=True)  # no slots: the store makes records by updating __dict__, ten times as fast
+class JobRecord(Worked):
+    """One job, as stored."""
+
+    #: place in the order of submission
+    number: int
+    id: str
+    type: str
+    args: dict[str, JSON]
+    status: Status
+    #: higher is claimed first
+    priority: int
+    labels: dict[str, str]
+    #: tries in all before a failure is final
+    max_attempts: int
+    #: longest time one attempt may run; None: no limit
+    timeout_seconds: float | None
+
+    #: earliest time at which it may be claimed
+    run_at: datetime
+    submitted_at: datetime
+    #: start of the first attempt
+    started_at: datetime | None
+    #: start of the stretch of work under way; None: it does not run
+    running_since: datetime | None
+    finished_at: datetime | None
+    #: time at work in all stretches that have ended, without time in the queue or halted
+    ran_seconds: float
+
+    #: number of executions so far; the fencing token of the current one
+    attempt: int
+    #: errors raised by the job's code since the last resume
+    failures: int
+    #: how often its process died while running it, since it last saved a new cursor
+    crashes: int
+    #: the process that holds it
+    owner: str | None
+    lease_expires_at: datetime | None
+
+    checkpoint: Checkpoint
+    #: what the job's `details()` returned at the last checkpoint
+    details: dict[str, JSON]
+    result: JSON
+    #: why it failed, or why its last attempt did
+    error: str | None
+    #: when the halt, resume or stop under way was requested
+    asked_at: datetime | None
+    #: the stop may interrupt Python code that does not obey
+    is_forced: bool
+    #: the span of the request that submitted it (W3C Trace Context), if any
+    traceparent: str | None = None
+    #: names of the fields that a list leaves empty because they are larger than MOST_LISTED_BYTES
+    shortened: tuple[str, ...] = ()
+
+    def has_begun(self) -> bool:
+        """Return True if any attempt was ever made."""
+        return self.attempt > 0
+
+    def is_scheduled(self) -> bool:
+        """Return True if its submission named a start time, and it has not begun."""
+        return not self.has_begun() and self.run_at > self.submitted_at
+
+    def version(self) -> str:
+        """Return a hash of the job's state: every change gives another one, a checkpoint does not."""
+        state = [self.id, self.status, self.attempt, self.failures, self.is_forced]
+        state += [self.run_at.isoformat(), self.asked_at and self.asked_at.isoformat()]
+        return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
+
+    def expected_halt_seconds(self) -> float | None:
+        """Return how long a halt may take, by the gaps between checkpoints; None if the job does not run."""
+        return self.checkpoint.gap_seconds if self.running_since is not None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A client's request to run a job."""
+
+    type: str
+    args: dict[str, JSON] = field(default_factory=dict)
+    #: higher is claimed first
+    priority: int = 0
+    #: None: as soon as there is a slot
+    run_at: datetime | None = None
+    #: None: the type's default
+    max_attempts: int | None = None
+    #: None: the type's default
+    timeout_seconds: float | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    idempotency_key: str | None = None
+    #: the same key in another scope is another key
+    idempotency_scope: str = ""
+
+
+@dataclass(slots=True, kw_only=True)  # not frozen: freezing would take 5 % of the time to make a batch
+class NewJob:
+    """A validated submission, to be stored."""
+
+    id: str
+    type: str
+    args: dict[str, JSON]
+    priority: int = 0
+    labels: dict[str, str] = field(default_factory=dict)
+    #: None: as soon as there is a slot
+    run_at: datetime | None = None
+    max_attempts: int = 1
+    timeout_seconds: float | None = None
+    #: the same key with the same submission gives the same job
+    idempotency_key: str | None = None
+    #: the same key in another scope is another key
+    idempotency_scope: str = ""
+    #: the span of the request that submits it, if any
+    traceparent: str | None = None
+
+    def fingerprint(self) -> str:
+        """Return a hash of the submission, without its key: equal only if the submissions are."""
+        asked = [self.type, self.args, self.priority, self.labels, self.max_attempts, self.timeout_seconds]
+        asked.append(self.run_at.isoformat() if self.run_at else None)
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewBatch:
+    """Many new jobs, none of which has an idempotency key."""
+
+    #: may be iterated more than once; each iteration may make the jobs again, with new ids
+    jobs: Iterable[NewJob]
+    #: number of jobs by type
+    of_types: Counter[str]
+
+    def __len__(self) -> int:
+        """Return how many jobs there are."""
+        return self.of_types.total()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Filter for jobs. All given conditions must match."""
+
+    #: one of these; empty: any status
+    statuses: frozenset[Status] = frozenset()
+    type: str | None = None
+    #: one of these; None: any type
+    types: frozenset[str] | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    #: submitted at this time or later
+    submitted_after: datetime | None = None
+    #: submitted before this time
+    submitted_before: datetime | None = None
+    #: the beginning of an id (13 characters or more), a part of the type's name, or a label's value
+    q: str | None = None
+
+    def is_everything(self) -> bool:
+        """Return True if every job matches."""
+        return self == Selection()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """A position in a list of jobs, which is ordered by submission."""
+
+    submitted_at: datetime
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page of a list of jobs, the newest first."""
+
+    jobs: list[JobRecord]
+    #: where the next page begins; None: this is the last page
+    next: Position | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """The result of a bulk request: each job that matched is in one of the two fields."""
+
+    #: ids of the jobs that changed
+    changed: list[str]
+    #: ids of the jobs that did not, and why
+    unchanged: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A committed transition."""
+
+    #: grows with every change in the store
+    seq: int
+    job_id: str
+    action: Action
+    from_status: Status | None
+    to_status: Status
+    attempt: int
+    #: origin of the request: a token's name, a client's address, or "engine"
+    actor: str
+    reason: str | None
+    #: when it was requested; earlier than `at` if a thread had to carry it out
+    asked_at: datetime
+    #: when it took effect
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Progress(Worked):
+    """Progress of a job, for subscribers."""
+
+    job_id: str
+    type: str
+    labels: dict[str, str]
+    status: Status
+    checkpoint: Checkpoint
+    running_since: datetime | None
+    ran_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class News:
+    """A change, for subscribers."""
+
+    change: Change
+    #: of the change's job, at the time of reading, which may be later than the change
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """The store's answer to an action: the job as it is now, and the change if there was one."""
+
+    job: JobRecord
+    #: None: the job already was in the requested state
+    change: Change | None
+    #: the job that the process has claimed in place of one that ended, if any
+    claimed: JobRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The jobs that a process may claim."""
+
+    #: names of its types
+    types: tuple[str, ...]
+    #: by type: how many may run at once, over all processes
+    max_running: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """The work in the store for a process."""
+
+    #: other processes have changed jobs that this one holds
+    is_signalled: bool
+    #: there are jobs to claim, in the queue or just due
+    has_waiting: bool
+    #: delayed jobs are due, but not in the queue yet
+    has_due: bool
+    #: there are stopping jobs to clean
+    has_to_clean: bool
+    #: when the next delayed job is due
+    next_due_at: datetime | None
+
+
+#: Number of jobs by type and status.
+Census = dict[tuple[str, Status], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """Jobs that wait and jobs at work, over all processes."""
+
+    #: jobs that could run and wait for a slot
+    depth: int
+    #: when the job that has waited longest began to wait
+    oldest_at: datetime | None
+    #: jobs that hold a slot
+    busy: int
+    #: by type: the oldest of the last checkpoints (or starts, if there is none since) of running jobs
+    checkpoints: dict[str, datetime]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """One line of a job's log."""
+
+    #: position in the job's log
+    number: int
+    attempt: int
+    at: datetime
+    #: name of the level, as in `logging`
+    level: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """The file that a completed job made."""
+
+    path: Path
+    #: the name to save it under
+    filename: str
+    media_type: str
+    #: identifies the content: equal only if the bytes are
+    etag: str
+
+
+def storable(text: str, *, longest: int = 10_000) -> str:
+    r"""Return *text* in a form that every database can store: valid UTF-8, without NUL, cut after *longest* characters.
+
+    >>> storable("a\0b \udcff")
+    'a\\x00b \\udcff'
+    """
+    if len(text) <= longest and text.isascii() and "\0" not in text:
+        return str.__str__(text)  # a plain str, also for a member of a StrEnum
+    if len(text) > longest:
+        text = f"{text[:longest]} … ({len(text) - longest} more characters)"
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def finite(value: object, what: str) -> float | None:
+    """Return *value* as a finite float, or None. Raises TypeError or ValueError, whose texts name *what* it is."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise TypeError(f"{what} has to be a number, not {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{what} has to be a finite number")
+    return number

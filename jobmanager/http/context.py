@@ -1,0 +1,160 @@
+"""Find the mount, the manager, the token and the actor of a request, and build addresses.
+
+An application may mount the API several times, each time with another manager. The endpoint of the request selects one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TypeVar, cast
+
+from flask import current_app, g, request, url_for
+from werkzeug.routing import BaseConverter
+
+from jobmanager.auth.tokens import Role, Token, TokenFile
+from jobmanager.core import hosts
+from jobmanager.errors import Forbidden
+from jobmanager.http.request_ids import Files
+from jobmanager.http.restricted import Restricted
+from jobmanager.manager import JobManager
+
+#: The key of the JobManager among the extensions of an application that `create_app` made.
+EXTENSION = "jobmanager"
+
+#: How many requests of a process may wait at once, of its 16 threads. Streams are limited separately.
+MOST_WAITS = 4
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+_OPEN = "is_open_to_all"
+_OPEN_IN_PART = "is_open_in_part"
+#: The static files of pages, which need no token.
+_STATIC = frozenset({"static", "docs.static"})
+
+
+class Mount(Files):
+    """The whole API of one manager, as a blueprint."""
+
+    def __init__(self, manager: JobManager, name: str) -> None:
+        super().__init__(name, "jobmanager.http", static_folder="static", template_folder="templates")
+        self.manager = manager
+        tokens = manager.settings.tokens
+        #: None: there are no tokens, and every client that reaches the service may do everything
+        self.tokens = None if tokens is None else TokenFile(tokens)
+        #: the hosts that requests may be addressed to, see Settings
+        self.hosts = hosts.parse_all(manager.settings.hosts)
+        #: places for waiting requests: each one holds a thread, and some must be left for others
+        self.waits = threading.BoundedSemaphore(MOST_WAITS)
+        #: held while a batch is read and stored: two at once might not fit into memory
+        self.batch = threading.Lock()
+        #: cache of OpenAPI descriptions, by the name of the blueprint and the job types that they show
+        self.specifications: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
+
+
+def open_to_all(view: View) -> View:
+    """Serve a view without a token. Only for views that show nothing of any job."""
+    setattr(view, _OPEN, True)
+    return view
+
+
+def open_in_part(view: View) -> View:
+    """Serve a view without a token. If a token is sent, it is checked, and the view may show more."""
+    setattr(view, _OPEN_IN_PART, True)
+    return open_to_all(view)
+
+
+def is_open(view: Callable[..., Any]) -> bool:
+    """Return True if a view is served without a token."""
+    return getattr(view, _OPEN, False)
+
+
+def is_open_request() -> bool:
+    """Return True if the request is served without checking a token."""
+    if endpoint() in _STATIC:
+        return True
+    view = current_app.view_functions[str(request.endpoint)]
+    return is_open(view) and not (getattr(view, _OPEN_IN_PART, False) and "HTTP_AUTHORIZATION" in request.environ)
+
+
+def mounted() -> Mount:
+    """Return the mount that the request is for."""
+    return called().mount
+
+
+def endpoint() -> str:
+    """Return the endpoint without the name of the mount; "" if the request matches no route."""
+    return called().endpoint if request.endpoint is not None else ""
+
+
+class Called(NamedTuple):
+    """The mount and the endpoint that a request is for."""
+
+    mount: Mount
+    #: the name under which the mount is registered
+    name: str
+    endpoint: str
+
+
+def called() -> Called:
+    """Return the mount and the endpoint of the request; cached for the request."""
+    found = g.get("jobmanager_called")
+    if found is None:
+        found = g.jobmanager_called = _find_called()
+    return cast(Called, found)
+
+
+def _find_called() -> Called:
+    for name in request.blueprints:
+        if isinstance(found := current_app.blueprints[name], Mount):
+            return Called(found, name, str(request.endpoint).removeprefix(f"{name}."))
+    raise RuntimeError("this request is not for the job manager")
+
+
+def address_of(endpoint: str, **values: Any) -> str:
+    """Return the address of a route, under the prefix of the request."""
+    return url_for(f"{called().name}.{endpoint}", **values)
+
+
+class JobIdConverter(BaseConverter):
+    """The id of a job in a path: any text except the names of routes in the same place."""
+
+    regex = "(?!(?:batch|halt|resume|stop)(?:/|$))[^/]+"
+
+
+def manager() -> JobManager:
+    """Return the JobManager of the request, restricted to the job types that its token may see."""
+    whole, asking = mounted().manager, token()
+    if asking is None or asking.types is None:
+        return whole
+    return cast(JobManager, Restricted(whole, asking.types))
+
+
+def token() -> Token | None:
+    """Return the token of the request; None if there are no tokens or the route needs none."""
+    return cast("Token | None", g.get("jobmanager_token"))
+
+
+def still_let_in() -> Callable[[], bool]:
+    """Return a function that returns True while the token of this request is valid, even after the request.
+
+    The function raises TokensUnavailable.
+    """
+    tokens, asking = mounted().tokens, token()
+    if tokens is None or asking is None:
+        return lambda: True
+    return lambda: tokens.holds(asking, now=datetime.now(UTC))
+
+
+def actor() -> str:
+    """Return the name to store with a change: the token's name, or else the client's address."""
+    asking = token()
+    return asking.name if asking is not None else request.remote_addr or "local"
+
+
+def require(role: Role) -> None:
+    """Raise Forbidden if the request has a token whose role does not suffice."""
+    asking = token()
+    if asking is not None and not asking.role.includes(role):
+        raise Forbidden(asking.name, asking.role, role)

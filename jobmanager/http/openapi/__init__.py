@@ -1,0 +1,1 @@
+"""The API's documentation: the OpenAPI specification, its responses and its examples."""

@@ -1,0 +1,243 @@
+"""Parse and validate the bodies and query parameters of requests.
+
+Errors never quote a body that cannot be parsed: it may hold secrets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import IO, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from jobmanager.core.json_values import MAX_DEPTH, is_deeper
+from jobmanager.errors import Fault, InvalidRequest, Unreadable
+from jobmanager.http.arrays import ArrayReader, ItemTooLong
+from jobmanager.registry import faults_of, first_faults, invalid, refusal_of, sentence_of
+
+Model = TypeVar("Model", bound=BaseModel)
+
+#: The most jobs in a batch, and the most characters in each: as many as the body of a single job may have bytes.
+MOST_JOBS = 100_000
+LONGEST_JOB = 1024 * 1024
+#: About how many lines, and how many bytes of them, are parsed together.
+_MOST_LINES = 1000
+_WINDOW = 256 * 1024
+
+_EXPONENT = re.compile(rb"\d[eE]")
+_BEGIN_OF_ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*\[")
+#: A line of NDJSON that is not blank, without leading white space.
+_LINE = re.compile(rb"[^ \t\r\n][^\r\n]*")
+_TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
+
+
+def read_once(stream: IO[bytes], most: int) -> bytearray:
+    """Read a large body into memory once; Werkzeug would hold two copies while reading. Blocks.
+
+    Raises RequestEntityTooLarge if the body has more than *most* bytes.
+    """
+    body = bytearray()
+    while piece := stream.read(_WINDOW):
+        body += piece
+        if len(body) > most:
+            raise RequestEntityTooLarge
+    return body
+
+
+def parse_object(body: bytes, example: str) -> dict[str, Any]:
+    """Return the JSON object in *body*. Raises Unreadable, which states the fault and shows the *example*."""
+    value = _parse(body, example)
+    if not isinstance(value, dict):
+        raise Unreadable(f"The body must be a JSON object, not {kind(value)}. Valid example: {example}.")
+    return value
+
+
+def parse_many(body: bytes | bytearray, example: str) -> Iterator[Any]:
+    """Yield the values of a JSON array, or of NDJSON (one value per line).
+
+    Raises Unreadable, or InvalidRequest if there are more than MOST_JOBS values or one is longer than LONGEST_JOB.
+    Holds the values of only a part of the body: as objects, they may take thirty times the memory of the text.
+    """
+    count = 0
+    is_array = _BEGIN_OF_ARRAY.match(body) is not None
+    try:
+        for some in _items_of(body, example) if is_array else _lines_of(body, example):
+            count += len(some)
+            if count > MOST_JOBS:
+                text = f"A batch has at most {MOST_JOBS} jobs. Send the rest in another batch."
+                raise InvalidRequest(text, field=str(MOST_JOBS))
+            yield from some
+            some.clear()  # free these before more are parsed: they may be large
+    except ItemTooLong as error:
+        text = f"Each job of a batch has at most {LONGEST_JOB} characters."
+        raise InvalidRequest(text, field=str(error.number)) from None
+    if not count and not is_array:
+        raise Unreadable(f"The body is empty. Send an array of jobs, or one job per line. Valid example: {example}.")
+
+
+def validated(model: type[Model], value: Any) -> Model:
+    """Return the value as a model. Raises InvalidRequest, which names each wrong field."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
+def validated_each(model: type[Model], values: Iterable[Any]) -> Iterator[Model]:
+    """Return an iterator that validates one value at a time and keeps none.
+
+    The iterator raises InvalidRequest, which names the wrong fields, each after the number of its value. It searches
+    for only as many faults as it reports.
+    """
+    numbers, rest = itertools.count(), iter(values)
+
+    def valid(value: Any) -> Model:
+        number = next(numbers)
+        try:
+            return model.model_validate(value)
+        except ValidationError:
+            found = _faults_in(model, itertools.chain([(number, value)], zip(numbers, rest, strict=False)))
+            faults = first_faults(found)
+            more = "; and more" if next(found, None) else ""
+            raise refusal_of(faults, sentence_of(faults) + more) from None
+
+    # Not a loop: its variable would keep a value alive while the next is parsed, and each may be large.
+    return map(valid, rest)
+
+
+def _faults_in(model: type[Model], numbered: Iterable[tuple[int, Any]]) -> Iterator[Fault]:
+    """Yield the faults of the values, each with its value's number at the front of its path."""
+    for number, value in numbered:
+        try:
+            model.model_validate(value)
+        except ValidationError as error:
+            for where, text in faults_of(error):
+                yield (number, *where), text
+
+
+def parse_query(model: type[Model], query: MultiDict[str, str]) -> Model:
+    """Return the query parameters as a model. Raises InvalidRequest if one is wrong or wrongly repeated."""
+    values: dict[str, Any] = {}
+    for name, given in query.lists():
+        field = model.model_fields.get(name)
+        if field is not None and getattr(field.annotation, "__origin__", None) is list:
+            values[name] = given
+        elif len(given) > 1:
+            raise InvalidRequest(f"{name} may be given only once.", field=name)
+        else:
+            values[name] = given[0]
+    return validated(model, values)
+
+
+def kind(value: Any) -> str:
+    """Return the name of the value's JSON type, with an article.
+
+    >>> kind([])
+    'an array'
+    """
+    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null", dict: "an object"}
+    return names.get(type(value), "a number")
+
+
+def _items_of(body: bytes | bytearray, example: str) -> Iterator[list[Any]]:
+    """Yield the items of a JSON array, a list at a time. Raises Unreadable or ItemTooLong."""
+    reader = ArrayReader(body, _decoder, longest=LONGEST_JOB)
+    try:
+        for some in reader:
+            _check(some, has_escapes=reader.has_escapes, has_exponents=reader.has_exponents)
+            yield some
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(error, example) from None
+
+
+def _lines_of(body: bytes | bytearray, example: str) -> Iterator[list[Any]]:
+    """Yield the values of NDJSON, a list at a time. Raises Unreadable or ItemTooLong."""
+    some: list[re.Match[bytes]] = []
+    size = 0
+    for number, line in enumerate(_LINE.finditer(body)):
+        length = line.end() - line.start()
+        if length > LONGEST_JOB:
+            raise ItemTooLong(number)
+        some.append(line)
+        size += length
+        if len(some) == _MOST_LINES or size > _WINDOW:
+            yield _parse_lines(body, some, example)
+            some, size = [], 0
+    if some:
+        yield _parse_lines(body, some, example)
+
+
+def _parse_lines(body: bytes | bytearray, lines: list[re.Match[bytes]], example: str) -> list[Any]:
+    with contextlib.suppress(Unreadable):
+        # Parse the lines as one array, which is faster. If that fails, parse each line, so that the error names it.
+        values = list(_parse(b"[" + b",".join([line[0] for line in lines]) + b"]", example))
+        if len(values) == len(lines):
+            return values
+    return [_parse_line(body, line, example) for line in lines]
+
+
+def _parse_line(body: bytes | bytearray, line: re.Match[bytes], example: str) -> Any:
+    try:
+        return _parse(line[0], example)
+    except Unreadable:
+        # Count the lines only for the error message: to count them for each line would take quadratic time.
+        end = line.start()
+        number = 1 + body.count(b"\n", 0, end) + body.count(b"\r", 0, end) - body.count(b"\r\n", 0, end)
+        return _parse(line[0], example, line_number=number)
+
+
+def _parse(body: bytes, example: str, *, line_number: int | None = None) -> Any:
+    try:
+        value = _decoder.decode(body.decode("utf-8-sig"))
+        _check(value, has_escapes=b"\\u" in body, has_exponents=_EXPONENT.search(body) is not None)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(error, example, line_number=line_number) from None
+    return value
+
+
+def _check(value: Any, *, has_escapes: bool, has_exponents: bool) -> None:
+    """Raise ValueError or RecursionError if the value was parsed but cannot be stored."""
+    if has_escapes:
+        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can be escaped, but not stored
+    if is_deeper(value, MAX_DEPTH):
+        raise RecursionError
+    if has_exponents:
+        json.dumps(value, allow_nan=False)  # 1e999 is parsed as infinity
+
+
+def _unreadable(error: Exception, example: str, *, line_number: int | None = None) -> Unreadable:
+    where = "The body" if line_number is None else f"Line {line_number} of the body"
+    fault = _fault(error, is_line=line_number is not None)
+    return Unreadable(f"{where} cannot be read: {fault}. Valid example: {example}.")
+
+
+def _refuse_constant(name: str) -> None:
+    raise _Constant(name)
+
+
+#: Created once: json.loads creates a decoder in each call with any option.
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+class _Constant(ValueError):
+    """A constant of JavaScript that is not valid JSON: NaN or an infinity."""
+
+
+def _fault(error: Exception, *, is_line: bool) -> str:
+    """Return what is wrong with a body, or a line of it, without quoting it."""
+    if isinstance(error, json.JSONDecodeError):
+        line = "" if is_line else f"line {error.lineno}, "
+        return f"{error.msg.lower()} at {line}column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not valid UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        return "half of a surrogate pair is not valid text"
+    if isinstance(error, _Constant):
+        return f"{error} is not valid JSON"
+    return _TOO_DEEP if isinstance(error, RecursionError) else "a number in it is too large"

@@ -1,0 +1,192 @@
+"""Halt, resume and stop one job, or all jobs that a filter selects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, request
+from pydantic import BaseModel
+from werkzeug.wrappers import Response
+
+from jobmanager.auth.tokens import Role
+from jobmanager.core.states import Action
+from jobmanager.http import parsing
+from jobmanager.http.context import actor, manager, require
+from jobmanager.http.openapi import examples
+from jobmanager.http.openapi.responses import (
+    BROKEN,
+    FOREIGN,
+    INVALID,
+    NO_JOB,
+    NO_STORE,
+    NOT_ALLOWED,
+    OUTDATED,
+    TOO_LARGE,
+    UNREADABLE,
+)
+from jobmanager.http.openapi.spec import (
+    ON_A_JOB,
+    Answer,
+    Answers,
+    Decorator,
+    describe,
+    header_parameter,
+    job_id_parameter,
+)
+from jobmanager.http.responses import expected_versions, preferred_place, render, render_asked
+from jobmanager.http.schemas import rest
+
+blueprint = Blueprint("control", __name__, url_prefix="/jobs")
+
+_ERRORS: Answers = {400: UNREADABLE, 403: FOREIGN, 413: TOO_LARGE, 422: INVALID, 500: BROKEN, 503: NO_STORE}
+
+
+def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseModel], text: str) -> Decorator:
+    """Document a route that halts, resumes or stops one job."""
+    shown = examples.JOBS_ASKED[action]
+    return describe(
+        name=f"{action}_job",
+        tag="control",
+        text=f"{text} The body is optional.",
+        parameters=[
+            job_id_parameter(),
+            header_parameter(
+                "Prefer",
+                "Wait up to this many seconds, 30 at most, for the action to take effect (RFC 7240). Ignored if many "
+                "requests wait already.",
+                shown="wait=10",
+            ),
+            header_parameter(
+                "If-Match",
+                "The ETag of the job that the client has seen. If the job has changed since, other than in progress, "
+                "it is left as it is, and the answer is 412.",
+                shown='"5ea1c0ffee5ea1c0.12"',
+            ),
+        ],
+        body=(body, examples.REASONS),
+        is_body_required=False,
+        answers={
+            200: Answer(text=reached, model=rest.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB),
+            202: Answer(text=under_way, model=rest.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB),
+            404: NO_JOB,
+            409: NOT_ALLOWED,
+            412: OUTDATED,
+            **_ERRORS,
+        },
+    )
+
+
+@blueprint.post("/<job:job_id>/halt")
+@_describe_one(
+    Action.HALT,
+    "The job has halted.",
+    "The job halts at its next checkpoint.",
+    rest.Control,
+    "The job pauses at its next checkpoint and can be resumed. Another halt changes nothing and succeeds.",
+)
+def halt(job_id: str) -> Response:
+    """Halt a job."""
+    asked = _asked(rest.Control)
+    versions = expected_versions()
+    with preferred_place() as wait:
+        job = manager().halt(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions)
+    return render_asked(Action.HALT, job, wait=wait)
+
+
+@blueprint.post("/<job:job_id>/resume")
+@_describe_one(
+    Action.RESUME,
+    "The job runs.",
+    "The job waits for a slot.",
+    rest.Control,
+    "A halted job continues exactly where it paused, a failed job from its last checkpoint.",
+)
+def resume(job_id: str) -> Response:
+    """Resume a job."""
+    asked = _asked(rest.Control)
+    versions = expected_versions()
+    with preferred_place() as wait:
+        job = manager().resume(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions)
+    return render_asked(Action.RESUME, job, wait=wait)
+
+
+@blueprint.post("/<job:job_id>/stop")
+@_describe_one(
+    Action.STOP,
+    "The job is stopped and rolled back.",
+    "The job is being stopped, or rolled back.",
+    rest.StopControl,
+    "The job ends for good, and its work is rolled back. `force` interrupts Python code that does not reach a "
+    "checkpoint, and abandons the thread if even that does not end it. `force` needs the role admin.",
+)
+def stop(job_id: str) -> Response:
+    """Stop a job for good."""
+    asked = _asked(rest.StopControl)
+    _check_force(asked)
+    versions = expected_versions()
+    with preferred_place() as wait:
+        job = manager().stop(
+            job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions, force=asked.force
+        )
+    return render_asked(Action.STOP, job, wait=wait)
+
+
+def _describe_many(name: str, text: str, body: type[BaseModel], shown: dict[str, Any]) -> Decorator:
+    """Document a route that halts, resumes or stops many jobs."""
+    answer = Answer(text="Which jobs changed, and which did not and why.", model=rest.SweepShown, examples=shown)
+    return describe(
+        name=name,
+        tag="control",
+        text=f"{text} The filter is that of the list of jobs; `all` selects every job. Does not wait for the jobs.",
+        body=(body, examples.FILTERS),
+        answers={200: answer, **_ERRORS},
+    )
+
+
+@blueprint.post("/halt")
+@_describe_many("halt_jobs", "Halts each job that the filter selects.", rest.HaltMany, examples.SWEEPS)
+def halt_many() -> Response:
+    """Halt many jobs."""
+    asked = _asked(rest.HaltMany)
+    return render(rest.show_sweep(manager().halt_all(asked.chosen(), actor=actor(), reason=asked.reason)))
+
+
+@blueprint.post("/resume")
+@_describe_many(
+    "resume_jobs",
+    "Resumes each job that the filter selects. `spread_seconds` lets them start one after the other, so that a "
+    "thousand jobs do not overload a database that has just recovered.",
+    rest.ResumeMany,
+    examples.SWEEPS,
+)
+def resume_many() -> Response:
+    """Resume many jobs."""
+    asked = _asked(rest.ResumeMany)
+    sweep = manager().resume_all(
+        asked.chosen(), actor=actor(), reason=asked.reason, spread_seconds=asked.spread_seconds
+    )
+    return render(rest.show_sweep(sweep))
+
+
+@blueprint.post("/stop")
+@_describe_many(
+    "stop_jobs", "Stops each job that the filter selects, and rolls back its work.", rest.StopMany, examples.SWEEPS
+)
+def stop_many() -> Response:
+    """Stop many jobs for good."""
+    asked = _asked(rest.StopMany)
+    _check_force(asked)
+    sweep = manager().stop_all(asked.chosen(), actor=actor(), reason=asked.reason, force=asked.force)
+    return render(rest.show_sweep(sweep))
+
+
+def _check_force(asked: rest.StopControl) -> None:
+    """Raise Forbidden if the token is not an admin's and the body has `force`, which can cost the process a thread."""
+    if asked.force:
+        require(Role.ADMIN)
+
+
+def _asked(model: type[parsing.Model]) -> parsing.Model:
+    """Return the body as a model, with all defaults if it is empty. Raises InvalidRequest."""
+    body = request.get_data()
+    return parsing.validated(model, parsing.parse_object(body, examples.CONTROL) if body.strip() else {})

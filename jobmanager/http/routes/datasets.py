@@ -1,0 +1,32 @@
+"""The datasets that Export can read."""
+
+from __future__ import annotations
+
+from flask import Blueprint
+from werkzeug.wrappers import Response
+
+from jobmanager.http.context import manager
+from jobmanager.http.openapi import examples
+from jobmanager.http.openapi.spec import Answer, describe
+from jobmanager.http.responses import render
+from jobmanager.http.schemas import rest
+from jobmanager.jobs.export.job import Export
+from jobmanager.registry import type_name
+
+blueprint = Blueprint("datasets", __name__, url_prefix="/datasets")
+
+
+@blueprint.get("")
+@describe(
+    name="list_datasets",
+    tag="job types",
+    text="Names, columns and date columns, enough to build a form. A dataset that cannot be used, or whose database "
+    "does not answer within seconds, has an error and no columns. A token that may not see Export gets an empty list.",
+    answers={200: Answer(text="The datasets.", model=rest.Datasets, examples=examples.DATASETS)},
+)
+def index() -> Response:
+    """List the datasets that Export can read."""
+    seen = manager()
+    if type_name(Export) not in seen.types:
+        return render(rest.Datasets(datasets=[], formats=[], error=None))
+    return render(rest.list_datasets(seen.settings))

@@ -1,0 +1,171 @@
+"""Refuse requests before their route runs, and add headers to every response."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from datetime import UTC, datetime
+from urllib.parse import urlsplit, urlunsplit
+
+from flask import Blueprint, Response, abort, g, request
+from werkzeug.exceptions import MethodNotAllowed, RequestEntityTooLarge
+
+from jobmanager.auth import rate_limits
+from jobmanager.auth.tokens import Role, Token, TokenFile
+from jobmanager.errors import RateLimited, Unauthenticated
+from jobmanager.http import origins
+from jobmanager.http.context import Mount, endpoint, is_open_request, mounted, require
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_BATCH_BYTES = 64 * 1024 * 1024
+
+#: Routes that change jobs although they answer GET: classic ones.
+_CHANGING_VIEWS = frozenset({"classic.halt", "classic.resume", "classic.stop"})
+#: Routes that show nothing of any job. Probes may use them from any machine and under any host name.
+_PROBES = frozenset({"health.live", "health.ready"})
+#: Methods whose bodies are ignored and not read.
+_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
+
+#: Restricts our pages: they load only files of this service, have no inline scripts or styles, and are never framed.
+#: Swagger UI draws its arrows from data: URLs.
+_POLICY = (
+    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Referrer-Policy": "same-origin",  # our own pages are recognised by Referer, see origins.may_change
+    "X-Content-Type-Options": "nosniff",
+}
+
+_log = logging.getLogger(__name__)
+
+
+def protect(blueprint: Blueprint) -> None:
+    """Refuse strangers, other sites' pages and missing tokens on all routes of the blueprint."""
+    blueprint.before_request(_check)
+    blueprint.after_request(add_headers)
+
+
+def add_headers(response: Response) -> Response:
+    """Add the headers that every response has, except those that the route has set."""
+    there = {name.lower() for name, _ in response.headers}
+    for name, value in _HEADERS.items():
+        if name.lower() not in there:
+            response.headers.add(name, value)
+    if "cache-control" not in there and (_changes_something() or response.is_json):
+        response.headers.add("Cache-Control", "no-store")
+    return response
+
+
+def add_headers_to_errors(response: Response) -> Response:
+    """Add the headers to the response if the request matches no route; `add_headers` covers the routes."""
+    if request.endpoint is not None:
+        return response
+    if response.location:
+        # If only a slash is missing, Flask redirects to the Host that the client sent: keep the path alone.
+        _, _, path, query, _ = urlsplit(response.location)
+        response.location = urlunsplit(("", "", f"/{path.lstrip('/')}", query, ""))
+    return add_headers(response)
+
+
+def _check() -> None:
+    """Refuse a request before its route runs. A single function, since Flask spends time on each that it calls."""
+    mount = mounted()
+    if endpoint() not in _PROBES:
+        _refuse_strangers(mount)
+    changes_something = _changes_something()
+    if changes_something:
+        _refuse_foreign_change(mount)
+    elif not origins.may_read(request.environ):
+        abort(403, "A page of another site may link here, but may not read this.")
+    if mount.tokens is not None and not is_open_request():
+        _let_in(mount.tokens, Role.OPERATOR if changes_something else Role.VIEWER)
+    _refuse_large()
+
+
+def _refuse_strangers(mount: Mount) -> None:
+    """Refuse other machines if only this one may use the service, and hosts that the service does not answer for."""
+    environ, settings = request.environ, mount.manager.settings
+    is_private = mount.tokens is None and not settings.insecure
+    if is_private and not origins.is_from_this_machine(environ):
+        abort(
+            403,
+            "Without tokens, only this machine may use the service. Set JOBMANAGER_TOKENS, or JOBMANAGER_INSECURE=1 if "
+            "something else controls access.",
+        )
+    if origins.lacks_host(environ):
+        abort(400, "The request has no Host header (RFC 9112, section 3.2).")
+    if (is_private or mount.hosts) and not origins.names_known_host(environ, mount.hosts):
+        abort(
+            421,
+            f"The service does not answer for the host {environ['HTTP_HOST'][:80]!a}. Use localhost or 127.0.0.1, "
+            "or add the host to JOBMANAGER_HOSTS.",
+        )
+
+
+def _refuse_foreign_change(mount: Mount) -> None:
+    """Refuse a change that a browser requests for a page of another origin, or as a prefetch."""
+    if request.method == "HEAD":
+        raise MethodNotAllowed(["GET", "POST"], "HEAD is not allowed here. Use GET or POST.")
+    environ = request.environ
+    if not origins.may_change(environ):
+        abort(403, "A page of another site may not change jobs.")
+    if request.method == "GET" and mount.tokens is None and origins.hides_its_page(environ):
+        abort(403, "The browser does not say which page sent the request, so GET may not change jobs. Use POST.")
+    if "prefetch" in environ.get("HTTP_SEC_PURPOSE", ""):
+        abort(403, "A prefetch by a browser may not change jobs.")
+
+
+def _let_in(tokens: TokenFile, needed: Role) -> None:
+    """Check the token. Raises Unauthenticated, Forbidden, RateLimited or TokensUnavailable."""
+    told = request.authorization
+    secret = told.token if told is not None and told.type == "bearer" else None
+    token = tokens.find(secret, now=datetime.now(UTC)) if secret else None
+    if token is None:
+        tokens.tokens()  # an unusable file takes precedence: raises TokensUnavailable
+        raise Unauthenticated(has_token=bool(secret))
+    g.jobmanager_token = token
+    _count(token)
+    require(needed)
+
+
+def _count(token: Token) -> None:
+    """Raise RateLimited if the token has sent too many requests. A bucket that cannot be used limits nothing."""
+    if token.rate is None:
+        return
+    bucket = mounted().manager.settings.data_dir / "rates" / token.hash[:32]
+    try:
+        wait_seconds = rate_limits.take(bucket, per_minute=token.rate, now=time.monotonic())
+    except OSError as error:
+        _log.warning("The requests of the token %r are not counted: %s.", token.name, error.strerror)
+        return
+    if wait_seconds > 0:
+        raise RateLimited(token.rate, retry_after_seconds=math.ceil(wait_seconds))
+
+
+def _refuse_large() -> None:
+    """Raise RequestEntityTooLarge if the body is too large.
+
+    If the request does not give the length, reads the body to measure it. The batch route does that itself.
+    """
+    if request.method in _WITHOUT_BODY:
+        return
+    is_batch = endpoint() == "jobs.submit_batch"
+    most = MAX_BATCH_BYTES if is_batch else MAX_BODY_BYTES
+    g.jobmanager_max_body_bytes = most
+    # Werkzeug silently cuts off a body of unknown length: one byte more shows that it was too long.
+    request.max_content_length = most + 1
+    length = request.content_length
+    if length is None and is_batch:
+        return
+    if (len(request.get_data()) if length is None else length) > most:
+        raise RequestEntityTooLarge
+
+
+def _changes_something() -> bool:
+    return request.method not in _WITHOUT_BODY or endpoint() in _CHANGING_VIEWS

@@ -1,0 +1,72 @@
+"""Test a dataset for the operator as an export would use it: connection, table, key, dates, and warnings."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from jobmanager.errors import Fatal
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway, Reader
+from jobmanager.jobs.export.job import open_reader
+
+#: Rows are counted up to this number; more are reported as "more than".
+COUNTED_ROWS = 1_000_000
+
+_EVER = (datetime.min, datetime.max)
+_SAMPLES = 3
+
+
+@dataclass(slots=True, kw_only=True)
+class Findings:
+    """Results of a check. Everything after an error is unknown."""
+
+    name: str
+    #: why the dataset cannot be exported
+    error: str | None = None
+    #: reasons why an export is slow
+    warnings: list[str] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
+    date_column: str | None = None
+    key: str | None = None
+    #: configured, or else detected
+    date_format: str | None = None
+    #: the first values of the date column, as they are exported
+    dates: list[str] = field(default_factory=list)
+    #: None: not counted, because that would take long
+    rows: int | None = None
+    #: True if there are more rows than were counted
+    is_more: bool = False
+
+    def is_usable(self) -> bool:
+        """Return True if the dataset can be exported."""
+        return self.error is None
+
+
+def check_dataset(dataset: Dataset) -> Findings:
+    """Check a dataset as an export would. Blocks while the database answers. Logs the errors of the database."""
+    findings = Findings(name=dataset.name, date_column=dataset.date_column, key=dataset.key)
+    try:
+        with closing(open_reader(dataset)) as reader:
+            _look(dataset, reader, findings)
+    except (DatasetAway, Fatal) as error:
+        findings.error = str(error)
+    return findings
+
+
+def _look(dataset: Dataset, reader: Reader, findings: Findings) -> None:
+    findings.columns = {name: str(kind) for name, kind in reader.columns().items()}
+    findings.warnings = reader.warnings(*_EVER)
+    reader.check()
+    findings.date_format = dataset.date_format or reader.identity().get("date_format")
+    rows, _ = reader.read([dataset.date_column], None, *_EVER, _SAMPLES, 1024 * 1024)
+    findings.dates = [_text(value) for value in rows.column(0).to_pylist()]
+    if findings.warnings:
+        return
+    counted, place = reader.count(None, *_EVER, COUNTED_ROWS)
+    findings.rows, findings.is_more = counted, place is not None
+
+
+def _text(value: Any) -> str:
+    return value.isoformat(sep=" ") if isinstance(value, datetime) else str(value)

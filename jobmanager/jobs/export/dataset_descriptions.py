@@ -1,0 +1,64 @@
+"""Describe the datasets to clients: names and columns, never a URL, a table name or a driver's error."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from jobmanager.config import Settings
+from jobmanager.errors import Fatal
+from jobmanager.jobs.export.bounded import Unanswered
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway
+from jobmanager.jobs.export.job import ask_columns, configured_datasets
+
+#: Timeout for one database, and for all of them together.
+_SECONDS_EACH = 2.0
+_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownDataset:
+    """One dataset. If it has no columns, *error* gives the reason."""
+
+    name: str
+    date_column: str | None = None
+    date_format: str | None = None
+    timezone: str | None = None
+    #: name and type of each column, in the order of the table
+    columns: dict[str, str] | None = None
+    error: str | None = None
+
+
+def show_datasets(settings: Settings) -> list[ShownDataset]:
+    """Return all datasets in order of name, including those that cannot be used. Raises ListUnreadable.
+
+    Connects to their databases, one after the other. Blocks for a few seconds at most.
+    """
+    datasets = configured_datasets(settings)
+    deadline = time.monotonic() + _SECONDS
+    shown = [_shown(dataset, deadline) for dataset in datasets.values()]
+    shown += [ShownDataset(name=name, error=f"{fault}.") for name, fault in datasets.faults.items()]
+    return sorted(shown, key=lambda each: each.name)
+
+
+def _shown(dataset: Dataset, deadline: float) -> ShownDataset:
+    columns, error = None, None
+    try:
+        columns = _ask(dataset, deadline)
+    except (DatasetAway, Fatal, Unanswered) as raised:
+        error = str(raised)
+    return ShownDataset(
+        name=dataset.name,
+        date_column=dataset.date_column,
+        date_format=dataset.date_format,
+        timezone=dataset.timezone,
+        columns=columns,
+        error=error,
+    )
+
+
+def _ask(dataset: Dataset, deadline: float) -> dict[str, str]:
+    seconds = min(_SECONDS_EACH, deadline - time.monotonic())
+    if seconds <= 0:
+        raise Unanswered("The databases of other datasets took too long. Try again later.")
+    return ask_columns(dataset, seconds=seconds)

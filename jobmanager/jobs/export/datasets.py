@@ -1,0 +1,364 @@
+"""The tables that Export may read: the operator's list of datasets, and the interface of the readers.
+
+Clients neither send nor see a URL, a table or SQL. Errors of a driver are logged here, and clients get our own message.
+Reads the operator's file. Opens no database (see readers/), and works without Arrow.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from jobmanager.errors import Fatal
+from jobmanager.jobs.export.dates import DateFormat, check_timezone
+from jobmanager.jobs.export.position import Place
+from jobmanager.urls import check_at_signs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from sqlalchemy.engine import URL
+
+_REQUIRED = ("url", "table", "date_column", "key")
+_KNOWN = (*_REQUIRED, "date_format", "timezone", "snapshot")
+#: Prefix of the names in Reader.identity that concern one column; the name of the column follows.
+COLUMN = "column "
+#: Schemes of PostgreSQL URLs that name no driver; psycopg is used for them.
+_POSTGRES = ("postgres", "postgresql")
+_WITH_SNAPSHOTS = ("postgresql", "sqlite")
+
+_log = logging.getLogger(__name__)
+
+
+class DatasetAway(Exception):
+    """The database of a dataset does not answer. A retry may help."""
+
+
+class ReaderClosed(Exception):
+    """The reader was closed while it waited for the database. Open another one."""
+
+
+class ListUnreadable(ValueError):
+    """The operator's list of datasets cannot be read, so no dataset is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A table that may be exported by date."""
+
+    name: str
+    #: URL of the database; SQLAlchemy keeps the password out of its repr
+    url: URL
+    table: str
+    date_column: str
+    #: a unique column, which orders rows of equal date
+    key: str
+    #: format of the date column; None: the reader detects it
+    date_format: DateFormat | None
+    #: IANA name of the time zone of dates without an offset; None: UTC
+    timezone: str | None = None
+    #: True: a reader sees the same snapshot of the rows for as long as it is open
+    snapshot: bool = False
+
+
+class Datasets(dict[str, Dataset]):
+    """The usable datasets, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: the fault of each other entry of the list, by its name
+        self.faults: dict[str, str] = {}
+
+
+class Reader(Protocol):
+    """One open connection to the database of a dataset. Its methods raise DatasetAway and Fatal."""
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """Return the columns of the table in order, with their exported types."""
+
+    def schema(self, chosen: list[str]) -> pa.Schema:
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them.
+
+        Text that holds JSON has the metadata {b"jobmanager": b"json"}.
+        """
+
+    def check(self) -> None:
+        """Raise Fatal, in one sentence, if the dataset cannot be exported exactly.
+
+        Reasons: the table or a column is missing, the key is NULL in some rows or not unique as the reader compares it,
+        or the date format cannot be determined. Called once, when an export begins.
+        """
+
+    def warnings(self, begin: datetime, end: datetime) -> list[str]:
+        """Return a sentence for each reason why an export of [begin, end) is slow, such as a missing index."""
+
+    def identity(self) -> dict[str, str]:
+        """Return the properties that affect how values read or compare, by name: server version, encoding, …
+
+        A later attempt fails if one of them has changed. The name of a property of one column is COLUMN and the name of
+        the column; it is ignored if the export lacks that column. "date_format" is the detected or configured format,
+        written as in a dataset's date_format; later readers are opened with it.
+        """
+
+    def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
+        """Count the rows of [begin, end) after *after*.
+
+        Returns their number and None. If there are many, returns about *limit* and the place of the last counted row.
+        """
+
+    def total(self, begin: datetime, end: datetime) -> int:
+        """Return the number of rows of [begin, end), by one plain count without an order."""
+
+    def read(
+        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
+    ) -> tuple[pa.Table, Place | None]:
+        """Return the next rows of [begin, end) in the order (date, key), and the place of the last one (None: no rows).
+
+        Returns at most *limit* rows, and at most about *max_bytes* as Arrow stores them, but at least one row. The
+        number depends on the rows alone. Raises Fatal, with the name of the column, if a column has changed since the
+        reader was opened.
+        """
+
+    def expect(
+        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
+    ) -> None:
+        """Announce the next read, so that its rows may be read in advance. A reader reads no other rows in advance."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+@runtime_checkable
+class SettlesTypes(Protocol):
+    """The further methods of a reader whose values may differ from the type of their column."""
+
+    def misfits(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
+        """Return the columns with values in [begin, end) that do not fit their type."""
+
+    def settle(self, as_text: list[str]) -> None:
+        """Fix the types of all later rows: text for these columns, and the type that schema returns for all others."""
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """The further attribute of a reader that waits for its database in steps."""
+
+    #: called repeatedly while the reader waits; may raise, or close the reader: then the reader reopens by itself or
+    #: raises ReaderClosed
+    on_wait: Callable[[], None] | None
+
+
+def load_datasets(path: Path) -> Datasets:
+    """Return the datasets that the file configures. If there is no file, there are none.
+
+    A bad entry disables only its own dataset, see Datasets.faults. Raises ListUnreadable if the file cannot be read or
+    is not TOML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(text)
+    except FileNotFoundError:
+        return Datasets()
+    except (OSError, ValueError) as error:
+        _log.exception("The list of datasets cannot be read.")
+        raise ListUnreadable(
+            f"the operator's list of datasets cannot be read{_place_of(error)}; its error is in the service's log"
+        ) from None
+    found = Datasets()
+    for name, table in tables.items():
+        try:
+            found[name] = _dataset(name, table, path.absolute().parent)
+        except _BadEntry as error:
+            line = _line_of(text, name, error.field)
+            found.faults[name] = f"dataset {name!r} cannot be used: {error} (line {line} of the operator's list)"
+    return found
+
+
+class _BadEntry(Exception):
+    """An entry of the list is wrong in *field*; "" stands for the whole entry."""
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def _place_of(error: Exception) -> str:
+    """Return the line of a TOML error as text. Leaves out the error's message, which may quote the file."""
+    found = re.search(r"at line (\d+)", str(error))
+    return f": it is not valid TOML at line {found[1]}" if found else ""
+
+
+def _line_of(text: str, name: str, field: str) -> int:
+    """Return the line of a field of an entry, counted from 1; the line of the entry if the field is not found.
+
+    >>> _line_of('[a]\\nkey = "x"\\n[b]\\nkey = "y"', "b", "key")
+    4
+    """
+    header, current = 1, ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.lstrip().startswith("["):
+            current = _first_name(line)
+            if current == name:
+                header = number
+        elif current == "" and _first_name(line) == name:
+            header = number
+        elif current == name and field and re.match(rf"\s*[\"']?{re.escape(field)}[\"']?\s*[=.]", line):
+            return number
+    return header
+
+
+def _first_name(line: str) -> str:
+    """Return the first name that a line of TOML defines; "" if the line defines none or is incomplete."""
+    try:
+        return next(iter(tomllib.loads(line)), "")
+    except tomllib.TOMLDecodeError:
+        return ""
+
+
+def _dataset(name: str, table: Any, folder: Path) -> Dataset:
+    """Return the dataset of an entry. Raises _BadEntry."""
+    if not isinstance(table, dict):
+        raise _BadEntry(f"it must be a table with {', '.join(_REQUIRED)}")
+    for field in table:
+        if field not in _KNOWN:
+            raise _BadEntry(f"unknown field {field}{_meant(field)}; known fields: {', '.join(_KNOWN)}", field=field)
+    _check_key(table.get("key"))
+    if missing := [field for field in _REQUIRED if field not in table]:
+        raise _BadEntry(f"it lacks {', '.join(missing)}")
+    for field in _REQUIRED:
+        if not isinstance(table[field], str) or not table[field]:
+            raise _BadEntry(f"{field} must be a text that is not empty", field=field)
+    url = _url(table["url"], folder)
+    return Dataset(
+        name=name,
+        url=url,
+        table=table["table"],
+        date_column=table["date_column"],
+        key=table["key"],
+        date_format=_date_format(table.get("date_format")),
+        timezone=_timezone(table.get("timezone")),
+        snapshot=_snapshot(table.get("snapshot", False), url),
+    )
+
+
+def _meant(field: str) -> str:
+    close = difflib.get_close_matches(field, _KNOWN, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _check_key(key: Any) -> None:
+    """Raise _BadEntry if the key consists of several columns."""
+    if isinstance(key, list):
+        raise _BadEntry(
+            "key must name one column; if only several columns together are unique, name another unique column, or "
+            "make a view that joins these columns into one column of text, and use the view as table",
+            field="key",
+        )
+
+
+def _url(text: str, folder: Path) -> URL:
+    """Return the URL. The path of a SQLite file is relative to the folder of the list. Raises _BadEntry."""
+    # Imported here: it takes a third of a second, which processes that read no list save.
+    from sqlalchemy.engine import make_url  # noqa: PLC0415
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
+    try:
+        check_at_signs(text)
+    except ValueError as error:
+        raise _BadEntry(f"url cannot be used: {error}", field="url") from None
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise _BadEntry("url must be an SQLAlchemy URL, as in sqlite:///data.db", field="url") from None
+    if url.drivername in _POSTGRES:
+        return url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() == "sqlite" and url.database:
+        return url.set(database=str(folder / url.database))
+    return url
+
+
+def _date_format(text: Any) -> DateFormat | None:
+    if text is None:
+        return None
+    try:
+        return parse_date_format(text)
+    except ValueError as error:
+        raise _BadEntry(str(error), field="date_format") from None
+
+
+def parse_date_format(text: Any) -> DateFormat:
+    """Return the date format of that name. Raises ValueError that states the problem and the valid formats."""
+    return DateFormat(text)
+
+
+def _timezone(name: Any) -> str | None:
+    if name is None:
+        return None
+    try:
+        check_timezone(name)
+    except ValueError as error:
+        raise _BadEntry(str(error), field="timezone") from None
+    return str(name)
+
+
+def _snapshot(asked: Any, url: URL) -> bool:
+    if not isinstance(asked, bool):
+        raise _BadEntry("snapshot must be true or false", field="snapshot")
+    if asked and url.get_backend_name() not in _WITH_SNAPSHOTS:
+        raise _BadEntry(
+            "snapshot must be false: only datasets of PostgreSQL and SQLite support it",
+            field="snapshot",
+        )
+    return asked
+
+
+def away(dataset: Dataset) -> DatasetAway:
+    """Log the current exception, and return an error without its details for clients."""
+    _log.exception("Dataset %r cannot be read.", dataset.name)
+    return DatasetAway(f"The database of dataset {dataset.name!r} cannot be read; its error is in the service's log.")
+
+
+def unusable(dataset: Dataset) -> Fatal:
+    """Log the current exception, and return an error without its details for clients. The operator must act."""
+    _log.exception("The configuration of dataset %r does not match its database.", dataset.name)
+    return Fatal(
+        f"The database of dataset {dataset.name!r} does not match its configuration; its error is in the service's log."
+    )
+
+
+def check_table(dataset: Dataset, columns: dict[str, pa.DataType]) -> None:
+    """Raise Fatal if the table does not exist (no columns), or lacks the configured date column or key."""
+    if not columns:
+        raise Fatal(f"The table of dataset {dataset.name!r} does not exist.")
+    if not {dataset.date_column, dataset.key} <= columns.keys():
+        raise Fatal(f"The table of dataset {dataset.name!r} lacks its date column or its key.")
+
+
+def check_order(dataset: Dataset, last: Place, following: Place | None) -> None:
+    """Raise Fatal if the row after *last* has the same place: the next read would skip that row."""
+    if last == following:
+        raise Fatal(f"The key of dataset {dataset.name!r} is not unique: rows would be lost. Configure a unique key.")
+
+
+def keyless(dataset: Dataset) -> Fatal:
+    """Return the error for rows whose key is NULL."""
+    return Fatal(
+        f"The key of dataset {dataset.name!r} is NULL in some rows: they have no order and would be lost. "
+        "Configure a key that is NOT NULL."
+    )
+
+
+def undated(dataset: Dataset, error: ValueError) -> Fatal:
+    """Return the error for a date column whose format is unknown or cannot be compared."""
+    return Fatal(f"Dataset {dataset.name!r} cannot be exported by date: {error}.")
+
+
+def misfit(field: pa.Field, declared: str) -> Fatal:
+    """Return the error for a value that does not fit its column. It does not show the value."""
+    return Fatal(f"A value of column {field.name!r} does not fit its declared type, {declared or 'none'}.")

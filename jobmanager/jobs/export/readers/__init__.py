@@ -1,0 +1,1 @@
+"""How Export reads the databases that it knows: one module for each."""

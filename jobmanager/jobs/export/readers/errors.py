@@ -1,0 +1,101 @@
+"""Error messages for tables that cannot be exported exactly. Each names the table, the column and the remedy. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobmanager.errors import Fatal
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway
+
+#: Metadata of rows with a column that is text in this chunk alone: the reason why Parquet cannot hold them.
+NOT_FOR_PARQUET = b"jobmanager not for parquet"
+
+
+class Unreadable(Fatal):
+    """A text cannot be converted to UTF-8."""
+
+
+def missing(dataset: Dataset) -> Fatal:
+    """Return the error for a table that does not exist."""
+    return Fatal(
+        f"Table {dataset.table!r} of dataset {dataset.name!r} does not exist. "
+        "Write it as table or schema.table, in the letter case that the database shows."
+    )
+
+
+def keyless(dataset: Dataset) -> Fatal:
+    """Return the error for rows whose key is NULL."""
+    return Fatal(
+        f"Key {dataset.key!r} of table {dataset.table!r} is NULL in some rows: they have no order "
+        "and would be lost. Configure a key that is NOT NULL."
+    )
+
+
+def tied(dataset: Dataset, date: Any, key: Any) -> Fatal:
+    """Return the error for rows with equal places in the order of the export."""
+    return Fatal(
+        f"Key {dataset.key!r} of table {dataset.table!r} is not unique: several rows have {dataset.date_column} "
+        f"{date} and a key equal to {key!r}, so that rows would be lost. "
+        "Configure a key that is unique as the database compares it."
+    )
+
+
+def unordered(dataset: Dataset, declared: str) -> Fatal:
+    """Return the error for a key or date of a type that the database does not compare as it sorts."""
+    return Fatal(
+        f"Table {dataset.table!r} cannot be ordered by ({dataset.date_column}, {dataset.key}): the database does not "
+        f"compare values of type {declared} as it sorts them. Configure another column."
+    )
+
+
+def altered(dataset: Dataset, column: str, was: str, now: str | None) -> Fatal:
+    """Return the error for a column that has changed since the export began. *now* is None if it no longer exists."""
+    became = "no longer exists" if now is None else f"was {was} and is {now} now"
+    if now == was:
+        became = "was replaced or altered"
+    return Fatal(
+        f"Column {column!r} of table {dataset.table!r} {became}: the table was altered since the export began. "
+        "Start a new export."
+    )
+
+
+def timed_out(dataset: Dataset, seconds: int) -> DatasetAway:
+    """Return the error for a statement that the server cancelled. *seconds* is the default timeout."""
+    return DatasetAway(
+        f"Timeout: a statement for table {dataset.table!r} of dataset {dataset.name!r} took longer than its server "
+        f"allows, by default {seconds} s. An index on ({dataset.date_column}, {dataset.key}) makes it fast."
+    )
+
+
+def forbidden(dataset: Dataset) -> Fatal:
+    """Return the error for a role that lacks a privilege."""
+    return Fatal(
+        f"The role of dataset {dataset.name!r} may not read table {dataset.table!r}, or one of its columns. "
+        "Grant it SELECT, or name only columns that it may read."
+    )
+
+
+def unreadable(dataset: Dataset, column: str | None = None) -> Unreadable:
+    """Return the error for text that is not UTF-8. *column* is None if the server does not name it."""
+    named = f"Column {column!r}" if column else "A column"
+    return Unreadable(
+        f"{named} of table {dataset.table!r} holds text that cannot be converted to UTF-8. "
+        "Correct it in the database, or export the other columns."
+    )
+
+
+def not_for_parquet(dataset: Dataset, column: str, declared: str, value: Any, key: Any) -> str:
+    """Return the reason why a value cannot be written as Parquet."""
+    return (
+        f"Column {column!r} of table {dataset.table!r} holds {value} in the row with key {key!r}, "
+        f"which Parquet cannot hold in a column of type {declared}. "
+        "Export it as csv or jsonl, or leave that column out."
+    )
+
+
+def no_index(dataset: Dataset) -> str:
+    """Return the warning for a table without an index in the order of the export."""
+    return (
+        f"No index on ({dataset.date_column}, {dataset.key}) of table {dataset.table!r}: "
+        "the database scans and sorts the range for each chunk. Create one to make the export fast."
+    )

@@ -1,0 +1,273 @@
+"""Read a dataset from any database that SQLAlchemy supports, row by row, and convert the rows to Arrow.
+
+For databases without a reader of their own, at the operator's risk: this module does not take into account how they
+compare keys and write values. Keeps the Python objects of only one read in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, time
+from typing import Any, LiteralString
+
+import pyarrow as pa
+import sqlalchemy as sa
+
+from jobmanager.errors import Fatal
+from jobmanager.jobs.export.chunks import MAX_BYTES, fitting_rows
+from jobmanager.jobs.export.datasets import COLUMN, Dataset, away, check_order, check_table, misfit, undated, unusable
+from jobmanager.jobs.export.dates import DateFormat, detect, in_zone, to_column
+from jobmanager.jobs.export.decimals import decimal_type
+from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.errors import keyless
+from jobmanager.jobs.export.readers.postgresql_columns import IS_JSON
+from jobmanager.jobs.export.schemas import schema_of
+
+_CONNECT_SECONDS = 10
+#: Drivers with an argument connect_timeout; others may refuse it.
+_PATIENT_DRIVERS = frozenset({"psycopg", "pymysql", "mysqldb", "psycopg2"})
+#: Size of the sample from which the format of a date column is detected, if its type is not a date.
+_SAMPLE_ROWS = 1000
+
+#: Errors that may be transient. The operator must fix the cause of any other error of SQLAlchemy.
+_AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
+
+
+class SqlReader:
+    """A connection to a database; see Reader."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._date_format: DateFormat | None = None  # detected, or configured and checked against the values
+        with self._translated():
+            is_patient = dataset.url.get_driver_name() in _PATIENT_DRIVERS
+            patience = {"connect_timeout": _CONNECT_SECONDS} if is_patient else {}
+            # No pool: the reader keeps one connection as long as it is open.
+            self._engine = sa.create_engine(dataset.url, connect_args=patience, poolclass=sa.pool.NullPool)
+            self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            with self._translated():
+                self._table = self._reflected()
+            check_table(dataset, self.columns())
+        except BaseException:
+            self.close()
+            raise
+        self._date = self._table.columns[dataset.date_column]
+        self._key = self._table.columns[dataset.key]
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """Return name and type of every column."""
+        return {column.name: arrow_type(column.type) for column in self._table.columns}
+
+    def schema(self, chosen: list[str]) -> pa.Schema:
+        """Return the types of the chosen columns; see Reader."""
+        schema = schema_of(chosen, self.columns())
+        return pa.schema([_marked(field, self._table.columns[field.name].type) for field in schema])
+
+    def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
+        """Count a step at a time; see Reader."""
+        within = self._within(after, begin, end)
+        step = sa.select(self._date, self._key).where(*within).order_by(self._date, self._key)
+        found = self._rows(step.limit(1).offset(limit - 1))
+        if found:
+            return limit, Place(date=found[0][0], key=found[0][1])
+        return self._rows(sa.select(sa.func.count()).select_from(self._table).where(*within))[0][0], None
+
+    def total(self, begin: datetime, end: datetime) -> int:
+        """Return the number of rows of the range."""
+        query = sa.select(sa.func.count()).select_from(self._table).where(*self._within(None, begin, end))
+        return int(self._rows(query)[0][0])
+
+    def check(self) -> None:
+        """Raise Fatal if the key is NULL in some rows or not unique, or the date format is unknown; see Reader."""
+        self._within(None, datetime(2000, 1, 1), datetime(2000, 1, 1))
+        dated = self._date.is_not(None)
+        if self._rows(sa.select(sa.literal(1)).where(dated, self._key.is_(None)).limit(1)):
+            raise keyless(self._dataset)
+        tied = sa.select(self._date).where(dated).group_by(self._date, self._key).having(sa.func.count() > 1)
+        if self._rows(tied.limit(1)):
+            raise Fatal(
+                f"Key {self._key.name!r} of table {self._dataset.table!r} is not unique: rows of one "
+                f"{self._date.name} have equal keys. Configure a key that is unique as the database compares it."
+            )
+
+    def warnings(self, begin: datetime, end: datetime) -> list[str]:
+        """Return no warnings: it is unknown how the database reads the rows."""
+        return []
+
+    def identity(self) -> dict[str, str]:
+        """Return the properties that affect how values read or compare; see Reader."""
+        known = {
+            "server": self._engine.dialect.name,
+            "date_format": str(self._format() if self._date_kind() == "" else DateFormat.NATIVE),
+        }
+        return known | {COLUMN + column.name: str(column.type) for column in self._table.columns}
+
+    def read(
+        self,
+        columns: list[str],
+        after: Place | None,
+        begin: datetime,
+        end: datetime,
+        limit: int,
+        max_bytes: int = MAX_BYTES,
+    ) -> tuple[pa.Table, Place | None]:
+        """Return the next rows; see Reader."""
+        wanted = self.schema(columns)
+        query = sa.select(*(self._table.columns[name] for name in columns), self._date, self._key)
+        query = query.where(*self._within(after, begin, end)).order_by(self._date, self._key)
+        # Read one more row than wanted: it shows whether the key is unique.
+        with self._translated(), self._streaming().execute(query.limit(limit + 1)) as rows:
+            found, following = fitting_rows(rows, limit, max_bytes)
+        if not found:
+            return wanted.empty_table(), None
+        if any(row[-1] is None for row in (*found, *following)):
+            raise keyless(self._dataset)
+        last, *next_places = (Place(date=row[-2], key=row[-1]) for row in (found[-1], *following))
+        check_order(self._dataset, last, next_places[0] if next_places else None)
+        arrays = [self._array([row[index] for row in found], field) for index, field in enumerate(wanted)]
+        return pa.table(arrays, schema=wanted), last
+
+    def expect(
+        self,
+        columns: list[str],
+        after: Place | None,
+        begin: datetime,
+        end: datetime,
+        limit: int,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        """Do nothing; see Reader."""
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+        self._engine.dispose()
+
+    def _within(self, after: Place | None, begin: datetime, end: datetime) -> list[Any]:
+        """Return the conditions for the rows of [begin, end) after *after*."""
+        bounds = date_conditions(self._date_kind(), begin, end, self._format, self._dataset.timezone)
+        conditions = [self._date.op(operator)(bound) for operator, bound in bounds]
+        if after is None:
+            return conditions
+        place = sa.tuple_(sa.literal(after.date, self._date.type), sa.literal(after.key, self._key.type))
+        return [*conditions, sa.tuple_(self._date, self._key) > place]
+
+    def _date_kind(self) -> str:
+        if isinstance(self._date.type, sa.DateTime):
+            return "aware" if self._date.type.timezone else "naive"
+        return "date" if isinstance(self._date.type, sa.Date) else ""
+
+    def _format(self) -> DateFormat:
+        """Return the date format of a date column whose type is not a date."""
+        if self._date_format is None:
+            self._date_format = detected(self._sample(), self._dataset)
+        return self._date_format
+
+    def _sample(self) -> list[object]:
+        """Return up to 1,000 values of the date column: the first, the last, and some in the order of the table."""
+        query = sa.select(self._date).where(self._date.is_not(None))
+        ends = [query.order_by(order).limit(_SAMPLE_ROWS // 4) for order in (self._date, self._date.desc())]
+        return [value for each in [*ends, query.limit(_SAMPLE_ROWS // 2)] for (value,) in self._rows(each)]
+
+    def _reflected(self) -> sa.Table:
+        """Return the table as its database describes it. If no table has the whole name, it is read as schema.table."""
+        name, schema = self._dataset.table, None
+        if "." in name and not sa.inspect(self._connection).has_table(name):
+            schema, _, name = name.rpartition(".")
+        table = sa.Table(name, sa.MetaData(), schema=schema, autoload_with=self._connection)
+        for column in table.columns:
+            if isinstance(column.type, sa.Float):
+                # SQLAlchemy would convert doubles to decimals with only 10 digits after the point.
+                column.type.asdecimal = False
+        return table
+
+    def _streaming(self) -> sa.Connection:
+        """Return the connection. It streams the rows if its database can do that without a transaction."""
+        return self._connection.execution_options(stream_results=self._engine.dialect.name != "postgresql")
+
+    def _rows(self, query: Any) -> list[Any]:
+        with self._translated():
+            return list(self._connection.execute(query).all())
+
+    def _array(self, values: list[Any], field: pa.Field) -> pa.Array:
+        if pa.types.is_string(field.type):
+            values = [_text(value) for value in values]
+        try:
+            return pa.array(values, field.type)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
+            raise misfit(field, str(self._table.columns[field.name].type)) from None
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.NoSuchTableError:
+            raise Fatal(f"The table of dataset {self._dataset.name!r} does not exist.") from None
+        except _AWAY:
+            raise away(self._dataset) from None
+        except (sa.exc.SQLAlchemyError, ImportError, ValueError, TypeError):
+            raise unusable(self._dataset) from None
+
+
+def arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
+    """Return the type that a column is exported with. Decimals too long for Arrow become text."""
+    if isinstance(declared, sa.Float):
+        return pa.float64()
+    if isinstance(declared, sa.Numeric):
+        return decimal_type(declared.precision or 0, declared.scale or 0)
+    known = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary(), date: pa.date32()}
+    try:
+        python_type = declared.python_type
+    except NotImplementedError:
+        return pa.string()
+    if python_type is datetime:
+        return pa.timestamp("us", tz="UTC" if getattr(declared, "timezone", False) else None)
+    return known.get(python_type, pa.string())
+
+
+def _marked(field: pa.Field, declared: sa.types.TypeEngine[Any]) -> pa.Field:
+    """Return the field, with the JSON metadata if its texts are JSON."""
+    return field.with_metadata(IS_JSON) if isinstance(declared, (sa.JSON, sa.ARRAY)) else field
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+
+
+def date_conditions(
+    kind: str, begin: datetime, end: datetime, date_format: Callable[[], DateFormat], timezone: str | None
+) -> list[tuple[LiteralString, Any]]:
+    """Return the operators and values that restrict a date column to [begin, end), naive and in UTC.
+
+    *kind* is "date", "naive" or "aware" for the database's own types, and "" for the format that *date_format* returns.
+    A date stands for its first moment. *timezone*: the zone of values that have none. datetime.max stands for the end
+    of the calendar.
+    """
+    before: LiteralString = "<=" if end == datetime.max else "<"
+    if kind == "aware":
+        return [(">=", begin.replace(tzinfo=UTC)), (before, end.replace(tzinfo=UTC))]
+    if kind == "":
+        found = date_format()
+        return [(">=", to_column(begin, found, timezone)), ("<", to_column(end, found, timezone))]
+    begin, end = in_zone(begin, timezone), in_zone(end, timezone)
+    if kind == "naive":
+        return [(">=", begin), (before, end)]
+    return [
+        (">=" if begin.time() == time() else ">", begin.date()),
+        ("<" if end.time() == time() else "<=", end.date()),
+    ]
+
+
+def detected(values: list[Any], dataset: Dataset) -> DateFormat:
+    """Return the format of a date column's values. Raises Fatal that shows some of them if it cannot be determined."""
+    try:
+        found = detect(values, dataset.date_format)
+        to_column(datetime(2000, 1, 1), found)  # raises ValueError for a format that only SQLite can compare
+    except ValueError as error:
+        raise undated(dataset, error) from None
+    return found

@@ -1,0 +1,135 @@
+"""The child process that reads a SQLite dataset. sqlite_process.py starts and kills it.
+
+Requests are lines of JSON on the standard input. An answer on the standard output is the length of a header in four
+bytes, the header in JSON, and an Arrow IPC stream of as many bytes as the header's "size". Ends with its parent: exits
+at once if the input ends, even while a statement runs. Imports little, because it is started for each export.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from jobmanager.errors import Fatal
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway
+from jobmanager.jobs.export.dates import DateFormat
+from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.sqlite import SqliteReader
+
+#: The errors that a reader raises, with their names in an answer.
+_EXPECTED = {Fatal: "fatal", DatasetAway: "away"}
+
+
+class _Kept(logging.Handler):
+    """Collects log messages for the answer: the log of the service is in the other process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Store the message, with the traceback if there is one."""
+        self.lines.append(self.format(record))
+
+
+def main() -> None:
+    """Answer requests until the input ends."""
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_take, args=(sys.stdin.buffer, requests), daemon=True).start()
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # other output must not mix with the answers
+    kept = _Kept()
+    logging.getLogger().addHandler(kept)
+    served = Served()
+    while True:
+        kept.lines.clear()
+        header, body = served.answer(json.loads(requests.get()))
+        head = json.dumps(header | {"logged": kept.lines, "size": len(body)}).encode()
+        _write(answers, len(head).to_bytes(4, "big") + head)
+        _write(answers, body)
+
+
+class Served:
+    """A reader, opened by the first request."""
+
+    def __init__(self) -> None:
+        self._reader: SqliteReader | None = None
+
+    def answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        """Return the header and the body of the answer to a request."""
+        try:
+            return self._answer(**request)
+        except (Fatal, DatasetAway) as error:
+            return {"error": _EXPECTED[type(error)], "message": str(error)}, b""
+        except Exception as error:
+            logging.getLogger(__name__).error("%s", traceback.format_exc())
+            return {"error": "other", "message": type(error).__name__}, b""
+
+    def _answer(self, method: str, args: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        if method == "open":
+            self._reader = _opened(**args)
+            return {"value": None}, b""
+        assert self._reader is not None, "the first request opens the reader"
+        ask: Callable[..., Any] = getattr(self._reader, method)
+        found = ask(**{name: _READ.get(name, _as_it_is)(value) for name, value in args.items()})
+        if method == "read":
+            rows, place = found
+            return {"value": place.to_json() if place else None}, _stream(rows)
+        if method == "count":
+            counted, place = found
+            return {"value": [counted, place.to_json() if place else None]}, b""
+        return {"value": found}, b""
+
+
+def _opened(
+    dataset: dict[str, Any], database: str, declared: dict[str, str], as_text: list[str] | None
+) -> SqliteReader:
+    date_format = DateFormat(dataset["date_format"]) if dataset["date_format"] else None
+    # The reader uses nothing else of a URL: importing SQLAlchemy's takes a third of a second.
+    url = SimpleNamespace(database=database)
+    reader = SqliteReader(Dataset(**dataset | {"url": url, "date_format": date_format}), declared)
+    if as_text is not None:
+        reader.settle(as_text)
+    return reader
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+#: Conversions for arguments of types that JSON lacks.
+_READ: dict[str, Callable[[Any], Any]] = {
+    "begin": datetime.fromisoformat,
+    "end": datetime.fromisoformat,
+    "after": lambda kept: Place.from_json(kept) if kept else None,
+}
+
+
+def _stream(rows: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_table(rows)
+    return sink.getvalue()
+
+
+def _take(source: BinaryIO, requests: queue.SimpleQueue[bytes]) -> None:
+    for line in source:
+        requests.put(line)
+    os._exit(0)  # not sys.exit: a statement may run in the other thread
+
+
+def _write(target: Any, data: Any) -> None:
+    left = memoryview(data)
+    while left.nbytes:
+        left = left[target.write(left) :]

@@ -1,0 +1,204 @@
+"""How to select the columns of a SQLite table, so that every value arrives unchanged. Pure.
+
+In SQLite each value has its own type, but the driver gives all values of a chunk one type, the widest. So each column
+is selected in a form that is exact or shows that it is not. If it is not, the column is selected again as ANY.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobmanager.jobs.export import mixed_columns
+
+_TEXT_WORDS = ("CHAR", "CLOB", "TEXT")
+_REAL_WORDS = ("REAL", "FLOA", "DOUB")
+#: Results of unicode(typeof(x)).
+_CODES = {"integer": 105, "real": 114, "text": 116, "blob": 98}
+#: Replaces the code of a value that is too large to be read without reading the sizes first.
+_TOO_LARGE = -1
+
+
+class Form(Enum):
+    """The way in which a column is selected."""
+
+    INTEGER = "integers; or numbers, if all are small"
+    REAL = "reals"
+    #: for a column that converts numbers to text
+    TEXT = "texts"
+    TEXT_OR_NUMBER = "texts, where numbers may be"
+    ANY = "values of any type"
+
+
+class Unfit(Exception):
+    """The rows cannot be read in this way. Read the column as ANY or, if *is_large*, read the sizes first."""
+
+    def __init__(self, *, is_large: bool) -> None:
+        super().__init__()
+        self.is_large = is_large
+
+
+class NotText(Exception):
+    """The text of this row (counted from 0) is not valid UTF-8."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__()
+        self.row = row
+
+
+def arrow_type(declared: str) -> pa.DataType:
+    """Return the type of a column in formats that need one, from its declared type.
+
+    Follows the affinities ("Datatypes In SQLite", 3.1), except for NUMERIC, which SQLite gives to any other word, such
+    as DATE, JSON or UUID. Here, only words for numbers mean numbers; the rest is text.
+
+    >>> arrow_type("VARCHAR(20)"), arrow_type("BIGINT"), arrow_type("DATETIME")
+    (DataType(string), DataType(int64), DataType(string))
+    """
+    name = declared.upper()
+    if "INT" in name or "BOOL" in name:
+        return pa.int64()
+    if any(part in name for part in _TEXT_WORDS):
+        return pa.string()
+    if "BLOB" in name:
+        return pa.binary()
+    numbers = (*_REAL_WORDS, "NUMERIC", "DECIMAL", "NUMBER")
+    return pa.float64() if any(part in name for part in numbers) else pa.string()
+
+
+def form_of(declared: str, *, is_table: bool) -> Form:
+    """Return the cheapest form for a column. Without *is_table* it is a view's, whose values may have any type."""
+    kind = arrow_type(declared)
+    name = declared.upper()
+    if not name or pa.types.is_binary(kind) or name == "ANY":
+        return Form.ANY
+    if pa.types.is_string(kind):
+        is_text = is_table and any(part in name for part in _TEXT_WORDS)
+        return Form.TEXT if is_text else Form.TEXT_OR_NUMBER
+    # A REAL column has no integers: SQLite converts them to reals.
+    is_real = is_table and pa.types.is_floating(kind) and any(part in name for part in _REAL_WORDS)
+    return Form.REAL if is_real else Form.INTEGER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """A column of a query."""
+
+    #: the name, qualified and quoted
+    sql: str
+    form: Form
+    #: size limit of a value in bytes; the query replaces a larger one by a marker
+    largest: int
+
+    def expressions(self) -> list[str]:
+        """Return the SQL expressions to select."""
+        column = self.sql
+        # In SQLite's order, numbers come before texts, and texts before blobs.
+        if self.form in (Form.INTEGER, Form.REAL):
+            return [f"iif({column} >= '', '', {column})"]
+        if self.form is Form.TEXT:
+            return [f"iif(octet_length({column}) > {self.largest}, x'', {column})"]
+        if self.form is Form.TEXT_OR_NUMBER:
+            return [f"iif({column} < '' OR octet_length({column}) > {self.largest}, x'', {column})"]
+        code, is_large = f"unicode(typeof({column}))", f"({column} >= '' AND octet_length({column}) > {self.largest})"
+        return [
+            f"iif({is_large}, {_TOO_LARGE}, {code})",
+            f"iif({code} = {_CODES['integer']}, {column}, NULL)",
+            f"iif({code} = {_CODES['real']}, {column}, NULL)",
+            f"iif({column} >= '' AND NOT {is_large}, {column}, NULL)",
+        ]
+
+    def is_text(self) -> bool:
+        """Return True if the column is expected to hold only texts."""
+        return self.form in (Form.TEXT, Form.TEXT_OR_NUMBER)
+
+    def width(self) -> int:
+        """Return the number of expressions."""
+        return 4 if self.form is Form.ANY else 1
+
+    def values(self, found: list[pa.Array]) -> pa.Array:
+        """Return the column, made from the results of its expressions. Raises Unfit or NotText."""
+        if self.form is Form.ANY:
+            return _any(*found)
+        (column,) = found
+        if column.null_count == len(column):
+            return column
+        kind = column.type
+        if self.is_text() and pa.types.is_string(kind):
+            return checked_text(column)
+        is_exact = pa.types.is_floating(kind) if self.form is Form.REAL else _is_exact_number(column)
+        if self.is_text() or not is_exact:
+            raise Unfit(is_large=False)
+        return column
+
+
+def size(columns: list[str]) -> str:
+    """Return an SQL expression for the bytes of a row. *columns* are qualified and quoted."""
+    return f"{8 * len(columns)} + " + _sum([f"iif({name} >= '', octet_length({name}), 0)" for name in columns])
+
+
+def sizes(columns: list[pa.Array]) -> pa.Array:
+    """Return the bytes of each row, counted as in `size`."""
+    total = pa.array([8 * len(columns)], pa.int64()).take(pa.nulls(len(columns[0]), pa.int64()).fill_null(0))
+    for column in columns:
+        total = pc.add(total, mixed_columns.text_bytes(column))
+    return total
+
+
+def fitting(row_sizes: pa.Array, max_bytes: int) -> int:
+    """Return how many rows together take at most *max_bytes*; at least one if there are any."""
+    if not len(row_sizes):
+        return 0
+    return max(1, pc.sum(pc.less_equal(pc.cumulative_sum(row_sizes), max_bytes)).as_py() or 0)
+
+
+def checked_text(column: pa.Array) -> pa.Array:
+    """Return the texts. Raises NotText if one is not UTF-8: SQLite accepts any bytes as text."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        raise NotText(_first_invalid(column.cast(pa.binary()))) from None
+    return column
+
+
+def _sum(terms: list[str]) -> str:
+    """Return the sum of the terms, nested in pairs: SQLite limits the depth of an expression."""
+    if len(terms) == 1:
+        return terms[0]
+    middle = len(terms) // 2
+    return f"({_sum(terms[:middle])} + {_sum(terms[middle:])})"
+
+
+def _is_exact_number(column: pa.Array) -> bool:
+    """Return True if no number can have lost digits when the driver converted integers to doubles."""
+    if pa.types.is_integer(column.type):
+        return True
+    return pa.types.is_floating(column.type) and mixed_columns.is_plain(column)
+
+
+def _any(codes: pa.Array, integers: pa.Array, reals: pa.Array, others: pa.Array) -> pa.Array:
+    if pc.any(pc.equal(codes, _TOO_LARGE)).as_py():
+        raise Unfit(is_large=True)
+    texts, blobs = pa.nulls(len(codes), pa.string()), pa.nulls(len(codes), pa.binary())
+    if pa.types.is_string(others.type):
+        texts = checked_text(others)
+    elif pa.types.is_binary(others.type):
+        nothing = pa.scalar(None, pa.binary())
+        texts = pc.if_else(pc.equal(codes, _CODES["text"]), others, nothing)
+        blobs = pc.if_else(pc.equal(codes, _CODES["blob"]), others, nothing)
+        texts = checked_text(pa.Array.from_buffers(pa.string(), len(texts), texts.buffers(), offset=texts.offset))
+    # The driver returns a column without values as integers.
+    reals = reals if pa.types.is_floating(reals.type) else pa.nulls(len(reals), pa.float64())
+    return mixed_columns.merged(integers, reals, texts, blobs)
+
+
+def _first_invalid(values: pa.Array) -> int:
+    for row, value in enumerate(values.to_pylist()):
+        try:
+            (value or b"").decode()
+        except UnicodeDecodeError:
+            return row
+    return 0

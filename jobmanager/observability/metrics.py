@@ -1,0 +1,313 @@
+"""The metrics of the service, in the format of Prometheus.
+
+Numbers of jobs are read from the store at each scrape: they are right in every process and after a restart.
+Durations are observed where they happen, in histograms that all workers of a server share through files
+(prometheus_client's multiprocess mode, see gunicorn_conf.py). Deriving them from the recorded changes would mean
+reading all changes, and they would shrink whenever finished jobs are removed. They restart at 0 with the server, which
+rate() allows for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from jobmanager.core.outcomes import Settlement
+from jobmanager.core.states import FINAL, Action, Status
+from jobmanager.core.values import Applied, JobRecord, NewBatch, NewJob
+from jobmanager.errors import LeaseLost, NotAllowed, StoreUnavailable
+from jobmanager.observability import counts, tracing
+from jobmanager.store import Store
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LONG_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
+
+#: Not the default registry, which has metrics of the process that answers.
+REGISTRY = CollectorRegistry()
+
+counts.use_allocated_files()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a creation time for each, which would double the output
+
+_WAITING = Histogram(
+    "jobmanager_waiting_seconds",
+    "Time from the moment a job is due to its claim, for first attempts and delayed jobs.",
+    ["type"],
+    buckets=(0.01, 0.05, *_LONG_SECONDS),
+    registry=REGISTRY,
+)
+_RUN = Histogram(
+    "jobmanager_run_seconds",
+    "Run time of jobs that have ended, without the time that they were halted or waited for a slot.",
+    ["type", "status"],
+    buckets=(0.01, *_LONG_SECONDS),
+    registry=REGISTRY,
+)
+_REACHED = Histogram(
+    "jobmanager_halt_latency_seconds",
+    "Time from the request to halt or stop a job until the job is halted or stopped.",
+    ["type", "status"],
+    buckets=(*_SECONDS, 60.0),
+    registry=REGISTRY,
+)
+_CHANGES = Counter("jobmanager_changes", "Status changes of jobs, by action.", ["type", "action"], registry=REGISTRY)
+_STORE = Histogram(
+    "jobmanager_store_seconds", "Duration of store operations.", ["operation"], buckets=_SECONDS, registry=REGISTRY
+)
+_HTTP = Histogram(
+    "jobmanager_http_request_seconds",
+    "Time until a request is answered, or until a stream begins.",
+    ["method", "route", "status"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+_SLOTS = Gauge(
+    "jobmanager_slots",
+    "Jobs that may run at once in the processes of this server.",
+    multiprocess_mode="livesum",
+    registry=REGISTRY,
+)
+_STREAMS = Gauge("jobmanager_streams", "Clients that follow events.", multiprocess_mode="livesum", registry=REGISTRY)
+
+
+def exposition(collector: StoreCollector, shared: Path | None) -> bytes:
+    """Return all metrics in the text format; *shared* is the folder of the workers' shared metrics, if there is one."""
+    registry, incomplete = REGISTRY, 0
+    if shared is not None and shared.is_dir():
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, str(shared))  # type: ignore[no-untyped-call]
+        incomplete = counts.incomplete_processes(shared)
+    elif shared is not None:
+        incomplete = 1  # at least: the folder with the counts of the other processes is gone
+    asked = CollectorRegistry()
+    asked.register(collector)
+    asked.register(_Incomplete(incomplete))
+    return bytes(generate_latest(registry)) + bytes(generate_latest(asked))
+
+
+def has_slots(number: int) -> None:
+    """Set how many jobs may run at once in this process."""
+    _SLOTS.set(number)
+
+
+def stream_began() -> None:
+    """Count one more client that follows events."""
+    _STREAMS.inc()
+
+
+def stream_ended() -> None:
+    """Count one client fewer that follows events."""
+    _STREAMS.dec()
+
+
+def request_answered(method: str, route: str, status: int, seconds: float) -> None:
+    """Count a request and observe its duration."""
+    _observe(_HTTP, (method, route, str(status)), seconds)
+
+
+# Looking up a metric by its labels takes as long as counting, so it is cached.
+@cache
+def _counter(metric: Counter, labels: tuple[str, ...]) -> Counter:
+    return metric.labels(*labels)
+
+
+@cache
+def _histogram(metric: Histogram, labels: tuple[str, ...]) -> Histogram:
+    return metric.labels(*labels)
+
+
+def _add(metric: Counter, labels: tuple[str, ...], number: int = 1) -> None:
+    _counter(metric, labels).inc(number)
+
+
+def _observe(metric: Histogram, labels: tuple[str, ...], seconds: float) -> None:
+    _histogram(metric, labels).observe(seconds)
+
+
+def _timed(method: T) -> T:
+    """Wrap a method of the store to observe its duration."""
+    observe = _STORE.labels(method.__name__).observe
+
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            observe(time.perf_counter() - began)
+
+    return call  # type: ignore[return-value]
+
+
+class MeasuredStore(Store):
+    """The store with metrics. Each process counts its own changes, once they are committed."""
+
+    get = _timed(Store.get)
+    find = _timed(Store.find)
+    checkpoint = _timed(Store.checkpoint)
+    heartbeat = _timed(Store.heartbeat)
+    look = _timed(Store.look)
+    prune = _timed(Store.prune)
+
+    @_timed
+    def add(self, new: Sequence[NewJob], *, actor: str) -> list[JobRecord]:
+        """See Store.add."""
+        added = super().add(new, actor=actor)
+        for asked, job in zip(new, added, strict=True):
+            if job.id == asked.id:  # otherwise an idempotency key returned an older job
+                _add(_CHANGES, (job.type, Action.SUBMIT))
+        return added
+
+    @_timed
+    def add_all(self, new: NewBatch, *, actor: str) -> list[str]:
+        """See Store.add_all."""
+        ids = super().add_all(new, actor=actor)
+        for name, number in new.of_types.items():
+            _add(_CHANGES, (name, Action.SUBMIT), number)
+        return ids
+
+    @_timed
+    def claim(self, limit: int, *, types: Collection[str], max_running: dict[str, int]) -> list[JobRecord]:
+        """See Store.claim."""
+        claimed = super().claim(limit, types=types, max_running=max_running)
+        for job in claimed:
+            _claimed(job)
+        return claimed
+
+    @_timed
+    def claim_to_clean(self, limit: int, *, types: Collection[str]) -> list[JobRecord]:
+        """See Store.claim_to_clean."""
+        claimed = super().claim_to_clean(limit, types=types)
+        for job in claimed:
+            _claimed(job)
+        return claimed
+
+    @_timed
+    def apply(self, job_id: str, action: Action, **how: Any) -> Applied:
+        """See Store.apply."""
+        return _counted(super().apply(job_id, action, **how))
+
+    @_timed
+    def apply_to_each(
+        self, run_ats: Mapping[str, datetime | None], action: Action, **how: Any
+    ) -> dict[str, Applied | NotAllowed | None]:
+        """See Store.apply_to_each."""
+        came = super().apply_to_each(run_ats, action, **how)
+        for applied in came.values():
+            if isinstance(applied, Applied):
+                _counted(applied)
+        return came
+
+    @_timed
+    def settle(self, job_id: str, attempt: int, settlement: Settlement, **how: Any) -> Applied | None:
+        """See Store.settle."""
+        try:
+            applied = super().settle(job_id, attempt, settlement, **how)
+        except LeaseLost:
+            tracing.attempt_ended(job_id, None)
+            raise
+        if applied is None:
+            return None
+        tracing.attempt_ended(job_id, applied)
+        if applied.claimed is not None:
+            _claimed(applied.claimed)
+        return _counted(applied)
+
+    @_timed
+    def expire(self) -> list[Applied]:
+        """See Store.expire."""
+        return [_counted(applied) for applied in super().expire()]
+
+
+def _claimed(job: JobRecord) -> None:
+    tracing.attempt_began(job)
+    _add(_CHANGES, (job.type, Action.CLAIM))
+    # After a resume, a handover or a crash, run_at is the time of the submission: when the job began to wait again is
+    # not recorded.
+    if job.running_since is not None and (job.attempt == 1 or job.run_at > job.submitted_at):
+        _observe(_WAITING, (job.type,), _seconds(job.run_at, job.running_since))
+
+
+def _counted(applied: Applied) -> Applied:
+    job, change = applied.job, applied.change
+    if change is None:
+        return applied
+    _add(_CHANGES, (job.type, change.action))
+    if change.action is Action.YIELD:
+        _observe(_REACHED, (job.type, change.to_status), _seconds(change.asked_at, change.at))
+    if change.to_status in FINAL or change.to_status is Status.FAILED:
+        _observe(_RUN, (job.type, change.to_status), job.ran_seconds)
+    return applied
+
+
+class _Incomplete(Collector):
+    """Adds the number of processes whose counts are missing."""
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one gauge."""
+        yield GaugeMetricFamily(
+            "jobmanager_counts_incomplete",
+            "Processes of this server whose counts are missing here, for lack of space to share them.",
+            value=self._processes,
+        )
+
+
+class StoreCollector(Collector):
+    """Reads the metrics about the jobs of all processes from the store, at each scrape."""
+
+    def __init__(self, store: Callable[[], Store]) -> None:
+        self._store = store
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: registering this collector must not query the store."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics, or only jobmanager_store_up = 0 if the store does not answer."""
+        try:
+            found = list(self._ask(self._store()))
+        except StoreUnavailable:
+            yield GaugeMetricFamily("jobmanager_store_up", "1 if the store answers.", value=0)
+            return
+        yield GaugeMetricFamily("jobmanager_store_up", "1 if the store answers.", value=1)
+        yield from found
+
+    def _ask(self, store: Store) -> Iterator[Metric]:
+        jobs = GaugeMetricFamily("jobmanager_jobs", "Jobs, by type and status.", labels=["type", "status"])
+        for (name, status), number in store.count().items():
+            jobs.add_metric([name, status], number)
+        yield jobs
+        queue = store.queue()
+        now = store.now()
+        yield GaugeMetricFamily("jobmanager_queue_depth", "Jobs that are due and wait for a slot.", value=queue.depth)
+        oldest = _seconds(queue.oldest_at, now) if queue.oldest_at else 0.0
+        yield GaugeMetricFamily(
+            "jobmanager_queue_oldest_seconds", "Longest time that a job has been waiting for a slot.", value=oldest
+        )
+        yield GaugeMetricFamily("jobmanager_slots_busy", "Jobs that hold a slot, over all processes.", value=queue.busy)
+        ages = GaugeMetricFamily(
+            "jobmanager_checkpoint_age_seconds",
+            "Largest age of the last checkpoint of a running job; without a checkpoint, of its attempt.",
+            labels=["type"],
+        )
+        for name, at in queue.checkpoints.items():
+            ages.add_metric([name], _seconds(at, now))
+        yield ages
+
+
+def _seconds(begin: datetime, end: datetime) -> float:
+    return max(0.0, (end - begin).total_seconds())

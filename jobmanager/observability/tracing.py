@@ -1,0 +1,70 @@
+"""OpenTelemetry traces: a span for each request, and one for each attempt of the job that the request submitted.
+
+Does nothing unless it is set up. The server sets it up if OpenTelemetry's environment variables configure an exporter;
+this needs the extra (`pip install jobmanager[otel]`). The context of the submission is stored with the job (as a W3C
+traceparent), so that all attempts belong to its trace, in any process and at any time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from jobmanager.core.values import Applied, JobRecord
+
+if TYPE_CHECKING:
+    from jobmanager.observability.spans import Spans
+
+_log = logging.getLogger(__name__)
+
+_spans: Spans | None = None
+
+
+def set_up() -> None:
+    """Send traces from now on, as OpenTelemetry's environment variables configure it. Call this after the fork."""
+    global _spans  # noqa: PLW0603 - one for each process, as loggers are
+    if _spans is not None:
+        return
+    try:
+        from jobmanager.observability.spans import Spans  # noqa: PLC0415 - OpenTelemetry is optional
+    except ImportError:
+        _log.warning("Traces are not sent. Install jobmanager[otel], or remove the settings of the exporter.")
+    else:
+        _spans = Spans()
+
+
+def shut_down() -> None:
+    """Send the remaining spans, then make no more. Blocks until they are sent or the exporter gives up."""
+    global _spans
+    spans, _spans = _spans, None
+    if spans is not None:
+        spans.close()
+
+
+def request(name: str, headers: Mapping[str, str]) -> AbstractContextManager[Any]:
+    """Return a context manager that makes a span for a request. Its value is the span, or None if traces are off."""
+    return nullcontext() if _spans is None else _spans.request(name, headers)
+
+
+def is_on() -> bool:
+    """Return True if traces are made."""
+    return _spans is not None
+
+
+def traceparent() -> str | None:
+    """Return the W3C traceparent of the current span of this thread, to store with a job; None if there is none."""
+    return _spans.traceparent() if _spans is not None else None
+
+
+def attempt_began(job: JobRecord) -> None:
+    """Begin the span of an attempt that was just claimed."""
+    if _spans is not None:
+        _spans.begin(job)
+
+
+def attempt_ended(job_id: str, applied: Applied | None) -> None:
+    """End the span of an attempt. *applied* is None if the attempt lost its lease."""
+    if _spans is not None:
+        _spans.end(job_id, applied)

@@ -1,0 +1,90 @@
+"""The number of jobs of each type and status, updated by every commit: counting a million jobs takes 50 ms.
+
+A transaction notes its changes while it writes, and adds them to the counts right before it commits, so that it never
+waits for a job while it has a count locked. If processes write concurrently (PostgreSQL), each count is the sum of
+parts, and every process has its own parts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sqlalchemy import Connection, Select, bindparam, func, literal_column, select, union_all
+
+from jobmanager.store.fast_statements import Columns
+from jobmanager.store.schema import census, jobs
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    _Insert: TypeAlias = postgresql.Insert | sqlite.Insert
+    _Notes: TypeAlias = Counter[tuple[str, str]]
+
+#: The key of the notes in a connection's `info`.
+NOTED = "census"
+
+COUNTED = (
+    select(census.c.type, census.c.status, func.sum(census.c.jobs).label("jobs"))
+    .group_by(census.c.type, census.c.status)
+    .having(func.sum(census.c.jobs) > 0)
+)
+
+#: The number of waiting jobs, as counted by the committed transactions.
+WAITING = select(func.coalesce(func.sum(census.c.jobs), 0)).where(census.c.status == literal_column("'submitted'"))
+
+
+def _miscounted() -> Select[Any]:
+    there = select(jobs.c.type, jobs.c.status, func.count().label("missed")).group_by(jobs.c.type, jobs.c.status)
+    kept = select(census.c.type, census.c.status, -census.c.jobs)
+    each = union_all(there, kept).subquery()
+    missed = func.sum(each.c.missed)
+    return (
+        select(each.c.type, each.c.status, missed.label("missed"))
+        .group_by(each.c.type, each.c.status)
+        .having(missed != 0)
+    )
+
+
+#: The corrections to add to the counts: no rows, unless something has written jobs without counting them.
+MISCOUNTED = _miscounted()
+
+
+def addition(insert: _Insert) -> _Insert:
+    """Return the upsert that adds to one part of a count. *insert* is an insert into `census` for some dialect."""
+    added = insert.values({column.name: bindparam(column.name, type_=column.type) for column in census.c})
+    return added.on_conflict_do_update(
+        index_elements=list(census.primary_key), set_={"jobs": census.c.jobs + added.excluded.jobs}
+    )
+
+
+def note(connection: Connection, changed: Iterable[tuple[str, str]], by: int) -> None:
+    """Note, for the current transaction, *by* more jobs for each (type, status) in *changed*."""
+    noted: _Notes = connection.info.setdefault(NOTED, Counter())
+    for key in changed:
+        noted[key] += by
+
+
+def noted(connection: Connection, status: str) -> int:
+    """Return how many more jobs with this status the current transaction has noted."""
+    notes: _Notes = connection.info.get(NOTED, Counter())
+    return sum(by for (_, each), by in notes.items() if each == status)
+
+
+def forget(connection: Connection) -> None:
+    """Drop the notes of a transaction that is rolled back."""
+    connection.info.pop(NOTED, None)
+
+
+def take(connection: Connection, part: int) -> Columns | None:
+    """Remove the notes of the current transaction and return them as rows to add to *part*; None if there are none."""
+    noted: _Notes | None = connection.info.pop(NOTED, None)
+    if not noted:
+        return None
+    # Sorted, so that two transactions that add to the same part cannot deadlock.
+    rows = sorted((*key, by) for key, by in noted.items() if by)
+    if not rows:
+        return None
+    types, statuses, counts = zip(*rows, strict=True)
+    return {"type": types, "status": statuses, "part": [part] * len(rows), "jobs": counts}
