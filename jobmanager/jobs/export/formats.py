@@ -214,19 +214,26 @@ def _joined(rows: pa.Table) -> memoryview:
     """Return CSV without Arrow's writer, which is slow (times with a zone) or unsuitable (NULL as single column)."""
     null = '""' if rows.num_columns == 1 else ""
     parts: list[Any] = []
+    between = ""
     for column in rows.combine_chunks().columns:
-        parts += ["," if parts else "", pc.fill_null(_cells(pa.concat_arrays(column.chunks)), null)]
-    lines = pc.binary_join_element_wise(*parts, "\n", "")
+        before, texts, after = _cells(pa.concat_arrays(column.chunks))
+        if column.null_count:
+            # NULL has neither quotes nor a zone.
+            before, texts, after = "", pc.fill_null(pc.binary_join_element_wise(before, texts, after, ""), null), ""
+        parts += [between + before, texts]
+        between = after + ","
+    lines = pc.binary_join_element_wise(*parts, between[:-1] + "\n", "")
     size = pc.sum(pc.binary_length(lines)).as_py() or 0
     return memoryview(lines.buffers()[2] or b"")[:size]
 
 
-def _cells(column: pa.Array) -> pa.Array:
+def _cells(column: pa.Array) -> tuple[str, pa.Array, str]:
+    """Return the values as texts, and what stands before and after each that is not NULL."""
     if pa.types.is_string(column.type):
-        return pc.binary_join_element_wise('"', pc.replace_substring(column, '"', '""'), '"', "")
+        return '"', pc.replace_substring(column, '"', '""'), '"'
     if _has_zone(column.type):
-        return pc.binary_join_element_wise(time_texts(column), "Z", "")
-    return column.cast(pa.string())
+        return "", time_texts(column), "Z"
+    return "", column.cast(pa.string()), ""
 
 
 def _has_zone(kind: pa.DataType) -> bool:
