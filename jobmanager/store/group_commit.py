@@ -42,8 +42,8 @@ class _Entry:
         self.error: BaseException | None = None
         self.is_kept = False  # committed
         self.is_done = False  # its thread may continue
-        self.turn = threading.Lock()  # released when it is done, or when its thread has to lead
-        self.turn.acquire()
+        self.wake = threading.Lock()  # released when it is done, or when its thread has to lead
+        self.wake.acquire()
 
 
 class GroupCommit:
@@ -105,7 +105,7 @@ class GroupCommit:
 
         Raises StoreUnavailable if the leader has waited too long for the write lock.
         """
-        while not entry.turn.acquire(timeout=PATIENCE_SECONDS / 30):
+        while not entry.wake.acquire(timeout=PATIENCE_SECONDS / 30):
             with self._lock:
                 # Otherwise the entry is being written, or its thread leads by now.
                 if self._is_held_up() and entry in self._waiting and self._leader is not entry:
@@ -138,7 +138,7 @@ class GroupCommit:
                     one.error = StoreUnavailable("The write was interrupted. Check if it was stored, then try again.")
                 one.is_done = True
                 if one is not entry:
-                    one.turn.release()
+                    one.wake.release()
             self._hand_over()
 
     def _gather(self) -> None:
@@ -163,7 +163,7 @@ class GroupCommit:
             self._leader = self._waiting[0] if self._waiting else None
             successor = self._leader
         if successor is not None:
-            successor.turn.release()
+            successor.wake.release()
 
     def _commit(self, batch: list[_Entry]) -> None:
         """Commit the batch in one transaction. Writes that arrive meanwhile are added to *batch*.

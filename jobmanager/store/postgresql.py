@@ -78,6 +78,8 @@ _CHANGE_WRITERS = text(
 class Database:
     """The engine, transactions and clock of one process on a PostgreSQL database."""
 
+    has_boot_clock = False
+
     def __init__(self, url: str, json_serializer: Any) -> None:
         """Does not connect."""
         schema.have_partial_indexes("postgresql")
@@ -97,7 +99,7 @@ class Database:
         event.listen(self.engine, "rollback", _forget_what_was_to_be_done)
         event.listen(self.engine, "commit", self._commit_announced)
         #: the same pool in autocommit mode, for single queries
-        self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.reader: Engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lock = threading.Lock()  # guards _offset and _synced_at; never held while asking the database
         self._offset: datetime | None = None  # the database's time at which our monotonic clock is zero
         self._synced_at = 0.0
@@ -116,7 +118,7 @@ class Database:
         try:
             with self.engine.begin() as connection:
                 result = write(connection)
-                self.count(connection)
+                self.flush_counts(connection)
                 return result
         except StatementError as error:
             ours = translate(error)
@@ -133,14 +135,14 @@ class Database:
     def begin_alone(self) -> Iterator[Connection]:
         """Open a transaction for changes of the schema. Blocks while another process has such a transaction open."""
         with self.engine.begin() as connection:
-            self.take_turn(connection, "schema")
+            self.acquire_lock(connection, "schema")
             yield connection
 
     def execute(self, connection: Connection, statement: Statement, parameters: Parameters) -> Rows:
         """Run a prepared statement in the transaction of *connection* and return its rows; raises DBAPIError."""
         return self._prepare(statement).run(connection.connection.driver_connection, parameters)
 
-    def add(self, connection: Connection, statement: CoreInsert, parameters: Parameters) -> int:
+    def _add(self, connection: Connection, statement: CoreInsert, parameters: Parameters) -> int:
         """Run a prepared insert and return the number of the new row; raises DBAPIError."""
         ((number,),) = self.execute(connection, _numbered(statement), parameters)
         return int(number)
@@ -157,7 +159,7 @@ class Database:
     ) -> list[int]:
         """Run a prepared insert once per row of *columns* and return the numbers of the new rows; raises DBAPIError."""
         if len(next(iter(columns.values()))) == 1:
-            return [self.add(connection, statement, {**shared, **{name: value for name, (value,) in columns.items()}})]
+            return [self._add(connection, statement, {**shared, **{name: value for name, (value,) in columns.items()}})]
         arrays = {name: list(column) for name, column in columns.items()}
         rows = self.execute(connection, _numbered(_for_all(statement, tuple(columns))), {**shared, **arrays})
         return [number for (number,) in rows]
@@ -172,11 +174,11 @@ class Database:
         """Return an insert of this dialect, which supports ON CONFLICT."""
         return insert(table)
 
-    def take_turn(self, connection: Connection, what: str) -> None:
-        """Acquire the advisory lock named *what*. Blocks; held until the transaction ends."""
-        connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"jobmanager {what}"))))
+    def acquire_lock(self, connection: Connection, name: str) -> None:
+        """Acquire the advisory lock named *name*. Blocks; held until the transaction ends."""
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"jobmanager {name}"))))
 
-    def count(self, connection: Connection) -> None:
+    def flush_counts(self, connection: Connection) -> None:
         """Add the notes of the transaction to the counts of jobs. Other writers of this process may wait for it."""
         if (noted := job_counts.take(connection, part=self._first_part + random.randrange(_PARTS))) is not None:
             self.execute_many(connection, self._addition, noted, {})
@@ -220,7 +222,7 @@ class Database:
             try:
                 self._say(driver, "BEGIN")
                 yield connection
-                self.count(connection)
+                self.flush_counts(connection)
                 self._say(driver, _COMMIT_ANNOUNCED if kept.get(_IS_ANNOUNCED) else "COMMIT")
             except BaseException:
                 self._roll_back(connection, driver)
@@ -267,7 +269,7 @@ class Database:
             self._offset, self._synced_at = theirs - timedelta(seconds=ours), ours
             return self._offset
 
-    def join(self, owner: str) -> None:
+    def register_owner(self, owner: str) -> None:
         """Set the name of this process, under which `watch` holds an advisory lock."""
         self._owner = owner
 
@@ -281,7 +283,7 @@ class Database:
         return not connection.execute(select(func.pg_try_advisory_xact_lock_shared(_lock_of(owner)))).scalar_one()
 
     def stands_still(self, owner: str) -> bool:
-        """Return False: processes are not marked as stalled. `Store.release_process` waits for their rows instead."""
+        """Return False: processes are not marked as stalled. `Leases.release_process` waits for their rows instead."""
         return False
 
     def watch(self) -> Watch:

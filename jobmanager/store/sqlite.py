@@ -47,10 +47,13 @@ _BOOT = datetime(1970, 1, 1, tzinfo=UTC)
 class Database:
     """The engine, transactions and clock of one process on a SQLite file.
 
-    Processes take turns at writing: a writer holds a file lock of the kernel (flock), which is released if the process
-    dies. Without that lock, processes would starve each other: SQLite's busy handler sleeps and retries, so that the
-    process that commits most often wins.
+    Processes write one at a time: a writer holds the write lock, a file lock of the kernel (flock), which is released
+    if the process dies. Without that lock, processes would starve each other: SQLite's busy handler sleeps and retries,
+    so that the process that commits most often wins.
     """
+
+    #: see _boot_clock
+    has_boot_clock = True
 
     def __init__(self, url: str, json_serializer: Any, *, clock: Callable[[], datetime] | None) -> None:
         """Create the file and its folder if they are missing. Does not connect.
@@ -83,8 +86,8 @@ class Database:
         self._writer: Connection | None = None
         self._is_closed = False
         self._lock = threading.Lock()  # held while writing or waiting for the write lock; guards _writer and _file
-        self._turn_path = f"{path}-turn"
-        self._file = os.open(self._turn_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock_path = f"{path}-turn"
+        self._file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._is_announced = False  # the commit of the current transaction wakes other processes
         self._commits = GroupCommit(self._begin)
         self._prepared: dict[Statement, Prepared] = {}
@@ -105,7 +108,7 @@ class Database:
 
         Blocks until it has the write lock. Raises StoreUnavailable after PATIENCE_SECONDS.
         """
-        with self._first_turn(), self.engine.connect().execution_options(is_writer=True) as connection:
+        with self._starting_lock(), self.engine.connect().execution_options(is_writer=True) as connection:
             # Only with the write lock: two processes that start on a new file would collide when they change the mode.
             driver: Any = connection.connection.driver_connection
             driver.execute("PRAGMA journal_mode = WAL")
@@ -115,10 +118,6 @@ class Database:
     def execute(self, connection: Connection, statement: Statement, parameters: Parameters) -> Rows:
         """Run a prepared statement in the transaction of *connection* and return its rows; raises DBAPIError."""
         return self._prepare(statement).run(connection.connection.driver_connection, parameters)
-
-    def add(self, connection: Connection, statement: Statement, parameters: Parameters) -> int:
-        """Run a prepared insert and return the number of the new row; raises DBAPIError."""
-        return self._prepare(statement).add(connection.connection.driver_connection, parameters)
 
     def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> int:
         """Run a prepared statement once per row of *columns*, with the *shared* values added.
@@ -147,10 +146,10 @@ class Database:
         """Return an insert of this dialect, which supports ON CONFLICT."""
         return insert(table)
 
-    def take_turn(self, connection: Connection, what: str) -> None:
+    def acquire_lock(self, connection: Connection, name: str) -> None:
         """Do nothing: a writer already excludes all others."""
 
-    def count(self, connection: Connection) -> None:
+    def flush_counts(self, connection: Connection) -> None:
         """Add the notes of the transaction to the counts of jobs."""
         if (noted := job_counts.take(connection, part=0)) is not None:
             self.execute_many(connection, self._addition, noted, {})
@@ -166,9 +165,9 @@ class Database:
         """Return an empty set: there is one writer at a time, so changes are committed in order of their numbers."""
         return set()
 
-    def join(self, owner: str) -> None:
+    def register_owner(self, owner: str) -> None:
         """Register this process under the name *owner*, until `close` or its death; raises OSError."""
-        self._owners.join(owner)
+        self._owners.register(owner)
 
     def dead_owners(self) -> list[str]:
         """Return the names of processes that died since the last call. Does not wait for their leases to expire."""
@@ -184,7 +183,7 @@ class Database:
 
     def watch(self) -> Watch:
         """Return a watch on commits, for one thread."""
-        return Watch(self.engine, self._turn_path)
+        return Watch(self.engine, self._lock_path)
 
     def close(self) -> None:
         """Close all connections and the lock's file; may be called twice.
@@ -193,12 +192,12 @@ class Database:
         """
         self._is_closed = True
         if self._lock.acquire(timeout=_FAREWELL_SECONDS):
-            self._let_go()
+            self._close_writer()
             self._lock.release()
         self._owners.leave()
         self.engine.dispose()
 
-    def _let_go(self) -> None:
+    def _close_writer(self) -> None:
         """Close the writer and the lock's file. The caller holds the lock."""
         if self._writer is not None:
             self._writer.close()
@@ -220,7 +219,7 @@ class Database:
 
         Uses the driver for BEGIN and COMMIT: SQLAlchemy takes longer for them than it takes to write a job.
         """
-        with self._turn():
+        with self._write_lock():
             if self._writer is None:
                 self._writer = self.engine.connect().execution_options(has_begun=True)
             driver: Any = self._writer.connection.driver_connection
@@ -228,14 +227,14 @@ class Database:
             try:
                 self._say(driver, "BEGIN IMMEDIATE")
                 yield self._writer
-                self.count(self._writer)
+                self.flush_counts(self._writer)
                 self._say(driver, "COMMIT")
             except BaseException:
                 self._roll_back(self._writer, driver)
                 raise
             self._forget_transaction(self._writer)
             if self._is_announced and driver.total_changes > before:
-                _touch(self._turn_path)
+                _touch(self._lock_path)
 
     def _roll_back(self, writer: Connection, driver: Any) -> None:
         """Roll back. Discards a connection that cannot do so."""
@@ -263,11 +262,14 @@ class Database:
             raise as_sqlalchemy(error, words, self.engine.dialect) from error
 
     @contextmanager
-    def _first_turn(self) -> Iterator[None]:
-        """Like `_turn`, for a starting process: logs that it waits. Raises StoreUnavailable after PATIENCE_SECONDS."""
+    def _starting_lock(self) -> Iterator[None]:
+        """Hold the write lock for a starting process: logs that it waits.
+
+        Raises StoreUnavailable after PATIENCE_SECONDS.
+        """
         with self._lock:
             began, is_told = time.monotonic(), False
-            while not self._takes_turn():
+            while not self._try_lock():
                 waited = time.monotonic() - began
                 if waited > PATIENCE_SECONDS:
                     raise StoreUnavailable(f"The store cannot be opened: {HELD_UP}.")
@@ -280,7 +282,7 @@ class Database:
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _takes_turn(self) -> bool:
+    def _try_lock(self) -> bool:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -288,7 +290,7 @@ class Database:
         return True
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _write_lock(self) -> Iterator[None]:
         with self._lock:
             if self._is_closed:
                 raise StoreUnavailable("The store is closed.")
@@ -298,7 +300,7 @@ class Database:
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
                 if self._is_closed:
-                    self._let_go()
+                    self._close_writer()
 
 
 #: The prefix of a file that marks a process as stalled, and how long that file is kept.
@@ -330,7 +332,7 @@ class Owners:
         self._folder = folder
         self._own: tuple[Path, int] | None = None
 
-    def join(self, owner: str) -> None:
+    def register(self, owner: str) -> None:
         """Register this process under the name *owner*; raises OSError."""
         make_folder(self._folder)
         self._forget_standstills()
@@ -352,7 +354,7 @@ class Owners:
 
     def take_dead(self) -> list[str]:
         """Return the names of the processes that have died, and delete their files."""
-        return [path.name for path in self._folder.glob("[!.]*") if self._is_dead(path)]
+        return [path.name for path in self._folder.glob("[!.]*") if self._remove_if_dead(path)]
 
     def note_standstill(self, prefix: str) -> None:
         """Mark the processes whose names begin with *prefix* as stalled: they are about to be killed."""
@@ -379,7 +381,7 @@ class Owners:
         path = self._folder / owner
         return path.exists() and not self._has_died(path)
 
-    def _is_dead(self, path: Path) -> bool:
+    def _remove_if_dead(self, path: Path) -> bool:
         if not self._has_died(path):
             return False
         path.unlink(missing_ok=True)

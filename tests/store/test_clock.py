@@ -48,7 +48,7 @@ def test_no_job_that_may_begin_at_once_waits_for_a_clock_that_was_set_back(
     store.apply("resumed", Action.HALT)
     store.apply("resumed", Action.RESUME)
 
-    monkeypatch.setattr(store, "now", lambda: datetime.now(UTC) - timedelta(hours=1))
+    monkeypatch.setattr(store.database, "now", lambda: datetime.now(UTC) - timedelta(hours=1))
 
     assert [job.id for job in store.claim(3, types=["Simple"], max_running={})] == ["submitted", "resumed"]
     assert [job.id for job in store.claim_to_clean(3, types=["Simple"])] == ["stopped"]
@@ -65,7 +65,7 @@ def test_a_job_that_is_resumed_after_the_clock_was_set_back_begins_at_once(
     for name in names:
         store.apply(name, Action.HALT)
 
-    monkeypatch.setattr(store, "now", lambda: datetime.now(UTC) - timedelta(hours=1))
+    monkeypatch.setattr(store.database, "now", lambda: datetime.now(UTC) - timedelta(hours=1))
     store.apply("alone", Action.RESUME)
     store.apply_to_each({"with others": store.now()}, Action.RESUME, statuses=(), actor="ann")
 
@@ -77,7 +77,7 @@ def test_a_process_that_is_frozen_as_it_looks_at_the_clock_of_the_database_does_
     prepared_postgres: str,
 ) -> None:
     store = Store(prepared_postgres)
-    engine = store._database.engine
+    engine = store.database.engine
     asked = []
 
     def freeze_once(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:

@@ -63,8 +63,8 @@ class Held:
         self.store = store
         self.transactions = 0
         self.began, self.may_go_on = threading.Event(), threading.Event()
-        assert isinstance(store._database, Database)
-        self._begin = store._database._begin
+        assert isinstance(store.database, Database)
+        self._begin = store.database._begin
         self.commits = GroupCommit(self.begin)
 
     @contextmanager
@@ -234,7 +234,7 @@ def test_after_ctrl_c_while_another_program_has_the_file_all_can_write_again(tmp
     other.execute("BEGIN IMMEDIATE")
 
     def interrupt() -> None:
-        until(lambda: store._database._commits._asked_at is not None)
+        until(lambda: store.database._commits._asked_at is not None)
         interrupt_main_thread()
         other.execute("COMMIT")
 
@@ -255,7 +255,7 @@ def test_after_ctrl_c_in_the_middle_of_a_statement_the_same_process_can_write_ag
     store = Store(f"sqlite:///{tmp_path}/jobs.db")
     is_armed = [True]
 
-    @event.listens_for(store._database.engine, "do_execute")
+    @event.listens_for(store.database.engine, "do_execute")
     def do_execute(_cursor: Any, statement: str, _parameters: Any, _context: Any) -> None:
         if "labels" in statement and is_armed:
             is_armed.clear()
@@ -271,7 +271,7 @@ def test_after_ctrl_c_in_the_middle_of_a_statement_the_same_process_can_write_ag
 
 @pytest.mark.usefixtures("_heeds_ctrl_c")
 def test_ctrl_c_during_a_commit_writes_nothing_twice_and_others_are_told_to_look(held: Held, until: Any) -> None:
-    database: Any = held.store._database
+    database: Any = held.store.database
     say = database._say
 
     def say_and_interrupt(driver: Any, words: str) -> None:

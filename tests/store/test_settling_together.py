@@ -25,7 +25,7 @@ def together(store: Any, at_once: Any) -> Callable[[list[Callable[[], Any]]], li
 
     What a call raises is its answer.
     """
-    commits = store._database._commits
+    commits = store.database._commits
     begin = commits._begin
 
     def answer_of(call: Callable[[], Any]) -> Any:
@@ -164,15 +164,18 @@ def ending(store: Any, job: JobRecord, way: str, number: int) -> Callable[[], An
 @pytest.mark.parametrize("place", ["while it is written", "before it is committed"])
 def test_a_connection_that_is_lost_in_the_middle_loses_and_doubles_nothing(store: Any, place: str) -> None:
     (job,) = running(store, "a")
-    write_all = store._settle_all
+    run_together = store.database.run_together
 
-    def lose(connection: Any, ended: Any) -> Any:
-        store._settle_all = write_all
-        applied = write_all(connection, ended) if place == "before it is committed" else None
-        store.cut(connection)
-        return applied or write_all(connection, ended)
+    def run_and_lose(write_all: Callable[..., Any], ended: Any) -> Any:
+        def lose(connection: Any, ended: Any) -> Any:
+            applied = write_all(connection, ended) if place == "before it is committed" else None
+            store.cut(connection)
+            return applied or write_all(connection, ended)
 
-    store._settle_all = lose
+        store.database.run_together = run_together
+        return run_together(lose, ended)
+
+    store.database.run_together = run_and_lose
 
     with pytest.raises(StoreUnavailable):
         completing(store, job)()

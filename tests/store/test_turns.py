@@ -29,7 +29,7 @@ def write(connection):
     print("writes", flush=True)
     sys.stdin.read()
 store = Store(sys.argv[1])
-store._database.run(write)
+store.database.run(write)
 store.close()
 """
 
@@ -72,7 +72,7 @@ def test_who_writes_is_told_so_in_the_end_and_what_was_refused_is_not_written_la
 ) -> None:
     first = threading.Thread(target=add, args=(store, "first"))
     first.start()
-    until(lambda: store._database._commits._asked_at is not None)
+    until(lambda: store.database._commits._asked_at is not None)
 
     with pytest.raises(StoreUnavailable, match="another process has held the write lock"):
         add(store, "second")
@@ -91,7 +91,7 @@ def test_all_but_one_of_those_who_came_while_something_was_written_are_told_so_t
     store: Store, url: str, until: Any
 ) -> None:
     is_writing, may_end, is_frozen = threading.Event(), threading.Event(), threading.Event()
-    group: Any = store._database._commits
+    group: Any = store.database._commits
     group._largest = 1  # as where the first commit has as many as it takes
     begin = group._begin
     command = [sys.executable, "-c", WRITE_AND_WAIT, url]
@@ -119,7 +119,7 @@ def test_all_but_one_of_those_who_came_while_something_was_written_are_told_so_t
             with begin() as connection:
                 yield connection
 
-        first = threading.Thread(target=lambda: store._database.run(write))
+        first = threading.Thread(target=lambda: store.database.run(write))
         first.start()
         assert is_writing.wait(10)
         group._begin = begin_second
@@ -183,7 +183,7 @@ def test_a_store_that_is_closed_meanwhile_is_let_go_of_when_that_is_over(
     monkeypatch.setattr(sqlite, "_FAREWELL_SECONDS", PATIENCE)
     leader = threading.Thread(target=add, args=(store, "late"))
     leader.start()
-    until(lambda: store._database._commits._asked_at is not None)
+    until(lambda: store.database._commits._asked_at is not None)
 
     store.close()
 
