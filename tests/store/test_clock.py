@@ -13,7 +13,8 @@ from sqlalchemy import event, text
 from jobmanager.core.outcomes import Settlement
 from jobmanager.core.states import Action, Status
 from jobmanager.core.values import NewJob
-from jobmanager.store import Store, sqlite
+from jobmanager.store import Store
+from jobmanager.store.sqlite import clocks
 
 
 @pytest.mark.parametrize("step", [timedelta(days=1), timedelta(days=-1)], ids=["forward", "backward"])
@@ -25,7 +26,7 @@ def test_a_step_of_the_clock_takes_no_job_from_its_owner_and_keeps_none_from_bei
     owner.add([NewJob(id="1", type="Simple", args={})], actor="test")
     owner.claim(1, types=["Simple"], max_running={})
 
-    monkeypatch.setattr(sqlite, "_wall_clock", lambda: datetime.now(UTC) + step)
+    monkeypatch.setattr(clocks, "wall_clock", lambda: datetime.now(UTC) + step)
     other = Store(url)  # a process that begins after the step
 
     assert other.expire() == []

@@ -25,8 +25,8 @@ def together(store: Any, at_once: Any) -> Callable[[list[Callable[[], Any]]], li
 
     What a call raises is its answer.
     """
-    commits = store.database._commits
-    begin = commits._begin
+    commits = store.database.commits
+    begin = commits.begin
 
     def answer_of(call: Callable[[], Any]) -> Any:
         try:
@@ -37,12 +37,12 @@ def together(store: Any, at_once: Any) -> Callable[[list[Callable[[], Any]]], li
     def run(calls: list[Callable[[], Any]]) -> list[Any]:
         @contextmanager
         def begin_once_all_wait() -> Iterator[Any]:
-            until(lambda: len(commits._waiting) == len(calls) - 1)
-            commits._begin = begin
+            until(lambda: len(commits.waiting) == len(calls) - 1)
+            commits.begin = begin
             with begin() as connection:
                 yield connection
 
-        commits._begin = begin_once_all_wait
+        commits.begin = begin_once_all_wait
         return list(at_once([lambda call=call: answer_of(call) for call in calls]))
 
     return run
