@@ -90,7 +90,7 @@ class Database:
         )
         event.listen(self.engine, "checkin", _note_when_idle)
         event.listen(self.engine, "checkout", _ping_where_idle)
-        event.listen(self.engine, "rollback", _forget_what_was_to_be_done)
+        event.listen(self.engine, "rollback", _forget_notes)
         event.listen(self.engine, "commit", self._commit_announced)
         #: the same pool in autocommit mode, for single queries
         self.reader: Engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -135,11 +135,6 @@ class Database:
         """Run a prepared statement in the transaction of *connection* and return its rows; raises DBAPIError."""
         return self._prepare(statement).run(connection.connection.driver_connection, parameters)
 
-    def _add(self, connection: Connection, statement: CoreInsert, parameters: Parameters) -> int:
-        """Run a prepared insert and return the number of the new row; raises DBAPIError."""
-        ((number,),) = self.execute(connection, _numbered(statement), parameters)
-        return int(number)
-
     def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> int:
         """Run a prepared statement once per row of *columns*, with the *shared* values added.
 
@@ -152,7 +147,9 @@ class Database:
     ) -> list[int]:
         """Run a prepared insert once per row of *columns* and return the numbers of the new rows; raises DBAPIError."""
         if len(next(iter(columns.values()))) == 1:
-            return [self._add(connection, statement, {**shared, **{name: value for name, (value,) in columns.items()}})]
+            row = {name: value for name, (value,) in columns.items()}
+            ((number,),) = self.execute(connection, _numbered(statement), {**shared, **row})
+            return [number]
         arrays = {name: list(column) for name, column in columns.items()}
         rows = self.execute(connection, _numbered(_for_all(statement, tuple(columns))), {**shared, **arrays})
         return [number for (number,) in rows]
@@ -200,30 +197,23 @@ class Database:
             driver: Any = connection.connection.driver_connection
             kept = connection.info  # not available any more once the connection is lost
             try:
-                self._say(driver, "BEGIN")
+                self._send(driver, "BEGIN")
                 yield connection
                 self.flush_counts(connection)
-                self._say(driver, _COMMIT_ANNOUNCED if kept.get(_IS_ANNOUNCED) else "COMMIT")
+                self._send(driver, _COMMIT_ANNOUNCED if kept.get(_IS_ANNOUNCED) else "COMMIT")
             except BaseException:
-                self._roll_back(connection, driver)
+                _roll_back(connection, driver)
                 raise
             finally:
                 kept.pop(_IS_ANNOUNCED, None)
                 kept.pop(job_counts.NOTED, None)
 
-    def _roll_back(self, connection: Connection, driver: Any) -> None:
-        try:
-            driver.rollback()
-        except psycopg.Error:  # the connection is lost: the server rolls back
-            if not connection.invalidated:
-                connection.invalidate()
-
     def _commit_announced(self, connection: Connection) -> None:
         """Send NOTIFY and COMMIT in one round trip if announced; SQLAlchemy's own COMMIT then does nothing."""
         if connection.info.pop(_IS_ANNOUNCED, False):
-            self._say(connection.connection.driver_connection, _COMMIT_ANNOUNCED)
+            self._send(connection.connection.driver_connection, _COMMIT_ANNOUNCED)
 
-    def _say(self, driver: Any, words: str) -> None:
+    def _send(self, driver: Any, words: str) -> None:
         try:
             driver.execute(words)
         except psycopg.Error as error:
@@ -280,7 +270,16 @@ def _ping_where_idle(connection: Any, record: Any, _proxy: Any) -> None:
         raise DisconnectionError from error
 
 
-def _forget_what_was_to_be_done(connection: Connection) -> None:
+def _roll_back(connection: Connection, driver: Any) -> None:
+    try:
+        driver.rollback()
+    except psycopg.Error:  # the connection is lost: the server rolls back
+        if not connection.invalidated:
+            connection.invalidate()
+
+
+def _forget_notes(connection: Connection) -> None:
+    """Forget what a transaction that is rolled back would have announced and counted."""
     if not connection.invalidated:
         connection.info.pop(_IS_ANNOUNCED, None)
         connection.info.pop(job_counts.NOTED, None)
