@@ -56,7 +56,8 @@ class GroupCommit:
         #: opens a write transaction; leaving it commits
         self.begin = begin
         self.largest = largest
-        self._last = 0  # number of writes in the last commit
+        #: number of writes in the last commit
+        self.last_size = 0
         #: monotonic time at which the leader began to wait for the write lock
         self.asked_at: float | None = None
         self._waited = 0.0  # seconds for which the last transaction waited before it began
@@ -135,7 +136,7 @@ class GroupCommit:
         try:
             self._commit(batch)
         finally:
-            self._last = len(batch)
+            self.last_size = len(batch)
             for one in batch:
                 if not one.is_kept and one.error is None:  # a signal handler raised in this thread (Ctrl-C)
                     one.error = StoreUnavailable("The write was interrupted. Check if it was stored, then try again.")
@@ -152,7 +153,7 @@ class GroupCommit:
         if self._waited >= _GATHER_SECONDS:  # threads can arrive during the wait for the write lock
             return
         deadline = time.monotonic() + _GATHER_SECONDS
-        while len(self.waiting) < self._last and time.monotonic() < deadline:
+        while len(self.waiting) < self.last_size and time.monotonic() < deadline:
             time.sleep(0)
 
     def _take(self) -> list[_Entry]:

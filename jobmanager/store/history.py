@@ -6,20 +6,42 @@ Does not record changes: lifecycle.py and submissions.py do so, in the commits t
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cache
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Integer, Select, bindparam, select, update
 
 from jobmanager.core.transitions import Values
 from jobmanager.core.values import Change, News, Progress
 from jobmanager.errors import UnknownJob
-from jobmanager.store import change_queries, rows, statements
+from jobmanager.store import rows, statements
 from jobmanager.store.database import Database
 from jobmanager.store.owner import Owner
 from jobmanager.store.reader import Reader, translated_errors
-from jobmanager.store.schema import changes
+from jobmanager.store.schema import IS_HELD, changes, jobs
 
 #: The largest possible number of a change.
 LAST_SEQ = 2**63 - 1
+#: The columns of a Progress.
+_PROGRESS = [
+    jobs.c[name]
+    for name in (
+        "id",
+        "type",
+        "labels",
+        "status",
+        "checkpoint_seq",
+        "done",
+        "total",
+        "message",
+        "saved_at",
+        "running_since",
+        "ran_seconds",
+    )
+]
+
+#: The progress of jobs that a process holds and whose checkpoint was saved at `since` or later.
+_SAVED_SINCE = select(*_PROGRESS).where(IS_HELD, jobs.c.saved_at >= bindparam("since", type_=jobs.c.saved_at.type))
 
 
 class History:
@@ -42,12 +64,12 @@ class History:
         asked: Values = {"after": after, "upto": upto, "limit": limit}
         if job_id is not None:
             asked["job_id_is"] = job_id
-        found = self._reader.read(change_queries.news(of_one_job=job_id is not None), **asked)
+        found = self._reader.read(_news(of_one_job=job_id is not None), **asked)
         return [News(change=rows.change(row), progress=rows.progress(row)) for row in found]
 
     def progress(self, *, since: datetime) -> list[Progress]:
         """Return the progress of the jobs that any process holds and that saved a checkpoint at *since* or later."""
-        return [rows.progress(row) for row in self._reader.read(change_queries.SAVED_SINCE, since=since)]
+        return [rows.progress(row) for row in self._reader.read(_SAVED_SINCE, since=since)]
 
     def last_change(self) -> int:
         """Return the number of the last committed change; 0 if there is none."""
@@ -67,3 +89,14 @@ class History:
             received = update(changes).where(changes.c.seq.in_([row.seq for row in found])).values(signal_to=None)
             self._database.run(lambda connection: connection.execute(received))
         return [rows.change(row) for row in found]
+
+
+@cache
+def _news(*, of_one_job: bool) -> Select[Any]:
+    """Return the query of the changes numbered above `after` up to `upto`, with their jobs: of all jobs, or of one."""
+    joined = changes.join(jobs, jobs.c.id == changes.c.job_id)
+    query = select(changes, *_PROGRESS).select_from(joined)
+    query = query.where(changes.c.seq > bindparam("after"), changes.c.seq <= bindparam("upto"))
+    if of_one_job:
+        query = query.where(changes.c.job_id == bindparam("job_id_is"))
+    return query.order_by(changes.c.seq).limit(bindparam("limit", type_=Integer()))

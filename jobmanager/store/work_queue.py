@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from jobmanager.core.transitions import AT_ONCE, Values
 from jobmanager.core.values import Outlook, Queue
-from jobmanager.store import change_queries, statements
+from jobmanager.store import queue_queries, statements
 from jobmanager.store.database import Database, run_announced
 from jobmanager.store.owner import Owner
 from jobmanager.store.reader import Reader
@@ -50,11 +50,11 @@ class WorkQueue:
     def state(self) -> Queue:
         """Return the state of the queue: jobs waiting and jobs at work, over all processes."""
         now = self._database.now()
-        ((depth,),) = self._reader.read(change_queries.DEPTH, now=now)
-        queries = change_queries.PUT_OFF_WAITED_LONGEST
+        ((depth,),) = self._reader.read(queue_queries.DEPTH, now=now)
+        queries = queue_queries.PUT_OFF_WAITED_LONGEST
         waited = [row.at for query in queries for row in self._reader.read(query, now=now)]
-        waited += [row.at for row in self._reader.read(change_queries.waited_longest(depth), at_once=AT_ONCE)]
-        rows = self._reader.read(change_queries.AT_WORK)
+        waited += [row.at for row in self._reader.read(queue_queries.waited_longest(depth), at_once=AT_ONCE)]
+        rows = self._reader.read(queue_queries.AT_WORK)
         return Queue(
             depth=depth,
             oldest_at=min((at for at in waited if at is not None), default=None),

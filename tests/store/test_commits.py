@@ -202,7 +202,7 @@ def test_a_thread_that_ctrl_c_takes_away_while_others_are_about_to_come_strands_
 ) -> None:
     held.may_go_on.set()
     monkeypatch.setattr(group_commit, "_GATHER_SECONDS", 30.0)
-    held.commits._last = 2
+    held.commits.last_size = 2
 
     def interrupt() -> None:
         until(lambda: held.waiting() == 1)
