@@ -1,6 +1,6 @@
 """The effects of a transition on a job's other columns and on its history.
 
-Pure: decides from the values that were read. Only store.py writes the result.
+Pure: decides from the values that were read. Only store/lifecycle.py writes the result.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Move:
         is_forced_on = self.to_status is Status.STOPPING and self.values.get("is_forced", False)
         return self.to_status is self.job.status and self.action in ASKED and not is_forced_on
 
-    def seen(self) -> Values:
+    def expected(self) -> Values:
         """Return the values that the job must still have when the move is written."""
         job = self.job
         return {"number_is": job.number, "status_is": job.status, "attempt_is": job.attempt, "owner_is": job.owner}

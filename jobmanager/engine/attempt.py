@@ -186,7 +186,7 @@ class Runner:
         Raises LeaseLost, StoreUnavailable.
         """
         self._is_lost = self._is_process_ending = True
-        if self.is_parked and self._store.let_go(self.record.id, self.record.attempt):
+        if self.is_parked and self._store.release_lease(self.record.id, self.record.attempt):
             return
         record = self._store.get(self.record.id)
         gone_at = self._store.now() + timedelta(seconds=self._settings.lease_seconds)
@@ -282,7 +282,7 @@ class Runner:
             return False
         if self.is_parked:
             self._patiently(self._store_log)
-            return self._patiently(lambda: self._store.let_go(self.record.id, self.record.attempt))
+            return self._patiently(lambda: self._store.release_lease(self.record.id, self.record.attempt))
         self._last = self._settle(outcome, unless_stopping=outcome.ending is not Ending.UNWOUND)
         return self._last is not None
 

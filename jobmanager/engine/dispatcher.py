@@ -23,7 +23,7 @@ from jobmanager.engine.wakeup import Alarm
 from jobmanager.errors import JobManagerError, LeaseLost, TimedOut, Unwind
 from jobmanager.registry import Registry
 from jobmanager.store import Store
-from jobmanager.store.store import Watch
+from jobmanager.store.database import Watch
 
 #: Poll interval for commits of other processes. Notifications wake the engine sooner, but at most this often, and they
 #: may be lost.

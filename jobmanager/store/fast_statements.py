@@ -50,14 +50,6 @@ class Prepared:
             raise as_sqlalchemy(error, self.text, self._dialect) from error
         return [self._shown(row) for row in rows]
 
-    def add(self, connection: Any, parameters: Parameters) -> int:
-        """Run the insert of one row on a driver connection and return the row's number; raises DBAPIError."""
-        try:
-            number: int = connection.execute(self.text, self.bound(parameters)).lastrowid
-        except self._dialect.dbapi.Error as error:
-            raise as_sqlalchemy(error, self.text, self._dialect) from error
-        return number
-
     def run_many(self, connection: Any, columns: Columns, shared: Parameters) -> int:
         """Run the statement on a driver connection once per row of *columns*, with the *shared* values added.
 

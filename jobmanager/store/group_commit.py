@@ -42,8 +42,8 @@ class _Entry:
         self.error: BaseException | None = None
         self.is_kept = False  # committed
         self.is_done = False  # its thread may continue
-        self.turn = threading.Lock()  # released when it is done, or when its thread has to lead
-        self.turn.acquire()
+        self.wake = threading.Lock()  # released when it is done, or when its thread has to lead
+        self.wake.acquire()
 
 
 class GroupCommit:
@@ -53,13 +53,17 @@ class GroupCommit:
         self, begin: Callable[[], AbstractContextManager[Connection]], *, largest: int = _LARGEST_BATCH
     ) -> None:
         """*largest*: a batch with this many writes does not take in those that arrive while it is written."""
-        self._begin = begin  # opens a write transaction; leaving it commits
-        self._largest = largest
-        self._last = 0  # number of writes in the last commit
-        self._asked_at: float | None = None  # monotonic time at which the leader began to wait for the write lock
+        #: opens a write transaction; leaving it commits
+        self.begin = begin
+        self.largest = largest
+        #: number of writes in the last commit
+        self.last_size = 0
+        #: monotonic time at which the leader began to wait for the write lock
+        self.asked_at: float | None = None
         self._waited = 0.0  # seconds for which the last transaction waited before it began
-        self._lock = threading.Lock()  # guards _waiting and _leader; never held during a transaction
-        self._waiting: deque[_Entry] = deque()
+        self._lock = threading.Lock()  # guards waiting and _leader; never held during a transaction
+        #: writes that no leader has taken yet
+        self.waiting: deque[_Entry] = deque()
         self._leader: _Entry | None = None
 
     def run(self, write: Callable[[Connection], T]) -> T:
@@ -82,7 +86,7 @@ class GroupCommit:
         with self._lock:
             if self._is_held_up():
                 raise _held_up()
-            self._waiting.append(entry)
+            self.waiting.append(entry)
             leads = self._leader is None
             if leads:
                 self._leader = entry
@@ -105,21 +109,21 @@ class GroupCommit:
 
         Raises StoreUnavailable if the leader has waited too long for the write lock.
         """
-        while not entry.turn.acquire(timeout=PATIENCE_SECONDS / 30):
+        while not entry.wake.acquire(timeout=PATIENCE_SECONDS / 30):
             with self._lock:
                 # Otherwise the entry is being written, or its thread leads by now.
-                if self._is_held_up() and entry in self._waiting and self._leader is not entry:
-                    self._waiting.remove(entry)
+                if self._is_held_up() and entry in self.waiting and self._leader is not entry:
+                    self.waiting.remove(entry)
                     raise _held_up()
 
     def _is_held_up(self) -> bool:
-        return self._asked_at is not None and time.monotonic() - self._asked_at > PATIENCE_SECONDS
+        return self.asked_at is not None and time.monotonic() - self.asked_at > PATIENCE_SECONDS
 
     def _leave(self, entry: _Entry) -> None:
         """Withdraw an entry whose thread stops waiting, unless it is being written. Hand over if that thread leads."""
         with self._lock:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
+            if entry in self.waiting:
+                self.waiting.remove(entry)
             leads = self._leader is entry
         if leads:
             self._hand_over()
@@ -127,18 +131,18 @@ class GroupCommit:
     def _lead(self, entry: _Entry) -> None:
         self._gather()
         with self._lock:
-            self._waiting.remove(entry)
+            self.waiting.remove(entry)
         batch = [entry]  # the others join when the transaction has begun: until then, they may give up
         try:
             self._commit(batch)
         finally:
-            self._last = len(batch)
+            self.last_size = len(batch)
             for one in batch:
                 if not one.is_kept and one.error is None:  # a signal handler raised in this thread (Ctrl-C)
                     one.error = StoreUnavailable("The write was interrupted. Check if it was stored, then try again.")
                 one.is_done = True
                 if one is not entry:
-                    one.turn.release()
+                    one.wake.release()
             self._hand_over()
 
     def _gather(self) -> None:
@@ -149,21 +153,21 @@ class GroupCommit:
         if self._waited >= _GATHER_SECONDS:  # threads can arrive during the wait for the write lock
             return
         deadline = time.monotonic() + _GATHER_SECONDS
-        while len(self._waiting) < self._last and time.monotonic() < deadline:
+        while len(self.waiting) < self.last_size and time.monotonic() < deadline:
             time.sleep(0)
 
     def _take(self) -> list[_Entry]:
         with self._lock:
-            taken = list(self._waiting)
-            self._waiting.clear()
+            taken = list(self.waiting)
+            self.waiting.clear()
         return taken
 
     def _hand_over(self) -> None:
         with self._lock:
-            self._leader = self._waiting[0] if self._waiting else None
+            self._leader = self.waiting[0] if self.waiting else None
             successor = self._leader
         if successor is not None:
-            successor.turn.release()
+            successor.wake.release()
 
     def _commit(self, batch: list[_Entry]) -> None:
         """Commit the batch in one transaction. Writes that arrive meanwhile are added to *batch*.
@@ -171,16 +175,16 @@ class GroupCommit:
         If that fails, commit each write in its own transaction, so that a failed write does not affect the others.
         """
         written, has_begun, is_writing = 0, False, False
-        self._asked_at = asked_at = time.monotonic()
+        self.asked_at = asked_at = time.monotonic()
         try:
-            with self._begin() as connection:
+            with self.begin() as connection:
                 has_begun = is_writing = True
-                self._asked_at, self._waited = None, time.monotonic() - asked_at
+                self.asked_at, self._waited = None, time.monotonic() - asked_at
                 batch += self._take()
                 while written < len(batch):
                     _write(connection, batch[written:])
                     written = len(batch)
-                    if written < self._largest:
+                    if written < self.largest:
                         batch += self._take()
                 is_writing = False
             _keep(batch)
@@ -196,15 +200,15 @@ class GroupCommit:
             if _is_signal(error) and not any(type(entry.error) is type(error) for entry in batch):
                 raise  # none of the writes raised it
         finally:
-            self._asked_at = None
+            self.asked_at = None
 
     def _commit_each(self, batch: list[_Entry]) -> None:
         for place, entry in enumerate(batch):
             has_begun, is_writing = False, False
-            self._asked_at = time.monotonic()
+            self.asked_at = time.monotonic()
             try:
-                with self._begin() as connection:
-                    has_begun, is_writing, self._asked_at = True, True, None
+                with self.begin() as connection:
+                    has_begun, is_writing, self.asked_at = True, True, None
                     _write(connection, [entry])
                     is_writing = False
                 _keep([entry])

@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy import Connection, Select, bindparam, func, literal_column, select, union_all
 
+from jobmanager.core.states import Status
+from jobmanager.core.values import Census
+from jobmanager.store.database import Database
 from jobmanager.store.fast_statements import Columns
+from jobmanager.store.reader import Reader, translated_errors
 from jobmanager.store.schema import census, jobs
 
 if TYPE_CHECKING:
@@ -49,6 +53,39 @@ def _miscounted() -> Select[Any]:
 
 #: The corrections to add to the counts: no rows, unless something has written jobs without counting them.
 MISCOUNTED = _miscounted()
+
+
+class JobCounts:
+    """Reads the counts, and corrects them. Raises StoreUnavailable."""
+
+    def __init__(self, database: Database, reader: Reader) -> None:
+        self._database = database
+        self._reader = reader
+
+    def read(self) -> Census:
+        """Return the number of jobs of each type and status that has any. Cheap: every commit updates the counts."""
+        return {(row.type, Status(row.status)): int(row.jobs) for row in self._reader.read(COUNTED)}
+
+    def correct(self) -> Census:
+        """Recount the jobs, correct the counts, and return the differences. Needed if plain SQL has changed jobs.
+
+        Scans an index of all jobs: 50 to 150 ms for a million. Writes only to correct counts and to add up their parts.
+        """
+        with translated_errors():
+            self._database.add_up_counts()
+        if not self._reader.read(MISCOUNTED):
+            return {}
+        return self._database.run(self._add_missed)
+
+    def _add_missed(self, connection: Connection) -> Census:
+        """Add to the counts what they miss, and return it."""
+        self._database.acquire_lock(connection, "correction")  # else two processes would add the differences twice
+        self._database.flush_counts(connection)  # the notes of this transaction so far
+        # One query: of every other transaction, it sees both the jobs and their counts, or neither.
+        missed = {(row.type, Status(row.status)): int(row.missed) for row in connection.execute(MISCOUNTED)}
+        for key, number in missed.items():
+            note(connection, [key], number)
+        return missed
 
 
 def addition(insert: _Insert) -> _Insert:

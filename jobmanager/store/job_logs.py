@@ -1,13 +1,13 @@
 """The log of each job in the database: add lines, drop the oldest ones, read a page.
 
-Runs inside transactions that store.py opens. job_log.py decides which lines are dropped.
+core/job_log.py decides which lines are dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, case, delete, func, insert, null, select, update
 from sqlalchemy.ext.compiler import compiles
@@ -16,12 +16,18 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from jobmanager.core.job_log import NOTE_ATTEMPT, NOTE_LEVEL, Entry, LogLimits, LogSize, lines_noted
 from jobmanager.core.values import LogLine
+from jobmanager.store.database import Database
+from jobmanager.store.reader import Reader
 from jobmanager.store.schema import log_lines
+
+T = TypeVar("T")
 
 #: Approximate size of the messages in one page of a log, in bytes; a page has at least one line.
 PAGE_BYTES = 1 << 20
 #: How many of the oldest lines one query reads when lines are dropped.
 _LOOK_AT = 1000
+#: Most jobs whose log sizes this process caches; a full cache is cleared.
+_MOST_TALLIES = 10_000
 
 
 class _octets(FunctionElement[int]):  # noqa: N801 - an SQL function
@@ -42,16 +48,58 @@ def _length_of_blob(element: _octets, compiler: SQLCompiler, **options: Any) -> 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
+class _Tally:
     """The size of a job's log, cached for one attempt: only the attempt that holds the job adds lines."""
 
     attempt: int
     size: LogSize
 
 
-def add_lines(
-    connection: Connection, job_id: str, lines: Sequence[LogLine], *, known: Tally | None, limits: LogLimits
-) -> Tally:
+class JobLogs:
+    """The logs of all jobs, for any number of threads. Every method raises StoreUnavailable."""
+
+    def __init__(self, database: Database, reader: Reader, limits: LogLimits) -> None:
+        self._database = database
+        self._reader = reader
+        self._limits = limits
+        self._tallies: dict[str, _Tally] = {}  # by job; a log without a tally is counted
+
+    def read(self, job_id: str, *, after: int, limit: int) -> list[LogLine]:
+        """Return the log lines of the job numbered above *after*, oldest first.
+
+        Up to *limit* lines and about 1 MiB of messages, but at least one line. An empty list is the end of the log.
+        """
+        return [
+            LogLine(number=row.number, attempt=row.attempt, at=row.at, level=row.level, message=row.message)
+            for row in self._reader.read(_page(job_id, after=after, limit=limit))
+        ]
+
+    def add(self, job_id: str, lines: Sequence[LogLine]) -> None:
+        """Store lines of the job's log; committed when this returns. Drops the oldest lines if there are too many."""
+        if lines:
+            self.run_with_lines(job_id, lines, lambda _: None)
+
+    def run_with_lines(self, job_id: str, lines: Sequence[LogLine], write: Callable[[Connection], T]) -> T:
+        """Commit *write* together with lines of the job's log."""
+        if not lines:
+            return self._database.run(write)
+        # Remove the tally until the commit: after a failure, the log is counted again.
+        known = self._tallies.pop(job_id, None)
+
+        def write_all(connection: Connection) -> tuple[T, _Tally]:
+            result = write(connection)
+            return result, _add_lines(connection, job_id, lines, known=known, limits=self._limits)
+
+        result, tally = self._database.run(write_all)
+        if len(self._tallies) >= _MOST_TALLIES:
+            self._tallies.clear()
+        self._tallies[job_id] = tally
+        return result
+
+
+def _add_lines(
+    connection: Connection, job_id: str, lines: Sequence[LogLine], *, known: _Tally | None, limits: LogLimits
+) -> _Tally:
     """Add lines to a job's log, drop the oldest ones if it is now too long, and return its size.
 
     *known* is the previous result for the job, if that was committed. If None, the log is counted.
@@ -68,10 +116,10 @@ def add_lines(
         size = size.plus(line.message)
     if limits.is_worth_dropping(size):
         size = _drop_oldest(connection, job_id, size, limits)
-    return Tally(attempt=attempt, size=size)
+    return _Tally(attempt=attempt, size=size)
 
 
-def page(job_id: str, *, after: int, limit: int) -> Select[Any]:
+def _page(job_id: str, *, after: int, limit: int) -> Select[Any]:
     """Return the query of the lines numbered above *after*: up to *limit* lines, and about PAGE_BYTES.
 
     One statement: between two, lines could be dropped, and a page could be empty before the end of the log.

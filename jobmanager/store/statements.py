@@ -1,6 +1,6 @@
 """The statements that every job needs, built once: building a statement takes longer than running it.
 
-Statements only; store.py decides what they mean for a job.
+Statements only: they decide nothing about a job.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ _OWNER = bindparam("owner_is", type_=jobs.c.owner.type)
 _LIMIT = bindparam("limit", type_=Integer())
 
 _IS_JOB = jobs.c.id == bindparam("id_is")
-_IS_HELD = and_(_IS_JOB, jobs.c.attempt == bindparam("attempt_is"), jobs.c.owner == _OWNER)
+_IS_OWNED = and_(_IS_JOB, jobs.c.attempt == bindparam("attempt_is"), jobs.c.owner == _OWNER)
 # A job whose thread is parked in another process may be claimed by that process only, as long as its lease is valid.
 _IS_FREE = or_(jobs.c.owner.is_(None), jobs.c.owner == _OWNER, jobs.c.lease_expires_at <= _LEASE_NOW)
 _IS_CLAIMABLE = and_(IS_QUEUED, _IS_FREE)
 _IS_TO_CLEAN = and_(IS_STOPPING, jobs.c.owner.is_(None), jobs.c.run_at <= _NOW)
 
-_IS_SILENT = and_(IS_HELD, jobs.c.lease_expires_at <= _LEASE_NOW)
+_LEASE_HAS_EXPIRED = and_(IS_HELD, jobs.c.lease_expires_at <= _LEASE_NOW)
 
 JOB = select(jobs).where(_IS_JOB)
 JOB_LOCKED = JOB.with_for_update()
-JOB_HELD = select(jobs).where(_IS_HELD).with_for_update()
+JOB_OWNED = select(jobs).where(_IS_OWNED).with_for_update()
 #: The initial values of a job, for columns that its submission does not set.
 NEW_JOB = {column.name: _unset(column) for column in jobs.c}
 #: Inserts a job. Sets only the columns of a submission and those that must not be null.
@@ -97,14 +97,14 @@ LAST_CHANGE = select(func.coalesce(func.max(changes.c.seq), 0))
 SIGNALS = select(changes).where(changes.c.signal_to == _OWNER, changes.c.signal_to.is_not(None)).order_by(changes.c.seq)
 
 #: Jobs whose lease has expired, the longest expired first.
-SILENT = (
+EXPIRED = (
     select(jobs)
-    .where(_IS_SILENT)
+    .where(_LEASE_HAS_EXPIRED)
     .order_by(jobs.c.lease_expires_at, jobs.c.number)
     .limit(500)
     .with_for_update(skip_locked=True)
 )
-HAS_SILENT = select(exists(select(literal(1)).where(_IS_SILENT)))
+HAS_EXPIRED = select(exists(select(literal(1)).where(_LEASE_HAS_EXPIRED)))
 
 
 def by_index(query: Select[Any], index: str) -> Select[Any]:
@@ -155,20 +155,20 @@ def move_job(names: tuple[str, ...]) -> Update:
 
     *names* are its parameters: the columns to set, and the values that were read (`number_is`, `status_is` …).
     """
-    seen = {"number_is", "status_is", "attempt_is", "owner_is"}
-    as_seen = and_(
+    expected = {"number_is", "status_is", "attempt_is", "owner_is"}
+    is_unchanged = and_(
         jobs.c.number == bindparam("number_is"),
         jobs.c.status == bindparam("status_is"),
         jobs.c.attempt == bindparam("attempt_is"),
         # Compare the owner, too: a stopping job whose lease expired keeps its status and attempt until it is claimed.
         jobs.c.owner.is_not_distinct_from(_OWNER),
     )
-    return update(jobs).where(as_seen).values(_parameters(sorted(set(names) - seen)))
+    return update(jobs).where(is_unchanged).values(_parameters(sorted(set(names) - expected)))
 
 
 @cache
 def save_checkpoint(columns: tuple[str, ...]) -> Update:
-    """Return the update of a held job that saves a checkpoint in *columns*, and returns the job's status.
+    """Return the update of an owned job that saves a checkpoint in *columns*, and returns the job's status.
 
     Increments `checkpoint_seq` if `saved_at` is among them. A new cursor resets `crashes`.
     """
@@ -179,7 +179,7 @@ def save_checkpoint(columns: tuple[str, ...]) -> Update:
         # Only a new cursor is progress: from the same one, the next attempt would crash again.
         has_moved = cast(jobs.c.cursor, Text).is_distinct_from(bindparam("cursor_is", type_=Text()))
         values["crashes"] = case((has_moved, 0), else_=jobs.c.crashes)
-    return update(jobs).where(_IS_HELD).values(values).returning(jobs.c.status)
+    return update(jobs).where(_IS_OWNED).values(values).returning(jobs.c.status)
 
 
 def _is_of(types: tuple[str, ...]) -> ColumnElement[bool]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobmanager.engine import dispatcher
-from jobmanager.store.sqlite import Watch, _touch
+from jobmanager.store.sqlite.watch import Watch, announce_commit
 
 #: Between what is looked in a second by one that is not idle, 50 times, and by one that is and is not told, 25 times.
 BETWEEN = 30
@@ -129,7 +129,7 @@ def test_a_process_that_is_told_without_end_looks_no_more_often_than_any(
     def tell() -> None:
         while not is_over.wait(0.0005):
             other.halt(job.id)
-            _touch(other._store._database._turn_path)
+            announce_commit(other._store.database.writer.lock_path)
 
     teller = Thread(target=tell, name="test-teller")
     teller.start()

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from jobmanager import Job, registry
 from jobmanager.http import events
 from jobmanager.jobs.export.job import Export
-from jobmanager.store import sqlite
+from jobmanager.store.sqlite import clocks
 
 # Small enough for a test to find an export in the middle of many.
 Export.chunk_rows = int(os.environ.get("SERVED_CHUNK_ROWS", "500"))
@@ -40,7 +40,7 @@ def _wrong_clock() -> datetime:
 
 _CLOCK = Path(os.environ.get("JOBMANAGER_DATA_DIR", "var")).absolute().parent / "clock"
 # The only reader of the wall clock. Not by libfaketime: 0.9.10 breaks time.sleep where the monotonic clock is spared.
-sqlite._wall_clock = _wrong_clock
+clocks.wall_clock = _wrong_clock
 
 
 class Traced(Job):

@@ -304,7 +304,7 @@ class StoreMachine(RuleBasedStateMachine):
     def let_go(self, attempt: Attempt) -> None:
         job = self.jobs[attempt.job_id]
         try:
-            is_let_go = self.stores[attempt.process].let_go(attempt.job_id, attempt.number)
+            is_let_go = self.stores[attempt.process].release_lease(attempt.job_id, attempt.number)
         except LeaseLost:
             assert job.holder is not attempt
             return

@@ -121,21 +121,21 @@ class TestedStore(Store):
 
     def execute(self, statement: str, **parameters: Any) -> list[Any]:
         """Run a statement behind the store's back, and return its rows."""
-        with self._database.engine.connect().execution_options(is_writer=True) as connection, connection.begin():
+        with self.database.engine.connect().execution_options(is_writer=True) as connection, connection.begin():
             result = connection.execute(text(statement), parameters)
             return list(result) if result.returns_rows else []
 
     def cut(self, connection: Any) -> None:
         """Have a connection be lost, as when the database is restarted."""
         driver = connection.connection.driver_connection
-        if self._database.engine.name == "sqlite":
+        if self.database.engine.name == "sqlite":
             driver.close()
         else:
             self.execute(f"SELECT pg_terminate_backend({driver.info.backend_pid})")
 
     def deadlocks(self) -> int:
         """Return how often a transaction was ended because it and another waited for each other; never in SQLite."""
-        if self._database.engine.name == "sqlite":
+        if self.database.engine.name == "sqlite":
             return 0
         ((number,),) = self.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         return int(number)

@@ -275,7 +275,7 @@ def test_a_parked_job_is_claimed_by_any_process_once_its_own_is_silent(store: An
 def test_a_parked_job_that_was_let_go_is_claimed_by_any_process(store: Any, other: Any) -> None:
     job = parked(store, "a")
 
-    assert store.let_go("a", job.attempt)
+    assert store.release_lease("a", job.attempt)
 
     assert (store.get("a").owner, store.get("a").status) == (None, Status.HALTED)
     other.apply("a", Action.RESUME)
@@ -286,7 +286,7 @@ def test_a_parked_job_that_was_asked_to_stop_is_not_let_go(store: Any, other: An
     job = parked(store, "a")
     other.apply("a", Action.STOP)
 
-    assert not store.let_go("a", job.attempt)
+    assert not store.release_lease("a", job.attempt)
 
     assert store.get("a").owner == store.owner
     assert other.claim_to_clean(9, types=["T"]) == [], "its own thread cleans"
@@ -295,7 +295,7 @@ def test_a_parked_job_that_was_asked_to_stop_is_not_let_go(store: Any, other: An
 def test_a_job_that_runs_is_not_let_go(store: Any) -> None:
     job = store.run("a")
 
-    assert not store.let_go("a", job.attempt)
+    assert not store.release_lease("a", job.attempt)
 
     assert store.get("a").owner == store.owner
 

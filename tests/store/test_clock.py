@@ -13,7 +13,8 @@ from sqlalchemy import event, text
 from jobmanager.core.outcomes import Settlement
 from jobmanager.core.states import Action, Status
 from jobmanager.core.values import NewJob
-from jobmanager.store import Store, sqlite
+from jobmanager.store import Store
+from jobmanager.store.sqlite import clocks
 
 
 @pytest.mark.parametrize("step", [timedelta(days=1), timedelta(days=-1)], ids=["forward", "backward"])
@@ -25,7 +26,7 @@ def test_a_step_of_the_clock_takes_no_job_from_its_owner_and_keeps_none_from_bei
     owner.add([NewJob(id="1", type="Simple", args={})], actor="test")
     owner.claim(1, types=["Simple"], max_running={})
 
-    monkeypatch.setattr(sqlite, "_wall_clock", lambda: datetime.now(UTC) + step)
+    monkeypatch.setattr(clocks, "wall_clock", lambda: datetime.now(UTC) + step)
     other = Store(url)  # a process that begins after the step
 
     assert other.expire() == []
@@ -48,7 +49,7 @@ def test_no_job_that_may_begin_at_once_waits_for_a_clock_that_was_set_back(
     store.apply("resumed", Action.HALT)
     store.apply("resumed", Action.RESUME)
 
-    monkeypatch.setattr(store, "now", lambda: datetime.now(UTC) - timedelta(hours=1))
+    monkeypatch.setattr(store.database, "now", lambda: datetime.now(UTC) - timedelta(hours=1))
 
     assert [job.id for job in store.claim(3, types=["Simple"], max_running={})] == ["submitted", "resumed"]
     assert [job.id for job in store.claim_to_clean(3, types=["Simple"])] == ["stopped"]
@@ -65,7 +66,7 @@ def test_a_job_that_is_resumed_after_the_clock_was_set_back_begins_at_once(
     for name in names:
         store.apply(name, Action.HALT)
 
-    monkeypatch.setattr(store, "now", lambda: datetime.now(UTC) - timedelta(hours=1))
+    monkeypatch.setattr(store.database, "now", lambda: datetime.now(UTC) - timedelta(hours=1))
     store.apply("alone", Action.RESUME)
     store.apply_to_each({"with others": store.now()}, Action.RESUME, statuses=(), actor="ann")
 
@@ -77,7 +78,7 @@ def test_a_process_that_is_frozen_as_it_looks_at_the_clock_of_the_database_does_
     prepared_postgres: str,
 ) -> None:
     store = Store(prepared_postgres)
-    engine = store._database.engine
+    engine = store.database.engine
     asked = []
 
     def freeze_once(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:

@@ -63,8 +63,8 @@ class Held:
         self.store = store
         self.transactions = 0
         self.began, self.may_go_on = threading.Event(), threading.Event()
-        assert isinstance(store._database, Database)
-        self._begin = store._database._begin
+        assert isinstance(store.database, Database)
+        self._begin = store.database.writer.begin
         self.commits = GroupCommit(self.begin)
 
     @contextmanager
@@ -77,7 +77,7 @@ class Held:
 
     def waiting(self) -> int:
         """Return how many writes wait for the next transaction."""
-        return len(self.commits._waiting)
+        return len(self.commits.waiting)
 
     def lines(self) -> list[str]:
         """Return what is kept, in order."""
@@ -202,7 +202,7 @@ def test_a_thread_that_ctrl_c_takes_away_while_others_are_about_to_come_strands_
 ) -> None:
     held.may_go_on.set()
     monkeypatch.setattr(group_commit, "_GATHER_SECONDS", 30.0)
-    held.commits._last = 2
+    held.commits.last_size = 2
 
     def interrupt() -> None:
         until(lambda: held.waiting() == 1)
@@ -234,7 +234,7 @@ def test_after_ctrl_c_while_another_program_has_the_file_all_can_write_again(tmp
     other.execute("BEGIN IMMEDIATE")
 
     def interrupt() -> None:
-        until(lambda: store._database._commits._asked_at is not None)
+        until(lambda: store.database.commits.asked_at is not None)
         interrupt_main_thread()
         other.execute("COMMIT")
 
@@ -255,7 +255,7 @@ def test_after_ctrl_c_in_the_middle_of_a_statement_the_same_process_can_write_ag
     store = Store(f"sqlite:///{tmp_path}/jobs.db")
     is_armed = [True]
 
-    @event.listens_for(store._database.engine, "do_execute")
+    @event.listens_for(store.database.engine, "do_execute")
     def do_execute(_cursor: Any, statement: str, _parameters: Any, _context: Any) -> None:
         if "labels" in statement and is_armed:
             is_armed.clear()
@@ -271,15 +271,15 @@ def test_after_ctrl_c_in_the_middle_of_a_statement_the_same_process_can_write_ag
 
 @pytest.mark.usefixtures("_heeds_ctrl_c")
 def test_ctrl_c_during_a_commit_writes_nothing_twice_and_others_are_told_to_look(held: Held, until: Any) -> None:
-    database: Any = held.store._database
-    say = database._say
+    writer: Any = held.store.database.writer
+    send = writer.send
 
-    def say_and_interrupt(driver: Any, words: str) -> None:
-        say(driver, words)
+    def send_and_interrupt(driver: Any, words: str) -> None:
+        send(driver, words)
         if words == "COMMIT" and threading.current_thread() is threading.main_thread():
             interrupt_main_thread()
 
-    database._say = say_and_interrupt
+    writer.send = send_and_interrupt
     answers: list[Any] = []
 
     def write() -> None:
@@ -313,7 +313,7 @@ def test_where_no_transaction_can_be_opened_all_who_wait_hear_so_at_once(held: H
         raise OperationalError("BEGIN", {}, Exception("no such host"))
         yield
 
-    held.commits._begin = fail
+    held.commits.begin = fail
     answers: list[Any] = []
 
     def write() -> None:
@@ -333,7 +333,7 @@ def test_where_no_transaction_can_be_opened_all_who_wait_hear_so_at_once(held: H
 
 
 def test_an_attempt_that_lost_its_job_is_never_told_to_another_thread(held: Held, until: Any) -> None:
-    begin = held.commits._begin
+    begin = held.commits.begin
     tried = []
 
     @contextmanager
@@ -347,7 +347,7 @@ def test_an_attempt_that_lost_its_job_is_never_told_to_another_thread(held: Held
     def lose(_connection: Any) -> None:
         raise LeaseLost("a")
 
-    held.commits._begin = begin_but_once
+    held.commits.begin = begin_but_once
     answers = commit_together(held, [lambda connection: note(connection, "first"), lose], until)
 
     assert [type(answer) for answer in answers] == [StoreUnavailable] * 2

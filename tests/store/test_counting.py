@@ -139,13 +139,13 @@ def test_counts_are_corrected_while_somebody_else_who_has_counted_does_not_commi
     store.execute("UPDATE jobs SET status = 'halted' WHERE id = 'a'")
 
     def halt_slowly(connection: Any) -> None:
-        other._transition(connection, other._found(connection, "b"), Action.HALT, {})
-        other._database.count(connection)
+        other.lifecycle.transition(connection, other.get("b"), Action.HALT, {})
+        other.database.flush_counts(connection)
 
         assert store.correct_count() == {("A", Status.HALTED): 1, ("A", Status.SUBMITTED): -1}
         assert store.count() == {("A", Status.HALTED): 1, ("B", Status.SUBMITTED): 1}
 
-    other._database.run(halt_slowly)
+    other.database.run(halt_slowly)
     assert store.count() == counted_anew(store) == {("A", Status.HALTED): 1, ("B", Status.HALTED): 1}
 
 
@@ -170,10 +170,10 @@ def test_a_process_that_is_frozen_once_it_has_counted_holds_up_nobody_else(
     ids = [str(number) for number in range(60)]
     store.put(*ids, "its own")
 
-    with frozen._database.engine.begin() as connection:
+    with frozen.database.engine.begin() as connection:
         for by in (1, -1) * 50:  # in whichever rows it counts
             job_counts.note(connection, [("T", Status.SUBMITTED), ("T", Status.HALTED)], by)
-            frozen._database.count(connection)
+            frozen.database.flush_counts(connection)
         at_once([lambda job_id=job_id: store.apply(job_id, Action.HALT) for job_id in ids])
         assert store.correct_count() == {}
 

@@ -186,8 +186,8 @@ def test_a_log_is_counted_again_if_nobody_knows_whether_lines_were_committed(
         run(write)
         raise StoreUnavailable("The connection was lost before the answer came.")
 
-    run = small._database.run
-    monkeypatch.setattr(small._database, "run", commit_and_fail)
+    run = small.database.run
+    monkeypatch.setattr(small.database, "run", commit_and_fail)
     with pytest.raises(StoreUnavailable):
         talker.say(8)
     monkeypatch.undo()
@@ -208,8 +208,8 @@ def test_a_commit_that_fails_is_not_counted(small: Any, monkeypatch: pytest.Monk
 
         return run(fail)
 
-    run = small._database.run
-    monkeypatch.setattr(small._database, "run", run_and_fail)
+    run = small.database.run
+    monkeypatch.setattr(small.database, "run", run_and_fail)
     with pytest.raises(StoreUnavailable):
         talker.say(50)
     monkeypatch.undo()

@@ -176,7 +176,7 @@ def test_of_several_indexes_the_one_with_the_fewest_entries_is_read(
     def read(**given: Any) -> str:
         """Return the condition by which jobs are found."""
         selection = Selection(**given)
-        (stream,) = store._way(search.ways(selection, TYPES), selection, None)
+        (stream,) = store.lookup.way(search.ways(selection, TYPES), selection, None)
         return str(stream.driver.compile(compile_kwargs={"literal_binds": True}))
 
     assert read(labels=labels) == "labels.name = 'few' AND labels.value = 'b'"
@@ -194,7 +194,7 @@ def test_postgresql_looks_up_what_an_index_does_not_say_for_each_entry_by_itself
 
     for way in search.ways(rare, ["T"]):
         query = search.page(way, rare, before=None, limit=10)
-        words = query.compile(dialect=store._database.engine.dialect, compile_kwargs={"literal_binds": True})
+        words = query.compile(dialect=store.database.engine.dialect, compile_kwargs={"literal_binds": True})
         plan = "\n".join(line for (line,) in store.execute(f"EXPLAIN {words}"))
         assert "SubPlan" in plan
         assert "Merge" not in plan

@@ -28,8 +28,8 @@ def read(tail: Tail) -> list[int]:
 @contextmanager
 def submission_under_way(store: Any, job_id: str) -> Iterator[Any]:
     """Have a transaction open that has written a change; it is rolled back, unless it is committed meanwhile."""
-    with store._database.engine.connect() as connection:
-        store._insert(connection, [(NewJob(id=job_id, type="T", args={}), "test")], store.now())
+    with store.database.engine.connect() as connection:
+        store.submissions.insert(connection, [(NewJob(id=job_id, type="T", args={}), "test")], store.now())
         yield connection
         connection.rollback()
 
@@ -179,9 +179,11 @@ def test_a_reader_sees_every_change_once_and_in_order_while_many_write(
         for turn in range(8):
             job_id = f"{number}-{turn}"
             store.put(job_id)
-            with store._database.engine.connect().execution_options(is_writer=True) as connection:
+            with store.database.engine.connect().execution_options(is_writer=True) as connection:
                 transaction = connection.begin()
-                store._insert(connection, [(NewJob(id=f"{job_id}-no", type="T", args={}), "test")], store.now())
+                store.submissions.insert(
+                    connection, [(NewJob(id=f"{job_id}-no", type="T", args={}), "test")], store.now()
+                )
                 transaction.rollback()
             store.apply(job_id, Action.HALT)
 

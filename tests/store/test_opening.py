@@ -124,7 +124,7 @@ def test_closing_twice_is_fine(tmp_path: Path) -> None:
 def test_a_file_is_kept_in_write_ahead_mode_and_every_commit_survives_a_power_cut(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/jobs.db")
 
-    with store._database.engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 

@@ -71,7 +71,7 @@ QUESTIONS: dict[str, Ask] = {
     "a checkpoint": lambda store: store.checkpoint("running", 1, Checkpoint(cursor=1), {}),
     "a halt": lambda store: store.apply("running", Action.HALT),
     "a settlement": park,
-    "letting go": lambda store: store.let_go("running", 1),
+    "letting go": lambda store: store.release_lease("running", 1),
     "a job": lambda store: store.get("running"),
     "changes of a job": lambda store: store.changes("running"),
     "lines of a job": lambda store: store.log("running"),
@@ -106,7 +106,7 @@ def full_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Return a store with a hundred thousand finished jobs, one that runs and one that waits."""
     limits = LogLimits(lines=100)
     store = Store(f"sqlite:///{tmp_path_factory.mktemp('plans')}/jobs.db", log_limits=limits)
-    with store._database.engine.connect().execution_options(is_writer=True) as connection, connection.begin():
+    with store.database.engine.connect().execution_options(is_writer=True) as connection, connection.begin():
         connection.execute(text(FINISHED_JOBS))
         connection.execute(text(THEIR_CHANGES))
     store.add([NewJob(id="running", type="T", args={})], actor="ann")
@@ -134,7 +134,7 @@ def explained(store: Store) -> Iterator[list[str]]:
             explain(connection.connection.driver_connection, statement, values)
 
     run = Prepared.run
-    engine = store._database.engine
+    engine = store.database.engine
     event.listen(engine, "before_cursor_execute", explain_theirs)
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -187,9 +187,9 @@ def counted(store: Store) -> Iterator[list[int]]:
     def begin(driver: Any, _record: Any, _proxy: Any) -> None:
         driver.set_progress_handler(count, 10)
 
-    event.listen(store._database.engine, "checkout", begin)
+    event.listen(store.database.engine, "checkout", begin)
     yield taken
-    event.remove(store._database.engine, "checkout", begin)
+    event.remove(store.database.engine, "checkout", begin)
 
 
 @pytest.mark.parametrize("question", ["what there is to do", "a claim", "the queue"])

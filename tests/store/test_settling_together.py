@@ -25,8 +25,8 @@ def together(store: Any, at_once: Any) -> Callable[[list[Callable[[], Any]]], li
 
     What a call raises is its answer.
     """
-    commits = store._database._commits
-    begin = commits._begin
+    commits = store.database.commits
+    begin = commits.begin
 
     def answer_of(call: Callable[[], Any]) -> Any:
         try:
@@ -37,12 +37,12 @@ def together(store: Any, at_once: Any) -> Callable[[list[Callable[[], Any]]], li
     def run(calls: list[Callable[[], Any]]) -> list[Any]:
         @contextmanager
         def begin_once_all_wait() -> Iterator[Any]:
-            until(lambda: len(commits._waiting) == len(calls) - 1)
-            commits._begin = begin
+            until(lambda: len(commits.waiting) == len(calls) - 1)
+            commits.begin = begin
             with begin() as connection:
                 yield connection
 
-        commits._begin = begin_once_all_wait
+        commits.begin = begin_once_all_wait
         return list(at_once([lambda call=call: answer_of(call) for call in calls]))
 
     return run
@@ -164,15 +164,18 @@ def ending(store: Any, job: JobRecord, way: str, number: int) -> Callable[[], An
 @pytest.mark.parametrize("place", ["while it is written", "before it is committed"])
 def test_a_connection_that_is_lost_in_the_middle_loses_and_doubles_nothing(store: Any, place: str) -> None:
     (job,) = running(store, "a")
-    write_all = store._settle_all
+    run_together = store.database.run_together
 
-    def lose(connection: Any, ended: Any) -> Any:
-        store._settle_all = write_all
-        applied = write_all(connection, ended) if place == "before it is committed" else None
-        store.cut(connection)
-        return applied or write_all(connection, ended)
+    def run_and_lose(write_all: Callable[..., Any], ended: Any) -> Any:
+        def lose(connection: Any, ended: Any) -> Any:
+            applied = write_all(connection, ended) if place == "before it is committed" else None
+            store.cut(connection)
+            return applied or write_all(connection, ended)
 
-    store._settle_all = lose
+        store.database.run_together = run_together
+        return run_together(lose, ended)
+
+    store.database.run_together = run_and_lose
 
     with pytest.raises(StoreUnavailable):
         completing(store, job)()

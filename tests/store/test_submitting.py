@@ -362,8 +362,8 @@ def test_a_key_that_a_frozen_process_is_storing_keeps_only_its_own_submission_wa
     keyed = [NewJob(id="k", type="T", args={}, idempotency_key="key")]
 
     with ThreadPoolExecutor(3, thread_name_prefix="test") as pool:
-        with frozen._database.engine.begin() as connection:
-            frozen._add(connection, keyed, ["ann"])
+        with frozen.database.engine.begin() as connection:
+            frozen.submissions.add_keyed(connection, keyed, ["ann"])
             again = pool.submit(store.add, [replace(keyed[0], id="again")], actor="ann")
             blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             until(lambda: store.execute(blocked) == [(1,)], "the submission to wait for the key")

@@ -133,7 +133,7 @@ WRITES: dict[str, Write] = {
     "checkpoint with log lines": lambda store, job_id, attempt: store.checkpoint(
         job_id, attempt, None, None, [LogLine(number=0, attempt=attempt, at=store.now(), level="INFO", message="x")]
     ),
-    "let_go": lambda store, job_id, attempt: store.let_go(job_id, attempt),
+    "let_go": lambda store, job_id, attempt: store.release_lease(job_id, attempt),
 }
 
 

@@ -82,6 +82,19 @@ def test_the_store_alone_knows_the_database_and_http_alone_knows_flask(path: Pat
     assert here == "http" or not packages & {"flask", "werkzeug", "flasgger"}
 
 
+def test_one_module_of_the_store_writes_statuses() -> None:
+    writers = [names(path) for path in FILES if "statements.move_job(" in path.read_text(encoding="utf-8")]
+
+    assert writers == ["store/lifecycle.py"]
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if part_of(path) == "store"], ids=names)
+def test_one_module_of_the_store_knows_which_databases_there_are(path: Path) -> None:
+    databases = {name.split(".")[2] for name in imports(path) if name.startswith("jobmanager.store.")}
+
+    assert path.name == "opening.py" or path.parent.name in databases or not databases & {"sqlite", "postgresql"}
+
+
 @pytest.mark.parametrize("path", [path for path in FILES if part_of(path) == "jobs"], ids=names)
 def test_job_types_know_neither_the_store_nor_what_is_above_them(path: Path) -> None:
     assert not parts_imported(path) & {"store", "engine", "manager", "http"}

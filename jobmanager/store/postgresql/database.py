@@ -1,14 +1,14 @@
-"""The PostgreSQL database: a pool, one clock for all hosts, and LISTEN/NOTIFY."""
+"""The store's Database on a PostgreSQL server: a pool of connections, and transactions that announce their commit.
+
+Uses clock.py for all times. watch.py listens to the announcements.
+"""
 
 from __future__ import annotations
 
 import random
-import select as polling
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -30,28 +30,22 @@ from sqlalchemy import (
 from sqlalchemy import Insert as CoreInsert
 from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError, StatementError
+from sqlalchemy.exc import DisconnectionError, StatementError
 from sqlalchemy.sql import visitors
 
 from jobmanager.store import job_counts, schema
 from jobmanager.store.fast_statements import Columns, Parameters, Prepared, Rows, Statement, as_sqlalchemy
 from jobmanager.store.group_commit import GroupCommit, translate
+from jobmanager.store.postgresql.clock import ServerClock
+from jobmanager.store.postgresql.watch import CHANNEL, Watch, owner_lock
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-#: How often to measure the offset to the database's clock.
-_SYNC_SECONDS = 60.0
-#: How many measurements to take. The quickest one counts: one during which the process is frozen is far off.
-_LOOKS = 3
-#: How often to retry a lost listening connection, and to poll the store until it is back.
-_RECONNECT_SECONDS = 0.5
 #: The OID of double precision.
 _FLOAT8 = 701
-#: The channel that announces every commit that may concern another process.
-_CHANNEL = "jobmanager"
 #: Ends an announced transaction: both statements in one round trip.
-_COMMIT_ANNOUNCED = f"NOTIFY {_CHANNEL}; COMMIT"
+_COMMIT_ANNOUNCED = f"NOTIFY {CHANNEL}; COMMIT"
 #: How long a connection may have been idle and still be used without a ping.
 _TRUSTED_SECONDS = 1.0
 #: Number of parts of each count of jobs per process, so that its transactions seldom wait for each other. Processes
@@ -78,6 +72,8 @@ _CHANGE_WRITERS = text(
 class Database:
     """The engine, transactions and clock of one process on a PostgreSQL database."""
 
+    has_boot_clock = False
+
     def __init__(self, url: str, json_serializer: Any) -> None:
         """Does not connect."""
         schema.have_partial_indexes("postgresql")
@@ -94,19 +90,18 @@ class Database:
         )
         event.listen(self.engine, "checkin", _note_when_idle)
         event.listen(self.engine, "checkout", _ping_where_idle)
-        event.listen(self.engine, "rollback", _forget_what_was_to_be_done)
+        event.listen(self.engine, "rollback", _forget_notes)
         event.listen(self.engine, "commit", self._commit_announced)
         #: the same pool in autocommit mode, for single queries
-        self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._lock = threading.Lock()  # guards _offset and _synced_at; never held while asking the database
-        self._offset: datetime | None = None  # the database's time at which our monotonic clock is zero
-        self._synced_at = 0.0
+        self.reader: Engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        #: the clock of all times, those of leases included
+        self.now = self.lease_now = ServerClock(self.reader).now
         self._prepared: dict[Statement, Prepared] = {}
         self._addition = job_counts.addition(insert(schema.census))
         self._owner = ""
         self._first_part = 1 + random.randrange(2**27) * _PARTS
         # Do not extend a batch while it is written: later rows would break the lock order, and could deadlock.
-        self._commits = GroupCommit(self._begin, largest=1)
+        self.commits = GroupCommit(self._begin, largest=1)
 
     def run(self, write: Callable[[Connection], T]) -> T:
         """Run *write* in its own transaction, commit, and return its result.
@@ -116,7 +111,7 @@ class Database:
         try:
             with self.engine.begin() as connection:
                 result = write(connection)
-                self.count(connection)
+                self.flush_counts(connection)
                 return result
         except StatementError as error:
             ours = translate(error)
@@ -127,23 +122,18 @@ class Database:
 
         This process runs such transactions one after another: for writes that are faster batched than concurrent.
         """
-        return self._commits.run_together(write_all, item)
+        return self.commits.run_together(write_all, item)
 
     @contextmanager
     def begin_alone(self) -> Iterator[Connection]:
         """Open a transaction for changes of the schema. Blocks while another process has such a transaction open."""
         with self.engine.begin() as connection:
-            self.take_turn(connection, "schema")
+            self.acquire_lock(connection, "schema")
             yield connection
 
     def execute(self, connection: Connection, statement: Statement, parameters: Parameters) -> Rows:
         """Run a prepared statement in the transaction of *connection* and return its rows; raises DBAPIError."""
         return self._prepare(statement).run(connection.connection.driver_connection, parameters)
-
-    def add(self, connection: Connection, statement: CoreInsert, parameters: Parameters) -> int:
-        """Run a prepared insert and return the number of the new row; raises DBAPIError."""
-        ((number,),) = self.execute(connection, _numbered(statement), parameters)
-        return int(number)
 
     def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> int:
         """Run a prepared statement once per row of *columns*, with the *shared* values added.
@@ -157,7 +147,9 @@ class Database:
     ) -> list[int]:
         """Run a prepared insert once per row of *columns* and return the numbers of the new rows; raises DBAPIError."""
         if len(next(iter(columns.values()))) == 1:
-            return [self.add(connection, statement, {**shared, **{name: value for name, (value,) in columns.items()}})]
+            row = {name: value for name, (value,) in columns.items()}
+            ((number,),) = self.execute(connection, _numbered(statement), {**shared, **row})
+            return [number]
         arrays = {name: list(column) for name, column in columns.items()}
         rows = self.execute(connection, _numbered(_for_all(statement, tuple(columns))), {**shared, **arrays})
         return [number for (number,) in rows]
@@ -172,11 +164,11 @@ class Database:
         """Return an insert of this dialect, which supports ON CONFLICT."""
         return insert(table)
 
-    def take_turn(self, connection: Connection, what: str) -> None:
-        """Acquire the advisory lock named *what*. Blocks; held until the transaction ends."""
-        connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"jobmanager {what}"))))
+    def acquire_lock(self, connection: Connection, name: str) -> None:
+        """Acquire the advisory lock named *name*. Blocks; held until the transaction ends."""
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"jobmanager {name}"))))
 
-    def count(self, connection: Connection) -> None:
+    def flush_counts(self, connection: Connection) -> None:
         """Add the notes of the transaction to the counts of jobs. Other writers of this process may wait for it."""
         if (noted := job_counts.take(connection, part=self._first_part + random.randrange(_PARTS))) is not None:
             self.execute_many(connection, self._addition, noted, {})
@@ -195,19 +187,6 @@ class Database:
         with self.reader.connect() as connection:
             return set(connection.execute(_CHANGE_WRITERS).scalars())
 
-    def now(self) -> datetime:
-        """Return the database's time, which is the same for all hosts. Setting a host's clock does not change it."""
-        with self._lock:
-            offset, is_stale = self._offset, time.monotonic() - self._synced_at > _SYNC_SECONDS
-        if offset is None or is_stale:
-            offset = self._sync(offset)
-        # Read the monotonic clock now: `_sync` may have taken long.
-        return offset + timedelta(seconds=time.monotonic())
-
-    def lease_now(self) -> datetime:
-        """Return the time for leases: they use the database's clock, too."""
-        return self.now()
-
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
         """Open a transaction; commits on leaving, rolls back on an exception.
@@ -218,30 +197,23 @@ class Database:
             driver: Any = connection.connection.driver_connection
             kept = connection.info  # not available any more once the connection is lost
             try:
-                self._say(driver, "BEGIN")
+                self._send(driver, "BEGIN")
                 yield connection
-                self.count(connection)
-                self._say(driver, _COMMIT_ANNOUNCED if kept.get(_IS_ANNOUNCED) else "COMMIT")
+                self.flush_counts(connection)
+                self._send(driver, _COMMIT_ANNOUNCED if kept.get(_IS_ANNOUNCED) else "COMMIT")
             except BaseException:
-                self._roll_back(connection, driver)
+                _roll_back(connection, driver)
                 raise
             finally:
                 kept.pop(_IS_ANNOUNCED, None)
                 kept.pop(job_counts.NOTED, None)
 
-    def _roll_back(self, connection: Connection, driver: Any) -> None:
-        try:
-            driver.rollback()
-        except psycopg.Error:  # the connection is lost: the server rolls back
-            if not connection.invalidated:
-                connection.invalidate()
-
     def _commit_announced(self, connection: Connection) -> None:
         """Send NOTIFY and COMMIT in one round trip if announced; SQLAlchemy's own COMMIT then does nothing."""
         if connection.info.pop(_IS_ANNOUNCED, False):
-            self._say(connection.connection.driver_connection, _COMMIT_ANNOUNCED)
+            self._send(connection.connection.driver_connection, _COMMIT_ANNOUNCED)
 
-    def _say(self, driver: Any, words: str) -> None:
+    def _send(self, driver: Any, words: str) -> None:
         try:
             driver.execute(words)
         except psycopg.Error as error:
@@ -254,20 +226,7 @@ class Database:
             prepared = self._prepared[statement] = Prepared(statement, self.engine.dialect, float_code=_FLOAT8)
         return prepared
 
-    def _sync(self, known: datetime | None) -> datetime:
-        """Measure the offset to the database's clock. On failure, return *known*, or raise DBAPIError if it is None."""
-        try:
-            with self.reader.connect() as connection:
-                _took, theirs, ours = min(_look_at_clock(connection) for _ in range(_LOOKS))
-        except DBAPIError:
-            if known is None:
-                raise
-            return known
-        with self._lock:
-            self._offset, self._synced_at = theirs - timedelta(seconds=ours), ours
-            return self._offset
-
-    def join(self, owner: str) -> None:
+    def register_owner(self, owner: str) -> None:
         """Set the name of this process, under which `watch` holds an advisory lock."""
         self._owner = owner
 
@@ -278,10 +237,10 @@ class Database:
     def is_alive(self, connection: Connection, owner: str) -> bool:
         """Return True if the process named *owner* is connected, even if it is frozen: it holds its advisory lock."""
         # Shared: two processes that check at the same time must not take each other for the owner.
-        return not connection.execute(select(func.pg_try_advisory_xact_lock_shared(_lock_of(owner)))).scalar_one()
+        return not connection.execute(select(func.pg_try_advisory_xact_lock_shared(owner_lock(owner)))).scalar_one()
 
     def stands_still(self, owner: str) -> bool:
-        """Return False: processes are not marked as stalled. `Store.release_process` waits for their rows instead."""
+        """Return False: processes are not marked as stalled. `Leases.release_process` waits for their rows instead."""
         return False
 
     def watch(self) -> Watch:
@@ -311,7 +270,16 @@ def _ping_where_idle(connection: Any, record: Any, _proxy: Any) -> None:
         raise DisconnectionError from error
 
 
-def _forget_what_was_to_be_done(connection: Connection) -> None:
+def _roll_back(connection: Connection, driver: Any) -> None:
+    try:
+        driver.rollback()
+    except psycopg.Error:  # the connection is lost: the server rolls back
+        if not connection.invalidated:
+            connection.invalidate()
+
+
+def _forget_notes(connection: Connection) -> None:
+    """Forget what a transaction that is rolled back would have announced and counted."""
     if not connection.invalidated:
         connection.info.pop(_IS_ANNOUNCED, None)
         connection.info.pop(job_counts.NOTED, None)
@@ -340,72 +308,3 @@ def _for_all(statement: CoreInsert, names: tuple[str, ...]) -> CoreInsert:
     rows = func.unnest(*arrays).table_valued(*[column(name, found[name].type) for name in names]).render_derived()
     values = [rows.c[name] if name in names else parameter for name, parameter in found.items()]
     return insert(statement.table).from_select(list(found), select(*values), include_defaults=False)
-
-
-def _lock_of(owner: str) -> Any:
-    """Return the key of the advisory lock that a process holds while it is connected."""
-    return func.hashtextextended(f"jobmanager owner {owner}", 0)
-
-
-def _look_at_clock(connection: Connection) -> tuple[float, datetime, float]:
-    """Query the database's clock. Return the seconds it took, the time, and our monotonic time in the middle of it."""
-    began = time.monotonic()
-    theirs: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-    ended = time.monotonic()
-    return ended - began, theirs, (began + ended) / 2
-
-
-class Watch:
-    """Reports whether anything was announced since the last call. For one thread.
-
-    While its connection is lost, it reports True at every attempt to reconnect, so that the store is still polled.
-    """
-
-    def __init__(self, engine: Engine, owner: str) -> None:
-        self._engine = engine
-        self._lock = select(func.pg_try_advisory_lock(_lock_of(owner))).compile(
-            dialect=engine.dialect, compile_kwargs={"literal_binds": True}
-        )
-        self._connection: psycopg.Connection[Any] | None = None
-        self._came = polling.poll()  # checks for notifications in a fraction of the time that the connection takes
-        self._tried_at = float("-inf")
-
-    def has_moved(self) -> bool:
-        """Return True if anything may have been announced since the last call. Blocks only to reconnect."""
-        if self._connection is None:
-            return self._connect()
-        if not self._came.poll(0):
-            return False
-        try:
-            heard = list(self._connection.notifies(timeout=0))
-        except psycopg.OperationalError:
-            self.close()
-            return True
-        return bool(heard)
-
-    def fileno(self) -> int | None:
-        """Return a descriptor that becomes readable when a commit is announced; None without a connection."""
-        return None if self._connection is None else self._connection.fileno()
-
-    def close(self) -> None:
-        """Close the connection; may be called twice."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._came = polling.poll()
-            connection.close()
-
-    def _connect(self) -> bool:
-        """Try to listen, at most every _RECONNECT_SECONDS. Return True if it tried: announcements may be lost."""
-        if time.monotonic() - self._tried_at < _RECONNECT_SECONDS:
-            return False
-        self._tried_at = time.monotonic()
-        arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
-        try:
-            connection = psycopg.connect(*arguments, **options, autocommit=True, connect_timeout=5)
-            connection.execute(str(self._lock))  # see Database.is_alive; released with the connection
-            connection.execute(f"LISTEN {_CHANNEL}")
-            self._came.register(connection.fileno(), polling.POLLIN)
-            self._connection = connection
-        except psycopg.OperationalError:
-            return True
-        return True

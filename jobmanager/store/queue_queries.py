@@ -1,48 +1,14 @@
-"""The queries behind change streams and metrics. Statements only."""
+"""The queries behind the metrics of the queue. Statements only."""
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
-from sqlalchemy import Integer, Select, and_, bindparam, case, func, or_, select
+from sqlalchemy import Select, and_, bindparam, case, func, or_, select
 
 from jobmanager.core.states import ATTENDED
-from jobmanager.store.schema import HAS_COME_DUE, IS_HELD, IS_PUT_OFF, IS_QUEUED, changes, jobs
+from jobmanager.store.schema import HAS_COME_DUE, IS_HELD, IS_PUT_OFF, IS_QUEUED, jobs
 from jobmanager.store.statements import by_index
-
-#: The columns of a Progress.
-_PROGRESS = [
-    jobs.c[name]
-    for name in (
-        "id",
-        "type",
-        "labels",
-        "status",
-        "checkpoint_seq",
-        "done",
-        "total",
-        "message",
-        "saved_at",
-        "running_since",
-        "ran_seconds",
-    )
-]
-
-#: The progress of jobs that a process holds and whose checkpoint was saved at `since` or later.
-SAVED_SINCE = select(*_PROGRESS).where(IS_HELD, jobs.c.saved_at >= bindparam("since", type_=jobs.c.saved_at.type))
-
-
-@cache
-def news(*, of_one_job: bool) -> Select[Any]:
-    """Return the query of the changes numbered above `after` up to `upto`, with their jobs: of all jobs, or of one."""
-    joined = changes.join(jobs, jobs.c.id == changes.c.job_id)
-    query = select(changes, *_PROGRESS).select_from(joined)
-    query = query.where(changes.c.seq > bindparam("after"), changes.c.seq <= bindparam("upto"))
-    if of_one_job:
-        query = query.where(changes.c.job_id == bindparam("job_id_is"))
-    return query.order_by(changes.c.seq).limit(bindparam("limit", type_=Integer()))
-
 
 _NOW = bindparam("now", type_=jobs.c.run_at.type)
 _AT_ONCE = bindparam("at_once", type_=jobs.c.run_at.type)

@@ -19,7 +19,8 @@ from jobmanager import JobManager, Settings
 from jobmanager.core.values import NewJob
 from jobmanager.errors import StoreUnavailable
 from jobmanager.registry import Registry
-from jobmanager.store import Store, group_commit, sqlite
+from jobmanager.store import Store, group_commit
+from jobmanager.store.sqlite import writer
 
 PATIENCE = 0.4
 WRITE_AND_WAIT = """
@@ -29,7 +30,7 @@ def write(connection):
     print("writes", flush=True)
     sys.stdin.read()
 store = Store(sys.argv[1])
-store._database.run(write)
+store.database.run(write)
 store.close()
 """
 
@@ -38,7 +39,7 @@ store.close()
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the URL of a store whose writers wait for less than a second."""
     monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", PATIENCE)
-    monkeypatch.setattr(sqlite, "PATIENCE_SECONDS", PATIENCE)
+    monkeypatch.setattr(writer, "PATIENCE_SECONDS", PATIENCE)
     return f"sqlite:///{tmp_path}/jobs.db"
 
 
@@ -72,7 +73,7 @@ def test_who_writes_is_told_so_in_the_end_and_what_was_refused_is_not_written_la
 ) -> None:
     first = threading.Thread(target=add, args=(store, "first"))
     first.start()
-    until(lambda: store._database._commits._asked_at is not None)
+    until(lambda: store.database.commits.asked_at is not None)
 
     with pytest.raises(StoreUnavailable, match="another process has held the write lock"):
         add(store, "second")
@@ -91,9 +92,9 @@ def test_all_but_one_of_those_who_came_while_something_was_written_are_told_so_t
     store: Store, url: str, until: Any
 ) -> None:
     is_writing, may_end, is_frozen = threading.Event(), threading.Event(), threading.Event()
-    group: Any = store._database._commits
-    group._largest = 1  # as where the first commit has as many as it takes
-    begin = group._begin
+    group: Any = store.database.commits
+    group.largest = 1  # as where the first commit has as many as it takes
+    begin = group.begin
     command = [sys.executable, "-c", WRITE_AND_WAIT, url]
     answers: list[Any] = []
 
@@ -115,18 +116,18 @@ def test_all_but_one_of_those_who_came_while_something_was_written_are_told_so_t
             assert process.stdout.readline() == b"writes\n"
             process.send_signal(signal.SIGSTOP)
             is_frozen.set()
-            group._begin = begin
+            group.begin = begin
             with begin() as connection:
                 yield connection
 
-        first = threading.Thread(target=lambda: store._database.run(write))
+        first = threading.Thread(target=lambda: store.database.run(write))
         first.start()
         assert is_writing.wait(10)
-        group._begin = begin_second
+        group.begin = begin_second
         others = [threading.Thread(target=try_to_add, args=(number,)) for number in range(8)]
         for thread in others:
             thread.start()
-        until(lambda: len(group._waiting) == 8)
+        until(lambda: len(group.waiting) == 8)
         may_end.set()
 
         until(lambda: len(answers) == 7)
@@ -160,7 +161,7 @@ def test_reading_goes_on(store: Store) -> None:
 def test_a_start_says_what_it_waits_for_and_gives_up_at_last(
     url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_WORTH_TELLING_SECONDS", PATIENCE / 2)
+    monkeypatch.setattr(writer, "_WORTH_TELLING_SECONDS", PATIENCE / 2)
 
     with caplog.at_level(logging.WARNING), pytest.raises(StoreUnavailable, match="cannot be opened: another process"):
         Store(url)
@@ -180,10 +181,10 @@ def test_a_start_goes_on_as_soon_as_it_can(url: str, frozen: subprocess.Popen[by
 def test_a_store_that_is_closed_meanwhile_is_let_go_of_when_that_is_over(
     store: Store, frozen: subprocess.Popen[bytes], until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_FAREWELL_SECONDS", PATIENCE)
+    monkeypatch.setattr(writer, "_FAREWELL_SECONDS", PATIENCE)
     leader = threading.Thread(target=add, args=(store, "late"))
     leader.start()
-    until(lambda: store._database._commits._asked_at is not None)
+    until(lambda: store.database.commits.asked_at is not None)
 
     store.close()
 

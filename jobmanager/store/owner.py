@@ -1,0 +1,51 @@
+"""The name under which a process owns jobs, and how long its leases last.
+
+Reads clocks and names of this machine; writes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+
+class Owner:
+    """This process as an owner of jobs."""
+
+    def __init__(self, name: str, lease_seconds: float, lease_now: Callable[[], datetime]) -> None:
+        self.name = name
+        self._lease = timedelta(seconds=lease_seconds)
+        self._lease_now = lease_now
+
+    def lease_end(self) -> datetime:
+        """Return when a lease ends that is taken or renewed now, by the lease clock."""
+        return self._lease_now() + self._lease
+
+
+def new_owner_name() -> str:
+    """Return a name for this process, new at every start, so that a successor is not taken for it."""
+    return f"{owner_name_prefix(os.getpid())}{uuid.uuid4().hex[:8]}"
+
+
+def owner_name_prefix(pid: int) -> str:
+    """Return the prefix of all names of a process.
+
+    The namespace distinguishes processes of two containers with the same host name and process id.
+    """
+    return f"{boot_id()}:{socket.gethostname()}:{pid}:{_pid_namespace()}-"
+
+
+def boot_id() -> str:
+    """Return an identifier of this boot of the machine, with which the names of its processes begin."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+
+
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        return "0"
