@@ -57,7 +57,7 @@ _formatter = logging.Formatter()
 
 
 class Runner:
-    """Runs one attempt, and is the Keeper of its job. Other threads may call the methods from `start` to `join`."""
+    """Runs one attempt and is its CheckpointGate. Other threads may call the methods from `start` to `join`."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Runner:
         self._is_leaving = False  # was parked for too long: the thread can no longer be woken
         self._is_lost = False  # the lease is lost: this attempt may write nothing more
         self._is_process_ending = False  # the store may be closed
-        self._is_meeting = False  # in meet(), whose hooks may call checkpoint()
+        self._is_meeting = False  # in reach_checkpoint(), whose hooks may call checkpoint()
         self._unwinding: Unwind | None = None  # raised at every checkpoint, in case the job's code swallows it
         self._seen_seq = 0
         self._began = time.monotonic()
@@ -366,7 +366,7 @@ class Runner:
         with self._lock:
             self.is_cleaning = True  # from here on, force meant for `start` does not abandon the thread
         self._unwinding = None
-        self.signals.quiet()
+        self.signals.ignore_requests()
         try:
             self._take_over()
             self._call(self._make_job().clean)
@@ -442,7 +442,7 @@ class Runner:
 
     def _prepare_clean(self, job: Job | None) -> None:
         """Call the job's `stop` hook, and save its last checkpoint for `clean`. Never raises: `clean` comes next."""
-        self.signals.quiet()
+        self.signals.ignore_requests()
         try:
             if job is not None:
                 job.stop()
@@ -459,13 +459,13 @@ class Runner:
         except BaseException as error:
             self._failure(Ending.RAISED, error)
 
-    # The Keeper, called by checkpoint() and wait()
+    # The CheckpointGate, called by checkpoint() and wait()
 
-    def meet(self, job: Job) -> None:
-        """Save the job's checkpoint, then obey halt, stop and interrupts; see Keeper."""
+    def reach_checkpoint(self, job: Job) -> None:
+        """Save the job's checkpoint, then obey halt, stop and interrupts; see CheckpointGate."""
         if self._is_meeting:
             # Called by flush, details or halt: what they pass to checkpoint() is saved with the rest.
-            self.signals.take()
+            self.signals.clear_requests()
             self._raise_if_over()
             return
         with self._lock:
@@ -473,7 +473,7 @@ class Runner:
         self._is_meeting = True
         try:
             if self._unwinding is None:
-                self.signals.take()
+                self.signals.clear_requests()
             was_halted = self._obey(job, self._save(job))
         finally:
             self._is_meeting = False
@@ -499,7 +499,7 @@ class Runner:
         if status is Status.STOPPING:
             self.signals.ask_stop()  # the stop may come from another process, before our Event is set
         self._raise_if_over()
-        if status is not Status.HALTING or self.signals.is_quiet:
+        if status is not Status.HALTING or self.signals.is_ignoring_requests:
             return False
         job.halt()
         if job.is_dirty:
@@ -562,7 +562,7 @@ class Runner:
                     self.holds_slot = False
                     # Requests from before the halt are outdated: they must not wake the thread.
                     self._seen_seq = max(self._seen_seq, applied.change.seq)
-                    self.signals.take()
+                    self.signals.clear_requests()
         return applied is not None
 
     def _save(self, job: Job) -> Status:
