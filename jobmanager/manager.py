@@ -467,12 +467,12 @@ class JobManager:
         deadline = time.monotonic() + wait
         while True:
             engine = self._started()
-            seen = engine.moves()
+            seen = engine.version()
             job = self.get(job_id)
             left = deadline - time.monotonic()
             if job.status not in unless or left <= 0:
                 return job
-            engine.wait_for_move(seen, left)
+            engine.wait_for_version(seen, left)
 
     def _ask(
         self,

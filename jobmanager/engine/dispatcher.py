@@ -70,9 +70,9 @@ class Engine:
         self._wake = Alarm()  # set when there is something to do: a slot came free, a job was submitted
         self._is_closing = False  # not an Event: a signal handler could deadlock on its lock
         self._deadline = float("inf")
-        self._moved = threading.Condition()  # guards _moves, _waiting; notified whenever a status may have changed
-        self._moves = 0
-        self._waiting = 0  # threads in wait_for_move
+        self._moved = threading.Condition()  # guards _version, _waiting; notified whenever a status may have changed
+        self._version = 0
+        self._waiting = 0  # threads in wait_for_version
         self._moved_at = float("-inf")  # when something last happened (monotonic)
         self._heard_at = float("-inf")  # when a commit was last announced or found (monotonic)
         self._due_at: datetime | None = None
@@ -108,7 +108,7 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
         self._feed.end()
-        self._tell_waiters()
+        self._notify_waiters()
         if self._reader is not None:
             self._reader.join()
         if self._checker is not None:
@@ -123,24 +123,24 @@ class Engine:
     def notify(self) -> None:
         """Wake the dispatcher and all waiting threads: there may be work, or a status may have changed."""
         self._wake.set()
-        self._tell_waiters()
+        self._notify_waiters()
 
     def offer(self) -> None:
         """Wake all waiting threads, and the dispatcher if a slot is free: there may be a job to claim."""
         if self._free_slots() > 0:
             self._wake.set()
-        self._tell_waiters()
+        self._notify_waiters()
 
-    def moves(self) -> int:
+    def version(self) -> int:
         """Return a number that grows whenever a status may have changed, in any process."""
-        return self._moves
+        return self._version
 
-    def wait_for_move(self, seen: int, timeout_seconds: float) -> None:
-        """Block until `moves` differs from *seen*, for *timeout_seconds* at most."""
+    def wait_for_version(self, seen: int, timeout_seconds: float) -> None:
+        """Block until `version` differs from *seen*, for *timeout_seconds* at most."""
         with self._moved:
             self._waiting += 1
             try:
-                self._moved.wait_for(lambda: self._moves != seen, timeout_seconds)
+                self._moved.wait_for(lambda: self._version != seen, timeout_seconds)
             finally:
                 self._waiting -= 1
 
@@ -151,13 +151,13 @@ class Engine:
     def _start_reader(self) -> None:
         read = self._feed.run
         self._reader = threading.Thread(
-            target=read, args=(self.moves, self.wait_for_move), name="jobmanager-feed", daemon=True
+            target=read, args=(self.version, self.wait_for_version), name="jobmanager-feed", daemon=True
         )
         self._reader.start()
 
-    def _tell_waiters(self) -> None:
+    def _notify_waiters(self) -> None:
         with self._moved:
-            self._moves += 1
+            self._version += 1
             self._moved.notify_all()
 
     # The dispatcher's thread
@@ -219,7 +219,7 @@ class Engine:
         self._is_behind = False
         if has_moved:
             self._heard_at = time.monotonic()
-            self._tell_waiters()
+            self._notify_waiters()
         if has_moved or is_woken or self._is_due():
             self._moved_at = time.monotonic()
             self._look()
@@ -385,7 +385,7 @@ class Engine:
         self._pass_on_early(runner)
         if following is None or last is None or last.job.finished_at is None:
             self._wake.set()  # there is a free slot, or a job that waits for its retry
-        self._tell_waiters()
+        self._notify_waiters()
         return following
 
     def _remove(self, runner: Runner) -> None:
