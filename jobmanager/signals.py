@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from jobmanager.errors import Interrupt, TimedOut
 
@@ -15,12 +16,13 @@ from jobmanager.errors import Interrupt, TimedOut
 class Signals:
     """Requests of other threads to a job's thread. Any thread may call every method."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.halt = threading.Event()
         self.resume = threading.Event()
         self.stop = threading.Event()
         self.stop_asked_at: float | None = None  # time of the first stop (monotonic)
         self._lock = threading.Lock()  # guards the combination of Events, and interrupt
+        self._clock = clock
         self._interrupt: Interrupt | None = None
         self._is_ignoring = False
 
@@ -75,7 +77,7 @@ class Signals:
                 return
             self.stop.set()
             if self.stop_asked_at is None:
-                self.stop_asked_at = time.monotonic()
+                self.stop_asked_at = self._clock()
             # Running code checks halt only, a parked thread waits on resume only.
             self.halt.set()
             self.resume.set()

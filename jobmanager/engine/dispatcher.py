@@ -20,7 +20,7 @@ from jobmanager.engine import retention
 from jobmanager.engine.attempt import Runner
 from jobmanager.engine.change_feed import Feed, Interest, ReadNews, Subscription
 from jobmanager.engine.wakeup import Alarm
-from jobmanager.errors import JobManagerError, LeaseLost, TimedOut, Unwind
+from jobmanager.errors import JobManagerError, LeaseLost, Unwind
 from jobmanager.registry import Registry
 from jobmanager.store import Store
 from jobmanager.store.store import Watch
@@ -249,7 +249,7 @@ class Engine:
     def _runner_of(self, change: Change) -> Runner | None:
         """Return the runner of the change's attempt or of a later one; None if there is none. Needs the lock held."""
         runner = self._runners.get(change.job_id)
-        return runner if runner is not None and runner.record.attempt >= change.attempt else None
+        return runner if runner is not None and runner.attempt() >= change.attempt else None
 
     def _pass_on_early(self, claimant: object) -> None:
         """Deliver the changes that arrived while *claimant* claimed, unless another claimant may still need them."""
@@ -263,11 +263,11 @@ class Engine:
                 self._tell(runner, change, is_forced=is_forced)
 
     def _tell(self, runner: Runner, change: Change, *, is_forced: bool) -> None:
-        runner.obey(change)
+        runner.apply_change(change)
         if change.action is Action.STOP and is_forced:
             self._have_forced(runner, change)
-        is_resumed = (change.action, change.to_status) == (Action.RESUME, Status.SUBMITTED) and runner.is_parked
-        if is_resumed and runner.is_resumable() and self._free_slots() == 0:
+        is_resumed = (change.action, change.to_status) == (Action.RESUME, Status.SUBMITTED) and runner.is_parked()
+        if is_resumed and runner.is_resumable and self._free_slots() == 0:
             # Give the job up: another process may have a free slot for it.
             runner.interrupt(Unwind(change.job_id))
 
@@ -278,12 +278,12 @@ class Engine:
         strikes_at = max(now, (now if asked_at is None else asked_at) + _ANSWER_SECONDS)
         with self._lock:
             # Otherwise the attempt has ended meanwhile, or began after the request.
-            if self._runners.get(change.job_id) is runner and runner.record.attempt <= change.attempt:
+            if self._runners.get(change.job_id) is runner and runner.attempt() <= change.attempt:
                 before = self._forced.get(runner)
-                if before is not None and before.in_clean is runner.is_cleaning:
+                if before is not None and before.in_clean is runner.is_cleaning():
                     before.has_struck = False  # strike again; the time to abandon the thread stays
                 else:
-                    self._forced[runner] = _Force(strikes_at=strikes_at, in_clean=runner.is_cleaning)
+                    self._forced[runner] = _Force(strikes_at=strikes_at, in_clean=runner.is_cleaning())
 
     def _is_due(self) -> bool:
         return self._due_at is not None and self._due_at <= self._store.now()
@@ -348,18 +348,15 @@ class Engine:
             self._registry.get(record.type),
             store=self._store,
             settings=self._settings,
-            on_change=self._changed,
-            wanted=self._wanted_by,
+            on_halted=self.notify,
+            begin_claim=self._begin_claim,
             on_end=self._ended,
             predecessor=predecessor,
         )
 
     # Called by the threads of runners
 
-    def _changed(self, _runner: Runner) -> None:
-        self.notify()
-
-    def _wanted_by(self, runner: Runner) -> Wanted | None:
+    def _begin_claim(self, runner: Runner) -> Wanted | None:
         """Return which jobs the runner's thread may claim into its slot when its job ends; None if it may not claim.
 
         From then on, changes of jobs not held here are collected for the thread.
@@ -381,7 +378,7 @@ class Engine:
         with self._lock:
             self._take_off(runner)
             if following is not None:
-                self._runners[following.record.id] = following
+                self._runners[following.job_id] = following
         self._pass_on_early(runner)
         if following is None or last is None or last.job.finished_at is None:
             self._wake.set()  # there is a free slot, or a job that waits for its retry
@@ -395,18 +392,18 @@ class Engine:
         self.notify()
 
     def _take_off(self, runner: Runner) -> None:
-        if self._runners.get(runner.record.id) is runner:
-            del self._runners[runner.record.id]
+        if self._runners.get(runner.job_id) is runner:
+            del self._runners[runner.job_id]
         self._forced.pop(runner, None)
 
     # Timers
 
     def _keep_leases(self) -> None:
         if held := self._held():
-            lost = self._store.heartbeat([runner.record.id for runner in held])
+            lost = self._store.heartbeat([runner.job_id for runner in held])
             for runner in held:
-                if runner.record.id in lost:
-                    runner.interrupt(LeaseLost(runner.record.id))
+                if runner.job_id in lost:
+                    runner.interrupt(LeaseLost(runner.job_id))
         self._kept_at = time.monotonic()
 
     def _expire(self) -> None:
@@ -422,12 +419,12 @@ class Engine:
     def _lose(self, change: Change) -> None:
         with self._lock:
             runner = self._runners.get(change.job_id)
-        if runner is not None and runner.record.attempt == change.attempt:
+        if runner is not None and runner.attempt() == change.attempt:
             runner.interrupt(LeaseLost(change.job_id))
 
     def _keep_logs(self) -> None:
         for runner in self._held():
-            runner.keep_log()
+            runner.store_log()
 
     def _prune(self) -> None:
         retention.prune_as_set(self._store, self._settings, seconds=_PRUNE_SECONDS / 10)
@@ -451,9 +448,7 @@ class Engine:
     def _look_after_runners(self) -> None:
         now = time.monotonic()
         for runner in self._held():
-            limit = runner.record.timeout_seconds
-            if limit is not None and runner.run_seconds() > limit:
-                runner.interrupt(TimedOut(f"The attempt took longer than {limit:g} seconds."))
+            runner.interrupt_if_overtime()
             with self._lock:
                 force = self._forced.get(runner)
             if force is not None and force.strikes_at <= now:
@@ -464,32 +459,32 @@ class Engine:
         if not force.has_struck:
             force.has_struck = True
             runner.force()
-        if force.strikes_at + FORCE_SECONDS < now and runner.is_cleaning is force.in_clean:
+        if force.strikes_at + FORCE_SECONDS < now and runner.is_cleaning() is force.in_clean:
             self._abandon(runner, in_clean=force.in_clean)
 
     def _abandon(self, runner: Runner, *, in_clean: bool) -> None:
         try:
             if not runner.abandon(in_clean=in_clean):
                 return
-            _log.error("Job %s did not end after a forced stop. Its thread is abandoned.", runner.record.id)
+            _log.error("Job %s did not end after a forced stop. Its thread is abandoned.", runner.job_id)
         except (JobManagerError, LeaseLost) as error:
             # It has just ended, or the store does not answer and the lease will expire.
-            _log.warning("Job %s could not be released: %s", runner.record.id, error)
+            _log.warning("Job %s could not be released: %s", runner.job_id, error)
         self._remove(runner)
 
     # Shutdown: interrupt every thread, renew their leases until they have ended, release the jobs that remain
 
     def _interrupt_all(self) -> None:
         for runner in self._held():
-            runner.interrupt(Unwind(runner.record.id))
+            runner.interrupt(Unwind(runner.job_id))
 
     def _hand_over_the_rest(self) -> None:
         for runner in self._held():
-            _log.warning("Job %s did not reach a checkpoint in time. It is handed over as it is.", runner.record.id)
+            _log.warning("Job %s did not reach a checkpoint in time. It is handed over as it is.", runner.job_id)
             try:
                 runner.hand_over()
             except (JobManagerError, LeaseLost):
-                _log.exception("Job %s could not be handed over. Its lease will expire.", runner.record.id)
+                _log.exception("Job %s could not be handed over. Its lease will expire.", runner.job_id)
 
     # The runners of this process
 
@@ -499,7 +494,7 @@ class Engine:
 
     def _free_slots(self) -> int:
         held = self._held()
-        return self._settings.slots - sum(runner.holds_slot and not runner.is_cleaner for runner in held)
+        return self._settings.slots - sum(runner.holds_slot() for runner in held)
 
     def _free_cleaners(self) -> int:
         return self._settings.slots - sum(runner.is_cleaner for runner in self._held())

@@ -401,17 +401,17 @@ def test_force_that_comes_too_late_for_an_attempt_does_not_strike_the_next(
         def clean(self) -> None:
             raise Fatal("no")
 
-    obey = Runner.obey
+    apply_change = Runner.apply_change
 
-    def obey_late(runner: Runner, change: Any) -> None:
+    def apply_late(runner: Runner, change: Any) -> None:
         """Be held up, as any thread may, until the job's thread has found out by itself."""
         if change.action is Action.STOP:
             manager.until(job_id, "failed")
             assert runner.join(10)
             manager._until(lambda: not manager._engine._held())
-        obey(runner, change)
+        apply_change(runner, change)
 
-    monkeypatch.setattr(Runner, "obey", obey_late)
+    monkeypatch.setattr(Runner, "apply_change", apply_late)
     job_id = started(manager, stage, "Fails")
     manager.stop(job_id, force=True)
     assert manager.get(job_id).status == "failed"

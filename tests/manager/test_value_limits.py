@@ -237,7 +237,7 @@ def test_a_job_that_logs_while_the_store_is_away_keeps_its_newest_lines_only(
     until(lambda: "logged" in stage.told)
     (runner,) = manager._engine._runners.values()
     # The thread that tries to store them has taken all of them out for a moment.
-    until(lambda: 0 < len(runner._log_keeper._lines) <= 110)
+    until(lambda: 0 < len(runner._job_log._lines) <= 110)
     manager.store.fault = lambda name: None
     stage.open("save")
     manager.until(job.id, "completed")
