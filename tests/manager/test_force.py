@@ -13,6 +13,7 @@ import pytest
 
 from jobmanager import Job
 from jobmanager.core.states import Action
+from jobmanager.engine import watchdog
 from jobmanager.engine.attempt import Runner
 from jobmanager.errors import Fatal, StoreUnavailable
 from jobmanager.registry import Registry
@@ -28,7 +29,7 @@ def started(manager: Any, stage: Any, job_type: str) -> str:
 def test_a_clean_that_takes_long_after_a_forced_stop_is_left_alone(
     manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "FORCE_SECONDS", 0.2)
+    monkeypatch.setattr(watchdog, "FORCE_SECONDS", 0.2)
 
     @types.register
     class Careful(Job):
@@ -87,7 +88,7 @@ def test_force_that_comes_just_before_the_work_begins_keeps_it_from_beginning(
 def test_a_stop_hook_that_takes_long_after_a_forced_stop_is_followed_by_one_clean(
     manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "FORCE_SECONDS", 0.2)
+    monkeypatch.setattr(watchdog, "FORCE_SECONDS", 0.2)
     lock = threading.Lock()
 
     @types.register
@@ -316,7 +317,7 @@ def test_force_does_not_interrupt_code_that_answers_a_stop(manager: Any, types: 
 def test_force_that_is_asked_for_after_a_stop_that_nobody_answered_comes_at_once(
     manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(watchdog, "ANSWER_SECONDS", 1.0)
 
     @types.register
     class Deaf(Job):
@@ -337,7 +338,7 @@ def test_force_that_is_asked_for_after_a_stop_that_nobody_answered_comes_at_once
 def test_force_that_follows_a_stop_at_once_leaves_the_job_the_time_to_answer(
     make_manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "_ANSWER_SECONDS", 3600.0)
+    monkeypatch.setattr(watchdog, "ANSWER_SECONDS", 3600.0)
 
     @types.register
     class AnswersLate(Job):
@@ -408,7 +409,7 @@ def test_force_that_comes_too_late_for_an_attempt_does_not_strike_the_next(
         if change.action is Action.STOP:
             manager.until(job_id, "failed")
             assert runner.join(10)
-            manager._until(lambda: not manager._engine._held())
+            manager._until(lambda: not manager.engine.runners())
         apply_change(runner, change)
 
     monkeypatch.setattr(Runner, "apply_change", apply_late)
@@ -424,7 +425,7 @@ def test_force_that_comes_too_late_for_an_attempt_does_not_strike_the_next(
 def test_force_that_is_asked_for_again_and_again_does_not_put_off_the_end(
     manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "FORCE_SECONDS", 0.6)
+    monkeypatch.setattr(watchdog, "FORCE_SECONDS", 0.6)
 
     @types.register
     class InC(Job):

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from jobmanager import Job
+from jobmanager.engine import watchdog
 from jobmanager.errors import LeaseLost, StoreUnavailable
 from jobmanager.registry import Registry
 
 
 @pytest.fixture(autouse=True)
 def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "FORCE_SECONDS", 0.3)
+    monkeypatch.setattr(watchdog, "FORCE_SECONDS", 0.3)
 
 
 def started(manager: Any, job_type: str) -> str:
@@ -225,7 +226,7 @@ def test_a_clean_that_hangs_can_be_forced_as_often_as_it_hangs(
     assert len(stage.told) == 3
 
 
-def test_force_of_one_stop_is_not_kept_for_the_next(manager: Any, types: Registry, stage: Any) -> None:
+def test_force_of_one_stop_is_not_kept_for_the_next(make_manager: Any, types: Registry, stage: Any) -> None:
     @types.register
     class Mixed(Job):
         def start(self) -> None:
@@ -241,11 +242,10 @@ def test_force_of_one_stop_is_not_kept_for_the_next(manager: Any, types: Registr
             if "second" not in stage.told:
                 raise OSError("busy")
 
+    manager = make_manager(rng=lambda: 0.0)
     job_id = started(manager, "Mixed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["jobmanager.core.outcomes"].settle, "__kwdefaults__", {"rng": lambda: 0.0})
-        manager.stop(job_id, force=True)
-        manager.until(job_id, "failed")
+    manager.stop(job_id, force=True)
+    manager.until(job_id, "failed")
     manager.resume(job_id)
     manager._until(lambda: stage.told == ["second"])
 
