@@ -42,7 +42,10 @@ _log = logging.getLogger(__name__)
 
 
 class Runner:
-    """Runs one attempt, and the next one if its parked thread is woken. Other threads may call all public methods."""
+    """Runs one attempt, and the next one if its parked thread is woken.
+
+    Other threads may call the methods from `start` to `join`.
+    """
 
     def __init__(
         self,

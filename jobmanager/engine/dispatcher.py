@@ -27,8 +27,7 @@ from jobmanager.engine.wakeup import Alarm, StatusVersion
 from jobmanager.engine.watchdog import Watchdog
 from jobmanager.errors import JobManagerError, LeaseLost, Unwind
 from jobmanager.registry import Registry
-from jobmanager.store import Store
-from jobmanager.store.store import Watch
+from jobmanager.store import Store, Watch
 
 #: How often to look for jobs of processes that died.
 _EXPIRE_SECONDS = 1.0

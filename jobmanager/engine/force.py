@@ -24,7 +24,7 @@ class ForceWindow:
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
-        self._lock = threading.Lock()  # guards all fields below
+        self._lock = threading.Lock()  # guards _thread_id, _is_open, _is_logging, _is_force_due
         self._thread_id: int | None = None  # of the thread that is in `call`
         self._is_open = False
         self._is_logging = False  # the job's code is logging: force waits until it has finished

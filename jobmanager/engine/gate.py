@@ -1,4 +1,4 @@
-"""What a job reaches when it calls checkpoint(): save, obey signals, park, wake.
+"""The gate behind checkpoint(): save, obey signals, park, wake.
 
 This module calls only the hooks of a checkpoint (`flush`, `details`, `halt`, `resume`). It ends no attempt itself: it
 raises in the job's code.
@@ -58,7 +58,8 @@ class Gate:
         self._settings = settings
         self._on_halted = on_halted
         self._clock = clock
-        # Guards the five fields below, and changes of the lease's record; never held while calling the store.
+        # Guards _is_parked, _holds_slot, _is_leaving, _seen_seq, _began, and replacing the lease's record. Never held
+        # while calling the store; the lease's lock may be taken inside.
         self._lock = threading.Lock()
         self._is_parked = False  # or about to be: the thread may be woken as soon as its halt is committed
         self._holds_slot = True  # until its halt is committed: before, the halt may be cancelled
@@ -198,6 +199,7 @@ class Gate:
                 lambda: self._store.checkpoint(record.id, record.attempt, saved, details, lines)
             )
         job.is_dirty = False
+        # Not by _clock: Job compares it with this one.
         self.due = time.monotonic() + self._settings.checkpoint_seconds
         return status
 

@@ -21,12 +21,12 @@ _STORE_RETRY_SECONDS = 0.25
 
 
 class Lease:
-    """What the threads that deal with one attempt have to agree on. Any thread may call the methods."""
+    """The state of one attempt that its own thread and other threads share. Any thread may call the methods."""
 
     def __init__(self, record: JobRecord, signals: Signals) -> None:
         self.job_id = record.id
         self._signals = signals
-        self._lock = threading.Lock()  # guards all fields below; never held while calling the store
+        self._lock = threading.Lock()  # guards _record, _is_cleaning, _is_lost; never held while calling the store
         self._record = record
         self._is_cleaning = False
         self._is_lost = False  # the attempt may write nothing more

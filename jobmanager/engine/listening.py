@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from jobmanager.engine.wakeup import Alarm
-from jobmanager.store.store import Watch
+from jobmanager.store import Watch
 
 #: Poll interval for commits of other processes. Notifications wake the engine sooner, but at most this often, and they
 #: may be lost.

@@ -16,7 +16,7 @@ class Slots:
 
     def __init__(self, number: int) -> None:
         self._number = number
-        # Guards the fields below. A runner's locks may be taken inside; never held while calling the store.
+        # Guards the two fields below. Never held while calling the store; a runner's locks may be taken inside.
         self._lock = threading.Lock()
         self._runners: dict[str, Runner] = {}
         # By claiming thread: changes of jobs without a runner here, and whether force was asked for, since the claim

@@ -51,7 +51,7 @@ class StatusVersion:
     """A number that grows whenever a status may have changed, in any process. Any thread may call the methods."""
 
     def __init__(self) -> None:
-        self._grown = threading.Condition()  # guards the fields below; notified whenever the number grows
+        self._grown = threading.Condition()  # guards _value, _waiting; notified whenever the number grows
         self._value = 0
         self._waiting = 0  # threads in `wait`
 

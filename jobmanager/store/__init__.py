@@ -1,5 +1,5 @@
 """The durable state of jobs. Only this package and the dataset readers in jobs/ import SQLAlchemy."""
 
-from jobmanager.store.store import Store, note_standstill
+from jobmanager.store.store import Store, Watch, note_standstill
 
-__all__ = ["Store", "note_standstill"]
+__all__ = ["Store", "Watch", "note_standstill"]
