@@ -44,6 +44,14 @@ class Stage:
         """Wait at the gate, deaf to everything else; called by jobs."""
         assert self._gates[name].wait(_GATE_SECONDS), f"nobody opened {name}"
 
+    def is_open(self, name: str) -> bool:
+        """Return True if the gate is open."""
+        return self._gates[name].is_set()
+
+    def wait_at(self, name: str, seconds: float) -> None:
+        """Wait at the gate, for that long at most."""
+        self._gates[name].wait(seconds)
+
     def open_all(self) -> None:
         """Let go of every thread, so that it can end."""
         for gate in list(self._gates.values()):
@@ -80,7 +88,7 @@ class Manager(JobManager):
         self, settings: Settings, types: Registry, until: Callable[..., Any], rng: Callable[[], float]
     ) -> None:
         super().__init__(settings, types, rng=rng)
-        self._until = until
+        self.wait_until = until
 
     @property
     def engine(self) -> Engine | None:
@@ -93,7 +101,7 @@ class Manager(JobManager):
 
     def until(self, job_id: str, *statuses: str) -> JobRecord:
         """Return the job as soon as its status is one of these."""
-        self._until(lambda: self.get(job_id).status in statuses, lambda: f"{statuses}: {self.get(job_id)}")
+        self.wait_until(lambda: self.get(job_id).status in statuses, lambda: f"{statuses}: {self.get(job_id)}")
         return self.get(job_id)
 
     def actions(self, job_id: str) -> list[str]:
@@ -172,7 +180,7 @@ def steps(types: Registry, stage: Stage) -> type[Job]:
             self.tell("start")
             step = self.cursor or 0
             try:
-                while not stage._gates["end"].is_set():
+                while not stage.is_open("end"):
                     self.wait(0.001)
                     step += 1
                     self.checkpoint(cursor=step, done=step)

@@ -64,7 +64,7 @@ def test_halts_are_heard_and_leases_renewed_while_the_counts_are_checked(
     assert is_checking.wait(10)
     leased_until = manager.get(job_id).lease_expires_at
 
-    manager._until(lambda: manager.get(job_id).lease_expires_at > leased_until, "the lease to be renewed")
+    manager.wait_until(lambda: manager.get(job_id).lease_expires_at > leased_until, "the lease to be renewed")
     assert other.halt(job_id, wait=5).status == "halted"
     is_over.set()
 
@@ -77,4 +77,4 @@ def test_a_check_of_the_counts_that_fails_harms_nothing(
     manager = make_manager()
     manager.store.fault = lambda name: StoreUnavailable("It is away.") if name == "correct_count" else None
 
-    manager._until(lambda: "The counts of jobs could not be checked: It is away." in caplog.messages)
+    manager.wait_until(lambda: "The counts of jobs could not be checked: It is away." in caplog.messages)

@@ -241,7 +241,7 @@ def test_a_failed_job_that_is_resumed_goes_on_from_its_checkpoint_with_all_its_t
 
     job = run(manager, "Flaky", max_attempts=2)
     manager.resume(job.id)
-    manager._until(lambda: len(stage.told) == 4)
+    manager.wait_until(lambda: len(stage.told) == 4)
     failed = manager.until(job.id, "failed")
 
     assert stage.told == [None, 1, 2, 3]
@@ -404,7 +404,7 @@ def test_what_a_halt_hook_saves_is_kept(make_manager: Any, types: Registry, stag
     manager = make_manager(checkpoint_seconds=0.0)
     job = manager.submit("Careful")
     manager.until(job.id, "running")
-    manager._until(lambda: manager.get(job.id).checkpoint.cursor == "begun")
+    manager.wait_until(lambda: manager.get(job.id).checkpoint.cursor == "begun")
 
     halted = manager.halt(job.id, wait=10)
 
@@ -430,7 +430,7 @@ def test_what_a_stop_hook_saves_reaches_clean(manager: Any, types: Registry, sta
 
     job = manager.submit("Careful")
     manager.until(job.id, "running")
-    manager._until(lambda: manager.get(job.id).checkpoint.cursor == "begun")
+    manager.wait_until(lambda: manager.get(job.id).checkpoint.cursor == "begun")
 
     assert manager.stop(job.id, wait=10).status == "stopped"
     assert stage.told == ["stop", "upload 7"]

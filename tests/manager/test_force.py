@@ -22,7 +22,7 @@ from jobmanager.registry import Registry
 def started(manager: Any, stage: Any, job_type: str) -> str:
     """Submit a job; return its id when its code runs."""
     job_id = str(manager.submit(job_type).id)
-    manager._until(lambda: "start" in stage.told)
+    manager.wait_until(lambda: "start" in stage.told)
     return job_id
 
 
@@ -35,7 +35,7 @@ def test_a_clean_that_takes_long_after_a_forced_stop_is_left_alone(
     class Careful(Job):
         def start(self) -> None:
             stage.tell("start")
-            while not stage._gates["end"].is_set():
+            while not stage.is_open("end"):
                 pass
 
         def clean(self) -> None:
@@ -65,7 +65,7 @@ def test_force_that_comes_just_before_the_work_begins_keeps_it_from_beginning(
 
         def start(self) -> None:
             stage.tell("start")
-            while not stage._gates["end"].is_set():
+            while not stage.is_open("end"):
                 time.sleep(0.001)
 
         def stop(self) -> None:
@@ -75,7 +75,7 @@ def test_force_that_comes_just_before_the_work_begins_keeps_it_from_beginning(
             stage.tell("clean")
 
     job_id = str(manager.submit("Loops").id)
-    manager._until(lambda: "made" in stage.told)
+    manager.wait_until(lambda: "made" in stage.told)
 
     manager.stop(job_id, force=True)
     stage.open("begin")
@@ -95,7 +95,7 @@ def test_a_stop_hook_that_takes_long_after_a_forced_stop_is_followed_by_one_clea
     class Careful(Job):
         def start(self) -> None:
             stage.tell("start")
-            while not stage._gates["end"].is_set():
+            while not stage.is_open("end"):
                 pass
 
         def stop(self) -> None:
@@ -140,7 +140,7 @@ def test_a_job_that_swallows_force_is_stopped_at_its_next_checkpoint(manager: An
         def start(self) -> None:
             stage.tell("start")
             try:
-                while not stage._gates["end"].is_set():
+                while not stage.is_open("end"):
                     pass
             except BaseException:
                 stage.tell("swallowed")
@@ -241,7 +241,7 @@ def test_force_may_be_asked_for_again_by_whoever_sees_that_it_did_not_help(
 
     job_id = started(manager, stage, "Deaf")
     manager.stop(job_id, force=True)
-    manager._until(lambda: "forced" in stage.told)
+    manager.wait_until(lambda: "forced" in stage.told)
 
     stopped = manager.stop(job_id, wait=10, force=True)
 
@@ -300,7 +300,7 @@ def test_force_does_not_interrupt_code_that_answers_a_stop(manager: Any, types: 
         def start(self) -> None:
             stage.tell("start")
             try:
-                while not stage._gates["end"].is_set():
+                while not stage.is_open("end"):
                     time.sleep(0.02)
                     self.checkpoint(cursor=1)
             except BaseException as error:
@@ -323,7 +323,7 @@ def test_force_that_is_asked_for_after_a_stop_that_nobody_answered_comes_at_once
     class Deaf(Job):
         def start(self) -> None:
             stage.tell("start")
-            while not stage._gates["end"].is_set():
+            while not stage.is_open("end"):
                 pass
 
     job_id = started(manager, stage, "Deaf")
@@ -371,7 +371,7 @@ def test_force_needs_no_store_that_answers(manager: Any, types: Registry, stage:
         def start(self) -> None:
             stage.tell("start")
             try:
-                while not stage._gates["end"].is_set():
+                while not stage.is_open("end"):
                     pass
             except BaseException:
                 stage.tell("forced")
@@ -383,7 +383,7 @@ def test_force_needs_no_store_that_answers(manager: Any, types: Registry, stage:
     manager.store.fault = lambda name: is_away if name == "look" else None
     manager.stop(job_id, force=True)
 
-    manager._until(lambda: "forced" in stage.told, "the strike")
+    manager.wait_until(lambda: "forced" in stage.told, "the strike")
     manager.store.fault = lambda name: None
     manager.until(job_id, "stopped")
 
@@ -409,7 +409,7 @@ def test_force_that_comes_too_late_for_an_attempt_does_not_strike_the_next(
         if change.action is Action.STOP:
             manager.until(job_id, "failed")
             assert runner.join(10)
-            manager._until(lambda: not manager.engine.runners())
+            manager.wait_until(lambda: not manager.engine.runners())
         apply_change(runner, change)
 
     monkeypatch.setattr(Runner, "apply_change", apply_late)
