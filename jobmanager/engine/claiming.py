@@ -101,7 +101,7 @@ class Claimer:
             settings=self._settings,
             on_halted=self._notify,
             begin_claim=self._begin_claim,
-            on_end=self._continue_with,
+            on_end=self._replace_ended,
             predecessor=predecessor,
             clock=self._clock,
             rng=self._rng,
@@ -117,7 +117,7 @@ class Claimer:
         self._slots.begin_claim(runner)
         return Wanted(types=tuple(self._registry), max_running=self._registry.max_running())
 
-    def _continue_with(self, runner: Runner, last: Applied | None) -> Runner | None:
+    def _replace_ended(self, runner: Runner, last: Applied | None) -> Runner | None:
         """Remove a runner whose attempt has ended. Return the runner that continues in its thread and slot, if any."""
         claimed = last.claimed if last is not None else None
         following = self._wake_or_make_runner(claimed) if claimed is not None else None
