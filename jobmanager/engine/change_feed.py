@@ -16,6 +16,7 @@ from typing import Protocol
 
 from jobmanager.core.states import ATTENDED
 from jobmanager.core.values import News, Progress, Selection
+from jobmanager.engine.wakeup import StatusVersion
 from jobmanager.errors import StoreUnavailable, TooManyStreams
 from jobmanager.store import Store
 
@@ -233,10 +234,10 @@ class Feed:
 
     # The reader's thread
 
-    def run(self, version: Callable[[], int], wait_for_version: Callable[[int, float], None]) -> None:
+    def run(self, version: StatusVersion) -> None:
         """Read and deliver until there are no subscribers. *version* grows whenever there may be something to read."""
         while self._continue_or_end():
-            began, seen = time.monotonic(), version()
+            began, seen = time.monotonic(), version.value()
             try:
                 patience = self._turn()
             except StoreUnavailable as error:
@@ -246,7 +247,7 @@ class Feed:
                 _log.exception("Changes could not be read for streams, and will be read again.")
                 patience = _REST_SECONDS
             if patience:
-                wait_for_version(seen, patience)
+                version.wait(seen, patience)
             time.sleep(max(0.0, began + _PACE_SECONDS - time.monotonic()))
 
     def _continue_or_end(self) -> bool:

@@ -158,9 +158,8 @@ class Engine:
         return self._slots.runners()
 
     def _start_reader(self) -> None:
-        read, version = self._feed.run, self._version
         self._reader = threading.Thread(
-            target=read, args=(version.value, version.wait), name="jobmanager-feed", daemon=True
+            target=self._feed.run, args=(self._version,), name="jobmanager-feed", daemon=True
         )
         self._reader.start()
 
