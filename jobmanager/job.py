@@ -28,14 +28,14 @@ class NoArgs(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Keeper(Protocol):
-    """The runner behind a job: saves its checkpoints, and obeys halts, stops and interrupts."""
+class CheckpointGate(Protocol):
+    """The object behind `checkpoint()`: saves a job's checkpoints, and obeys halts, stops and interrupts."""
 
     signals: Signals
     #: when the next checkpoint is due to be saved (monotonic)
     due: float
 
-    def meet(self, job: Job) -> None:
+    def reach_checkpoint(self, job: Job) -> None:
         """Save the job's checkpoint, then obey: block while halted, return to go on, or raise an Interrupt."""
 
     def folder(self) -> Path:
@@ -77,7 +77,7 @@ class Job:
 
     def __init__(
         self,
-        keeper: Keeper,
+        gate: CheckpointGate,
         *,
         job_id: str,
         attempt: int,
@@ -97,8 +97,8 @@ class Job:
         self.message: str | None = None
         #: values passed to checkpoint() are not saved yet
         self.is_dirty = False
-        self._keeper = keeper
-        self._is_asked = keeper.signals.halt.is_set
+        self._gate = gate
+        self._is_asked = gate.signals.halt.is_set
         self._calls = 0  # of checkpoint(), since the last save
         self._waited_seconds = 0.0  # in wait(), since the last save
         self._measured_at = time.monotonic()
@@ -131,7 +131,7 @@ class Job:
     @property
     def workdir(self) -> Path:
         """The job's own folder, made if it is missing. The default `clean` removes it."""
-        return self._keeper.folder()
+        return self._gate.folder()
 
     def checkpoint(
         self, cursor: Any = None, done: float | None = None, total: float | None = None, message: str | None = None
@@ -153,21 +153,21 @@ class Job:
             self.message = message
         self.is_dirty = True
         self._calls += 1
-        if self._is_asked() or time.monotonic() >= self._keeper.due:
-            self._meet()
+        if self._is_asked() or time.monotonic() >= self._gate.due:
+            self._reach_checkpoint()
 
     def wait(self, seconds: float) -> None:
         """Sleep, but wake at once to obey a halt or a stop, as `checkpoint` does. After a resume, sleep the rest."""
         left = seconds
         while left > 0:
             began = time.monotonic()
-            until_due = self._keeper.due - began if self.is_dirty else left
-            asked = self._keeper.signals.halt.wait(max(0.0, min(left, until_due, threading.TIMEOUT_MAX)))
+            until_due = self._gate.due - began if self.is_dirty else left
+            asked = self._gate.signals.halt.wait(max(0.0, min(left, until_due, threading.TIMEOUT_MAX)))
             waited = time.monotonic() - began
             left -= waited
             self._waited_seconds += waited
-            if asked or (self.is_dirty and time.monotonic() >= self._keeper.due):
-                self._meet()
+            if asked or (self.is_dirty and time.monotonic() >= self._gate.due):
+                self._reach_checkpoint()
 
     @property
     def gap_seconds(self) -> float | None:
@@ -180,6 +180,6 @@ class Job:
             self._gap_seconds = max(0.0, worked) / self._calls
         return self._gap_seconds
 
-    def _meet(self) -> None:
-        self._keeper.meet(self)
+    def _reach_checkpoint(self) -> None:
+        self._gate.reach_checkpoint(self)
         self._calls, self._waited_seconds, self._measured_at = 0, 0.0, time.monotonic()

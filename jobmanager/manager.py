@@ -6,6 +6,7 @@ Thread-safe. Joins the store, which decides, and the engine, which acts.
 from __future__ import annotations
 
 import os
+import random
 import re
 import threading
 import time
@@ -112,10 +113,20 @@ class JobManager:
             job = manager.submit("Simple", {"steps": 3})
     """
 
-    def __init__(self, settings: Settings | None = None, types: Registry = registry) -> None:
-        """Read the settings from the environment if none are given: raises ConfigError if one is invalid."""
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        types: Registry = registry,
+        *,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        """Read the settings from the environment if none are given: raises ConfigError if one is invalid.
+
+        *rng* returns a number from 0 to 1, by which retries are spread.
+        """
         self.settings = settings or Settings.from_env()
         self.types = types
+        self._rng = rng
         # Guards the start and close of _store and _engine, and when and why the last start failed.
         self._lock = threading.Lock()
         self._refused_at, self._refusal = float("-inf"), ""
@@ -153,7 +164,7 @@ class JobManager:
             except StoreUnavailable as error:
                 self._refused_at, self._refusal = time.monotonic(), str(error)
                 raise
-            engine = Engine(store, self.types, self.settings)
+            engine = Engine(store, self.types, self.settings, rng=self._rng)
             engine.start()
             self._store, self._engine = store, engine
             has_slots(self.settings.slots)
@@ -379,7 +390,7 @@ class JobManager:
         engine = self._started()
         released = self._opened().release_process(pid)
         for applied in released:
-            engine.obey(applied)
+            engine.deliver(applied)
         return len(released)
 
     # Halt, resume, stop
@@ -467,12 +478,12 @@ class JobManager:
         deadline = time.monotonic() + wait
         while True:
             engine = self._started()
-            seen = engine.moves()
+            seen = engine.version()
             job = self.get(job_id)
             left = deadline - time.monotonic()
             if job.status not in unless or left <= 0:
                 return job
-            engine.wait_for_move(seen, left)
+            engine.wait_for_version(seen, left)
 
     def _ask(
         self,
@@ -504,7 +515,7 @@ class JobManager:
         engine = self._started()
         store = self._opened()
         applied = store.apply(job_id, action, actor=actor, reason=reason, is_forced=is_forced, versions=versions)
-        engine.obey(applied)
+        engine.deliver(applied)
         return applied
 
     def _ask_all(
@@ -565,7 +576,7 @@ class JobManager:
         came = self._opened().apply_to_each(run_ats, action, **how)
         for applied in came.values():
             if isinstance(applied, Applied):
-                engine.obey(applied)
+                engine.deliver(applied)
         return came
 
     def _checked(self, asked: Submission, *, under: tuple[int, ...] = ()) -> NewJob:

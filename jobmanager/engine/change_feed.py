@@ -16,6 +16,7 @@ from typing import Protocol
 
 from jobmanager.core.states import ATTENDED
 from jobmanager.core.values import News, Progress, Selection
+from jobmanager.engine.wakeup import StatusVersion
 from jobmanager.errors import StoreUnavailable, TooManyStreams
 from jobmanager.store import Store
 
@@ -37,7 +38,7 @@ _PAGE = 500
 _LONGEST_QUEUE = 2000
 
 #: A message to subscribers.
-Told = News | Progress
+Message = News | Progress
 
 _log = logging.getLogger(__name__)
 
@@ -58,10 +59,10 @@ class Interest:
     #: only statuses (that changes lead to), type, types and labels count
     selection: Selection = field(default_factory=Selection)
 
-    def covers(self, told: Told) -> bool:
+    def covers(self, message: Message) -> bool:
         """Return True if the subscriber receives this message."""
-        job = told.progress if isinstance(told, News) else told
-        status = told.change.to_status if isinstance(told, News) else told.status
+        job = message.progress if isinstance(message, News) else message
+        status = message.change.to_status if isinstance(message, News) else message.status
         wanted = self.selection
         return (
             self.job_id in (None, job.job_id)
@@ -115,7 +116,7 @@ class Tail:
         ready = _without_gap(found, self.position)
         if len(ready) == len(found):
             self._writers = None
-        elif self._is_settled(found[-1].change.seq):
+        elif self._gap_is_final(found[-1].change.seq):
             # Read again: the gap may have been filled between the first read and the check.
             ready = self._store.news(after=self.position, upto=self._end, limit=_PAGE)
             self.has_more, self._writers = True, None
@@ -123,7 +124,7 @@ class Tail:
             self.position = ready[-1].change.seq
         return ready
 
-    def _is_settled(self, end: int) -> bool:
+    def _gap_is_final(self, end: int) -> bool:
         """Return True if no transaction is left that can fill a gap below _end; set _end to *end* at the first call.
 
         After _LONGEST_HOLD_SECONDS, warns and returns True.
@@ -163,7 +164,7 @@ class Feed:
         self._position = 0  # all changes up to this number have been delivered
         self._is_read = False  # the reader runs, or is about to
         self._is_over = False
-        self._told: dict[str, int] = {}  # by job: seq of the checkpoint that was delivered last
+        self._delivered: dict[str, int] = {}  # by job: seq of the checkpoint that was delivered last
         self._looked_at = 0.0  # when progress was last looked for (monotonic)
 
     # Called by other threads
@@ -196,7 +197,7 @@ class Feed:
         """Return the number up to which all changes have been delivered."""
         return self._position
 
-    def join(self, subscription: Subscription, position: int) -> bool:
+    def go_live(self, subscription: Subscription, position: int) -> bool:
         """Switch a subscriber that has read up to *position* to live delivery. Return False if it is still behind."""
         with self._lock:
             if position < self._position:
@@ -233,10 +234,10 @@ class Feed:
 
     # The reader's thread
 
-    def run(self, moves: Callable[[], int], wait_for_move: Callable[[int, float], None]) -> None:
-        """Read and deliver until there are no subscribers. *moves* grows whenever there may be something to read."""
-        while self._has_subscribers():
-            began, seen = time.monotonic(), moves()
+    def run(self, version: StatusVersion) -> None:
+        """Read and deliver until there are no subscribers. *version* grows whenever there may be something to read."""
+        while self._continue_or_end():
+            began, seen = time.monotonic(), version.value()
             try:
                 patience = self._turn()
             except StoreUnavailable as error:
@@ -246,11 +247,11 @@ class Feed:
                 _log.exception("Changes could not be read for streams, and will be read again.")
                 patience = _REST_SECONDS
             if patience:
-                wait_for_move(seen, patience)
+                version.wait(seen, patience)
             time.sleep(max(0.0, began + _PACE_SECONDS - time.monotonic()))
 
-    def _has_subscribers(self) -> bool:
-        """Return True if there are subscribers. If not, note that the reader ends."""
+    def _continue_or_end(self) -> bool:
+        """Return True if there are subscribers. If not, the reader ends: the next subscriber starts another one."""
         with self._lock:
             self._is_read = bool(self._subscriptions) and not self._is_over
             return self._is_read
@@ -258,26 +259,26 @@ class Feed:
     def _turn(self) -> float:
         """Deliver new changes and progress. Return the longest wait until the next turn, in seconds."""
         with self._beginning:
-            told: list[Told] = []
+            messages: list[Message] = []
             for news in self._tail.read():
-                told += self._standing_at_its_end(news)
-                told.append(news)
-            told += self._progress()
-            self._tell(told, self._tail.position)
+                messages += self._last_progress(news)
+                messages.append(news)
+            messages += self._progress()
+            self._deliver(messages, self._tail.position)
             if self._tail.has_more:
                 return 0.0
             return _HELD_SECONDS if self._tail.is_held_back else _PROGRESS_SECONDS
 
-    def _standing_at_its_end(self, news: News) -> list[Told]:
+    def _last_progress(self, news: News) -> list[Message]:
         """Return the last progress of an attempt that this change has ended, unless it was delivered already."""
         change, progress = news.change, news.progress
         has_ended = change.from_status in ATTENDED and change.to_status not in ATTENDED
-        if not has_ended or progress.checkpoint.seq <= self._told.get(change.job_id, 0):
+        if not has_ended or progress.checkpoint.seq <= self._delivered.get(change.job_id, 0):
             return []
-        self._told[change.job_id] = progress.checkpoint.seq
+        self._delivered[change.job_id] = progress.checkpoint.seq
         return [progress]
 
-    def _progress(self) -> list[Told]:
+    def _progress(self) -> list[Message]:
         """Return the progress of jobs that saved a checkpoint since the last look."""
         now = time.monotonic()
         if now - self._looked_at < _PROGRESS_SECONDS:
@@ -285,15 +286,15 @@ class Feed:
         since = self._store.now() - timedelta(seconds=min(now - self._looked_at, 60.0)) - _CLOCK_SKEW
         found = self._store.progress(since=since)
         self._looked_at = now
-        news = [progress for progress in found if progress.checkpoint.seq != self._told.get(progress.job_id)]
-        self._told = {progress.job_id: progress.checkpoint.seq for progress in found}
+        news = [progress for progress in found if progress.checkpoint.seq != self._delivered.get(progress.job_id)]
+        self._delivered = {progress.job_id: progress.checkpoint.seq for progress in found}
         return list(news)
 
-    def _tell(self, told: list[Told], position: int) -> None:
+    def _deliver(self, messages: list[Message], position: int) -> None:
         with self._lock:
             self._position = position
             for subscription in self._subscriptions:
-                subscription.put(told, position)
+                subscription.put(messages, position)
 
 
 class Subscription:
@@ -314,10 +315,10 @@ class Subscription:
         self._interest = interest
         self._read = read
         self._came = threading.Condition()  # guards _waiting, _reached; notified when they change, and at the end
-        self._waiting: list[Told] = []
+        self._waiting: list[Message] = []
         self._reached = after  # the position once _waiting is taken
 
-    def take(self, timeout_seconds: float) -> list[Told]:
+    def next_events(self, timeout_seconds: float) -> list[Message]:
         """Return the next messages, as soon as there are any; an empty list after *timeout_seconds*, or earlier.
 
         Raises StoreUnavailable, also when the service shuts down.
@@ -337,11 +338,11 @@ class Subscription:
         self.end()
         self._feed.leave(self)
 
-    def put(self, told: list[Told], position: int) -> None:
+    def put(self, messages: list[Message], position: int) -> None:
         """Queue the messages of interest. Called by the feed, whose *position* includes these messages."""
         if self.is_behind:
             return
-        wanted = [one for one in told if self._interest.covers(one)]
+        wanted = [one for one in messages if self._interest.covers(one)]
         with self._came:
             self._waiting += [one for one in wanted if not isinstance(one, News) or one.change.seq > self.position]
             self._reached = position
@@ -356,10 +357,10 @@ class Subscription:
             self.is_over = True
             self._came.notify_all()
 
-    def _catch_up(self) -> list[Told]:
+    def _catch_up(self) -> list[Message]:
         upto = self._feed.position()
         if self.position >= upto:
-            self._feed.join(self, self.position)
+            self._feed.go_live(self, self.position)
             return []
         page = self._read(after=self.position, upto=upto, job_id=self._interest.job_id, limit=_PAGE)
         self.position = page[-1].change.seq if len(page) == _PAGE else upto

@@ -1,9 +1,10 @@
-"""Let a thread sleep until another thread sets an alarm, or a file becomes readable."""
+"""Let threads sleep: the dispatcher until an alarm is set, callers until a status may have changed."""
 
 from __future__ import annotations
 
 import os
 import select
+import threading
 import weakref
 
 
@@ -44,3 +45,35 @@ class Alarm:
         if file is not None:
             ready.register(file, select.POLLIN)
         return any(number == file for number, _ in ready.poll(seconds * 1000))
+
+
+class StatusVersion:
+    """A number that grows whenever a status may have changed, in any process. Any thread may call the methods."""
+
+    def __init__(self) -> None:
+        self._grown = threading.Condition()  # guards _value, _waiting; notified whenever the number grows
+        self._value = 0
+        self._waiting = 0  # threads in `wait`
+
+    def value(self) -> int:
+        """Return the number."""
+        return self._value
+
+    def grow(self) -> None:
+        """Increase the number, and wake all waiting threads."""
+        with self._grown:
+            self._value += 1
+            self._grown.notify_all()
+
+    def has_waiting(self) -> bool:
+        """Return True if a thread waits."""
+        return self._waiting > 0
+
+    def wait(self, seen: int, timeout_seconds: float) -> None:
+        """Block until the number differs from *seen*, for *timeout_seconds* at most."""
+        with self._grown:
+            self._waiting += 1
+            try:
+                self._grown.wait_for(lambda: self._value != seen, timeout_seconds)
+            finally:
+                self._waiting -= 1

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from jobmanager.core.states import FINAL
 from jobmanager.core.values import News
-from jobmanager.engine.change_feed import Subscription, Told
+from jobmanager.engine.change_feed import Message, Subscription
 from jobmanager.errors import InvalidRequest, JobManagerError
 from jobmanager.http import parsing
 from jobmanager.http.context import manager, still_let_in
@@ -164,7 +164,7 @@ class _Stream:
                 looked_at = time.monotonic()
                 if not self._is_let_in():
                     return
-            told = self._subscription.take(LOOK_SECONDS)
+            told = self._subscription.next_events(LOOK_SECONDS)
             chunk = b"".join(map(self._show, told))
             if not chunk and time.monotonic() - spoke_at > HEARTBEAT_SECONDS:
                 chunk = b":\n" + self._place()
@@ -184,7 +184,7 @@ class _Stream:
         """Return an SSE id line without data. Clients keep the id, so that a reconnect resumes from here."""
         return f"id: {self._subscription.position}\n\n".encode()
 
-    def _show(self, told: Told) -> bytes:
+    def _show(self, told: Message) -> bytes:
         if isinstance(told, News):
             return _show_change(told)
         return _event("progress", rest.show_progress(told, self._manager.now()))
@@ -205,7 +205,7 @@ def _event(name: str, data: BaseModel, *, number: int | None = None) -> bytes:
     return f"event: {name}\n{place}data: {data.model_dump_json()}\n\n".encode()
 
 
-def _is_final(told: Told) -> bool:
+def _is_final(told: Message) -> bool:
     return isinstance(told, News) and told.change.to_status in FINAL
 
 

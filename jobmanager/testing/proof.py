@@ -257,7 +257,7 @@ class _Bench:
 
 
 class _Rig:
-    """The Keeper of a run: saves every checkpoint in a file, counts them, and disturbs the job at the given places."""
+    """The CheckpointGate of a run. Saves each checkpoint in a file, counts them, and disturbs the job where planned."""
 
     def __init__(self, path: Path, kind: Disturbance, places: frozenset[int]) -> None:
         path.mkdir(parents=True)
@@ -278,7 +278,7 @@ class _Rig:
         self.folder_path.mkdir(exist_ok=True)
         return self.folder_path
 
-    def meet(self, job: Job) -> None:
+    def reach_checkpoint(self, job: Job) -> None:
         """Save the checkpoint, and disturb the job if that is due here."""
         if self.is_cleaning:
             return

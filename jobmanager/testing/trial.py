@@ -103,7 +103,7 @@ def run(
 
 
 class _Trial:
-    """The Keeper of a job under test; acts at the checkpoints that the plan names."""
+    """The CheckpointGate of a job under test; acts at the checkpoints that the plan names."""
 
     def __init__(
         self, job_type: type[Job], args: dict[str, JSON], settings: Settings, folder: Path, plan: dict[str, int | None]
@@ -184,8 +184,8 @@ class _Trial:
         vars(job)["wait"] = self._skip
         return job
 
-    def meet(self, job: Job) -> None:
-        """Save the checkpoint, then act on the plan; see Keeper."""
+    def reach_checkpoint(self, job: Job) -> None:
+        """Save the checkpoint, then act on the plan; see CheckpointGate."""
         if self._is_saving:
             return
         self._save(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -84,8 +85,14 @@ def types() -> Registry:
 
 
 @pytest.fixture
-def manager(settings: Settings, types: Registry) -> Iterator[JobManager]:
-    with JobManager(settings, types) as manager:
+def rng() -> Callable[[], float]:
+    """Return what spreads retries."""
+    return random.random
+
+
+@pytest.fixture
+def manager(settings: Settings, types: Registry, rng: Callable[[], float]) -> Iterator[JobManager]:
+    with JobManager(settings, types, rng=rng) as manager:
         yield manager
 
 

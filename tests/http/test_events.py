@@ -406,7 +406,7 @@ def take(subscription: change_feed.Subscription, number: int) -> list[int]:
     """Return the numbers of the next changes."""
     taken: list[int] = []
     while len(taken) < number:
-        taken += [told.change.seq for told in subscription.take(5) if isinstance(told, News)]
+        taken += [told.change.seq for told in subscription.next_events(5) if isinstance(told, News)]
     return taken
 
 

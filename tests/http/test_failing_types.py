@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar
 
 import pytest
 from flask.testing import FlaskClient
 from pydantic import BaseModel, field_validator
 
-import jobmanager.engine.attempt
 from jobmanager import Fatal, Job, JobManager, Settings
-from jobmanager.core.outcomes import CLEAN_ATTEMPTS, settle
+from jobmanager.core.outcomes import CLEAN_ATTEMPTS
 from jobmanager.registry import Registry
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have what failed tried again at once."""
-    monkeypatch.setattr(jobmanager.engine.attempt, "settle", partial(settle, rng=lambda: 0.0))
+def rng() -> Callable[[], float]:
+    """Retry at once."""
+    return lambda: 0.0
 
 
 def test_a_start_that_raises_fails_the_job_with_its_reason(types: Registry, service: Any) -> None:
@@ -95,7 +93,7 @@ def test_a_result_that_is_no_json_fails_the_job(types: Registry, service: Any, r
 
 
 def test_a_clean_that_raises_is_tried_again_and_then_fails_the_job_with_its_reason(
-    types: Registry, service: Any, impatient: None
+    types: Registry, service: Any
 ) -> None:
     @types.register
     class Sticky(Job):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 from jobmanager import Job, JobManager, Settings
 from jobmanager.core.states import TRANSITIONS
 from jobmanager.core.values import JobRecord
+from jobmanager.engine.dispatcher import Engine
 from jobmanager.registry import Registry
 from jobmanager.store import Store
 
@@ -41,6 +43,14 @@ class Stage:
     def pass_gate(self, name: str) -> None:
         """Wait at the gate, deaf to everything else; called by jobs."""
         assert self._gates[name].wait(_GATE_SECONDS), f"nobody opened {name}"
+
+    def is_open(self, name: str) -> bool:
+        """Return True if the gate is open."""
+        return self._gates[name].is_set()
+
+    def wait_at(self, name: str, seconds: float) -> None:
+        """Wait at the gate, for that long at most."""
+        self._gates[name].wait(seconds)
 
     def open_all(self) -> None:
         """Let go of every thread, so that it can end."""
@@ -74,9 +84,16 @@ class Manager(JobManager):
 
     store: FaultyStore
 
-    def __init__(self, settings: Settings, types: Registry, until: Callable[..., Any]) -> None:
-        super().__init__(settings, types)
-        self._until = until
+    def __init__(
+        self, settings: Settings, types: Registry, until: Callable[..., Any], rng: Callable[[], float]
+    ) -> None:
+        super().__init__(settings, types, rng=rng)
+        self.wait_until = until
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine of a manager that has started and is not closed."""
+        return self._engine
 
     def _open_store(self) -> Store:
         self.store = FaultyStore(super()._open_store())
@@ -84,7 +101,7 @@ class Manager(JobManager):
 
     def until(self, job_id: str, *statuses: str) -> JobRecord:
         """Return the job as soon as its status is one of these."""
-        self._until(lambda: self.get(job_id).status in statuses, lambda: f"{statuses}: {self.get(job_id)}")
+        self.wait_until(lambda: self.get(job_id).status in statuses, lambda: f"{statuses}: {self.get(job_id)}")
         return self.get(job_id)
 
     def actions(self, job_id: str) -> list[str]:
@@ -118,13 +135,21 @@ def types() -> Registry:
 
 
 @pytest.fixture
-def make_manager(tmp_path: Path, types: Registry, stage: Stage, until: Any) -> Iterator[MakeManager]:
+def rng() -> Callable[[], float]:
+    """Return what spreads retries."""
+    return random.random
+
+
+@pytest.fixture
+def make_manager(
+    tmp_path: Path, types: Registry, stage: Stage, until: Any, rng: Callable[[], float]
+) -> Iterator[MakeManager]:
     """Return what makes managers on one store, as several processes would be; closed after the test."""
     managers: list[Manager] = []
 
-    def make(*, own_types: Registry | None = None, **settings: Any) -> Manager:
+    def make(*, own_types: Registry | None = None, rng: Callable[[], float] = rng, **settings: Any) -> Manager:
         usual: dict[str, Any] = {"data_dir": tmp_path / "var", "checkpoint_seconds": 0.0, "slots": 4}
-        manager = Manager(Settings(**(usual | settings)), types if own_types is None else own_types, until)
+        manager = Manager(Settings(**(usual | settings)), types if own_types is None else own_types, until, rng)
         managers.append(manager)
         manager.start()
         return manager
@@ -132,7 +157,7 @@ def make_manager(tmp_path: Path, types: Registry, stage: Stage, until: Any) -> I
     yield make
     stage.open_all()
     for manager in managers:
-        if manager._engine is not None:
+        if manager.engine is not None:
             manager.store.fault = lambda name: None
         manager.close(grace_seconds=5)
 
@@ -155,7 +180,7 @@ def steps(types: Registry, stage: Stage) -> type[Job]:
             self.tell("start")
             step = self.cursor or 0
             try:
-                while not stage._gates["end"].is_set():
+                while not stage.is_open("end"):
                     self.wait(0.001)
                     step += 1
                     self.checkpoint(cursor=step, done=step)

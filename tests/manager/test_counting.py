@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from jobmanager.config import Settings
+from jobmanager.engine import dispatcher
 from jobmanager.errors import StoreUnavailable
 from jobmanager.manager import JobManager
 
@@ -25,8 +25,8 @@ def shown(manager: JobManager) -> list[str]:
 def test_counts_that_are_wrong_are_told_and_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, until: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "_COUNT_SECONDS", 0.05)
-    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "_FIRST_COUNT_SECONDS", 0.05)
+    monkeypatch.setattr(dispatcher, "COUNT_SECONDS", 0.05)
+    monkeypatch.setattr(dispatcher, "FIRST_COUNT_SECONDS", 0.05)
     with JobManager(Settings(data_dir=tmp_path, slots=0)) as manager, caplog.at_level(logging.WARNING):
         for _ in range(3):
             manager.submit("Simple", {})
@@ -48,8 +48,8 @@ def test_counts_that_are_wrong_are_told_and_mended(
 def test_halts_are_heard_and_leases_renewed_while_the_counts_are_checked(
     make_manager: Any, steps: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("_COUNT_SECONDS", "_FIRST_COUNT_SECONDS"):
-        monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], name, 0.05)
+    for name in ("COUNT_SECONDS", "FIRST_COUNT_SECONDS"):
+        monkeypatch.setattr(dispatcher, name, 0.05)
     is_checking, is_over = threading.Event(), threading.Event()
 
     def take_long(name: str) -> None:
@@ -64,7 +64,7 @@ def test_halts_are_heard_and_leases_renewed_while_the_counts_are_checked(
     assert is_checking.wait(10)
     leased_until = manager.get(job_id).lease_expires_at
 
-    manager._until(lambda: manager.get(job_id).lease_expires_at > leased_until, "the lease to be renewed")
+    manager.wait_until(lambda: manager.get(job_id).lease_expires_at > leased_until, "the lease to be renewed")
     assert other.halt(job_id, wait=5).status == "halted"
     is_over.set()
 
@@ -72,9 +72,9 @@ def test_halts_are_heard_and_leases_renewed_while_the_counts_are_checked(
 def test_a_check_of_the_counts_that_fails_harms_nothing(
     make_manager: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("_COUNT_SECONDS", "_FIRST_COUNT_SECONDS"):
-        monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], name, 0.05)
+    for name in ("COUNT_SECONDS", "FIRST_COUNT_SECONDS"):
+        monkeypatch.setattr(dispatcher, name, 0.05)
     manager = make_manager()
     manager.store.fault = lambda name: StoreUnavailable("It is away.") if name == "correct_count" else None
 
-    manager._until(lambda: "The counts of jobs could not be checked: It is away." in caplog.messages)
+    manager.wait_until(lambda: "The counts of jobs could not be checked: It is away." in caplog.messages)

@@ -117,7 +117,7 @@ def test_a_thread_is_named_after_the_job_and_the_attempt_it_began_with(make_mana
     job = manager.submit("Steps").id
     manager.until(job, "running")
     manager.halt(job, wait=10)
-    manager._until(lambda: not names())
+    manager.wait_until(lambda: not names())
     manager.resume(job, wait=10)
 
     assert names() == [f"job-{job}-2"]
@@ -187,7 +187,7 @@ def test_lines_are_kept_in_the_order_in_which_they_were_logged_whoever_stores_th
         if name == "add_log" and threading.current_thread().name == "jobmanager-engine":
             stage.open("the engine stores the first")
             # Held up here, with the line already taken, for as long as the job is not ahead.
-            stage._gates["the job has stored the second"].wait(0.5)
+            stage.wait_at("the job has stored the second", 0.5)
 
     manager.store.fault = fault
     job = manager.submit("Talker").id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import sys
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,11 +15,10 @@ from jobmanager.errors import InvalidRequest, LeaseLost, StopRequested, Unwind
 from jobmanager.registry import Registry
 
 
-@pytest.fixture(autouse=True)
-def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retry at once: how long a retry waits is tested with the records."""
-    monkeypatch.setattr("random.random", lambda: 0.0)
-    monkeypatch.setattr(sys.modules["jobmanager.core.outcomes"].settle, "__kwdefaults__", {"rng": lambda: 0.0})
+@pytest.fixture
+def rng() -> Callable[[], float]:
+    """Retry at once: how long a retry waits is tested with the values."""
+    return lambda: 0.0
 
 
 def fail_with(types: Registry, error: BaseException) -> None:
@@ -189,12 +188,9 @@ def test_a_failure_is_retried_from_the_checkpoint_as_often_as_the_submission_say
     assert manager.actions(job.id) == ["submit", "claim", "retry", "claim", "retry", "claim", "fail"]
 
 
-def test_a_retry_waits_and_frees_its_slot(
-    make_manager: Any, types: Registry, steps: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.core.outcomes"].settle, "__kwdefaults__", {"rng": lambda: 1.0})
+def test_a_retry_waits_and_frees_its_slot(make_manager: Any, types: Registry, steps: Any) -> None:
     fail_with(types, OSError("busy"))
-    manager = make_manager(slots=1)
+    manager = make_manager(slots=1, rng=lambda: 1.0)
 
     job = manager.submit("Failing", max_attempts=2)
     other = manager.submit("Steps").id
@@ -245,7 +241,7 @@ def test_a_failed_job_that_is_resumed_goes_on_from_its_checkpoint_with_all_its_t
 
     job = run(manager, "Flaky", max_attempts=2)
     manager.resume(job.id)
-    manager._until(lambda: len(stage.told) == 4)
+    manager.wait_until(lambda: len(stage.told) == 4)
     failed = manager.until(job.id, "failed")
 
     assert stage.told == [None, 1, 2, 3]
@@ -408,7 +404,7 @@ def test_what_a_halt_hook_saves_is_kept(make_manager: Any, types: Registry, stag
     manager = make_manager(checkpoint_seconds=0.0)
     job = manager.submit("Careful")
     manager.until(job.id, "running")
-    manager._until(lambda: manager.get(job.id).checkpoint.cursor == "begun")
+    manager.wait_until(lambda: manager.get(job.id).checkpoint.cursor == "begun")
 
     halted = manager.halt(job.id, wait=10)
 
@@ -434,7 +430,7 @@ def test_what_a_stop_hook_saves_reaches_clean(manager: Any, types: Registry, sta
 
     job = manager.submit("Careful")
     manager.until(job.id, "running")
-    manager._until(lambda: manager.get(job.id).checkpoint.cursor == "begun")
+    manager.wait_until(lambda: manager.get(job.id).checkpoint.cursor == "begun")
 
     assert manager.stop(job.id, wait=10).status == "stopped"
     assert stage.told == ["stop", "upload 7"]

@@ -13,6 +13,7 @@ import pytest
 
 from jobmanager import Job
 from jobmanager.core.states import Action
+from jobmanager.engine import watchdog
 from jobmanager.engine.attempt import Runner
 from jobmanager.errors import Fatal, StoreUnavailable
 from jobmanager.registry import Registry
@@ -21,20 +22,20 @@ from jobmanager.registry import Registry
 def started(manager: Any, stage: Any, job_type: str) -> str:
     """Submit a job; return its id when its code runs."""
     job_id = str(manager.submit(job_type).id)
-    manager._until(lambda: "start" in stage.told)
+    manager.wait_until(lambda: "start" in stage.told)
     return job_id
 
 
 def test_a_clean_that_takes_long_after_a_forced_stop_is_left_alone(
     manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "FORCE_SECONDS", 0.2)
+    monkeypatch.setattr(watchdog, "FORCE_SECONDS", 0.2)
 
     @types.register
     class Careful(Job):
         def start(self) -> None:
             stage.tell("start")
-            while not stage._gates["end"].is_set():
+            while not stage.is_open("end"):
                 pass
 
         def clean(self) -> None:
@@ -64,7 +65,7 @@ def test_force_that_comes_just_before_the_work_begins_keeps_it_from_beginning(
 
         def start(self) -> None:
             stage.tell("start")
-            while not stage._gates["end"].is_set():
+            while not stage.is_open("end"):
                 time.sleep(0.001)
 
         def stop(self) -> None:
@@ -74,7 +75,7 @@ def test_force_that_comes_just_before_the_work_begins_keeps_it_from_beginning(
             stage.tell("clean")
 
     job_id = str(manager.submit("Loops").id)
-    manager._until(lambda: "made" in stage.told)
+    manager.wait_until(lambda: "made" in stage.told)
 
     manager.stop(job_id, force=True)
     stage.open("begin")
@@ -87,14 +88,14 @@ def test_force_that_comes_just_before_the_work_begins_keeps_it_from_beginning(
 def test_a_stop_hook_that_takes_long_after_a_forced_stop_is_followed_by_one_clean(
     manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "FORCE_SECONDS", 0.2)
+    monkeypatch.setattr(watchdog, "FORCE_SECONDS", 0.2)
     lock = threading.Lock()
 
     @types.register
     class Careful(Job):
         def start(self) -> None:
             stage.tell("start")
-            while not stage._gates["end"].is_set():
+            while not stage.is_open("end"):
                 pass
 
         def stop(self) -> None:
@@ -139,7 +140,7 @@ def test_a_job_that_swallows_force_is_stopped_at_its_next_checkpoint(manager: An
         def start(self) -> None:
             stage.tell("start")
             try:
-                while not stage._gates["end"].is_set():
+                while not stage.is_open("end"):
                     pass
             except BaseException:
                 stage.tell("swallowed")
@@ -240,7 +241,7 @@ def test_force_may_be_asked_for_again_by_whoever_sees_that_it_did_not_help(
 
     job_id = started(manager, stage, "Deaf")
     manager.stop(job_id, force=True)
-    manager._until(lambda: "forced" in stage.told)
+    manager.wait_until(lambda: "forced" in stage.told)
 
     stopped = manager.stop(job_id, wait=10, force=True)
 
@@ -299,7 +300,7 @@ def test_force_does_not_interrupt_code_that_answers_a_stop(manager: Any, types: 
         def start(self) -> None:
             stage.tell("start")
             try:
-                while not stage._gates["end"].is_set():
+                while not stage.is_open("end"):
                     time.sleep(0.02)
                     self.checkpoint(cursor=1)
             except BaseException as error:
@@ -316,13 +317,13 @@ def test_force_does_not_interrupt_code_that_answers_a_stop(manager: Any, types: 
 def test_force_that_is_asked_for_after_a_stop_that_nobody_answered_comes_at_once(
     manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(watchdog, "ANSWER_SECONDS", 1.0)
 
     @types.register
     class Deaf(Job):
         def start(self) -> None:
             stage.tell("start")
-            while not stage._gates["end"].is_set():
+            while not stage.is_open("end"):
                 pass
 
     job_id = started(manager, stage, "Deaf")
@@ -337,7 +338,7 @@ def test_force_that_is_asked_for_after_a_stop_that_nobody_answered_comes_at_once
 def test_force_that_follows_a_stop_at_once_leaves_the_job_the_time_to_answer(
     make_manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "_ANSWER_SECONDS", 3600.0)
+    monkeypatch.setattr(watchdog, "ANSWER_SECONDS", 3600.0)
 
     @types.register
     class AnswersLate(Job):
@@ -370,7 +371,7 @@ def test_force_needs_no_store_that_answers(manager: Any, types: Registry, stage:
         def start(self) -> None:
             stage.tell("start")
             try:
-                while not stage._gates["end"].is_set():
+                while not stage.is_open("end"):
                     pass
             except BaseException:
                 stage.tell("forced")
@@ -382,7 +383,7 @@ def test_force_needs_no_store_that_answers(manager: Any, types: Registry, stage:
     manager.store.fault = lambda name: is_away if name == "look" else None
     manager.stop(job_id, force=True)
 
-    manager._until(lambda: "forced" in stage.told, "the strike")
+    manager.wait_until(lambda: "forced" in stage.told, "the strike")
     manager.store.fault = lambda name: None
     manager.until(job_id, "stopped")
 
@@ -401,17 +402,17 @@ def test_force_that_comes_too_late_for_an_attempt_does_not_strike_the_next(
         def clean(self) -> None:
             raise Fatal("no")
 
-    obey = Runner.obey
+    apply_change = Runner.apply_change
 
-    def obey_late(runner: Runner, change: Any) -> None:
+    def apply_late(runner: Runner, change: Any) -> None:
         """Be held up, as any thread may, until the job's thread has found out by itself."""
         if change.action is Action.STOP:
             manager.until(job_id, "failed")
             assert runner.join(10)
-            manager._until(lambda: not manager._engine._held())
-        obey(runner, change)
+            manager.wait_until(lambda: not manager.engine.runners())
+        apply_change(runner, change)
 
-    monkeypatch.setattr(Runner, "obey", obey_late)
+    monkeypatch.setattr(Runner, "apply_change", apply_late)
     job_id = started(manager, stage, "Fails")
     manager.stop(job_id, force=True)
     assert manager.get(job_id).status == "failed"
@@ -424,7 +425,7 @@ def test_force_that_comes_too_late_for_an_attempt_does_not_strike_the_next(
 def test_force_that_is_asked_for_again_and_again_does_not_put_off_the_end(
     manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "FORCE_SECONDS", 0.6)
+    monkeypatch.setattr(watchdog, "FORCE_SECONDS", 0.6)
 
     @types.register
     class InC(Job):

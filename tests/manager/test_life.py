@@ -24,7 +24,7 @@ def hooks(stage: Any) -> list[str]:
 def running(manager: Any, job_type: str = "Steps", **options: Any) -> str:
     """Submit a job; return its id when it has saved progress."""
     job = manager.submit(job_type, **options)
-    manager._until(lambda: (manager.get(job.id).checkpoint.done or 0) > 2)
+    manager.wait_until(lambda: (manager.get(job.id).checkpoint.done or 0) > 2)
     return str(job.id)
 
 
@@ -140,7 +140,7 @@ def test_a_stop_beats_a_halt(manager: Any, types: Registry, stage: Any, how: str
             stage.tell("clean")
 
     job = manager.submit("Slow")
-    manager._until(lambda: stage.told == ["start"])
+    manager.wait_until(lambda: stage.told == ["start"])
     manager.halt(job.id)
     if how != "halting":
         stage.open("checkpoint")
@@ -389,7 +389,7 @@ def test_a_halt_taken_back_before_it_was_met_never_parks_the_job(manager: Any, t
             stage.tell("halt")
 
     job = manager.submit("Slow")
-    manager._until(lambda: stage.told == ["start"])
+    manager.wait_until(lambda: stage.told == ["start"])
     assert manager.halt(job.id).status == "halting"
     assert manager.resume(job.id).status == "running"
     stage.open("go")
@@ -471,7 +471,7 @@ def test_no_more_jobs_of_a_type_run_at_once_than_it_allows(make_manager: Any, st
     steps.max_running = 2
     manager = make_manager(slots=8)
     jobs = [manager.submit("Steps").id for _ in range(5)]
-    manager._until(lambda: sum(manager.get(job).status == "running" for job in jobs) == 2)
+    manager.wait_until(lambda: sum(manager.get(job).status == "running" for job in jobs) == 2)
 
     manager.halt(jobs[0], wait=10)
     manager.until(jobs[2], "running")
@@ -496,7 +496,7 @@ def test_a_job_that_comes_due_while_no_slot_is_free_is_next_by_its_priority(
     manager.until(first, "running")
     usual = manager.submit("Named").id
     urgent = manager.submit("Named", priority=5, run_at=manager.now() + timedelta(seconds=0.1)).id
-    manager._until(lambda: manager.now() > manager.get(urgent).run_at and not manager.store.look(["Named"]).has_due)
+    manager.wait_until(lambda: manager.now() > manager.get(urgent).run_at and not manager.store.look(["Named"]).has_due)
 
     stage.open("go")
     manager.until(usual, "completed")

@@ -33,7 +33,7 @@ def pair(make_manager: Any) -> tuple[Any, Any]:
 
 def running(manager: Any) -> str:
     job = manager.submit("Steps")
-    manager._until(lambda: (manager.get(job.id).checkpoint.done or 0) > 2)
+    manager.wait_until(lambda: (manager.get(job.id).checkpoint.done or 0) > 2)
     return str(job.id)
 
 
@@ -58,12 +58,12 @@ def test_a_process_that_does_not_own_the_job_can_force_a_stop(
     class Loop(Job):
         def start(self) -> None:
             stage.tell("start")
-            while not stage._gates["end"].is_set():
+            while not stage.is_open("end"):
                 pass
 
     owner, other = pair
     job = owner.submit("Loop")
-    owner._until(lambda: stage.told)
+    owner.wait_until(lambda: stage.told)
 
     assert other.stop(job.id, force=True, wait=10).status == "stopped"
 
@@ -108,7 +108,7 @@ def test_a_job_of_a_process_that_fell_silent_goes_on_elsewhere_and_its_old_threa
             stage.tell(("start", self.attempt, self.cursor))
             try:
                 step = 0
-                while not stage._gates["end"].is_set():
+                while not stage.is_open("end"):
                     self.wait(0.001)
                     step += 1
                     self.checkpoint(cursor=[self.attempt, step], done=step)
@@ -199,7 +199,7 @@ def test_a_folder_that_a_process_made_after_its_job_was_cleaned_elsewhere_does_n
     class Late(Job):
         def start(self) -> None:
             stage.tell("start")
-            stage._gates["end"].wait(20)  # where its process is frozen
+            stage.wait_at("end", 20)  # where its process is frozen
             (self.workdir / "part").touch()
             stage.tell("made")
             self.checkpoint(1)

@@ -305,7 +305,7 @@ def test_a_job_whose_halt_is_taken_back_has_kept_its_slot(make_manager: Any, ste
     seen = manager.wait(other, unless=("submitted",), wait=0.3)
     manager.resume(job)
     stage.open("taken back")
-    manager._until(lambda: "resume" in [what for what, _ in stage.told])
+    manager.wait_until(lambda: "resume" in [what for what, _ in stage.told])
 
     assert seen.status == "submitted"
     assert [manager.get(job).status, manager.get(other).status] == ["running", "submitted"]

@@ -85,7 +85,7 @@ def test_parked_for_long(make_manager: Any, types: Registry) -> None:
 
     types.register(Halted)
     job_id = manager.submit("Halted").id
-    manager._until(lambda: manager.get(job_id).status == "halted" and manager.get(job_id).owner is None)
+    manager.wait_until(lambda: manager.get(job_id).status == "halted" and manager.get(job_id).owner is None)
     manager.resume(job_id)
 
     ended(manager, job_id, run(Told, halt_after=2, restart_after=2))

@@ -103,9 +103,9 @@ def test_a_stop_under_way_is_finished_by_the_next_process(make_manager: Any, typ
     first = make_manager()
     job = first.submit("Slow")
     first.until(job.id, "running")
-    first._until(lambda: first.get(job.id).checkpoint.cursor)
+    first.wait_until(lambda: first.get(job.id).checkpoint.cursor)
     first.stop(job.id)
-    first._until(lambda: stage.told)
+    first.wait_until(lambda: stage.told)
 
     first.close()
     second = make_manager()
@@ -129,7 +129,7 @@ def test_a_stop_is_heard_while_the_process_waits_for_its_jobs_to_end(
 
     first, second = make_manager(), make_manager(slots=0)
     job = first.submit("Deaf")
-    first._until(lambda: stage.told)
+    first.wait_until(lambda: stage.told)
     first.begin_shutdown(10)
     second.stop(job.id)
     stage.open("go")

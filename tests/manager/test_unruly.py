@@ -11,19 +11,20 @@ from typing import Any
 import pytest
 
 from jobmanager import Job
+from jobmanager.engine import watchdog
 from jobmanager.errors import LeaseLost, StoreUnavailable
 from jobmanager.registry import Registry
 
 
 @pytest.fixture(autouse=True)
 def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["jobmanager.engine.dispatcher"], "FORCE_SECONDS", 0.3)
+    monkeypatch.setattr(watchdog, "FORCE_SECONDS", 0.3)
 
 
 def started(manager: Any, job_type: str) -> str:
     """Submit a job and return its id when its code runs: one that is stopped before that has nothing to interrupt."""
     job_id = str(manager.submit(job_type).id)
-    manager._until(lambda: is_in_start(job_id))
+    manager.wait_until(lambda: is_in_start(job_id))
     return job_id
 
 
@@ -64,7 +65,7 @@ def test_force_ends_a_loop_that_never_looks(manager: Any, types: Registry, stage
         def start(self) -> None:
             stage.tell("start")
             try:
-                while not stage._gates["end"].is_set():
+                while not stage.is_open("end"):
                     pass
             finally:
                 stage.tell("finally")
@@ -76,7 +77,7 @@ def test_force_ends_a_loop_that_never_looks(manager: Any, types: Registry, stage
             stage.tell("clean")
 
     job_id = started(manager, "Loop")
-    manager._until(lambda: stage.told)
+    manager.wait_until(lambda: stage.told)
     assert manager.stop(job_id, wait=0.1).status == "stopping"
 
     manager.stop(job_id, force=True, wait=10)
@@ -90,7 +91,7 @@ def test_a_stop_may_be_forced_from_the_start(manager: Any, types: Registry, stag
     @types.register
     class Loop(Job):
         def start(self) -> None:
-            while not stage._gates["end"].is_set():
+            while not stage.is_open("end"):
                 pass
 
     job_id = started(manager, "Loop")
@@ -120,7 +121,7 @@ def test_a_thread_that_sleeps_in_c_is_abandoned_and_its_job_is_cleaned_once(
 
     manager = make_manager(slots=1)
     job_id = started(manager, "Sleeper")
-    manager._until(lambda: stage.told)
+    manager.wait_until(lambda: stage.told)
     (thread,) = (thread for thread in threading.enumerate() if thread.name.startswith("job-"))
 
     stopped = manager.stop(job_id, force=True, wait=10)
@@ -140,14 +141,14 @@ def test_a_job_that_swallows_even_force_is_abandoned_and_fenced_off_and_gives_it
     @types.register
     class Greedy(Job):
         def start(self) -> None:
-            while not stage._gates["end"].is_set():
+            while not stage.is_open("end"):
                 try:
                     self.swallow()
                 except BaseException as error:  # force, that has come while it swallowed something
                     stage.tell(type(error).__name__)
 
         def swallow(self) -> None:
-            while not stage._gates["end"].is_set():
+            while not stage.is_open("end"):
                 try:
                     self.wait(0.001)
                     self.checkpoint(cursor=self.attempt, done=1)
@@ -194,7 +195,7 @@ def test_force_interrupts_no_clean(manager: Any, types: Registry, stage: Any) ->
 
     job_id = started(manager, "Slow")
     manager.stop(job_id)
-    manager._until(lambda: stage.told == ["begin"])
+    manager.wait_until(lambda: stage.told == ["begin"])
 
     assert manager.stop(job_id, force=True, wait=10).status == "stopped"
     assert stage.told == ["begin", "end"]
@@ -225,12 +226,12 @@ def test_a_clean_that_hangs_can_be_forced_as_often_as_it_hangs(
     assert len(stage.told) == 3
 
 
-def test_force_of_one_stop_is_not_kept_for_the_next(manager: Any, types: Registry, stage: Any) -> None:
+def test_force_of_one_stop_is_not_kept_for_the_next(make_manager: Any, types: Registry, stage: Any) -> None:
     @types.register
     class Mixed(Job):
         def start(self) -> None:
             if self.attempt == 1:
-                while not stage._gates["end"].is_set():
+                while not stage.is_open("end"):
                     pass
             stage.tell("second")
             for _ in range(1000):
@@ -241,13 +242,12 @@ def test_force_of_one_stop_is_not_kept_for_the_next(manager: Any, types: Registr
             if "second" not in stage.told:
                 raise OSError("busy")
 
+    manager = make_manager(rng=lambda: 0.0)
     job_id = started(manager, "Mixed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["jobmanager.core.outcomes"].settle, "__kwdefaults__", {"rng": lambda: 0.0})
-        manager.stop(job_id, force=True)
-        manager.until(job_id, "failed")
+    manager.stop(job_id, force=True)
+    manager.until(job_id, "failed")
     manager.resume(job_id)
-    manager._until(lambda: stage.told == ["second"])
+    manager.wait_until(lambda: stage.told == ["second"])
 
     manager.stop(job_id, wait=10)
 
@@ -307,7 +307,7 @@ def test_a_stop_that_is_forced_in_the_moment_of_the_claim_is_not_lost(
     @types.register
     class Loop(Job):
         def start(self) -> None:
-            while not stage._gates["end"].is_set():
+            while not stage.is_open("end"):
                 pass
 
     manager = make_manager(slots=1)

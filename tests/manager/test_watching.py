@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobmanager.engine import dispatcher
+from jobmanager.engine import listening
 from jobmanager.store.sqlite.watch import Watch, announce_commit
 
 #: Between what is looked in a second by one that is not idle, 50 times, and by one that is and is not told, 25 times.
@@ -32,10 +32,10 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], int]:
     def count(manager: Any) -> int:
         begin = time.monotonic()
         time.sleep(1)
-        return sum(thread is manager._engine._thread and begin <= at < begin + 1 for thread, at in looked)
+        return sum(thread is manager.engine.thread and begin <= at < begin + 1 for thread, at in looked)
 
     monkeypatch.setattr(Watch, "has_moved", look)
-    monkeypatch.setattr(dispatcher, "_LULL_SECONDS", 0.1)
+    monkeypatch.setattr(listening, "LULL_SECONDS", 0.1)
     return count
 
 
@@ -59,7 +59,7 @@ def test_a_process_that_cannot_be_told_looks_by_itself(
 def test_a_process_that_is_idle_is_told_at_once_of_a_job_that_another_takes_in(
     make_manager: Any, steps: Any, until: Any, looks: Callable[[Any], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "_IDLE_WATCH_SECONDS", 30.0)
+    monkeypatch.setattr(listening, "IDLE_WATCH_SECONDS", 30.0)
     manager, other = make_manager(), make_manager(slots=0)
     until(lambda: looks(manager) < SELDOM)
 
@@ -71,8 +71,8 @@ def test_a_process_that_is_idle_is_told_at_once_of_a_job_that_another_takes_in(
 def test_a_job_that_is_put_off_begins_in_time_though_its_process_is_idle(
     make_manager: Any, steps: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "_LULL_SECONDS", 0.1)
-    monkeypatch.setattr(dispatcher, "_IDLE_WATCH_SECONDS", 30.0)
+    monkeypatch.setattr(listening, "LULL_SECONDS", 0.1)
+    monkeypatch.setattr(listening, "IDLE_WATCH_SECONDS", 30.0)
     manager = make_manager()
     at = manager.now() + timedelta(seconds=1)
 
@@ -85,13 +85,13 @@ def test_a_job_that_is_put_off_begins_in_time_though_its_process_is_idle(
 def test_a_shutdown_wakes_a_process_that_is_idle(
     make_manager: Any, until: Any, looks: Callable[[Any], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "_IDLE_WATCH_SECONDS", 30.0)
+    monkeypatch.setattr(listening, "IDLE_WATCH_SECONDS", 30.0)
     manager = make_manager()
     until(lambda: looks(manager) < SELDOM)
 
     manager.begin_shutdown()
 
-    until(lambda: not manager._engine._thread.is_alive())
+    until(lambda: not manager.engine.thread.is_alive())
 
 
 def test_a_process_that_has_a_job_looks_often(

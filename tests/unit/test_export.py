@@ -71,7 +71,7 @@ class Keeper:
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 
-    def meet(self, job: Job) -> None:
+    def reach_checkpoint(self, job: Job) -> None:
         is_time = self.count == self._at
         self.count += 1
         if is_time and self._act is crash:

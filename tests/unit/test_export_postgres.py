@@ -86,7 +86,7 @@ class Keeper:
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 
-    def meet(self, job: Job) -> None:
+    def reach_checkpoint(self, job: Job) -> None:
         job.flush()
         self.cursor = json.loads(json.dumps(job.cursor))
         self.count += 1

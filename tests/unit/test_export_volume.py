@@ -44,7 +44,7 @@ class Keeper:
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 
-    def meet(self, job: Any) -> None:
+    def reach_checkpoint(self, job: Any) -> None:
         job.flush()
         self.cursor = job.cursor
 

@@ -58,7 +58,7 @@ def test_an_interrupt_is_met_by_running_code_and_wakes_a_parked_thread() -> None
 
 
 @pytest.mark.parametrize("last_words", [Signals.ask_stop, lambda signals: signals.ask_interrupt(LeaseLost("7"))])
-@pytest.mark.parametrize("others", list(permutations([Signals.ask_halt, Signals.ask_resume, Signals.take])))
+@pytest.mark.parametrize("others", list(permutations([Signals.ask_halt, Signals.ask_resume, Signals.clear_requests])))
 @pytest.mark.parametrize("place", range(4))
 def test_neither_a_halt_nor_a_resume_can_strand_a_thread_that_has_to_end(
     last_words: Ask, others: tuple[Ask, ...], place: int
@@ -76,7 +76,7 @@ def test_taking_what_was_asked_leaves_room_for_what_is_asked_next() -> None:
     signals = Signals()
 
     signals.ask_halt()
-    signals.take()
+    signals.clear_requests()
     signals.ask_resume()
 
     assert is_asked(signals) == (False, True, False)
@@ -96,7 +96,7 @@ def test_a_clean_is_disturbed_neither_by_a_halt_nor_by_a_stop(ask: Ask) -> None:
     signals = Signals()
     signals.ask_stop()
 
-    signals.quiet()
+    signals.ignore_requests()
     ask(signals)
 
     assert not signals.halt.is_set()
@@ -109,7 +109,7 @@ def test_a_clean_hears_an_interrupt(is_before: bool) -> None:
 
     if is_before:
         signals.ask_interrupt(Unwind("7"))
-    signals.quiet()
+    signals.ignore_requests()
     if not is_before:
         signals.ask_interrupt(Unwind("7"))
 
@@ -123,7 +123,7 @@ def test_a_clean_is_not_disturbed_by_the_time_limit_of_the_work(is_before: bool)
 
     if is_before:
         signals.ask_interrupt(TimedOut("too long"))
-    signals.quiet()
+    signals.ignore_requests()
     if not is_before:
         signals.ask_interrupt(TimedOut("too long"))
 
@@ -131,7 +131,9 @@ def test_a_clean_is_not_disturbed_by_the_time_limit_of_the_work(is_before: bool)
     assert not signals.halt.is_set()
 
 
-@pytest.mark.parametrize("ask", [Signals.ask_halt, Signals.ask_resume, Signals.ask_stop, Signals.take, Signals.quiet])
+@pytest.mark.parametrize(
+    "ask", [Signals.ask_halt, Signals.ask_resume, Signals.ask_stop, Signals.clear_requests, Signals.ignore_requests]
+)
 def test_asking_for_the_same_twice_is_asking_once(ask: Ask) -> None:
     once, twice = Signals(), Signals()
 

@@ -1,0 +1,90 @@
+"""The lease of one attempt on its job: the job as it was claimed, and whether the attempt may still write.
+
+This module renews no lease (checkpoints and the dispatcher do); it only ends attempts whose lease is lost.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from jobmanager.core.values import JobRecord
+from jobmanager.errors import LeaseLost, StoreUnavailable, TimedOut
+from jobmanager.signals import Signals
+
+T = TypeVar("T")
+
+#: Pause before a call is retried when the store did not answer.
+_STORE_RETRY_SECONDS = 0.25
+
+
+class Lease:
+    """The state of one attempt that its own thread and other threads share. Any thread may call the methods."""
+
+    def __init__(self, record: JobRecord, signals: Signals) -> None:
+        self.job_id = record.id
+        self._signals = signals
+        self._lock = threading.Lock()  # guards _record, _is_cleaning, _is_lost; never held while calling the store
+        self._record = record
+        self._is_cleaning = False
+        self._is_lost = False  # the attempt may write nothing more
+
+    @property
+    def record(self) -> JobRecord:
+        """The job as claimed. Replaced when a parked thread is woken for a new attempt, and for `clean`."""
+        with self._lock:
+            return self._record
+
+    def replace_record(self, record: JobRecord) -> None:
+        """Continue with the record of a new claim, or as it was loaded again."""
+        with self._lock:
+            self._record = record
+
+    def begin_clean(self) -> None:
+        """Note that `clean` is next: from here on, force meant for `start` does not abandon the thread."""
+        with self._lock:
+            self._is_cleaning = True
+
+    def is_cleaning(self) -> bool:
+        """Return True if the thread is in `clean`, or about to call it."""
+        with self._lock:
+            return self._is_cleaning
+
+    def lose(self) -> None:
+        """Note that the attempt may write nothing more."""
+        with self._lock:
+            self._is_lost = True
+
+    def lose_unless_cleaning(self) -> bool:
+        """Do the same and return True; do nothing and return False if the thread is already in `clean`."""
+        with self._lock:
+            if self._is_cleaning:
+                return False
+            self._is_lost = True
+            return True
+
+    def is_lost(self) -> bool:
+        """Return True if the attempt may write nothing more; the store may even be closed."""
+        with self._lock:
+            return self._is_lost or isinstance(self._signals.interrupt, LeaseLost)
+
+    def raise_if_lost(self) -> None:
+        """Raise LeaseLost if the attempt may write nothing more."""
+        if self.is_lost():
+            raise LeaseLost(self.job_id)
+
+    def retrying(self, call: Callable[[], T]) -> T:
+        """Call the store, and retry while it does not answer. Raises LeaseLost, or the interrupt of the attempt."""
+        while True:
+            try:
+                return call()
+            except LeaseLost:
+                self.lose()
+                raise
+            except StoreUnavailable as error:
+                # A timed-out attempt retries too: its progress can be saved when the store is back.
+                if self._signals.interrupt is not None and not isinstance(self._signals.interrupt, TimedOut):
+                    raise self._signals.interrupt from error
+                time.sleep(_STORE_RETRY_SECONDS)
