@@ -28,6 +28,7 @@ from jobmanager.core.states import REACHED, UNDER_WAY, Action, Status
 from jobmanager.core.values import (
     Applied,
     Artifact,
+    BulkResult,
     Change,
     JobRecord,
     LogLine,
@@ -38,7 +39,6 @@ from jobmanager.core.values import (
     Position,
     Selection,
     Submission,
-    Sweep,
 )
 from jobmanager.engine import retention
 from jobmanager.engine.change_feed import Interest, Subscription
@@ -432,7 +432,7 @@ class JobManager:
         """
         return self._ask(job_id, Action.STOP, actor, reason, wait, is_forced=force, versions=versions)
 
-    def halt_all(self, selection: Selection, *, actor: str = "embedder", reason: str | None = None) -> Sweep:
+    def halt_all(self, selection: Selection, *, actor: str = "embedder", reason: str | None = None) -> BulkResult:
         """Halt every job of the selection. Does not wait. Raises StoreUnavailable.
 
         If the store stops answering on the way, the remaining jobs are listed as unchanged.
@@ -446,7 +446,7 @@ class JobManager:
         actor: str = "embedder",
         reason: str | None = None,
         spread_seconds: float = 0,
-    ) -> Sweep:
+    ) -> BulkResult:
         """Resume every job of the selection, the oldest at once and the newest after *spread_seconds*.
 
         Does not wait. Raises StoreUnavailable. See `halt_all`.
@@ -455,7 +455,7 @@ class JobManager:
 
     def stop_all(
         self, selection: Selection, *, actor: str = "embedder", reason: str | None = None, force: bool = False
-    ) -> Sweep:
+    ) -> BulkResult:
         """Stop every job of the selection. Does not wait. Raises StoreUnavailable. See `halt_all`."""
         return self._ask_all(selection, Action.STOP, actor, reason, is_forced=force)
 
@@ -516,7 +516,7 @@ class JobManager:
         *,
         spread_seconds: float = 0,
         is_forced: bool = False,
-    ) -> Sweep:
+    ) -> BulkResult:
         ids = list(self._ids_of(selection))
         run_ats = _spread(len(ids), self.now(), spread_seconds)
         how = {"statuses": selection.statuses, "actor": actor, "reason": reason, "is_forced": is_forced}
@@ -539,7 +539,7 @@ class JobManager:
                     changed.append(job_id)
                 else:
                     unchanged[job_id] = reasons.setdefault(reason, reason)
-        return Sweep(changed=changed, unchanged=unchanged)
+        return BulkResult(changed=changed, unchanged=unchanged)
 
     def _ids_of(self, selection: Selection) -> Iterator[str]:
         before: Position | None = None

@@ -31,6 +31,7 @@ from jobmanager.core.json_values import showable
 from jobmanager.core.states import FINAL, Action, Status, allowed
 from jobmanager.core.values import (
     MOST_LISTED_BYTES,
+    BulkResult,
     Change,
     JobRecord,
     LogLine,
@@ -39,7 +40,6 @@ from jobmanager.core.values import (
     Progress,
     Selection,
     Submission,
-    Sweep,
 )
 from jobmanager.errors import InvalidRequest
 from jobmanager.http.parsing import MOST_JOBS
@@ -565,7 +565,7 @@ def show_page(page: Page, manager: JobManager) -> JobList:
     return JobList(jobs=[show_job(job, manager) for job in page.jobs], next_cursor=_to_cursor(page.next))
 
 
-def show_sweep(sweep: Sweep) -> SweepShown:
+def show_sweep(sweep: BulkResult) -> SweepShown:
     """Return the response model of a bulk request."""
     return SweepShown(
         matched=len(sweep.changed) + len(sweep.unchanged),
