@@ -14,6 +14,7 @@ import pytest
 from jobmanager import Job, JobManager, Settings
 from jobmanager.core.states import TRANSITIONS
 from jobmanager.core.values import JobRecord
+from jobmanager.engine.dispatcher import Engine
 from jobmanager.registry import Registry
 from jobmanager.store import Store
 
@@ -82,6 +83,10 @@ class Manager(JobManager):
         self.store = FaultyStore(super()._open_store())
         return self.store  # type: ignore[return-value]
 
+    @property
+    def _engine(self) -> Engine:
+        return self._runtime.start().engine
+
     def until(self, job_id: str, *statuses: str) -> JobRecord:
         """Return the job as soon as its status is one of these."""
         self._until(lambda: self.get(job_id).status in statuses, lambda: f"{statuses}: {self.get(job_id)}")
@@ -132,7 +137,7 @@ def make_manager(tmp_path: Path, types: Registry, stage: Stage, until: Any) -> I
     yield make
     stage.open_all()
     for manager in managers:
-        if manager._engine is not None:
+        if hasattr(manager, "store"):
             manager.store.fault = lambda name: None
         manager.close(grace_seconds=5)
 

@@ -129,7 +129,7 @@ def test_a_process_that_is_told_without_end_looks_no_more_often_than_any(
     def tell() -> None:
         while not is_over.wait(0.0005):
             other.halt(job.id)
-            _touch(other._store._database._turn_path)
+            _touch(other.store._database._turn_path)
 
     teller = Thread(target=tell, name="test-teller")
     teller.start()

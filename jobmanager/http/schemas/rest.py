@@ -47,8 +47,9 @@ from jobmanager.job import Job
 from jobmanager.jobs.export.dataset_descriptions import ShownDataset, show_datasets
 from jobmanager.jobs.export.datasets import ListUnreadable
 from jobmanager.jobs.export.job import Export
-from jobmanager.manager import MOST_LABELS, JobManager
+from jobmanager.manager import JobManager
 from jobmanager.registry import describe, type_name
+from jobmanager.submission import MOST_LABELS
 
 #: The largest integer that every database can store.
 _LARGEST_SEQ = 2**63 - 1
