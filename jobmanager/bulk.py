@@ -11,6 +11,7 @@ from typing import Any
 
 from jobmanager.core.states import Action
 from jobmanager.core.values import Applied, BulkResult, Position, Selection
+from jobmanager.engine.observers import Observers
 from jobmanager.errors import NotAllowed, StoreUnavailable
 from jobmanager.registry import Registry
 from jobmanager.runtime import Runtime
@@ -24,9 +25,10 @@ _PAGE_SIZE = 500
 class BulkControl:
     """Carries out bulk requests. Each page read and each commit is a call of its own, for which a shutdown waits."""
 
-    def __init__(self, runtime: Runtime, types: Registry) -> None:
+    def __init__(self, runtime: Runtime, types: Registry, observers: Observers) -> None:
         self._runtime = runtime
         self._types = types
+        self._observers = observers
 
     def request(
         self,
@@ -88,6 +90,7 @@ class BulkControl:
             outcomes = store.apply_to_each(run_ats, action, **how)
             for outcome in outcomes.values():
                 if isinstance(outcome, Applied):
+                    self._observers.job_changed(outcome)
                     engine.obey(outcome)
             return outcomes
 

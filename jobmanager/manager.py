@@ -31,8 +31,10 @@ from jobmanager.core.values import (
 )
 from jobmanager.engine import retention
 from jobmanager.engine.change_feed import Interest, Subscription
+from jobmanager.engine.observers import Observers
 from jobmanager.jobs import BUILT_IN
-from jobmanager.observability.metrics import StoreCollector, exposition
+from jobmanager.observability.metrics import JobMetrics, StoreCollector, exposition
+from jobmanager.observability.tracing import AttemptTraces
 from jobmanager.registry import Registry, registry
 from jobmanager.runtime import Runtime, open_store
 from jobmanager.store import Store, note_standstill
@@ -55,9 +57,10 @@ class JobManager:
         """Read the settings from the environment if none are given: raises ConfigError if one is invalid."""
         self.settings = settings or Settings.from_env()
         self.types = types
-        self._runtime = Runtime(types, self.settings, self._open_store)
-        self._submissions = Submissions(types, self.settings)
-        self._bulk = BulkControl(self._runtime, types)
+        self._observers = Observers(JobMetrics(), AttemptTraces())
+        self._runtime = Runtime(types, self.settings, self._observers, self._open_store)
+        self._submissions = Submissions(types, self.settings, self._observers)
+        self._bulk = BulkControl(self._runtime, types, self._observers)
         self._collector = StoreCollector(lambda: self._runtime.start().store)
         for job_type in BUILT_IN:
             types.register(job_type)
@@ -88,8 +91,6 @@ class JobManager:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    # Submitting and looking
 
     def submit(
         self,
@@ -334,6 +335,7 @@ class JobManager:
         """Apply an action, deliver the change, and wait until it has taken effect. *how*: see Store.apply."""
         with self._runtime.call() as (store, engine):
             applied = store.apply(job_id, action, **how)
+            self._observers.job_changed(applied)
             engine.obey(applied)
         if applied.job.status in REACHED[action] or wait <= 0:
             return applied.job

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from jobmanager.config import Settings
 from jobmanager.core.job_log import LogLimits
 from jobmanager.engine.dispatcher import Engine
+from jobmanager.engine.observers import Observers
 from jobmanager.errors import ConfigError, StoreUnavailable
-from jobmanager.observability.metrics import MeasuredStore, has_slots
+from jobmanager.observability.metrics import TimedStore, has_slots
 from jobmanager.private import make_folder
 from jobmanager.registry import Registry
 from jobmanager.store import Store
@@ -58,9 +59,12 @@ class Opened(NamedTuple):
 class Runtime:
     """The store and the engine of one manager, from the first call to `close`."""
 
-    def __init__(self, types: Registry, settings: Settings, open_store: Callable[[], Store]) -> None:
+    def __init__(
+        self, types: Registry, settings: Settings, observers: Observers, open_store: Callable[[], Store]
+    ) -> None:
         self._types = types
         self._settings = settings
+        self._observers = observers
         self._open_store = open_store
         # Guards the start and close of _opened, and when and why the last start failed.
         self._lock = threading.Lock()
@@ -97,7 +101,7 @@ class Runtime:
             except StoreUnavailable as error:
                 self._refused_at, self._refusal = time.monotonic(), str(error)
                 raise
-            engine = Engine(store, self._types, self._settings)
+            engine = Engine(store, self._types, self._settings, self._observers)
             engine.start()
             self._opened = Opened(store, engine)
             has_slots(self._settings.slots)
@@ -126,13 +130,14 @@ class Runtime:
 def open_store(settings: Settings) -> Store:
     """Open the store that the settings name, and make the data folder. Raises ConfigError, StoreUnavailable."""
     _make_data_dir(settings.data_dir)
-    return MeasuredStore(
+    store = Store(
         settings.database_url,
         lease_seconds=settings.lease_seconds,
         max_crashes=settings.max_crashes,
         queue_limit=settings.queue_limit,
         log_limits=LogLimits(lines=settings.log_lines, bytes=settings.log_bytes),
     )
+    return cast("Store", TimedStore(store))  # has all of its methods
 
 
 def _make_data_dir(path: Path) -> None:

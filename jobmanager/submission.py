@@ -16,6 +16,7 @@ from jobmanager.config import Settings
 from jobmanager.core.json_values import check_json
 from jobmanager.core.repeatable import Repeatable, repeatable
 from jobmanager.core.values import JobRecord, NewBatch, NewJob, Submission
+from jobmanager.engine.observers import Observers
 from jobmanager.errors import InvalidRequest
 from jobmanager.observability import tracing
 from jobmanager.registry import Registry, check_args, parse_args
@@ -33,9 +34,10 @@ _LONGEST_KEY = 255
 class Submissions:
     """Accepts submissions, by the job types and settings of one manager."""
 
-    def __init__(self, types: Registry, settings: Settings) -> None:
+    def __init__(self, types: Registry, settings: Settings, observers: Observers) -> None:
         self._types = types
         self._settings = settings
+        self._observers = observers
 
     def validate(self, asked: Submission, *, under: tuple[int, ...] = ()) -> NewJob:
         """Return a submission as a new job. Raises UnknownType, or InvalidRequest with a field below *under*."""
@@ -74,14 +76,25 @@ class Submissions:
 
     def add(self, store: Store, new: NewJob, *, actor: str) -> JobRecord:
         """Store a new job and return it, or the job that has its idempotency key. See Store.add."""
-        (job,) = store.add([new], actor=actor)
+        (job,) = self._add_each(store, [new], actor)
         return job
 
     def add_all(self, store: Store, new: NewBatch | list[NewJob], *, actor: str) -> list[str]:
         """Store many new jobs, all or none, and return their ids. See Store.add and Store.add_all."""
         if isinstance(new, list):
-            return [job.id for job in store.add(new, actor=actor)]
-        return store.add_all(new, actor=actor) if len(new) else []
+            return [job.id for job in self._add_each(store, new, actor)]
+        if not new:
+            return []
+        ids = store.add_all(new, actor=actor)
+        self._observers.jobs_submitted(new.of_types)
+        return ids
+
+    def _add_each(self, store: Store, new: list[NewJob], actor: str) -> list[JobRecord]:
+        added = store.add(new, actor=actor)
+        # The other ids are of older jobs, which have the idempotency keys.
+        fresh = Counter(job.type for asked, job in zip(new, added, strict=True) if job.id == asked.id)
+        self._observers.jobs_submitted(fresh)
+        return added
 
     def _make(self, asked: Submission, *, traceparent: str | None) -> NewJob:
         """Return a submission as a new job, with its type's defaults for settings that it leaves out."""

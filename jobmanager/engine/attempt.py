@@ -25,6 +25,7 @@ from jobmanager.core.json_values import check_json
 from jobmanager.core.outcomes import Ending, Outcome, Settlement, settle
 from jobmanager.core.states import Action, Status
 from jobmanager.core.values import Applied, Change, Checkpoint, JobRecord, LogLine, Wanted, finite, storable
+from jobmanager.engine.observers import Observers
 from jobmanager.errors import (
     Fatal,
     Interrupt,
@@ -66,6 +67,7 @@ class Runner:
         *,
         store: Store,
         settings: Settings,
+        observers: Observers,
         on_change: Callable[[Runner], None],
         wanted: Callable[[Runner], Wanted | None],
         on_end: Callable[[Runner, Applied | None], Runner | None],
@@ -81,6 +83,7 @@ class Runner:
         self._job_type = job_type
         self._store = store
         self._settings = settings
+        self._observers = observers
         self._on_change = on_change  # called when a status was written and the attempt goes on
         self._wanted = wanted  # returns which jobs may be claimed when this one ends
         self._on_end = on_end  # called with the last write; returns what the thread runs next
@@ -191,7 +194,7 @@ class Runner:
         record = self._store.get(self.record.id)
         gone_at = self._store.now() + timedelta(seconds=self._settings.lease_seconds)
         release = Settlement(action=Action.RELEASE, failures=record.failures, error=record.error, run_at=gone_at)
-        self._store.settle(record.id, self.record.attempt, release)
+        self._write(self.record, release)
 
     def give_back(self) -> None:
         """Release a job that was claimed but not begun. If that fails, its lease will expire."""
@@ -305,7 +308,7 @@ class Runner:
         """Record the outcome of the attempt, and claim one of the jobs *wanted* in the same commit."""
         record = self.record
         try:
-            return self._store.settle(record.id, record.attempt, settlement, unless=unless, wanted=wanted, seen=record)
+            return self._write(record, settlement, unless=unless, wanted=wanted, seen=record)
         except JobManagerError:
             raise
         except Exception:
@@ -313,7 +316,18 @@ class Runner:
                 raise
             # A fault of a waiting job must not keep the outcome of this one from being recorded.
             _log.exception("No other job could be claimed when job %s ended.", record.id)
-            return self._store.settle(record.id, record.attempt, settlement, unless=unless)
+            return self._write(record, settlement, unless=unless)
+
+    def _write(self, record: JobRecord, settlement: Settlement, **how: Any) -> Applied | None:
+        """Settle the attempt in the store, and tell the observers. *how*: see Store.settle."""
+        try:
+            applied = self._store.settle(record.id, record.attempt, settlement, **how)
+        except LeaseLost:
+            self._observers.attempt_ended(record.id, None)
+            raise
+        if applied is not None:
+            self._observers.attempt_ended(record.id, applied)
+        return applied
 
     def _perform(self) -> Outcome:
         """Run the job's `start` and return its outcome. Never raises."""
@@ -551,9 +565,7 @@ class Runner:
             self.is_parked = True
         applied = None
         try:
-            applied = self._patiently(
-                lambda: self._store.settle(record.id, record.attempt, halted, unless=_UNHALTED, parked=True)
-            )
+            applied = self._patiently(lambda: self._write(record, halted, unless=_UNHALTED, parked=True))
         finally:
             with self._lock:
                 if applied is None:

@@ -19,6 +19,7 @@ from jobmanager.core.values import Applied, Change, JobRecord, Outlook, Wanted
 from jobmanager.engine import retention
 from jobmanager.engine.attempt import Runner
 from jobmanager.engine.change_feed import Feed, Interest, ReadNews, Subscription
+from jobmanager.engine.observers import Observers
 from jobmanager.engine.wakeup import Alarm
 from jobmanager.errors import JobManagerError, LeaseLost, TimedOut, Unwind
 from jobmanager.registry import Registry
@@ -57,10 +58,11 @@ _log = logging.getLogger(__name__)
 class Engine:
     """The threads of one process: a dispatcher, one thread per job at work, the feed's reader, a checker of counts."""
 
-    def __init__(self, store: Store, registry: Registry, settings: Settings) -> None:
+    def __init__(self, store: Store, registry: Registry, settings: Settings, observers: Observers) -> None:
         self._store = store
         self._registry = registry
         self._settings = settings
+        self._observers = observers
         self._lock = threading.Lock()  # guards _runners, _forced, _early; never held in calls of the store or a runner
         self._runners: dict[str, Runner] = {}
         self._forced: dict[Runner, _Force] = {}
@@ -319,6 +321,7 @@ class Engine:
 
     def _launch_all(self, claimed: list[JobRecord]) -> None:
         for record in claimed:
+            self._observers.attempt_began(record)
             self._launch(record)
         if claimed:
             self._wake.set()  # look again: a bounded type is claimed one job at a time, and slots may have come free
@@ -348,6 +351,7 @@ class Engine:
             self._registry.get(record.type),
             store=self._store,
             settings=self._settings,
+            observers=self._observers,
             on_change=self._changed,
             wanted=self._wanted_by,
             on_end=self._ended,
@@ -414,6 +418,7 @@ class Engine:
             # The store was away, or this process was frozen. Renew our leases first, or we would expire our own jobs.
             self._keep_leases()
         for applied in self._store.expire():
+            self._observers.job_changed(applied)
             if applied.change is not None:
                 # It may have been ours, if this process was frozen for longer than a lease.
                 self._lose(applied.change)
