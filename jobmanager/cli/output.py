@@ -18,7 +18,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobmanager.client import Change, JobType, LogLine, Progress, Snapshot, Sweep
+from jobmanager.client import BulkResult, Change, JobType, LogLine, Progress, Snapshot
 from jobmanager.core.printable import clean
 from jobmanager.core.states import Status
 
@@ -86,7 +86,7 @@ class Printer:
         for job in jobs:
             self.json(job)
 
-    def sweep(self, sweep: Sweep) -> None:
+    def sweep(self, sweep: BulkResult) -> None:
         """Print the result of a bulk request."""
         if self.as_json:
             self.json(sweep)

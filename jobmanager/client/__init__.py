@@ -13,6 +13,7 @@ from jobmanager.client.aio import AsyncClient, AsyncJob
 from jobmanager.client.errors import Damaged, Refused, Unexpected, Unreachable
 from jobmanager.client.models import (
     AT_REST,
+    BulkResult,
     Change,
     Checkpoint,
     JobProgress,
@@ -21,7 +22,6 @@ from jobmanager.client.models import (
     LogLine,
     Progress,
     Snapshot,
-    Sweep,
     Unchanged,
 )
 from jobmanager.client.sync import Client, Job
@@ -31,6 +31,7 @@ __all__ = [
     "AT_REST",
     "AsyncClient",
     "AsyncJob",
+    "BulkResult",
     "Change",
     "Checkpoint",
     "Client",
@@ -44,7 +45,6 @@ __all__ = [
     "Refused",
     "Snapshot",
     "Submission",
-    "Sweep",
     "Unchanged",
     "Unexpected",
     "Unreachable",

@@ -21,6 +21,7 @@ from jobmanager.client.errors import Damaged, Unexpected, Unreachable
 from jobmanager.client.following import JobTail, ListTail
 from jobmanager.client.models import (
     AT_REST,
+    BulkResult,
     Change,
     ChangeList,
     IdList,
@@ -29,7 +30,6 @@ from jobmanager.client.models import (
     LineList,
     LogLine,
     Snapshot,
-    Sweep,
     TypeList,
     progress_of,
 )
@@ -192,7 +192,7 @@ class Core(Generic[J]):
         all: bool,  # noqa: A002
         reason: str | None,
         **more: Any,
-    ) -> Flow[Sweep]:
+    ) -> Flow[BulkResult]:
         body: dict[str, Any] = dict(_filter(filters)) | more
         for name, field in (("status", "status"), ("labels", "label")):
             if filters.get(name) is not None and field not in body:
@@ -203,7 +203,7 @@ class Core(Generic[J]):
         if reason is not None:
             body["reason"] = reason
         reply = yield from self.ask(_post(f"/jobs/{action}", to_json(body)))
-        return protocol.read(Sweep, protocol.read_json(reply))
+        return protocol.read(BulkResult, protocol.read_json(reply))
 
     # Wait and follow
 

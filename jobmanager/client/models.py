@@ -152,7 +152,7 @@ class Unchanged(Value):
     reason: str
 
 
-class Sweep(Value):
+class BulkResult(Value):
     """Result of a bulk request."""
 
     #: number of jobs that matched the filter

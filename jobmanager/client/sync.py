@@ -15,7 +15,7 @@ from pydantic import PrivateAttr
 
 from jobmanager.client import http, protocol
 from jobmanager.client.flows import DEFAULT_URL, Core, Filters
-from jobmanager.client.models import Change, JobType, LogLine, Sign, Snapshot, Sweep
+from jobmanager.client.models import BulkResult, Change, JobType, LogLine, Sign, Snapshot
 from jobmanager.client.protocol import Close, Course, Emit, Flow, Lost, Open, Pause, Receive, Reply, Send, Step
 from jobmanager.core.states import Action, Status
 from jobmanager.core.values import Submission
@@ -197,7 +197,7 @@ class Client:
         flow = self._core.control(Action.STOP, job_id, wait=wait, reason=reason, if_match=if_match, force=force)
         return self._run(flow)
 
-    def halt_all(self, *, all: bool = False, reason: str | None = None, **filters: Unpack[Filters]) -> Sweep:  # noqa: A002
+    def halt_all(self, *, all: bool = False, reason: str | None = None, **filters: Unpack[Filters]) -> BulkResult:  # noqa: A002
         """Halt all jobs that match the filters, without waiting. Without a filter, pass all=True.
 
         After a lost reply, the request is sent again. The jobs that the first one changed then count as unchanged.
@@ -212,7 +212,7 @@ class Client:
         reason: str | None = None,
         spread_seconds: float = 0,
         **filters: Unpack[Filters],
-    ) -> Sweep:
+    ) -> BulkResult:
         """Resume all jobs that match the filters, spread over *spread_seconds*; see `halt_all`."""
         flow = self._core.control_all(Action.RESUME, filters, all=all, reason=reason, spread_seconds=spread_seconds)
         return self._run(flow)
@@ -224,7 +224,7 @@ class Client:
         reason: str | None = None,
         force: bool = False,
         **filters: Unpack[Filters],
-    ) -> Sweep:
+    ) -> BulkResult:
         """Stop all jobs that match the filters, without waiting; see `halt_all`."""
         return self._run(self._core.control_all(Action.STOP, filters, all=all, reason=reason, force=force))
 

@@ -245,7 +245,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
+class BulkResult:
     """The result of a bulk request: each job that matched is in one of the two fields."""
 
     #: ids of the jobs that changed

@@ -25,6 +25,7 @@ from jobmanager.engine.gate import Gate
 from jobmanager.engine.job_calls import JobCalls
 from jobmanager.engine.job_log_buffer import JobLogBuffer
 from jobmanager.engine.lease import Lease
+from jobmanager.engine.observers import Observers
 from jobmanager.errors import (
     Interrupt,
     JobManagerError,
@@ -54,6 +55,7 @@ class Runner:
         *,
         store: Store,
         settings: Settings,
+        observers: Observers,
         on_halted: Callable[[], None],
         begin_claim: Callable[[Runner], Wanted | None],
         on_end: Callable[[Runner, Applied | None], Runner | None],
@@ -75,7 +77,7 @@ class Runner:
         self._predecessor = predecessor
         self._rng = rng
         self._is_process_ending = False  # the store may be closed
-        self._lease = Lease(record, self.signals)
+        self._lease = Lease(record, self.signals, store, observers)
         self._job_log = JobLogBuffer(
             record.attempt, store.now, LogLimits(lines=settings.log_lines, bytes=settings.log_bytes)
         )
@@ -165,7 +167,7 @@ class Runner:
         record = self._store.get(self.job_id)
         gone_at = self._store.now() + timedelta(seconds=self._settings.lease_seconds)
         release = Settlement(action=Action.RELEASE, failures=record.failures, error=record.error, run_at=gone_at)
-        self._store.settle(record.id, self.attempt(), release)
+        self._lease.settle(self._lease.record, release)
 
     def give_back(self) -> None:
         """Release a job that was claimed but not begun. If that fails, its lease will expire."""
@@ -252,7 +254,7 @@ class Runner:
         """Record the outcome of the attempt, and claim one of the jobs *wanted* in the same commit."""
         record = self._lease.record
         try:
-            return self._store.settle(record.id, record.attempt, settlement, unless=unless, wanted=wanted, seen=record)
+            return self._lease.settle(record, settlement, unless=unless, wanted=wanted, seen=record)
         except JobManagerError:
             raise
         except Exception:
@@ -260,7 +262,7 @@ class Runner:
                 raise
             # A fault of a waiting job must not keep the outcome of this one from being recorded.
             _log.exception("No other job could be claimed when job %s ended.", record.id)
-            return self._store.settle(record.id, record.attempt, settlement, unless=unless)
+            return self._lease.settle(record, settlement, unless=unless)
 
     def _release(self) -> None:
         """Release the job from a thread other than its own. Does not retry. Raises LeaseLost, StoreUnavailable."""

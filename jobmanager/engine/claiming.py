@@ -12,6 +12,7 @@ from jobmanager.config import Settings
 from jobmanager.core.values import Applied, JobRecord, Outlook, Wanted
 from jobmanager.engine.attempt import Runner
 from jobmanager.engine.delivery import Delivery
+from jobmanager.engine.observers import Observers
 from jobmanager.engine.slots import Slots
 from jobmanager.engine.wakeup import Alarm, StatusVersion
 from jobmanager.registry import Registry
@@ -30,6 +31,7 @@ class Claimer:
         settings: Settings,
         slots: Slots,
         delivery: Delivery,
+        observers: Observers,
         *,
         wake: Alarm,
         version: StatusVersion,
@@ -43,6 +45,7 @@ class Claimer:
         self._settings = settings
         self._slots = slots
         self._delivery = delivery
+        self._observers = observers
         self._wake = wake
         self._version = version
         self._is_closing = is_closing
@@ -69,6 +72,7 @@ class Claimer:
 
     def _launch_all(self, claimed: list[JobRecord]) -> None:
         for record in claimed:
+            self._observers.attempt_began(record)
             self._launch(record)
         if claimed:
             self._wake.set()  # look again: a bounded type is claimed one job at a time, and slots may have come free
@@ -99,6 +103,7 @@ class Claimer:
             self._registry.get(record.type),
             store=self._store,
             settings=self._settings,
+            observers=self._observers,
             on_halted=self._notify,
             begin_claim=self._begin_claim,
             on_end=self._replace_ended,

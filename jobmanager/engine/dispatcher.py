@@ -22,6 +22,7 @@ from jobmanager.engine.claiming import Claimer
 from jobmanager.engine.count_checker import CountChecker
 from jobmanager.engine.delivery import Delivery
 from jobmanager.engine.listening import Listener
+from jobmanager.engine.observers import Observers
 from jobmanager.engine.slots import Slots
 from jobmanager.engine.wakeup import Alarm, StatusVersion
 from jobmanager.engine.watchdog import Watchdog
@@ -56,6 +57,7 @@ class Engine:
         store: Store,
         registry: Registry,
         settings: Settings,
+        observers: Observers,
         *,
         clock: Callable[[], float] = time.monotonic,
         rng: Callable[[], float] = random.random,
@@ -64,6 +66,7 @@ class Engine:
         self._store = store
         self._registry = registry
         self._settings = settings
+        self._observers = observers
         self._clock = clock
         self._is_behind = False  # a turn failed: the next one has to look at everything
         self._is_closing = False  # not an Event: a signal handler could deadlock on its lock
@@ -81,6 +84,7 @@ class Engine:
             settings,
             self._slots,
             self._delivery,
+            observers,
             wake=self._wake,
             version=self._version,
             is_closing=lambda: self._is_closing,
@@ -239,6 +243,7 @@ class Engine:
             # The store was away, or this process was frozen. Renew our leases first, or we would expire our own jobs.
             self._renew_leases()
         for applied in self._store.expire():
+            self._observers.job_changed(applied)
             if applied.change is not None:
                 # It may have been ours, if this process was frozen for longer than a lease.
                 self._interrupt_expired(applied.change)

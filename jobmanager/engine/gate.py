@@ -272,9 +272,7 @@ class Gate:
             self._is_parked = True
         applied = None
         try:
-            applied = self._lease.retrying(
-                lambda: self._store.settle(record.id, record.attempt, halted, unless=_UNHALTED, parked=True)
-            )
+            applied = self._lease.retrying(lambda: self._lease.settle(record, halted, unless=_UNHALTED, parked=True))
         finally:
             with self._lock:
                 if applied is None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from jobmanager.core.values import JobRecord
+from jobmanager.core.outcomes import Settlement
+from jobmanager.core.values import Applied, JobRecord
+from jobmanager.engine.observers import Observers
 from jobmanager.errors import LeaseLost, StoreUnavailable, TimedOut
 from jobmanager.signals import Signals
+from jobmanager.store import Store
 
 T = TypeVar("T")
 
@@ -23,9 +26,11 @@ _STORE_RETRY_SECONDS = 0.25
 class Lease:
     """The state of one attempt that its own thread and other threads share. Any thread may call the methods."""
 
-    def __init__(self, record: JobRecord, signals: Signals) -> None:
+    def __init__(self, record: JobRecord, signals: Signals, store: Store, observers: Observers) -> None:
         self.job_id = record.id
         self._signals = signals
+        self._store = store
+        self._observers = observers
         self._lock = threading.Lock()  # guards _record, _is_cleaning, _is_lost; never held while calling the store
         self._record = record
         self._is_cleaning = False
@@ -74,6 +79,17 @@ class Lease:
         """Raise LeaseLost if the attempt may write nothing more."""
         if self.is_lost():
             raise LeaseLost(self.job_id)
+
+    def settle(self, record: JobRecord, settlement: Settlement, **how: Any) -> Applied | None:
+        """Write the outcome of the attempt, and report it to the observers. *how*: see Store.settle. Does not retry."""
+        try:
+            applied = self._store.settle(record.id, record.attempt, settlement, **how)
+        except LeaseLost:
+            self._observers.attempt_ended(record.id, None)
+            raise
+        if applied is not None:
+            self._observers.attempt_ended(record.id, applied)
+        return applied
 
     def retrying(self, call: Callable[[], T]) -> T:
         """Call the store, and retry while it does not answer. Raises LeaseLost, or the interrupt of the attempt."""

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from jobmanager.core.repeatable import Repeatable, repeatable
-from jobmanager.core.values import Artifact, Change, JobRecord, LogLine, Page, Selection, Submission, Sweep
+from jobmanager.core.values import Artifact, BulkResult, Change, JobRecord, LogLine, Page, Selection, Submission
 from jobmanager.engine.change_feed import Subscription
 from jobmanager.errors import InvalidRequest, UnknownJob
 from jobmanager.manager import JobManager
@@ -88,13 +88,13 @@ class Restricted:
     def stop(self, job_id: str, **how: Any) -> JobRecord:
         return self._manager.stop(self._known(job_id), **how)
 
-    def halt_all(self, selection: Selection, **how: Any) -> Sweep:
+    def halt_all(self, selection: Selection, **how: Any) -> BulkResult:
         return self._manager.halt_all(self._mine(selection), **how)
 
-    def resume_all(self, selection: Selection, **how: Any) -> Sweep:
+    def resume_all(self, selection: Selection, **how: Any) -> BulkResult:
         return self._manager.resume_all(self._mine(selection), **how)
 
-    def stop_all(self, selection: Selection, **how: Any) -> Sweep:
+    def stop_all(self, selection: Selection, **how: Any) -> BulkResult:
         return self._manager.stop_all(self._mine(selection), **how)
 
     def _known(self, job_id: str) -> str:

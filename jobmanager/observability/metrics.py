@@ -10,11 +10,11 @@ rate() allows for.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from functools import cache, wraps
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -22,14 +22,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from jobmanager.core.outcomes import Settlement
 from jobmanager.core.states import FINAL, Action, Status
-from jobmanager.core.values import Applied, JobRecord, NewBatch, NewJob
-from jobmanager.errors import LeaseLost, NotAllowed, StoreUnavailable
-from jobmanager.observability import counts, tracing
+from jobmanager.core.values import Applied, JobRecord
+from jobmanager.errors import StoreUnavailable
+from jobmanager.observability import counts
 from jobmanager.store import Store
-
-T = TypeVar("T", bound=Callable[..., Any])
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LONG_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
@@ -135,120 +132,77 @@ def _observe(metric: Histogram, labels: tuple[str, ...], seconds: float) -> None
     _histogram(metric, labels).observe(seconds)
 
 
-def _timed(method: T) -> T:
-    """Wrap a method of the store to observe its duration."""
-    observe = _STORE.labels(method.__name__).observe
+#: The store's methods whose durations are observed.
+_OPERATIONS = {
+    name: _STORE.labels(name)
+    for name in (
+        "get",
+        "find",
+        "checkpoint",
+        "heartbeat",
+        "look",
+        "prune",
+        "add",
+        "add_all",
+        "claim",
+        "claim_to_clean",
+        "apply",
+        "apply_to_each",
+        "settle",
+        "expire",
+    )
+}
 
-    @wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return method(*args, **kwargs)
-        finally:
-            observe(time.perf_counter() - began)
 
-    return call  # type: ignore[return-value]
+class TimedStore:
+    """Passes every call on to a store, and observes how long the operations take."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._store, name)
+        operation = _OPERATIONS.get(name)
+        return value if operation is None else partial(_time_call, operation, value)
 
 
-class MeasuredStore(Store):
-    """The store with metrics. Each process counts its own changes, once they are committed."""
+def _time_call(operation: Histogram, method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    began = time.perf_counter()
+    try:
+        return method(*args, **kwargs)
+    finally:
+        operation.observe(time.perf_counter() - began)
 
-    get = _timed(Store.get)
-    find = _timed(Store.find)
-    checkpoint = _timed(Store.checkpoint)
-    heartbeat = _timed(Store.heartbeat)
-    look = _timed(Store.look)
-    prune = _timed(Store.prune)
 
-    @_timed
-    def add(self, new: Sequence[NewJob], *, actor: str) -> list[JobRecord]:
-        """See Store.add."""
-        added = super().add(new, actor=actor)
-        for asked, job in zip(new, added, strict=True):
-            if job.id == asked.id:  # otherwise an idempotency key returned an older job
-                _add(_CHANGES, (job.type, Action.SUBMIT))
-        return added
+class JobMetrics:
+    """An observer (see engine/observers.py) that counts the changes this process commits, and their durations."""
 
-    @_timed
-    def add_all(self, new: NewBatch, *, actor: str) -> list[str]:
-        """See Store.add_all."""
-        ids = super().add_all(new, actor=actor)
-        for name, number in new.of_types.items():
+    def jobs_submitted(self, of_types: Mapping[str, int]) -> None:
+        """Count submissions."""
+        for name, number in of_types.items():
             _add(_CHANGES, (name, Action.SUBMIT), number)
-        return ids
 
-    @_timed
-    def claim(self, limit: int, *, types: Collection[str], max_running: dict[str, int]) -> list[JobRecord]:
-        """See Store.claim."""
-        claimed = super().claim(limit, types=types, max_running=max_running)
-        for job in claimed:
-            _claimed(job)
-        return claimed
+    def attempt_began(self, job: JobRecord) -> None:
+        """Count a claim, and observe how long the job waited for it."""
+        _add(_CHANGES, (job.type, Action.CLAIM))
+        # After a resume, a handover or a crash, run_at is the time of the submission: when the job began to wait again
+        # is not recorded.
+        if job.running_since is not None and (job.attempt == 1 or job.run_at > job.submitted_at):
+            _observe(_WAITING, (job.type,), _seconds(job.run_at, job.running_since))
 
-    @_timed
-    def claim_to_clean(self, limit: int, *, types: Collection[str]) -> list[JobRecord]:
-        """See Store.claim_to_clean."""
-        claimed = super().claim_to_clean(limit, types=types)
-        for job in claimed:
-            _claimed(job)
-        return claimed
+    def attempt_ended(self, job_id: str, applied: Applied | None) -> None:
+        """Do nothing: `job_changed` counts outcomes."""
 
-    @_timed
-    def apply(self, job_id: str, action: Action, **how: Any) -> Applied:
-        """See Store.apply."""
-        return _counted(super().apply(job_id, action, **how))
-
-    @_timed
-    def apply_to_each(
-        self, run_ats: Mapping[str, datetime | None], action: Action, **how: Any
-    ) -> dict[str, Applied | NotAllowed | None]:
-        """See Store.apply_to_each."""
-        came = super().apply_to_each(run_ats, action, **how)
-        for applied in came.values():
-            if isinstance(applied, Applied):
-                _counted(applied)
-        return came
-
-    @_timed
-    def settle(self, job_id: str, attempt: int, settlement: Settlement, **how: Any) -> Applied | None:
-        """See Store.settle."""
-        try:
-            applied = super().settle(job_id, attempt, settlement, **how)
-        except LeaseLost:
-            tracing.attempt_ended(job_id, None)
-            raise
-        if applied is None:
-            return None
-        tracing.attempt_ended(job_id, applied)
-        if applied.claimed is not None:
-            _claimed(applied.claimed)
-        return _counted(applied)
-
-    @_timed
-    def expire(self) -> list[Applied]:
-        """See Store.expire."""
-        return [_counted(applied) for applied in super().expire()]
-
-
-def _claimed(job: JobRecord) -> None:
-    tracing.attempt_began(job)
-    _add(_CHANGES, (job.type, Action.CLAIM))
-    # After a resume, a handover or a crash, run_at is the time of the submission: when the job began to wait again is
-    # not recorded.
-    if job.running_since is not None and (job.attempt == 1 or job.run_at > job.submitted_at):
-        _observe(_WAITING, (job.type,), _seconds(job.run_at, job.running_since))
-
-
-def _counted(applied: Applied) -> Applied:
-    job, change = applied.job, applied.change
-    if change is None:
-        return applied
-    _add(_CHANGES, (job.type, change.action))
-    if change.action is Action.YIELD:
-        _observe(_REACHED, (job.type, change.to_status), _seconds(change.asked_at, change.at))
-    if change.to_status in FINAL or change.to_status is Status.FAILED:
-        _observe(_RUN, (job.type, change.to_status), job.ran_seconds)
-    return applied
+    def job_changed(self, applied: Applied) -> None:
+        """Count a change, and observe how long it took to take effect, and how long the job ran if it has ended."""
+        job, change = applied.job, applied.change
+        if change is None:
+            return
+        _add(_CHANGES, (job.type, change.action))
+        if change.action is Action.YIELD:
+            _observe(_REACHED, (job.type, change.to_status), _seconds(change.asked_at, change.at))
+        if change.to_status in FINAL or change.to_status is Status.FAILED:
+            _observe(_RUN, (job.type, change.to_status), job.ran_seconds)
 
 
 class _Incomplete(Collector):

@@ -58,13 +58,21 @@ def traceparent() -> str | None:
     return _spans.traceparent() if _spans is not None else None
 
 
-def attempt_began(job: JobRecord) -> None:
-    """Begin the span of an attempt that was just claimed."""
-    if _spans is not None:
-        _spans.begin(job)
+class AttemptTraces:
+    """An observer (see engine/observers.py) that makes a span for each attempt, if traces are made."""
 
+    def jobs_submitted(self, of_types: Mapping[str, int]) -> None:
+        """Do nothing: a submission belongs to the span of its request."""
 
-def attempt_ended(job_id: str, applied: Applied | None) -> None:
-    """End the span of an attempt. *applied* is None if the attempt lost its lease."""
-    if _spans is not None:
-        _spans.end(job_id, applied)
+    def attempt_began(self, job: JobRecord) -> None:
+        """Begin the span of an attempt."""
+        if _spans is not None:
+            _spans.begin(job)
+
+    def attempt_ended(self, job_id: str, applied: Applied | None) -> None:
+        """End the span of an attempt. *applied* is None if the attempt lost its lease."""
+        if _spans is not None:
+            _spans.end(job_id, applied)
+
+    def job_changed(self, applied: Applied) -> None:
+        """Do nothing: the span ends with the attempt."""

@@ -35,7 +35,7 @@ SHOWN = {
     models.Lease: rest.LeaseShown,
     models.Change: rest.ChangeShown,
     models.LogLine: rest.LineShown,
-    models.Sweep: rest.SweepShown,
+    models.BulkResult: rest.SweepShown,
     models.Unchanged: rest.Unchanged,
     models.JobType: rest.TypeShown,
 }

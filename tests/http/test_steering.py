@@ -13,10 +13,11 @@ from flask.testing import FlaskClient
 
 from jobmanager import Job, JobManager, Settings
 from jobmanager.core.states import Status
-from jobmanager.core.values import JobRecord
+from jobmanager.core.values import JobRecord, Selection
 from jobmanager.http import create_app
 from jobmanager.http.routes.classic import WAIT_SECONDS
 from jobmanager.registry import Registry
+from jobmanager.store import Store
 
 UNKNOWN_ID = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
 MALFORMED_IDS = [
@@ -166,7 +167,7 @@ def test_a_job_that_does_not_listen_is_shown_as_halting_when_the_wait_is_over(de
 
 @pytest.mark.parametrize(("verb", "status"), [("halt", "Halted"), ("stop", "Stopped")])
 def test_what_is_asked_in_the_moment_that_a_job_is_claimed_is_heard_at_once(
-    manager: JobManager, service: Any, types: Registry, verb: str, status: str
+    manager: JobManager, service: Any, types: Registry, monkeypatch: pytest.MonkeyPatch, verb: str, status: str
 ) -> None:
     @types.register
     class Sleeper(Job):
@@ -176,16 +177,15 @@ def test_what_is_asked_in_the_moment_that_a_job_is_claimed_is_heard_at_once(
             """Sleep."""
             self.wait(60)
 
-    store = manager._opened()
-    claim = store.claim
+    claim = Store.claim
 
-    def claim_and_ask(*args: Any, **kwargs: Any) -> list[JobRecord]:
-        claimed = claim(*args, **kwargs)
+    def claim_and_ask(store: Store, *args: Any, **kwargs: Any) -> list[JobRecord]:
+        claimed = claim(store, *args, **kwargs)
         for job in claimed:
             getattr(manager, verb)(job.id)
         return claimed
 
-    store.claim = claim_and_ask
+    monkeypatch.setattr(Store, "claim", claim_and_ask)
     job_id = service.submit("Sleeper")
     manager.wait(job_id, unless=(Status.SUBMITTED,), wait=5)
 
@@ -350,7 +350,7 @@ def test_a_page_of_another_site_cannot_submit_a_job(client: FlaskClient, manager
 
     assert response.status_code == 403
     assert response.json == {"jobID": "", "error": "A page of another site may not change jobs."}
-    assert manager._opened().count() == {}
+    assert manager.find(Selection()).jobs == []
 
 
 @pytest.mark.parametrize("site", ["same-origin", "none", None])

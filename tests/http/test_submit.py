@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from jobmanager import Job
 from jobmanager.core.json_values import MAX_DEPTH
+from jobmanager.core.values import Selection
 from jobmanager.registry import Registry
 
 
@@ -217,4 +218,4 @@ def test_what_was_refused_was_not_stored(client: FlaskClient, manager: Any) -> N
     client.post("/submit", json={"Type": "Nope"})
     client.post("/submit", json={"Type": "Simple", "args": {"steps": -1}})
 
-    assert manager._opened().count() == {}
+    assert manager.find(Selection()).jobs == []

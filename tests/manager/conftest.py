@@ -91,9 +91,9 @@ class Manager(JobManager):
         self.wait_until = until
 
     @property
-    def engine(self) -> Engine | None:
-        """The engine of a manager that has started and is not closed."""
-        return self._engine
+    def engine(self) -> Engine:
+        """The engine, started if it was not."""
+        return self._runtime.start().engine
 
     def _open_store(self) -> Store:
         self.store = FaultyStore(super()._open_store())
@@ -157,7 +157,7 @@ def make_manager(
     yield make
     stage.open_all()
     for manager in managers:
-        if manager.engine is not None:
+        if hasattr(manager, "store"):
             manager.store.fault = lambda name: None
         manager.close(grace_seconds=5)
 

@@ -129,7 +129,7 @@ def test_a_process_that_is_told_without_end_looks_no_more_often_than_any(
     def tell() -> None:
         while not is_over.wait(0.0005):
             other.halt(job.id)
-            announce_commit(other._store.database.writer.lock_path)
+            announce_commit(other.store.database.writer.lock_path)
 
     teller = Thread(target=tell, name="test-teller")
     teller.start()

@@ -20,6 +20,8 @@ LAYERS = [
     {"client", "registry"},
     {"jobs", "store"},
     {"engine", "observability"},
+    {"artifacts", "health", "runtime", "submission"},
+    {"bulk"},
     {"manager", "testing"},
     {"http"},
     {"cli", "wsgi"},

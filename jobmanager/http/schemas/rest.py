@@ -31,6 +31,7 @@ from jobmanager.core.json_values import showable
 from jobmanager.core.states import FINAL, Action, Status, allowed
 from jobmanager.core.values import (
     MOST_LISTED_BYTES,
+    BulkResult,
     Change,
     JobRecord,
     LogLine,
@@ -39,7 +40,6 @@ from jobmanager.core.values import (
     Progress,
     Selection,
     Submission,
-    Sweep,
 )
 from jobmanager.errors import InvalidRequest
 from jobmanager.http.parsing import MOST_JOBS
@@ -47,8 +47,9 @@ from jobmanager.job import Job
 from jobmanager.jobs.export.dataset_descriptions import ShownDataset, show_datasets
 from jobmanager.jobs.export.datasets import ListUnreadable
 from jobmanager.jobs.export.job import Export
-from jobmanager.manager import MOST_LABELS, JobManager
+from jobmanager.manager import JobManager
 from jobmanager.registry import describe, type_name
+from jobmanager.submission import MOST_LABELS
 
 #: The largest integer that every database can store.
 _LARGEST_SEQ = 2**63 - 1
@@ -565,7 +566,7 @@ def show_page(page: Page, manager: JobManager) -> JobList:
     return JobList(jobs=[show_job(job, manager) for job in page.jobs], next_cursor=_to_cursor(page.next))
 
 
-def show_sweep(sweep: Sweep) -> SweepShown:
+def show_sweep(sweep: BulkResult) -> SweepShown:
     """Return the response model of a bulk request."""
     return SweepShown(
         matched=len(sweep.changed) + len(sweep.unchanged),

@@ -1,0 +1,47 @@
+"""Observers are told what happened, and their failures stay their own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import pytest
+
+from jobmanager.core.values import Applied, JobRecord
+from jobmanager.engine.observers import Observers
+
+
+class Recorder:
+    """Keeps the submissions that it is told of."""
+
+    def __init__(self) -> None:
+        self.submitted: list[Mapping[str, int]] = []
+
+    def jobs_submitted(self, of_types: Mapping[str, int]) -> None:
+        self.submitted.append(of_types)
+
+    def attempt_began(self, job: JobRecord) -> None:
+        pass
+
+    def attempt_ended(self, job_id: str, applied: Applied | None) -> None:
+        pass
+
+    def job_changed(self, applied: Applied) -> None:
+        pass
+
+
+class Broken(Recorder):
+    """Fails whatever it is told."""
+
+    def jobs_submitted(self, of_types: Mapping[str, int]) -> None:
+        raise OSError("no space")
+
+
+def test_each_observer_is_told_though_another_fails(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder()
+
+    with caplog.at_level(logging.ERROR):
+        Observers(Broken(), recorder).jobs_submitted({"Simple": 2})
+
+    assert recorder.submitted == [{"Simple": 2}]
+    assert "An observer failed." in caplog.text
