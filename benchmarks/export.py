@@ -26,11 +26,9 @@ from benchmarks.frame import Figure, Goal, Result, figure, in_turns, spread, ver
 from benchmarks.serving import Server, serving, submit_for
 from jobmanager.jobs.export.sample import make_sample
 
+#: The databases' own tools, with their packages.
+TOOLS = {"sqlite3": "sqlite3", "psql": "postgresql-client"}
 EVERYTHING = {"from_date": "2023-01-01", "to_date": "2024-12-31"}
-QUERY = (
-    "SELECT * FROM responses WHERE submitted_at >= '2023-01-01' AND submitted_at < '2025-01-01' "
-    "ORDER BY submitted_at, id"
-)
 #: Submissions a second while two exports run.
 RATE = 100.0
 
@@ -53,22 +51,19 @@ CREATE TABLE responses (
     question text NOT NULL, score double precision, comment text
 )
 """
-_DATASET = '[{name}]\nurl = "{url}"\ntable = "{table}"\ndate_column = "submitted_at"\nkey = "id"\n'
 
 
 def measure(*, quick: bool) -> Result:
     """Run the benchmark. *quick* only shows that it works."""
-    for tool in ("sqlite3", "psql"):
-        if shutil.which(tool) is None:
-            sys.exit(f"{tool} is missing: apt-get install {'sqlite3' if tool == 'sqlite3' else 'postgresql-client'}")
+    check_tools()
     rows, long_rows, rounds, seconds = (50_000, 500_000, 1, 1.0) if quick else (1_000_000, 30_000_000, 5, 6.0)
-    with tempfile.TemporaryDirectory(prefix="export-") as name, _postgres() as url:
+    with tempfile.TemporaryDirectory(prefix="export-") as name, postgres() as url:
         folder = Path(name)
         _make_datasets(folder, url, rows, long_rows)
         with serving(folder) as server:
             speeds = in_turns(_ways(server, folder, url, rows), rounds, warm_up=0 if quick else 1)
         with serving(folder) as server:
-            _export(server, folder, dataset="long")
+            export(server, folder, {"dataset": "long"})
             peak = server.peak_megabytes()
         with serving(folder) as server:
             submit_for(server.port, seconds / 4, RATE)
@@ -107,15 +102,14 @@ def _result(
             Goal(f"Memory of the server, {long_rows:,} rows", peak, 200, "MB", is_at_most=True),
             Goal("p99 of submit, two exports running to idle", slowest.ratio(BUSY, IDLE), 3.0, is_at_most=True),
         ],
-        versions=versions_of("adbc-driver-sqlite", "adbc-driver-postgresql", "pyarrow")
-        | {"sqlite3": _version("sqlite3"), "psql": _version("psql")},
+        versions=versions_of("adbc-driver-sqlite", "adbc-driver-postgresql", "pyarrow") | versions_of_tools(),
     )
 
 
 def _ways(server: Server, folder: Path, url: str, rows: int) -> Mapping[str, Callable[[], Mapping[str, float]]]:
     def ours(copies: int = 1, **args: str) -> dict[str, float]:
         before = server.processor_seconds()
-        seconds = _export(server, folder, copies, **args)
+        seconds = export(server, folder, args, copies)
         done = copies * rows
         told = {"speed": done / seconds}
         # With PostgreSQL, its server takes most of the processor time.
@@ -126,25 +120,76 @@ def _ways(server: Server, folder: Path, url: str, rows: int) -> Mapping[str, Cal
         )
 
     return {
-        SQLITE: lambda: _tool(folder, rows, ["sqlite3", "-csv", "-header", folder / "sample.db", QUERY]),
+        SQLITE: lambda: _tool(folder, rows, sqlite3_command(folder / "sample.db", "responses")),
         CSV: lambda: ours(dataset="responses"),
         TWO: lambda: ours(2, dataset="responses"),
         JSONL: lambda: ours(dataset="responses", format="jsonl"),
         PARQUET: lambda: ours(dataset="responses", format="parquet"),
-        PSQL: lambda: _tool(folder, rows, ["psql", "-q", url, "-c", f"\\copy ({QUERY}) TO '{folder}/tool' CSV HEADER"]),
+        PSQL: lambda: _tool(folder, rows, psql_command(url, "responses", folder / "tool")),
         POSTGRES: lambda: ours(dataset="postgres"),
     }
 
 
-def _export(server: Server, folder: Path, copies: int = 1, **args: str) -> float:
-    """Run exports at the same time; return the seconds from the first submission to the last end."""
-    ids = [server.ask("POST", "/jobs", {"type": "Export", "args": EVERYTHING | args})["id"] for _ in range(copies)]
+def check_tools() -> None:
+    """Exit unless the databases' own tools are installed."""
+    for tool, package in TOOLS.items():
+        if shutil.which(tool) is None:
+            sys.exit(f"{tool} is missing: apt-get install {package}")
+
+
+def versions_of_tools() -> dict[str, str]:
+    """Return the versions of the databases' own tools."""
+    return {tool: _version(tool) for tool in TOOLS}
+
+
+def query(table: str) -> str:
+    """Return the query for the rows that our exports write, in their order."""
+    return (
+        f"SELECT * FROM {table} WHERE submitted_at >= '2023-01-01' AND submitted_at < '2025-01-01' "
+        "ORDER BY submitted_at, id"
+    )
+
+
+def sqlite3_command(database: Path, table: str) -> list[str | Path]:
+    """Return the command that writes the rows of a SQLite table as CSV to its output."""
+    return ["sqlite3", "-csv", "-header", database, query(table)]
+
+
+def psql_command(url: str, table: str, file: Path) -> list[str | Path]:
+    """Return the command that writes the rows of a PostgreSQL table as CSV to a file."""
+    return ["psql", "-q", url, "-c", f"\\copy ({query(table)}) TO '{file}' CSV HEADER"]
+
+
+def dataset(name: str, url: str, table: str) -> str:
+    """Return the entry of datasets.toml for a table with the date `submitted_at` and the key `id`."""
+    return f'[{name}]\nurl = "{url}"\ntable = "{table}"\ndate_column = "submitted_at"\nkey = "id"\n'
+
+
+def export(
+    server: Server, folder: Path, args: Mapping[str, str], copies: int = 1, *, lines: int | None = None
+) -> float:
+    """Run exports at the same time; return the seconds from the first submission to the last end.
+
+    Removes their files. *lines* is the wanted number of lines of each file; None: they are not counted.
+    """
+    ids = [server.ask("POST", "/jobs", {"type": "Export", "args": {**EVERYTHING, **args}})["id"] for _ in range(copies)]
     jobs = [_finished(server, job_id) for job_id in ids]
-    for file in folder.glob("**/export-*"):
-        file.unlink()
     assert all(job["status"] == "completed" for job in jobs), jobs
+    files = list(folder.glob("**/export-*"))
+    assert len(files) == copies, files
+    for file in files:
+        if lines is not None:
+            check_lines(file, lines)
+        file.unlink()
     begin = min(datetime.fromisoformat(job["submitted_at"]) for job in jobs)
     return (max(datetime.fromisoformat(job["finished_at"]) for job in jobs) - begin).total_seconds()
+
+
+def check_lines(file: Path, wanted: int) -> None:
+    """Raise AssertionError if a file has not the wanted number of lines."""
+    with open(file, "rb") as opened:
+        lines = sum(block.count(b"\n") for block in iter(lambda: opened.read(1024 * 1024), b""))
+    assert lines == wanted, f"{file} has {lines:,} lines, not {wanted:,}"
 
 
 def _finished(server: Server, job_id: str) -> dict[str, Any]:
@@ -157,13 +202,18 @@ def _tool(folder: Path, rows: int, command: list[str | Path]) -> dict[str, float
     """Export the rows with a tool."""
     file = folder / "tool"
     before = time.perf_counter(), _children_seconds()
-    with open(file, "wb") as output:
-        subprocess.run(command, stdout=output, check=True)
+    run_tool(command, file)
     seconds, processor = time.perf_counter() - before[0], _children_seconds() - before[1]
     assert file.stat().st_size > rows * 50
     file.unlink()
     told = {"speed": rows / seconds}
     return told | {"processor": processor / rows * 1e6} if command[0] == "sqlite3" else told
+
+
+def run_tool(command: list[str | Path], file: Path) -> None:
+    """Run a command and write its output to a file."""
+    with open(file, "wb") as output:
+        subprocess.run(command, stdout=output, check=True)
 
 
 def _waits(server: Server, seconds: float) -> Mapping[str, Callable[[], Mapping[str, float]]]:
@@ -180,7 +230,7 @@ def _waits(server: Server, seconds: float) -> Mapping[str, Callable[[], Mapping[
 
 
 @contextlib.contextmanager
-def _postgres() -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """Run a PostgreSQL server, from the wheel that the tests use; yield its URL."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a missing XDG_RUNTIME_DIR
@@ -213,9 +263,9 @@ def _make_datasets(folder: Path, url: str, rows: int, long_rows: int) -> None:
         connection.execute("CREATE INDEX ON responses (submitted_at, id)")
         connection.execute("VACUUM ANALYZE responses")
     with open(folder / "datasets.toml", "a", encoding="utf-8") as file:
-        file.write(_DATASET.format(name="long", url="sqlite:///long.db", table="long"))
+        file.write(dataset("long", "sqlite:///long.db", "long"))
         theirs = url.replace("postgresql://", "postgresql+psycopg://")
-        file.write(_DATASET.format(name="postgres", url=theirs, table="responses"))
+        file.write(dataset("postgres", theirs, "responses"))
 
 
 def _children_seconds() -> float:

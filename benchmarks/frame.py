@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
 #: All benchmarks, in the order of the report.
-NAMES = ("jobs", "submit", "batch", "control", "export", "scale", "idle")
+NAMES = ("jobs", "submit", "batch", "control", "export", "shapes", "scale", "idle")
 
 
 @dataclass(frozen=True)
