@@ -14,12 +14,12 @@ from jobmanager.jobs.export.datasets import (
     DatasetAway,
     Datasets,
     ListUnreadable,
-    away,
+    away_error,
     check_order,
     check_table,
     load_datasets,
-    misfit,
-    unusable,
+    unusable_error,
+    value_type_error,
 )
 from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.position import Place
@@ -187,7 +187,7 @@ def test_a_driver_s_words_go_to_the_service_s_log_and_ours_to_the_client(
     told: list[Exception] = []
 
     with caplog.at_level(logging.ERROR):
-        for make in (away, unusable):
+        for make in (away_error, unusable_error):
             try:
                 raise OSError("secret words of a driver")
             except OSError:
@@ -228,6 +228,6 @@ def test_going_on_behind_a_key_that_comes_twice_is_refused(one: Dataset) -> None
 
 @pytest.mark.parametrize(("declared", "told"), [("INTEGER", "INTEGER"), ("", "none")])
 def test_a_value_that_does_not_fit_names_column_and_type(declared: str, told: str) -> None:
-    error = misfit(pa.field("score", pa.int64()), declared)
+    error = value_type_error(pa.field("score", pa.int64()), declared)
 
     assert str(error) == f"A value of column 'score' does not fit its declared type, {told}."

@@ -410,11 +410,11 @@ class Loose(SqliteReader):
 
     _texts: tuple[str, ...] = ()
 
-    def misfits(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
+    def mixed_columns(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
         """Return id."""
         return ["id"]
 
-    def settle(self, as_text: list[str]) -> None:
+    def fix_types(self, as_text: list[str]) -> None:
         """Make these columns text."""
         self._texts = tuple(as_text)
 

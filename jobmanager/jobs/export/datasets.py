@@ -135,13 +135,13 @@ class Reader(Protocol):
 
 
 @runtime_checkable
-class SettlesTypes(Protocol):
+class FixesTypes(Protocol):
     """The further methods of a reader whose values may differ from the type of their column."""
 
-    def misfits(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
+    def mixed_columns(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
         """Return the columns with values in [begin, end) that do not fit their type."""
 
-    def settle(self, as_text: list[str]) -> None:
+    def fix_types(self, as_text: list[str]) -> None:
         """Fix the types of all later rows: text for these columns, and the type that schema returns for all others."""
 
 
@@ -318,13 +318,13 @@ def _snapshot(asked: Any, url: URL) -> bool:
     return asked
 
 
-def away(dataset: Dataset) -> DatasetAway:
+def away_error(dataset: Dataset) -> DatasetAway:
     """Log the current exception, and return an error without its details for clients."""
     _log.exception("Dataset %r cannot be read.", dataset.name)
     return DatasetAway(f"The database of dataset {dataset.name!r} cannot be read; its error is in the service's log.")
 
 
-def unusable(dataset: Dataset) -> Fatal:
+def unusable_error(dataset: Dataset) -> Fatal:
     """Log the current exception, and return an error without its details for clients. The operator must act."""
     _log.exception("The configuration of dataset %r does not match its database.", dataset.name)
     return Fatal(
@@ -346,7 +346,7 @@ def check_order(dataset: Dataset, last: Place, following: Place | None) -> None:
         raise Fatal(f"The key of dataset {dataset.name!r} is not unique: rows would be lost. Configure a unique key.")
 
 
-def keyless(dataset: Dataset) -> Fatal:
+def null_key_error(dataset: Dataset) -> Fatal:
     """Return the error for rows whose key is NULL."""
     return Fatal(
         f"The key of dataset {dataset.name!r} is NULL in some rows: they have no order and would be lost. "
@@ -354,11 +354,11 @@ def keyless(dataset: Dataset) -> Fatal:
     )
 
 
-def undated(dataset: Dataset, error: ValueError) -> Fatal:
+def date_format_error(dataset: Dataset, error: ValueError) -> Fatal:
     """Return the error for a date column whose format is unknown or cannot be compared."""
     return Fatal(f"Dataset {dataset.name!r} cannot be exported by date: {error}.")
 
 
-def misfit(field: pa.Field, declared: str) -> Fatal:
+def value_type_error(field: pa.Field, declared: str) -> Fatal:
     """Return the error for a value that does not fit its column. It does not show the value."""
     return Fatal(f"A value of column {field.name!r} does not fit its declared type, {declared or 'none'}.")

@@ -35,21 +35,27 @@ from jobmanager.config import Settings
 from jobmanager.errors import Fatal
 from jobmanager.job import Job
 from jobmanager.jobs.export import table_changes
-from jobmanager.jobs.export.bounded import Unanswered, ask_briefly
+from jobmanager.jobs.export.bounded import QueryTimeout, query_with_timeout
 from jobmanager.jobs.export.datasets import (
     Dataset,
     DatasetAway,
     Datasets,
+    FixesTypes,
     ListUnreadable,
     Reader,
     ReaderClosed,
-    SettlesTypes,
     Waits,
     load_datasets,
 )
 from jobmanager.jobs.export.dates import parse_moment
-from jobmanager.jobs.export.libraries import read_libraries
-from jobmanager.jobs.export.output_file import FilesUnusable, Part, PartDamaged, in_our_words, remove_unless_held
+from jobmanager.jobs.export.libraries import preload_libraries
+from jobmanager.jobs.export.output_file import (
+    FilesUnusable,
+    Part,
+    PartDamaged,
+    remove_unless_locked,
+    translate_os_errors,
+)
 from jobmanager.jobs.export.plan import VERSION as PLAN_VERSION
 from jobmanager.jobs.export.plan import Plan
 from jobmanager.jobs.export.position import Place
@@ -115,19 +121,19 @@ class Export(Job):
 
         @field_validator("from_date", "to_date")
         @classmethod
-        def _is_moment(cls, text: str) -> str:
+        def _check_moment(cls, text: str) -> str:
             parse_moment(text)
             return text
 
         @model_validator(mode="after")
-        def _is_range(self) -> Export.Args:
+        def _check_range(self) -> Export.Args:
             begin, end = parse_moment(self.from_date), parse_moment(self.to_date)
             if begin.at > end.at and begin.at >= end.after():
                 raise ValueError("from_date must not be after to_date")
             return self
 
         @model_validator(mode="after")
-        def _is_configured(self, info: ValidationInfo) -> Export.Args:
+        def _check_dataset(self, info: ValidationInfo) -> Export.Args:
             context: dict[str, Any] = info.context or {}
             if context["is_stored"]:
                 return self  # the job compares its dataset with its plan
@@ -155,18 +161,18 @@ class Export(Job):
 
     def start(self) -> dict[str, Any]:
         """Append the remaining chunks, count the rows, then make the file."""
-        with in_our_words():
+        with translate_os_errors():
             try:
-                plan = self._plan = self._kept_plan() or _answered(self._begin)
+                plan = self._plan = self._kept_plan() or _retry_if_closed(self._begin)
                 made = self._finished_file()
                 rows = self._append_chunks(plan) if made is None else made[1]
-                checked = self._checked(rows)
+                checked = self._check_and_report(rows)
                 self._close_reader()
                 made = made or self._make_file(rows)
                 self._remove_leftovers()
                 return self._result(*made) | checked
             finally:
-                self._let_go()
+                self._close_all()
 
     def halt(self) -> None:
         """Close the file and the connection while the job is halted.
@@ -179,19 +185,19 @@ class Export(Job):
         if self._holds_snapshot():
             self._close_part()
         else:
-            self._let_go()
+            self._close_all()
 
     def flush(self) -> None:
         """Sync the part, so that it holds durably all that the cursor claims."""
         if self._part is not None:
-            with in_our_words():
+            with translate_os_errors():
                 self._part.sync()
 
     def details(self) -> dict[str, Any]:
         """Return the dataset, the format, and the rows and bytes written so far."""
         cursor = self.cursor or {}
-        told = {"dataset": self._plan.dataset if self._plan else self.args.dataset, "format": self.args.format}
-        return told | {"rows": cursor.get("rows", 0), "bytes": cursor.get("bytes", 0)}
+        details = {"dataset": self._plan.dataset if self._plan else self.args.dataset, "format": self.args.format}
+        return details | {"rows": cursor.get("rows", 0), "bytes": cursor.get("bytes", 0)}
 
     # The plan that all attempts share
 
@@ -211,13 +217,13 @@ class Export(Job):
 
     def _begin(self) -> Plan:
         """Make the plan, check that the dataset can be exported exactly, and set the first cursor."""
-        dataset = self._configured(self.args.dataset)
+        dataset = self._load_dataset(self.args.dataset)
         reader = self._connect(dataset)
         columns = self.args.columns or list(reader.columns())
         reader.schema(columns)  # fails fast if a column is missing
         reader.check()
         warnings = reader.warnings(*self.args.bounds())
-        as_text = self._settle(reader, columns)
+        as_text = self._fix_types(reader, columns)
         plan = Plan.begin(dataset, reader.schema(columns), reader.identity(), as_text)
         for warning in warnings:
             self.log.warning("%s", warning)
@@ -230,12 +236,12 @@ class Export(Job):
         self.cursor = {"version": PLAN_VERSION, "plan": plan.to_json(), "warnings": warnings, "mark": mark}
         return plan
 
-    def _settle(self, reader: Reader, columns: list[str]) -> list[str] | None:
+    def _fix_types(self, reader: Reader, columns: list[str]) -> list[str] | None:
         """Fix one type per column if the format needs it. Return the columns that become text, see Plan.as_text."""
-        if not self._encoding.has_types or not isinstance(reader, SettlesTypes):
+        if not self._encoding.has_types or not isinstance(reader, FixesTypes):
             return None
-        as_text = reader.misfits(columns, *self.args.bounds())
-        reader.settle(as_text)
+        as_text = reader.mixed_columns(columns, *self.args.bounds())
+        reader.fix_types(as_text)
         return as_text
 
     def _connect(self, dataset: Dataset) -> Reader:
@@ -251,7 +257,7 @@ class Export(Job):
         if self._is_asked():
             self.checkpoint()
 
-    def _configured(self, name: str | None) -> Dataset:
+    def _load_dataset(self, name: str | None) -> Dataset:
         """Return the dataset as it is configured now. Raises Fatal, or DatasetAway if the list cannot be read."""
         try:
             return find_dataset(name, self.settings)
@@ -263,17 +269,17 @@ class Export(Job):
 
     def _open_reader(self, plan: Plan) -> Reader:
         """Return the reader; open it if it is closed. Raises Fatal if the dataset no longer matches the plan."""
-        return self._reader or _answered(partial(self._reopen_reader, plan))
+        return self._reader or _retry_if_closed(partial(self._reopen_reader, plan))
 
     def _reopen_reader(self, plan: Plan) -> Reader:
         if plan.snapshot:
             raise DatasetAway(f"The snapshot of dataset {plan.dataset!r} is gone.")
-        dataset = self._configured(plan.dataset)
+        dataset = self._load_dataset(plan.dataset)
         plan.check_dataset(dataset)
         reader = self._connect(plan.applied(dataset))
         plan.check_columns(reader.columns())
-        if plan.as_text is not None and isinstance(reader, SettlesTypes):
-            reader.settle(plan.as_text)
+        if plan.as_text is not None and isinstance(reader, FixesTypes):
+            reader.fix_types(plan.as_text)
         plan.check_database(reader.schema(plan.names()), reader.identity())
         return reader
 
@@ -331,7 +337,7 @@ class Export(Job):
         counted = 0
         place: Place | None = None
         while counted < COUNT_LIMIT:
-            step, place = _answered(partial(self._count_step, plan, place))
+            step, place = _retry_if_closed(partial(self._count_step, plan, place))
             counted += step
             if place is None:
                 return counted
@@ -343,7 +349,7 @@ class Export(Job):
 
     # The count at the end
 
-    def _checked(self, rows: int) -> dict[str, Any]:
+    def _check_and_report(self, rows: int) -> dict[str, Any]:
         """Check the rows, once, and return the result's fields on them: whether a count confirmed them, and notes.
 
         Raises Fatal if rows were lost or doubled.
@@ -354,7 +360,12 @@ class Export(Job):
             self.checkpoint({**self.cursor, "checked": {"rows": rows, "is_checked": is_checked, "note": note}})
         kept = self.cursor["checked"]
         of_format = self._encoding.notes(self._open_reader(self._plan).schema(self._plan.names()))
-        notes = [*self.cursor["warnings"], *_texts(self._plan), *of_format, *([kept["note"]] if kept["note"] else [])]
+        notes = [
+            *self.cursor["warnings"],
+            *_text_notes(self._plan),
+            *of_format,
+            *([kept["note"]] if kept["note"] else []),
+        ]
         return {"rows_checked": kept["is_checked"], "snapshot": self._plan.snapshot, "notes": notes}
 
     def _check_rows(self, plan: Plan, rows: int) -> tuple[bool, str]:
@@ -364,7 +375,7 @@ class Export(Job):
         """
         if rows > COUNT_LIMIT:
             return False, f"The rows were not counted at the end: there are more than {COUNT_LIMIT:,}."
-        now = _answered(lambda: self._open_reader(plan).total(*self.args.bounds()))
+        now = _retry_if_closed(lambda: self._open_reader(plan).total(*self.args.bounds()))
         if plan.snapshot and self.cursor["counted"] not in (None, rows):
             now = self.cursor["counted"]  # a count of the same snapshot: rows were lost or doubled
         if now == rows:
@@ -397,7 +408,7 @@ class Export(Job):
             return True
         if mark is None:
             return None if counted is None else False
-        dataset = self._configured(plan.dataset)
+        dataset = self._load_dataset(plan.dataset)
         if table_changes.find_mark(dataset) == mark:
             self.wait(table_changes.late_seconds(dataset))
         return bool(table_changes.find_mark(dataset) != mark)
@@ -442,7 +453,7 @@ class Export(Job):
     def _holds_snapshot(self) -> bool:
         return self._reader is not None and self._is_snapshot
 
-    def _let_go(self) -> None:
+    def _close_all(self) -> None:
         """Close the reader and the part. Both are reopened when they are needed."""
         try:
             self._close_reader()
@@ -503,7 +514,7 @@ class Export(Job):
             is_unfinished = path.suffix in (".part", ".unfinished")
             # Not those of later attempts: if there are any, this one has lost its lease without noticing.
             if is_unfinished and int(_stem(path.name).split("-")[1]) < self.attempt:
-                remove_unless_held(path)
+                remove_unless_locked(path)
 
     def _result(self, path: Path, rows: int, sha256: str) -> dict[str, Any]:
         assert self._plan is not None
@@ -518,16 +529,16 @@ class Export(Job):
         }
 
 
-def _answered(ask: Callable[[], T]) -> T:
-    """Return the result of *ask*. Calls it again, with a new reader, if a halt closed the reader meanwhile."""
+def _retry_if_closed(call: Callable[[], T]) -> T:
+    """Return the result of *call*. Calls it again, with a new reader, if a halt closed the reader meanwhile."""
     while True:
         try:
-            return ask()
+            return call()
         except ReaderClosed:
             continue
 
 
-def _texts(plan: Plan) -> list[str]:
+def _text_notes(plan: Plan) -> list[str]:
     """Return a note on each column that is text because of its values."""
     return [
         f"The column {name!r} is text in the file: some of its values do not have its declared type."
@@ -566,7 +577,7 @@ def open_reader(dataset: Dataset) -> Reader:
 
 def _rows() -> Any:
     """Import and return the module that reads and writes rows."""
-    read_libraries("pyarrow")
+    preload_libraries("pyarrow")
     from jobmanager.jobs.export.readers import opening  # noqa: PLC0415 - see the head of this module
 
     return opening
@@ -615,13 +626,13 @@ def columns_of(dataset: Dataset) -> dict[str, str]:
         return {name: str(kind) for name, kind in reader.columns().items()}
 
 
-def ask_columns(dataset: Dataset, *, seconds: float) -> dict[str, str]:
-    """Return `columns_of(dataset)` for an HTTP request. Also raises Unanswered.
+def query_columns(dataset: Dataset, *, seconds: float) -> dict[str, str]:
+    """Return `columns_of(dataset)` for an HTTP request. Also raises QueryTimeout.
 
     Blocks for at most *seconds* for the database. The first import of its driver takes extra time.
     """
     _rows().load_reader(dataset)
-    return ask_briefly(lambda: columns_of(dataset), seconds=seconds)
+    return query_with_timeout(lambda: columns_of(dataset), seconds=seconds)
 
 
 def _check_columns(columns: list[str], dataset: Dataset) -> None:
@@ -629,14 +640,14 @@ def _check_columns(columns: list[str], dataset: Dataset) -> None:
     if len(set(columns)) < len(columns):
         raise ValueError("columns must not name a column twice")
     try:
-        known = list(ask_columns(dataset, seconds=_ASK_SECONDS))
-    except (DatasetAway, Fatal, Unanswered):
+        known = list(query_columns(dataset, seconds=_ASK_SECONDS))
+    except (DatasetAway, Fatal, QueryTimeout):
         return  # the job will check them again when it runs
     unknown = [column for column in columns if column not in known]
     if unknown:
-        raise ValueError(f"unknown columns {_listed(unknown)}; known columns: {_listed(known)}")
+        raise ValueError(f"unknown columns {_joined(unknown)}; known columns: {_joined(known)}")
 
 
-def _listed(names: list[str]) -> str:
+def _joined(names: list[str]) -> str:
     more = len(names) - _LISTED_COLUMNS
     return ", ".join(names[:_LISTED_COLUMNS]) + (f" and {more} more" if more > 0 else "")

@@ -18,18 +18,18 @@ import pyarrow as pa
 
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.chunks import MAX_BYTES
-from jobmanager.jobs.export.datasets import COLUMN, Dataset, away, check_table, unusable
+from jobmanager.jobs.export.datasets import COLUMN, Dataset, away_error, check_table, unusable_error
 from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.decimals import decimal_type
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.readers.errors import (
     NOT_FOR_PARQUET,
-    altered,
-    keyless,
-    missing,
-    not_for_parquet,
-    tied,
-    unordered,
+    altered_error,
+    duplicate_key_error,
+    missing_table_error,
+    not_for_parquet_reason,
+    null_key_error,
+    unordered_error,
 )
 from jobmanager.jobs.export.readers.postgresql_columns import IS_JSON
 from jobmanager.jobs.export.readers.postgresql_times import is_within_calendar
@@ -123,13 +123,13 @@ class DuckdbReader:
         self._date_conditions(datetime(2000, 1, 1), datetime(2000, 1, 1))
         dated = f"FROM {self._table} AS t WHERE {self._date_name} IS NOT NULL"
         if self._ask(f"SELECT 1 {dated} AND {self._key_name} IS NULL LIMIT 1"):
-            raise keyless(self._dataset)
+            raise null_key_error(self._dataset)
         ties = self._ask(
             f"SELECT CAST({self._date_name} AS VARCHAR), CAST(min({self._key_name}) AS VARCHAR) {dated} "
             f"GROUP BY {self._order} HAVING count(*) > 1 LIMIT 1"
         )
         if ties:
-            raise tied(self._dataset, *ties[0])
+            raise duplicate_key_error(self._dataset, *ties[0])
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
         """Return no warnings: DuckDB scans its columns fast without an index."""
@@ -170,7 +170,7 @@ class DuckdbReader:
         found = self._arrow(f"SELECT {', '.join(filter(None, (names, place)))} {source} {rows}", values)
         keys = found["place_key"]
         if keys.null_count:
-            raise keyless(self._dataset)
+            raise null_key_error(self._dataset)
         last = Place(date=found["place_date"][-1].as_py(), key=keys[-1].as_py())
         as_text = self._arrow(f"SELECT {self._texts(selected)} {source} {rows}", values) if _strays(found) else None
         return self._fitted(found, as_text, wanted), last
@@ -199,7 +199,7 @@ class DuckdbReader:
         self._date, self._key = (self._columns[name] for name in (self._dataset.date_column, self._dataset.key))
         for column in (self._date, self._key):
             if column.declared not in _KEYS and not _DECIMAL.fullmatch(column.declared):
-                raise unordered(self._dataset, column.declared)
+                raise unordered_error(self._dataset, column.declared)
         self._date_name, self._key_name = (f"t.{_quoted(column.name)}" for column in (self._date, self._key))
         self._order = f"{self._date_name}, {self._key_name}"
 
@@ -211,7 +211,7 @@ class DuckdbReader:
             [self._dataset.table],
         )
         if not found:
-            raise missing(self._dataset)
+            raise missing_table_error(self._dataset)
         return ".".join(map(_quoted, found[0]))
 
     def _described(self) -> dict[str, _Column]:
@@ -223,7 +223,7 @@ class DuckdbReader:
         for name in dict.fromkeys([*columns, self._date.name, self._key.name]):
             if now.get(name) != self._columns[name]:
                 became = now[name].declared if name in now else None
-                raise altered(self._dataset, name, self._columns[name].declared, became)
+                raise altered_error(self._dataset, name, self._columns[name].declared, became)
 
     def _check_place(self, place: Place | None) -> None:
         """Raise Fatal if the date of the place has rows without a key, or the place has several rows."""
@@ -231,10 +231,10 @@ class DuckdbReader:
             return
         same = f"FROM {self._table} AS t WHERE {self._date_name} = $1"
         if self._ask(f"SELECT 1 {same} AND {self._key_name} IS NULL LIMIT 1", [place.date]):
-            raise keyless(self._dataset)
+            raise null_key_error(self._dataset)
         key = self._literal("$2")
         if len(self._ask(f"SELECT 1 {same} AND {self._key_name} = {key} LIMIT 2", [place.date, place.key])) > 1:
-            raise tied(self._dataset, place.date, place.key)
+            raise duplicate_key_error(self._dataset, place.date, place.key)
 
     def _source(self, after: Place | None, begin: datetime, end: datetime) -> tuple[str, list[Any]]:
         """Return FROM and WHERE for the rows of [begin, end) after *after*, and their parameters."""
@@ -302,7 +302,7 @@ class DuckdbReader:
             row = next(index for index in range(len(array)) if _is_stray(array.slice(index, 1)))
             declared = self._columns[field.name].declared
             key = found["place_key"][row].as_py()
-            reasons.append(not_for_parquet(self._dataset, field.name, declared, texts[row].as_py(), key))
+            reasons.append(not_for_parquet_reason(self._dataset, field.name, declared, texts[row].as_py(), key))
         metadata = {NOT_FOR_PARQUET: reasons[0].encode()} if reasons else None
         return pa.table(arrays, schema=pa.schema(fields, metadata))
 
@@ -320,9 +320,9 @@ class DuckdbReader:
         try:
             yield
         except (self._driver.IOException, self._driver.OutOfMemoryException):
-            raise away(self._dataset) from None
+            raise away_error(self._dataset) from None
         except self._driver.Error:
-            raise unusable(self._dataset) from None
+            raise unusable_error(self._dataset) from None
 
 
 def _driver(dataset: Dataset) -> Any:

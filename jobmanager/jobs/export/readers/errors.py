@@ -15,7 +15,7 @@ class Unreadable(Fatal):
     """A text cannot be converted to UTF-8."""
 
 
-def missing(dataset: Dataset) -> Fatal:
+def missing_table_error(dataset: Dataset) -> Fatal:
     """Return the error for a table that does not exist."""
     return Fatal(
         f"Table {dataset.table!r} of dataset {dataset.name!r} does not exist. "
@@ -23,7 +23,7 @@ def missing(dataset: Dataset) -> Fatal:
     )
 
 
-def keyless(dataset: Dataset) -> Fatal:
+def null_key_error(dataset: Dataset) -> Fatal:
     """Return the error for rows whose key is NULL."""
     return Fatal(
         f"Key {dataset.key!r} of table {dataset.table!r} is NULL in some rows: they have no order "
@@ -31,7 +31,7 @@ def keyless(dataset: Dataset) -> Fatal:
     )
 
 
-def tied(dataset: Dataset, date: Any, key: Any) -> Fatal:
+def duplicate_key_error(dataset: Dataset, date: Any, key: Any) -> Fatal:
     """Return the error for rows with equal places in the order of the export."""
     return Fatal(
         f"Key {dataset.key!r} of table {dataset.table!r} is not unique: several rows have {dataset.date_column} "
@@ -40,7 +40,7 @@ def tied(dataset: Dataset, date: Any, key: Any) -> Fatal:
     )
 
 
-def unordered(dataset: Dataset, declared: str) -> Fatal:
+def unordered_error(dataset: Dataset, declared: str) -> Fatal:
     """Return the error for a key or date of a type that the database does not compare as it sorts."""
     return Fatal(
         f"Table {dataset.table!r} cannot be ordered by ({dataset.date_column}, {dataset.key}): the database does not "
@@ -48,7 +48,7 @@ def unordered(dataset: Dataset, declared: str) -> Fatal:
     )
 
 
-def altered(dataset: Dataset, column: str, was: str, now: str | None) -> Fatal:
+def altered_error(dataset: Dataset, column: str, was: str, now: str | None) -> Fatal:
     """Return the error for a column that has changed since the export began. *now* is None if it no longer exists."""
     became = "no longer exists" if now is None else f"was {was} and is {now} now"
     if now == was:
@@ -59,7 +59,7 @@ def altered(dataset: Dataset, column: str, was: str, now: str | None) -> Fatal:
     )
 
 
-def timed_out(dataset: Dataset, seconds: int) -> DatasetAway:
+def timeout_error(dataset: Dataset, seconds: int) -> DatasetAway:
     """Return the error for a statement that the server cancelled. *seconds* is the default timeout."""
     return DatasetAway(
         f"Timeout: a statement for table {dataset.table!r} of dataset {dataset.name!r} took longer than its server "
@@ -67,7 +67,7 @@ def timed_out(dataset: Dataset, seconds: int) -> DatasetAway:
     )
 
 
-def forbidden(dataset: Dataset) -> Fatal:
+def forbidden_error(dataset: Dataset) -> Fatal:
     """Return the error for a role that lacks a privilege."""
     return Fatal(
         f"The role of dataset {dataset.name!r} may not read table {dataset.table!r}, or one of its columns. "
@@ -75,7 +75,7 @@ def forbidden(dataset: Dataset) -> Fatal:
     )
 
 
-def unreadable(dataset: Dataset, column: str | None = None) -> Unreadable:
+def encoding_error(dataset: Dataset, column: str | None = None) -> Unreadable:
     """Return the error for text that is not UTF-8. *column* is None if the server does not name it."""
     named = f"Column {column!r}" if column else "A column"
     return Unreadable(
@@ -84,7 +84,7 @@ def unreadable(dataset: Dataset, column: str | None = None) -> Unreadable:
     )
 
 
-def not_for_parquet(dataset: Dataset, column: str, declared: str, value: Any, key: Any) -> str:
+def not_for_parquet_reason(dataset: Dataset, column: str, declared: str, value: Any, key: Any) -> str:
     """Return the reason why a value cannot be written as Parquet."""
     return (
         f"Column {column!r} of table {dataset.table!r} holds {value} in the row with key {key!r}, "
@@ -93,7 +93,7 @@ def not_for_parquet(dataset: Dataset, column: str, declared: str, value: Any, ke
     )
 
 
-def no_index(dataset: Dataset) -> str:
+def no_index_warning(dataset: Dataset) -> str:
     """Return the warning for a table without an index in the order of the export."""
     return (
         f"No index on ({dataset.date_column}, {dataset.key}) of table {dataset.table!r}: "

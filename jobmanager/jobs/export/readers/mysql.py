@@ -19,21 +19,21 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.chunks import MAX_BYTES, fitting_rows
-from jobmanager.jobs.export.datasets import COLUMN, Dataset, DatasetAway, away, check_table, unusable
+from jobmanager.jobs.export.datasets import COLUMN, Dataset, DatasetAway, away_error, check_table, unusable_error
 from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.readers.errors import (
     NOT_FOR_PARQUET,
-    altered,
-    forbidden,
-    keyless,
-    missing,
-    no_index,
-    not_for_parquet,
-    tied,
-    timed_out,
-    unordered,
-    unreadable,
+    altered_error,
+    duplicate_key_error,
+    encoding_error,
+    forbidden_error,
+    missing_table_error,
+    no_index_warning,
+    not_for_parquet_reason,
+    null_key_error,
+    timeout_error,
+    unordered_error,
 )
 from jobmanager.jobs.export.readers.mysql_columns import Column, array_of, column_of
 from jobmanager.jobs.export.readers.sqlalchemy import date_conditions, detected
@@ -94,7 +94,7 @@ class MysqlReader:
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count a step at a time; see Reader."""
         counted = 0
-        for condition in self._stretches(after, begin, end):
+        for condition in self._segments(after, begin, end):
             source = f"FROM {self._table} AS t WHERE {condition}"
             found = self._ask(
                 f"SELECT {self._date_name}, {self._key_name} {source} ORDER BY {self._order} LIMIT 1 OFFSET {limit - 1}"
@@ -106,7 +106,7 @@ class MysqlReader:
 
     def total(self, begin: datetime, end: datetime) -> int:
         """Return the number of rows of the range."""
-        (condition,) = self._stretches(None, begin, end)
+        (condition,) = self._segments(None, begin, end)
         return int(self._ask(f"SELECT count(*) FROM {self._table} AS t WHERE {condition}")[0][0])
 
     def check(self) -> None:
@@ -114,7 +114,7 @@ class MysqlReader:
         self._date_conditions(datetime(2000, 1, 1), datetime(2000, 1, 1))
         dated = f"FROM {self._table} AS t WHERE {self._date_name} IS NOT NULL"
         if self._key.is_nullable and self._ask(f"SELECT 1 {dated} AND {self._key_name} IS NULL LIMIT 1"):
-            raise keyless(self._dataset)
+            raise null_key_error(self._dataset)
         if not self._is_proven_unique:
             self._check_ties(dated)
 
@@ -127,7 +127,7 @@ class MysqlReader:
         )
         wanted = [self._date.name, self._key.name]
         is_there = any((columns or "").split(",")[:2] == wanted for (columns,) in keys)
-        return [] if is_there else [no_index(self._dataset)]
+        return [] if is_there else [no_index_warning(self._dataset)]
 
     def identity(self) -> dict[str, str]:
         """Return the properties that affect how values read or compare; see Reader."""
@@ -161,10 +161,10 @@ class MysqlReader:
         if not found:
             return wanted.empty_table(), None
         if any(row[-1] is None for row in (*found, *following)):
-            raise keyless(self._dataset)
+            raise null_key_error(self._dataset)
         last = self._place(*found[-1][-2:])
         if following and self._place(*following[0][-2:]) == last:
-            raise tied(self._dataset, last.date, last.key)
+            raise duplicate_key_error(self._dataset, last.date, last.key)
         return self._fitted(found, wanted), last
 
     def expect(
@@ -192,7 +192,7 @@ class MysqlReader:
             schema, _, name = name.rpartition(".")
             columns = self._catalog_columns(schema, name)
         if not columns:
-            raise missing(self._dataset)
+            raise missing_table_error(self._dataset)
         self._schema, self._name = schema, name
         self._table = f"{_quoted(schema)}.{_quoted(name)}"
         self._columns = columns
@@ -200,7 +200,7 @@ class MysqlReader:
         self._date, self._key = (columns[name] for name in (self._dataset.date_column, self._dataset.key))
         for column in (self._date, self._key):
             if not column.is_ordered:
-                raise unordered(self._dataset, column.declared)
+                raise unordered_error(self._dataset, column.declared)
         self._date_name, self._key_name = (f"t.{_quoted(column.name)}" for column in (self._date, self._key))
         self._order = f"{self._date_name}, {self._key_name}"
         # An index compares texts as its column does: rows that a unique index distinguishes have different places.
@@ -217,7 +217,7 @@ class MysqlReader:
         for name in dict.fromkeys([*columns, self._date.name, self._key.name]):
             if now.get(name) != self._columns[name]:
                 became = now[name].declared if name in now else None
-                raise altered(self._dataset, name, self._columns[name].declared, became)
+                raise altered_error(self._dataset, name, self._columns[name].declared, became)
 
     def _check_ties(self, dated: str) -> None:
         """Raise Fatal if two rows have equal places."""
@@ -235,7 +235,7 @@ class MysqlReader:
             )
             return
         if ties:
-            raise tied(self._dataset, *ties[0])
+            raise duplicate_key_error(self._dataset, *ties[0])
 
     def _check_place(self, place: Place) -> None:
         """Raise Fatal if several rows have this place: the next read would skip some of them."""
@@ -244,11 +244,11 @@ class MysqlReader:
             f"AND {self._key_name} = {self._literal(place.key, self._key)} LIMIT 2"
         )
         if len(self._ask(same)) > 1:
-            raise tied(self._dataset, place.date, place.key)
+            raise duplicate_key_error(self._dataset, place.date, place.key)
 
     # Statements
 
-    def _stretches(self, after: Place | None, begin: datetime, end: datetime) -> list[str]:
+    def _segments(self, after: Place | None, begin: datetime, end: datetime) -> list[str]:
         """Return conditions for the rows of [begin, end) after *after*.
 
         First those of the same date, then those of later dates: for `(date, key) > (?, ?)` the server does not look
@@ -292,7 +292,7 @@ class MysqlReader:
             self._date_name,
             self._key_name,
         ]
-        for condition in self._stretches(after, begin, end):
+        for condition in self._segments(after, begin, end):
             query = (
                 f"SELECT {', '.join(selected)} FROM {self._table} AS t WHERE {condition} "
                 f"ORDER BY {self._order} LIMIT {limit}"
@@ -350,7 +350,9 @@ class MysqlReader:
                 array, misfit = array_of(values, field.type)
             if misfit is not None:
                 declared = self._columns[field.name].declared
-                reasons.append(not_for_parquet(self._dataset, field.name, declared, values[misfit], rows[misfit][-1]))
+                reasons.append(
+                    not_for_parquet_reason(self._dataset, field.name, declared, values[misfit], rows[misfit][-1])
+                )
             fields.append(field.with_type(array.type))
             arrays.append(array)
         metadata = {NOT_FOR_PARQUET: reasons[0].encode()} if reasons else None
@@ -361,7 +363,7 @@ class MysqlReader:
         try:
             yield
         except (pa.ArrowTypeError, UnicodeError):
-            raise unreadable(self._dataset, column) from None
+            raise encoding_error(self._dataset, column) from None
 
     # The connection
 
@@ -398,24 +400,24 @@ class MysqlReader:
             yield
         except errors.MySQLError as error:
             self._disconnect()
-            raise self._told(error) from None
+            raise self._client_error(error) from None
         except UnicodeDecodeError:
             self._disconnect()
-            raise unreadable(self._dataset) from None
+            raise encoding_error(self._dataset) from None
 
-    def _told(self, error: Any) -> Exception:
+    def _client_error(self, error: Any) -> Exception:
         number = error.args[0] if error.args else 0
         if number in _MISSING:
-            return missing(self._dataset)
+            return missing_table_error(self._dataset)
         if number in _FORBIDDEN:
             _log.exception("Dataset %r cannot be read.", self._dataset.name)
-            return forbidden(self._dataset)
+            return forbidden_error(self._dataset)
         if number in _TIMED_OUT:
-            return timed_out(self._dataset, _STATEMENT_SECONDS)
+            return timeout_error(self._dataset, _STATEMENT_SECONDS)
         is_away = isinstance(error, (self._driver.err.OperationalError, self._driver.err.InterfaceError))
         if number in _WRONG or not is_away:
-            return unusable(self._dataset)
-        return away(self._dataset)
+            return unusable_error(self._dataset)
+        return away_error(self._dataset)
 
 
 def _driver(dataset: Dataset) -> Any:
@@ -436,7 +438,7 @@ def _arguments(dataset: Dataset) -> dict[str, Any]:
         url = dataset.url.set(drivername="mysql+pymysql")
         _, given = url.get_dialect()().create_connect_args(url)
     except (SQLAlchemyError, ImportError, TypeError, ValueError):
-        raise unusable(dataset) from None
+        raise unusable_error(dataset) from None
     given.pop("client_flag", None)
     kept = {name: value for name, value in given.items() if name not in ("conv", "cursorclass", "autocommit")}
     return {"connect_timeout": _CONNECT_SECONDS} | kept | {"charset": "utf8mb4", "conv": {0: str}, "autocommit": True}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from jobmanager.jobs.export.datasets import Dataset, Reader
 from jobmanager.jobs.export.formats import ENCODINGS
-from jobmanager.jobs.export.libraries import read_libraries
+from jobmanager.jobs.export.libraries import preload_libraries
 
 __all__ = ["ENCODINGS", "load_reader", "open_reader"]
 
@@ -41,7 +41,7 @@ def _of_sqlite() -> Callable[[Dataset], Reader]:
 
 
 def _of_postgres() -> Callable[[Dataset], Reader]:
-    read_libraries("adbc_driver_manager", "adbc_driver_postgresql")
+    preload_libraries("adbc_driver_manager", "adbc_driver_postgresql")
     from jobmanager.jobs.export.readers.postgresql import PostgresReader  # noqa: PLC0415
     from jobmanager.jobs.export.readers.read_ahead import ReadAhead  # noqa: PLC0415
 

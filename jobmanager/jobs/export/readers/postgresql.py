@@ -27,21 +27,21 @@ from psycopg.rows import dict_row, tuple_row
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobmanager.jobs.export.chunks import MAX_BYTES, Chunk
-from jobmanager.jobs.export.datasets import COLUMN, Dataset, DatasetAway, away, check_table, unusable
+from jobmanager.jobs.export.datasets import COLUMN, Dataset, DatasetAway, away_error, check_table, unusable_error
 from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.readers.errors import (
     NOT_FOR_PARQUET,
     Unreadable,
-    altered,
-    forbidden,
-    keyless,
-    missing,
-    no_index,
-    not_for_parquet,
-    tied,
-    timed_out,
-    unreadable,
+    altered_error,
+    duplicate_key_error,
+    encoding_error,
+    forbidden_error,
+    missing_table_error,
+    no_index_warning,
+    not_for_parquet_reason,
+    null_key_error,
+    timeout_error,
 )
 from jobmanager.jobs.export.readers.postgresql_columns import Column, column_of
 from jobmanager.jobs.export.readers.postgresql_times import as_texts, is_within_calendar, outside_calendar
@@ -175,13 +175,13 @@ class PostgresReader:
 
     def check(self) -> None:
         """Raise Fatal if rows could be lost or doubled, or the date format is unknown; see Reader."""
-        self._bounds_are_known()
+        self._check_date_format()
         if self._key.is_nullable and self._ask(
             sql.SQL("SELECT 1 FROM {} AS t WHERE {} IS NULL AND {} IS NOT NULL LIMIT 1").format(
                 self._table, self._key_name, self._date_name
             )
         ):
-            raise keyless(self._dataset)
+            raise null_key_error(self._dataset)
         if not self._is_proven_unique:
             self._check_ties()
 
@@ -192,7 +192,7 @@ class PostgresReader:
         plan = self._ask(query, "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")[0][0]
         if "Sort" not in set(_node_types(plan[0]["Plan"])):
             return []
-        return [no_index(self._dataset)]
+        return [no_index_warning(self._dataset)]
 
     def identity(self) -> dict[str, str]:
         """Return the properties that affect how values read or compare; see Reader."""
@@ -230,7 +230,7 @@ class PostgresReader:
                 self._check_unchanged(columns, after)
                 found, fitting = self._fetch(query.text.as_string(self._session), limit, max_bytes)
         except Unreadable:
-            raise unreadable(self._dataset, self._unreadable_column(columns, query)) from None
+            raise encoding_error(self._dataset, self._unreadable_column(columns, query)) from None
         if not found.num_rows:
             return wanted.empty_table(), None
         place = self._last_place(found[query.date], found[query.key], fitting)
@@ -284,7 +284,7 @@ class PostgresReader:
     def _relation(self) -> tuple[int, str, str]:
         found = self._ask(sql.SQL(_RELATIONS), params={"table": self._dataset.table})
         if not found:
-            raise missing(self._dataset)
+            raise missing_table_error(self._dataset)
         return found[0][0], found[0][1], found[0][2]
 
     def _catalog_columns(self) -> list[Column]:
@@ -358,7 +358,7 @@ class PostgresReader:
             )
             return
         if ties:
-            raise tied(self._dataset, *ties[0])
+            raise duplicate_key_error(self._dataset, *ties[0])
 
     def _check_unchanged(self, columns: list[str], after: Place | None) -> None:
         """Raise Fatal if a column has changed since the reader was opened, or if rows at the place would be lost.
@@ -375,9 +375,9 @@ class PostgresReader:
             if now.get(name) != self._columns[name]:
                 raise self._changed(name, now.get(name))
         if rows[0]["lost"]:
-            raise keyless(self._dataset)
+            raise null_key_error(self._dataset)
         if rows[0]["tied"] and after is not None:
-            raise tied(self._dataset, after.date, after.key)
+            raise duplicate_key_error(self._dataset, after.date, after.key)
 
     def _lost(self, after: Place | None) -> tuple[sql.Composable, sql.Composable]:
         """Return two conditions: the date of the place has rows without a key; the place has several rows.
@@ -394,7 +394,7 @@ class PostgresReader:
         return null if self._key.is_nullable else touch, touch if self._is_proven_unique else several
 
     def _changed(self, name: str, now: Column | None) -> Exception:
-        return altered(self._dataset, name, self._columns[name].declared, None if now is None else now.declared)
+        return altered_error(self._dataset, name, self._columns[name].declared, None if now is None else now.declared)
 
     # Statements
 
@@ -458,7 +458,7 @@ class PostgresReader:
         values = [row[0] for row in self._ask(sql.SQL(" UNION ALL ").join(ends))]
         return detected(values, self._dataset)
 
-    def _bounds_are_known(self) -> None:
+    def _check_date_format(self) -> None:
         self._date_conditions(datetime(2000, 1, 1), datetime(2000, 1, 1))
 
     # Connections
@@ -537,7 +537,7 @@ class PostgresReader:
             # An ALTER TABLE that waits for the session makes this transaction wait, too.
             self._set(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
         except adbc_driver_manager.Error:
-            raise away(self._dataset) from None
+            raise away_error(self._dataset) from None
 
     def _set(self, setting: str) -> None:
         with self._statement() as cursor:
@@ -596,13 +596,13 @@ class PostgresReader:
     def _last_place(self, dates: pa.ChunkedArray, keys: pa.ChunkedArray, fitting: int) -> Place:
         """Return the place of a chunk's last row. Raises Fatal if the next row has an equal place or a key is NULL."""
         if keys.slice(0, fitting + 1).null_count:
-            raise keyless(self._dataset)
+            raise null_key_error(self._dataset)
         last, *following = (
             Place(date=dates[index].as_py(), key=keys[index].as_py())
             for index in range(fitting - 1, min(fitting + 1, len(keys)))
         )
         if following == [last]:
-            raise tied(self._dataset, last.date, last.key)
+            raise duplicate_key_error(self._dataset, last.date, last.key)
         return last
 
     # Values
@@ -622,7 +622,9 @@ class PostgresReader:
             arrays.append(_texts(array))
             first = pc.index(misfits, True).as_py()
             value = _texts(array.slice(first, 1))[0].as_py()
-            reasons.append(not_for_parquet(self._dataset, column.name, column.declared, value, keys[first].as_py()))
+            reasons.append(
+                not_for_parquet_reason(self._dataset, column.name, column.declared, value, keys[first].as_py())
+            )
         metadata = {NOT_FOR_PARQUET: reasons[0].encode()} if reasons else None
         return pa.table(arrays, schema=pa.schema(fields, metadata))
 
@@ -639,7 +641,7 @@ class PostgresReader:
         try:
             array.validate(full=True)
         except pa.ArrowInvalid:
-            raise unreadable(self._dataset, column.name) from None
+            raise encoding_error(self._dataset, column.name) from None
         return array
 
     def _unreadable_column(self, columns: list[str], query: _Query) -> str | None:
@@ -668,15 +670,15 @@ class PostgresReader:
                 raise self._cancelled() from None
             if not is_patient:
                 raise
-            raise timed_out(self._dataset, _STATEMENT_SECONDS) from None
+            raise timeout_error(self._dataset, _STATEMENT_SECONDS) from None
         except psycopg.errors.InsufficientPrivilege:
-            raise forbidden(self._dataset) from None
+            raise forbidden_error(self._dataset) from None
         except (psycopg.errors.CharacterNotInRepertoire, psycopg.errors.UntranslatableCharacter):
-            raise unreadable(self._dataset) from None
+            raise encoding_error(self._dataset) from None
         except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.InternalError):
-            raise away(self._dataset) from None
+            raise away_error(self._dataset) from None
         except psycopg.Error:
-            raise unusable(self._dataset) from None
+            raise unusable_error(self._dataset) from None
 
     @contextmanager
     def _translated_rows(self) -> Iterator[None]:
@@ -685,27 +687,27 @@ class PostgresReader:
         except (*_AWAY, adbc_driver_manager.ProgrammingError, pa.ArrowException) as error:
             if self._is_cancelled:
                 raise self._cancelled() from None
-            raise self._told(error) from None
+            raise self._client_error(error) from None
         except adbc_driver_manager.Error:
-            raise unusable(self._dataset) from None
+            raise unusable_error(self._dataset) from None
 
     def _cancelled(self) -> DatasetAway:
         return DatasetAway(f"The read of dataset {self._dataset.name!r} was cancelled.")
 
-    def _told(self, error: Exception) -> Exception:
+    def _client_error(self, error: Exception) -> Exception:
         """Return the error for clients. pyarrow passes on only the text of a driver's error."""
         state, text = getattr(error, "sqlstate", None), str(error)
         if state == "57014" or "statement timeout" in text:
-            return timed_out(self._dataset, _STATEMENT_SECONDS)
+            return timeout_error(self._dataset, _STATEMENT_SECONDS)
         if state == "55P03" or "lock timeout" in text:
-            return away(self._dataset)
+            return away_error(self._dataset)
         if state == "42501":
-            return forbidden(self._dataset)
+            return forbidden_error(self._dataset)
         if state in ("22021", "22P05") or any(words in text for words in _ENCODING_ERRORS):
-            return unreadable(self._dataset)
+            return encoding_error(self._dataset)
         if state in ("42P01", "42703", "42883"):
             return self._altered()
-        return away(self._dataset) if isinstance(error, _AWAY) else unusable(self._dataset)
+        return away_error(self._dataset) if isinstance(error, _AWAY) else unusable_error(self._dataset)
 
     def _altered(self) -> Exception:
         """Return the error for a statement that names a table or a column that no longer exists."""
@@ -714,7 +716,7 @@ class PostgresReader:
         for name, column in self._columns.items():
             if now.get(name) != column:
                 return self._changed(name, now.get(name))
-        return unusable(self._dataset)
+        return unusable_error(self._dataset)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -733,7 +735,7 @@ def _conninfo(dataset: Dataset) -> str:
         _, given = url.get_dialect()().create_connect_args(url)
         return make_conninfo(**{"connect_timeout": _CONNECT_SECONDS, **given, "client_encoding": "UTF8"})
     except (psycopg.Error, SQLAlchemyError, ImportError, TypeError, ValueError):
-        raise unusable(dataset) from None
+        raise unusable_error(dataset) from None
 
 
 def _node_types(plan: dict[str, Any]) -> Iterator[str]:

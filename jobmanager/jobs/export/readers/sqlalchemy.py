@@ -17,11 +17,20 @@ import sqlalchemy as sa
 
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.chunks import MAX_BYTES, fitting_rows
-from jobmanager.jobs.export.datasets import COLUMN, Dataset, away, check_order, check_table, misfit, undated, unusable
+from jobmanager.jobs.export.datasets import (
+    COLUMN,
+    Dataset,
+    away_error,
+    check_order,
+    check_table,
+    date_format_error,
+    unusable_error,
+    value_type_error,
+)
 from jobmanager.jobs.export.dates import DateFormat, detect, in_zone, to_column
 from jobmanager.jobs.export.decimals import decimal_type
 from jobmanager.jobs.export.position import Place
-from jobmanager.jobs.export.readers.errors import keyless
+from jobmanager.jobs.export.readers.errors import null_key_error
 from jobmanager.jobs.export.readers.postgresql_columns import IS_JSON
 from jobmanager.jobs.export.schemas import schema_of
 
@@ -85,7 +94,7 @@ class SqlReader:
         self._within(None, datetime(2000, 1, 1), datetime(2000, 1, 1))
         dated = self._date.is_not(None)
         if self._rows(sa.select(sa.literal(1)).where(dated, self._key.is_(None)).limit(1)):
-            raise keyless(self._dataset)
+            raise null_key_error(self._dataset)
         tied = sa.select(self._date).where(dated).group_by(self._date, self._key).having(sa.func.count() > 1)
         if self._rows(tied.limit(1)):
             raise Fatal(
@@ -124,7 +133,7 @@ class SqlReader:
         if not found:
             return wanted.empty_table(), None
         if any(row[-1] is None for row in (*found, *following)):
-            raise keyless(self._dataset)
+            raise null_key_error(self._dataset)
         last, *next_places = (Place(date=row[-2], key=row[-1]) for row in (found[-1], *following))
         check_order(self._dataset, last, next_places[0] if next_places else None)
         arrays = [self._array([row[index] for row in found], field) for index, field in enumerate(wanted)]
@@ -198,7 +207,7 @@ class SqlReader:
         try:
             return pa.array(values, field.type)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
-            raise misfit(field, str(self._table.columns[field.name].type)) from None
+            raise value_type_error(field, str(self._table.columns[field.name].type)) from None
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -207,9 +216,9 @@ class SqlReader:
         except sa.exc.NoSuchTableError:
             raise Fatal(f"The table of dataset {self._dataset.name!r} does not exist.") from None
         except _AWAY:
-            raise away(self._dataset) from None
+            raise away_error(self._dataset) from None
         except (sa.exc.SQLAlchemyError, ImportError, ValueError, TypeError):
-            raise unusable(self._dataset) from None
+            raise unusable_error(self._dataset) from None
 
 
 def arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
@@ -269,5 +278,5 @@ def detected(values: list[Any], dataset: Dataset) -> DateFormat:
         found = detect(values, dataset.date_format)
         to_column(datetime(2000, 1, 1), found)  # raises ValueError for a format that only SQLite can compare
     except ValueError as error:
-        raise undated(dataset, error) from None
+        raise date_format_error(dataset, error) from None
     return found

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export import mixed_columns
-from jobmanager.jobs.export.datasets import Dataset, away, check_table, keyless, undated
+from jobmanager.jobs.export.datasets import Dataset, away_error, check_table, date_format_error, null_key_error
 from jobmanager.jobs.export.dates import (
     DateFormat,
     check_iso,
@@ -71,7 +71,7 @@ _SAMPLE = 250
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Stretch:
+class _Segment:
     """A part of the range that is read from its beginning to its end."""
 
     #: a FROM clause without the word FROM
@@ -107,7 +107,7 @@ class SqliteReader:
         self._order: _Order | None = None
         self._forms: dict[str, Form] = {}
         self._as_text: frozenset[str] = frozenset()
-        self._is_settled = False
+        self._has_fixed_types = False
         self._is_snapshot = False  # True: one transaction lasts until the reader is closed
         self._has_large_rows = False
         #: the last place read from the table of sorted rows, and its position there; None if there is no such table
@@ -154,7 +154,7 @@ class SqliteReader:
                 return
             within = f"FROM {self._table} WHERE {self._date} IS NOT NULL"
             if self._query(f"SELECT 1 {within} AND {self._key} IS NULL LIMIT 1").num_rows:
-                raise keyless(self._dataset)
+                raise null_key_error(self._dataset)
             if not order.is_indexed:
                 return  # each read checks for equal places; sorting the table here too would cost more
             date, key = self._date + order.collation, self._key + order.collation
@@ -186,39 +186,39 @@ class SqliteReader:
         columns = {f"column {name}": declared for name, declared in self.declared().items()}
         return {"encoding": encoding, "date_format": str(self._format())} | columns
 
-    def misfits(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
+    def mixed_columns(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
         """Return the columns with values in [begin, end) that do not fit their type. Text fits all values."""
         schema = self.schema(columns)
         if not columns:
             return []
-        (stretch,) = self._stretches(None, begin, end)
+        (segment,) = self._segments(None, begin, end)
         found: list[str] = []
         for first in range(0, len(schema), _MOST_SELECTED):
             fields = list(schema)[first : first + _MOST_SELECTED]
             tests = ", ".join(f"max({_misfit(self._name(field.name), field.type)})" for field in fields)
-            row = self._query(f"SELECT {tests} FROM {stretch.source} WHERE {stretch.condition}", stretch.bounds)
+            row = self._query(f"SELECT {tests} FROM {segment.source} WHERE {segment.condition}", segment.bounds)
             found += [field.name for field, test in zip(fields, row.columns, strict=True) if test[0].as_py()]
         return found
 
-    def settle(self, as_text: list[str]) -> None:
+    def fix_types(self, as_text: list[str]) -> None:
         """Fix the types of all later rows as schema() then returns them. These columns become text."""
-        self._as_text, self._is_settled = frozenset(as_text), True
+        self._as_text, self._has_fixed_types = frozenset(as_text), True
 
     def total(self, begin: datetime, end: datetime) -> int:
         """Count the rows of the range in one query, in any order; see Reader."""
-        (stretch,) = self._stretches(None, begin, end)
-        return self._count(stretch)
+        (segment,) = self._segments(None, begin, end)
+        return self._count(segment)
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count in steps, on the index alone; without an index, in one query. See Reader."""
         counted = 0
         with self._transaction():
             is_indexed = self._ordered(begin, end).is_indexed
-            for stretch in self._stretches(after, begin, end):
-                place = self._place_at(stretch, limit) if is_indexed else None
+            for segment in self._segments(after, begin, end):
+                place = self._place_at(segment, limit) if is_indexed else None
                 if place is not None:
                     return counted + limit, place
-                counted += self._count(stretch)
+                counted += self._count(segment)
         return counted, None
 
     def read(
@@ -235,18 +235,20 @@ class SqliteReader:
             wanted = self.schema(columns)
             names = list(dict.fromkeys([*columns, self._dataset.date_column, self._dataset.key]))
             self._check_declared(names)
-            stretches = self._stretches_in_order(after, begin, end)
-            found = self._rows(names, stretches, limit, max_bytes)
+            segments = self._segments_in_order(after, begin, end)
+            found = self._rows(names, segments, limit, max_bytes)
             dates, keys = found[self._dataset.date_column], found[self._dataset.key]
             if not len(keys):
                 return wanted.empty_table(), None
             if _has_null(keys):
-                raise keyless(self._dataset)
+                raise null_key_error(self._dataset)
             place = Place(date=_kept(dates[-1].as_py()), key=_kept(keys[-1].as_py()))
             self._check_unique(place, begin, end)
             self._keep_position(place, len(keys))
-        if self._is_settled:
-            return pa.table([self._settled(found[field.name], field, keys) for field in wanted], schema=wanted), place
+        if self._has_fixed_types:
+            return pa.table(
+                [self._to_fixed_type(found[field.name], field, keys) for field in wanted], schema=wanted
+            ), place
         arrays = [
             found[f.name] if mixed_columns.has_value(found[f.name]) else pa.nulls(len(keys), f.type) for f in wanted
         ]
@@ -349,18 +351,18 @@ class SqliteReader:
 
     def _explained(self, collation: str, begin: datetime, end: datetime) -> _Order:
         tried = _Order(collation=collation, is_indexed=True, has_dates=True)
-        stretch = self._range(tried, begin, end)
+        segment = self._range(tried, begin, end)
         plan = self._query(
-            f"EXPLAIN QUERY PLAN SELECT {self._table}.* FROM {stretch.source} WHERE {stretch.condition} "
-            f"ORDER BY {stretch.order} LIMIT 1",
-            stretch.bounds,
+            f"EXPLAIN QUERY PLAN SELECT {self._table}.* FROM {segment.source} WHERE {segment.condition} "
+            f"ORDER BY {segment.order} LIMIT 1",
+            segment.bounds,
         )["detail"].to_pylist()
         is_sorted = any("TEMP B-TREE FOR" in step for step in plan)
         is_scan = not any(step.startswith("SEARCH") for step in plan)
         sorts_all = any("TEMP B-TREE FOR ORDER BY" in step for step in plan)
         return replace(tried, is_indexed=not is_sorted and not is_scan, has_dates=not sorts_all and not is_scan)
 
-    def _stretches(self, after: Place | None, begin: datetime, end: datetime) -> list[_Stretch]:
+    def _segments(self, after: Place | None, begin: datetime, end: datetime) -> list[_Segment]:
         """Return the rows of [begin, end) after *after*.
 
         First those of the same date, then those of later dates: for `(date, key) > (?, ?) AND date < ?`, SQLite 3.40
@@ -378,28 +380,28 @@ class SqliteReader:
             replace(whole, condition=whole.condition.replace(">=", ">", 1), bounds=[at, high]),
         ]
 
-    def _range(self, order: _Order, begin: datetime, end: datetime) -> _Stretch:
+    def _range(self, order: _Order, begin: datetime, end: datetime) -> _Segment:
         low, high, exact = self._bounds(begin, end)
         date, key = self._date + order.collation, self._key + order.collation
-        return _Stretch(
+        return _Segment(
             source=self._table,
             condition=f"{date} >= ? AND {date} < ?{exact}",
             bounds=[low, high],
             order=date if self._date == self._key else f"{date}, {key}",
         )
 
-    def _stretches_in_order(self, after: Place | None, begin: datetime, end: datetime) -> list[_Stretch]:
-        """Return stretches that need no sorting, if possible. Without an index, sorts the rows once."""
+    def _segments_in_order(self, after: Place | None, begin: datetime, end: datetime) -> list[_Segment]:
+        """Return segments that need no sorting, if possible. Without an index, sorts the rows once."""
         order = self._ordered(begin, end)
         row_id = None if order.is_indexed or order.has_dates else self._row_id()
         if row_id is None:
-            return self._stretches(after, begin, end)
+            return self._segments(after, begin, end)
         if self._sorted_until is None or self._sorted_until[0] != after:
-            self._sort(self._stretches(after, begin, end), row_id)
+            self._sort(self._segments(after, begin, end), row_id)
             self._sorted_until = (after, 0)
         # A row whose date or key has changed since is left out, like any row that moves to before the current place.
         return [
-            _Stretch(
+            _Segment(
                 source=f"temp.sorted AS sorted CROSS JOIN {self._table} ON {row_id} = sorted.row",
                 condition=f"sorted.rowid > ? AND {self._date} = sorted.date AND {self._key} = sorted.key",
                 bounds=[self._sorted_until[1]],
@@ -407,18 +409,18 @@ class SqliteReader:
             )
         ]
 
-    def _sort(self, stretches: list[_Stretch], row_id: str) -> None:
+    def _sort(self, segments: list[_Segment], row_id: str) -> None:
         """Store date, key and rowid of the rows in order in a temporary table. Raises Fatal for equal or NULL keys."""
         self._query("DROP TABLE IF EXISTS temp.sorted")
         self._query("CREATE TEMP TABLE sorted (date, key, row)")
-        for stretch in stretches:
+        for segment in segments:
             self._query(
-                f"INSERT INTO temp.sorted SELECT {self._date}, {self._key}, {row_id} FROM {stretch.source} "
-                f"WHERE {stretch.condition} ORDER BY {stretch.order}",
-                stretch.bounds,
+                f"INSERT INTO temp.sorted SELECT {self._date}, {self._key}, {row_id} FROM {segment.source} "
+                f"WHERE {segment.condition} ORDER BY {segment.order}",
+                segment.bounds,
             )
         if self._query("SELECT 1 FROM temp.sorted WHERE key IS NULL LIMIT 1").num_rows:
-            raise keyless(self._dataset)
+            raise null_key_error(self._dataset)
         equal = "a.date = b.date AND a.key = b.key"
         query = f"SELECT 1 FROM temp.sorted a CROSS JOIN temp.sorted b ON b.rowid = a.rowid + 1 WHERE {equal} LIMIT 1"
         if self._query(query).num_rows:
@@ -455,7 +457,7 @@ class SqliteReader:
 
     # The rows
 
-    def _rows(self, names: list[str], stretches: list[_Stretch], limit: int, max_bytes: int) -> dict[str, Any]:
+    def _rows(self, names: list[str], segments: list[_Segment], limit: int, max_bytes: int) -> dict[str, Any]:
         """Return the columns of the next rows, with as many rows as *max_bytes* allows.
 
         If rows may be large, reads their sizes first. Otherwise reads the rows, and then measures how many fit.
@@ -464,22 +466,22 @@ class SqliteReader:
         while True:
             try:
                 if self._has_large_rows:
-                    return self._measured(names, stretches, limit, max_bytes)
+                    return self._measured(names, segments, limit, max_bytes)
                 texts = sum(self._form(name) not in (Form.INTEGER, Form.REAL) for name in names)
                 largest = max(_SHORTEST_LARGE, _FEW_CHUNKS * max_bytes // (limit * max(1, texts)))
-                pieces = self._pieces(names, stretches, limit, largest)
+                pieces = self._pieces(names, segments, limit, largest)
                 row_sizes = [sizes(list(piece)) for piece in pieces]
                 number = fitting(pa.chunked_array(row_sizes, pa.int64()), max_bytes)
                 return _columns(names, pieces, number)
             except Unfit:
                 self._has_large_rows = True
 
-    def _measured(self, names: list[str], stretches: list[_Stretch], limit: int, max_bytes: int) -> dict[str, Any]:
+    def _measured(self, names: list[str], segments: list[_Segment], limit: int, max_bytes: int) -> dict[str, Any]:
         columns = [self._name(name) for name in names]
         found: list[pa.Array] = []
         left = limit
-        for stretch in stretches:
-            rows = self._ask(f"{size(columns)} AS bytes", stretch, left)["bytes"].combine_chunks()
+        for segment in segments:
+            rows = self._ask(f"{size(columns)} AS bytes", segment, left)["bytes"].combine_chunks()
             found.append(rows.cast(pa.int64()))
             left -= len(rows)
             if not left:
@@ -487,31 +489,31 @@ class SqliteReader:
         row_sizes = pa.chunked_array(found, pa.int64())
         number = fitting(row_sizes, max_bytes)
         self._has_large_rows = 8 * (pc.sum(row_sizes).as_py() or 0) > max_bytes
-        return _columns(names, self._pieces(names, stretches, number, _ANY_LENGTH), number)
+        return _columns(names, self._pieces(names, segments, number, _ANY_LENGTH), number)
 
-    def _pieces(self, names: list[str], stretches: list[_Stretch], limit: int, largest: int) -> list[list[pa.Array]]:
-        """Return the columns of the next rows of each stretch. Raises Unfit if a value is larger than *largest*."""
+    def _pieces(self, names: list[str], segments: list[_Segment], limit: int, largest: int) -> list[list[pa.Array]]:
+        """Return the columns of the next rows of each segment. Raises Unfit if a value is larger than *largest*."""
         pieces: list[list[pa.Array]] = []
-        for stretch in stretches:
-            pieces.append(self._piece(names, stretch, limit, largest))
+        for segment in segments:
+            pieces.append(self._piece(names, segment, limit, largest))
             limit -= len(pieces[-1][0])
             if not limit:
                 break
         return pieces
 
-    def _piece(self, names: list[str], stretch: _Stretch, limit: int, largest: int) -> list[pa.Array]:
+    def _piece(self, names: list[str], segment: _Segment, limit: int, largest: int) -> list[pa.Array]:
         found: dict[str, pa.Array] = {}
         left = list(names)
         while left:
             group, left = self._group(left, largest)
-            rows = self._ask(", ".join(sql for one in group.values() for sql in one.expressions()), stretch, limit)
+            rows = self._ask(", ".join(sql for one in group.values() for sql in one.expressions()), segment, limit)
             arrays = [column.combine_chunks() for column in rows.columns]
             for name, selected in group.items():
                 own, arrays = arrays[: selected.width()], arrays[selected.width() :]
                 try:
                     found[name] = selected.values(own)
                 except NotText as error:
-                    raise self._not_text(name, stretch, error.row) from None
+                    raise self._not_text(name, segment, error.row) from None
                 except Unfit as error:
                     if error.is_large or (selected.is_text() and largest < _ANY_LENGTH):
                         raise Unfit(is_large=True) from None
@@ -537,7 +539,7 @@ class SqliteReader:
             self._forms = {name: form_of(kind, is_table=is_table) for name, kind in self._declared.items()}
         return self._forms[name]
 
-    def _settled(self, column: pa.ChunkedArray, field: pa.Field, keys: pa.ChunkedArray) -> pa.ChunkedArray:
+    def _to_fixed_type(self, column: pa.ChunkedArray, field: pa.Field, keys: pa.ChunkedArray) -> pa.ChunkedArray:
         """Convert a column to its fixed type. Raises Fatal that names the column, not the value."""
         if column.type == field.type:
             return column
@@ -558,9 +560,9 @@ class SqliteReader:
             "Lines take any value."
         )
 
-    def _not_text(self, name: str, stretch: _Stretch, row: int) -> Fatal:
+    def _not_text(self, name: str, segment: _Segment, row: int) -> Fatal:
         """Return the error for a text that is not valid UTF-8. It does not show the value."""
-        found = self._ask(f"quote({self._key}) AS key", stretch, 1, offset=row)["key"].to_pylist()
+        found = self._ask(f"quote({self._key}) AS key", segment, 1, offset=row)["key"].to_pylist()
         return Fatal(
             f"A value of column {name!r} does not fit its declared type, {self._declared[name] or 'none'}: the text of "
             f"the row with {self._dataset.key} = {found[0] if found else '?'} of dataset {self._dataset.name!r} is not "
@@ -587,7 +589,7 @@ class SqliteReader:
                     check_iso(self._query(f"{query} AND {iso_instant(self._date)} IS NULL LIMIT 3")["at"].to_pylist())
                 self._date_format = found
             except ValueError as error:
-                raise undated(self._dataset, error) from None
+                raise date_format_error(self._dataset, error) from None
         return self._date_format
 
     def _sample(self) -> list[object]:
@@ -601,26 +603,26 @@ class SqliteReader:
         found = [self._query(f"{rows} {order}") for order in [*ends, f"LIMIT {2 * _SAMPLE}"]]
         return [value for part in found for value in sample_from(part["kind"].to_pylist(), part["text"].to_pylist())]
 
-    def _count(self, stretch: _Stretch) -> int:
-        query = f"SELECT count(*) AS n FROM {stretch.source} WHERE {stretch.condition}"
-        return int(self._query(query, stretch.bounds)["n"][0].as_py())
+    def _count(self, segment: _Segment) -> int:
+        query = f"SELECT count(*) AS n FROM {segment.source} WHERE {segment.condition}"
+        return int(self._query(query, segment.bounds)["n"][0].as_py())
 
-    def _place_at(self, stretch: _Stretch, number: int) -> Place | None:
+    def _place_at(self, segment: _Segment, number: int) -> Place | None:
         """Return the place of the row with that number, counted from 1. Reads only the index."""
-        rows = self._ask(f"{self._date} AS date, {self._key} AS key", stretch, 1, offset=number - 1)
+        rows = self._ask(f"{self._date} AS date, {self._key} AS key", segment, 1, offset=number - 1)
         if not rows.num_rows:
             return None
         date, key = (rows[name][0].as_py() for name in ("date", "key"))
         if key is None:
-            raise keyless(self._dataset)
+            raise null_key_error(self._dataset)
         return Place(date=_kept(date), key=_kept(key))
 
-    def _ask(self, selected: str, stretch: _Stretch, limit: int, *, offset: int = 0) -> pa.Table:
-        """Select from the rows of a stretch, in order."""
+    def _ask(self, selected: str, segment: _Segment, limit: int, *, offset: int = 0) -> pa.Table:
+        """Select from the rows of a segment, in order."""
         return self._query(
-            f"SELECT {selected} FROM {stretch.source} WHERE {stretch.condition} ORDER BY {stretch.order} "
+            f"SELECT {selected} FROM {segment.source} WHERE {segment.condition} ORDER BY {segment.order} "
             f"LIMIT {limit}" + (f" OFFSET {offset}" if offset else ""),
-            stretch.bounds,
+            segment.bounds,
             batch_rows=max(1, limit),
         )
 
@@ -662,7 +664,7 @@ class SqliteReader:
                 raise Fatal(
                     f"The table of dataset {self._dataset.name!r} does not exist, or its columns have changed."
                 ) from None
-            raise away(self._dataset) from None
+            raise away_error(self._dataset) from None
 
 
 def _columns(names: list[str], pieces: list[list[pa.Array]], number: int) -> dict[str, pa.ChunkedArray]:

@@ -100,7 +100,7 @@ def _opened(
     url = SimpleNamespace(database=database)
     reader = SqliteReader(Dataset(**dataset | {"url": url, "date_format": date_format}), declared)
     if as_text is not None:
-        reader.settle(as_text)
+        reader.fix_types(as_text)
     return reader
 
 
