@@ -25,10 +25,11 @@ from sqlalchemy.engine import make_url
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal, Unwind
 from jobmanager.job import Job
-from jobmanager.jobs.export import job
+from jobmanager.jobs.export import catalog
+from jobmanager.jobs.export.catalog import open_reader
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway, load_datasets
 from jobmanager.jobs.export.formats import ENCODINGS
-from jobmanager.jobs.export.job import Export, open_reader
+from jobmanager.jobs.export.job import Export
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.readers.postgresql import PostgresReader
 from jobmanager.jobs.export.readers.sqlalchemy import SqlReader
@@ -182,7 +183,7 @@ def test_copied_rows_make_the_same_bytes_as_those_that_come_one_by_one(
     settings: Settings, file_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied = run(settings, "copied", format=file_format)
-    monkeypatch.setattr(job, "open_reader", SqlReader)
+    monkeypatch.setattr(catalog, "open_reader", SqlReader)
 
     assert run(settings, "one by one", format=file_format) == copied
 

@@ -22,6 +22,7 @@ from jobmanager.errors import Fatal, StopRequested
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.formats import ENCODINGS
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.reader import ReadsAhead
 from jobmanager.jobs.export.readers.opening import open_reader
 from jobmanager.jobs.export.readers.sqlite import SqliteReader
 from jobmanager.jobs.export.readers.sqlite_process import SqliteProcess
@@ -67,7 +68,8 @@ def export(reader: Any, limit: int = 300) -> bytes:
         rows, place = reader.read(columns, place, *YEAR, limit)
         if place is None:
             return found
-        reader.expect(columns, place, *YEAR, limit)
+        if isinstance(reader, ReadsAhead):
+            reader.expect(columns, place, *YEAR, limit)
         found += b"".join(ENCODINGS["csv"].body(rows, 0))
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.bounded import QueryTimeout
+from jobmanager.jobs.export.catalog import configured_datasets, query_columns
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
-from jobmanager.jobs.export.job import configured_datasets, query_columns
 
 #: Timeout for one database, and for all of them together.
 _SECONDS_EACH = 2.0

@@ -1,4 +1,4 @@
-"""The tables that Export may read: the operator's list of datasets, and the interface of the readers.
+"""The tables that Export may read: the operator's list of datasets.
 
 Clients neither send nor see a URL, a table or SQL. Errors of a driver are logged here, and clients get our own message.
 Reads the operator's file. Opens no database (see readers/), and works without Arrow.
@@ -10,11 +10,9 @@ import difflib
 import logging
 import re
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.dates import DateFormat, check_timezone
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 
 _REQUIRED = ("url", "table", "date_column", "key")
 _KNOWN = (*_REQUIRED, "date_format", "timezone", "snapshot")
-#: Prefix of the names in Reader.identity that concern one column; the name of the column follows.
-COLUMN = "column "
 #: Schemes of PostgreSQL URLs that name no driver; psycopg is used for them.
 _POSTGRES = ("postgres", "postgresql")
 _WITH_SNAPSHOTS = ("postgresql", "sqlite")
@@ -38,10 +34,6 @@ _log = logging.getLogger(__name__)
 
 class DatasetAway(Exception):
     """The database of a dataset does not answer. A retry may help."""
-
-
-class ReaderClosed(Exception):
-    """The reader was closed while it waited for the database. Open another one."""
 
 
 class ListUnreadable(ValueError):
@@ -74,84 +66,6 @@ class Datasets(dict[str, Dataset]):
         super().__init__()
         #: the fault of each other entry of the list, by its name
         self.faults: dict[str, str] = {}
-
-
-class Reader(Protocol):
-    """One open connection to the database of a dataset. Its methods raise DatasetAway and Fatal."""
-
-    def columns(self) -> dict[str, pa.DataType]:
-        """Return the columns of the table in order, with their exported types."""
-
-    def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them.
-
-        Text that holds JSON has the metadata {b"jobmanager": b"json"}.
-        """
-
-    def check(self) -> None:
-        """Raise Fatal, in one sentence, if the dataset cannot be exported exactly.
-
-        Reasons: the table or a column is missing, the key is NULL in some rows or not unique as the reader compares it,
-        or the date format cannot be determined. Called once, when an export begins.
-        """
-
-    def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return a sentence for each reason why an export of [begin, end) is slow, such as a missing index."""
-
-    def identity(self) -> dict[str, str]:
-        """Return the properties that affect how values read or compare, by name: server version, encoding, …
-
-        A later attempt fails if one of them has changed. The name of a property of one column is COLUMN and the name of
-        the column; it is ignored if the export lacks that column. "date_format" is the detected or configured format,
-        written as in a dataset's date_format; later readers are opened with it.
-        """
-
-    def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count the rows of [begin, end) after *after*.
-
-        Returns their number and None. If there are many, returns about *limit* and the place of the last counted row.
-        """
-
-    def total(self, begin: datetime, end: datetime) -> int:
-        """Return the number of rows of [begin, end), by one plain count without an order."""
-
-    def read(
-        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
-    ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows of [begin, end) in the order (date, key), and the place of the last one (None: no rows).
-
-        Returns at most *limit* rows, and at most about *max_bytes* as Arrow stores them, but at least one row. The
-        number depends on the rows alone. Raises Fatal, with the name of the column, if a column has changed since the
-        reader was opened.
-        """
-
-    def expect(
-        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
-    ) -> None:
-        """Announce the next read, so that its rows may be read in advance. A reader reads no other rows in advance."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
-@runtime_checkable
-class FixesTypes(Protocol):
-    """The further methods of a reader whose values may differ from the type of their column."""
-
-    def mixed_columns(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
-        """Return the columns with values in [begin, end) that do not fit their type."""
-
-    def fix_types(self, as_text: list[str]) -> None:
-        """Fix the types of all later rows: text for these columns, and the type that schema returns for all others."""
-
-
-@runtime_checkable
-class Waits(Protocol):
-    """The further attribute of a reader that waits for its database in steps."""
-
-    #: called repeatedly while the reader waits; may raise, or close the reader: then the reader reopens by itself or
-    #: raises ReaderClosed
-    on_wait: Callable[[], None] | None
 
 
 def load_datasets(path: Path) -> Datasets:

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.export.datasets import COLUMN, Dataset, parse_date_format
+from jobmanager.jobs.export.datasets import Dataset, parse_date_format
+from jobmanager.jobs.export.reader import COLUMN
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,10 +18,11 @@ import pyarrow as pa
 
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.chunks import MAX_BYTES
-from jobmanager.jobs.export.datasets import COLUMN, Dataset, away_error, check_table, unusable_error
+from jobmanager.jobs.export.datasets import Dataset, away_error, check_table, unusable_error
 from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.decimals import decimal_type
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.reader import COLUMN
 from jobmanager.jobs.export.readers.errors import (
     NOT_FOR_PARQUET,
     altered_error,
@@ -174,17 +175,6 @@ class DuckdbReader:
         last = Place(date=found["place_date"][-1].as_py(), key=keys[-1].as_py())
         as_text = self._arrow(f"SELECT {self._texts(selected)} {source} {rows}", values) if _strays(found) else None
         return self._fitted(found, as_text, wanted), last
-
-    def expect(
-        self,
-        columns: list[str],
-        after: Place | None,
-        begin: datetime,
-        end: datetime,
-        limit: int,
-        max_bytes: int = MAX_BYTES,
-    ) -> None:
-        """Do nothing; see Reader."""
 
     def close(self) -> None:
         """Close the connection."""

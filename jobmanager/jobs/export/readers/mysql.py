@@ -19,9 +19,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.chunks import MAX_BYTES, fitting_rows
-from jobmanager.jobs.export.datasets import COLUMN, Dataset, DatasetAway, away_error, check_table, unusable_error
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway, away_error, check_table, unusable_error
 from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.reader import COLUMN
 from jobmanager.jobs.export.readers.errors import (
     NOT_FOR_PARQUET,
     altered_error,
@@ -166,17 +167,6 @@ class MysqlReader:
         if following and self._place(*following[0][-2:]) == last:
             raise duplicate_key_error(self._dataset, last.date, last.key)
         return self._fitted(found, wanted), last
-
-    def expect(
-        self,
-        columns: list[str],
-        after: Place | None,
-        begin: datetime,
-        end: datetime,
-        limit: int,
-        max_bytes: int = MAX_BYTES,
-    ) -> None:
-        """Do nothing; see Reader."""
 
     def close(self) -> None:
         """Close the connection."""

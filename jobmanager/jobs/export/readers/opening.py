@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jobmanager.jobs.export.datasets import Dataset, Reader
+from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.formats import ENCODINGS
 from jobmanager.jobs.export.libraries import preload_libraries
+from jobmanager.jobs.export.reader import Reader
 
 __all__ = ["ENCODINGS", "load_reader", "open_reader"]
 

@@ -27,9 +27,10 @@ from psycopg.rows import dict_row, tuple_row
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobmanager.jobs.export.chunks import MAX_BYTES, Chunk
-from jobmanager.jobs.export.datasets import COLUMN, Dataset, DatasetAway, away_error, check_table, unusable_error
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway, away_error, check_table, unusable_error
 from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.reader import COLUMN
 from jobmanager.jobs.export.readers.errors import (
     NOT_FOR_PARQUET,
     Unreadable,
@@ -236,17 +237,6 @@ class PostgresReader:
         place = self._last_place(found[query.date], found[query.key], fitting)
         keys = found[query.key].slice(0, fitting)
         return self._fit(found.slice(0, fitting), keys, wanted), place
-
-    def expect(
-        self,
-        columns: list[str],
-        after: Place | None,
-        begin: datetime,
-        end: datetime,
-        limit: int,
-        max_bytes: int = MAX_BYTES,
-    ) -> None:
-        """Do nothing; see Reader."""
 
     def cancel(self) -> None:
         """Cancel the statement that another thread waits for. It raises DatasetAway, and so does each later one."""

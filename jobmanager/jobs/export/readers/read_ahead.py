@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from jobmanager.jobs.export.chunks import MAX_BYTES
-from jobmanager.jobs.export.datasets import Reader, ReaderClosed
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.reader import Reader, ReaderClosed
 
 #: Step in which the job's thread waits for the database.
 _POLL_SECONDS = 0.05

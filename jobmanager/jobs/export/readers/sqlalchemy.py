@@ -18,7 +18,6 @@ import sqlalchemy as sa
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.chunks import MAX_BYTES, fitting_rows
 from jobmanager.jobs.export.datasets import (
-    COLUMN,
     Dataset,
     away_error,
     check_order,
@@ -30,6 +29,7 @@ from jobmanager.jobs.export.datasets import (
 from jobmanager.jobs.export.dates import DateFormat, detect, in_zone, to_column
 from jobmanager.jobs.export.decimals import decimal_type
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.reader import COLUMN
 from jobmanager.jobs.export.readers.errors import null_key_error
 from jobmanager.jobs.export.readers.postgresql_columns import IS_JSON
 from jobmanager.jobs.export.schemas import schema_of
@@ -138,17 +138,6 @@ class SqlReader:
         check_order(self._dataset, last, next_places[0] if next_places else None)
         arrays = [self._array([row[index] for row in found], field) for index, field in enumerate(wanted)]
         return pa.table(arrays, schema=wanted), last
-
-    def expect(
-        self,
-        columns: list[str],
-        after: Place | None,
-        begin: datetime,
-        end: datetime,
-        limit: int,
-        max_bytes: int = MAX_BYTES,
-    ) -> None:
-        """Do nothing; see Reader."""
 
     def close(self) -> None:
         """Close the connection."""

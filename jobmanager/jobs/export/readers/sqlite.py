@@ -254,17 +254,6 @@ class SqliteReader:
         ]
         return pa.table(arrays, names=columns), place
 
-    def expect(
-        self,
-        columns: list[str],
-        after: Place | None,
-        begin: datetime,
-        end: datetime,
-        limit: int,
-        max_bytes: int = MAX_BYTES,
-    ) -> None:
-        """Do nothing; see Reader."""
-
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
