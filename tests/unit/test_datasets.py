@@ -14,16 +14,13 @@ from jobmanager.jobs.export.datasets import (
     DatasetAway,
     Datasets,
     ListUnreadable,
-    away_error,
-    check_order,
-    check_table,
     load_datasets,
-    unusable_error,
-    value_type_error,
 )
 from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.position import Place
-from jobmanager.jobs.export.schemas import schema_of
+from jobmanager.jobs.export.readers.errors import away_error, unusable_error, value_type_error
+from jobmanager.jobs.export.readers.sqlalchemy import check_order
+from jobmanager.jobs.export.schemas import check_table, schema_of
 
 ONE = '[one]\nurl = "sqlite:///data.db"\ntable = "t"\ndate_column = "at"\nkey = "id"\n'
 SECRETS = ("secret", "sqlite", "postgresql", "TOML", "Traceback")

@@ -1,6 +1,6 @@
 """The tables that Export may read: the operator's list of datasets.
 
-Clients neither send nor see a URL, a table or SQL. Errors of a driver are logged here, and clients get our own message.
+Clients neither send nor see a URL, a table or SQL.
 Reads the operator's file. Opens no database (see readers/), and works without Arrow.
 """
 
@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobmanager.errors import Fatal
 from jobmanager.jobs.export.dates import DateFormat, check_timezone
-from jobmanager.jobs.export.position import Place
 from jobmanager.urls import check_at_signs
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from sqlalchemy.engine import URL
 
 _REQUIRED = ("url", "table", "date_column", "key")
@@ -230,49 +227,3 @@ def _snapshot(asked: Any, url: URL) -> bool:
             field="snapshot",
         )
     return asked
-
-
-def away_error(dataset: Dataset) -> DatasetAway:
-    """Log the current exception, and return an error without its details for clients."""
-    _log.exception("Dataset %r cannot be read.", dataset.name)
-    return DatasetAway(f"The database of dataset {dataset.name!r} cannot be read; its error is in the service's log.")
-
-
-def unusable_error(dataset: Dataset) -> Fatal:
-    """Log the current exception, and return an error without its details for clients. The operator must act."""
-    _log.exception("The configuration of dataset %r does not match its database.", dataset.name)
-    return Fatal(
-        f"The database of dataset {dataset.name!r} does not match its configuration; its error is in the service's log."
-    )
-
-
-def check_table(dataset: Dataset, columns: dict[str, pa.DataType]) -> None:
-    """Raise Fatal if the table does not exist (no columns), or lacks the configured date column or key."""
-    if not columns:
-        raise Fatal(f"The table of dataset {dataset.name!r} does not exist.")
-    if not {dataset.date_column, dataset.key} <= columns.keys():
-        raise Fatal(f"The table of dataset {dataset.name!r} lacks its date column or its key.")
-
-
-def check_order(dataset: Dataset, last: Place, following: Place | None) -> None:
-    """Raise Fatal if the row after *last* has the same place: the next read would skip that row."""
-    if last == following:
-        raise Fatal(f"The key of dataset {dataset.name!r} is not unique: rows would be lost. Configure a unique key.")
-
-
-def null_key_error(dataset: Dataset) -> Fatal:
-    """Return the error for rows whose key is NULL."""
-    return Fatal(
-        f"The key of dataset {dataset.name!r} is NULL in some rows: they have no order and would be lost. "
-        "Configure a key that is NOT NULL."
-    )
-
-
-def date_format_error(dataset: Dataset, error: ValueError) -> Fatal:
-    """Return the error for a date column whose format is unknown or cannot be compared."""
-    return Fatal(f"Dataset {dataset.name!r} cannot be exported by date: {error}.")
-
-
-def value_type_error(field: pa.Field, declared: str) -> Fatal:
-    """Return the error for a value that does not fit its column. It does not show the value."""
-    return Fatal(f"A value of column {field.name!r} does not fit its declared type, {declared or 'none'}.")

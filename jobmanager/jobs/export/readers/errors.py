@@ -1,18 +1,44 @@
-"""Error messages for tables that cannot be exported exactly. Each names the table, the column and the remedy. Pure."""
+"""The errors of the readers, for clients: databases that do not answer, and tables that cannot be exported exactly.
+
+Each names the dataset or the table, the column and the remedy. None shows a URL, SQL or the error of a driver, which is
+logged here.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any
 
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 
-#: Metadata of rows with a column that is text in this chunk alone: the reason why Parquet cannot hold them.
-NOT_FOR_PARQUET = b"jobmanager not for parquet"
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_log = logging.getLogger(__name__)
 
 
 class Unreadable(Fatal):
     """A text cannot be converted to UTF-8."""
+
+
+def away_error(dataset: Dataset) -> DatasetAway:
+    """Log the current exception, and return an error without its details for clients."""
+    _log.exception("Dataset %r cannot be read.", dataset.name)
+    return DatasetAway(f"The database of dataset {dataset.name!r} cannot be read; its error is in the service's log.")
+
+
+def unusable_error(dataset: Dataset) -> Fatal:
+    """Log the current exception, and return an error without its details for clients. The operator must act."""
+    _log.exception("The configuration of dataset %r does not match its database.", dataset.name)
+    return Fatal(
+        f"The database of dataset {dataset.name!r} does not match its configuration; its error is in the service's log."
+    )
+
+
+def date_format_error(dataset: Dataset, error: ValueError) -> Fatal:
+    """Return the error for a date column whose format is unknown or cannot be compared."""
+    return Fatal(f"Dataset {dataset.name!r} cannot be exported by date: {error}.")
 
 
 def missing_table_error(dataset: Dataset) -> Fatal:
@@ -82,6 +108,11 @@ def encoding_error(dataset: Dataset, column: str | None = None) -> Unreadable:
         f"{named} of table {dataset.table!r} holds text that cannot be converted to UTF-8. "
         "Correct it in the database, or export the other columns."
     )
+
+
+def value_type_error(field: pa.Field, declared: str) -> Fatal:
+    """Return the error for a value that does not fit its column. It does not show the value."""
+    return Fatal(f"A value of column {field.name!r} does not fit its declared type, {declared or 'none'}.")
 
 
 def not_for_parquet_reason(dataset: Dataset, column: str, declared: str, value: Any, key: Any) -> str:

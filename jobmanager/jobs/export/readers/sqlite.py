@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export import mixed_columns
-from jobmanager.jobs.export.datasets import Dataset, away_error, check_table, date_format_error, null_key_error
+from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.dates import (
     DateFormat,
     check_iso,
@@ -39,6 +39,7 @@ from jobmanager.jobs.export.dates import (
     to_column,
 )
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.errors import away_error, date_format_error
 from jobmanager.jobs.export.readers.sqlite_columns import (
     Form,
     NotText,
@@ -50,7 +51,7 @@ from jobmanager.jobs.export.readers.sqlite_columns import (
     size,
     sizes,
 )
-from jobmanager.jobs.export.schemas import schema_of
+from jobmanager.jobs.export.schemas import check_table, schema_of
 
 #: Default size limit of a chunk, in bytes.
 MAX_BYTES = 16 * 1024 * 1024
@@ -154,7 +155,7 @@ class SqliteReader:
                 return
             within = f"FROM {self._table} WHERE {self._date} IS NOT NULL"
             if self._query(f"SELECT 1 {within} AND {self._key} IS NULL LIMIT 1").num_rows:
-                raise null_key_error(self._dataset)
+                raise _null_key_error(self._dataset)
             if not order.is_indexed:
                 return  # each read checks for equal places; sorting the table here too would cost more
             date, key = self._date + order.collation, self._key + order.collation
@@ -241,7 +242,7 @@ class SqliteReader:
             if not len(keys):
                 return wanted.empty_table(), None
             if _has_null(keys):
-                raise null_key_error(self._dataset)
+                raise _null_key_error(self._dataset)
             place = Place(date=_kept(dates[-1].as_py()), key=_kept(keys[-1].as_py()))
             self._check_unique(place, begin, end)
             self._keep_position(place, len(keys))
@@ -409,7 +410,7 @@ class SqliteReader:
                 segment.bounds,
             )
         if self._query("SELECT 1 FROM temp.sorted WHERE key IS NULL LIMIT 1").num_rows:
-            raise null_key_error(self._dataset)
+            raise _null_key_error(self._dataset)
         equal = "a.date = b.date AND a.key = b.key"
         query = f"SELECT 1 FROM temp.sorted a CROSS JOIN temp.sorted b ON b.rowid = a.rowid + 1 WHERE {equal} LIMIT 1"
         if self._query(query).num_rows:
@@ -603,7 +604,7 @@ class SqliteReader:
             return None
         date, key = (rows[name][0].as_py() for name in ("date", "key"))
         if key is None:
-            raise null_key_error(self._dataset)
+            raise _null_key_error(self._dataset)
         return Place(date=_kept(date), key=_kept(key))
 
     def _ask(self, selected: str, segment: _Segment, limit: int, *, offset: int = 0) -> pa.Table:
@@ -654,6 +655,14 @@ class SqliteReader:
                     f"The table of dataset {self._dataset.name!r} does not exist, or its columns have changed."
                 ) from None
             raise away_error(self._dataset) from None
+
+
+def _null_key_error(dataset: Dataset) -> Fatal:
+    """Return the error for rows whose key is NULL."""
+    return Fatal(
+        f"The key of dataset {dataset.name!r} is NULL in some rows: they have no order and would be lost. "
+        "Configure a key that is NOT NULL."
+    )
 
 
 def _columns(names: list[str], pieces: list[list[pa.Array]], number: int) -> dict[str, pa.ChunkedArray]:

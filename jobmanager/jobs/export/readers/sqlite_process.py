@@ -27,10 +27,11 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.export.datasets import Dataset, DatasetAway, away_error, check_table
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.errors import away_error
 from jobmanager.jobs.export.readers.sqlite_columns import arrow_type
-from jobmanager.jobs.export.schemas import schema_of
+from jobmanager.jobs.export.schemas import check_table, schema_of
 
 #: Default size limit of a chunk, in bytes.
 MAX_BYTES = 16 * 1024 * 1024
