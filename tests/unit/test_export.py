@@ -611,7 +611,7 @@ def test_others_may_write_to_the_table_while_it_is_exported(settings: Settings, 
 def test_a_table_that_another_keeps_locked_is_waited_for_or_said_to_be_away(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobmanager.jobs.export.readers.sqlite._BUSY_MILLISECONDS", 50)
+    monkeypatch.setattr("jobmanager.jobs.export.readers.sqlite_connection._BUSY_MILLISECONDS", 50)
     with another_process(settings.data_dir / "data.db") as execute:
         execute("BEGIN EXCLUSIVE")
 

@@ -117,7 +117,6 @@ def test_a_list_of_datasets_elsewhere_is_found(settings: Settings, tmp_path: Pat
         "counting",
         "output_file",
         "position",
-        "readers.sqlite",
         "readers.sqlite_columns",
     ],
 )

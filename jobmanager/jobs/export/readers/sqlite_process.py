@@ -27,14 +27,13 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from jobmanager.errors import Fatal
+from jobmanager.jobs.export.chunks import MAX_BYTES
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.readers.errors import away_error
 from jobmanager.jobs.export.readers.sqlite_columns import arrow_type
 from jobmanager.jobs.export.schemas import check_table, schema_of
 
-#: Default size limit of a chunk, in bytes.
-MAX_BYTES = 16 * 1024 * 1024
 #: Interval between two calls of on_wait.
 _STEP_MILLISECONDS = 50
 _BUSY_SECONDS = 5
