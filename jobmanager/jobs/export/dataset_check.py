@@ -50,13 +50,13 @@ def check_dataset(dataset: Dataset) -> Findings:
     findings = Findings(name=dataset.name, date_column=dataset.date_column, key=dataset.key)
     try:
         with closing(catalog.open_reader(dataset)) as reader:
-            _look(dataset, reader, findings)
+            _examine(dataset, reader, findings)
     except (DatasetAway, Fatal) as error:
         findings.error = str(error)
     return findings
 
 
-def _look(dataset: Dataset, reader: Reader, findings: Findings) -> None:
+def _examine(dataset: Dataset, reader: Reader, findings: Findings) -> None:
     findings.columns = {name: str(kind) for name, kind in reader.columns().items()}
     findings.warnings = reader.warnings(*_EVER)
     reader.check()

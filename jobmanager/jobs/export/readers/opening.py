@@ -1,6 +1,6 @@
 """Entry point to the code that reads and writes rows with Arrow.
 
-This module and its imports are needed to run an export, not to accept one: see Export. Each reader is imported on
+This module and its imports are needed to run an export, not to accept one: see catalog.py. Each reader is imported on
 first use, because it brings its own driver library.
 """
 
