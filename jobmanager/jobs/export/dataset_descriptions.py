@@ -44,7 +44,7 @@ def show_datasets(settings: Settings) -> list[ShownDataset]:
 def _shown(dataset: Dataset, deadline: float) -> ShownDataset:
     columns, error = None, None
     try:
-        columns = _ask(dataset, deadline)
+        columns = _query_columns(dataset, deadline)
     except (DatasetAway, Fatal, QueryTimeout) as raised:
         error = str(raised)
     return ShownDataset(
@@ -57,7 +57,7 @@ def _shown(dataset: Dataset, deadline: float) -> ShownDataset:
     )
 
 
-def _ask(dataset: Dataset, deadline: float) -> dict[str, str]:
+def _query_columns(dataset: Dataset, deadline: float) -> dict[str, str]:
     seconds = min(_SECONDS_EACH, deadline - time.monotonic())
     if seconds <= 0:
         raise QueryTimeout("The databases of other datasets took too long. Try again later.")

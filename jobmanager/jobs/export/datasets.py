@@ -1,7 +1,7 @@
 """The tables that Export may read: the operator's list of datasets.
 
-Clients neither send nor see a URL, a table or SQL.
-Reads the operator's file. Opens no database (see readers/), and works without Arrow.
+Clients neither send nor see a URL, a table or SQL. Reads the operator's file. Opens no database (see readers/), and
+works without Arrow.
 """
 
 from __future__ import annotations

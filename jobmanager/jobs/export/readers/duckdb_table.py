@@ -13,7 +13,7 @@ import pyarrow as pa
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.decimals import decimal_type
 from jobmanager.jobs.export.readers.duckdb_connection import Connection
-from jobmanager.jobs.export.readers.errors import altered_error, missing_table_error, unordered_error
+from jobmanager.jobs.export.readers.errors import changed_column_error, missing_table_error, unordered_error
 from jobmanager.jobs.export.readers.postgresql_columns import IS_JSON
 from jobmanager.jobs.export.schemas import check_table
 
@@ -116,11 +116,8 @@ class Table:
 
     def check_unchanged(self, names: list[str]) -> None:
         """Raise Fatal if one of these columns, the date or the key has changed."""
-        now = self._described()
-        for name in dict.fromkeys([*names, self.date.name, self.key.name]):
-            if now.get(name) != self.columns[name]:
-                became = now[name].declared if name in now else None
-                raise altered_error(self._dataset, name, self.columns[name].declared, became)
+        if error := changed_column_error(self._dataset, names, self.columns, self._described()):
+            raise error
 
     def _find(self) -> str:
         found = self._connection.query(

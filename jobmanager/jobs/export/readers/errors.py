@@ -7,7 +7,8 @@ logged here.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
@@ -20,6 +21,14 @@ _log = logging.getLogger(__name__)
 
 class Unreadable(Fatal):
     """A text cannot be converted to UTF-8."""
+
+
+class DeclaredColumn(Protocol):
+    """A column of a table. Equal to another one if nothing about it has changed."""
+
+    @property
+    def declared(self) -> str:
+        """Return its type as SQL writes it."""
 
 
 def away_error(dataset: Dataset) -> DatasetAway:
@@ -83,6 +92,19 @@ def altered_error(dataset: Dataset, column: str, was: str, now: str | None) -> F
         f"Column {column!r} of table {dataset.table!r} {became}: the table was altered since the export began. "
         "Start a new export."
     )
+
+
+def changed_column_error(
+    dataset: Dataset, names: Iterable[str], before: Mapping[str, DeclaredColumn], now: Mapping[str, DeclaredColumn]
+) -> Fatal | None:
+    """Return the error for the first of these columns, the date and the key that has changed; None if none has.
+
+    *before* and *now*: the columns of the table, by name.
+    """
+    for name in dict.fromkeys([*names, dataset.date_column, dataset.key]):
+        if now.get(name) != before[name]:
+            return altered_error(dataset, name, before[name].declared, now[name].declared if name in now else None)
+    return None
 
 
 def timeout_error(dataset: Dataset, seconds: int) -> DatasetAway:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobmanager.jobs.export.datasets import Dataset
-from jobmanager.jobs.export.readers.errors import altered_error, missing_table_error, unordered_error
+from jobmanager.jobs.export.readers.errors import changed_column_error, missing_table_error, unordered_error
 from jobmanager.jobs.export.readers.mysql_columns import Column, column_of
 from jobmanager.jobs.export.readers.mysql_connection import Connection
 from jobmanager.jobs.export.schemas import check_table
@@ -77,10 +77,8 @@ class Table:
     def check_unchanged(self, names: list[str]) -> None:
         """Raise Fatal if one of these columns, the date or the key has changed."""
         now = self._catalog_columns(self._schema, self._name)
-        for name in dict.fromkeys([*names, self.date.name, self.key.name]):
-            if now.get(name) != self.columns[name]:
-                became = now[name].declared if name in now else None
-                raise altered_error(self._dataset, name, self.columns[name].declared, became)
+        if error := changed_column_error(self._dataset, names, self.columns, now):
+            raise error
 
     def _find(self) -> tuple[str, str, dict[str, Column]]:
         """Return schema, name and columns. If no table has the whole name, it is read as schema.table."""

@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from jobmanager.jobs.export.datasets import Dataset
-from jobmanager.jobs.export.readers.errors import altered_error, missing_table_error, unusable_error
+from jobmanager.jobs.export.readers.errors import changed_column_error, missing_table_error, unusable_error
 from jobmanager.jobs.export.readers.postgresql_columns import Column, column_of
 from jobmanager.jobs.export.readers.postgresql_session import Session
 from jobmanager.jobs.export.schemas import check_table
@@ -71,7 +71,7 @@ class Table:
         self._relation, schema, table = self._find()
         #: the qualified name
         self.name = sql.Identifier(schema, table)
-        self.columns = {column.name: column for column in self._catalog_columns()}
+        self.columns = self._catalog_columns()
         check_table(dataset, self.types())
         #: the column of the dates, and the unique column that orders rows of equal date
         self.date, self.key = (self.columns[name] for name in (dataset.date_column, dataset.key))
@@ -97,21 +97,14 @@ class Table:
     def check_unchanged(self, names: list[str], rows: list[dict[str, Any]]) -> None:
         """Raise Fatal if one of these columns differs from its row in the catalog."""
         now = {row["name"]: column_of(row) for row in rows}
-        for name in dict.fromkeys([*names, self.date.name, self.key.name]):
-            if now.get(name) != self.columns[name]:
-                raise self._altered_column_error(name, now.get(name))
+        if error := changed_column_error(self._dataset, names, self.columns, now):
+            raise error
 
     def altered_error(self) -> Exception:
         """Return the error for a statement that names a table or a column that no longer exists."""
         self._find()
-        now = {column.name: column for column in self._catalog_columns()}
-        for name, column in self.columns.items():
-            if now.get(name) != column:
-                return self._altered_column_error(name, now.get(name))
-        return unusable_error(self._dataset)
-
-    def _altered_column_error(self, name: str, now: Column | None) -> Exception:
-        return altered_error(self._dataset, name, self.columns[name].declared, None if now is None else now.declared)
+        now = self._catalog_columns()
+        return changed_column_error(self._dataset, self.columns, self.columns, now) or unusable_error(self._dataset)
 
     def _find(self) -> tuple[int, str, str]:
         """Return OID, schema and name of the table. Raises Fatal if it does not exist."""
@@ -120,8 +113,9 @@ class Table:
             raise missing_table_error(self._dataset)
         return found[0][0], found[0][1], found[0][2]
 
-    def _catalog_columns(self) -> list[Column]:
-        return [column_of(row) for row in self._session.query(self.catalog_query(), row_factory=dict_row)]
+    def _catalog_columns(self) -> dict[str, Column]:
+        rows = self._session.query(self.catalog_query(), row_factory=dict_row)
+        return {row["name"]: column_of(row) for row in rows}
 
     def _order_of_key(self) -> tuple[int, bool]:
         """Return the collation that orders the keys, and True if a unique index rules out rows with equal places.
