@@ -9,9 +9,9 @@ import click
 from jobmanager.cli.options import prints_json
 from jobmanager.cli.output import Printer
 from jobmanager.config import Settings
+from jobmanager.jobs.export.catalog import configured_datasets
 from jobmanager.jobs.export.dataset_check import Findings, check_dataset
 from jobmanager.jobs.export.datasets import Datasets, ListUnreadable
-from jobmanager.jobs.export.job import configured_datasets
 
 
 @click.group("datasets")

@@ -196,8 +196,8 @@ _POSTGRES = [
     ("timestamp", "wide_time", _WIDE_TIMES, "CAST({} AS text)"),
     ("json", "json", _JSON.map(json.dumps), "CAST({} AS text)"),
     ("jsonb", "json", _JSON.map(json.dumps), "CAST({} AS text)"),
-    ("integer[]", "json", st.lists(_few(st.integers(-3, 3)), max_size=3), "CAST(array_to_json({}) AS text)"),
-    ("text[]", "json", st.lists(_few(_TEXTS), max_size=3), "CAST(array_to_json({}) AS text)"),
+    ("integer[]", "json", st.lists(_few(st.integers(-3, 3)), max_size=3), "CAST(to_jsonb({}) AS text)"),
+    ("text[]", "json", st.lists(_few(_TEXTS), max_size=3), "CAST(to_jsonb({}) AS text)"),
 ]
 _POSTGRES_KEYS = [
     ("bigint", "integer", _WHOLE),

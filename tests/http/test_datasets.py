@@ -130,20 +130,20 @@ def test_no_more_than_two_questions_are_asked_at_once() -> None:
         assert go_on.wait(10)
         return "answer"
 
-    for _ in range(bounded.MOST_QUESTIONS):
-        with pytest.raises(bounded.Unanswered, match=r"did not answer within 0\.01 s"):
-            bounded.ask_briefly(question, seconds=0.01)
-    with pytest.raises(bounded.Unanswered, match="Too many requests are waiting"):
-        bounded.ask_briefly(question, seconds=5)
+    for _ in range(bounded.MOST_QUERIES):
+        with pytest.raises(bounded.QueryTimeout, match=r"did not answer within 0\.01 s"):
+            bounded.query_with_timeout(question, seconds=0.01)
+    with pytest.raises(bounded.QueryTimeout, match="Too many requests are waiting"):
+        bounded.query_with_timeout(question, seconds=5)
     go_on.set()
     for thread in [thread for thread in threading.enumerate() if thread.name == "asks-a-database"]:
         thread.join(10)
 
-    assert len(asked) == bounded.MOST_QUESTIONS == 2
-    assert bounded.ask_briefly(question, seconds=5) == "answer"
+    assert len(asked) == bounded.MOST_QUERIES == 2
+    assert bounded.query_with_timeout(question, seconds=5) == "answer"
 
 
 def test_what_a_question_raises_is_raised_and_gives_its_place_back() -> None:
     for _ in range(5):
         with pytest.raises(ZeroDivisionError):
-            bounded.ask_briefly(lambda: 1 / 0, seconds=5)
+            bounded.query_with_timeout(lambda: 1 / 0, seconds=5)

@@ -14,16 +14,13 @@ from jobmanager.jobs.export.datasets import (
     DatasetAway,
     Datasets,
     ListUnreadable,
-    away,
-    check_order,
-    check_table,
     load_datasets,
-    misfit,
-    unusable,
 )
 from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.position import Place
-from jobmanager.jobs.export.schemas import schema_of
+from jobmanager.jobs.export.readers.errors import away_error, unusable_error, value_type_error
+from jobmanager.jobs.export.readers.sqlalchemy import check_order
+from jobmanager.jobs.export.schemas import check_table, schema_of
 
 ONE = '[one]\nurl = "sqlite:///data.db"\ntable = "t"\ndate_column = "at"\nkey = "id"\n'
 SECRETS = ("secret", "sqlite", "postgresql", "TOML", "Traceback")
@@ -187,7 +184,7 @@ def test_a_driver_s_words_go_to_the_service_s_log_and_ours_to_the_client(
     told: list[Exception] = []
 
     with caplog.at_level(logging.ERROR):
-        for make in (away, unusable):
+        for make in (away_error, unusable_error):
             try:
                 raise OSError("secret words of a driver")
             except OSError:
@@ -228,6 +225,6 @@ def test_going_on_behind_a_key_that_comes_twice_is_refused(one: Dataset) -> None
 
 @pytest.mark.parametrize(("declared", "told"), [("INTEGER", "INTEGER"), ("", "none")])
 def test_a_value_that_does_not_fit_names_column_and_type(declared: str, told: str) -> None:
-    error = misfit(pa.field("score", pa.int64()), declared)
+    error = value_type_error(pa.field("score", pa.int64()), declared)
 
     assert str(error) == f"A value of column 'score' does not fit its declared type, {told}."

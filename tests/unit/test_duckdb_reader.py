@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
-from jobmanager.jobs.export.readers import duckdb as duckdb_reader
+from jobmanager.jobs.export.readers import duckdb_connection
 from jobmanager.jobs.export.readers.duckdb import DuckdbReader
 from jobmanager.jobs.export.readers.opening import open_reader
 
@@ -170,7 +170,7 @@ def test_a_missing_table_column_or_file_is_told(path: Path, execute: Any) -> Non
 
 
 def test_without_its_package_the_error_names_the_extra(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duckdb_reader, "import_module", _missing)
+    monkeypatch.setattr(duckdb_connection, "import_module", _missing)
 
     with pytest.raises(Fatal, match=r"Install the service as jobmanager\[duckdb\]"):
         DuckdbReader(dataset(path))

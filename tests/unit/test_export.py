@@ -26,8 +26,8 @@ import pytest
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal, StopRequested, Unwind
 from jobmanager.job import Job
-from jobmanager.jobs.export import formats, output_file
-from jobmanager.jobs.export import job as export_job
+from jobmanager.jobs.export import catalog, counting, formats, output_file
+from jobmanager.jobs.export.artifact import Artifact
 from jobmanager.jobs.export.datasets import DatasetAway
 from jobmanager.jobs.export.job import Export
 from jobmanager.jobs.export.output_file import FilesUnusable, NoSpace, PartHeld
@@ -139,13 +139,13 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture(autouse=True)
 def _no_child(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read SQLite files in this process: to start a child for each of so many exports would take an hour."""
-    monkeypatch.setattr(export_job, "open_reader", SqliteReader)
+    monkeypatch.setattr(catalog, "open_reader", SqliteReader)
 
 
 @pytest.fixture(params=["adbc", "sqlalchemy"])
 def _each_reader(request: pytest.FixtureRequest, _no_child: None, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "sqlalchemy":
-        monkeypatch.setattr(export_job, "open_reader", SqlReader)
+        monkeypatch.setattr(catalog, "open_reader", SqlReader)
 
 
 def make(
@@ -212,7 +212,7 @@ def test_csv_tells_an_empty_text_from_no_value_and_has_one_header(settings: Sett
 
 def test_every_reader_gives_the_same_bytes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     by_adbc = [run(settings, settings.data_dir / name, format=name)[1] for name in FORMATS]
-    monkeypatch.setattr(export_job, "open_reader", SqlReader)
+    monkeypatch.setattr(catalog, "open_reader", SqlReader)
 
     by_sqlalchemy = [run(settings, settings.data_dir / f"{name}2", format=name)[1] for name in FORMATS]
 
@@ -284,7 +284,7 @@ def test_an_export_that_died_after_its_file_was_complete_makes_the_same_file(
     keeper = Keeper(settings.data_dir / "job")
     with monkeypatch.context() as patch:
         job = make(settings, keeper, format=file_format)
-        patch.setattr(job, "_remove_leftovers", lambda: crash(job))
+        patch.setattr(Artifact, "remove_leftovers", lambda _: crash(job))
         with pytest.raises(Crash):
             job.start()
 
@@ -302,9 +302,10 @@ def test_a_parquet_file_that_was_damaged_before_it_was_told_of_is_made_anew(
     folder = settings.data_dir / "job"
     keeper = Keeper(folder)
     job = make(settings, keeper, format="parquet")
-    monkeypatch.setattr(job, "_remove_leftovers", lambda: crash(job))
-    with pytest.raises(Crash):
-        job.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(Artifact, "remove_leftovers", lambda _: crash(job))
+        with pytest.raises(Crash):
+            job.start()
     (file,) = folder.iterdir()
     file.write_bytes({"whole": undisturbed, "cut off": undisturbed[:-1], "empty": b""}[left])
 
@@ -345,9 +346,10 @@ def test_a_finished_file_that_was_damaged_is_not_taken_for_the_result(
     folder = settings.data_dir / "job"
     keeper = Keeper(folder)
     job = make(settings, keeper)
-    monkeypatch.setattr(job, "_remove_leftovers", lambda: crash(job))
-    with pytest.raises(Crash):
-        job.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(Artifact, "remove_leftovers", lambda _: crash(job))
+        with pytest.raises(Crash):
+            job.start()
     (file,) = folder.iterdir()
     file.write_bytes(b"x" + undisturbed[1:])
 
@@ -609,7 +611,7 @@ def test_others_may_write_to_the_table_while_it_is_exported(settings: Settings, 
 def test_a_table_that_another_keeps_locked_is_waited_for_or_said_to_be_away(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobmanager.jobs.export.readers.sqlite._BUSY_MILLISECONDS", 50)
+    monkeypatch.setattr("jobmanager.jobs.export.readers.sqlite_connection._BUSY_MILLISECONDS", 50)
     with another_process(settings.data_dir / "data.db") as execute:
         execute("BEGIN EXCLUSIVE")
 
@@ -661,7 +663,7 @@ def test_progress_counts_rows_of_a_known_total_and_a_halted_export_tells_what_is
 def test_the_total_is_exact_and_counting_can_be_halted(
     settings: Settings, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_job, "COUNT_STEP", step)
+    monkeypatch.setattr(counting, "COUNT_STEP", step)
     keeper = Keeper(settings.data_dir / "job", 0, halt)
     job = make(settings, keeper)
 
@@ -671,8 +673,8 @@ def test_the_total_is_exact_and_counting_can_be_halted(
 
 
 def test_what_is_too_much_to_count_has_no_total(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_job, "COUNT_STEP", 5)
-    monkeypatch.setattr(export_job, "COUNT_LIMIT", 20)
+    monkeypatch.setattr(counting, "COUNT_STEP", 5)
+    monkeypatch.setattr(counting, "COUNT_LIMIT", 20)
     job = make(settings, Keeper(settings.data_dir / "job"))
 
     assert job.start()["rows"] == len(ROWS)

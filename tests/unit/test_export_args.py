@@ -11,8 +11,9 @@ import pytest
 
 from jobmanager.config import Settings
 from jobmanager.errors import InvalidRequest
+from jobmanager.jobs.export.catalog import find_dataset
 from jobmanager.jobs.export.datasets import load_datasets
-from jobmanager.jobs.export.job import Export, find_dataset
+from jobmanager.jobs.export.job import Export
 from jobmanager.registry import parse_args
 
 YEAR = {"from_date": "2024-01-01", "to_date": "2024-12-31"}

@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal
-from jobmanager.jobs.export import job
+from jobmanager.jobs.export import catalog, counting
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.job import Export
@@ -49,7 +49,7 @@ class SmallExport(Export):
 @pytest.fixture(autouse=True)
 def _no_child(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read SQLite files in this process, where the tests can replace a part of the reader."""
-    monkeypatch.setattr(job, "open_reader", SqliteReader)
+    monkeypatch.setattr(catalog, "open_reader", SqliteReader)
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ def test_rows_that_were_counted_are_told(settings: Settings) -> None:
 def test_an_export_that_lost_a_row_is_not_completed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, file_format: str
 ) -> None:
-    monkeypatch.setattr(job, "open_reader", Faulty)
+    monkeypatch.setattr(catalog, "open_reader", Faulty)
 
     outcome = run(settings, format=file_format)
 
@@ -335,7 +335,7 @@ def test_a_table_that_is_written_meanwhile_is_noted_with_the_difference(
 
 
 def test_more_rows_than_can_be_counted_are_noted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "COUNT_LIMIT", 30)
+    monkeypatch.setattr(counting, "COUNT_LIMIT", 30)
     monkeypatch.setattr(SqliteReader, "total", lambda *_: pytest.fail("it must not be counted"))
 
     result = run(settings).result
@@ -348,9 +348,9 @@ def test_more_rows_than_can_be_counted_are_noted(settings: Settings, monkeypatch
 def test_whether_rows_were_lost_is_left_open_if_nothing_tells_that_the_table_was_written(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "open_reader", Faulty)
+    monkeypatch.setattr(catalog, "open_reader", Faulty)
     monkeypatch.setattr(Faulty, "warnings", lambda *_: ["no index on (at, id): the database sorts"])
-    monkeypatch.setattr(job.table_changes, "find_mark", lambda _: None)
+    monkeypatch.setattr(counting.table_changes, "find_mark", lambda _: None)
 
     result = run(settings).result
 
@@ -410,11 +410,11 @@ class Loose(SqliteReader):
 
     _texts: tuple[str, ...] = ()
 
-    def misfits(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
+    def mixed_columns(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
         """Return id."""
         return ["id"]
 
-    def settle(self, as_text: list[str]) -> None:
+    def fix_types(self, as_text: list[str]) -> None:
         """Make these columns text."""
         self._texts = tuple(as_text)
 
@@ -434,7 +434,7 @@ class Loose(SqliteReader):
 def test_a_column_with_values_of_other_types_is_text_in_parquet_and_the_result_notes_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(job, "open_reader", Loose)
+    monkeypatch.setattr(catalog, "open_reader", Loose)
 
     outcome = run(settings, lambda folder: None, way, format="parquet")
     as_csv = run(settings, lambda folder: None, way, format="csv")
@@ -472,7 +472,7 @@ def test_a_halt_is_obeyed_while_the_reader_waits(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, is_lost: bool
 ) -> None:
     undisturbed = file_of(run(settings))
-    monkeypatch.setattr(job, "open_reader", Slow)
+    monkeypatch.setattr(catalog, "open_reader", Slow)
     monkeypatch.setattr(Slow, "reads", 0)
     halted: list[str] = []
 

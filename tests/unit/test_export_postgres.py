@@ -20,17 +20,24 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import make_url
 
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal, Unwind
 from jobmanager.job import Job
-from jobmanager.jobs.export import job
+from jobmanager.jobs.export import catalog
+from jobmanager.jobs.export.catalog import open_reader
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway, load_datasets
 from jobmanager.jobs.export.formats import ENCODINGS
-from jobmanager.jobs.export.job import Export, open_reader
+from jobmanager.jobs.export.job import Export
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.date_bounds import DateBounds
 from jobmanager.jobs.export.readers.postgresql import PostgresReader
+from jobmanager.jobs.export.readers.postgresql_session import Session
+from jobmanager.jobs.export.readers.postgresql_settings import Cancellation
+from jobmanager.jobs.export.readers.postgresql_statements import Statements
+from jobmanager.jobs.export.readers.postgresql_table import Table
 from jobmanager.jobs.export.readers.sqlalchemy import SqlReader
 from jobmanager.registry import parse_args
 from jobmanager.signals import Signals
@@ -182,7 +189,7 @@ def test_copied_rows_make_the_same_bytes_as_those_that_come_one_by_one(
     settings: Settings, file_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied = run(settings, "copied", format=file_format)
-    monkeypatch.setattr(job, "open_reader", SqlReader)
+    monkeypatch.setattr(catalog, "open_reader", SqlReader)
 
     assert run(settings, "one by one", format=file_format) == copied
 
@@ -379,12 +386,13 @@ def test_a_chunk_is_read_along_the_index_not_sorted(settings: Settings, server: 
     statements: list[str] = []
     with closing(PostgresReader(dataset)) as reader:
         _, place = reader.read(["id", "note"], None, *MARCH, 7)
-        statements.append(reader._query(["id", "note"], place, *MARCH, 8).text.as_string(reader._session))
+    with closing(Session(dataset, Cancellation(dataset))) as session:
+        table = Table(dataset, session)
+        query = Statements(table, DateBounds(dataset, table.date_kind, list)).rows(["id", "note"], place, *MARCH, 8)
+        statements.append(session.text_of(query.text))
     with closing(SqlReader(dataset)) as reader:
-        within = reader._within(place, *MARCH)
-        query = reader._table.select().where(*within).order_by(reader._date, reader._key).limit(8)
-        dialect = reader._engine.dialect
-        statements.append(str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})))
+        select = reader.select_rows(["id", "note"], place, *MARCH, 8)
+        statements.append(str(select.compile(dialect=PGDialect_psycopg(), compile_kwargs={"literal_binds": True})))
 
     with psycopg.connect(server.get_uri()) as connection:
         connection.execute("SET enable_seqscan = off")  # so few rows would be read whole

@@ -24,10 +24,11 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.export.datasets import Dataset, DatasetAway, Reader
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.formats import ENCODINGS
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.reader import Reader
 from jobmanager.jobs.export.readers.sqlalchemy import SqlReader
 from jobmanager.jobs.export.readers.sqlite import SqliteReader
 

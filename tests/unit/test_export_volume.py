@@ -113,10 +113,10 @@ def test_a_list_of_datasets_elsewhere_is_found(settings: Settings, tmp_path: Pat
         "dates",
         "datasets",
         "formats",
-        "job",
+        "artifact",
+        "counting",
         "output_file",
         "position",
-        "readers.sqlite",
         "readers.sqlite_columns",
     ],
 )

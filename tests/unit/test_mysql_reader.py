@@ -22,8 +22,9 @@ from sqlalchemy.engine import URL
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
-from jobmanager.jobs.export.readers import mysql
+from jobmanager.jobs.export.readers import mysql_connection
 from jobmanager.jobs.export.readers.mysql import MysqlReader
+from jobmanager.jobs.export.readers.mysql_connection import Connection
 from jobmanager.jobs.export.readers.opening import open_reader
 
 pymysql = pytest.importorskip("pymysql", reason="PyMySQL is not installed: pip install -r requirements-dev.txt")
@@ -213,12 +214,12 @@ def test_a_chunk_seeks_in_the_index(url: URL, execute: Any) -> None:
     )
     with closing(MysqlReader(dataset(url))) as reader:
         place = Place(date="2024-03-01 00:38:00", key="19300")
-        reader._ask("FLUSH STATUS")
+        ((_, before),) = execute("SHOW GLOBAL STATUS LIKE 'Handler_read_next'")
         rows, _ = reader.read(["id"], place, *YEAR, 100)
-        read = {name: int(value) for name, value in reader._ask("SHOW SESSION STATUS LIKE 'Handler_read_next'")}
+        ((_, after),) = execute("SHOW GLOBAL STATUS LIKE 'Handler_read_next'")
 
     assert rows["id"].to_pylist() == list(range(19301, 19401))
-    assert sum(read.values()) < 1000
+    assert int(after) - int(before) < 1000
 
 
 def test_a_chunk_is_bounded_by_its_bytes_wherever_it_begins(url: URL, execute: Any) -> None:
@@ -296,25 +297,25 @@ def test_a_statement_that_takes_too_long_is_told_as_a_timeout(
     url: URL, execute: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute("CREATE TABLE t (id int PRIMARY KEY, at datetime)", "INSERT INTO t VALUES (1, '2024-03-01')")
-    monkeypatch.setattr(mysql, "_STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(mysql_connection, "_STATEMENT_SECONDS", 1)
 
-    with closing(MysqlReader(dataset(url))) as reader:
+    with closing(Connection(dataset(url))) as connection:
         with pytest.raises(DatasetAway, match=r"^Timeout: a statement for table 't'"):
-            reader._ask("SELECT sum(a.seq * b.seq) FROM seq_1_to_100000 a, seq_1_to_100000 b")
-        assert reader.total(*YEAR) == 1, "the reader can be used again"
+            connection.query("SELECT sum(a.seq * b.seq) FROM seq_1_to_100000 a, seq_1_to_100000 b")
+        assert connection.query("SELECT count(*) FROM t") == [("1",)], "the connection can be used again"
 
 
 def test_it_writes_nothing(url: URL, execute: Any) -> None:
     execute("CREATE TABLE t (id int PRIMARY KEY, at datetime)", "INSERT INTO t VALUES (1, '2024-03-01')")
 
-    with closing(MysqlReader(dataset(url))) as reader, pytest.raises(Fatal):
-        reader._ask("DELETE FROM t")
+    with closing(Connection(dataset(url))) as connection, pytest.raises(Fatal):
+        connection.query("DELETE FROM t")
 
     assert execute("SELECT count(*) FROM t") == [(1,)]
 
 
 def test_without_its_package_the_error_names_the_extra(url: URL, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mysql, "import_module", _missing)
+    monkeypatch.setattr(mysql_connection, "import_module", _missing)
 
     with pytest.raises(Fatal, match=r"Install the service as jobmanager\[mysql\]"):
         MysqlReader(dataset(url))

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from jobmanager.jobs.export.formats import ENCODINGS
-from jobmanager.jobs.export.parquet_pieces import list_of_all, piece
+from jobmanager.jobs.export.parquet_pieces import combined_footer, piece
 
 SCHEMA = pa.schema(
     [
@@ -56,7 +56,7 @@ def whole(data: bytes, folder: Path) -> bytes:
     path.write_bytes(data)
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return data + bytes(list_of_all(descriptor, len(data), lambda: None))
+        return data + bytes(combined_footer(descriptor, len(data), lambda: None))
     finally:
         os.close(descriptor)
 
@@ -85,7 +85,7 @@ def test_it_can_be_asked_between_the_pieces_whether_to_go_on(tmp_path: Path) -> 
     descriptor = os.open(tmp_path / "pieces", os.O_RDONLY)
     asked: list[None] = []
 
-    list_of_all(descriptor, len(data), lambda: asked.append(None))
+    combined_footer(descriptor, len(data), lambda: asked.append(None))
 
     os.close(descriptor)
     assert len(asked) >= 5

@@ -21,9 +21,9 @@ from jobmanager.jobs.export.output_file import (
     Part,
     PartDamaged,
     PartHeld,
-    in_our_words,
-    remove_unless_held,
+    remove_unless_locked,
     sha256,
+    translate_os_errors,
 )
 
 
@@ -179,7 +179,7 @@ def test_nothing_of_a_write_that_failed_counts_and_it_can_be_gone_on_from(
         part.write(b"abc")
         with monkeypatch.context() as patch:
             patch.setattr(part, "_file", _Full(part._file))
-            with pytest.raises(NoSpace), in_our_words():
+            with pytest.raises(NoSpace), translate_os_errors():
                 part.write(b"defg")
 
         assert (part.length, part.sha256) == (3, digest(b"abc"))
@@ -227,7 +227,7 @@ def test_leftovers_go_unless_they_are_held_or_gone_already(tmp_path: Path) -> No
 
     with held(tmp_path / "held"):
         for name in ("free", "held", "gone"):
-            remove_unless_held(tmp_path / name)
+            remove_unless_locked(tmp_path / name)
 
     assert [path.name for path in tmp_path.iterdir()] == ["held"]
 
@@ -251,7 +251,7 @@ def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path, size: int, monk
     ],
 )
 def test_what_the_file_system_says_comes_out_in_our_words(number: int | None, kind: type[Exception], says: str) -> None:
-    with pytest.raises(kind) as caught, in_our_words():
+    with pytest.raises(kind) as caught, translate_os_errors():
         raise OSError(number, "x", "/secret/path") if number else OSError("/secret/path")
 
     assert str(caught.value) == says

@@ -25,9 +25,11 @@ from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.position import Place
-from jobmanager.jobs.export.readers import postgresql
+from jobmanager.jobs.export.readers import postgresql_settings
 from jobmanager.jobs.export.readers.opening import open_reader
 from jobmanager.jobs.export.readers.postgresql import PostgresReader
+from jobmanager.jobs.export.readers.postgresql_columns import Column
+from jobmanager.jobs.export.readers.postgresql_values import delivered
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
@@ -401,7 +403,7 @@ def test_a_statement_that_takes_too_long_is_told_as_a_timeout(
     url: str, execute: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute("CREATE TABLE t (id int PRIMARY KEY, at timestamp)", "INSERT INTO t VALUES (1, '2024-03-01')")
-    monkeypatch.setattr(postgresql, "_STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(postgresql_settings, "STATEMENT_SECONDS", 1)
 
     with closing(PostgresReader(dataset(url))) as reader:
         execute("BEGIN", "LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
@@ -591,11 +593,19 @@ def test_exports_through_a_pooler_do_not_get_the_values_of_each_other(system_url
     assert wrong == []
 
 
-def test_values_of_another_type_than_expected_are_not_cast(url: str, execute: Any) -> None:
-    execute("CREATE TABLE t (id int PRIMARY KEY, at timestamp, v int)", "INSERT INTO t VALUES (1, '2024-03-01', 2)")
-    with closing(PostgresReader(dataset(url))) as reader:
-        column = reader._columns["v"]
-        mixed = pa.chunked_array([pa.array([datetime(2024, 1, 1)], pa.timestamp("us"))])
+def test_values_of_another_type_than_expected_are_not_cast() -> None:
+    set_of_v = dataset("postgresql://server")
+    column = Column(
+        name="v",
+        number=1,
+        declared="integer",
+        kind="int4",
+        modifier=-1,
+        is_nullable=True,
+        collation=0,
+        is_deterministic=True,
+    )
+    mixed = pa.chunked_array([pa.array([datetime(2024, 1, 1)], pa.timestamp("us"))])
 
-        with pytest.raises(DatasetAway, match=r"returned column 'v' as timestamp\[us\] and not as int32"):
-            reader._delivered(mixed, column)
+    with pytest.raises(DatasetAway, match=r"returned column 'v' as timestamp\[us\] and not as int32"):
+        delivered(set_of_v, mixed, column)

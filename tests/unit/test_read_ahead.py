@@ -65,11 +65,6 @@ class Numbers:
         found = list(range(first, min(first + limit, ROWS + 1)))
         return pa.table({"id": found}), Place(date=0, key=found[-1])
 
-    def expect(
-        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
-    ) -> None:
-        raise AssertionError("the reader behind reads when it is asked")
-
     def cancel(self) -> None:
         self.is_cancelled = True
         self.may_go_on.set()

@@ -362,8 +362,8 @@ def test_a_column_whose_values_do_not_fit_becomes_text_where_each_column_has_one
     path = make(tmp_path, schema, [(1, AT, 1, 1, 1, "x", b"x", 1), (2, AT, 1.5, "n/a", 2**53 + 1, b"x", 7, 2.5)])
 
     with closing(SqliteReader(dataset(path))) as reader:
-        misfits = reader.misfits(list("abcdef"), *YEAR)
-        reader.settle(misfits)
+        misfits = reader.mixed_columns(list("abcdef"), *YEAR)
+        reader.fix_types(misfits)
         found = chunks(reader, list("abcdef"), 1)
 
     assert misfits == ["a", "b", "c", "e"]
@@ -379,7 +379,7 @@ def test_a_value_that_comes_later_and_does_not_fit_its_type_is_refused_and_not_s
     path = make(tmp_path, "CREATE TABLE t (id INTEGER PRIMARY KEY, at TEXT, a INT)", [(1, AT, 1)])
 
     with closing(SqliteReader(dataset(path))) as reader:
-        reader.settle(reader.misfits(["a"], *YEAR))
+        reader.fix_types(reader.mixed_columns(["a"], *YEAR))
         change(path, f"INSERT INTO t VALUES (2, '{AT}', 'secret')")
         with pytest.raises(
             Fatal, match=r"column 'a' of dataset 'set' does not fit .* INT, between id = 1 and 2"

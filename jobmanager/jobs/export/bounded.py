@@ -11,40 +11,40 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-#: Maximum number of open questions per process.
-MOST_QUESTIONS = 2
+#: Maximum number of queries that run at once in a process.
+MOST_QUERIES = 2
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
-_places = threading.BoundedSemaphore(MOST_QUESTIONS)
-
-
-class Unanswered(Exception):
-    """The question was not asked, or the answer did not come in time."""
+_permits = threading.BoundedSemaphore(MOST_QUERIES)
 
 
-def ask_briefly(question: Callable[[], Answer], *, seconds: float) -> Answer:
-    """Return the result of *question*, or raise its exception. Blocks for at most *seconds*.
+class QueryTimeout(Exception):
+    """The query was not started, or its result did not come in time."""
 
-    Raises Unanswered after the timeout, or if too many questions are open. A question that timed out still counts as
-    open until it ends.
+
+def query_with_timeout(query: Callable[[], T], *, seconds: float) -> T:
+    """Return the result of *query*, or raise its exception. Blocks for at most *seconds*.
+
+    Raises QueryTimeout after the timeout, or if too many queries are running. A query that timed out still counts
+    as running until it ends.
     """
-    if not _places.acquire(blocking=False):
-        raise Unanswered("Too many requests are waiting for databases. Try again later.")
-    answer: Future[Answer] = Future()
-    threading.Thread(target=_answer, args=(question, answer), name="asks-a-database", daemon=True).start()
+    if not _permits.acquire(blocking=False):
+        raise QueryTimeout("Too many requests are waiting for databases. Try again later.")
+    result: Future[T] = Future()
+    threading.Thread(target=_run, args=(query, result), name="asks-a-database", daemon=True).start()
     try:
-        return answer.result(seconds)
+        return result.result(seconds)
     except TimeoutError:
-        raise Unanswered(f"The database did not answer within {seconds:g} s.") from None
+        raise QueryTimeout(f"The database did not answer within {seconds:g} s.") from None
 
 
-def _answer(question: Callable[[], Answer], answer: Future[Answer]) -> None:
+def _run(query: Callable[[], T], result: Future[T]) -> None:
     try:
-        found = question()
+        found = query()
     except Exception as error:
-        _places.release()
-        answer.set_exception(error)
+        _permits.release()
+        result.set_exception(error)
     else:
-        _places.release()
-        answer.set_result(found)
+        _permits.release()
+        result.set_result(found)

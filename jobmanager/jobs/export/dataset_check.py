@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.export.datasets import Dataset, DatasetAway, Reader
-from jobmanager.jobs.export.job import open_reader
+from jobmanager.jobs.export import catalog
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway
+from jobmanager.jobs.export.reader import Reader
 
 #: Rows are counted up to this number; more are reported as "more than".
 COUNTED_ROWS = 1_000_000
@@ -48,14 +49,14 @@ def check_dataset(dataset: Dataset) -> Findings:
     """Check a dataset as an export would. Blocks while the database answers. Logs the errors of the database."""
     findings = Findings(name=dataset.name, date_column=dataset.date_column, key=dataset.key)
     try:
-        with closing(open_reader(dataset)) as reader:
-            _look(dataset, reader, findings)
+        with closing(catalog.open_reader(dataset)) as reader:
+            _examine(dataset, reader, findings)
     except (DatasetAway, Fatal) as error:
         findings.error = str(error)
     return findings
 
 
-def _look(dataset: Dataset, reader: Reader, findings: Findings) -> None:
+def _examine(dataset: Dataset, reader: Reader, findings: Findings) -> None:
     findings.columns = {name: str(kind) for name, kind in reader.columns().items()}
     findings.warnings = reader.warnings(*_EVER)
     reader.check()

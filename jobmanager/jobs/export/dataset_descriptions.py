@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal
-from jobmanager.jobs.export.bounded import Unanswered
+from jobmanager.jobs.export.bounded import QueryTimeout
+from jobmanager.jobs.export.catalog import configured_datasets, query_columns
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
-from jobmanager.jobs.export.job import ask_columns, configured_datasets
 
 #: Timeout for one database, and for all of them together.
 _SECONDS_EACH = 2.0
@@ -44,8 +44,8 @@ def show_datasets(settings: Settings) -> list[ShownDataset]:
 def _shown(dataset: Dataset, deadline: float) -> ShownDataset:
     columns, error = None, None
     try:
-        columns = _ask(dataset, deadline)
-    except (DatasetAway, Fatal, Unanswered) as raised:
+        columns = _query_columns(dataset, deadline)
+    except (DatasetAway, Fatal, QueryTimeout) as raised:
         error = str(raised)
     return ShownDataset(
         name=dataset.name,
@@ -57,8 +57,8 @@ def _shown(dataset: Dataset, deadline: float) -> ShownDataset:
     )
 
 
-def _ask(dataset: Dataset, deadline: float) -> dict[str, str]:
+def _query_columns(dataset: Dataset, deadline: float) -> dict[str, str]:
     seconds = min(_SECONDS_EACH, deadline - time.monotonic())
     if seconds <= 0:
-        raise Unanswered("The databases of other datasets took too long. Try again later.")
-    return ask_columns(dataset, seconds=seconds)
+        raise QueryTimeout("The databases of other datasets took too long. Try again later.")
+    return query_columns(dataset, seconds=seconds)

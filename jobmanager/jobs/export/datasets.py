@@ -1,7 +1,7 @@
-"""The tables that Export may read: the operator's list of datasets, and the interface of the readers.
+"""The tables that Export may read: the operator's list of datasets.
 
-Clients neither send nor see a URL, a table or SQL. Errors of a driver are logged here, and clients get our own message.
-Reads the operator's file. Opens no database (see readers/), and works without Arrow.
+Clients neither send nor see a URL, a table or SQL. Reads the operator's file. Opens no database (see readers/), and
+works without Arrow.
 """
 
 from __future__ import annotations
@@ -10,25 +10,18 @@ import difflib
 import logging
 import re
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
-from jobmanager.errors import Fatal
 from jobmanager.jobs.export.dates import DateFormat, check_timezone
-from jobmanager.jobs.export.position import Place
 from jobmanager.urls import check_at_signs
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from sqlalchemy.engine import URL
 
 _REQUIRED = ("url", "table", "date_column", "key")
 _KNOWN = (*_REQUIRED, "date_format", "timezone", "snapshot")
-#: Prefix of the names in Reader.identity that concern one column; the name of the column follows.
-COLUMN = "column "
 #: Schemes of PostgreSQL URLs that name no driver; psycopg is used for them.
 _POSTGRES = ("postgres", "postgresql")
 _WITH_SNAPSHOTS = ("postgresql", "sqlite")
@@ -38,10 +31,6 @@ _log = logging.getLogger(__name__)
 
 class DatasetAway(Exception):
     """The database of a dataset does not answer. A retry may help."""
-
-
-class ReaderClosed(Exception):
-    """The reader was closed while it waited for the database. Open another one."""
 
 
 class ListUnreadable(ValueError):
@@ -74,84 +63,6 @@ class Datasets(dict[str, Dataset]):
         super().__init__()
         #: the fault of each other entry of the list, by its name
         self.faults: dict[str, str] = {}
-
-
-class Reader(Protocol):
-    """One open connection to the database of a dataset. Its methods raise DatasetAway and Fatal."""
-
-    def columns(self) -> dict[str, pa.DataType]:
-        """Return the columns of the table in order, with their exported types."""
-
-    def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them.
-
-        Text that holds JSON has the metadata {b"jobmanager": b"json"}.
-        """
-
-    def check(self) -> None:
-        """Raise Fatal, in one sentence, if the dataset cannot be exported exactly.
-
-        Reasons: the table or a column is missing, the key is NULL in some rows or not unique as the reader compares it,
-        or the date format cannot be determined. Called once, when an export begins.
-        """
-
-    def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return a sentence for each reason why an export of [begin, end) is slow, such as a missing index."""
-
-    def identity(self) -> dict[str, str]:
-        """Return the properties that affect how values read or compare, by name: server version, encoding, …
-
-        A later attempt fails if one of them has changed. The name of a property of one column is COLUMN and the name of
-        the column; it is ignored if the export lacks that column. "date_format" is the detected or configured format,
-        written as in a dataset's date_format; later readers are opened with it.
-        """
-
-    def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count the rows of [begin, end) after *after*.
-
-        Returns their number and None. If there are many, returns about *limit* and the place of the last counted row.
-        """
-
-    def total(self, begin: datetime, end: datetime) -> int:
-        """Return the number of rows of [begin, end), by one plain count without an order."""
-
-    def read(
-        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
-    ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows of [begin, end) in the order (date, key), and the place of the last one (None: no rows).
-
-        Returns at most *limit* rows, and at most about *max_bytes* as Arrow stores them, but at least one row. The
-        number depends on the rows alone. Raises Fatal, with the name of the column, if a column has changed since the
-        reader was opened.
-        """
-
-    def expect(
-        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
-    ) -> None:
-        """Announce the next read, so that its rows may be read in advance. A reader reads no other rows in advance."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
-@runtime_checkable
-class SettlesTypes(Protocol):
-    """The further methods of a reader whose values may differ from the type of their column."""
-
-    def misfits(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
-        """Return the columns with values in [begin, end) that do not fit their type."""
-
-    def settle(self, as_text: list[str]) -> None:
-        """Fix the types of all later rows: text for these columns, and the type that schema returns for all others."""
-
-
-@runtime_checkable
-class Waits(Protocol):
-    """The further attribute of a reader that waits for its database in steps."""
-
-    #: called repeatedly while the reader waits; may raise, or close the reader: then the reader reopens by itself or
-    #: raises ReaderClosed
-    on_wait: Callable[[], None] | None
 
 
 def load_datasets(path: Path) -> Datasets:
@@ -316,49 +227,3 @@ def _snapshot(asked: Any, url: URL) -> bool:
             field="snapshot",
         )
     return asked
-
-
-def away(dataset: Dataset) -> DatasetAway:
-    """Log the current exception, and return an error without its details for clients."""
-    _log.exception("Dataset %r cannot be read.", dataset.name)
-    return DatasetAway(f"The database of dataset {dataset.name!r} cannot be read; its error is in the service's log.")
-
-
-def unusable(dataset: Dataset) -> Fatal:
-    """Log the current exception, and return an error without its details for clients. The operator must act."""
-    _log.exception("The configuration of dataset %r does not match its database.", dataset.name)
-    return Fatal(
-        f"The database of dataset {dataset.name!r} does not match its configuration; its error is in the service's log."
-    )
-
-
-def check_table(dataset: Dataset, columns: dict[str, pa.DataType]) -> None:
-    """Raise Fatal if the table does not exist (no columns), or lacks the configured date column or key."""
-    if not columns:
-        raise Fatal(f"The table of dataset {dataset.name!r} does not exist.")
-    if not {dataset.date_column, dataset.key} <= columns.keys():
-        raise Fatal(f"The table of dataset {dataset.name!r} lacks its date column or its key.")
-
-
-def check_order(dataset: Dataset, last: Place, following: Place | None) -> None:
-    """Raise Fatal if the row after *last* has the same place: the next read would skip that row."""
-    if last == following:
-        raise Fatal(f"The key of dataset {dataset.name!r} is not unique: rows would be lost. Configure a unique key.")
-
-
-def keyless(dataset: Dataset) -> Fatal:
-    """Return the error for rows whose key is NULL."""
-    return Fatal(
-        f"The key of dataset {dataset.name!r} is NULL in some rows: they have no order and would be lost. "
-        "Configure a key that is NOT NULL."
-    )
-
-
-def undated(dataset: Dataset, error: ValueError) -> Fatal:
-    """Return the error for a date column whose format is unknown or cannot be compared."""
-    return Fatal(f"Dataset {dataset.name!r} cannot be exported by date: {error}.")
-
-
-def misfit(field: pa.Field, declared: str) -> Fatal:
-    """Return the error for a value that does not fit its column. It does not show the value."""
-    return Fatal(f"A value of column {field.name!r} does not fit its declared type, {declared or 'none'}.")

@@ -16,8 +16,8 @@ from jobmanager.errors import Fatal
 from jobmanager.jobs.export.json_lines import json_lines
 from jobmanager.jobs.export.mixed_columns import as_texts
 from jobmanager.jobs.export.output_file import Claim, Part, PartDamaged, sha256, sync_folder
-from jobmanager.jobs.export.parquet_pieces import list_of_all, piece
-from jobmanager.jobs.export.readers.errors import NOT_FOR_PARQUET
+from jobmanager.jobs.export.parquet_pieces import combined_footer, piece
+from jobmanager.jobs.export.readers.chunk_table import NOT_FOR_PARQUET
 from jobmanager.jobs.export.texts import decimal_texts, time_texts
 
 #: Bytes of rows to convert to JSON at once: an Arrow array holds at most 2 GiB of text, and JSON may be much longer.
@@ -66,7 +66,7 @@ def _give_name(part: Part, target: Path) -> str:
     return part.sha256
 
 
-class _AsItIs:
+class _PartIsFile:
     """A format whose part is already the file."""
 
     has_types = False
@@ -84,7 +84,7 @@ class _AsItIs:
         return sha256(file, on_block, begins_with=claimed)
 
 
-class Csv(_AsItIs):
+class Csv(_PartIsFile):
     """Comma-separated values (RFC 4180, except that lines end in \\n).
 
     Text and decimals are quoted, so that "" differs from NULL, which is an empty field; bytes are in base64.
@@ -111,7 +111,7 @@ class Csv(_AsItIs):
         return [f'The CSV has one column, {schema[0].name!r}, in which "" stands for NULL and for empty text.']
 
 
-class JsonLines(_AsItIs):
+class JsonLines(_PartIsFile):
     """One JSON object per line; dates as ISO text, bytes in base64, null for numbers JSON lacks (NaN, infinity).
 
     Decimals are numbers with all their digits; JSON columns are nested unchanged.
@@ -162,7 +162,7 @@ class Parquet:
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
         """Append the footer that lists all row groups, sync and rename the part."""
         with open(part.path, "rb", buffering=0) as file:
-            part.write(list_of_all(file.fileno(), part.length, on_chunk))
+            part.write(combined_footer(file.fileno(), part.length, on_chunk))
         part.sync()
         return _give_name(part, target)
 

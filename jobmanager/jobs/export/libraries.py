@@ -10,7 +10,7 @@ from pathlib import Path
 _BLOCK = 1024 * 1024
 
 
-def read_libraries(*packages: str) -> None:
+def preload_libraries(*packages: str) -> None:
     """Read the compiled libraries of packages into the page cache before they are imported.
 
     No other thread runs while a library is loaded. Loading it from disk takes a third of a second. Reading it first

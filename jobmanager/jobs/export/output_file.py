@@ -159,7 +159,7 @@ class Part:
 
 
 @contextmanager
-def in_our_words() -> Iterator[None]:
+def translate_os_errors() -> Iterator[None]:
     """Raise NoSpace or FilesUnusable instead of OSError, whose message may show paths."""
     try:
         yield
@@ -183,7 +183,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_unless_held(path: Path) -> None:
+def remove_unless_locked(path: Path) -> None:
     """Remove a file, unless an attempt that still runs holds its lock."""
     try:
         with open(path, "rb") as file:

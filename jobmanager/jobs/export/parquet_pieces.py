@@ -35,25 +35,25 @@ def piece(rows: pa.Table, at: int) -> bytes:
         return memory.read()
 
 
-def list_of_all(descriptor: int, length: int, on_piece: Callable[[], None]) -> pa.Buffer:
+def combined_footer(descriptor: int, length: int, on_piece: Callable[[], None]) -> pa.Buffer:
     """Return the footer that turns an open file of pieces, *length* bytes long, into one Parquet file.
 
     The first piece must have no rows. Calls *on_piece* after each piece.
     """
     ends = [length]
-    while (found := _list_before(descriptor, ends[-1])).num_row_groups:
+    while (found := _footer_before(descriptor, ends[-1])).num_row_groups:
         ends.append(_beginning(descriptor, found.row_group(0).column(0)))
         on_piece()
     # The first footer grows. The others are read again: all of them at once would take much memory.
     for end in reversed(ends[:-1]):
-        found.append_row_groups(_list_before(descriptor, end))
+        found.append_row_groups(_footer_before(descriptor, end))
         on_piece()
     sink = pa.BufferOutputStream()
     found.write_metadata_file(sink)
     return sink.getvalue()
 
 
-def _list_before(descriptor: int, end: int) -> pa.parquet.FileMetaData:
+def _footer_before(descriptor: int, end: int) -> pa.parquet.FileMetaData:
     size = int.from_bytes(os.pread(descriptor, 4, end - _TAIL), "little") + _TAIL
     return pa.parquet.read_metadata(pa.BufferReader(os.pread(descriptor, size, end - size)))
 

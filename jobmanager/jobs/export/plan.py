@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.export.datasets import COLUMN, Dataset, parse_date_format
+from jobmanager.jobs.export.datasets import Dataset, parse_date_format
+from jobmanager.jobs.export.reader import COLUMN
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,8 +54,8 @@ class Plan:
             columns=_types(schema),
             date_format=identity.get("date_format"),
             as_text=as_text,
-            configured=_configured(dataset),
-            database=_of_database(identity, schema.names),
+            configured=_settings_fingerprints(dataset),
+            database=_database_fingerprints(identity, schema.names),
             snapshot=dataset.snapshot,
         )
 
@@ -80,7 +81,7 @@ class Plan:
 
     def check_dataset(self, dataset: Dataset) -> None:
         """Raise Fatal if the configuration of the dataset has changed since the export began."""
-        self._compare(self.configured, _configured(dataset))
+        self._compare(self.configured, _settings_fingerprints(dataset))
 
     def check_columns(self, found: Iterable[str]) -> None:
         """Raise Fatal if the table lacks a column of the file. Added columns do not matter."""
@@ -99,7 +100,7 @@ class Plan:
                     f"The column {name!r} of dataset {self.dataset!r} was of type {before} when this export began, and "
                     f"is of type {now} now. {_ADVICE}"
                 )
-        self._compare(self.database, _of_database(identity, self.names()))
+        self._compare(self.database, _database_fingerprints(identity, self.names()))
 
     def _compare(self, before: dict[str, str], now: dict[str, str]) -> None:
         for name, mark in before.items():
@@ -111,7 +112,7 @@ def _types(schema: pa.Schema) -> list[list[str]]:
     return [[field.name, str(field.type) + (" (JSON)" if field.metadata else "")] for field in schema]
 
 
-def _configured(dataset: Dataset) -> dict[str, str]:
+def _settings_fingerprints(dataset: Dataset) -> dict[str, str]:
     """Return the fingerprints of the operator's settings, without the password, which may change."""
     fields = {
         "url": dataset.url.render_as_string(hide_password=True),
@@ -121,14 +122,16 @@ def _configured(dataset: Dataset) -> dict[str, str]:
         "date_format": str(dataset.date_format),
         "timezone": str(dataset.timezone),
     }
-    return {name: _mark(value) for name, value in fields.items()}
+    return {name: _fingerprint(value) for name, value in fields.items()}
 
 
-def _of_database(identity: dict[str, str], names: list[str]) -> dict[str, str]:
+def _database_fingerprints(identity: dict[str, str], names: list[str]) -> dict[str, str]:
     """Return the fingerprints of a reader's identity, without the columns that are not in the file."""
     columns = {f"{COLUMN}{name}" for name in names}
-    return {name: _mark(value) for name, value in identity.items() if not name.startswith(COLUMN) or name in columns}
+    return {
+        name: _fingerprint(value) for name, value in identity.items() if not name.startswith(COLUMN) or name in columns
+    }
 
 
-def _mark(text: str) -> str:
+def _fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
 """Entry point to the code that reads and writes rows with Arrow.
 
-This module and its imports are needed to run an export, not to accept one: see Export. Each reader is imported on
+This module and its imports are needed to run an export, not to accept one: see catalog.py. Each reader is imported on
 first use, because it brings its own driver library.
 """
 
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jobmanager.jobs.export.datasets import Dataset, Reader
+from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.formats import ENCODINGS
-from jobmanager.jobs.export.libraries import read_libraries
+from jobmanager.jobs.export.libraries import preload_libraries
+from jobmanager.jobs.export.reader import Reader
 
 __all__ = ["ENCODINGS", "load_reader", "open_reader"]
 
@@ -41,7 +42,7 @@ def _of_sqlite() -> Callable[[Dataset], Reader]:
 
 
 def _of_postgres() -> Callable[[Dataset], Reader]:
-    read_libraries("adbc_driver_manager", "adbc_driver_postgresql")
+    preload_libraries("adbc_driver_manager", "adbc_driver_postgresql")
     from jobmanager.jobs.export.readers.postgresql import PostgresReader  # noqa: PLC0415
     from jobmanager.jobs.export.readers.read_ahead import ReadAhead  # noqa: PLC0415
 

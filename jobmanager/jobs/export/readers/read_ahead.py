@@ -15,8 +15,8 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from jobmanager.jobs.export.chunks import MAX_BYTES
-from jobmanager.jobs.export.datasets import Reader, ReaderClosed
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.reader import Reader, ReaderClosed
 
 #: Step in which the job's thread waits for the database.
 _POLL_SECONDS = 0.05
@@ -38,7 +38,7 @@ class ReadAhead:
         self._reader = reader
         #: called repeatedly while waiting for the database; may raise, or close this reader
         self.on_wait: Callable[[], None] | None = None
-        self._asked: tuple[Any, ...] = ()  # the arguments of the read whose result is self._found
+        self._announced: tuple[Any, ...] = ()  # the arguments of the read whose result is self._found
         self._found: Future[tuple[pa.Table, Place | None]] | None = None
         # Set while no call runs; until then, no other thread may use the reader. Not Thread.join: after a force
         # interrupts a join, Python 3.11 considers the thread ended (bpo-45274).
@@ -56,23 +56,23 @@ class ReadAhead:
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count a step at a time; see Reader."""
-        return self._answer(self._reader.count, after, begin, end, limit)
+        return self._call(self._reader.count, after, begin, end, limit)
 
     def total(self, begin: datetime, end: datetime) -> int:
         """Return the number of rows of the range."""
-        return self._answer(self._reader.total, begin, end)
+        return self._call(self._reader.total, begin, end)
 
     def check(self) -> None:
         """Raise Fatal if the dataset cannot be exported exactly; see Reader."""
-        self._answer(self._reader.check)
+        self._call(self._reader.check)
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
         """Return warnings about a slow export; see Reader."""
-        return self._answer(self._reader.warnings, begin, end)
+        return self._call(self._reader.warnings, begin, end)
 
     def identity(self) -> dict[str, str]:
         """Return the properties that affect how values read or compare; see Reader."""
-        return self._answer(self._reader.identity)
+        return self._call(self._reader.identity)
 
     def expect(
         self,
@@ -85,8 +85,8 @@ class ReadAhead:
     ) -> None:
         """Start reading these rows in the thread. Waits first until a call under way has ended."""
         self._wait()
-        self._asked = columns, after, begin, end, limit, max_bytes
-        self._found = self._ask(self._reader.read, *self._asked)
+        self._announced = columns, after, begin, end, limit, max_bytes
+        self._found = self._start_call(self._reader.read, *self._announced)
 
     def is_ready(self, seconds: float) -> bool:
         """Wait for the call under way. Return False if it still runs after *seconds*."""
@@ -102,10 +102,10 @@ class ReadAhead:
         max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows; see Reader."""
-        asked = columns, after, begin, end, limit, max_bytes
+        wanted = columns, after, begin, end, limit, max_bytes
         found, self._found = self._found, None
-        if found is None or self._asked != asked:
-            return self._answer(self._reader.read, *asked)
+        if found is None or self._announced != wanted:
+            return self._call(self._reader.read, *wanted)
         self._wait()
         return found.result()
 
@@ -118,21 +118,21 @@ class ReadAhead:
             self.is_ready(_POLL_SECONDS)
         self._reader.close()
 
-    def _answer(self, ask: Callable[..., T], *args: Any) -> T:
-        """Call *ask* in the thread and return its result. Blocks.
+    def _call(self, method: Callable[..., T], *args: Any) -> T:
+        """Call *method* in the thread and return its result. Blocks.
 
-        Raises the exceptions of *ask* and of on_wait, and ReaderClosed.
+        Raises the exceptions of *method* and of on_wait, and ReaderClosed.
         """
         self._wait()
-        found = self._ask(ask, *args)
+        found = self._start_call(method, *args)
         self._wait()
         return found.result()
 
-    def _ask(self, ask: Callable[..., T], *args: Any) -> Future[T]:
+    def _start_call(self, method: Callable[..., T], *args: Any) -> Future[T]:
         found: Future[T] = Future()
         name = f"{threading.current_thread().name}-reads"
         has_ended = self._has_ended = threading.Event()
-        threading.Thread(target=_tell, args=(found, has_ended, ask, args), name=name, daemon=True).start()
+        threading.Thread(target=_run_call, args=(found, has_ended, method, args), name=name, daemon=True).start()
         return found
 
     def _wait(self) -> None:
@@ -144,9 +144,9 @@ class ReadAhead:
                 raise ReaderClosed
 
 
-def _tell(found: Future[T], has_ended: threading.Event, ask: Callable[..., T], args: tuple[Any, ...]) -> None:
+def _run_call(found: Future[T], has_ended: threading.Event, method: Callable[..., T], args: tuple[Any, ...]) -> None:
     try:
-        found.set_result(ask(*args))
+        found.set_result(method(*args))
     except BaseException as error:
         found.set_exception(error)
     finally:

@@ -7,23 +7,24 @@ compare keys and write values. Keeps the Python objects of only one read in memo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, time
-from typing import Any, LiteralString
+from datetime import date, datetime
+from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
 
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.chunks import MAX_BYTES, fitting_rows
-from jobmanager.jobs.export.datasets import COLUMN, Dataset, away, check_order, check_table, misfit, undated, unusable
-from jobmanager.jobs.export.dates import DateFormat, detect, in_zone, to_column
+from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.decimals import decimal_type
 from jobmanager.jobs.export.position import Place
-from jobmanager.jobs.export.readers.errors import keyless
+from jobmanager.jobs.export.reader import COLUMN
+from jobmanager.jobs.export.readers.date_bounds import DateBounds
+from jobmanager.jobs.export.readers.errors import away_error, null_key_error, unusable_error, value_type_error
 from jobmanager.jobs.export.readers.postgresql_columns import IS_JSON
-from jobmanager.jobs.export.schemas import schema_of
+from jobmanager.jobs.export.schemas import check_table, schema_of
 
 _CONNECT_SECONDS = 10
 #: Drivers with an argument connect_timeout; others may refuse it.
@@ -40,7 +41,6 @@ class SqlReader:
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._date_format: DateFormat | None = None  # detected, or configured and checked against the values
         with self._translated():
             is_patient = dataset.url.get_driver_name() in _PATIENT_DRIVERS
             patience = {"connect_timeout": _CONNECT_SECONDS} if is_patient else {}
@@ -56,6 +56,7 @@ class SqlReader:
             raise
         self._date = self._table.columns[dataset.date_column]
         self._key = self._table.columns[dataset.key]
+        self._dates = DateBounds(dataset, _date_kind(self._date.type), self._date_sample)
 
     def columns(self) -> dict[str, pa.DataType]:
         """Return name and type of every column."""
@@ -82,10 +83,10 @@ class SqlReader:
 
     def check(self) -> None:
         """Raise Fatal if the key is NULL in some rows or not unique, or the date format is unknown; see Reader."""
-        self._within(None, datetime(2000, 1, 1), datetime(2000, 1, 1))
+        self._dates.check()
         dated = self._date.is_not(None)
         if self._rows(sa.select(sa.literal(1)).where(dated, self._key.is_(None)).limit(1)):
-            raise keyless(self._dataset)
+            raise null_key_error(self._dataset)
         tied = sa.select(self._date).where(dated).group_by(self._date, self._key).having(sa.func.count() > 1)
         if self._rows(tied.limit(1)):
             raise Fatal(
@@ -101,7 +102,7 @@ class SqlReader:
         """Return the properties that affect how values read or compare; see Reader."""
         known = {
             "server": self._engine.dialect.name,
-            "date_format": str(self._format() if self._date_kind() == "" else DateFormat.NATIVE),
+            "date_format": str(self._dates.format()),
         }
         return known | {COLUMN + column.name: str(column.type) for column in self._table.columns}
 
@@ -116,57 +117,40 @@ class SqlReader:
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows; see Reader."""
         wanted = self.schema(columns)
-        query = sa.select(*(self._table.columns[name] for name in columns), self._date, self._key)
-        query = query.where(*self._within(after, begin, end)).order_by(self._date, self._key)
         # Read one more row than wanted: it shows whether the key is unique.
-        with self._translated(), self._streaming().execute(query.limit(limit + 1)) as rows:
+        query = self.select_rows(columns, after, begin, end, limit + 1)
+        with self._translated(), self._streaming().execute(query) as rows:
             found, following = fitting_rows(rows, limit, max_bytes)
         if not found:
             return wanted.empty_table(), None
         if any(row[-1] is None for row in (*found, *following)):
-            raise keyless(self._dataset)
+            raise null_key_error(self._dataset)
         last, *next_places = (Place(date=row[-2], key=row[-1]) for row in (found[-1], *following))
         check_order(self._dataset, last, next_places[0] if next_places else None)
         arrays = [self._array([row[index] for row in found], field) for index, field in enumerate(wanted)]
         return pa.table(arrays, schema=wanted), last
-
-    def expect(
-        self,
-        columns: list[str],
-        after: Place | None,
-        begin: datetime,
-        end: datetime,
-        limit: int,
-        max_bytes: int = MAX_BYTES,
-    ) -> None:
-        """Do nothing; see Reader."""
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
         self._engine.dispose()
 
+    def select_rows(
+        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
+    ) -> sa.Select[Any]:
+        """Return the query of the next rows, with date and key as the last two columns."""
+        query = sa.select(*(self._table.columns[name] for name in columns), self._date, self._key)
+        return query.where(*self._within(after, begin, end)).order_by(self._date, self._key).limit(limit)
+
     def _within(self, after: Place | None, begin: datetime, end: datetime) -> list[Any]:
         """Return the conditions for the rows of [begin, end) after *after*."""
-        bounds = date_conditions(self._date_kind(), begin, end, self._format, self._dataset.timezone)
-        conditions = [self._date.op(operator)(bound) for operator, bound in bounds]
+        conditions = [self._date.op(operator)(bound) for operator, bound in self._dates.conditions(begin, end)]
         if after is None:
             return conditions
         place = sa.tuple_(sa.literal(after.date, self._date.type), sa.literal(after.key, self._key.type))
         return [*conditions, sa.tuple_(self._date, self._key) > place]
 
-    def _date_kind(self) -> str:
-        if isinstance(self._date.type, sa.DateTime):
-            return "aware" if self._date.type.timezone else "naive"
-        return "date" if isinstance(self._date.type, sa.Date) else ""
-
-    def _format(self) -> DateFormat:
-        """Return the date format of a date column whose type is not a date."""
-        if self._date_format is None:
-            self._date_format = detected(self._sample(), self._dataset)
-        return self._date_format
-
-    def _sample(self) -> list[object]:
+    def _date_sample(self) -> list[object]:
         """Return up to 1,000 values of the date column: the first, the last, and some in the order of the table."""
         query = sa.select(self._date).where(self._date.is_not(None))
         ends = [query.order_by(order).limit(_SAMPLE_ROWS // 4) for order in (self._date, self._date.desc())]
@@ -198,7 +182,7 @@ class SqlReader:
         try:
             return pa.array(values, field.type)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
-            raise misfit(field, str(self._table.columns[field.name].type)) from None
+            raise value_type_error(field, str(self._table.columns[field.name].type)) from None
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -207,9 +191,9 @@ class SqlReader:
         except sa.exc.NoSuchTableError:
             raise Fatal(f"The table of dataset {self._dataset.name!r} does not exist.") from None
         except _AWAY:
-            raise away(self._dataset) from None
+            raise away_error(self._dataset) from None
         except (sa.exc.SQLAlchemyError, ImportError, ValueError, TypeError):
-            raise unusable(self._dataset) from None
+            raise unusable_error(self._dataset) from None
 
 
 def arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
@@ -228,6 +212,13 @@ def arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
     return known.get(python_type, pa.string())
 
 
+def _date_kind(declared: sa.types.TypeEngine[Any]) -> str:
+    """Return the kind of a date column, see date_conditions."""
+    if isinstance(declared, sa.DateTime):
+        return "aware" if declared.timezone else "naive"
+    return "date" if isinstance(declared, sa.Date) else ""
+
+
 def _marked(field: pa.Field, declared: sa.types.TypeEngine[Any]) -> pa.Field:
     """Return the field, with the JSON metadata if its texts are JSON."""
     return field.with_metadata(IS_JSON) if isinstance(declared, (sa.JSON, sa.ARRAY)) else field
@@ -239,35 +230,7 @@ def _text(value: Any) -> str | None:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
 
 
-def date_conditions(
-    kind: str, begin: datetime, end: datetime, date_format: Callable[[], DateFormat], timezone: str | None
-) -> list[tuple[LiteralString, Any]]:
-    """Return the operators and values that restrict a date column to [begin, end), naive and in UTC.
-
-    *kind* is "date", "naive" or "aware" for the database's own types, and "" for the format that *date_format* returns.
-    A date stands for its first moment. *timezone*: the zone of values that have none. datetime.max stands for the end
-    of the calendar.
-    """
-    before: LiteralString = "<=" if end == datetime.max else "<"
-    if kind == "aware":
-        return [(">=", begin.replace(tzinfo=UTC)), (before, end.replace(tzinfo=UTC))]
-    if kind == "":
-        found = date_format()
-        return [(">=", to_column(begin, found, timezone)), ("<", to_column(end, found, timezone))]
-    begin, end = in_zone(begin, timezone), in_zone(end, timezone)
-    if kind == "naive":
-        return [(">=", begin), (before, end)]
-    return [
-        (">=" if begin.time() == time() else ">", begin.date()),
-        ("<" if end.time() == time() else "<=", end.date()),
-    ]
-
-
-def detected(values: list[Any], dataset: Dataset) -> DateFormat:
-    """Return the format of a date column's values. Raises Fatal that shows some of them if it cannot be determined."""
-    try:
-        found = detect(values, dataset.date_format)
-        to_column(datetime(2000, 1, 1), found)  # raises ValueError for a format that only SQLite can compare
-    except ValueError as error:
-        raise undated(dataset, error) from None
-    return found
+def check_order(dataset: Dataset, last: Place, following: Place | None) -> None:
+    """Raise Fatal if the row after *last* has the same place: the next read would skip that row."""
+    if last == following:
+        raise Fatal(f"The key of dataset {dataset.name!r} is not unique: rows would be lost. Configure a unique key.")

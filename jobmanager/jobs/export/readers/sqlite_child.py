@@ -31,7 +31,7 @@ from jobmanager.jobs.export.readers.sqlite import SqliteReader
 _EXPECTED = {Fatal: "fatal", DatasetAway: "away"}
 
 
-class _Kept(logging.Handler):
+class _LogCollector(logging.Handler):
     """Collects log messages for the answer: the log of the service is in the other process."""
 
     def __init__(self) -> None:
@@ -46,21 +46,21 @@ class _Kept(logging.Handler):
 def main() -> None:
     """Answer requests until the input ends."""
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_take, args=(sys.stdin.buffer, requests), daemon=True).start()
+    threading.Thread(target=_queue_requests, args=(sys.stdin.buffer, requests), daemon=True).start()
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # other output must not mix with the answers
-    kept = _Kept()
-    logging.getLogger().addHandler(kept)
-    served = Served()
+    collector = _LogCollector()
+    logging.getLogger().addHandler(collector)
+    server = Server()
     while True:
-        kept.lines.clear()
-        header, body = served.answer(json.loads(requests.get()))
-        head = json.dumps(header | {"logged": kept.lines, "size": len(body)}).encode()
+        collector.lines.clear()
+        header, body = server.answer(json.loads(requests.get()))
+        head = json.dumps(header | {"logged": collector.lines, "size": len(body)}).encode()
         _write(answers, len(head).to_bytes(4, "big") + head)
         _write(answers, body)
 
 
-class Served:
+class Server:
     """A reader, opened by the first request."""
 
     def __init__(self) -> None:
@@ -69,20 +69,20 @@ class Served:
     def answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         """Return the header and the body of the answer to a request."""
         try:
-            return self._answer(**request)
+            return self._call(**request)
         except (Fatal, DatasetAway) as error:
             return {"error": _EXPECTED[type(error)], "message": str(error)}, b""
         except Exception as error:
             logging.getLogger(__name__).error("%s", traceback.format_exc())
             return {"error": "other", "message": type(error).__name__}, b""
 
-    def _answer(self, method: str, args: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    def _call(self, method: str, args: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         if method == "open":
-            self._reader = _opened(**args)
+            self._reader = _open_reader(**args)
             return {"value": None}, b""
         assert self._reader is not None, "the first request opens the reader"
-        ask: Callable[..., Any] = getattr(self._reader, method)
-        found = ask(**{name: _READ.get(name, _as_it_is)(value) for name, value in args.items()})
+        call: Callable[..., Any] = getattr(self._reader, method)
+        found = call(**{name: _CONVERSIONS.get(name, _unchanged)(value) for name, value in args.items()})
         if method == "read":
             rows, place = found
             return {"value": place.to_json() if place else None}, _stream(rows)
@@ -92,7 +92,7 @@ class Served:
         return {"value": found}, b""
 
 
-def _opened(
+def _open_reader(
     dataset: dict[str, Any], database: str, declared: dict[str, str], as_text: list[str] | None
 ) -> SqliteReader:
     date_format = DateFormat(dataset["date_format"]) if dataset["date_format"] else None
@@ -100,16 +100,16 @@ def _opened(
     url = SimpleNamespace(database=database)
     reader = SqliteReader(Dataset(**dataset | {"url": url, "date_format": date_format}), declared)
     if as_text is not None:
-        reader.settle(as_text)
+        reader.fix_types(as_text)
     return reader
 
 
-def _as_it_is(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
 #: Conversions for arguments of types that JSON lacks.
-_READ: dict[str, Callable[[Any], Any]] = {
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "begin": datetime.fromisoformat,
     "end": datetime.fromisoformat,
     "after": lambda kept: Place.from_json(kept) if kept else None,
@@ -123,7 +123,7 @@ def _stream(rows: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def _take(source: BinaryIO, requests: queue.SimpleQueue[bytes]) -> None:
+def _queue_requests(source: BinaryIO, requests: queue.SimpleQueue[bytes]) -> None:
     for line in source:
         requests.put(line)
     os._exit(0)  # not sys.exit: a statement may run in the other thread

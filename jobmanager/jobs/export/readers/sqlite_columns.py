@@ -135,6 +135,16 @@ class Selected:
         return column
 
 
+def misfit_test(column: str, kind: pa.DataType) -> str:
+    """Return an SQL expression that is true for values that do not fit a column of that type."""
+    if pa.types.is_integer(kind):
+        return f"typeof({column}) NOT IN ('integer', 'null')"
+    if pa.types.is_floating(kind):
+        largest = 2**53
+        return f"{column} >= '' OR (typeof({column}) = 'integer' AND {column} NOT BETWEEN -{largest} AND {largest})"
+    return "0" if pa.types.is_string(kind) else f"typeof({column}) NOT IN ('blob', 'null')"
+
+
 def size(columns: list[str]) -> str:
     """Return an SQL expression for the bytes of a row. *columns* are qualified and quoted."""
     return f"{8 * len(columns)} + " + _sum([f"iif({name} >= '', octet_length({name}), 0)" for name in columns])

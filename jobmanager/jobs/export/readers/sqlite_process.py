@@ -27,13 +27,13 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.export.datasets import Dataset, DatasetAway, away, check_table
+from jobmanager.jobs.export.chunks import MAX_BYTES
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.errors import away_error
 from jobmanager.jobs.export.readers.sqlite_columns import arrow_type
-from jobmanager.jobs.export.schemas import schema_of
+from jobmanager.jobs.export.schemas import check_table, schema_of
 
-#: Default size limit of a chunk, in bytes.
-MAX_BYTES = 16 * 1024 * 1024
 #: Interval between two calls of on_wait.
 _STEP_MILLISECONDS = 50
 _BUSY_SECONDS = 5
@@ -63,13 +63,13 @@ class SqliteProcess:
         self._declared: dict[str, str] = {}
         self._as_text: list[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._asked: bytes | None = None  # the request whose answer was not read yet
+        self._pending_request: bytes | None = None  # the request whose answer was not read yet
         self._is_closed = False
 
     def columns(self) -> dict[str, pa.DataType]:
         """Return name and type of every column. Does not start the child."""
         if not self._declared:
-            self._declared = self._find_declared()
+            self._declared = self._read_declared()
         columns = {name: arrow_type(declared) for name, declared in self._declared.items()}
         check_table(self._dataset, columns)
         return columns
@@ -91,15 +91,15 @@ class SqliteProcess:
         """Return the properties that affect how values read or compare; see Reader."""
         return dict(self._call("identity"))
 
-    def misfits(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
+    def mixed_columns(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
         """Return the columns with values in [begin, end) that do not fit their type. Text fits all values."""
-        return list(self._call("misfits", columns=columns, **_range(begin, end)))
+        return list(self._call("mixed_columns", columns=columns, **_range(begin, end)))
 
-    def settle(self, as_text: list[str]) -> None:
+    def fix_types(self, as_text: list[str]) -> None:
         """Fix the types of all later rows as schema() then returns them. These columns become text."""
         self._as_text = list(as_text)
         if self._process is not None:
-            self._call("settle", as_text=self._as_text)
+            self._call("fix_types", as_text=self._as_text)
 
     def total(self, begin: datetime, end: datetime) -> int:
         """Count the rows of the range; see Reader."""
@@ -133,7 +133,7 @@ class SqliteProcess:
         max_bytes: int = MAX_BYTES,
     ) -> None:
         """Request these rows from the child, which reads them while the previous ones are written. Does not wait."""
-        if self._process is not None and self._asked is None and not self._is_closed:
+        if self._process is not None and self._pending_request is None and not self._is_closed:
             self._send(_reading(columns, after, begin, end, limit, max_bytes))
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class SqliteProcess:
         self._is_closed = True
         self._end()
 
-    def _find_declared(self) -> dict[str, str]:
+    def _read_declared(self) -> dict[str, str]:
         """Return name and declared type of every column.
 
         Uses Python's SQLite library, as an embedding application does: connections of one library share their locks.
@@ -152,7 +152,7 @@ class SqliteProcess:
             with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as connection:
                 rows = connection.execute(f'PRAGMA table_xinfo("{table}")').fetchall()
         except sqlite3.Error:
-            raise away(self._dataset) from None
+            raise away_error(self._dataset) from None
         # The last field is 1 for the hidden columns of virtual tables, which are for their queries only.
         return {name: declared or "" for _, name, declared, _, _, _, hidden in rows if hidden != 1}
 
@@ -168,7 +168,7 @@ class SqliteProcess:
         """
         self.columns()  # the child compares its table with these
         try:
-            header, body = self._answered(request)
+            header, body = self._request_until_answered(request)
         except BaseException:
             # An answer, or a part of one, may be in the pipe: the child is unusable.
             self._end()
@@ -177,16 +177,16 @@ class SqliteProcess:
             self._end()
         return self._value(header), body
 
-    def _answered(self, request: bytes) -> tuple[dict[str, Any], pa.Buffer]:
+    def _request_until_answered(self, request: bytes) -> tuple[dict[str, Any], pa.Buffer]:
         """Return the answer to a request. Sends the request again if a halt closed the reader meanwhile."""
         while True:
             try:
-                process = self._started()
-                if self._asked not in (None, request):
-                    self._answer(process)  # discard the answer to a read that is no longer needed
-                if self._asked is None:
+                process = self._ensure_started()
+                if self._pending_request not in (None, request):
+                    self._read_answer(process)  # discard the answer to a read that is no longer needed
+                if self._pending_request is None:
                     self._send(request)
-                return self._answer(process)
+                return self._read_answer(process)
             except _Closed:
                 continue
 
@@ -201,7 +201,7 @@ class SqliteProcess:
             raise DatasetAway(header["message"])
         raise RuntimeError(f"Reading dataset {self._dataset.name!r} failed: {header['message']}, see the log.")
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _ensure_started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             folder = str(Path(__file__).parents[4])
             self._process = subprocess.Popen(
@@ -218,7 +218,7 @@ class SqliteProcess:
             dataset = asdict(replace(self._dataset, url=None))  # type: ignore[arg-type]
             opening = {"dataset": dataset, "database": self._dataset.url.database or ""}
             self._send(_request("open", opening | {"declared": self._declared, "as_text": self._as_text}))
-            self._value(self._answer(self._process)[0])
+            self._value(self._read_answer(self._process)[0])
         return self._process
 
     def _send(self, request: bytes) -> None:
@@ -228,16 +228,16 @@ class SqliteProcess:
             self._process.stdin.write(request)
         except BrokenPipeError:
             self._fail(self._process)
-        self._asked = request
+        self._pending_request = request
 
-    def _answer(self, process: subprocess.Popen[bytes]) -> tuple[dict[str, Any], pa.Buffer]:
-        size = self._bytes(process, 4)
-        header = json.loads(self._bytes(process, int.from_bytes(size, "big")).to_pybytes())
-        body = self._bytes(process, header["size"])
-        self._asked = None
+    def _read_answer(self, process: subprocess.Popen[bytes]) -> tuple[dict[str, Any], pa.Buffer]:
+        size = self._read_bytes(process, 4)
+        header = json.loads(self._read_bytes(process, int.from_bytes(size, "big")).to_pybytes())
+        body = self._read_bytes(process, header["size"])
+        self._pending_request = None
         return header, body
 
-    def _bytes(self, process: subprocess.Popen[bytes], number: int) -> pa.Buffer:
+    def _read_bytes(self, process: subprocess.Popen[bytes], number: int) -> pa.Buffer:
         """Return the next *number* bytes of the child's answer. Blocks."""
         assert process.stdout is not None
         buffer = pa.allocate_buffer(number)
@@ -267,7 +267,7 @@ class SqliteProcess:
         )
 
     def _end(self) -> None:
-        process, self._process, self._asked = self._process, None, None
+        process, self._process, self._pending_request = self._process, None, None
         if process is None:
             return
         process.kill()

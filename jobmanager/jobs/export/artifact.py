@@ -1,0 +1,153 @@
+"""The file of an export: the part that chunks are appended to, and the file for download that is made of it.
+
+Keeps the cursor true to the part: a claim is its rows, name, length and SHA-256. Reads no rows; see output_file.py for
+locks, truncation and copies of a part.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobmanager.job import Job
+from jobmanager.jobs.export.output_file import FilesUnusable, Part, PartDamaged, remove_unless_locked
+from jobmanager.jobs.export.plan import Plan
+from jobmanager.jobs.export.source import Source
+
+if TYPE_CHECKING:
+    from jobmanager.jobs.export.formats import Encoding
+
+#: The fields of the cursor that survive when an export starts over.
+_KEPT = ("version", "plan", "warnings", "mark", "counted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeFile:
+    """A file for download."""
+
+    path: Path
+    rows: int
+    sha256: str
+
+
+class Artifact:
+    """The part of one attempt, and its file. Reads and sets the cursor of its job."""
+
+    def __init__(self, job: Job, source: Source, encoding: Encoding) -> None:
+        self._job = job
+        self._source = source
+        self._encoding = encoding
+        self._part: Part | None = None
+        #: True as soon as the complete part is turned into the file
+        self.is_finishing = False
+
+    def open_part(self, plan: Plan) -> Part:
+        """Return the part: the open one, the one that the cursor names, or a new one.
+
+        If the part is damaged, resets the cursor: the export starts over.
+        """
+        if self._part is None:
+            self._part = self._reopen_part()
+        return self._part or self._begin_part(plan)
+
+    def sync(self) -> None:
+        """Make all appended rows durable (fsync)."""
+        if self._part is not None:
+            self._part.sync()
+
+    def close(self) -> None:
+        """Sync and close the part. It is reopened when it is needed."""
+        part, self._part = self._part, None
+        if part is not None:
+            with closing(part):
+                # After a failure, the last claim is saved only after the part is closed.
+                part.sync()
+
+    def finish(self, plan: Plan, rows: int) -> MadeFile:
+        """Turn the complete part into the file for download."""
+        part = self.open_part(plan)
+        if self._job.cursor["rows"] != rows:
+            raise FilesUnusable("The export lost its part while it was halted; another attempt starts over.")
+        part.sync()
+        self.is_finishing = True
+        # Named after its part and thus its attempt: an attempt without a lease cannot replace the file of another.
+        # Also named after its rows: if the process dies now, the last checkpoint may claim fewer.
+        path = self._job.workdir / f"{_stem(part.path.name)}-{rows}.{self._encoding.extension}"
+        return MadeFile(path=path, rows=rows, sha256=self._encoding.finish(part, path, self._job.checkpoint))
+
+    def find_finished(self) -> MadeFile | None:
+        """Return the file of an earlier attempt that died before it returned its result; None if there is none.
+
+        Removes a damaged file, but no intact one: if this attempt has lost its lease without noticing, that may be the
+        job's result.
+        """
+        cursor = self._job.cursor
+        if "part" not in cursor:
+            return None
+        for path in self._job.workdir.glob(f"{_stem(cursor['part'])}-*.{self._encoding.extension}"):
+            rows = int(path.stem.rpartition("-")[2])
+            claimed = cursor["bytes"], cursor["sha256"]
+            try:
+                sha256 = self._encoding.digest(path, rows, claimed, self._job.checkpoint)
+                return MadeFile(path=path, rows=rows, sha256=sha256)
+            except PartDamaged as error:
+                self._job.log.warning("The export continues with its part: %s.", error)
+                path.unlink(missing_ok=True)
+        return None
+
+    def remove_leftovers(self) -> None:
+        """Remove the parts of earlier attempts that died before their first checkpoint was saved.
+
+        Never removes a finished file: if this attempt has lost its lease, that may be the result of the next one.
+        """
+        for path in self._job.workdir.glob("export-*"):
+            is_unfinished = path.suffix in (".part", ".unfinished")
+            # Not those of later attempts: if there are any, this one has lost its lease without noticing.
+            if is_unfinished and int(_stem(path.name).split("-")[1]) < self._job.attempt:
+                remove_unless_locked(path)
+
+    def _reopen_part(self) -> Part | None:
+        """Reopen the part that the cursor names, if any. If it is damaged, resets the cursor and returns None."""
+        cursor = self._job.cursor
+        if "part" not in cursor:
+            return None
+        try:
+            return Part.reopen(
+                self._job.workdir / cursor["part"],
+                length=cursor["bytes"],
+                sha256=cursor["sha256"],
+                copy_to=self._new_part_path(),
+                on_block=self._job.checkpoint,
+            )
+        except PartDamaged as error:
+            self._job.log.warning("The export starts over: the part file cannot be used, %s.", error)
+            self._job.cursor = {name: self._job.cursor[name] for name in _KEPT if name in self._job.cursor}
+            self._job.done = 0
+            return None
+
+    def _begin_part(self, plan: Plan) -> Part:
+        head = self._encoding.head(self._source.reader(plan).schema(plan.names()))
+        # Stored before the write, so that the part is closed even if the volume is full.
+        part = self._part = Part.create(self._new_part_path())
+        part.write(head)
+        self._job.cursor = {**self._job.cursor, **claim(part, 0)}
+        return part
+
+    def _new_part_path(self) -> Path:
+        return self._job.workdir / f"export-{self._job.attempt}.{self._encoding.part_extension}.part"
+
+
+def claim(part: Part, rows: int) -> dict[str, Any]:
+    """Return the cursor's claim about a part with this many rows."""
+    return {"rows": rows, "part": part.path.name, "bytes": part.length, "sha256": part.sha256}
+
+
+def _stem(part_name: str) -> str:
+    """Return the name of a part without its extensions.
+
+    >>> _stem("export-1.csv.part")
+    'export-1'
+    """
+    return part_name.partition(".")[0]

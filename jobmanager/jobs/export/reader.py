@@ -1,0 +1,105 @@
+"""The interface of the readers: what an export needs from the database of a dataset.
+
+Each reader is in readers/. Opens nothing, and works without Arrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from jobmanager.jobs.export.position import Place
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Prefix of the names in Reader.identity that concern one column; the name of the column follows.
+COLUMN = "column "
+
+
+class ReaderClosed(Exception):
+    """The reader was closed while it waited for the database. Open another one."""
+
+
+class Reader(Protocol):
+    """One open connection to the database of a dataset. Its methods raise DatasetAway and Fatal."""
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """Return the columns of the table in order, with their exported types."""
+
+    def schema(self, chosen: list[str]) -> pa.Schema:
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them.
+
+        Text that holds JSON has the metadata {b"jobmanager": b"json"}.
+        """
+
+    def check(self) -> None:
+        """Raise Fatal, in one sentence, if the dataset cannot be exported exactly.
+
+        Reasons: the table or a column is missing, the key is NULL in some rows or not unique as the reader compares it,
+        or the date format cannot be determined. Called once, when an export begins.
+        """
+
+    def warnings(self, begin: datetime, end: datetime) -> list[str]:
+        """Return a sentence for each reason why an export of [begin, end) is slow, such as a missing index."""
+
+    def identity(self) -> dict[str, str]:
+        """Return the properties that affect how values read or compare, by name: server version, encoding, …
+
+        A later attempt fails if one of them has changed. The name of a property of one column is COLUMN and the name of
+        the column; it is ignored if the export lacks that column. "date_format" is the detected or configured format,
+        written as in a dataset's date_format; later readers are opened with it.
+        """
+
+    def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
+        """Count the rows of [begin, end) after *after*.
+
+        Returns their number and None. If there are many, returns about *limit* and the place of the last counted row.
+        """
+
+    def total(self, begin: datetime, end: datetime) -> int:
+        """Return the number of rows of [begin, end), by one plain count without an order."""
+
+    def read(
+        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
+    ) -> tuple[pa.Table, Place | None]:
+        """Return the next rows of [begin, end) in the order (date, key), and the place of the last one (None: no rows).
+
+        Returns at most *limit* rows, and at most about *max_bytes* as Arrow stores them, but at least one row. The
+        number depends on the rows alone. Raises Fatal, with the name of the column, if a column has changed since the
+        reader was opened.
+        """
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """The further method of a reader that can read rows in advance."""
+
+    def expect(
+        self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
+    ) -> None:
+        """Announce the next read, so that its rows may be read in advance. A reader reads no other rows in advance."""
+
+
+@runtime_checkable
+class FixesTypes(Protocol):
+    """The further methods of a reader whose values may differ from the type of their column."""
+
+    def mixed_columns(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
+        """Return the columns with values in [begin, end) that do not fit their type."""
+
+    def fix_types(self, as_text: list[str]) -> None:
+        """Fix the types of all later rows: text for these columns, and the type that schema returns for all others."""
+
+
+@runtime_checkable
+class Waits(Protocol):
+    """The further attribute of a reader that waits for its database in steps."""
+
+    #: called repeatedly while the reader waits; may raise, or close the reader: then the reader reopens by itself or
+    #: raises ReaderClosed
+    on_wait: Callable[[], None] | None

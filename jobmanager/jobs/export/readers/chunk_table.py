@@ -1,0 +1,32 @@
+"""Make the table of a chunk from its columns. Pure."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+#: Metadata of rows with a column that is text in this chunk alone: the reason why Parquet cannot hold them.
+NOT_FOR_PARQUET = b"jobmanager not for parquet"
+
+
+class ChunkTable:
+    """The columns of one chunk, added one by one. A column with a value that does not fit its type is added as text."""
+
+    def __init__(self) -> None:
+        self._fields: list[pa.Field] = []
+        self._arrays: list[pa.ChunkedArray] = []
+        self._reasons: list[str] = []
+
+    def add(self, field: pa.Field, array: pa.ChunkedArray) -> None:
+        """Add a column whose values all fit."""
+        self._fields.append(field)
+        self._arrays.append(array)
+
+    def add_text(self, field: pa.Field, texts: pa.ChunkedArray, reason: str) -> None:
+        """Add a column as text. *reason*: why Parquet cannot hold its values, see errors.not_for_parquet_reason."""
+        self.add(field.with_type(pa.string()), texts)
+        self._reasons.append(reason)
+
+    def table(self) -> pa.Table:
+        """Return the table. Its metadata has the first reason, if there is one."""
+        metadata = {NOT_FOR_PARQUET: self._reasons[0].encode()} if self._reasons else None
+        return pa.table(self._arrays, schema=pa.schema(self._fields, metadata))

@@ -1,0 +1,162 @@
+"""The connection of a reader to MariaDB or MySQL, by PyMySQL. All values arrive as the server's text.
+
+PyMySQL is an optional dependency, so it is imported when a dataset is opened. Never writes, and holds no transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobmanager.errors import Fatal
+from jobmanager.jobs.export.datasets import Dataset
+from jobmanager.jobs.export.readers.errors import (
+    away_error,
+    encoding_error,
+    forbidden_error,
+    missing_table_error,
+    timeout_error,
+    unusable_error,
+)
+
+_CONNECT_SECONDS = 10
+#: Statement timeout.
+_STATEMENT_SECONDS = 600
+
+#: Error numbers, as in MariaDB's "Error Codes".
+_MISSING = (1146, 1049)
+_WRONG = (1054, 1792)
+_FORBIDDEN = (1044, 1045, 1142, 1143, 1370)
+_TIMED_OUT = (1969, 3024)
+
+_log = logging.getLogger(__name__)
+
+
+class Connection:
+    """A connection, opened for the first query, and again after an error."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        """Raises Fatal if PyMySQL is not installed, or the URL cannot be used. Does not connect."""
+        self._dataset = dataset
+        self._driver = _driver(dataset)
+        self._arguments = _arguments(dataset)
+        self._connection: Any = None
+        self._is_sending = False  # True while the server has rows of a statement left to send
+
+    def query(self, query: str, *, seconds: int | None = None) -> list[Any]:
+        """Return the rows of a query with a short result. *seconds* is a shorter statement timeout."""
+        with self._translated(), self._connected().cursor() as cursor:
+            if seconds is None:
+                cursor.execute(query)
+                return list(cursor.fetchall())
+            self._limit(cursor, seconds)
+            cursor.execute(query)
+            found = list(cursor.fetchall())
+            # Not needed after an error: the connection is dropped then.
+            self._limit(cursor, _STATEMENT_SECONDS)
+            return found
+
+    def stream(self, query: str, limit: int) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query with this LIMIT. Fetches them from the server one by one.
+
+        If not all are taken, call `discard_rows` before the next query.
+        """
+        with self._translated():
+            cursor = self._connected().cursor(self._driver.cursors.SSCursor)
+            cursor.execute(query)
+            self._is_sending = True
+            while (row := cursor.fetchone()) is not None:
+                limit -= 1
+                if not limit:
+                    cursor.close()
+                    self._is_sending = False
+                yield row
+                if not limit:
+                    return
+            self._is_sending = False
+
+    def discard_rows(self) -> None:
+        """Close the connection if rows of a stream are left: the server would send them before the next answer."""
+        if self._is_sending:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection. The next query opens another one."""
+        connection, self._connection = self._connection, None
+        self._is_sending = False
+        if connection is not None:
+            # Not close(): it would wait for the remaining rows.
+            connection._force_close()
+
+    def _connected(self) -> Any:
+        if self._connection is None:
+            with self._translated():
+                self._connection = self._driver.connect(**self._arguments)
+                with self._connection.cursor() as cursor:
+                    cursor.execute("SET SESSION time_zone = '+00:00'")
+                    cursor.execute("SET SESSION TRANSACTION READ ONLY")
+                    self._limit(cursor, _STATEMENT_SECONDS)
+        return self._connection
+
+    def _limit(self, cursor: Any, seconds: int) -> None:
+        """Set the statement timeout, which MariaDB and MySQL name differently."""
+        is_mariadb = "MariaDB" in self._connection.get_server_info()
+        cursor.execute(
+            f"SET SESSION max_statement_time = {seconds}"
+            if is_mariadb
+            else f"SET SESSION max_execution_time = {seconds * 1000}"
+        )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except self._driver.err.MySQLError as error:
+            self.close()
+            raise self._client_error(error) from None
+        except UnicodeDecodeError:
+            self.close()
+            raise encoding_error(self._dataset) from None
+
+    def _client_error(self, error: Any) -> Exception:
+        number = error.args[0] if error.args else 0
+        if number in _MISSING:
+            return missing_table_error(self._dataset)
+        if number in _FORBIDDEN:
+            _log.exception("Dataset %r cannot be read.", self._dataset.name)
+            return forbidden_error(self._dataset)
+        if number in _TIMED_OUT:
+            return timeout_error(self._dataset, _STATEMENT_SECONDS)
+        is_away = isinstance(error, (self._driver.err.OperationalError, self._driver.err.InterfaceError))
+        if number in _WRONG or not is_away:
+            return unusable_error(self._dataset)
+        return away_error(self._dataset)
+
+
+def _driver(dataset: Dataset) -> Any:
+    """Import and return PyMySQL. Raises Fatal if it is not installed."""
+    try:
+        for part in ("pymysql.cursors", "pymysql.converters"):
+            import_module(part)
+        return import_module("pymysql")
+    except ImportError:
+        raise Fatal(
+            f"Dataset {dataset.name!r} needs PyMySQL, which is not installed. Install the service as jobmanager[mysql]."
+        ) from None
+
+
+def _arguments(dataset: Dataset) -> dict[str, Any]:
+    """Return the arguments to connect with: those of the URL, but all values arrive as text. Raises Fatal."""
+    try:
+        url = dataset.url.set(drivername="mysql+pymysql")
+        _, given = url.get_dialect()().create_connect_args(url)
+    except (SQLAlchemyError, ImportError, TypeError, ValueError):
+        raise unusable_error(dataset) from None
+    given.pop("client_flag", None)
+    kept = {name: value for name, value in given.items() if name not in ("conv", "cursorclass", "autocommit")}
+    return {"connect_timeout": _CONNECT_SECONDS} | kept | {"charset": "utf8mb4", "conv": {0: str}, "autocommit": True}

@@ -1,0 +1,64 @@
+"""What the two connections of a PostgreSQL reader have in common: URL, settings of a transaction, and cancellation."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway
+from jobmanager.jobs.export.readers.errors import timeout_error, unusable_error
+
+_CONNECT_SECONDS = 10
+#: Statement timeout, unless the server or the URL sets statement_timeout.
+STATEMENT_SECONDS = 600
+#: Lock timeout of a snapshot for its table.
+LOCK_SECONDS = 10
+_SETTINGS = """
+    SELECT set_config('transaction_read_only', 'on', true), set_config('TimeZone', 'UTC', true),
+        set_config('DateStyle', 'ISO, YMD', true), set_config('IntervalStyle', 'postgres', true),
+        set_config('extra_float_digits', '1', true), set_config('bytea_output', 'hex', true),
+        set_config('statement_timeout', CASE current_setting('statement_timeout')
+            WHEN '0' THEN '{seconds}s' ELSE current_setting('statement_timeout') END, true)
+"""
+
+
+class Cancellation:
+    """Whether the reader was cancelled. Set by another thread than the one that reads; never reset."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self.is_requested = False
+
+    def request(self) -> None:
+        """Make each later statement fail."""
+        self.is_requested = True
+
+    def check(self) -> None:
+        """Raise DatasetAway if the reader was cancelled."""
+        if self.is_requested:
+            raise self.error()
+
+    def error(self) -> DatasetAway:
+        """Return the error for a statement that was cancelled."""
+        return DatasetAway(f"The read of dataset {self._dataset.name!r} was cancelled.")
+
+
+def conninfo(dataset: Dataset) -> str:
+    """Return the URL as a connection string for libpq. Raises Fatal."""
+    try:
+        url = dataset.url.set(drivername="postgresql+psycopg")
+        _, given = url.get_dialect()().create_connect_args(url)
+        return make_conninfo(**{"connect_timeout": _CONNECT_SECONDS, **given, "client_encoding": "UTF8"})
+    except (psycopg.Error, SQLAlchemyError, ImportError, TypeError, ValueError):
+        raise unusable_error(dataset) from None
+
+
+def transaction_settings() -> str:
+    """Return the statement to begin a transaction with: read-only, with a timeout, and a fixed form of values."""
+    return _SETTINGS.format(seconds=STATEMENT_SECONDS)
+
+
+def statement_timeout_error(dataset: Dataset) -> DatasetAway:
+    """Return the error for a statement that exceeded its timeout."""
+    return timeout_error(dataset, STATEMENT_SECONDS)

@@ -1,0 +1,131 @@
+"""How the rows of a SQLite table are ordered, and the segments of a range that are read one after the other.
+
+Chooses the order by the indexes that the table has. Reads no rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from jobmanager.errors import Fatal
+from jobmanager.jobs.export.datasets import Dataset
+from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.sqlite_connection import Connection
+from jobmanager.jobs.export.readers.sqlite_dates import Dates
+from jobmanager.jobs.export.readers.sqlite_table import Table
+from jobmanager.jobs.export.readers.sqlite_values import bound, shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """How the rows of a range compare, and whether an index has them in that order."""
+
+    #: appended to date and key in every comparison; "" for the collations of the columns
+    collation: str
+    is_indexed: bool
+    #: True if an index has the rows in the order of the date, even if not in the order of the key
+    has_dates: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A part of the range that is read from its beginning to its end."""
+
+    #: a FROM clause without the word FROM
+    source: str
+    condition: str
+    bounds: list[Any]
+    order: str
+
+
+class RowOrder:
+    """The order of the rows of one table."""
+
+    def __init__(self, table: Table, dates: Dates, connection: Connection) -> None:
+        self._table = table
+        self._dates = dates
+        self._connection = connection
+        self._chosen: Order | None = None
+
+    def choose(self, begin: datetime, end: datetime) -> Order:
+        """Choose how date and key compare: byte by byte, unless only an index in the columns' collations is of use.
+
+        Later calls return the same order, until `forget`.
+        """
+        if self._chosen is None:
+            orders = [self._explained(collation, begin, end) for collation in (" COLLATE BINARY", "")]
+            self._chosen = next(
+                (order for order in orders if order.is_indexed),
+                next((order for order in orders if order.has_dates), orders[0]),
+            )
+        return self._chosen
+
+    def forget(self) -> None:
+        """Choose again when the order is next needed: the indexes may have changed."""
+        self._chosen = None
+
+    def segments(self, after: Place | None, begin: datetime, end: datetime) -> list[Segment]:
+        """Return the rows of [begin, end) after *after*.
+
+        First those of the same date, then those of later dates: for `(date, key) > (?, ?) AND date < ?`, SQLite 3.40
+        does not look up the key in its index, and scans all rows of a date for each chunk.
+        """
+        order = self.choose(begin, end)
+        whole = self._range(order, begin, end)
+        if after is None:
+            return [whole]
+        date, key = self._table.date + order.collation, self._table.key + order.collation
+        high = whole.bounds[1]
+        at, behind = bound(after.date), bound(after.key)
+        return [
+            replace(whole, condition=f"{date} = ? AND {key} > ?", bounds=[at, behind]),
+            replace(whole, condition=whole.condition.replace(">=", ">", 1), bounds=[at, high]),
+        ]
+
+    def _explained(self, collation: str, begin: datetime, end: datetime) -> Order:
+        tried = Order(collation=collation, is_indexed=True, has_dates=True)
+        segment = self._range(tried, begin, end)
+        plan = self._connection.query(
+            f"EXPLAIN QUERY PLAN SELECT {self._table.name}.* FROM {segment.source} WHERE {segment.condition} "
+            f"ORDER BY {segment.order} LIMIT 1",
+            segment.bounds,
+        )["detail"].to_pylist()
+        is_sorted = any("TEMP B-TREE FOR" in step for step in plan)
+        is_scan = not any(step.startswith("SEARCH") for step in plan)
+        sorts_all = any("TEMP B-TREE FOR ORDER BY" in step for step in plan)
+        return replace(tried, is_indexed=not is_sorted and not is_scan, has_dates=not sorts_all and not is_scan)
+
+    def _range(self, order: Order, begin: datetime, end: datetime) -> Segment:
+        low, high, exact = self._dates.bounds(begin, end)
+        date, key = self._table.date + order.collation, self._table.key + order.collation
+        return Segment(
+            source=self._table.name,
+            condition=f"{date} >= ? AND {date} < ?{exact}",
+            bounds=[low, high],
+            order=date if self._table.date == self._table.key else f"{date}, {key}",
+        )
+
+
+def select(connection: Connection, selected: str, segment: Segment, limit: int, *, offset: int = 0) -> pa.Table:
+    """Select from the rows of a segment, in order."""
+    return connection.query(
+        f"SELECT {selected} FROM {segment.source} WHERE {segment.condition} ORDER BY {segment.order} "
+        f"LIMIT {limit}" + (f" OFFSET {offset}" if offset else ""),
+        segment.bounds,
+        batch_rows=max(1, limit),
+    )
+
+
+def ambiguous_key_error(dataset: Dataset, order: Order, place: Place | None = None) -> Fatal:
+    """Return the error for rows with equal places in that order."""
+    way = "" if order.collation else " in the order of the index, which compares as the collation of its columns"
+    where = "" if place is None else f" Rows with {dataset.key} = {shown(place.key)} are equal."
+    return Fatal(
+        f"The key of dataset {dataset.name!r} is not unique: rows would be lost. Column "
+        f"{dataset.key!r} of dataset {dataset.name!r} has equal values for one "
+        f"{dataset.date_column}{way}.{where} Name a unique column as key."
+    )

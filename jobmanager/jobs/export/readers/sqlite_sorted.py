@@ -1,0 +1,75 @@
+"""Sort the rows of a SQLite table without an index once, in a temporary table, and read it chunk by chunk.
+
+Keeps only date, key and rowid of each row. The temporary table is undone by a rollback: call `forget` after one.
+"""
+
+from __future__ import annotations
+
+from jobmanager.jobs.export.datasets import Dataset
+from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.sqlite_connection import Connection
+from jobmanager.jobs.export.readers.sqlite_order import Order, Segment, ambiguous_key_error
+from jobmanager.jobs.export.readers.sqlite_table import Table, null_key_error
+from jobmanager.jobs.export.readers.sqlite_values import bound
+
+
+class SortedRows:
+    """The sorted rows of one table."""
+
+    def __init__(self, dataset: Dataset, table: Table, connection: Connection) -> None:
+        self._dataset = dataset
+        self._table = table
+        self._connection = connection
+        #: the last place read from the temporary table, and its position there; None if there is no such table
+        self._until: tuple[Place | None, int] | None = None
+
+    @property
+    def is_in_use(self) -> bool:
+        """Return True if the rows are sorted. They were checked for equal and NULL keys then."""
+        return self._until is not None
+
+    def forget(self) -> None:
+        """Sort again when rows are next needed."""
+        self._until = None
+
+    def segment(self, after: Place | None, segments: list[Segment], row_id: str) -> Segment:
+        """Return the rows after *after* as one segment that needs no sorting. *segments*: these rows, unsorted."""
+        if self._until is None or self._until[0] != after:
+            self._sort(segments, row_id)
+            self._until = (after, 0)
+        # A row whose date or key has changed since is left out, like any row that moves to before the current place.
+        return Segment(
+            source=f"temp.sorted AS sorted CROSS JOIN {self._table.name} ON {row_id} = sorted.row",
+            condition=f"sorted.rowid > ? AND {self._table.date} = sorted.date AND {self._table.key} = sorted.key",
+            bounds=[self._until[1]],
+            order="sorted.rowid",
+        )
+
+    def keep_position(self, place: Place) -> None:
+        """Remember that the rows were read up to *place*."""
+        if self._until is None:
+            return
+        query = (
+            "SELECT max(rowid) AS n FROM (SELECT sorted.rowid FROM temp.sorted AS sorted "
+            "WHERE sorted.rowid > ? AND sorted.date = ? AND sorted.key = ? LIMIT 1)"
+        )
+        found = self._connection.query(query, [self._until[1], bound(place.date), bound(place.key)])
+        self._until = (place, found["n"][0].as_py())
+
+    def _sort(self, segments: list[Segment], row_id: str) -> None:
+        """Store date, key and rowid of the rows in order in a temporary table. Raises Fatal for equal or NULL keys."""
+        self._connection.query("DROP TABLE IF EXISTS temp.sorted")
+        self._connection.query("CREATE TEMP TABLE sorted (date, key, row)")
+        for segment in segments:
+            self._connection.query(
+                f"INSERT INTO temp.sorted SELECT {self._table.date}, {self._table.key}, {row_id} "
+                f"FROM {segment.source} WHERE {segment.condition} ORDER BY {segment.order}",
+                segment.bounds,
+            )
+        if self._connection.query("SELECT 1 FROM temp.sorted WHERE key IS NULL LIMIT 1").num_rows:
+            raise null_key_error(self._dataset)
+        equal = "a.date = b.date AND a.key = b.key"
+        query = f"SELECT 1 FROM temp.sorted a CROSS JOIN temp.sorted b ON b.rowid = a.rowid + 1 WHERE {equal} LIMIT 1"
+        if self._connection.query(query).num_rows:
+            order = Order(collation=" COLLATE BINARY", is_indexed=False, has_dates=False)
+            raise ambiguous_key_error(self._dataset, order)

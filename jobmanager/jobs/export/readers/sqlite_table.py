@@ -1,0 +1,128 @@
+"""A table of a SQLite file as its schema describes it: columns, names in SQL, rowid, and the uniqueness of the key.
+
+Reads no rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from jobmanager.errors import Fatal
+from jobmanager.jobs.export.datasets import Dataset
+from jobmanager.jobs.export.readers.sqlite_columns import arrow_type
+from jobmanager.jobs.export.readers.sqlite_connection import Connection
+from jobmanager.jobs.export.schemas import check_table
+
+
+class Table:
+    """The table of a dataset."""
+
+    def __init__(self, dataset: Dataset, connection: Connection, declared: dict[str, str] | None = None) -> None:
+        """*declared*: the expected columns with their declared types; None: as found. Does not query the file."""
+        self._dataset = dataset
+        self._connection = connection
+        self._declared = dict(declared or {})
+        self._version: int | None = None
+        #: the quoted name
+        self.name = _quote(dataset.table)
+        self.date = self.column(dataset.date_column)
+        self.key = self.column(dataset.key)
+
+    def column(self, name: str) -> str:
+        """Return a column's name for SQL, with its table: SQLite reads a bare name of a missing column as a text."""
+        return f"{self.name}.{_quote(name)}"
+
+    def types(self) -> dict[str, pa.DataType]:
+        """Return name and type of each column, also of generated ones. Raises Fatal if the date or key is missing."""
+        if not self._declared:
+            self._declared = self._declared_now()
+        columns = {name: arrow_type(declared) for name, declared in self._declared.items()}
+        check_table(self._dataset, columns)
+        return columns
+
+    def declared(self) -> dict[str, str]:
+        """Return name and declared type of every column. Raises Fatal as `types` does."""
+        self.types()
+        return self._declared
+
+    def check_unchanged(self, names: list[str]) -> bool:
+        """Raise Fatal if one of the columns has changed since the export began.
+
+        Return False if the schema of the file has changed since the last call: an index may have come or gone.
+        """
+        version = self._connection.query("PRAGMA schema_version")["schema_version"][0].as_py()
+        if version == self._version:
+            return True
+        now, declared = self._declared_now(), self._declared
+        for name in names:
+            if now.get(name) != declared[name]:
+                change = f"is {now[name] or 'without a type'} now" if name in now else "no longer exists"
+                raise Fatal(
+                    f"Column {name!r} of dataset {self._dataset.name!r} was {declared[name] or 'without a type'} "
+                    f"when the export began, and {change}. Export again."
+                )
+        self._version = version
+        return False
+
+    def is_table(self) -> bool:
+        """Return True if the dataset is an ordinary table. Its columns convert values; the columns of a view do not."""
+        query = (
+            "SELECT 1 AS n FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE AND type = 'table'"
+        )
+        return bool(self._connection.query(query, [self._dataset.table]).num_rows)
+
+    def row_id(self) -> str | None:
+        """Return a name for the rowid. None: a view, a table WITHOUT ROWID, or columns have all its names."""
+        query = "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE AND type = 'table'"
+        found = self._connection.query(query, [self._dataset.table])
+        if not found.num_rows or found["wr"][0].as_py():
+            return None
+        taken = {name.lower() for name in self.declared()}
+        free = [name for name in ("rowid", "_rowid_", "oid") if name not in taken]
+        return f"{self.name}.{free[0]}" if free else None
+
+    def is_key_certain(self, collation: str) -> bool:
+        """Return True if the table's definition guarantees that the key is never NULL and unique in this collation.
+
+        *collation*: see Order.collation.
+        """
+        row = next(row for row in self._columns_now() if row["name"] == self._dataset.key)
+        keys = [other for other in self._columns_now() if other["pk"]]
+        if row["pk"] and len(keys) == 1 and row["type"].upper() == "INTEGER" and self.row_id() is not None:
+            return True
+        return bool(row["notnull"]) and self._has_unique_index(collation)
+
+    def _has_unique_index(self, collation: str) -> bool:
+        listed = self._connection.query(f"PRAGMA index_list({self.name})").to_pylist()
+        for index in listed:
+            if not index["unique"] or index["partial"]:
+                continue
+            rows = self._connection.query(f"PRAGMA index_xinfo({_quote(index['name'])})").to_pylist()
+            rows = [row for row in rows if row["key"]]
+            # Keys that are unique in a column's collation are unique byte by byte too, but not vice versa.
+            is_as_fine = collation != "" or all(row["coll"] != "BINARY" for row in rows)
+            if is_as_fine and {row["name"] for row in rows} <= {self._dataset.key, self._dataset.date_column}:
+                return True
+        return False
+
+    def _declared_now(self) -> dict[str, str]:
+        return {row["name"]: row["type"] or "" for row in self._columns_now()}
+
+    def _columns_now(self) -> list[dict[str, Any]]:
+        rows = self._connection.query(f"PRAGMA table_xinfo({self.name})").to_pylist()
+        # 1 marks the hidden columns of virtual tables, which are for their queries only.
+        return [row for row in rows if row["hidden"] != 1]
+
+
+def null_key_error(dataset: Dataset) -> Fatal:
+    """Return the error for rows whose key is NULL."""
+    return Fatal(
+        f"The key of dataset {dataset.name!r} is NULL in some rows: they have no order and would be lost. "
+        "Configure a key that is NOT NULL."
+    )
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
