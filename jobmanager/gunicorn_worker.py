@@ -461,7 +461,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
         if conn.is_idle:
             self._receive(conn)
         else:
-            self._steps[conn.incoming.look()](conn)
+            self._steps[conn.incoming.update_stage()](conn)
 
     def _receive(self, conn: Connection) -> None:
         """Add the bytes that have arrived to the request, then take the step that follows."""

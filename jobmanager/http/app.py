@@ -64,5 +64,5 @@ def create_app(manager: JobManager | None = None) -> Flask:
     app.register_blueprint(blueprint(manager))
     # A request that matches no route belongs to no blueprint.
     errors.register(app)
-    app.after_request(security.add_headers_to_errors)
+    app.after_request(security.add_headers_without_route)
     return app

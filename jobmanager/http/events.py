@@ -24,10 +24,10 @@ from jobmanager.core.values import News
 from jobmanager.engine.change_feed import Subscription, Told
 from jobmanager.errors import InvalidRequest, JobManagerError
 from jobmanager.http import parsing
-from jobmanager.http.context import manager, still_let_in
+from jobmanager.http.context import manager, token_check
 from jobmanager.http.openapi import examples
 from jobmanager.http.openapi.responses import BROKEN, INVALID_QUERY, NO_JOB, NO_STREAM
-from jobmanager.http.openapi.spec import Answer, describe, header_parameter, job_id_parameter, query_parameters
+from jobmanager.http.openapi.spec import ResponseDoc, describe, header_parameter, job_id_parameter, query_parameters
 from jobmanager.http.schemas import rest
 from jobmanager.manager import JobManager
 from jobmanager.observability import metrics
@@ -64,7 +64,9 @@ _LAST_EVENT_ID = header_parameter(
     "may follow it; keep that id like any other. A client that does not read for ten seconds is disconnected.",
     parameters=[_LAST_EVENT_ID, *query_parameters(rest.EventQuery)],
     answers={
-        200: Answer(text="The stream; it is open until either side closes it.", model=str, examples=examples.STREAM),
+        200: ResponseDoc(
+            text="The stream; it is open until either side closes it.", model=str, examples=examples.STREAM
+        ),
         422: INVALID_QUERY,
         500: BROKEN,
         503: NO_STREAM,
@@ -74,7 +76,7 @@ def index() -> Response:
     """Follow the changes and the progress of jobs."""
     query = parsing.parse_query(rest.EventQuery, request.args)
     subscription = manager().follow(query.selection(), after=_last_event_id(query))
-    return _answer(_Stream(subscription, manager()))
+    return _stream_response(_Stream(subscription, manager()))
 
 
 @blueprint.get("/jobs/<job:job_id>/events")
@@ -88,10 +90,10 @@ def index() -> Response:
     "204, so that browsers do not try again.",
     parameters=[job_id_parameter(), _LAST_EVENT_ID, *query_parameters(rest.JobEventQuery)],
     answers={
-        200: Answer(
+        200: ResponseDoc(
             text="The stream; it ends when the job is completed or stopped.", model=str, examples=examples.STREAM_OF_JOB
         ),
-        204: Answer(text="The job is completed or stopped, and the client has seen every change."),
+        204: ResponseDoc(text="The job is completed or stopped, and the client has seen every change."),
         404: NO_JOB,
         422: INVALID_QUERY,
         500: BROKEN,
@@ -106,28 +108,28 @@ def of_job(job_id: str) -> Response:
     if job.status in FINAL and after is not None and manager().changes(job_id)[-1].seq <= after:
         return Response(status=HTTPStatus.NO_CONTENT)
     subscription = manager().follow(job_id=job_id, after=after or 0)
-    return _answer(_Stream(subscription, manager(), job_id=job_id))
+    return _stream_response(_Stream(subscription, manager(), job_id=job_id))
 
 
 def _last_event_id(query: rest.JobEventQuery) -> int | None:
     """Return the number of the last change that the client has seen, or None. Raises InvalidRequest."""
-    told = request.headers.get("Last-Event-ID") or query.last_event_id
-    if not told:
+    event_id = request.headers.get("Last-Event-ID") or query.last_event_id
+    if not event_id:
         return None
-    if not (told.isascii() and told.isdecimal() and len(told) <= 18):
+    if not (event_id.isascii() and event_id.isdecimal() and len(event_id) <= 18):
         raise InvalidRequest("Invalid Last-Event-ID. Send the id of an event, or none.", field="last_event_id")
-    return int(told)
+    return int(event_id)
 
 
-def _answer(stream: _Stream) -> Response:
+def _stream_response(stream: _Stream) -> Response:
     client = _Client(request.environ)
-    response = Response(client.paced(stream), mimetype="text/event-stream")
+    response = Response(client.send_when_writable(stream), mimetype="text/event-stream")
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"  # otherwise nginx buffers the events
     response.call_on_close(stream.close)
     metrics.stream_began()
     response.call_on_close(metrics.stream_ended)
-    response.call_on_close(client.part)
+    response.call_on_close(client.close_after_response)
     return response
 
 
@@ -138,7 +140,7 @@ class _Stream:
         self._subscription = subscription
         self._manager = manager
         self._job_id = job_id
-        self._is_let_in = still_let_in()
+        self._is_token_valid = token_check()
 
     def is_over(self) -> bool:
         """Return True if no more events will come, because the service shuts down."""
@@ -162,16 +164,16 @@ class _Stream:
         while not self.is_over():
             if time.monotonic() - looked_at > LOOK_SECONDS:
                 looked_at = time.monotonic()
-                if not self._is_let_in():
+                if not self._is_token_valid():
                     return
-            told = self._subscription.take(LOOK_SECONDS)
-            chunk = b"".join(map(self._show, told))
+            updates = self._subscription.take(LOOK_SECONDS)
+            chunk = b"".join(map(self._show, updates))
             if not chunk and time.monotonic() - spoke_at > HEARTBEAT_SECONDS:
                 chunk = b":\n" + self._place()
             if chunk:
                 spoke_at = time.monotonic()
             yield chunk
-            if self._job_id is not None and any(map(_is_final, told)):
+            if self._job_id is not None and any(map(_is_final, updates)):
                 yield self._show_job(self._job_id)
                 return
 
@@ -184,10 +186,10 @@ class _Stream:
         """Return an SSE id line without data. Clients keep the id, so that a reconnect resumes from here."""
         return f"id: {self._subscription.position}\n\n".encode()
 
-    def _show(self, told: Told) -> bytes:
-        if isinstance(told, News):
-            return _show_change(told)
-        return _event("progress", rest.show_progress(told, self._manager.now()))
+    def _show(self, update: Told) -> bytes:
+        if isinstance(update, News):
+            return _show_change(update)
+        return _event("progress", rest.show_progress(update, self._manager.now()))
 
     def _show_job(self, job_id: str) -> bytes:
         return _event("job", rest.show_job(self._manager.get(job_id), self._manager))
@@ -205,8 +207,8 @@ def _event(name: str, data: BaseModel, *, number: int | None = None) -> bytes:
     return f"event: {name}\n{place}data: {data.model_dump_json()}\n\n".encode()
 
 
-def _is_final(told: Told) -> bool:
-    return isinstance(told, News) and told.change.to_status in FINAL
+def _is_final(update: Told) -> bool:
+    return isinstance(update, News) and update.change.to_status in FINAL
 
 
 class _Client:
@@ -219,17 +221,17 @@ class _Client:
             # Last resort, in case a send blocks after all.
             self._socket.settimeout(READ_SECONDS)
 
-    def paced(self, stream: _Stream) -> Iterator[bytes]:
+    def send_when_writable(self, stream: _Stream) -> Iterator[bytes]:
         """Yield the stream in pieces that the client has room for. Ends if the client has left or does not read."""
         for chunk in stream:
             if self._has_left():
                 return
             for begin in range(0, len(chunk), _PIECE):
-                if not self._has_room(stream.is_over):
+                if not self._wait_for_room(stream.is_over):
                     return
                 yield chunk[begin : begin + _PIECE]
 
-    def part(self) -> None:
+    def close_after_response(self) -> None:
         """Make the server close the connection after the response, instead of waiting for another request."""
         self._shut(socket.SHUT_RD)
         if self._socket is not None:
@@ -239,7 +241,7 @@ class _Client:
     def _has_left(self) -> bool:
         return bool(self._poll(select.POLLRDHUP, 0) & _GONE)
 
-    def _has_room(self, is_over: Callable[[], bool]) -> bool:
+    def _wait_for_room(self, is_over: Callable[[], bool]) -> bool:
         """Wait until the client has room for a piece. Return False if it has left, does not read, or at shutdown."""
         deadline = time.monotonic() + READ_SECONDS
         while time.monotonic() < deadline and not is_over():

@@ -54,7 +54,7 @@ def parse_object(body: bytes, example: str) -> dict[str, Any]:
     """Return the JSON object in *body*. Raises Unreadable, which states the fault and shows the *example*."""
     value = _parse(body, example)
     if not isinstance(value, dict):
-        raise Unreadable(f"The body must be a JSON object, not {kind(value)}. Valid example: {example}.")
+        raise Unreadable(f"The body must be a JSON object, not {json_type_name(value)}. Valid example: {example}.")
     return value
 
 
@@ -135,7 +135,7 @@ def parse_query(model: type[Model], query: MultiDict[str, str]) -> Model:
     return validated(model, values)
 
 
-def kind(value: Any) -> str:
+def json_type_name(value: Any) -> str:
     """Return the name of the value's JSON type, with an article.
 
     >>> kind([])

@@ -32,7 +32,7 @@ _PART = re.compile(r"<(?:\w+:)?(\w+)>")
 def identify(app: Flask) -> None:
     """Give each request an id: the one that the client sent, if it is acceptable, or a new one."""
     app.before_request(_begin)
-    app.after_request(_tell)
+    app.after_request(_send_id)
     app.teardown_request(_end)
 
 
@@ -53,8 +53,8 @@ def _shown(rule: str) -> str:
 
 def heed_one_range() -> None:
     """Ignore Range unless a GET asks for a single range of bytes (RFC 9110 §14.2): Werkzeug would answer 416."""
-    told = request.headers.get("Range", "")
-    if request.method != "GET" or len(told) > _LONGEST_RANGE or not _ONE_RANGE.fullmatch(told):
+    header = request.headers.get("Range", "")
+    if request.method != "GET" or len(header) > _LONGEST_RANGE or not _ONE_RANGE.fullmatch(header):
         request.environ.pop("HTTP_RANGE", None)
 
 
@@ -68,12 +68,12 @@ class Files(Blueprint):
 
 
 def _begin() -> None:
-    told = request.environ.get(_BROUGHT, "")
-    g.request_id = told if _SANE.fullmatch(told) else str(uuid7())
+    sent_id = request.environ.get(_BROUGHT, "")
+    g.request_id = sent_id if _SANE.fullmatch(sent_id) else str(uuid7())
     request_id.set(g.request_id)
 
 
-def _tell(response: Response) -> Response:
+def _send_id(response: Response) -> Response:
     response.headers[HEADER] = g.request_id
     return response
 

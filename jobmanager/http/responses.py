@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from jobmanager.core.states import UNDER_WAY, Action
 from jobmanager.core.values import JobRecord
 from jobmanager.errors import BatchUnderWay, InvalidRequest
-from jobmanager.http.context import manager, mounted
+from jobmanager.http.context import current_mount, manager
 from jobmanager.http.errors import IF_MATCH
 from jobmanager.http.schemas import rest
 
@@ -33,28 +33,28 @@ _WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:;[^,]*)?(?=,|$)', r
 
 def preferred_wait() -> int:
     """Return the wait that the client prefers, in seconds (`Prefer: wait=N`, RFC 7240 §4.3); 0 without one."""
-    told = ",".join(request.headers.getlist("Prefer"))
-    if len(told) > _LONGEST_PREFER:
+    header = ",".join(request.headers.getlist("Prefer"))
+    if len(header) > _LONGEST_PREFER:
         return 0  # a server may ignore a preference: RFC 7240 §2
-    preferred = _WAIT.search(told)
+    preferred = _WAIT.search(header)
     return min(MOST_WAIT_SECONDS, int(preferred[1])) if preferred else 0
 
 
 @contextmanager
-def preferred_place() -> Iterator[float]:
+def preferred_wait_limit() -> Iterator[float]:
     """Yield how many seconds to wait: as many as the client prefers, or a moment if too many requests wait already."""
-    with place_to_wait(preferred_wait()) as seconds:
+    with wait_limit(preferred_wait()) as seconds:
         yield seconds
 
 
 @contextmanager
-def place_to_wait(wanted: float) -> Iterator[float]:
+def wait_limit(wanted: float) -> Iterator[float]:
     """Yield how many seconds the request may wait: *wanted* if a place for waiting is free, else a moment.
 
     Does not block. Each waiting request holds one of the threads that answer requests, and some must be left for
     others. A request in the spare thread, which answers while all others are held, waits only a moment.
     """
-    places = mounted().waits
+    places = current_mount().waits
     is_spare = getattr(request.environ.get("gunicorn.socket"), "is_in_spare_thread", False)
     if wanted <= MOMENT_SECONDS or is_spare or not places.acquire(blocking=False):
         yield min(wanted, MOMENT_SECONDS)
@@ -72,7 +72,7 @@ def batch_at_a_time() -> Iterator[None]:
     Blocks up to five seconds for the lock, then raises BatchUnderWay. A waiting batch holds a thread, so it takes one
     of the places for waiting; raises BatchUnderWay at once if none is free.
     """
-    lock, places = mounted().batch, mounted().waits
+    lock, places = current_mount().batch, current_mount().waits
     if not lock.acquire(blocking=False):
         if not places.acquire(blocking=False):
             raise BatchUnderWay
@@ -93,11 +93,11 @@ def expected_versions() -> set[str] | None:
     Saving a checkpoint does not change the version: progress does not count. Raises InvalidRequest if the header is too
     long.
     """
-    told = request.headers.get("If-Match", "")
-    if len(told) > _LONGEST_IF_MATCH:
+    header = request.headers.get("If-Match", "")
+    if len(header) > _LONGEST_IF_MATCH:
         raise InvalidRequest(f"If-Match has at most {_LONGEST_IF_MATCH} characters.", field=IF_MATCH)
     tags = request.if_match
-    if not told or tags.star_tag:
+    if not header or tags.star_tag:
         return None
     # Werkzeug returns None for an empty tag.
     return {rest.version_of(tag) for tag in tags.as_set() if tag is not None}
@@ -116,7 +116,7 @@ def render_job(job: JobRecord, status: HTTPStatus = HTTPStatus.OK) -> Response:
     return response
 
 
-def render_asked(action: Action, job: JobRecord, *, wait: float) -> Response:
+def render_action(action: Action, job: JobRecord, *, wait: float) -> Response:
     """Return the response to a halt, resume or stop that waited up to *wait* seconds: 202 if it is still under way."""
     response = render_job(job, HTTPStatus.ACCEPTED if job.status in UNDER_WAY[action] else HTTPStatus.OK)
     if wait > MOMENT_SECONDS:

@@ -15,7 +15,7 @@ from jobmanager.auth import rate_limits
 from jobmanager.auth.tokens import Role, Token, TokenFile
 from jobmanager.errors import RateLimited, Unauthenticated
 from jobmanager.http import origins
-from jobmanager.http.context import Mount, endpoint, is_open_request, mounted, require
+from jobmanager.http.context import Mount, current_mount, endpoint, is_open_request, require
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_BATCH_BYTES = 64 * 1024 * 1024
@@ -62,7 +62,7 @@ def add_headers(response: Response) -> Response:
     return response
 
 
-def add_headers_to_errors(response: Response) -> Response:
+def add_headers_without_route(response: Response) -> Response:
     """Add the headers to the response if the request matches no route; `add_headers` covers the routes."""
     if request.endpoint is not None:
         return response
@@ -75,20 +75,20 @@ def add_headers_to_errors(response: Response) -> Response:
 
 def _check() -> None:
     """Refuse a request before its route runs. A single function, since Flask spends time on each that it calls."""
-    mount = mounted()
+    mount = current_mount()
     if endpoint() not in _PROBES:
-        _refuse_strangers(mount)
+        _check_client_and_host(mount)
     changes_something = _changes_something()
     if changes_something:
         _refuse_foreign_change(mount)
     elif not origins.may_read(request.environ):
         abort(403, "A page of another site may link here, but may not read this.")
     if mount.tokens is not None and not is_open_request():
-        _let_in(mount.tokens, Role.OPERATOR if changes_something else Role.VIEWER)
+        _authenticate(mount.tokens, Role.OPERATOR if changes_something else Role.VIEWER)
     _refuse_large()
 
 
-def _refuse_strangers(mount: Mount) -> None:
+def _check_client_and_host(mount: Mount) -> None:
     """Refuse other machines if only this one may use the service, and hosts that the service does not answer for."""
     environ, settings = request.environ, mount.manager.settings
     is_private = mount.tokens is None and not settings.insecure
@@ -121,10 +121,10 @@ def _refuse_foreign_change(mount: Mount) -> None:
         abort(403, "A prefetch by a browser may not change jobs.")
 
 
-def _let_in(tokens: TokenFile, needed: Role) -> None:
+def _authenticate(tokens: TokenFile, needed: Role) -> None:
     """Check the token. Raises Unauthenticated, Forbidden, RateLimited or TokensUnavailable."""
-    told = request.authorization
-    secret = told.token if told is not None and told.type == "bearer" else None
+    authorization = request.authorization
+    secret = authorization.token if authorization is not None and authorization.type == "bearer" else None
     token = tokens.find(secret, now=datetime.now(UTC)) if secret else None
     if token is None:
         tokens.tokens()  # an unusable file takes precedence: raises TokensUnavailable
@@ -138,7 +138,7 @@ def _count(token: Token) -> None:
     """Raise RateLimited if the token has sent too many requests. A bucket that cannot be used limits nothing."""
     if token.rate is None:
         return
-    bucket = mounted().manager.settings.data_dir / "rates" / token.hash[:32]
+    bucket = current_mount().manager.settings.data_dir / "rates" / token.hash[:32]
     try:
         wait_seconds = rate_limits.take(bucket, per_minute=token.rate, now=time.monotonic())
     except OSError as error:

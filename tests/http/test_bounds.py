@@ -85,7 +85,7 @@ def test_a_job_is_found_by_all_of_its_32_labels(still: FlaskClient) -> None:
 
 def models() -> Iterator[type[BaseModel]]:
     """Yield the models of all that a client may send."""
-    found: list[type[BaseModel]] = [rest.Strictly]
+    found: list[type[BaseModel]] = [rest.StrictModel]
     for model in found:
         found += [child for child in model.__subclasses__() if child not in found]
     yield from found

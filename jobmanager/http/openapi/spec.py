@@ -18,7 +18,16 @@ from pydantic.json_schema import models_json_schema
 from werkzeug.wrappers import Response
 
 from jobmanager.errors import JobManagerError, RateLimited, TokensUnavailable, Unauthenticated
-from jobmanager.http.context import address_of, called, is_open, manager, mounted, open_in_part, open_to_all, token
+from jobmanager.http.context import (
+    address_of,
+    current_mount,
+    is_open,
+    manager,
+    open_to_all,
+    open_with_optional_token,
+    target,
+    token,
+)
 from jobmanager.http.errors import KINDS
 from jobmanager.http.openapi import examples
 from jobmanager.http.request_ids import Files
@@ -41,7 +50,7 @@ Example = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ResponseDoc:
     """The documentation of one response of a route."""
 
     #: its description
@@ -58,7 +67,7 @@ class Answer:
     leads_to: Sequence[str] = ()
 
 
-Answers = dict[int, Answer]
+ResponseDocs = dict[int, ResponseDoc]
 
 #: The documentation of response headers.
 _HEADERS: dict[str, dict[str, Any]] = {
@@ -156,7 +165,7 @@ if there are no tokens. Requests with a Host that the service does not answer fo
 def describe(
     *,
     tag: str,
-    answers: Answers,
+    answers: ResponseDocs,
     text: str = "",
     parameters: list[dict[str, Any]] | None = None,
     body: tuple[type[BaseModel], Mapping[str, Example]] | None = None,
@@ -177,11 +186,15 @@ def describe(
         specification["operationId"] = name
 
     def decorate(view: View) -> View:
-        guarded = (
-            {} if is_open(view) else _guarded(is_classic=tag == "classic", job_id=classic.JOB_ID if parameters else "")
+        token_errors = (
+            {}
+            if is_open(view)
+            else _token_errors(is_classic=tag == "classic", job_id=classic.JOB_ID if parameters else "")
         )
-        all_answers = guarded | answers
-        specification["responses"] = {str(status): _answer(all_answers[status]) for status in sorted(all_answers)}
+        all_answers = token_errors | answers
+        specification["responses"] = {
+            str(status): _openapi_response(all_answers[status]) for status in sorted(all_answers)
+        }
         if is_open(view):
             specification["security"] = []
         documented: View = swag_from(specification)(view)
@@ -190,7 +203,7 @@ def describe(
     return decorate
 
 
-def _guarded(*, is_classic: bool, job_id: str) -> Answers:
+def _token_errors(*, is_classic: bool, job_id: str) -> ResponseDocs:
     """Return the error responses that a view gives only because it needs a token."""
     described: list[tuple[type[JobManagerError], str, str, list[str]]] = [
         (Unauthenticated, "The token is missing or not valid.", examples.NO_TOKEN, ["WWW-Authenticate"]),
@@ -205,21 +218,21 @@ def _guarded(*, is_classic: bool, job_id: str) -> Answers:
     }
 
 
-def refusal(text: str, error: str, *, job_id: str = classic.JOB_ID, headers: Sequence[str] = ()) -> Answer:
+def refusal(text: str, error: str, *, job_id: str = classic.JOB_ID, headers: Sequence[str] = ()) -> ResponseDoc:
     """Return an error response of the classic routes."""
     example = {"error": examples.classic_error(error, job_id=job_id)}
-    return Answer(text=text, model=classic.ClassicError, examples=example, headers=headers)
+    return ResponseDoc(text=text, model=classic.ClassicError, examples=example, headers=headers)
 
 
 def problem(
     kind: HTTPStatus | type[JobManagerError], text: str, detail: str, *, headers: Sequence[str] = (), **more: Any
-) -> Answer:
+) -> ResponseDoc:
     """Return an error response (RFC 9457), whose type is that of an error class, or about:blank for a status."""
     if isinstance(kind, HTTPStatus):
         shown = examples.problem(kind, detail)
     else:
         shown = examples.problem(KINDS[kind].status, detail, type=KINDS[kind].uri(), **more)
-    return Answer(text=text, model=classic.Problem, examples={"problem": shown}, headers=headers)
+    return ResponseDoc(text=text, model=classic.Problem, examples={"problem": shown}, headers=headers)
 
 
 def job_id_parameter() -> dict[str, Any]:
@@ -283,10 +296,10 @@ def page_as_file() -> Response:
 
 
 @blueprint.get("/apispec.json")
-@open_in_part
+@open_with_optional_token
 def specification() -> Response:
     """Return the OpenAPI description, with the prefix of the request and the job types that the token may see."""
-    mount, name, _ = called()
+    mount, name, _ = target()
     types = _visible_types()
     key = (name, frozenset(types))
     if key not in mount.specifications:
@@ -297,7 +310,7 @@ def specification() -> Response:
 
 def _visible_types() -> Registry:
     """Return the job types that the request may see: none if tokens exist and the request has none."""
-    is_anonymous = mounted().tokens is not None and token() is None
+    is_anonymous = current_mount().tokens is not None and token() is None
     return Registry().only(()) if is_anonymous else manager().types
 
 
@@ -405,7 +418,7 @@ def _tidy(schema: dict[str, Any]) -> None:
             del described["title"]
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
+def _openapi_response(answer: ResponseDoc) -> dict[str, Any]:
     shown: dict[str, Any] = {"description": answer.text}
     if answer.headers:
         shown["headers"] = {name: _HEADERS[name] for name in answer.headers}

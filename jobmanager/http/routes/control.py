@@ -26,19 +26,19 @@ from jobmanager.http.openapi.responses import (
 )
 from jobmanager.http.openapi.spec import (
     ON_A_JOB,
-    Answer,
-    Answers,
     Decorator,
+    ResponseDoc,
+    ResponseDocs,
     describe,
     header_parameter,
     job_id_parameter,
 )
-from jobmanager.http.responses import expected_versions, preferred_place, render, render_asked
+from jobmanager.http.responses import expected_versions, preferred_wait_limit, render, render_action
 from jobmanager.http.schemas import rest
 
 blueprint = Blueprint("control", __name__, url_prefix="/jobs")
 
-_ERRORS: Answers = {400: UNREADABLE, 403: FOREIGN, 413: TOO_LARGE, 422: INVALID, 500: BROKEN, 503: NO_STORE}
+_ERRORS: ResponseDocs = {400: UNREADABLE, 403: FOREIGN, 413: TOO_LARGE, 422: INVALID, 500: BROKEN, 503: NO_STORE}
 
 
 def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseModel], text: str) -> Decorator:
@@ -66,8 +66,8 @@ def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseM
         body=(body, examples.REASONS),
         is_body_required=False,
         answers={
-            200: Answer(text=reached, model=rest.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB),
-            202: Answer(text=under_way, model=rest.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB),
+            200: ResponseDoc(text=reached, model=rest.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB),
+            202: ResponseDoc(text=under_way, model=rest.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB),
             404: NO_JOB,
             409: NOT_ALLOWED,
             412: OUTDATED,
@@ -86,11 +86,11 @@ def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseM
 )
 def halt(job_id: str) -> Response:
     """Halt a job."""
-    asked = _asked(rest.Control)
+    body = _parse_body(rest.Control)
     versions = expected_versions()
-    with preferred_place() as wait:
-        job = manager().halt(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions)
-    return render_asked(Action.HALT, job, wait=wait)
+    with preferred_wait_limit() as wait:
+        job = manager().halt(job_id, actor=actor(), reason=body.reason, wait=wait, versions=versions)
+    return render_action(Action.HALT, job, wait=wait)
 
 
 @blueprint.post("/<job:job_id>/resume")
@@ -103,11 +103,11 @@ def halt(job_id: str) -> Response:
 )
 def resume(job_id: str) -> Response:
     """Resume a job."""
-    asked = _asked(rest.Control)
+    body = _parse_body(rest.Control)
     versions = expected_versions()
-    with preferred_place() as wait:
-        job = manager().resume(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions)
-    return render_asked(Action.RESUME, job, wait=wait)
+    with preferred_wait_limit() as wait:
+        job = manager().resume(job_id, actor=actor(), reason=body.reason, wait=wait, versions=versions)
+    return render_action(Action.RESUME, job, wait=wait)
 
 
 @blueprint.post("/<job:job_id>/stop")
@@ -121,19 +121,17 @@ def resume(job_id: str) -> Response:
 )
 def stop(job_id: str) -> Response:
     """Stop a job for good."""
-    asked = _asked(rest.StopControl)
-    _check_force(asked)
+    body = _parse_body(rest.StopControl)
+    _check_force(body)
     versions = expected_versions()
-    with preferred_place() as wait:
-        job = manager().stop(
-            job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions, force=asked.force
-        )
-    return render_asked(Action.STOP, job, wait=wait)
+    with preferred_wait_limit() as wait:
+        job = manager().stop(job_id, actor=actor(), reason=body.reason, wait=wait, versions=versions, force=body.force)
+    return render_action(Action.STOP, job, wait=wait)
 
 
 def _describe_many(name: str, text: str, body: type[BaseModel], shown: dict[str, Any]) -> Decorator:
     """Document a route that halts, resumes or stops many jobs."""
-    answer = Answer(text="Which jobs changed, and which did not and why.", model=rest.SweepShown, examples=shown)
+    answer = ResponseDoc(text="Which jobs changed, and which did not and why.", model=rest.SweepShown, examples=shown)
     return describe(
         name=name,
         tag="control",
@@ -147,8 +145,8 @@ def _describe_many(name: str, text: str, body: type[BaseModel], shown: dict[str,
 @_describe_many("halt_jobs", "Halts each job that the filter selects.", rest.HaltMany, examples.SWEEPS)
 def halt_many() -> Response:
     """Halt many jobs."""
-    asked = _asked(rest.HaltMany)
-    return render(rest.show_sweep(manager().halt_all(asked.chosen(), actor=actor(), reason=asked.reason)))
+    body = _parse_body(rest.HaltMany)
+    return render(rest.show_sweep(manager().halt_all(body.chosen(), actor=actor(), reason=body.reason)))
 
 
 @blueprint.post("/resume")
@@ -161,10 +159,8 @@ def halt_many() -> Response:
 )
 def resume_many() -> Response:
     """Resume many jobs."""
-    asked = _asked(rest.ResumeMany)
-    sweep = manager().resume_all(
-        asked.chosen(), actor=actor(), reason=asked.reason, spread_seconds=asked.spread_seconds
-    )
+    body = _parse_body(rest.ResumeMany)
+    sweep = manager().resume_all(body.chosen(), actor=actor(), reason=body.reason, spread_seconds=body.spread_seconds)
     return render(rest.show_sweep(sweep))
 
 
@@ -174,19 +170,19 @@ def resume_many() -> Response:
 )
 def stop_many() -> Response:
     """Stop many jobs for good."""
-    asked = _asked(rest.StopMany)
-    _check_force(asked)
-    sweep = manager().stop_all(asked.chosen(), actor=actor(), reason=asked.reason, force=asked.force)
+    body = _parse_body(rest.StopMany)
+    _check_force(body)
+    sweep = manager().stop_all(body.chosen(), actor=actor(), reason=body.reason, force=body.force)
     return render(rest.show_sweep(sweep))
 
 
-def _check_force(asked: rest.StopControl) -> None:
+def _check_force(body: rest.StopControl) -> None:
     """Raise Forbidden if the token is not an admin's and the body has `force`, which can cost the process a thread."""
-    if asked.force:
+    if body.force:
         require(Role.ADMIN)
 
 
-def _asked(model: type[parsing.Model]) -> parsing.Model:
+def _parse_body(model: type[parsing.Model]) -> parsing.Model:
     """Return the body as a model, with all defaults if it is empty. Raises InvalidRequest."""
     body = request.get_data()
     return parsing.validated(model, parsing.parse_object(body, examples.CONTROL) if body.strip() else {})

@@ -8,7 +8,7 @@ from werkzeug.wrappers import Response
 from jobmanager.errors import NotFound
 from jobmanager.http.context import manager
 from jobmanager.http.openapi import examples
-from jobmanager.http.openapi.spec import Answer, describe, problem
+from jobmanager.http.openapi.spec import ResponseDoc, describe, problem
 from jobmanager.http.responses import render
 from jobmanager.http.schemas import rest
 
@@ -30,7 +30,7 @@ _NAME = {
     tag="job types",
     text="Names, descriptions, and the JSON Schema of the arguments, enough to build a form.",
     answers={
-        200: Answer(text="The job types.", model=rest.Types, examples=examples.TYPES),
+        200: ResponseDoc(text="The job types.", model=rest.Types, examples=examples.TYPES),
     },
 )
 def index() -> Response:
@@ -46,7 +46,7 @@ def index() -> Response:
     text="The description of the job type, and the JSON Schema of its arguments.",
     parameters=[_NAME],
     answers={
-        200: Answer(text="The job type.", model=rest.TypeShown, examples=examples.TYPE),
+        200: ResponseDoc(text="The job type.", model=rest.TypeShown, examples=examples.TYPE),
         404: problem(NotFound, "There is no such job type.", examples.NO_TYPE),
     },
 )

@@ -31,7 +31,7 @@ from jobmanager.http.openapi.responses import (
 )
 from jobmanager.http.openapi.spec import (
     ON_A_JOB,
-    Answer,
+    ResponseDoc,
     describe,
     header_parameter,
     job_id_parameter,
@@ -65,7 +65,7 @@ blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
     ],
     body=(rest.NewJob, examples.NEW_JOBS),
     answers={
-        202: Answer(
+        202: ResponseDoc(
             text="The job is stored and will run.",
             model=rest.JobShown,
             examples=examples.JOB_SUBMITTED,
@@ -83,12 +83,12 @@ blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
 )
 def submit() -> Response:
     """Submit a job."""
-    asked = parsing.validated(rest.NewJob, parsing.parse_object(request.get_data(), examples.NEW_JOB))
-    asking = token()
+    new_job = parsing.validated(rest.NewJob, parsing.parse_object(request.get_data(), examples.NEW_JOB))
+    sent = token()
     job = manager().submit(
-        **dict(asked),
+        **dict(new_job),
         idempotency_key=request.headers.get("Idempotency-Key"),
-        idempotency_scope="" if asking is None else asking.name,
+        idempotency_scope="" if sent is None else sent.name,
         actor=actor(),
     )
     response = render_job(job, HTTPStatus.ACCEPTED)
@@ -105,7 +105,7 @@ def submit() -> Response:
     "is then answered with 503.",
     body=(rest.Batch, examples.BATCH),
     answers={
-        202: Answer(text="All jobs are stored and will run.", model=rest.Ids, examples=examples.IDS),
+        202: ResponseDoc(text="All jobs are stored and will run.", model=rest.Ids, examples=examples.IDS),
         400: UNREADABLE,
         403: FOREIGN,
         413: BATCH_TOO_LARGE,
@@ -144,7 +144,7 @@ def _submissions(body: bytes | bytearray) -> Iterator[Submission]:
     "submitted in the meantime do not shift it.",
     parameters=query_parameters(rest.ListQuery),
     answers={
-        200: Answer(
+        200: ResponseDoc(
             text="The page; every page but the last has the header Link with rel=next.",
             model=rest.JobList,
             examples=examples.JOB_LIST,
@@ -178,8 +178,10 @@ def index() -> Response:
         header_parameter("If-None-Match", "The ETag of the job that the client has.", shown='"5ea1c0ffee5ea1c0.12"'),
     ],
     answers={
-        200: Answer(text="The job.", model=rest.JobShown, examples=examples.JOBS, headers=["ETag"], leads_to=ON_A_JOB),
-        304: Answer(text="The job still has the ETag in If-None-Match.", headers=["ETag"]),
+        200: ResponseDoc(
+            text="The job.", model=rest.JobShown, examples=examples.JOBS, headers=["ETag"], leads_to=ON_A_JOB
+        ),
+        304: ResponseDoc(text="The job still has the ETag in If-None-Match.", headers=["ETag"]),
         404: NO_JOB,
         500: BROKEN,
         503: NO_STORE,
@@ -198,7 +200,7 @@ def show(job_id: str) -> Response:
     "and why.",
     parameters=[job_id_parameter()],
     answers={
-        200: Answer(text="The changes.", model=rest.Changes, examples=examples.CHANGES),
+        200: ResponseDoc(text="The changes.", model=rest.Changes, examples=examples.CHANGES),
         404: NO_JOB,
         500: BROKEN,
         503: NO_STORE,
@@ -218,7 +220,7 @@ def changes(job_id: str) -> Response:
     "is empty. Only the newest lines are kept; if earlier lines were dropped, the first line says how many.",
     parameters=[job_id_parameter(), *query_parameters(rest.LogQuery)],
     answers={
-        200: Answer(text="The lines.", model=rest.Lines, examples=examples.LINES),
+        200: ResponseDoc(text="The lines.", model=rest.Lines, examples=examples.LINES),
         404: NO_JOB,
         422: INVALID_QUERY,
         500: BROKEN,
@@ -242,14 +244,16 @@ def log(job_id: str) -> Response:
         header_parameter("If-None-Match", "The ETag of the file that the client has.", shown='"9f86d081884c7d65"'),
     ],
     answers={
-        200: Answer(text="The file.", model=bytes, examples=examples.FILE, headers=["Content-Disposition", "ETag"]),
-        206: Answer(
+        200: ResponseDoc(
+            text="The file.", model=bytes, examples=examples.FILE, headers=["Content-Disposition", "ETag"]
+        ),
+        206: ResponseDoc(
             text="The part of the file that Range selects.",
             model=bytes,
             examples=examples.FILE,
             headers=["Content-Range", "ETag"],
         ),
-        304: Answer(text="The file still has the ETag in If-None-Match.", headers=["ETag"]),
+        304: ResponseDoc(text="The file still has the ETag in If-None-Match.", headers=["ETag"]),
         404: problem(UnknownJob, "No job has this id, or it has no file.", examples.NO_FILE),
         416: problem(
             HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,

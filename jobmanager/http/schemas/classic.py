@@ -128,7 +128,7 @@ def parse_classic(body: bytes) -> tuple[str, dict[str, Any]]:
     if args is None:
         args = {}
     if not isinstance(args, dict):
-        raise InvalidRequest(f'"args" must be a JSON object, not {parsing.kind(args)}.', field="args")
+        raise InvalidRequest(f'"args" must be a JSON object, not {parsing.json_type_name(args)}.', field="args")
     return name, args
 
 
@@ -138,7 +138,7 @@ def classic_answer(
     """Return a job in the format of the Go service: the arguments that its type declares, its details and its state."""
     declared = job_type.Args.model_fields if job_type else {}
     details: dict[str, Any] = {name: value for name, value in job.args.items() if name in declared}
-    details = showable(details | job.details | _told(job))
+    details = showable(details | job.details | _own_fields(job))
     details |= {"jobID": job.id, "status": job.status.capitalize()}
     if is_unresponsive:
         details["unresponsive"] = True
@@ -147,10 +147,10 @@ def classic_answer(
     return {"jobID": job.id, "message": "Success", "details": details}
 
 
-def _told(job: JobRecord) -> dict[str, Any]:
+def _own_fields(job: JobRecord) -> dict[str, Any]:
     """Return the service's own fields of the job, without those that have no value yet."""
     kept = job.checkpoint
-    told = {
+    own = {
         "type": job.type,
         "done": kept.done,
         "total": kept.total,
@@ -160,8 +160,8 @@ def _told(job: JobRecord) -> dict[str, Any]:
         "error": job.error,
     }
     if kept.seq:
-        told["checkpoint"] = {"seq": kept.seq, "saved_at": format_time(kept.saved_at), "done": kept.done}
-    return {name: value for name, value in told.items() if value is not None}
+        own["checkpoint"] = {"seq": kept.seq, "saved_at": format_time(kept.saved_at), "done": kept.done}
+    return {name: value for name, value in own.items() if value is not None}
 
 
 def format_time(at: datetime | None) -> str | None:

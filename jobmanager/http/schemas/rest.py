@@ -111,7 +111,7 @@ def _or_one(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [{"type": schema.pop("type"), "items": items}, items]
 
 
-def _say_which(schema: dict[str, Any]) -> None:
+def _require_a_condition(schema: dict[str, Any]) -> None:
     """Change the schema of a filter: at least one field is required."""
     given = {
         "type": {"type": "string"},
@@ -136,25 +136,25 @@ Label = Annotated[
     AfterValidator(_check_label),
     Field(json_schema_extra={"pattern": "^[^:]+:"}),
 ]
-Whole = Annotated[int, Strict()]
+StrictInt = Annotated[int, Strict()]
 Seconds = Annotated[float, Strict()]
-Truth = Annotated[bool, Strict()]
+StrictBool = Annotated[bool, Strict()]
 
 
-class Strictly(BaseModel):
+class StrictModel(BaseModel):
     """A body or a query in which an unknown field is an error: it may be a misspelt one."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class NewJob(Strictly):
+class NewJob(StrictModel):
     """A job to run."""
 
     type: TypeName = Field(description="The name of the job type.")
     args: dict[str, Any] = Field(default_factory=dict, description="The arguments of the job type.")
-    priority: Whole = Field(0, ge=-(2**31), lt=2**31, description="Jobs with a higher priority are claimed first.")
+    priority: StrictInt = Field(0, ge=-(2**31), lt=2**31, description="Jobs with a higher priority are claimed first.")
     run_at: Time | None = Field(None, description="Do not start the job before this time (RFC 3339, with a time zone).")
-    max_attempts: Whole | None = Field(
+    max_attempts: StrictInt | None = Field(
         None, ge=1, lt=2**31, description="Maximum number of attempts; null: the default of the job type."
     )
     timeout_seconds: Seconds | None = Field(
@@ -178,7 +178,7 @@ class Batch(RootModel[Annotated[list[NewJob], Field(max_length=MOST_JOBS)]]):
     """Jobs to run."""
 
 
-class Filter(Strictly):
+class Filter(StrictModel):
     """Filter for jobs. All given conditions must match."""
 
     status: Annotated[list[Status], BeforeValidator(_as_list)] = Field(
@@ -246,7 +246,7 @@ class ListQuery(Filter):
     )
 
 
-class JobEventQuery(Strictly):
+class JobEventQuery(StrictModel):
     """The parameters of a stream of events of one job."""
 
     last_event_id: str | None = Field(
@@ -275,18 +275,18 @@ class EventQuery(JobEventQuery):
 
     def selection(self) -> Selection:
         """Return the filter as a Selection for the manager."""
-        told = dict(text.split(":", 1) for text in self.label)
-        return Selection(statuses=frozenset(self.status), type=self.type, labels=told)
+        labels = dict(text.split(":", 1) for text in self.label)
+        return Selection(statuses=frozenset(self.status), type=self.type, labels=labels)
 
 
-class LogQuery(Strictly):
+class LogQuery(StrictModel):
     """The parameters of a job's log."""
 
     after: int = Field(0, ge=0, le=_LARGEST_SEQ, description="Begin after the line with this number.")
     limit: int = Field(1000, ge=1, le=10_000, description="Maximum number of lines on a page.")
 
 
-class Control(Strictly):
+class Control(StrictModel):
     """The options of a halt, a resume or a stop."""
 
     reason: str | None = Field(None, max_length=1000, description="The reason; it is stored with the change.")
@@ -295,15 +295,15 @@ class Control(Strictly):
 class StopControl(Control):
     """The options of a stop."""
 
-    force: Truth = Field(
+    force: StrictBool = Field(
         False, description="Interrupt Python code that does not respond; abandon its thread if needed."
     )
 
 
 class _Sweeping(Filter):
-    model_config = ConfigDict(json_schema_extra=_say_which)
+    model_config = ConfigDict(json_schema_extra=_require_a_condition)
 
-    all: Truth = Field(False, description="True to select every job; required if no other condition is given.")
+    all: StrictBool = Field(False, description="True to select every job; required if no other condition is given.")
 
     def chosen(self) -> Selection:
         """Return the selection of jobs. Raises InvalidRequest if it selects every job without `all`."""
