@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, Flask
 from flask.sansio.blueprints import BlueprintSetupState
 
-from jobmanager.http import errors, events, request_ids, security, traces
+from jobmanager.http import errors, events, headers, request_ids, security, traces
 from jobmanager.http.context import EXTENSION, JobIdConverter, Mount
 from jobmanager.http.openapi import spec
 from jobmanager.http.routes import classic, control, dashboard, datasets, health, job_types, jobs, metrics
@@ -28,6 +28,7 @@ def blueprint(manager: JobManager, *, name: str = "jobmanager") -> Blueprint:
     mount = Mount(manager, name)
     mount.record(_know_job_ids)
     security.protect(mount)
+    headers.register(mount)
     errors.register(mount)
     for part in _PARTS:
         mount.register_blueprint(part)
@@ -64,5 +65,5 @@ def create_app(manager: JobManager | None = None) -> Flask:
     app.register_blueprint(blueprint(manager))
     # A request that matches no route belongs to no blueprint.
     errors.register(app)
-    app.after_request(security.add_headers_without_route)
+    app.after_request(headers.add_headers_without_route)
     return app

@@ -26,6 +26,11 @@ EXTENSION = "jobmanager"
 #: How many requests of a process may wait at once, of its 16 threads. Streams are limited separately.
 MOST_WAITS = 4
 
+#: Methods whose bodies are ignored and not read.
+METHODS_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
+#: Routes that change jobs although they answer GET: classic ones.
+_CHANGING_VIEWS = frozenset({"classic.halt", "classic.resume", "classic.stop"})
+
 View = TypeVar("View", bound=Callable[..., Any])
 
 _OPEN = "is_open_to_all"
@@ -76,6 +81,11 @@ def is_open_request() -> bool:
         return True
     view = current_app.view_functions[str(request.endpoint)]
     return is_open(view) and not (getattr(view, _OPTIONAL_TOKEN, False) and "HTTP_AUTHORIZATION" in request.environ)
+
+
+def is_change_request() -> bool:
+    """Return True if the request may change jobs."""
+    return request.method not in METHODS_WITHOUT_BODY or endpoint() in _CHANGING_VIEWS
 
 
 def current_mount() -> Mount:
