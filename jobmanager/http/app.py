@@ -8,10 +8,10 @@ from typing import Any
 from flask import Blueprint, Flask
 from flask.sansio.blueprints import BlueprintSetupState
 
-from jobmanager.http import errors, events, headers, request_ids, security, traces
+from jobmanager.http import errors, headers, request_ids, security, traces
 from jobmanager.http.context import EXTENSION, JobIdConverter, Mount
 from jobmanager.http.openapi import spec
-from jobmanager.http.routes import classic, control, dashboard, datasets, health, job_types, jobs, metrics
+from jobmanager.http.routes import classic, control, dashboard, datasets, events, health, job_types, jobs, metrics
 from jobmanager.manager import JobManager
 
 _PARTS = tuple(
