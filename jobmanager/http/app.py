@@ -10,12 +10,11 @@ from flask.sansio.blueprints import BlueprintSetupState
 
 from jobmanager.http import errors, headers, request_ids, security, traces
 from jobmanager.http.context import EXTENSION, JobIdConverter, Mount
-from jobmanager.http.openapi import spec
-from jobmanager.http.routes import classic, control, dashboard, datasets, events, health, job_types, jobs, metrics
+from jobmanager.http.routes import classic, control, dashboard, datasets, docs, events, health, job_types, jobs, metrics
 from jobmanager.manager import JobManager
 
 _PARTS = tuple(
-    part.blueprint for part in (classic, jobs, control, events, job_types, datasets, health, metrics, spec, dashboard)
+    part.blueprint for part in (classic, jobs, control, events, job_types, datasets, health, metrics, docs, dashboard)
 )
 
 

@@ -9,7 +9,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from jobmanager.core.values import JobRecord
 from jobmanager.http.context import actor, address_of, manager, open_to_all
 from jobmanager.http.openapi import examples
-from jobmanager.http.openapi.spec import ResponseDoc, ResponseDocs, describe, job_id_parameter, refusal
+from jobmanager.http.openapi.operations import ResponseDoc, ResponseDocs, describe, job_id_parameter, refusal
 from jobmanager.http.responses import wait_limit
 from jobmanager.http.schemas import classic
 

@@ -13,6 +13,15 @@ from jobmanager.core.states import Action
 from jobmanager.http import parsing
 from jobmanager.http.context import actor, manager, require
 from jobmanager.http.openapi import examples
+from jobmanager.http.openapi.operations import (
+    ON_A_JOB,
+    Decorator,
+    ResponseDoc,
+    ResponseDocs,
+    describe,
+    header_parameter,
+    job_id_parameter,
+)
 from jobmanager.http.openapi.responses import (
     BROKEN,
     FOREIGN,
@@ -23,15 +32,6 @@ from jobmanager.http.openapi.responses import (
     OUTDATED,
     TOO_LARGE,
     UNREADABLE,
-)
-from jobmanager.http.openapi.spec import (
-    ON_A_JOB,
-    Decorator,
-    ResponseDoc,
-    ResponseDocs,
-    describe,
-    header_parameter,
-    job_id_parameter,
 )
 from jobmanager.http.responses import expected_versions, preferred_wait_limit, render, render_action
 from jobmanager.http.schemas import rest

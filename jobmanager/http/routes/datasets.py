@@ -7,7 +7,7 @@ from werkzeug.wrappers import Response
 
 from jobmanager.http.context import manager
 from jobmanager.http.openapi import examples
-from jobmanager.http.openapi.spec import ResponseDoc, describe
+from jobmanager.http.openapi.operations import ResponseDoc, describe
 from jobmanager.http.responses import render
 from jobmanager.http.schemas import rest
 from jobmanager.jobs.export.job import Export

@@ -17,8 +17,14 @@ from jobmanager.http.client_connection import ClientConnection
 from jobmanager.http.context import manager
 from jobmanager.http.event_stream import EventStream
 from jobmanager.http.openapi import examples
+from jobmanager.http.openapi.operations import (
+    ResponseDoc,
+    describe,
+    header_parameter,
+    job_id_parameter,
+    query_parameters,
+)
 from jobmanager.http.openapi.responses import BROKEN, INVALID_QUERY, NO_JOB, NO_STREAM
-from jobmanager.http.openapi.spec import ResponseDoc, describe, header_parameter, job_id_parameter, query_parameters
 from jobmanager.http.schemas import rest
 from jobmanager.observability import metrics
 

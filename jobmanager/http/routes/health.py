@@ -5,8 +5,8 @@ from __future__ import annotations
 from flask import Blueprint
 
 from jobmanager.http.context import manager, open_to_all
+from jobmanager.http.openapi.operations import ResponseDoc, describe
 from jobmanager.http.openapi.responses import BROKEN, NO_STORE
-from jobmanager.http.openapi.spec import ResponseDoc, describe
 from jobmanager.http.schemas import classic
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")

@@ -8,7 +8,7 @@ from werkzeug.wrappers import Response
 from jobmanager.errors import NotFound
 from jobmanager.http.context import manager
 from jobmanager.http.openapi import examples
-from jobmanager.http.openapi.spec import ResponseDoc, describe, problem
+from jobmanager.http.openapi.operations import ResponseDoc, describe, problem
 from jobmanager.http.responses import render
 from jobmanager.http.schemas import rest
 

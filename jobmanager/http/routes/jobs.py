@@ -16,6 +16,15 @@ from jobmanager.errors import InvalidRequest, UnknownJob
 from jobmanager.http import parsing
 from jobmanager.http.context import actor, address_of, manager, token
 from jobmanager.http.openapi import examples
+from jobmanager.http.openapi.operations import (
+    ON_A_JOB,
+    ResponseDoc,
+    describe,
+    header_parameter,
+    job_id_parameter,
+    problem,
+    query_parameters,
+)
 from jobmanager.http.openapi.responses import (
     BATCH_TOO_LARGE,
     BROKEN,
@@ -28,15 +37,6 @@ from jobmanager.http.openapi.responses import (
     QUEUE_FULL,
     TOO_LARGE,
     UNREADABLE,
-)
-from jobmanager.http.openapi.spec import (
-    ON_A_JOB,
-    ResponseDoc,
-    describe,
-    header_parameter,
-    job_id_parameter,
-    problem,
-    query_parameters,
 )
 from jobmanager.http.request_ids import heed_one_range
 from jobmanager.http.responses import batch_at_a_time, render, render_job

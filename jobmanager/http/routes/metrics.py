@@ -9,8 +9,8 @@ from flask import Blueprint, Flask, Response, g
 from jobmanager.errors import Forbidden
 from jobmanager.http.context import manager, token
 from jobmanager.http.openapi import examples
+from jobmanager.http.openapi.operations import ResponseDoc, describe
 from jobmanager.http.openapi.responses import BROKEN
-from jobmanager.http.openapi.spec import ResponseDoc, describe
 from jobmanager.http.request_ids import method, route
 from jobmanager.observability import metrics
 
