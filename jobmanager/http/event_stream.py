@@ -17,7 +17,7 @@ from jobmanager.core.values import News
 from jobmanager.engine.change_feed import Subscription, Told
 from jobmanager.errors import JobManagerError
 from jobmanager.http.context import token_check
-from jobmanager.http.schemas import rest
+from jobmanager.http.schemas import response_models
 from jobmanager.manager import JobManager
 
 #: The longest time without data on a stream: proxies close idle connections.
@@ -86,16 +86,16 @@ class EventStream:
     def _show(self, update: Told) -> bytes:
         if isinstance(update, News):
             return _show_change(update)
-        return _event("progress", rest.show_progress(update, self._manager.now()))
+        return _event("progress", response_models.show_progress(update, self._manager.now()))
 
     def _show_job(self, job_id: str) -> bytes:
-        return _event("job", rest.show_job(self._manager.get(job_id), self._manager))
+        return _event("job", response_models.show_job(self._manager.get(job_id), self._manager))
 
 
 @lru_cache(maxsize=1024)
 def _show_change(news: News) -> bytes:
     """Return the event for a change; cached for all streams that send it."""
-    return _event("change", rest.show_change(news.change), number=news.change.seq)
+    return _event("change", response_models.show_change(news.change), number=news.change.seq)
 
 
 def _event(name: str, data: BaseModel, *, number: int | None = None) -> bytes:

@@ -15,7 +15,7 @@ from jobmanager.core.values import JobRecord
 from jobmanager.errors import BatchUnderWay, InvalidRequest
 from jobmanager.http.context import current_mount, manager
 from jobmanager.http.errors import IF_MATCH
-from jobmanager.http.schemas import rest
+from jobmanager.http.schemas import response_models
 
 #: The longest wait that a request may ask for.
 MOST_WAIT_SECONDS = 30
@@ -100,7 +100,7 @@ def expected_versions() -> set[str] | None:
     if not header or tags.star_tag:
         return None
     # Werkzeug returns None for an empty tag.
-    return {rest.version_of(tag) for tag in tags.as_set() if tag is not None}
+    return {response_models.version_of(tag) for tag in tags.as_set() if tag is not None}
 
 
 def render(model: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
@@ -110,9 +110,9 @@ def render(model: BaseModel, status: HTTPStatus = HTTPStatus.OK) -> Response:
 
 def render_job(job: JobRecord, status: HTTPStatus = HTTPStatus.OK) -> Response:
     """Return a response that shows the job, with its ETag."""
-    shown = rest.show_job(job, manager())
+    shown = response_models.show_job(job, manager())
     response = render(shown, status)
-    response.set_etag(rest.etag_of(shown, job.version()))
+    response.set_etag(response_models.etag_of(shown, job.version()))
     return response
 
 

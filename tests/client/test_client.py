@@ -26,18 +26,18 @@ from jobmanager.errors import (
     UnknownType,
 )
 from jobmanager.http.errors import KINDS
-from jobmanager.http.schemas import rest
+from jobmanager.http.schemas import response_models
 
 SHOWN = {
-    models.Snapshot: rest.JobShown,
-    models.Progress: rest.ProgressShown,
-    models.Checkpoint: rest.CheckpointShown,
-    models.Lease: rest.LeaseShown,
-    models.Change: rest.ChangeShown,
-    models.LogLine: rest.LineShown,
-    models.Sweep: rest.SweepShown,
-    models.Unchanged: rest.Unchanged,
-    models.JobType: rest.TypeShown,
+    models.Snapshot: response_models.JobShown,
+    models.Progress: response_models.ProgressShown,
+    models.Checkpoint: response_models.CheckpointShown,
+    models.Lease: response_models.LeaseShown,
+    models.Change: response_models.ChangeShown,
+    models.LogLine: response_models.LineShown,
+    models.Sweep: response_models.SweepShown,
+    models.Unchanged: response_models.Unchanged,
+    models.JobType: response_models.TypeShown,
 }
 
 

@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 from jobmanager import Job, JobManager, Settings
 from jobmanager.errors import InvalidRequest
 from jobmanager.http import create_app, parsing, responses
-from jobmanager.http.schemas import rest
+from jobmanager.http.schemas import request_models
 from jobmanager.jobs import BUILT_IN
 from jobmanager.registry import Registry
 from jobmanager.store import store as stores
@@ -85,7 +85,7 @@ def test_a_job_is_found_by_all_of_its_32_labels(still: FlaskClient) -> None:
 
 def models() -> Iterator[type[BaseModel]]:
     """Yield the models of all that a client may send."""
-    found: list[type[BaseModel]] = [rest.StrictModel]
+    found: list[type[BaseModel]] = [request_models.StrictModel]
     for model in found:
         found += [child for child in model.__subclasses__() if child not in found]
     yield from found

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from jobmanager.http.openapi.operations import REFERENCE
-from jobmanager.http.schemas import classic, rest
+from jobmanager.http.schemas import classic, request_models, response_models
 from jobmanager.job import Job
 from jobmanager.registry import Registry
 from jobmanager.registry import describe as description_of
@@ -26,24 +26,24 @@ _MODELS: tuple[type[BaseModel], ...] = (
     classic.ClassicError,
     classic.Problem,
     classic.Health,
-    rest.NewJob,
-    rest.Batch,
-    rest.Ids,
-    rest.JobShown,
-    rest.JobList,
-    rest.Changes,
-    rest.ChangeShown,
-    rest.ProgressTold,
-    rest.Lines,
-    rest.Types,
-    rest.TypeShown,
-    rest.Datasets,
-    rest.Control,
-    rest.StopControl,
-    rest.HaltMany,
-    rest.ResumeMany,
-    rest.StopMany,
-    rest.SweepShown,
+    request_models.NewJob,
+    request_models.Batch,
+    response_models.Ids,
+    response_models.JobShown,
+    response_models.JobList,
+    response_models.Changes,
+    response_models.ChangeShown,
+    response_models.ProgressTold,
+    response_models.Lines,
+    response_models.Types,
+    response_models.TypeShown,
+    response_models.Datasets,
+    request_models.Control,
+    request_models.StopControl,
+    request_models.HaltMany,
+    request_models.ResumeMany,
+    request_models.StopMany,
+    response_models.SweepShown,
 )
 
 _INTRODUCTION = """\

@@ -34,7 +34,7 @@ from jobmanager.http.openapi.responses import (
     UNREADABLE,
 )
 from jobmanager.http.responses import expected_versions, preferred_wait_limit, render, render_action
-from jobmanager.http.schemas import rest
+from jobmanager.http.schemas import request_models, response_models
 
 blueprint = Blueprint("control", __name__, url_prefix="/jobs")
 
@@ -66,8 +66,12 @@ def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseM
         body=(body, examples.REASONS),
         is_body_required=False,
         answers={
-            200: ResponseDoc(text=reached, model=rest.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB),
-            202: ResponseDoc(text=under_way, model=rest.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB),
+            200: ResponseDoc(
+                text=reached, model=response_models.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB
+            ),
+            202: ResponseDoc(
+                text=under_way, model=response_models.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB
+            ),
             404: NO_JOB,
             409: NOT_ALLOWED,
             412: OUTDATED,
@@ -81,12 +85,12 @@ def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseM
     Action.HALT,
     "The job has halted.",
     "The job halts at its next checkpoint.",
-    rest.Control,
+    request_models.Control,
     "The job pauses at its next checkpoint and can be resumed. Another halt changes nothing and succeeds.",
 )
 def halt(job_id: str) -> Response:
     """Halt a job."""
-    body = _parse_body(rest.Control)
+    body = _parse_body(request_models.Control)
     versions = expected_versions()
     with preferred_wait_limit() as wait:
         job = manager().halt(job_id, actor=actor(), reason=body.reason, wait=wait, versions=versions)
@@ -98,12 +102,12 @@ def halt(job_id: str) -> Response:
     Action.RESUME,
     "The job runs.",
     "The job waits for a slot.",
-    rest.Control,
+    request_models.Control,
     "A halted job continues exactly where it paused, a failed job from its last checkpoint.",
 )
 def resume(job_id: str) -> Response:
     """Resume a job."""
-    body = _parse_body(rest.Control)
+    body = _parse_body(request_models.Control)
     versions = expected_versions()
     with preferred_wait_limit() as wait:
         job = manager().resume(job_id, actor=actor(), reason=body.reason, wait=wait, versions=versions)
@@ -115,13 +119,13 @@ def resume(job_id: str) -> Response:
     Action.STOP,
     "The job is stopped and rolled back.",
     "The job is being stopped, or rolled back.",
-    rest.StopControl,
+    request_models.StopControl,
     "The job ends for good, and its work is rolled back. `force` interrupts Python code that does not reach a "
     "checkpoint, and abandons the thread if even that does not end it. `force` needs the role admin.",
 )
 def stop(job_id: str) -> Response:
     """Stop a job for good."""
-    body = _parse_body(rest.StopControl)
+    body = _parse_body(request_models.StopControl)
     _check_force(body)
     versions = expected_versions()
     with preferred_wait_limit() as wait:
@@ -131,7 +135,9 @@ def stop(job_id: str) -> Response:
 
 def _describe_many(name: str, text: str, body: type[BaseModel], shown: dict[str, Any]) -> Decorator:
     """Document a route that halts, resumes or stops many jobs."""
-    answer = ResponseDoc(text="Which jobs changed, and which did not and why.", model=rest.SweepShown, examples=shown)
+    answer = ResponseDoc(
+        text="Which jobs changed, and which did not and why.", model=response_models.SweepShown, examples=shown
+    )
     return describe(
         name=name,
         tag="control",
@@ -142,11 +148,11 @@ def _describe_many(name: str, text: str, body: type[BaseModel], shown: dict[str,
 
 
 @blueprint.post("/halt")
-@_describe_many("halt_jobs", "Halts each job that the filter selects.", rest.HaltMany, examples.SWEEPS)
+@_describe_many("halt_jobs", "Halts each job that the filter selects.", request_models.HaltMany, examples.SWEEPS)
 def halt_many() -> Response:
     """Halt many jobs."""
-    body = _parse_body(rest.HaltMany)
-    return render(rest.show_sweep(manager().halt_all(body.chosen(), actor=actor(), reason=body.reason)))
+    body = _parse_body(request_models.HaltMany)
+    return render(response_models.show_sweep(manager().halt_all(body.chosen(), actor=actor(), reason=body.reason)))
 
 
 @blueprint.post("/resume")
@@ -154,29 +160,32 @@ def halt_many() -> Response:
     "resume_jobs",
     "Resumes each job that the filter selects. `spread_seconds` lets them start one after the other, so that a "
     "thousand jobs do not overload a database that has just recovered.",
-    rest.ResumeMany,
+    request_models.ResumeMany,
     examples.SWEEPS,
 )
 def resume_many() -> Response:
     """Resume many jobs."""
-    body = _parse_body(rest.ResumeMany)
+    body = _parse_body(request_models.ResumeMany)
     sweep = manager().resume_all(body.chosen(), actor=actor(), reason=body.reason, spread_seconds=body.spread_seconds)
-    return render(rest.show_sweep(sweep))
+    return render(response_models.show_sweep(sweep))
 
 
 @blueprint.post("/stop")
 @_describe_many(
-    "stop_jobs", "Stops each job that the filter selects, and rolls back its work.", rest.StopMany, examples.SWEEPS
+    "stop_jobs",
+    "Stops each job that the filter selects, and rolls back its work.",
+    request_models.StopMany,
+    examples.SWEEPS,
 )
 def stop_many() -> Response:
     """Stop many jobs for good."""
-    body = _parse_body(rest.StopMany)
+    body = _parse_body(request_models.StopMany)
     _check_force(body)
     sweep = manager().stop_all(body.chosen(), actor=actor(), reason=body.reason, force=body.force)
-    return render(rest.show_sweep(sweep))
+    return render(response_models.show_sweep(sweep))
 
 
-def _check_force(body: rest.StopControl) -> None:
+def _check_force(body: request_models.StopControl) -> None:
     """Raise Forbidden if the token is not an admin's and the body has `force`, which can cost the process a thread."""
     if body.force:
         require(Role.ADMIN)

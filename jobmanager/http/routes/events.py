@@ -25,7 +25,7 @@ from jobmanager.http.openapi.operations import (
     query_parameters,
 )
 from jobmanager.http.openapi.responses import BROKEN, INVALID_QUERY, NO_JOB, NO_STREAM
-from jobmanager.http.schemas import rest
+from jobmanager.http.schemas import request_models
 from jobmanager.observability import metrics
 
 blueprint = Blueprint("events", __name__)
@@ -45,7 +45,7 @@ _LAST_EVENT_ID = header_parameter(
     "change, unless the job was removed. If there are filters, an event is sent only if its job matches all of them. "
     "After ten seconds without events, a line that begins with a colon keeps the connection alive. An id without data "
     "may follow it; keep that id like any other. A client that does not read for ten seconds is disconnected.",
-    parameters=[_LAST_EVENT_ID, *query_parameters(rest.EventQuery)],
+    parameters=[_LAST_EVENT_ID, *query_parameters(request_models.EventQuery)],
     answers={
         200: ResponseDoc(
             text="The stream; it is open until either side closes it.", model=str, examples=examples.STREAM
@@ -57,7 +57,7 @@ _LAST_EVENT_ID = header_parameter(
 )
 def index() -> Response:
     """Follow the changes and the progress of jobs."""
-    query = parsing.parse_query(rest.EventQuery, request.args)
+    query = parsing.parse_query(request_models.EventQuery, request.args)
     subscription = manager().follow(query.selection(), after=_last_event_id(query))
     return _stream_response(EventStream(subscription, manager()))
 
@@ -71,7 +71,7 @@ def index() -> Response:
     "after `Last-Event-ID`, and then new events as they happen. After the change to completed or stopped, a last `job` "
     "event has the result, and the stream ends. A client that has seen every change and reconnects is answered with "
     "204, so that browsers do not try again.",
-    parameters=[job_id_parameter(), _LAST_EVENT_ID, *query_parameters(rest.JobEventQuery)],
+    parameters=[job_id_parameter(), _LAST_EVENT_ID, *query_parameters(request_models.JobEventQuery)],
     answers={
         200: ResponseDoc(
             text="The stream; it ends when the job is completed or stopped.", model=str, examples=examples.STREAM_OF_JOB
@@ -85,7 +85,7 @@ def index() -> Response:
 )
 def of_job(job_id: str) -> Response:
     """Follow the changes and the progress of a job."""
-    query = parsing.parse_query(rest.JobEventQuery, request.args)
+    query = parsing.parse_query(request_models.JobEventQuery, request.args)
     after = _last_event_id(query)
     job = manager().get(job_id)
     if job.status in FINAL and after is not None and manager().changes(job_id)[-1].seq <= after:
@@ -94,7 +94,7 @@ def of_job(job_id: str) -> Response:
     return _stream_response(EventStream(subscription, manager(), job_id=job_id))
 
 
-def _last_event_id(query: rest.JobEventQuery) -> int | None:
+def _last_event_id(query: request_models.JobEventQuery) -> int | None:
     """Return the number of the last change that the client has seen, or None. Raises InvalidRequest."""
     event_id = request.headers.get("Last-Event-ID") or query.last_event_id
     if not event_id:
