@@ -16,7 +16,7 @@ from werkzeug.routing import BaseConverter
 from jobmanager.auth.tokens import Role, Token, TokenFile
 from jobmanager.core import hosts
 from jobmanager.errors import Forbidden
-from jobmanager.http.request_ids import Files
+from jobmanager.http.ranges import FilesBlueprint
 from jobmanager.http.restricted import Restricted
 from jobmanager.manager import JobManager
 
@@ -39,7 +39,7 @@ _OPTIONAL_TOKEN = "takes_optional_token"
 _STATIC = frozenset({"static", "docs.static"})
 
 
-class Mount(Files):
+class Mount(FilesBlueprint):
     """The whole API of one manager, as a blueprint."""
 
     def __init__(self, manager: JobManager, name: str) -> None:

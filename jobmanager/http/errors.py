@@ -34,7 +34,7 @@ from jobmanager.errors import (
     UnknownType,
     Unreadable,
 )
-from jobmanager.http.refusals import log_refusal
+from jobmanager.http.refusal_log import log_refusal
 
 #: The field of a submission that is sent as a header.
 IDEMPOTENCY_KEY = "idempotency_key"

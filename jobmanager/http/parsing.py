@@ -18,7 +18,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from jobmanager.core.json_values import MAX_DEPTH, is_deeper
 from jobmanager.errors import Fault, InvalidRequest, Unreadable
-from jobmanager.http.arrays import ArrayReader, ItemTooLong
+from jobmanager.http.json_arrays import ArrayReader, ItemTooLong
 from jobmanager.registry import faults_of, first_faults, invalid, refusal_of, sentence_of
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Flask, Response, g, request
 
-from jobmanager.http.request_ids import OTHER_METHOD, method, route
+from jobmanager.http.request_labels import OTHER_METHOD, method, route
 from jobmanager.observability import tracing
 
 

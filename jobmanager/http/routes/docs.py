@@ -18,10 +18,10 @@ from jobmanager.http.context import (
     token,
 )
 from jobmanager.http.openapi.spec import build_specification
-from jobmanager.http.request_ids import Files
+from jobmanager.http.ranges import FilesBlueprint
 from jobmanager.registry import Registry
 
-blueprint = Files(
+blueprint = FilesBlueprint(
     "docs",
     __name__,
     static_folder=Path(flask_swagger_ui.__file__).parent / "dist",

@@ -38,7 +38,7 @@ from jobmanager.http.openapi.responses import (
     TOO_LARGE,
     UNREADABLE,
 )
-from jobmanager.http.request_ids import heed_one_range
+from jobmanager.http.ranges import ignore_other_ranges
 from jobmanager.http.responses import batch_at_a_time, render, render_job
 from jobmanager.http.schemas import cursors, request_models, response_models
 from jobmanager.http.security import MAX_BATCH_BYTES
@@ -270,7 +270,7 @@ def log(job_id: str) -> Response:
 def artifact(job_id: str) -> Response:
     """Download the file that a completed job made."""
     found = manager().artifact(job_id)
-    heed_one_range()
+    ignore_other_ranges()
     response = send_file(
         found.path,
         mimetype=found.media_type,

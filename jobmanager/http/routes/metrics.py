@@ -11,7 +11,7 @@ from jobmanager.http.context import manager, token
 from jobmanager.http.openapi import examples
 from jobmanager.http.openapi.operations import ResponseDoc, describe
 from jobmanager.http.openapi.responses import BROKEN
-from jobmanager.http.request_ids import method, route
+from jobmanager.http.request_labels import method, route
 from jobmanager.observability import metrics
 
 blueprint = Blueprint("metrics", __name__)
