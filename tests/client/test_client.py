@@ -154,7 +154,7 @@ def test_a_log_whose_pages_are_bounded_by_bytes_is_read_to_its_end(client: Clien
     job = client.submit("Wordy").wait(20)
 
     lines = list(job.log())
-    followed = [sign for sign in job.follow() if isinstance(sign, LogLine)]
+    followed = [update for update in job.follow() if isinstance(update, LogLine)]
 
     assert [int(line.message.split()[0]) for line in lines] == list(range(300))
     assert followed == lines
