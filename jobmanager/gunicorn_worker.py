@@ -319,7 +319,7 @@ class SharingWorker(ReleasingWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._left_since: float | None = None  # when connections began to wait for a worker
+        self._backlog_since: float | None = None  # when connections began to wait for a worker
         self._complained_at = float("-inf")
 
     def is_busy(self) -> bool:
@@ -354,18 +354,18 @@ class SharingWorker(ReleasingWorker):
             super().wait_for_and_dispatch_events(timeout)
             return
         super().wait_for_and_dispatch_events(min(timeout, LEFT_TO_OTHERS_SECONDS))
-        self._take_what_is_left()
+        self._accept_leftovers()
 
-    def _take_what_is_left(self) -> None:
+    def _accept_leftovers(self) -> None:
         """Accept the connections that no worker has accepted for a tenth of a second."""
         waiting = [listener for listener in self.sockets if _is_ready(listener, select.POLLIN, 0)]
         now = time.monotonic()
         if not waiting:
-            self._left_since = None
-        elif self._left_since is None:
-            self._left_since = now
-        elif now - self._left_since >= LEFT_TO_OTHERS_SECONDS:
-            self._left_since = None
+            self._backlog_since = None
+        elif self._backlog_since is None:
+            self._backlog_since = now
+        elif now - self._backlog_since >= LEFT_TO_OTHERS_SECONDS:
+            self._backlog_since = None
             self._accept_all(waiting)
 
     def _accept_all(self, listeners: list[socket.socket]) -> None:
@@ -440,7 +440,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
             self._drop_the_slowest()
         conn = Connection(self.cfg, accepted, client, listener.getsockname(), self._new_incoming())
         self._open.add(conn)
-        self._safely(conn, self._await_request)
+        self._step(conn, self._await_request)
 
     def _drop_the_slowest(self) -> None:
         """Make room for new connections: close the one that receives a request and has the earliest deadline."""
@@ -515,7 +515,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
             conn.sock.reads_until = time.monotonic() + REQUEST_SECONDS
             conn.parser = get_parser(self.cfg, conn.sock, conn.client)
             conn.parser.unreader = _Resumed(conn.sock, conn.incoming.take())
-            self._safely(conn, self._answer)
+            self._step(conn, self._answer)
 
     def _answer(self, conn: Connection) -> None:
         """Give the request to a thread, which reads it with the connection's parser."""
@@ -573,9 +573,9 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
 
     def _on_event(self, conn: Connection, step: Callable[[Connection], None], _socket: Any) -> None:
         self._unwatch(conn)
-        self._safely(conn, step)
+        self._step(conn, step)
 
-    def _safely(self, conn: Connection, step: Callable[..., None], *args: Any) -> None:
+    def _step(self, conn: Connection, step: Callable[..., None], *args: Any) -> None:
         """Take a step. An error closes this connection only."""
         try:
             step(conn, *args)
@@ -595,9 +595,9 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
         if isinstance(conn, Connection):
             conn.sock.is_in_spare_thread = in_spare
         answered = (self._spare if in_spare else self.tpool).submit(self.handle, conn)
-        answered.add_done_callback(lambda done: self.method_queue.defer(self._finish, conn, done, in_spare))
+        answered.add_done_callback(lambda done: self.method_queue.defer(self._on_answered, conn, done, in_spare))
 
-    def _finish(self, conn: TConn, done: Future[Any], in_spare: bool) -> None:
+    def _on_answered(self, conn: TConn, done: Future[Any], in_spare: bool) -> None:
         self._at_work -= 1
         self._spare_at_work -= in_spare
         self.finish_request(conn, done)
@@ -613,7 +613,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
             self._large_at_work -= 1
             conn.incoming.feed(conn.parser.unreader.take_buffered())
         conn.parser, conn.kept_bytes = None, 0  # free the request while the response is sent
-        self._safely(conn, self._send)
+        self._step(conn, self._send)
         self._answer_large()
 
     def _finish_in_threads(self, conn: TConn, fs: Future[Any]) -> None:
@@ -653,7 +653,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
                 self._drop(conn)
             else:
                 last_words, conn.last_words = conn.last_words, None
-                self._safely(conn, self._refuse, last_words)
+                self._step(conn, self._refuse, last_words)
 
     def murder_keepalived(self, force: bool = False) -> None:
         """Close gunicorn's idle connections that are overdue; with *force*, all connections that no thread works on."""

@@ -23,4 +23,4 @@ pre_fork = _ours["pre_fork"]
 
 def post_worker_init(worker):
     """Pin the threads that answer requests to one core."""
-    _ours["_serve_on"](worker.core)
+    _ours["_pin_request_threads"](worker.core)
