@@ -11,7 +11,7 @@ from gunicorn.http import get_parser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmanager.http.framing import MIB, MOST_HEAD_BYTES, Incoming, Stage
+from jobmanager.serving.framing import MIB, MOST_HEAD_BYTES, Incoming, Stage
 
 GET = b"GET /jobs HTTP/1.1\r\nHost: a\r\n\r\n"
 

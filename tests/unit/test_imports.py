@@ -23,6 +23,7 @@ LAYERS = [
     {"manager", "testing"},
     {"http"},
     {"cli", "wsgi"},
+    {"serving"},
     {"gunicorn_worker"},
     {"gunicorn_conf"},
 ]
