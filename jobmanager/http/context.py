@@ -51,9 +51,9 @@ class Mount(FilesBlueprint):
         #: the hosts that requests may be addressed to, see Settings
         self.hosts = hosts.parse_all(manager.settings.hosts)
         #: places for waiting requests: each one holds a thread, and some must be left for others
-        self.waits = threading.BoundedSemaphore(MOST_WAITS)
+        self.wait_slots = threading.BoundedSemaphore(MOST_WAITS)
         #: held while a batch is read and stored: two at once might not fit into memory
-        self.batch = threading.Lock()
+        self.batch_lock = threading.Lock()
         #: cache of OpenAPI descriptions, by the name of the blueprint and the job types that they show
         self.specifications: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
 

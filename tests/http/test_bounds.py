@@ -274,7 +274,7 @@ def test_a_process_stores_one_batch_at_a_time(still_app: Flask, monkeypatch: pyt
     monkeypatch.setattr(responses, "_BATCH_WAIT_SECONDS", 0.05)
     client, mount = still_app.test_client(), still_app.blueprints["jobmanager"]
 
-    with mount.batch:
+    with mount.batch_lock:
         refused = client.post("/jobs/batch", json=[JOB])
     accepted = client.post("/jobs/batch", json=[JOB])
 
@@ -287,13 +287,13 @@ def test_a_process_stores_one_batch_at_a_time(still_app: Flask, monkeypatch: pyt
 def test_a_batch_waits_for_the_one_before_it(still_app: Flask, until: Any) -> None:
     client, mount = still_app.test_client(), still_app.blueprints["jobmanager"]
     answers_given: list[int] = []
-    mount.batch.acquire()
+    mount.batch_lock.acquire()
     second = threading.Thread(
         target=lambda: answers_given.append(still_app.test_client().post("/jobs/batch", json=[JOB]).status_code)
     )
     second.start()
-    until(lambda: mount.waits._value < 4, "the second one to wait")
-    mount.batch.release()
+    until(lambda: mount.wait_slots._value < 4, "the second one to wait")
+    mount.batch_lock.release()
     second.join(10)
 
     assert answers_given == [202]
@@ -302,10 +302,10 @@ def test_a_batch_waits_for_the_one_before_it(still_app: Flask, until: Any) -> No
 
 def test_a_batch_that_finds_no_place_to_wait_is_refused_at_once(still_app: Flask) -> None:
     client, mount = still_app.test_client(), still_app.blueprints["jobmanager"]
-    while mount.waits.acquire(blocking=False):
+    while mount.wait_slots.acquire(blocking=False):
         pass
 
-    with mount.batch:
+    with mount.batch_lock:
         assert client.post("/jobs/batch", json=[JOB]).status_code == 503
     assert client.post("/jobs/batch", json=[JOB]).status_code == 202
 

@@ -17,7 +17,7 @@ from jobmanager.errors import JobManagerError, RateLimited, TokensUnavailable, U
 from jobmanager.http.context import is_open
 from jobmanager.http.errors import KINDS
 from jobmanager.http.openapi import examples
-from jobmanager.http.schemas import classic
+from jobmanager.http.schemas import classic, problems
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -163,7 +163,7 @@ def problem(
         shown = examples.problem(kind, detail)
     else:
         shown = examples.problem(KINDS[kind].status, detail, type=KINDS[kind].uri(), **more)
-    return ResponseDoc(text=text, model=classic.Problem, examples={"problem": shown}, headers=headers)
+    return ResponseDoc(text=text, model=problems.Problem, examples={"problem": shown}, headers=headers)
 
 
 def job_id_parameter() -> dict[str, Any]:
@@ -217,7 +217,7 @@ def _openapi_response(answer: ResponseDoc) -> dict[str, Any]:
     elif answer.model is str:
         shown["content"] = {answer.media_type: {"schema": {"type": "string"}} | _examples(answer.examples)}
     elif answer.model is not None:
-        media_type = "application/problem+json" if answer.model is classic.Problem else "application/json"
+        media_type = "application/problem+json" if answer.model is problems.Problem else "application/json"
         shown["content"] = {media_type: {"schema": _reference(answer.model)} | _examples(answer.examples)}
     return shown
 

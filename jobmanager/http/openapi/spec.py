@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from jobmanager.http.openapi.operations import REFERENCE
-from jobmanager.http.schemas import classic, request_models, response_models
+from jobmanager.http.schemas import classic, problems, request_models, response_models
 from jobmanager.job import Job
 from jobmanager.registry import Registry
 from jobmanager.registry import describe as description_of
@@ -24,8 +24,8 @@ _MODELS: tuple[type[BaseModel], ...] = (
     classic.ClassicSubmission,
     classic.ClassicAnswer,
     classic.ClassicError,
-    classic.Problem,
-    classic.Health,
+    problems.Problem,
+    problems.Health,
     request_models.NewJob,
     request_models.Batch,
     response_models.Ids,

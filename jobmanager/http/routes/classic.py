@@ -10,8 +10,8 @@ from jobmanager.core.values import JobRecord
 from jobmanager.http.context import actor, address_of, manager, open_to_all
 from jobmanager.http.openapi import examples
 from jobmanager.http.openapi.operations import ResponseDoc, ResponseDocs, describe, job_id_parameter, refusal
-from jobmanager.http.responses import wait_limit
 from jobmanager.http.schemas import classic
+from jobmanager.http.waiting import wait_limit
 
 #: How long a control route waits for the requested status: most jobs have halted when their halt is answered.
 WAIT_SECONDS = 2.0

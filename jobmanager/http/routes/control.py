@@ -10,7 +10,7 @@ from werkzeug.wrappers import Response
 
 from jobmanager.auth.tokens import Role
 from jobmanager.core.states import Action
-from jobmanager.http import parsing
+from jobmanager.http import parsing, validation
 from jobmanager.http.context import actor, manager, require
 from jobmanager.http.openapi import examples
 from jobmanager.http.openapi.operations import (
@@ -33,8 +33,10 @@ from jobmanager.http.openapi.responses import (
     TOO_LARGE,
     UNREADABLE,
 )
-from jobmanager.http.responses import expected_versions, preferred_wait_limit, render, render_action
+from jobmanager.http.preferences import expected_versions
+from jobmanager.http.responses import render, render_action
 from jobmanager.http.schemas import request_models, response_models
+from jobmanager.http.waiting import preferred_wait_limit
 
 blueprint = Blueprint("control", __name__, url_prefix="/jobs")
 
@@ -191,7 +193,7 @@ def _check_force(body: request_models.StopControl) -> None:
         require(Role.ADMIN)
 
 
-def _parse_body(model: type[parsing.Model]) -> parsing.Model:
+def _parse_body(model: type[validation.Model]) -> validation.Model:
     """Return the body as a model, with all defaults if it is empty. Raises InvalidRequest."""
     body = request.get_data()
-    return parsing.validated(model, parsing.parse_object(body, examples.CONTROL) if body.strip() else {})
+    return validation.validated(model, parsing.parse_object(body, examples.CONTROL) if body.strip() else {})

@@ -12,7 +12,7 @@ from flask import Blueprint, Response, request
 
 from jobmanager.core.states import FINAL
 from jobmanager.errors import InvalidRequest
-from jobmanager.http import parsing
+from jobmanager.http import validation
 from jobmanager.http.client_connection import ClientConnection
 from jobmanager.http.context import manager
 from jobmanager.http.event_stream import EventStream
@@ -57,7 +57,7 @@ _LAST_EVENT_ID = header_parameter(
 )
 def index() -> Response:
     """Follow the changes and the progress of jobs."""
-    query = parsing.parse_query(request_models.EventQuery, request.args)
+    query = validation.parse_query(request_models.EventQuery, request.args)
     subscription = manager().follow(query.selection(), after=_last_event_id(query))
     return _stream_response(EventStream(subscription, manager()))
 
@@ -85,7 +85,7 @@ def index() -> Response:
 )
 def of_job(job_id: str) -> Response:
     """Follow the changes and the progress of a job."""
-    query = parsing.parse_query(request_models.JobEventQuery, request.args)
+    query = validation.parse_query(request_models.JobEventQuery, request.args)
     after = _last_event_id(query)
     job = manager().get(job_id)
     if job.status in FINAL and after is not None and manager().changes(job_id)[-1].seq <= after:

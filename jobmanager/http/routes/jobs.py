@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 from jobmanager.core.repeatable import Repeatable
 from jobmanager.core.values import Submission
 from jobmanager.errors import InvalidRequest, UnknownJob
-from jobmanager.http import parsing
+from jobmanager.http import parsing, validation
 from jobmanager.http.context import actor, address_of, manager, token
 from jobmanager.http.openapi import examples
 from jobmanager.http.openapi.operations import (
@@ -39,9 +39,10 @@ from jobmanager.http.openapi.responses import (
     UNREADABLE,
 )
 from jobmanager.http.ranges import ignore_other_ranges
-from jobmanager.http.responses import batch_at_a_time, render, render_job
+from jobmanager.http.responses import render, render_job
 from jobmanager.http.schemas import cursors, request_models, response_models
 from jobmanager.http.security import MAX_BATCH_BYTES
+from jobmanager.http.waiting import batch_at_a_time
 
 #: The largest body, in bytes, whose jobs are all parsed into memory: as objects they may take thirty times as much.
 _SMALL_BATCH = 2 * 1024 * 1024
@@ -83,7 +84,7 @@ blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
 )
 def submit() -> Response:
     """Submit a job."""
-    new_job = parsing.validated(request_models.NewJob, parsing.parse_object(request.get_data(), examples.NEW_JOB))
+    new_job = validation.validated(request_models.NewJob, parsing.parse_object(request.get_data(), examples.NEW_JOB))
     sent = token()
     job = manager().submit(
         **dict(new_job),
@@ -133,7 +134,7 @@ def submit_batch() -> Response:
 def _submissions(body: bytes | bytearray) -> Iterator[Submission]:
     """Return an iterator over the jobs of a batch, parsed lazily. It raises Unreadable or InvalidRequest."""
     values = parsing.parse_many(body, examples.NEW_JOB)
-    return map(request_models.NewJob.submission, parsing.validated_each(request_models.NewJob, values))
+    return map(request_models.NewJob.submission, validation.validated_each(request_models.NewJob, values))
 
 
 @blueprint.get("")
@@ -156,7 +157,7 @@ def _submissions(body: bytes | bytearray) -> Iterator[Submission]:
 )
 def index() -> Response:
     """List jobs."""
-    query = parsing.parse_query(request_models.ListQuery, request.args)
+    query = validation.parse_query(request_models.ListQuery, request.args)
     page = manager().find(query.selection(), before=cursors.from_cursor(query.cursor), limit=query.limit)
     shown = response_models.show_page(page, manager())
     response = render(shown)
@@ -231,7 +232,7 @@ def changes(job_id: str) -> Response:
 )
 def log(job_id: str) -> Response:
     """Read the log of a job."""
-    query = parsing.parse_query(request_models.LogQuery, request.args)
+    query = validation.parse_query(request_models.LogQuery, request.args)
     return render(response_models.show_lines(manager().log(job_id, after=query.after, limit=query.limit)))
 
 

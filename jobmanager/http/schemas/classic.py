@@ -1,4 +1,4 @@
-"""The JSON of the classic routes, and the models of problems and health checks.
+"""The JSON of the classic routes.
 
 The models are also documentation: the API docs show their JSON Schema.
 """
@@ -15,20 +15,12 @@ from jobmanager.core.states import Status
 from jobmanager.core.values import JobRecord
 from jobmanager.errors import InvalidRequest
 from jobmanager.http import parsing
+from jobmanager.http.schemas.problems import leave_out_nulls
 from jobmanager.job import Job
 
 JOB_ID = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
 
 _EXAMPLE = '{"Type": "Simple", "args": {}}'
-
-
-def leave_out_nulls(schema: dict[str, Any]) -> None:
-    """Change the schema of a model: a field without a value is left out, not null."""
-    for name, described in schema["properties"].items():
-        if described.get("default", "") is None:
-            del described["default"]
-            kinds = [kind for kind in described.pop("anyOf", []) if kind != {"type": "null"}]
-            schema["properties"][name] = described | (kinds[0] if kinds else {})
 
 
 class ClassicSubmission(BaseModel):
@@ -86,37 +78,6 @@ class ClassicError(BaseModel):
 
     jobID: str = Field(description="The id of the job in the request, or empty.")  # noqa: N815 - the name on the wire
     error: str = Field(description="What is wrong, in a sentence.")
-
-
-class Fault(BaseModel):
-    """One fault of a request."""
-
-    model_config = ConfigDict(json_schema_extra=leave_out_nulls)
-
-    detail: str = Field(description="What is wrong with the field.")
-    pointer: str | None = Field(None, description="The field of the body, as a JSON pointer (RFC 6901) in a fragment.")
-    parameter: str | None = Field(None, description="The parameter of the query, or the header.")
-
-
-class Problem(BaseModel):
-    """An error (RFC 9457); nothing was changed."""
-
-    model_config = ConfigDict(json_schema_extra=leave_out_nulls)
-
-    type: str = Field(description="The URI of the kind of problem; the same in all versions.")
-    title: str = Field(description="The name of the HTTP status.")
-    status: int = Field(description="The HTTP status.")
-    detail: str = Field(description="What is wrong, in a sentence.")
-    field: str | None = Field(None, description="The first wrong field, as a dotted path.")
-    errors: list[Fault] | None = Field(None, description="Each wrong field.")
-    job_status: str | None = Field(None, description="The status of the job, if it does not allow the action.")
-    allowed: list[str] | None = Field(None, description="The actions that are allowed instead.")
-
-
-class Health(BaseModel):
-    """The health of the service."""
-
-    status: str = Field(description="Always ok.")
 
 
 def parse_classic(body: bytes) -> tuple[str, dict[str, Any]]:
