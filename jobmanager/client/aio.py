@@ -276,14 +276,14 @@ class AsyncClient:
 
     async def _run(self, flow: Flow[T]) -> T:
         driver = FlowDriver(flow)
-        async with _StepExecutor(self._http, driver) as executor:
+        async with StepExecutor(self._http, driver) as executor:
             while (step := driver.next()) is not None:
                 driver.answer(await executor.execute(step))
         return driver.result
 
     async def _iterate(self, flow: Flow[None]) -> AsyncIterator[Any]:
         driver = FlowDriver(flow)
-        async with _StepExecutor(self._http, driver) as executor:
+        async with StepExecutor(self._http, driver) as executor:
             while (step := driver.next()) is not None:
                 if isinstance(step, Emit):
                     yield step.value
@@ -291,7 +291,7 @@ class AsyncClient:
                     driver.answer(await executor.execute(step))
 
 
-class _StepExecutor:
+class StepExecutor:
     """Executes the steps of one flow and holds its open stream."""
 
     def __init__(self, client: httpx.AsyncClient, driver: FlowDriver[Any]) -> None:
@@ -300,7 +300,7 @@ class _StepExecutor:
         self._stream: httpx.Response | None = None
         self._chunks: AsyncIterator[bytes] | None = None
 
-    async def __aenter__(self) -> _StepExecutor:
+    async def __aenter__(self) -> StepExecutor:
         return self
 
     async def __aexit__(

@@ -268,14 +268,14 @@ class Client:
 
     def _run(self, flow: Flow[T]) -> T:
         driver = FlowDriver(flow)
-        with _StepExecutor(self._http, driver) as executor:
+        with StepExecutor(self._http, driver) as executor:
             while (step := driver.next()) is not None:
                 driver.answer(executor.execute(step))
         return driver.result
 
     def _iterate(self, flow: Flow[None]) -> Iterator[Any]:
         driver = FlowDriver(flow)
-        with _StepExecutor(self._http, driver) as executor:
+        with StepExecutor(self._http, driver) as executor:
             while (step := driver.next()) is not None:
                 if isinstance(step, Emit):
                     yield step.value
@@ -283,7 +283,7 @@ class Client:
                     driver.answer(executor.execute(step))
 
 
-class _StepExecutor:
+class StepExecutor:
     """Executes the steps of one flow and holds its open stream."""
 
     def __init__(self, client: httpx.Client, driver: FlowDriver[Any]) -> None:
@@ -292,7 +292,7 @@ class _StepExecutor:
         self._stream: httpx.Response | None = None
         self._chunks: Iterator[bytes] | None = None
 
-    def __enter__(self) -> _StepExecutor:
+    def __enter__(self) -> StepExecutor:
         return self
 
     def __exit__(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
+import httpx
 import pytest
 from listening import Listener, assert_whole
 
 from jobmanager import Client
-from jobmanager.client import Change, Job, JobProgress, LogLine
+from jobmanager.client import Change, Job, JobProgress, LogLine, Snapshot, protocol
+from jobmanager.client.flows import Core
 from jobmanager.client.following import JobTail
 from jobmanager.client.protocol import FlowDriver
 from jobmanager.client.sse import Event, Parser
-from jobmanager.client.sync import _StepExecutor
+from jobmanager.client.sync import StepExecutor
 from jobmanager.core.states import Status
 
 
@@ -64,13 +67,14 @@ def test_following_ends_when_the_job_is_halted(client: Client, until: Any) -> No
     assert listener.got[-1].status is Status.HALTED
 
 
-def test_a_halt_during_a_poll_is_part_of_its_result(client: Client) -> None:
+def test_a_halt_during_a_poll_is_part_of_its_result(service: Any, client: Client) -> None:
     job = client.submit("Steps").wait(statuses=["running"])
-    tail = JobTail(client._core, job, seen=job.changes())
-    tail._known = None  # as if the job had changed since
-    driver = FlowDriver(tail._poll())
+    core = Core(service.url, partial(protocol.validate, Snapshot), retry_seconds=5)
+    tail = JobTail(core, job, seen=job.changes())
+    driver = FlowDriver(tail.next())
 
-    with _StepExecutor(client._http, driver) as executor:
+    with httpx.Client(base_url=service.url) as http, StepExecutor(http, driver) as executor:
+        driver.answer(executor.execute(driver.next()))  # opens the stream
         asked = [step := driver.next()]
         driver.answer(executor.execute(step))
         job.halt(wait=5)

@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 
 from jobmanager import Job, JobManager, Settings
 from jobmanager.errors import InvalidRequest
-from jobmanager.http import create_app, parsing, responses
+from jobmanager.http import create_app, validation, waiting
 from jobmanager.http.schemas import request_models
 from jobmanager.jobs import BUILT_IN
 from jobmanager.registry import Registry
@@ -128,7 +128,7 @@ def test_a_long_text_in_any_field_is_refused_or_taken_at_once(model: type[BaseMo
             for value in (text, [text], {text: text}):
                 # A validator of Export asks for the settings, which are not there.
                 with suppress(InvalidRequest, KeyError):
-                    parsing.validated(model, {name: value})
+                    validation.validated(model, {name: value})
 
     # What takes quadratic time takes minutes; the rest together takes less than a second.
     assert time.process_time() - begin < 10
@@ -271,7 +271,7 @@ def test_a_batch_with_labels_is_stored_in_its_order(still: FlaskClient) -> None:
 
 
 def test_a_process_stores_one_batch_at_a_time(still_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(responses, "_BATCH_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "_BATCH_WAIT_SECONDS", 0.05)
     client, mount = still_app.test_client(), still_app.blueprints["jobmanager"]
 
     with mount.batch_lock:
