@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, Flask
 from flask.sansio.blueprints import BlueprintSetupState
 
-from jobmanager.http import errors, headers, request_ids, security, traces
+from jobmanager.http import errors, headers, request_ids, security, timing, traces
 from jobmanager.http.context import EXTENSION, JobIdConverter, Mount
 from jobmanager.http.routes import classic, control, dashboard, datasets, docs, events, health, job_types, jobs, metrics
 from jobmanager.manager import JobManager
@@ -60,7 +60,7 @@ def create_app(manager: JobManager | None = None) -> Flask:
     # For all requests, even those that match no route. Embedding applications log, trace and count in their own way.
     request_ids.identify(app)
     traces.trace(app)
-    metrics.watch(app)
+    timing.measure(app)
     app.register_blueprint(blueprint(manager))
     # A request that matches no route belongs to no blueprint.
     errors.register(app)

@@ -1,36 +1,16 @@
-"""The metrics for Prometheus, and the time that requests take."""
+"""The metrics for Prometheus."""
 
 from __future__ import annotations
 
-import time
-
-from flask import Blueprint, Flask, Response, g
+from flask import Blueprint, Response
 
 from jobmanager.errors import Forbidden
 from jobmanager.http.context import manager, token
 from jobmanager.http.openapi import examples
 from jobmanager.http.openapi.operations import ResponseDoc, describe
 from jobmanager.http.openapi.responses import BROKEN
-from jobmanager.http.request_labels import method, route
-from jobmanager.observability import metrics
 
 blueprint = Blueprint("metrics", __name__)
-
-
-def watch(app: Flask) -> None:
-    """Measure how long each request of the application takes."""
-    app.before_request(_begin)
-    app.after_request(_end)
-
-
-def _begin() -> None:
-    g.began_at = time.perf_counter()
-
-
-def _end(response: Response) -> Response:
-    seconds = time.perf_counter() - g.get("began_at", time.perf_counter())
-    metrics.request_answered(method(), route(), response.status_code, seconds)
-    return response
 
 
 @blueprint.get("/metrics")
