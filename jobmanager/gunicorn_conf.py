@@ -47,10 +47,10 @@ worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # The control socket is not needed, and several services of one user would share its path.
 control_socket_disable = True
 
-_COUNTS = f"jobmanager-{os.getuid()}-"
+_FOLDER_PREFIX = f"jobmanager-{os.getuid()}-"
 
 
-def _folder_of_counts():
+def _make_metrics_folder():
     """Make the folder in which the workers of this server share their metrics; it is the same after a reload.
 
     It is not in DATA_DIR: metrics are written through mmap, which ends in SIGBUS if the volume is full.
@@ -59,9 +59,9 @@ def _folder_of_counts():
     base = worker_tmp_dir or tempfile.gettempdir()
     for name in os.listdir(base):
         with contextlib.suppress(FileNotFoundError):  # another server may remove it first
-            if name.startswith(_COUNTS) and not _is_in_use(os.path.join(base, name)):
+            if name.startswith(_FOLDER_PREFIX) and not _is_in_use(os.path.join(base, name)):
                 shutil.rmtree(os.path.join(base, name), ignore_errors=True)
-    folder = os.path.join(base, f"{_COUNTS}{os.getpid()}")
+    folder = os.path.join(base, f"{_FOLDER_PREFIX}{os.getpid()}")
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
     if os.stat(folder).st_uid != os.getuid():
@@ -77,7 +77,7 @@ def _is_in_use(folder):
 
 with contextlib.suppress(OSError):  # without the folder, each worker shows its own metrics only
     # prometheus_client reads the variable when it is imported.
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _folder_of_counts()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _make_metrics_folder()
 
 if os.environ.get("JOBMANAGER_LOG", "").strip() == "json":
     # The master's log; each worker sets up its own.
@@ -97,8 +97,8 @@ if os.environ.get("JOBMANAGER_LOG", "").strip() == "json":
 
 _SWITCH_SECONDS = 0.0002
 
-_QUITTING = (signal.SIGINT, signal.SIGQUIT)
-_LEAVING = (signal.SIGTERM, *_QUITTING)
+_QUICK_STOP_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
+_STOP_SIGNALS = (signal.SIGTERM, *_QUICK_STOP_SIGNALS)
 
 
 def _worker_class():
@@ -147,9 +147,9 @@ def post_worker_init(worker):
     except StoreUnavailable as error:
         worker.log.error("%s The worker serves requests, and retries with each of them.", error)
     else:
-        _serve_on(worker.core)
-    for number in _LEAVING:
-        signal.signal(number, _leave(worker, signal.getsignal(number)))
+        _pin_request_threads(worker.core)
+    for number in _STOP_SIGNALS:
+        signal.signal(number, _shutdown_handler(worker, signal.getsignal(number)))
     # A thread that computes releases the GIL after this time, so that requests do not wait for long.
     sys.setswitchinterval(_SWITCH_SECONDS)
     # Imported objects stay for good: scanning them at each collection takes a third of the time of a batch.
@@ -159,7 +159,7 @@ def post_worker_init(worker):
 
 def worker_exit(server, worker):
     """Hand over the running jobs, close the store and send the last traces. Blocks."""
-    _ignore(_LEAVING)
+    _ignore(_STOP_SIGNALS)
     application = getattr(worker, "wsgi", None)
     if application is not None:
         application.extensions["jobmanager"].close(_hand_over_seconds(worker))
@@ -204,21 +204,21 @@ def _address_of(number):
         return inherited.getsockname()
 
 
-def _leave(worker, as_gunicorn_does):
+def _shutdown_handler(worker, gunicorn_handler):
     """Return a signal handler that begins the shutdown of the manager, then calls gunicorn's handler."""
 
     def handle(number, frame):
-        if number in _QUITTING:
+        if number in _QUICK_STOP_SIGNALS:
             # The signal may come twice: from the terminal or systemd, and from the master. gunicorn's handler raises
             # SystemExit, which must not interrupt the handover.
-            _ignore(_LEAVING)
+            _ignore(_STOP_SIGNALS)
         worker.wsgi.extensions["jobmanager"].begin_shutdown(_hand_over_seconds(worker))
-        as_gunicorn_does(number, frame)
+        gunicorn_handler(number, frame)
 
     return handle
 
 
-def _serve_on(core):
+def _pin_request_threads(core):
     """Pin the threads that answer requests to one core. Does not pin the threads of jobs.
 
     The GIL lets only one of them run, and waking a thread on another core takes longer than many a request: a worker

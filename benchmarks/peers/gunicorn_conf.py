@@ -7,8 +7,8 @@ from types import ModuleType
 
 _ROOT = Path(__file__).parents[2]
 
-# The worker class imports a module of these packages, whose own imports are not installed here.
-for _name in ("jobmanager", "jobmanager.http"):
+# The worker class imports modules of the second package; what the first imports is not installed here.
+for _name in ("jobmanager", "jobmanager.serving"):
     _package = ModuleType(_name)
     _package.__path__ = [str(_ROOT / _name.replace(".", "/"))]
     sys.modules[_name] = _package
@@ -23,4 +23,4 @@ pre_fork = _ours["pre_fork"]
 
 def post_worker_init(worker):
     """Pin the threads that answer requests to one core."""
-    _ours["_serve_on"](worker.core)
+    _ours["_pin_request_threads"](worker.core)

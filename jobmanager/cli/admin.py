@@ -14,7 +14,7 @@ from click.shell_completion import get_completion_class
 
 from jobmanager.auth.tokens import check_access
 from jobmanager.cli.datasets import datasets_group
-from jobmanager.cli.options import Moment, parse_args, prints_json
+from jobmanager.cli.options import TimeParam, parse_args, with_json_option
 from jobmanager.cli.output import Printer
 from jobmanager.cli.tokens import token_group
 from jobmanager.config import Settings, misspelt
@@ -43,10 +43,10 @@ def serve(
     gunicorn_options: tuple[str, ...],
 ) -> None:
     """Run the service with gunicorn until a signal ends it. Other options are passed to gunicorn."""
-    told = {"--workers": workers, "--threads": threads}
+    arguments = {"--workers": workers, "--threads": threads}
     if any(ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in ("host", "port")):
-        told["--bind"] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # type: ignore[assignment]
-    options = [f"{name}={value}" for name, value in told.items() if value is not None]
+        arguments["--bind"] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # type: ignore[assignment]
+    options = [f"{name}={value}" for name, value in arguments.items() if value is not None]
     command = [sys.executable, "-m", "gunicorn", "--config", _config_file(), *options, *gunicorn_options]
     # Replace this process: signals reach gunicorn, and its workers do not inherit our imports.
     os.execv(sys.executable, [*command, "jobmanager.wsgi:app"])
@@ -61,7 +61,7 @@ def _config_file() -> str:
 
 @click.command()
 @click.option("--bind", "hosts", multiple=True, metavar="HOST", help="Check this address of the service, too.")
-@prints_json
+@with_json_option
 def check(printer: Printer, hosts: tuple[str, ...]) -> None:
     """Check that the service can start.
 
@@ -86,39 +86,39 @@ def check(printer: Printer, hosts: tuple[str, ...]) -> None:
 @click.command("torture")
 @click.argument("type_name", metavar="TYPE")
 @click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="Argument of the job: JSON, or else text.")
-@prints_json
+@with_json_option
 def torture_command(printer: Printer, type_name: str, pairs: tuple[str, ...]) -> None:
     """Prove that a job type can be halted, killed and stopped at every checkpoint, or show where that fails."""
     manager = JobManager()
     verdict = torture(manager.types.get(type_name), parse_args(pairs), settings=manager.settings)
-    printer.say(str(verdict), is_sound=verdict.is_sound(), report=str(verdict))
+    printer.print_text(str(verdict), is_sound=verdict.is_sound(), report=str(verdict))
     raise SystemExit(0 if verdict.is_sound() else 1)
 
 
 @click.command()
 @click.option("--rows", default=1_000_000, show_default=True, help="Number of survey responses to make.")
-@prints_json
+@with_json_option
 def sample(printer: Printer, rows: int) -> None:
     """Make sample data for Export. Does nothing if datasets are configured."""
     settings = Settings.from_env()
     if settings.datasets is not None and settings.datasets.exists():
-        printer.say(
+        printer.print_text(
             f"Datasets are configured in {settings.datasets}; nothing to do.",
             made=None,
             datasets=str(settings.datasets),
         )
         return
     path = make_sample(settings.data_dir, rows)
-    printer.say(f"Made {path}, the dataset 'responses'.", made=str(path), datasets=str(settings.datasets))
+    printer.print_text(f"Made {path}, the dataset 'responses'.", made=str(path), datasets=str(settings.datasets))
 
 
 @click.command()
-@click.option("--before", type=Moment(), help="Remove jobs that finished before this time.")
+@click.option("--before", type=TimeParam(), help="Remove jobs that finished before this time.")
 @click.option("--days", type=click.FloatRange(min=0), help="Remove jobs that finished more than this many days ago.")
 @click.option(
     "--keep", type=click.IntRange(min=0), help="Remove all but this many of the newest completed and stopped jobs."
 )
-@prints_json
+@with_json_option
 def prune(printer: Printer, before: datetime | None, days: float | None, keep: int | None) -> None:
     """Remove finished jobs for good, with their changes, logs and files.
 
@@ -133,12 +133,12 @@ def prune(printer: Printer, before: datetime | None, days: float | None, keep: i
         if days is not None:
             before = _ago(manager.now(), days)
         removed = manager.prune(before=before, keep=keep)
-    printer.say(f"Removed {removed} jobs.", removed=removed)
+    printer.print_text(f"Removed {removed} jobs.", removed=removed)
 
 
 @click.command()
 @click.argument("pid", type=click.IntRange(min=1))
-@prints_json
+@with_json_option
 def release(printer: Printer, pid: int) -> None:
     """Hand over the jobs of a process that hangs and will be killed.
 
@@ -151,7 +151,7 @@ def release(printer: Printer, pid: int) -> None:
         released = manager.release_process(pid)
     finally:
         manager.close()
-    printer.say(f"Handed over {released} jobs of process {pid}.", released=released)
+    printer.print_text(f"Handed over {released} jobs of process {pid}.", released=released)
 
 
 def _ago(now: datetime, days: float) -> datetime:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from jobmanager.cli.follow import exit_with, follow_job
 from jobmanager.cli.options import (
     Connection,
-    Moment,
-    asks_server,
+    TimeParam,
     complete_jobs,
     complete_types,
     parse_args,
     parse_labels,
-    selects,
+    with_filter_options,
+    with_server_options,
 )
 from jobmanager.cli.output import Printer
 from jobmanager.client import Client, Job
-from jobmanager.client.flows import Filters
+from jobmanager.client.filters import Filters
 from jobmanager.core.printable import clean
 from jobmanager.errors import JobManagerError
 
@@ -40,7 +40,7 @@ _wait = click.option(
 @click.argument("type_name", metavar="TYPE", shell_complete=complete_types)
 @click.option("--arg", "pairs", multiple=True, metavar="NAME=VALUE", help="Argument of the job: JSON, or else text.")
 @click.option("--priority", default=0, help="Jobs of higher priority are claimed first.")
-@click.option("--run-at", type=Moment(), help="Earliest time to run the job.")
+@click.option("--run-at", type=TimeParam(), help="Earliest time to run the job.")
 @click.option("--max-attempts", type=int, help="Attempts before a failure is final.")
 @click.option("--timeout", "timeout_seconds", type=float, metavar="SECONDS", help="Longest time for one attempt.")
 @click.option(
@@ -54,7 +54,7 @@ _wait = click.option(
 @click.option("--key", help="Idempotency key: submitting again with it makes no second job.")
 @click.option("--wait", "waits", is_flag=True, help="Wait until the job ends or is halted.")
 @click.option("--follow", "follows", is_flag=True, help="Show the job's progress and log until it ends or is halted.")
-@asks_server
+@with_server_options
 def submit(
     connection: Connection,
     printer: Printer,
@@ -92,8 +92,8 @@ def submit(
 @click.command("list")
 @click.option("-n", "--limit", default=50, show_default=True, help="Maximum number of jobs; 0: all.")
 @click.option("-q", "--query", "q", help="Start of an id, part of a type's name, or value of a label.")
-@selects
-@asks_server
+@with_filter_options
+@with_server_options
 def list_command(connection: Connection, printer: Printer, *, limit: int, q: str | None, filters: Filters) -> None:
     """List jobs, newest first."""
     filters["q"] = q
@@ -103,7 +103,7 @@ def list_command(connection: Connection, printer: Printer, *, limit: int, q: str
 
 @click.command()
 @_id
-@asks_server
+@with_server_options
 def show(connection: Connection, printer: Printer, *, job_id: str) -> None:
     """Show a job and its changes."""
     with connection.client() as client:
@@ -114,50 +114,50 @@ def show(connection: Connection, printer: Printer, *, job_id: str) -> None:
 @click.command()
 @_ids
 @_all
-@selects
+@with_filter_options
 @_reason
 @_wait
-@asks_server
+@with_server_options
 def halt(connection: Connection, printer: Printer, **options: Any) -> None:
     """Halt jobs: pause them and keep their state. Select them by ID, or with --all and --type, --status …"""
-    _steer("halt", connection, printer, **options)
+    _control("halt", connection, printer, **options)
 
 
 @click.command()
 @_ids
 @_all
-@selects
+@with_filter_options
 @_reason
 @_wait
 @click.option(
     "--spread", "spread_seconds", default=0.0, metavar="SECONDS", help="With --all: spread the jobs over this time."
 )
-@asks_server
+@with_server_options
 def resume(connection: Connection, printer: Printer, *, spread_seconds: float, **options: Any) -> None:
     """Resume halted or failed jobs. Select them by ID, or with --all and --type, --status …"""
     if spread_seconds and not options["is_all"]:
         raise click.UsageError("--spread needs --all.")
     more: dict[str, Any] = {"spread_seconds": spread_seconds} if spread_seconds else {}
-    _steer("resume", connection, printer, **options, **more)
+    _control("resume", connection, printer, **options, **more)
 
 
 @click.command()
 @_ids
 @_all
-@selects
+@with_filter_options
 @_reason
 @_wait
 @click.option("--force", is_flag=True, help="Interrupt code that reaches no checkpoint.")
 @click.option("--yes", is_flag=True, help="With --all: do not ask for confirmation.")
-@asks_server
+@with_server_options
 def stop(connection: Connection, printer: Printer, *, force: bool, yes: bool, **options: Any) -> None:
     """Stop jobs for good and roll back their work. Select them by ID, or with --all and --type, --status …"""
     if options["is_all"] and not yes and sys.stdin.isatty() and printer.is_terminal:
         click.confirm("Stop all of these jobs for good?", abort=True)
-    _steer("stop", connection, printer, force=force, **options)
+    _control("stop", connection, printer, force=force, **options)
 
 
-def _steer(
+def _control(
     verb: str,
     connection: Connection,
     printer: Printer,
@@ -169,6 +169,7 @@ def _steer(
     wait: float,
     **more: Any,
 ) -> None:
+    """Halt, resume or stop the jobs that are named, or all that the filters select."""
     if is_all == bool(job_ids):
         raise click.UsageError("Select jobs either by ID or with --all.")
     if not is_all and any(filters.values()):
@@ -176,24 +177,29 @@ def _steer(
     with connection.client() as client:
         if is_all:
             printer.sweep(getattr(client, f"{verb}_all")(all=True, reason=reason, **filters, **more))
-            return
-        jobs: list[Job] = []
-        for job_id in job_ids:
-            try:
-                jobs.append(getattr(client, verb)(job_id, wait=wait, reason=reason, **more))
-            except JobManagerError as error:
-                # Go on with the other jobs.
-                why = f"{job_id}: {error}" if len(job_ids) > 1 else str(error)
-                click.echo(f"Error: {clean(why)}", err=True)
-        if jobs:
-            printer.jobs(jobs)
+        else:
+            _control_each(verb, client, printer, job_ids, reason=reason, wait=wait, **more)
+
+
+def _control_each(verb: str, client: Client, printer: Printer, job_ids: tuple[str, ...], **options: Any) -> NoReturn:
+    """Halt, resume or stop each job and print the jobs. Exits with 1 if that failed for one of them."""
+    jobs: list[Job] = []
+    for job_id in job_ids:
+        try:
+            jobs.append(getattr(client, verb)(job_id, **options))
+        except JobManagerError as error:
+            # Go on with the other jobs.
+            why = f"{job_id}: {error}" if len(job_ids) > 1 else str(error)
+            click.echo(f"Error: {clean(why)}", err=True)
+    if jobs:
+        printer.jobs(jobs)
     raise SystemExit(0 if len(jobs) == len(job_ids) else 1)
 
 
 @click.command()
 @_id
 @click.option("--after", default=0, metavar="NUMBER", help="Start after the line with this number.")
-@asks_server
+@with_server_options
 def log(connection: Connection, printer: Printer, *, job_id: str, after: int) -> None:
     """Print the log of a job."""
     with connection.client() as client:
@@ -205,24 +211,24 @@ def log(connection: Connection, printer: Printer, *, job_id: str, after: int) ->
 @click.option(
     "-o", "--output", metavar="FILE", help="Target file, or - for stdout; default: the job's own name for it."
 )
-@asks_server
+@with_server_options
 def download(connection: Connection, printer: Printer, *, job_id: str, output: str | None) -> None:
     """Download the file that a completed job made, and verify its SHA-256.
 
     Run the command again to continue a download that broke off.
     """
     with connection.client(is_patient=True) as client:
-        _look_first(connection, job_id)
+        _check_job_exists(connection, job_id)
         if output == "-":
             client.download(job_id, sys.stdout.buffer)
             return
         path = client.download(job_id, output)
     if path is not None:
         size = path.stat().st_size
-        printer.say(f"{path} ({size:,} bytes)", path=str(path), bytes=size)
+        printer.print_text(f"{path} ({size:,} bytes)", path=str(path), bytes=size)
 
 
-def _look_first(connection: Connection, job_id: str) -> None:
+def _check_job_exists(connection: Connection, job_id: str) -> None:
     """Fail fast if the server or the job does not exist. The download itself retries."""
     with connection.client() as client:
         client.get(job_id)
@@ -230,7 +236,7 @@ def _look_first(connection: Connection, job_id: str) -> None:
 
 @click.command()
 @click.argument("type_name", metavar="[TYPE]", required=False, shell_complete=complete_types)
-@asks_server
+@with_server_options
 def types(connection: Connection, printer: Printer, *, type_name: str | None) -> None:
     """List the job types. With a TYPE, print the JSON Schema of its arguments."""
     with connection.client() as client:

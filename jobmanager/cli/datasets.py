@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from jobmanager.cli.options import prints_json
+from jobmanager.cli.options import with_json_option
 from jobmanager.cli.output import Printer
 from jobmanager.config import Settings
 from jobmanager.jobs.export.catalog import configured_datasets
@@ -24,7 +24,7 @@ def datasets_group() -> None:
 
 @datasets_group.command("check")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@prints_json
+@with_json_option
 def check(names: tuple[str, ...], printer: Printer) -> None:
     """Test all datasets, or only those named, and print what an export would do.
 
@@ -42,7 +42,7 @@ def check(names: tuple[str, ...], printer: Printer) -> None:
         raise click.ClickException(f"No dataset is configured in {settings.datasets}.")
     found = [_findings(name, datasets) for name in names or known]
     for findings in found:
-        printer.say(_told(findings), **asdict(findings))
+        printer.print_text(_as_text(findings), **asdict(findings))
     raise SystemExit(0 if all(findings.is_usable() for findings in found) else 1)
 
 
@@ -52,7 +52,7 @@ def _findings(name: str, datasets: Datasets) -> Findings:
     return check_dataset(datasets[name])
 
 
-def _told(findings: Findings) -> str:
+def _as_text(findings: Findings) -> str:
     """Return the findings as lines of text."""
     lines = [f"{findings.name}: {'it can be exported' if findings.is_usable() else 'IT CANNOT BE EXPORTED'}"]
     if findings.error:

@@ -14,11 +14,11 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.text import Text
 
-from jobmanager.cli.options import Connection, asks_server, complete_jobs, selects
+from jobmanager.cli.options import Connection, complete_jobs, with_filter_options, with_server_options
 from jobmanager.cli.output import Printer, change_text, duration, job_table, log_line, progress_text
 from jobmanager.client import Change, Client, Job, JobProgress, LogLine
-from jobmanager.client.flows import Filters
-from jobmanager.client.models import Sign, Snapshot
+from jobmanager.client.filters import Filters
+from jobmanager.client.models import Snapshot, Update
 from jobmanager.core.printable import clean
 from jobmanager.core.states import Status
 from jobmanager.errors import JobManagerError
@@ -53,7 +53,7 @@ def follow_job(connection: Connection, printer: Printer, job_id: str, *, has_log
 @click.command()
 @click.argument("job_id", metavar="ID", shell_complete=complete_jobs)
 @click.option("--log/--no-log", "has_log", default=True, help="Show what the job logs.")
-@asks_server
+@with_server_options
 def follow(connection: Connection, printer: Printer, *, job_id: str, has_log: bool) -> None:
     """Show a job's progress and log until it ends or is halted.
 
@@ -64,17 +64,17 @@ def follow(connection: Connection, printer: Printer, *, job_id: str, has_log: bo
 
 
 class View(Protocol):
-    """Output of the signs of a job."""
+    """Output of the updates of a job."""
 
     def shown(self) -> AbstractContextManager[object]:
-        """Return a context manager to enter while signs are shown."""
+        """Return a context manager to enter while updates are shown."""
 
-    def show(self, sign: Sign) -> None:
-        """Show a sign."""
+    def show(self, update: Update) -> None:
+        """Show an update."""
 
 
 class _JsonView:
-    """Prints each sign as a line of JSON with its kind."""
+    """Prints each update as a line of JSON with its kind."""
 
     def __init__(self, printer: Printer) -> None:
         self._printer = printer
@@ -82,9 +82,9 @@ class _JsonView:
     def shown(self) -> AbstractContextManager[object]:
         return nullcontext()
 
-    def show(self, sign: Sign) -> None:
-        kind = {Change: "change", JobProgress: "progress", LogLine: "log"}.get(type(sign), "job")
-        self._printer.json({"event": kind, "data": sign.model_dump(mode="json")})
+    def show(self, update: Update) -> None:
+        kind = {Change: "change", JobProgress: "progress", LogLine: "log"}.get(type(update), "job")
+        self._printer.json({"event": kind, "data": update.model_dump(mode="json")})
 
 
 class _LineView:
@@ -92,21 +92,21 @@ class _LineView:
 
     def __init__(self, printer: Printer) -> None:
         self._printer = printer
-        self._told_at = 0.0
+        self._printed_at = 0.0
 
     def shown(self) -> AbstractContextManager[object]:
         return nullcontext()
 
-    def show(self, sign: Sign) -> None:
-        if isinstance(sign, LogLine):
-            self._printer.print(log_line(sign))
-        elif isinstance(sign, Change):
-            self._printer.print(f"{sign.at.astimezone():%Y-%m-%d %H:%M:%S} {change_text(sign)}")
-        elif isinstance(sign, Snapshot):
-            self._printer.print(_ending(sign))
-        elif progress_text(sign) and time.monotonic() - self._told_at > _LINE_SECONDS:
-            self._told_at = time.monotonic()
-            self._printer.print(f"{sign.status} {progress_text(sign)}")
+    def show(self, update: Update) -> None:
+        if isinstance(update, LogLine):
+            self._printer.print(log_line(update))
+        elif isinstance(update, Change):
+            self._printer.print(f"{update.at.astimezone():%Y-%m-%d %H:%M:%S} {change_text(update)}")
+        elif isinstance(update, Snapshot):
+            self._printer.print(_ending(update))
+        elif progress_text(update) and time.monotonic() - self._printed_at > _LINE_SECONDS:
+            self._printed_at = time.monotonic()
+            self._printer.print(f"{update.status} {progress_text(update)}")
         sys.stdout.flush()
 
 
@@ -127,17 +127,17 @@ class _BarView:
     def shown(self) -> AbstractContextManager[object]:
         return self._bar
 
-    def show(self, sign: Sign) -> None:
-        if isinstance(sign, LogLine):
-            self._printer.print(log_line(sign))
-        elif isinstance(sign, Change):
-            self._bar.update(self._task, status=str(sign.to_status))
-        elif isinstance(sign, Snapshot):
-            self._update(sign.status, sign.progress.done, sign.progress.total, progress_text(sign.progress))
+    def show(self, update: Update) -> None:
+        if isinstance(update, LogLine):
+            self._printer.print(log_line(update))
+        elif isinstance(update, Change):
+            self._bar.update(self._task, status=str(update.to_status))
+        elif isinstance(update, Snapshot):
+            self._update(update.status, update.progress.done, update.progress.total, progress_text(update.progress))
             self._bar.stop()
-            self._printer.print(_ending(sign))
+            self._printer.print(_ending(update))
         else:
-            self._update(sign.status, sign.done, sign.total, progress_text(sign))
+            self._update(update.status, update.done, update.total, progress_text(update))
 
     def _update(self, status: Status, done: float | None, total: float | None, text: str) -> None:
         # A bar without a total pulses. Unless the job runs, give it one, so that it stands still.
@@ -151,14 +151,14 @@ def _view_of(printer: Printer, job: Job) -> View:
     return _BarView(printer, job) if printer.is_terminal else _LineView(printer)
 
 
-def _show(signs: Iterable[Sign], view: View) -> Snapshot:
-    """Show the signs and return the last one: the job, at rest."""
+def _show(updates: Iterable[Update], view: View) -> Snapshot:
+    """Show the updates and return the last one: the job, at rest."""
     with view.shown():
-        for sign in signs:
-            view.show(sign)
-            if isinstance(sign, Snapshot):
-                return sign
-    raise AssertionError("a job's signs end with the job")
+        for update in updates:
+            view.show(update)
+            if isinstance(update, Snapshot):
+                return update
+    raise AssertionError("a job's updates end with the job")
 
 
 def _ending(job: Snapshot) -> str:
@@ -184,8 +184,8 @@ def _ask_what_now(connection: Connection, job_id: str) -> Snapshot:
         click.echo(f"Job {job_id} goes on.", err=True)
         raise SystemExit(_INTERRUPTED)
     with connection.client() as client:
-        ask = client.halt if choice == "halt" else client.stop
-        job = ask(job_id, wait=_WAIT_SECONDS)
+        send = client.halt if choice == "halt" else client.stop
+        job = send(job_id, wait=_WAIT_SECONDS)
     click.echo(_ending(job), err=True)
     return job
 
@@ -193,8 +193,8 @@ def _ask_what_now(connection: Connection, job_id: str) -> Snapshot:
 @click.command()
 @click.option("-n", "--limit", default=0, help="Number of jobs; 0: as many as fit.")
 @click.option("--interval", default=1.0, show_default=True, metavar="SECONDS", help="Time between two updates.")
-@selects
-@asks_server
+@with_filter_options
+@with_server_options
 def watch(connection: Connection, printer: Printer, *, limit: int, interval: float, filters: Filters) -> None:
     """Show a live table of jobs, newest first, until Ctrl-C.
 

@@ -14,7 +14,8 @@ from click.shell_completion import CompletionItem
 
 from jobmanager.cli.output import Printer
 from jobmanager.client import Client
-from jobmanager.client.flows import DEFAULT_URL, Filters
+from jobmanager.client.filters import Filters
+from jobmanager.client.flows import DEFAULT_URL
 from jobmanager.core.states import Status
 from jobmanager.errors import JobManagerError
 
@@ -40,12 +41,12 @@ class Connection:
         return Client(self.url, token=self.token or None, retry_seconds=seconds)
 
 
-def asks_server(function: Function) -> Function:
+def with_server_options(function: Function) -> Function:
     """Add the options --url, --token and --json to a command, which gets a Connection and a Printer."""
 
     @click.option("--url", envvar="JOBMANAGER_URL", default=DEFAULT_URL, show_default=True, help="URL of the server.")
     @click.option("--token", envvar="JOBMANAGER_TOKEN", metavar="TOKEN", help=_TOKEN_HELP)
-    @prints_json
+    @with_json_option
     @wraps(function)
     def command(url: str, token: str | None, printer: Printer, **options: Any) -> Any:
         return function(Connection(url=url, token=token), printer, **options)
@@ -53,7 +54,7 @@ def asks_server(function: Function) -> Function:
     return command
 
 
-def prints_json(function: Function) -> Function:
+def with_json_option(function: Function) -> Function:
     """Add the option --json to a command, which gets a *printer*."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one per line.")
@@ -64,7 +65,7 @@ def prints_json(function: Function) -> Function:
     return command
 
 
-def selects(function: Function) -> Function:
+def with_filter_options(function: Function) -> Function:
     """Add the options that filter jobs to a command, which gets *filters*."""
 
     @click.option("--type", "type_name", metavar="TYPE", shell_complete=complete_types, help="Only jobs of this type.")
@@ -83,8 +84,8 @@ def selects(function: Function) -> Function:
         callback=parse_labels,
         help="Only jobs with this label; repeat for several.",
     )
-    @click.option("--after", "submitted_after", type=Moment(), help="Only jobs submitted at this time or later.")
-    @click.option("--before", "submitted_before", type=Moment(), help="Only jobs submitted before this time.")
+    @click.option("--after", "submitted_after", type=TimeParam(), help="Only jobs submitted at this time or later.")
+    @click.option("--before", "submitted_before", type=TimeParam(), help="Only jobs submitted before this time.")
     @wraps(function)
     def command(
         type_name: str | None,
@@ -106,7 +107,7 @@ def selects(function: Function) -> Function:
     return command
 
 
-class Moment(click.ParamType[datetime]):
+class TimeParam(click.ParamType[datetime]):
     """A time such as 2024-05-01, 2024-05-01T12:00 or 2024-05-01T12:00:00Z; without a zone, in this machine's zone."""
 
     name = "time"

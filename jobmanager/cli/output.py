@@ -47,7 +47,7 @@ class Printer:
         """Return True if the output goes to a terminal, and is not JSON."""
         return self.console.is_terminal and not self.as_json
 
-    def say(self, text: str, **data: Any) -> None:
+    def print_text(self, text: str, **data: Any) -> None:
         """Print the *text*, or with --json the *data*."""
         if self.as_json:
             self.json(data)
@@ -153,16 +153,16 @@ def job_sheet(job: Snapshot, changes: Iterable[Change]) -> Group:
     sheet.add_column(overflow="fold")
     for name, value in _facts(job):
         sheet.add_row(name, value if isinstance(value, Text) else Text(_one_line(value)))
-    told = _table("AT", "CHANGE", "ATTEMPT", "BY", "REASON")
+    history = _table("AT", "CHANGE", "ATTEMPT", "BY", "REASON")
     for change in changes:
-        told.add_row(
+        history.add_row(
             _local(change.at),
             change_text(change),
             str(change.attempt),
             _one_line(change.actor),
             _one_line(change.reason or ""),
         )
-    return Group(sheet, Text(), told) if told.rows else Group(sheet)
+    return Group(sheet, Text(), history) if history.rows else Group(sheet)
 
 
 def _facts(job: Snapshot) -> Iterable[tuple[str, str | Text]]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from jobmanager.auth.tokens import Role, Token, TokenFile
-from jobmanager.cli.options import prints_json
+from jobmanager.cli.options import with_json_option
 from jobmanager.cli.output import Printer
 from jobmanager.config import Settings
 from jobmanager.errors import ConfigError, TokensUnavailable
@@ -25,7 +25,7 @@ def token_group() -> None:
 @click.option("--rate", type=click.IntRange(1, 1_000_000), help="Requests per minute; default: no limit.")
 @click.option("--expires", "days", type=click.IntRange(1, 36_500), help="Days until the token expires; default: never.")
 @click.option("--type", "types", multiple=True, help="Job type that it may see; repeat for several. Default: all.")
-@prints_json
+@with_json_option
 def add(name: str, role: str, *, rate: int | None, days: int | None, types: tuple[str, ...], printer: Printer) -> None:
     """Make a token and print it. It cannot be shown again: only its hash is stored."""
     now = datetime.now(UTC)
@@ -41,11 +41,11 @@ def add(name: str, role: str, *, rate: int | None, days: int | None, types: tupl
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{name} is {_article(role)}. Keep its token, which cannot be shown again:", err=True)
-    printer.say(secret, name=name, role=role, token=secret)
+    printer.print_text(secret, name=name, role=role, token=secret)
 
 
 @token_group.command("list")
-@prints_json
+@with_json_option
 def show(printer: Printer) -> None:
     """List the tokens with their roles and limits."""
     now = datetime.now(UTC)
@@ -54,19 +54,19 @@ def show(printer: Printer) -> None:
     except (ConfigError, TokensUnavailable) as error:
         raise click.ClickException(str(error)) from None
     for token in tokens:
-        printer.say(_line(token, now), **_told(token, now))
+        printer.print_text(_line(token, now), **_fields(token, now))
 
 
 @token_group.command("revoke")
 @click.argument("name")
-@prints_json
+@with_json_option
 def revoke(name: str, printer: Printer) -> None:
     """Revoke a token, from the next request on."""
     try:
         _file().revoke(name)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
-    printer.say(f"{name} is revoked.", name=name, revoked=True)
+    printer.print_text(f"{name} is revoked.", name=name, revoked=True)
 
 
 def _file() -> TokenFile:
@@ -80,7 +80,7 @@ def _file() -> TokenFile:
     return TokenFile(settings.tokens)
 
 
-def _told(token: Token, now: datetime) -> dict[str, Any]:
+def _fields(token: Token, now: datetime) -> dict[str, Any]:
     """Return the fields of a token without its hash."""
     return {
         "name": token.name,
@@ -94,14 +94,14 @@ def _told(token: Token, now: datetime) -> dict[str, Any]:
 
 
 def _line(token: Token, now: datetime) -> str:
-    told = [f"{token.name:<20} {token.role:<8} made {token.made_at:%Y-%m-%d}"]
+    parts = [f"{token.name:<20} {token.role:<8} made {token.made_at:%Y-%m-%d}"]
     if token.expires_at is not None:
-        told.append(f"{'expires' if token.is_valid(now) else 'EXPIRED'} {token.expires_at:%Y-%m-%d %H:%M}Z")
+        parts.append(f"{'expires' if token.is_valid(now) else 'EXPIRED'} {token.expires_at:%Y-%m-%d %H:%M}Z")
     if token.rate is not None:
-        told.append(f"{token.rate} requests a minute")
+        parts.append(f"{token.rate} requests a minute")
     if token.types is not None:
-        told.append(f"sees {', '.join(token.types)}")
-    return ", ".join(told)
+        parts.append(f"sees {', '.join(token.types)}")
+    return ", ".join(parts)
 
 
 def _article(role: str) -> str:

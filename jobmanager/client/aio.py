@@ -14,9 +14,10 @@ import httpx
 from pydantic import PrivateAttr
 
 from jobmanager.client import http, protocol
-from jobmanager.client.flows import DEFAULT_URL, Core, Filters
-from jobmanager.client.models import BulkResult, Change, JobType, LogLine, Sign, Snapshot
-from jobmanager.client.protocol import Close, Course, Emit, Flow, Lost, Open, Pause, Receive, Reply, Send, Step
+from jobmanager.client.filters import Filters
+from jobmanager.client.flows import DEFAULT_URL, Core
+from jobmanager.client.models import BulkResult, Change, JobType, LogLine, Snapshot, Update
+from jobmanager.client.protocol import Close, Emit, Flow, FlowDriver, NoReply, Open, Pause, Receive, Reply, Send, Step
 from jobmanager.core.states import Action, Status
 from jobmanager.core.values import Submission
 
@@ -41,7 +42,7 @@ class AsyncJob(Snapshot):
         """Wait until the job is at rest and return it; see AsyncClient.wait."""
         return await self._client.wait(self.id, timeout, statuses=statuses)
 
-    def follow(self, *, log_after: int | None = 0) -> AsyncIterator[Sign]:
+    def follow(self, *, log_after: int | None = 0) -> AsyncIterator[Update]:
         """Yield the job's changes, progress and log lines until it is at rest; see AsyncClient.follow."""
         return self._client.follow(self.id, log_after=log_after)
 
@@ -245,7 +246,7 @@ class AsyncClient:
         """
         return await self._run(self._core.wait(job_id, timeout, statuses))
 
-    def follow(self, job_id: str, *, log_after: int | None = 0) -> AsyncIterator[Sign]:
+    def follow(self, job_id: str, *, log_after: int | None = 0) -> AsyncIterator[Update]:
         """Yield each Change, JobProgress and LogLine of the job from now on; the last item is the AsyncJob, at rest.
 
         Log lines start after the one numbered *log_after*; None leaves them out. Raises UnknownJob.
@@ -269,46 +270,46 @@ class AsyncClient:
         return await self._run(self._core.download(job_id, to))
 
     def _make_job(self, shown: dict[str, Any]) -> AsyncJob:
-        job = protocol.read(AsyncJob, shown)
+        job = protocol.validate(AsyncJob, shown)
         job._client = self
         return job
 
     async def _run(self, flow: Flow[T]) -> T:
-        course = Course(flow)
-        async with _Line(self._http, course) as line:
-            while (step := course.next()) is not None:
-                course.tell(await line.do(step))
-        return course.result
+        driver = FlowDriver(flow)
+        async with StepExecutor(self._http, driver) as executor:
+            while (step := driver.next()) is not None:
+                driver.answer(await executor.execute(step))
+        return driver.result
 
     async def _iterate(self, flow: Flow[None]) -> AsyncIterator[Any]:
-        course = Course(flow)
-        async with _Line(self._http, course) as line:
-            while (step := course.next()) is not None:
+        driver = FlowDriver(flow)
+        async with StepExecutor(self._http, driver) as executor:
+            while (step := driver.next()) is not None:
                 if isinstance(step, Emit):
                     yield step.value
                 else:
-                    course.tell(await line.do(step))
+                    driver.answer(await executor.execute(step))
 
 
-class _Line:
+class StepExecutor:
     """Executes the steps of one flow and holds its open stream."""
 
-    def __init__(self, client: httpx.AsyncClient, course: Course[Any]) -> None:
+    def __init__(self, client: httpx.AsyncClient, driver: FlowDriver[Any]) -> None:
         self._http = client
-        self._course = course
+        self._driver = driver
         self._stream: httpx.Response | None = None
         self._chunks: AsyncIterator[bytes] | None = None
 
-    async def __aenter__(self) -> _Line:
+    async def __aenter__(self) -> StepExecutor:
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._course.close()
+        self._driver.close()
         await self._close()
 
-    async def do(self, step: Step) -> Reply | bytes | Lost | None:
+    async def execute(self, step: Step) -> Reply | bytes | NoReply | None:
         """Execute a step and return its answer."""
         try:
             match step:
@@ -317,19 +318,19 @@ class _Line:
                 case Close():
                     await self._close()
                 case Send(request):
-                    response = await self._http.send(http.built(self._http, request))
+                    response = await self._http.send(http.to_httpx(self._http, request))
                     return http.reply_of(response, response.content)
                 case Open(request):
                     return await self._open(request)
                 case Receive():
                     return await anext(self._chunks, b"") if self._chunks is not None else b""
         except httpx.RequestError as error:
-            return http.lost(error)
+            return http.no_reply_of(error)
         return None
 
     async def _open(self, request: protocol.Request) -> Reply:
         await self._close()
-        response = await self._http.send(http.built(self._http, request), stream=True)
+        response = await self._http.send(http.to_httpx(self._http, request), stream=True)
         if not response.is_success:
             async with aclosing(response):
                 return http.reply_of(response, await response.aread())

@@ -51,21 +51,21 @@ class PartFile:
         return self._part.stat().st_size if self._part.exists() else 0
 
     def write(self, chunk: bytes) -> None:
-        file = self._opened()
+        file = self._open_part()
         file.write(chunk)
         file.flush()  # size() reads the length from the file system
         self._hash.update(chunk)
 
     def restart(self) -> None:
-        self._opened().truncate(0)
+        self._open_part().truncate(0)
         self._hash = hashlib.sha256()
 
     def sha256(self) -> str:
-        self._opened()
+        self._open_part()
         return self._hash.hexdigest()
 
     def finish(self) -> Path:
-        os.fsync(self._opened().fileno())
+        os.fsync(self._open_part().fileno())
         self.close()
         os.replace(self._part, self._path)
         return self._path
@@ -74,7 +74,7 @@ class PartFile:
         self._closing.close()
         self._file = None
 
-    def _opened(self) -> BinaryIO:
+    def _open_part(self) -> BinaryIO:
         if self._file is None:
             self._file = self._closing.enter_context(self._part.open("a+b"))
             self._file.seek(0)
@@ -83,7 +83,7 @@ class PartFile:
         return self._file
 
 
-class Stream:
+class StreamSink:
     """A binary stream. Bytes that were written cannot be taken back."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -119,7 +119,7 @@ def sink_for(to: str | Path | BinaryIO | None, filename: str, job_id: str) -> Si
     In a folder, the file is called *filename*. Raises FileExistsError if that exists; a path is replaced instead.
     """
     if to is not None and not isinstance(to, (str, Path)):
-        return Stream(to)
+        return StreamSink(to)
     path = Path() if to is None else Path(to)
     if not path.is_dir():
         return PartFile(path, job_id)

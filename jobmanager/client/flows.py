@@ -11,13 +11,13 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypedDict, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from jobmanager.client import protocol
 from jobmanager.client.downloads import Sink, sink_for
 from jobmanager.client.errors import Damaged, Unexpected, Unreachable
+from jobmanager.client.filters import Filters, json_filter, query_of
 from jobmanager.client.following import JobTail, ListTail
 from jobmanager.client.models import (
     AT_REST,
@@ -33,11 +33,22 @@ from jobmanager.client.models import (
     TypeList,
     progress_of,
 )
-from jobmanager.client.protocol import Emit, Flow, Lost, Open, Pause, Receive, Reply, Request, Send, job_path, to_json
-from jobmanager.core.outcomes import backoff
+from jobmanager.client.protocol import (
+    Emit,
+    Flow,
+    NoReply,
+    Open,
+    Receive,
+    Reply,
+    Request,
+    Send,
+    job_path,
+    to_json,
+)
+from jobmanager.client.retries import RetryBudget
 from jobmanager.core.states import REACHED, UNDER_WAY, Action, Status
 from jobmanager.core.values import Submission
-from jobmanager.errors import InvalidRequest, JobManagerError, Outdated
+from jobmanager.errors import InvalidRequest, Outdated
 
 J = TypeVar("J", bound=Snapshot)
 #: URL of the service if no other is given.
@@ -47,44 +58,6 @@ _MOST_WAIT_SECONDS = 30
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 _LONGEST_PAGE = 500
 _LINES_A_PAGE = 5000
-#: Base and cap of the backoff between retries of a request.
-_LEAST_PAUSE_SECONDS = 0.1
-_MOST_PAUSE_SECONDS = 5.0
-
-
-class Filters(TypedDict, total=False):
-    """Filter for jobs. All given conditions must match."""
-
-    #: any of these statuses
-    status: Status | str | Iterable[Status | str] | None
-    type: str | None
-    #: all of these labels
-    labels: Mapping[str, str] | None
-    submitted_after: datetime | None
-    submitted_before: datetime | None
-    #: the start of an id (13 characters or more), a part of the type's name, or a label's value
-    q: str | None
-
-
-class Patience:
-    """Pauses between the retries of a request; gives up after *seconds* without progress."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self.renew()
-
-    def renew(self) -> None:
-        """Restart the deadline and the backoff, because data has arrived."""
-        self._deadline = time.monotonic() + self._seconds
-        self._failures = 0
-
-    def pause(self, error: JobManagerError, *, least_seconds: float = 0.0) -> Flow[None]:
-        """Wait before the next try. Raises *error* if the wait would end after the deadline."""
-        self._failures += 1
-        seconds = max(least_seconds, backoff(self._failures, base=_LEAST_PAUSE_SECONDS, cap=_MOST_PAUSE_SECONDS))
-        if time.monotonic() + seconds > self._deadline:
-            raise error
-        yield Pause(seconds)
 
 
 class Core(Generic[J]):
@@ -97,23 +70,23 @@ class Core(Generic[J]):
 
     # Submit and read
 
-    def submit(self, asked: Submission) -> Flow[J]:
-        key = str(uuid.uuid4()) if asked.idempotency_key is None else asked.idempotency_key
+    def submit(self, submission: Submission) -> Flow[J]:
+        key = str(uuid.uuid4()) if submission.idempotency_key is None else submission.idempotency_key
         if not (key.isascii() and key.isprintable() and 0 < len(key) <= 255):
             raise InvalidRequest("An idempotency key has 1 to 255 printable ASCII characters.", field="idempotency_key")
-        reply = yield from self.ask(_post("/jobs", to_json(_body_of(asked)), {"Idempotency-Key": key}))
+        reply = yield from self.request(_post("/jobs", to_json(_body_of(submission)), {"Idempotency-Key": key}))
         return self._job(reply)
 
     def submit_all(self, submissions: Iterable[Submission]) -> Flow[list[str]]:
-        asked = list(submissions)
-        if any(one.idempotency_key is not None for one in asked):
+        batch = list(submissions)
+        if any(one.idempotency_key is not None for one in batch):
             raise InvalidRequest("Jobs of a batch cannot have idempotency keys.", field="idempotency_key")
-        body = b"\n".join(to_json(_body_of(one)) for one in asked)
-        reply = yield from self.ask(_post("/jobs/batch", body), is_repeatable=False)
-        return protocol.read(IdList, protocol.read_json(reply)).ids
+        body = b"\n".join(to_json(_body_of(one)) for one in batch)
+        reply = yield from self.request(_post("/jobs/batch", body), is_repeatable=False)
+        return protocol.validate(IdList, protocol.parse_json(reply)).ids
 
     def get(self, job_id: str) -> Flow[J]:
-        reply = yield from self.ask(_get(job_path(job_id)), job_id=job_id)
+        reply = yield from self.request(_get(job_path(job_id)), job_id=job_id)
         return self._job(reply)
 
     def jobs(self, filters: Filters, limit: int | None = None) -> Flow[None]:
@@ -132,9 +105,9 @@ class Core(Generic[J]):
         query = [*query_of(filters), ("limit", str(limit))]
         if cursor is not None:
             query.append(("cursor", cursor))
-        reply = yield from self.ask(_get("/jobs", query))
-        shown = protocol.read_json(reply)
-        page = protocol.read(
+        reply = yield from self.request(_get("/jobs", query))
+        shown = protocol.parse_json(reply)
+        page = protocol.validate(
             JobPage, shown | {"shown_at": protocol.time_of(reply)} if isinstance(shown, dict) else shown
         )
         if cursor is not None and page.next_cursor == cursor:
@@ -142,8 +115,8 @@ class Core(Generic[J]):
         return page
 
     def changes(self, job_id: str) -> Flow[list[Change]]:
-        reply = yield from self.ask(_get(job_path(job_id, "changes")), job_id=job_id)
-        return protocol.read(ChangeList, protocol.read_json(reply)).changes
+        reply = yield from self.request(_get(job_path(job_id, "changes")), job_id=job_id)
+        return protocol.validate(ChangeList, protocol.parse_json(reply)).changes
 
     def log(self, job_id: str, after: int = 0) -> Flow[None]:
         while lines := (yield from self.lines(job_id, after)):
@@ -153,12 +126,12 @@ class Core(Generic[J]):
 
     def lines(self, job_id: str, after: int) -> Flow[list[LogLine]]:
         query = [("after", str(after)), ("limit", str(_LINES_A_PAGE))]
-        reply = yield from self.ask(_get(job_path(job_id, "log"), query), job_id=job_id)
-        return protocol.read(LineList, protocol.read_json(reply)).lines
+        reply = yield from self.request(_get(job_path(job_id, "log"), query), job_id=job_id)
+        return protocol.validate(LineList, protocol.parse_json(reply)).lines
 
     def job_types(self) -> Flow[list[JobType]]:
-        reply = yield from self.ask(_get("/job-types"))
-        return protocol.read(TypeList, protocol.read_json(reply)).job_types
+        reply = yield from self.request(_get("/job-types"))
+        return protocol.validate(TypeList, protocol.parse_json(reply)).job_types
 
     # Halt, resume, stop
 
@@ -171,9 +144,9 @@ class Core(Generic[J]):
             headers["If-Match"] = if_match
         body = {"reason": reason} if reason is not None else {}
         request = _post(job_path(job_id, action), to_json(body | ({"force": True} if force else {})), headers)
-        tries: list[Lost] = []
+        tries: list[NoReply] = []
         try:
-            reply = yield from self.ask(request, job_id=job_id, action=action, lost=tries)
+            reply = yield from self.request(request, job_id=job_id, action=action, lost=tries)
             job = self._job(reply)
         except Outdated:
             # This request itself may have changed the job, if the reply to an earlier try was lost.
@@ -193,7 +166,7 @@ class Core(Generic[J]):
         reason: str | None,
         **more: Any,
     ) -> Flow[BulkResult]:
-        body: dict[str, Any] = dict(_filter(filters)) | more
+        body: dict[str, Any] = dict(json_filter(filters)) | more
         for name, field in (("status", "status"), ("labels", "label")):
             if filters.get(name) is not None and field not in body:
                 # A computed filter that came out empty must not select every job.
@@ -202,8 +175,8 @@ class Core(Generic[J]):
             body["all"] = True
         if reason is not None:
             body["reason"] = reason
-        reply = yield from self.ask(_post(f"/jobs/{action}", to_json(body)))
-        return protocol.read(BulkResult, protocol.read_json(reply))
+        reply = yield from self.request(_post(f"/jobs/{action}", to_json(body)))
+        return protocol.validate(BulkResult, protocol.parse_json(reply))
 
     # Wait and follow
 
@@ -237,15 +210,15 @@ class Core(Generic[J]):
             if tail.job.status in AT_REST and tail.is_caught_up:
                 yield Emit(tail.job)
                 return
-            for sign in (yield from tail.next()):
-                yield Emit(sign)
+            for update in (yield from tail.next()):
+                yield Emit(update)
 
     def events(self, filters: Filters) -> Flow[None]:
         tail = ListTail(self, filters, query_of(filters))
         while True:
-            for sign in (yield from tail.next()):
-                if isinstance(sign, Change):
-                    yield Emit(sign)
+            for update in (yield from tail.next()):
+                if isinstance(update, Change):
+                    yield Emit(update)
 
     # Files
 
@@ -268,66 +241,58 @@ class Core(Generic[J]):
 
     def _fetch(self, job_id: str, sink: Sink) -> Flow[None]:
         """Download the bytes of the job's file that *sink* lacks, with retries."""
-        patience = Patience(self._retry_seconds)
-        while True:
-            begin = sink.size()
-            headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begin}-"} if begin else {})
+        budget = RetryBudget(self._retry_seconds)
+        is_complete = False
+        while not is_complete:
             try:
-                reply = yield Open(_get(job_path(job_id, "artifact"), headers=headers))
-                if reply.status in (200, 206):
-                    first, is_to_end = _range_of(reply)
-                    if begin and first == 0:
-                        sink.restart()
-                    elif first != begin:
-                        raise Damaged("The server sent another part of the file than the client requested.")
-                    before = sink.size()
-                    while chunk := (yield Receive()):
-                        sink.write(chunk)
-                        patience.renew()
-                    if is_to_end:
-                        return
-                    if sink.size() == before:
-                        raise Damaged("The server sent nothing of the part that the client requested.")
-                    continue
-            except Lost as lost:
-                yield from patience.pause(self._unreachable(lost))
-                continue
-            if reply.status == 416 and reply.headers.get("content-range", "").endswith(f"/{begin}"):
-                return  # the file is already complete
-            if reply.status == 416:
+                is_complete = yield from self._fetch_once(job_id, sink, budget)
+            except NoReply as lost:
+                yield from budget.wait_or_raise(self._unreachable(lost))
+
+    def _fetch_once(self, job_id: str, sink: Sink, budget: RetryBudget) -> Flow[bool]:
+        """Request the missing bytes. Return True if the file is complete, False to try again. Raises NoReply."""
+        begin = sink.size()
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begin}-"} if begin else {})
+        reply = yield Open(_get(job_path(job_id, "artifact"), headers=headers))
+        if reply.status in (200, 206):
+            return (yield from _receive(reply, sink, begin, budget))
+        if reply.status == 416:
+            is_complete: bool = reply.headers.get("content-range", "").endswith(f"/{begin}")
+            if not is_complete:
                 sink.restart()
-                continue
-            error = protocol.error_of(reply, job_id=job_id)
-            if not protocol.is_temporary(reply, is_repeatable=True):
-                raise error
-            yield from patience.pause(error, least_seconds=protocol.retry_after_seconds(reply))
+            return is_complete
+        error = protocol.error_of(reply, job_id=job_id)
+        if not protocol.is_temporary(reply, is_repeatable=True):
+            raise error
+        yield from budget.wait_or_raise(error, least_seconds=protocol.retry_after_seconds(reply))
+        return False
 
     # Send one request
 
-    def ask(
+    def request(
         self,
         request: Request,
         *,
         is_repeatable: bool = True,
         job_id: str = "",
         action: str = "",
-        lost: list[Lost] | None = None,
+        lost: list[NoReply] | None = None,
     ) -> Flow[Reply]:
         """Send a request, with retries, and return the successful reply.
 
         Appends to *lost* each failure after which the server may have processed the request.
         Raises the JobManagerError for the last failure.
         """
-        patience = Patience(self._retry_seconds)
+        budget = RetryBudget(self._retry_seconds)
         while True:
             try:
                 reply: Reply = yield Send(request)
-            except Lost as failure:
+            except NoReply as failure:
                 if failure.was_sent and lost is not None:
                     lost.append(failure)
                 if failure.was_sent and not is_repeatable:
                     raise self._unreachable(failure) from None
-                yield from patience.pause(self._unreachable(failure))
+                yield from budget.wait_or_raise(self._unreachable(failure))
                 continue
             if 200 <= reply.status < 300:
                 return reply
@@ -336,7 +301,7 @@ class Core(Generic[J]):
             error = protocol.error_of(reply, job_id=job_id, action=action)
             if not protocol.is_temporary(reply, is_repeatable=is_repeatable):
                 raise error
-            yield from patience.pause(error, least_seconds=protocol.retry_after_seconds(reply))
+            yield from budget.wait_or_raise(error, least_seconds=protocol.retry_after_seconds(reply))
 
     def job_of(self, shown: Any) -> J:
         """Build a job from the server's JSON. Raises Unexpected."""
@@ -345,49 +310,24 @@ class Core(Generic[J]):
         return self._make_job(shown)
 
     def _job(self, reply: Reply) -> J:
-        shown = protocol.read_json(reply)
+        shown = protocol.parse_json(reply)
         if isinstance(shown, dict) and "etag" in reply.headers:
             shown["etag"] = reply.headers["etag"]
         return self.job_of(shown)
 
-    def _unreachable(self, lost: Lost) -> Unreachable:
+    def _unreachable(self, lost: NoReply) -> Unreachable:
         return Unreachable(f"The job manager at {self._url} cannot be reached: {lost}.")
 
 
-def query_of(filters: Filters) -> Sequence[tuple[str, str]]:
-    """Return the filter as query parameters."""
-    told: list[tuple[str, str]] = []
-    for name, value in _filter(filters).items():
-        told += [(name, each) for each in ([value] if isinstance(value, str) else value)]
-    return told
-
-
-def _filter(filters: Filters) -> dict[str, str | list[str]]:
-    """Return the filter in the server's JSON format."""
-    chosen: dict[str, str | list[str]] = {}
-    if status := filters.get("status"):
-        chosen["status"] = [str(each) for each in ([status] if isinstance(status, str) else status)]
-    if labels := filters.get("labels"):
-        chosen["label"] = [f"{name}:{value}" for name, value in labels.items()]
-    if (type_name := filters.get("type")) is not None:
-        chosen["type"] = type_name
-    if (text := filters.get("q")) is not None:
-        chosen["q"] = text
-    for name, at in (("after", filters.get("submitted_after")), ("before", filters.get("submitted_before"))):
-        if at is not None:
-            chosen[f"submitted_{name}"] = at.isoformat()
-    return chosen
-
-
-def _body_of(asked: Submission) -> dict[str, Any]:
+def _body_of(submission: Submission) -> dict[str, Any]:
     body = {
-        "type": asked.type,
-        "args": asked.args,
-        "priority": asked.priority,
-        "run_at": asked.run_at.isoformat() if asked.run_at else None,
-        "max_attempts": asked.max_attempts,
-        "timeout_seconds": asked.timeout_seconds,
-        "labels": asked.labels,
+        "type": submission.type,
+        "args": submission.args,
+        "priority": submission.priority,
+        "run_at": submission.run_at.isoformat() if submission.run_at else None,
+        "max_attempts": submission.max_attempts,
+        "timeout_seconds": submission.timeout_seconds,
+        "labels": submission.labels,
     }
     return {name: value for name, value in body.items() if value is not None}
 
@@ -406,6 +346,25 @@ def _post(path: str, content: bytes, headers: Mapping[str, str] | None = None) -
         headers={"Content-Type": "application/json"} | dict(headers or {}),
         read_seconds=int(waits) + _MOST_WAIT_SECONDS if waits != "0" else None,
     )
+
+
+def _receive(reply: Reply, sink: Sink, begin: int, budget: RetryBudget) -> Flow[bool]:
+    """Write the body of the reply to *sink*, which has *begin* bytes. Return True if it reaches the end of the file.
+
+    Raises Damaged if it is not the part that the client requested, and NoReply if it breaks off.
+    """
+    first, is_to_end = _range_of(reply)
+    if begin and first == 0:
+        sink.restart()
+    elif first != begin:
+        raise Damaged("The server sent another part of the file than the client requested.")
+    before = sink.size()
+    while chunk := (yield Receive()):
+        sink.write(chunk)
+        budget.reset()
+    if not is_to_end and sink.size() == before:
+        raise Damaged("The server sent nothing of the part that the client requested.")
+    return is_to_end
 
 
 def _range_of(reply: Reply) -> tuple[int, bool]:

@@ -1,7 +1,7 @@
 """Follow changes of jobs by the server's event stream, and by polling while there is no stream.
 
 The server may refuse a stream (too many), or a stream may break at any moment. Polling then finds the missed changes,
-so that each change is returned exactly once. Does no I/O itself: see wire.Flow.
+so that each change is returned exactly once. Does no I/O itself: see protocol.Flow.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from jobmanager.client import protocol
 from jobmanager.client.errors import Unexpected
+from jobmanager.client.filters import Filters
 from jobmanager.client.models import Change, JobProgress, Snapshot, progress_of
-from jobmanager.client.protocol import Close, Flow, Lost, Open, Pause, Receive, Reply, Request, job_path
+from jobmanager.client.protocol import Close, Flow, NoReply, Open, Pause, Receive, Reply, Request, job_path
 from jobmanager.client.sse import Event, Parser
 from jobmanager.core.outcomes import backoff
 from jobmanager.core.states import Status
 from jobmanager.errors import UnknownJob
 
 if TYPE_CHECKING:
-    from jobmanager.client.flows import Core, Filters
+    from jobmanager.client.flows import Core
 
 J = TypeVar("J", bound=Snapshot)
 #: Fields of a job that differ after any change.
@@ -57,33 +58,33 @@ class Tail(Generic[J]):
         self._is_open = False
         self._failures = 0
         self._opens_at = 0.0
-        self._looked_at = 0.0
+        self._polled_at = 0.0
         self._pause_seconds = _LEAST_PAUSE_SECONDS
 
     def next(self) -> Flow[list[Change | JobProgress]]:
         """Wait for news and return it; an empty list if there was none."""
-        if self._is_open and time.monotonic() - self._looked_at < self.trust_seconds:
+        if self._is_open and time.monotonic() - self._polled_at < self.trust_seconds:
             return (yield from self._read())
         if not self._is_open and time.monotonic() >= self._opens_at:
             yield from self._open()
         elif not self._is_open:
-            yield Pause(self._until_next_look())
+            yield Pause(self._seconds_to_next_poll())
         # Also poll right after opening a stream: it does not contain earlier changes.
-        self._looked_at = time.monotonic()
-        signs = yield from self._look()
-        is_news = any(isinstance(sign, Change) for sign in signs)
+        self._polled_at = time.monotonic()
+        updates = yield from self._poll()
+        is_news = any(isinstance(update, Change) for update in updates)
         self._pause_seconds = _LEAST_PAUSE_SECONDS if is_news else min(_MOST_PAUSE_SECONDS, self._pause_seconds * 1.5)
-        return signs
+        return updates
 
-    def _look(self) -> Flow[list[Change | JobProgress]]:
+    def _poll(self) -> Flow[list[Change | JobProgress]]:
         """Poll, and return the news since the last poll."""
         raise NotImplementedError
 
-    def _take(self, signs: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
-        """Return the signs from the stream that are news."""
+    def _take_news(self, updates: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
+        """Return the updates from the stream that are news."""
         raise NotImplementedError
 
-    def _until_next_look(self) -> float:
+    def _seconds_to_next_poll(self) -> float:
         now = time.monotonic()
         ends = (now + self._pause_seconds, self._opens_at, self._deadline)
         return max(0.01, min(ends) - now)
@@ -96,8 +97,8 @@ class Tail(Generic[J]):
         request = Request(method="GET", path=self._path, query=self._query, headers=headers, read_seconds=seconds)
         try:
             reply: Reply = yield Open(request)
-        except Lost:
-            self._refused(0.0)
+        except NoReply:
+            self._back_off(0.0)
             return
         if reply.status == 200 and reply.headers.get("content-type", "").startswith("text/event-stream"):
             self._is_open = True
@@ -106,9 +107,9 @@ class Tail(Generic[J]):
         yield Close()
         # After a permanent error (no streams here, or not for us) never request a stream again, only poll.
         is_temporary = protocol.is_temporary(reply, is_repeatable=True)
-        self._refused(protocol.retry_after_seconds(reply) if is_temporary else math.inf)
+        self._back_off(protocol.retry_after_seconds(reply) if is_temporary else math.inf)
 
-    def _refused(self, least_seconds: float) -> None:
+    def _back_off(self, least_seconds: float) -> None:
         self._failures += 1
         pause = backoff(self._failures, base=_LEAST_PAUSE_SECONDS, cap=_MOST_REFUSED_SECONDS)
         self._opens_at = time.monotonic() + max(least_seconds, pause)
@@ -116,17 +117,17 @@ class Tail(Generic[J]):
     def _read(self) -> Flow[list[Change | JobProgress]]:
         try:
             chunk: bytes = yield Receive()
-        except Lost:
+        except NoReply:
             chunk = b""
         if not chunk:
             self._is_open = False
-            self._refused(0.0)
+            self._back_off(0.0)
             yield Close()
             return []
-        signs = [sign for event in self._parser.feed(chunk) if (sign := _sign_of(event)) is not None]
-        if signs:
+        updates = [update for event in self._parser.feed(chunk) if (update := _update_of(event)) is not None]
+        if updates:
             self._failures = 0
-        return (yield from self._take(signs))
+        return (yield from self._take_news(updates))
 
 
 class JobTail(Tail[J]):
@@ -149,31 +150,31 @@ class JobTail(Tail[J]):
         """Return True if all changes that led to the current snapshot were returned."""
         return not self._wants_changes or self._known == _state_of(self.job)
 
-    def _look(self) -> Flow[list[Change | JobProgress]]:
+    def _poll(self) -> Flow[list[Change | JobProgress]]:
         job = yield from self._core.get(self.job.id)
         changes: list[Change] = []
         if self._wants_changes and _state_of(job) != self._known:
-            changes = self._new((yield from self._core.changes(job.id)))
+            changes = self._take_new_changes((yield from self._core.changes(job.id)))
         self.job, self._known = job, _state_of(job)
         if changes and changes[-1].to_status != job.status:
             # The last change came after the snapshot, and the stream will not repeat it: load a new snapshot.
-            yield from self._look_behind(changes)
-        return [*changes, *self._farther([progress_of(self.job)])]
+            yield from self._reload_job(changes)
+        return [*changes, *self._newer_progress([progress_of(self.job)])]
 
-    def _take(self, signs: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
-        changes = self._new(sign for sign in signs if isinstance(sign, Change))
+    def _take_news(self, updates: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
+        changes = self._take_new_changes(update for update in updates if isinstance(update, Change))
         if changes:
-            yield from self._look_behind(changes)
-        farther = self._farther(sign for sign in signs if isinstance(sign, JobProgress))
-        return [sign for sign in signs if sign in changes or sign in farther]
+            yield from self._reload_job(changes)
+        farther = self._newer_progress(update for update in updates if isinstance(update, JobProgress))
+        return [update for update in updates if update in changes or update in farther]
 
-    def _look_behind(self, changes: Sequence[Change]) -> Flow[None]:
+    def _reload_job(self, changes: Sequence[Change]) -> Flow[None]:
         """Load a new snapshot, now that *changes* are known."""
         self.job = yield from self._core.get(self.job.id)
         # If the snapshot is already ahead of these changes, the next poll loads the rest.
         self._known = _state_of(self.job) if self.job.status == changes[-1].to_status else None
 
-    def _farther(self, told: Iterable[JobProgress]) -> list[JobProgress]:
+    def _newer_progress(self, told: Iterable[JobProgress]) -> list[JobProgress]:
         """Return the progress newer than any returned before: a poll may be ahead of the stream."""
         newer: list[JobProgress] = []
         for progress in told:
@@ -182,7 +183,7 @@ class JobTail(Tail[J]):
                 newer.append(progress)
         return newer
 
-    def _new(self, changes: Iterable[Change]) -> list[Change]:
+    def _take_new_changes(self, changes: Iterable[Change]) -> list[Change]:
         new = [change for change in changes if change.seq > self._seq]
         self._seq = max((change.seq for change in new), default=self._seq)
         return new
@@ -210,7 +211,7 @@ class ListTail(Tail[J]):
         #: time of the first poll, by the server's clock
         self._began_at: datetime | None = None
 
-    def _look(self) -> Flow[list[Change | JobProgress]]:
+    def _poll(self) -> Flow[list[Change | JobProgress]]:
         before = self._live
         newer: Filters = {**self._filters}
         if self._newest_at is not None:
@@ -229,19 +230,19 @@ class ListTail(Tail[J]):
                 changes += yield from self._core.changes(job_id)
             except UnknownJob:
                 continue  # removed meanwhile
-        news = [change for change in sorted(changes, key=lambda change: change.seq) if self._is_new(change)]
+        news = [change for change in sorted(changes, key=lambda change: change.seq) if self._record_if_new(change)]
         return [change for change in news if not self._statuses or change.to_status in self._statuses]
 
-    def _take(self, signs: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
+    def _take_news(self, updates: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
         news: list[Change | JobProgress] = []
-        for sign in signs:
-            if isinstance(sign, Change) and self._is_new(sign):
-                news.append(sign)
-                self._floor = max(self._floor, sign.seq)
+        for update in updates:
+            if isinstance(update, Change) and self._record_if_new(update):
+                news.append(update)
+                self._floor = max(self._floor, update.seq)
         return news
         yield  # unreachable: makes this a generator, like the other flows
 
-    def _is_new(self, change: Change) -> bool:
+    def _record_if_new(self, change: Change) -> bool:
         """Return True if the change was not returned yet, and record it as returned."""
         given = self._seqs.get(change.job_id)
         is_late = self._floor or self._began_at is None or change.at >= self._began_at
@@ -276,11 +277,11 @@ def _state_of(job: Snapshot) -> State:
     return (job.status, job.attempt, job.failures, job.crashes, job.forced, job.asked_at, job.run_at)
 
 
-def _sign_of(event: Event) -> Change | JobProgress | None:
+def _update_of(event: Event) -> Change | JobProgress | None:
     """Parse an event; None if its type is unknown. Raises Unexpected."""
     try:
         if event.name == "change":
-            return protocol.read(Change, json.loads(event.data))
-        return protocol.read(JobProgress, json.loads(event.data)) if event.name == "progress" else None
+            return protocol.validate(Change, json.loads(event.data))
+        return protocol.validate(JobProgress, json.loads(event.data)) if event.name == "progress" else None
     except ValueError:
         raise Unexpected("The server's event stream contains invalid JSON.") from None

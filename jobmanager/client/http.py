@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from jobmanager.client.protocol import Lost, Reply, Request
+from jobmanager.client.protocol import NoReply, Reply, Request
 from jobmanager.errors import ConfigError
 
 #: Idle connections expire before the server closes them (gunicorn: 2 s): no request is sent on one about to close.
@@ -40,7 +40,7 @@ def options(url: str, token: str | None, timeout_seconds: float) -> dict[str, An
     }
 
 
-def built(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Request:
+def to_httpx(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Request:
     """Convert a request to httpx's type, with its own read timeout."""
     timeout = http.timeout
     if request.read_seconds is not None:
@@ -61,11 +61,11 @@ def reply_of(response: httpx.Response, content: bytes = b"") -> Reply:
     return Reply(status=response.status_code, headers=response.headers, content=content)
 
 
-def lost(error: httpx.RequestError) -> Lost:
-    """Convert an httpx error into a Lost, with the reason in words."""
+def no_reply_of(error: httpx.RequestError) -> NoReply:
+    """Convert an httpx error into a NoReply, with the reason in words."""
     reason = str(error) or type(error).__name__
     if isinstance(error, httpx.TimeoutException):
         reason = "no answer in time"
     elif isinstance(error, httpx.ConnectError):
         reason = "connection refused" if "refused" in reason.lower() or "attempts failed" in reason else reason
-    return Lost(reason.removeprefix("[Errno 111] ").rstrip("."), was_sent=not isinstance(error, _UNSENT))
+    return NoReply(reason.removeprefix("[Errno 111] ").rstrip("."), was_sent=not isinstance(error, _UNSENT))

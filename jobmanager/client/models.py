@@ -184,7 +184,7 @@ def progress_of(job: Snapshot) -> JobProgress:
 
 
 #: What `follow` yields: changes, progress and log lines, and finally the job.
-Sign = Change | JobProgress | LogLine | Snapshot
+Update = Change | JobProgress | LogLine | Snapshot
 
 
 class JobPage(Value):

@@ -73,7 +73,7 @@ class Reply:
     content: bytes = b""
 
 
-class Lost(Exception):
+class NoReply(Exception):
     """No reply came, or it broke off."""
 
     def __init__(self, why: str, *, was_sent: bool) -> None:
@@ -84,7 +84,7 @@ class Lost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send the request. The answer to this step is the Reply, or Lost is raised."""
+    """Send the request. The answer to this step is the Reply, or NoReply is raised."""
 
     request: Request
 
@@ -98,7 +98,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """Wait for more of the body. The answer is bytes, empty at the end, or Lost is raised."""
+    """Wait for more of the body. The answer is bytes, empty at the end, or NoReply is raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ Step = Send | Open | Receive | Close | Pause | Emit
 Flow = Generator[Step, Any, T]
 
 
-class Course(Generic[T]):
+class FlowDriver(Generic[T]):
     """Runs a flow: returns its next step and passes the answer to it."""
 
     def __init__(self, flow: Flow[T]) -> None:
@@ -138,12 +138,12 @@ class Course(Generic[T]):
         """Return the next step, or None at the end. Raises the flow's exception."""
         answer, self._answer = self._answer, None
         try:
-            return self._flow.throw(answer) if isinstance(answer, Lost) else self._flow.send(answer)
+            return self._flow.throw(answer) if isinstance(answer, NoReply) else self._flow.send(answer)
         except StopIteration as end:
             self.result = end.value
             return None
 
-    def tell(self, answer: Reply | bytes | Lost | None) -> None:
+    def answer(self, answer: Reply | bytes | NoReply | None) -> None:
         """Set the answer to the last step, for `next` to pass on."""
         self._answer = answer
 
@@ -171,7 +171,7 @@ def to_json(value: Any) -> bytes:
         raise InvalidRequest(f"The value cannot be encoded as JSON: {error}.") from None
 
 
-def read_json(reply: Reply) -> Any:
+def parse_json(reply: Reply) -> Any:
     """Decode the JSON body. Raises Unexpected."""
     try:
         return json.loads(reply.content)
@@ -179,7 +179,7 @@ def read_json(reply: Reply) -> Any:
         raise Unexpected(f"The reply is not from a job manager: status {reply.status}, without valid JSON.") from None
 
 
-def read(model: type[Model], value: Any) -> Model:
+def validate(model: type[Model], value: Any) -> Model:
     """Validate the value against *model*. Raises Unexpected."""
     try:
         return model.model_validate(value)

@@ -14,9 +14,10 @@ import httpx
 from pydantic import PrivateAttr
 
 from jobmanager.client import http, protocol
-from jobmanager.client.flows import DEFAULT_URL, Core, Filters
-from jobmanager.client.models import BulkResult, Change, JobType, LogLine, Sign, Snapshot
-from jobmanager.client.protocol import Close, Course, Emit, Flow, Lost, Open, Pause, Receive, Reply, Send, Step
+from jobmanager.client.filters import Filters
+from jobmanager.client.flows import DEFAULT_URL, Core
+from jobmanager.client.models import BulkResult, Change, JobType, LogLine, Snapshot, Update
+from jobmanager.client.protocol import Close, Emit, Flow, FlowDriver, NoReply, Open, Pause, Receive, Reply, Send, Step
 from jobmanager.core.states import Action, Status
 from jobmanager.core.values import Submission
 
@@ -41,7 +42,7 @@ class Job(Snapshot):
         """Wait until the job is at rest and return it; see Client.wait."""
         return self._client.wait(self.id, timeout, statuses=statuses)
 
-    def follow(self, *, log_after: int | None = 0) -> Iterator[Sign]:
+    def follow(self, *, log_after: int | None = 0) -> Iterator[Update]:
         """Yield the job's changes, progress and log lines until it is at rest; see Client.follow."""
         return self._client.follow(self.id, log_after=log_after)
 
@@ -237,7 +238,7 @@ class Client:
         """
         return self._run(self._core.wait(job_id, timeout, statuses))
 
-    def follow(self, job_id: str, *, log_after: int | None = 0) -> Iterator[Sign]:
+    def follow(self, job_id: str, *, log_after: int | None = 0) -> Iterator[Update]:
         """Yield each Change, JobProgress and LogLine of the job from now on; the last item is the Job, at rest.
 
         Log lines start after the one numbered *log_after*; None leaves them out. Raises UnknownJob.
@@ -261,46 +262,46 @@ class Client:
         return self._run(self._core.download(job_id, to))
 
     def _make_job(self, shown: dict[str, Any]) -> Job:
-        job = protocol.read(Job, shown)
+        job = protocol.validate(Job, shown)
         job._client = self
         return job
 
     def _run(self, flow: Flow[T]) -> T:
-        course = Course(flow)
-        with _Line(self._http, course) as line:
-            while (step := course.next()) is not None:
-                course.tell(line.do(step))
-        return course.result
+        driver = FlowDriver(flow)
+        with StepExecutor(self._http, driver) as executor:
+            while (step := driver.next()) is not None:
+                driver.answer(executor.execute(step))
+        return driver.result
 
     def _iterate(self, flow: Flow[None]) -> Iterator[Any]:
-        course = Course(flow)
-        with _Line(self._http, course) as line:
-            while (step := course.next()) is not None:
+        driver = FlowDriver(flow)
+        with StepExecutor(self._http, driver) as executor:
+            while (step := driver.next()) is not None:
                 if isinstance(step, Emit):
                     yield step.value
                 else:
-                    course.tell(line.do(step))
+                    driver.answer(executor.execute(step))
 
 
-class _Line:
+class StepExecutor:
     """Executes the steps of one flow and holds its open stream."""
 
-    def __init__(self, client: httpx.Client, course: Course[Any]) -> None:
+    def __init__(self, client: httpx.Client, driver: FlowDriver[Any]) -> None:
         self._http = client
-        self._course = course
+        self._driver = driver
         self._stream: httpx.Response | None = None
         self._chunks: Iterator[bytes] | None = None
 
-    def __enter__(self) -> _Line:
+    def __enter__(self) -> StepExecutor:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._course.close()
+        self._driver.close()
         self._close()
 
-    def do(self, step: Step) -> Reply | bytes | Lost | None:
+    def execute(self, step: Step) -> Reply | bytes | NoReply | None:
         """Execute a step and return its answer."""
         try:
             match step:
@@ -309,19 +310,19 @@ class _Line:
                 case Close():
                     self._close()
                 case Send(request):
-                    response = self._http.send(http.built(self._http, request))
+                    response = self._http.send(http.to_httpx(self._http, request))
                     return http.reply_of(response, response.content)
                 case Open(request):
                     return self._open(request)
                 case Receive():
                     return next(self._chunks, b"") if self._chunks is not None else b""
         except httpx.RequestError as error:
-            return http.lost(error)
+            return http.no_reply_of(error)
         return None
 
     def _open(self, request: protocol.Request) -> Reply:
         self._close()
-        response = self._http.send(http.built(self._http, request), stream=True)
+        response = self._http.send(http.to_httpx(self._http, request), stream=True)
         if not response.is_success:
             with closing(response):
                 return http.reply_of(response, response.read())

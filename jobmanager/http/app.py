@@ -8,14 +8,13 @@ from typing import Any
 from flask import Blueprint, Flask
 from flask.sansio.blueprints import BlueprintSetupState
 
-from jobmanager.http import errors, events, request_ids, security, traces
+from jobmanager.http import errors, headers, request_ids, security, timing, traces
 from jobmanager.http.context import EXTENSION, JobIdConverter, Mount
-from jobmanager.http.openapi import spec
-from jobmanager.http.routes import classic, control, dashboard, datasets, health, job_types, jobs, metrics
+from jobmanager.http.routes import classic, control, dashboard, datasets, docs, events, health, job_types, jobs, metrics
 from jobmanager.manager import JobManager
 
 _PARTS = tuple(
-    part.blueprint for part in (classic, jobs, control, events, job_types, datasets, health, metrics, spec, dashboard)
+    part.blueprint for part in (classic, jobs, control, events, job_types, datasets, health, metrics, docs, dashboard)
 )
 
 
@@ -28,6 +27,7 @@ def blueprint(manager: JobManager, *, name: str = "jobmanager") -> Blueprint:
     mount = Mount(manager, name)
     mount.record(_know_job_ids)
     security.protect(mount)
+    headers.register(mount)
     errors.register(mount)
     for part in _PARTS:
         mount.register_blueprint(part)
@@ -60,9 +60,9 @@ def create_app(manager: JobManager | None = None) -> Flask:
     # For all requests, even those that match no route. Embedding applications log, trace and count in their own way.
     request_ids.identify(app)
     traces.trace(app)
-    metrics.watch(app)
+    timing.measure(app)
     app.register_blueprint(blueprint(manager))
     # A request that matches no route belongs to no blueprint.
     errors.register(app)
-    app.after_request(security.add_headers_to_errors)
+    app.after_request(headers.add_headers_without_route)
     return app

@@ -16,7 +16,7 @@ from werkzeug.routing import BaseConverter
 from jobmanager.auth.tokens import Role, Token, TokenFile
 from jobmanager.core import hosts
 from jobmanager.errors import Forbidden
-from jobmanager.http.request_ids import Files
+from jobmanager.http.ranges import FilesBlueprint
 from jobmanager.http.restricted import Restricted
 from jobmanager.manager import JobManager
 
@@ -26,15 +26,20 @@ EXTENSION = "jobmanager"
 #: How many requests of a process may wait at once, of its 16 threads. Streams are limited separately.
 MOST_WAITS = 4
 
+#: Methods whose bodies are ignored and not read.
+METHODS_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
+#: Routes that change jobs although they answer GET: classic ones.
+_CHANGING_VIEWS = frozenset({"classic.halt", "classic.resume", "classic.stop"})
+
 View = TypeVar("View", bound=Callable[..., Any])
 
 _OPEN = "is_open_to_all"
-_OPEN_IN_PART = "is_open_in_part"
+_OPTIONAL_TOKEN = "takes_optional_token"
 #: The static files of pages, which need no token.
 _STATIC = frozenset({"static", "docs.static"})
 
 
-class Mount(Files):
+class Mount(FilesBlueprint):
     """The whole API of one manager, as a blueprint."""
 
     def __init__(self, manager: JobManager, name: str) -> None:
@@ -46,9 +51,9 @@ class Mount(Files):
         #: the hosts that requests may be addressed to, see Settings
         self.hosts = hosts.parse_all(manager.settings.hosts)
         #: places for waiting requests: each one holds a thread, and some must be left for others
-        self.waits = threading.BoundedSemaphore(MOST_WAITS)
+        self.wait_slots = threading.BoundedSemaphore(MOST_WAITS)
         #: held while a batch is read and stored: two at once might not fit into memory
-        self.batch = threading.Lock()
+        self.batch_lock = threading.Lock()
         #: cache of OpenAPI descriptions, by the name of the blueprint and the job types that they show
         self.specifications: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
 
@@ -59,9 +64,9 @@ def open_to_all(view: View) -> View:
     return view
 
 
-def open_in_part(view: View) -> View:
+def open_with_optional_token(view: View) -> View:
     """Serve a view without a token. If a token is sent, it is checked, and the view may show more."""
-    setattr(view, _OPEN_IN_PART, True)
+    setattr(view, _OPTIONAL_TOKEN, True)
     return open_to_all(view)
 
 
@@ -75,20 +80,25 @@ def is_open_request() -> bool:
     if endpoint() in _STATIC:
         return True
     view = current_app.view_functions[str(request.endpoint)]
-    return is_open(view) and not (getattr(view, _OPEN_IN_PART, False) and "HTTP_AUTHORIZATION" in request.environ)
+    return is_open(view) and not (getattr(view, _OPTIONAL_TOKEN, False) and "HTTP_AUTHORIZATION" in request.environ)
 
 
-def mounted() -> Mount:
+def is_change_request() -> bool:
+    """Return True if the request may change jobs."""
+    return request.method not in METHODS_WITHOUT_BODY or endpoint() in _CHANGING_VIEWS
+
+
+def current_mount() -> Mount:
     """Return the mount that the request is for."""
-    return called().mount
+    return target().mount
 
 
 def endpoint() -> str:
     """Return the endpoint without the name of the mount; "" if the request matches no route."""
-    return called().endpoint if request.endpoint is not None else ""
+    return target().endpoint if request.endpoint is not None else ""
 
 
-class Called(NamedTuple):
+class Target(NamedTuple):
     """The mount and the endpoint that a request is for."""
 
     mount: Mount
@@ -97,24 +107,24 @@ class Called(NamedTuple):
     endpoint: str
 
 
-def called() -> Called:
+def target() -> Target:
     """Return the mount and the endpoint of the request; cached for the request."""
-    found = g.get("jobmanager_called")
+    found = g.get("jobmanager_target")
     if found is None:
-        found = g.jobmanager_called = _find_called()
-    return cast(Called, found)
+        found = g.jobmanager_target = _find_target()
+    return cast(Target, found)
 
 
-def _find_called() -> Called:
+def _find_target() -> Target:
     for name in request.blueprints:
         if isinstance(found := current_app.blueprints[name], Mount):
-            return Called(found, name, str(request.endpoint).removeprefix(f"{name}."))
+            return Target(found, name, str(request.endpoint).removeprefix(f"{name}."))
     raise RuntimeError("this request is not for the job manager")
 
 
 def address_of(endpoint: str, **values: Any) -> str:
     """Return the address of a route, under the prefix of the request."""
-    return url_for(f"{called().name}.{endpoint}", **values)
+    return url_for(f"{target().name}.{endpoint}", **values)
 
 
 class JobIdConverter(BaseConverter):
@@ -125,10 +135,10 @@ class JobIdConverter(BaseConverter):
 
 def manager() -> JobManager:
     """Return the JobManager of the request, restricted to the job types that its token may see."""
-    whole, asking = mounted().manager, token()
-    if asking is None or asking.types is None:
+    whole, sent = current_mount().manager, token()
+    if sent is None or sent.types is None:
         return whole
-    return cast(JobManager, Restricted(whole, asking.types))
+    return cast(JobManager, Restricted(whole, sent.types))
 
 
 def token() -> Token | None:
@@ -136,25 +146,25 @@ def token() -> Token | None:
     return cast("Token | None", g.get("jobmanager_token"))
 
 
-def still_let_in() -> Callable[[], bool]:
+def token_check() -> Callable[[], bool]:
     """Return a function that returns True while the token of this request is valid, even after the request.
 
     The function raises TokensUnavailable.
     """
-    tokens, asking = mounted().tokens, token()
-    if tokens is None or asking is None:
+    tokens, sent = current_mount().tokens, token()
+    if tokens is None or sent is None:
         return lambda: True
-    return lambda: tokens.holds(asking, now=datetime.now(UTC))
+    return lambda: tokens.holds(sent, now=datetime.now(UTC))
 
 
 def actor() -> str:
     """Return the name to store with a change: the token's name, or else the client's address."""
-    asking = token()
-    return asking.name if asking is not None else request.remote_addr or "local"
+    sent = token()
+    return sent.name if sent is not None else request.remote_addr or "local"
 
 
 def require(role: Role) -> None:
     """Raise Forbidden if the request has a token whose role does not suffice."""
-    asking = token()
-    if asking is not None and not asking.role.includes(role):
-        raise Forbidden(asking.name, asking.role, role)
+    sent = token()
+    if sent is not None and not sent.role.includes(role):
+        raise Forbidden(sent.name, sent.role, role)

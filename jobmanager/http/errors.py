@@ -34,7 +34,7 @@ from jobmanager.errors import (
     UnknownType,
     Unreadable,
 )
-from jobmanager.http.refusals import log_refusal
+from jobmanager.http.refusal_log import log_refusal
 
 #: The field of a submission that is sent as a header.
 IDEMPOTENCY_KEY = "idempotency_key"
@@ -80,14 +80,14 @@ _log = logging.getLogger(__name__)
 
 def register(owner: Flask | Blueprint) -> None:
     """Answer the owner's errors as application/problem+json (RFC 9457), or in the format of the classic routes."""
-    owner.register_error_handler(Exception, _answer)
+    owner.register_error_handler(Exception, _error_response)
     for code in default_exceptions:
         # Flask tries handlers of a status first: one of the application's would win over ours for Exception.
-        owner.register_error_handler(code, _answer)
+        owner.register_error_handler(code, _error_response)
 
 
-def _answer(error: Exception) -> Response:
-    status, text = _tell(error)
+def _error_response(error: Exception) -> Response:
+    status, text = _status_and_text(error)
     log_refusal(status, text)
     if (request.blueprint or "").rpartition(".")[2] == "classic":
         response = jsonify(_classic(text))
@@ -105,12 +105,12 @@ def _kind_of(error: Exception) -> Kind | None:
     return next((kind for family, kind in KINDS.items() if isinstance(error, family)), None)
 
 
-def _tell(error: Exception) -> tuple[HTTPStatus, str]:
+def _status_and_text(error: Exception) -> tuple[HTTPStatus, str]:
     """Return the status and the text for the client. Log errors of the service."""
     if isinstance(error, RequestEntityTooLarge) and "jobmanager_max_body_bytes" in g:
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {g.jobmanager_max_body_bytes} bytes."
     if isinstance(error, HTTPException):
-        return _tell_of_http(error)
+        return _status_and_text_of_http(error)
     kind = _kind_of(error)
     if kind is None:
         _log.exception("%s %r failed.", request.method, request.path)
@@ -123,7 +123,7 @@ def _tell(error: Exception) -> tuple[HTTPStatus, str]:
     return kind.status, str(error)
 
 
-def _tell_of_http(error: HTTPException) -> tuple[HTTPStatus, str]:
+def _status_and_text_of_http(error: HTTPException) -> tuple[HTTPStatus, str]:
     if isinstance(error, ClientDisconnected):
         return HTTPStatus.BAD_REQUEST, "The request ended before its body was complete."
     status = HTTPStatus(error.code or 500)
@@ -162,8 +162,8 @@ def _add_headers(response: Response, error: Exception) -> None:
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, Unauthenticated):
         # RFC 6750 §3: no error code for a request without a token.
-        told = ', error="invalid_token"' if error.has_token else ""
-        response.headers["WWW-Authenticate"] = f'Bearer realm="jobmanager"{told}'
+        code = ', error="invalid_token"' if error.has_token else ""
+        response.headers["WWW-Authenticate"] = f'Bearer realm="jobmanager"{code}'
     if isinstance(error, Forbidden):
         response.headers["WWW-Authenticate"] = 'Bearer realm="jobmanager", error="insufficient_scope"'
     if isinstance(error, HTTPException):

@@ -43,10 +43,10 @@ def names_known_host(environ: Environment, listed: Sequence[Host]) -> bool:
     text = environ.get("HTTP_HOST")
     if text is None:
         return True
-    asked = hosts.parse(text)
-    if asked is None:
+    named = hosts.parse(text)
+    if named is None:
         return False
-    return asked.is_local() or any(host.covers(asked) for host in listed) or asked.name in _bound_addresses(environ)
+    return named.is_local() or any(host.covers(named) for host in listed) or named.name in _bound_addresses(environ)
 
 
 def _bound_addresses(environ: Environment) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Parse and validate the bodies and query parameters of requests.
+"""Parse the JSON of request bodies. Knows no models: see validation.py.
 
 Errors never quote a body that cannot be parsed: it may hold secrets.
 """
@@ -6,22 +6,16 @@ Errors never quote a body that cannot be parsed: it may hold secrets.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
-from typing import IO, Any, TypeVar
+from collections.abc import Iterator
+from typing import IO, Any
 
-from pydantic import BaseModel, ValidationError
-from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from jobmanager.core.json_values import MAX_DEPTH, is_deeper
-from jobmanager.errors import Fault, InvalidRequest, Unreadable
-from jobmanager.http.arrays import ArrayReader, ItemTooLong
-from jobmanager.registry import faults_of, first_faults, invalid, refusal_of, sentence_of
-
-Model = TypeVar("Model", bound=BaseModel)
+from jobmanager.errors import InvalidRequest, Unreadable
+from jobmanager.http.json_arrays import ArrayReader, ItemTooLong
 
 #: The most jobs in a batch, and the most characters in each: as many as the body of a single job may have bytes.
 MOST_JOBS = 100_000
@@ -54,7 +48,7 @@ def parse_object(body: bytes, example: str) -> dict[str, Any]:
     """Return the JSON object in *body*. Raises Unreadable, which states the fault and shows the *example*."""
     value = _parse(body, example)
     if not isinstance(value, dict):
-        raise Unreadable(f"The body must be a JSON object, not {kind(value)}. Valid example: {example}.")
+        raise Unreadable(f"The body must be a JSON object, not {json_type_name(value)}. Valid example: {example}.")
     return value
 
 
@@ -81,61 +75,7 @@ def parse_many(body: bytes | bytearray, example: str) -> Iterator[Any]:
         raise Unreadable(f"The body is empty. Send an array of jobs, or one job per line. Valid example: {example}.")
 
 
-def validated(model: type[Model], value: Any) -> Model:
-    """Return the value as a model. Raises InvalidRequest, which names each wrong field."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise invalid(error) from None
-
-
-def validated_each(model: type[Model], values: Iterable[Any]) -> Iterator[Model]:
-    """Return an iterator that validates one value at a time and keeps none.
-
-    The iterator raises InvalidRequest, which names the wrong fields, each after the number of its value. It searches
-    for only as many faults as it reports.
-    """
-    numbers, rest = itertools.count(), iter(values)
-
-    def valid(value: Any) -> Model:
-        number = next(numbers)
-        try:
-            return model.model_validate(value)
-        except ValidationError:
-            found = _faults_in(model, itertools.chain([(number, value)], zip(numbers, rest, strict=False)))
-            faults = first_faults(found)
-            more = "; and more" if next(found, None) else ""
-            raise refusal_of(faults, sentence_of(faults) + more) from None
-
-    # Not a loop: its variable would keep a value alive while the next is parsed, and each may be large.
-    return map(valid, rest)
-
-
-def _faults_in(model: type[Model], numbered: Iterable[tuple[int, Any]]) -> Iterator[Fault]:
-    """Yield the faults of the values, each with its value's number at the front of its path."""
-    for number, value in numbered:
-        try:
-            model.model_validate(value)
-        except ValidationError as error:
-            for where, text in faults_of(error):
-                yield (number, *where), text
-
-
-def parse_query(model: type[Model], query: MultiDict[str, str]) -> Model:
-    """Return the query parameters as a model. Raises InvalidRequest if one is wrong or wrongly repeated."""
-    values: dict[str, Any] = {}
-    for name, given in query.lists():
-        field = model.model_fields.get(name)
-        if field is not None and getattr(field.annotation, "__origin__", None) is list:
-            values[name] = given
-        elif len(given) > 1:
-            raise InvalidRequest(f"{name} may be given only once.", field=name)
-        else:
-            values[name] = given[0]
-    return validated(model, values)
-
-
-def kind(value: Any) -> str:
+def json_type_name(value: Any) -> str:
     """Return the name of the value's JSON type, with an article.
 
     >>> kind([])

@@ -37,12 +37,12 @@ class Restricted:
 
     def _of_known_types(self, submissions: Iterable[Submission]) -> Iterator[Submission]:
         """Yield the submissions. Raises InvalidRequest at the first of another type, before anything is stored."""
-        for number, asked in enumerate(submissions):
+        for number, submission in enumerate(submissions):
             try:
-                self.types.get(asked.type)
+                self.types.get(submission.type)
             except InvalidRequest as error:
                 raise error.moved((number,)) from None
-            yield asked
+            yield submission
 
     def find(self, selection: Selection, **how: Any) -> Page:
         return self._manager.find(self._mine(selection), **how)

@@ -1,4 +1,7 @@
-"""Refuse requests before their route runs, and add headers to every response."""
+"""Check each request before its route runs: client and host, origin, token, rate and size.
+
+Decides what to refuse and in which order. How an error is answered is decided in errors.py.
+"""
 
 from __future__ import annotations
 
@@ -6,89 +9,52 @@ import logging
 import math
 import time
 from datetime import UTC, datetime
-from urllib.parse import urlsplit, urlunsplit
 
-from flask import Blueprint, Response, abort, g, request
+from flask import Blueprint, abort, g, request
 from werkzeug.exceptions import MethodNotAllowed, RequestEntityTooLarge
 
 from jobmanager.auth import rate_limits
 from jobmanager.auth.tokens import Role, Token, TokenFile
 from jobmanager.errors import RateLimited, Unauthenticated
 from jobmanager.http import origins
-from jobmanager.http.context import Mount, endpoint, is_open_request, mounted, require
+from jobmanager.http.context import (
+    METHODS_WITHOUT_BODY,
+    Mount,
+    current_mount,
+    endpoint,
+    is_change_request,
+    is_open_request,
+    require,
+)
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_BATCH_BYTES = 64 * 1024 * 1024
 
-#: Routes that change jobs although they answer GET: classic ones.
-_CHANGING_VIEWS = frozenset({"classic.halt", "classic.resume", "classic.stop"})
 #: Routes that show nothing of any job. Probes may use them from any machine and under any host name.
 _PROBES = frozenset({"health.live", "health.ready"})
-#: Methods whose bodies are ignored and not read.
-_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
-
-#: Restricts our pages: they load only files of this service, have no inline scripts or styles, and are never framed.
-#: Swagger UI draws its arrows from data: URLs.
-_POLICY = (
-    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
-    "frame-ancestors 'none'"
-)
-_HEADERS = {
-    "Content-Security-Policy": _POLICY,
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-    "Referrer-Policy": "same-origin",  # our own pages are recognised by Referer, see origins.may_change
-    "X-Content-Type-Options": "nosniff",
-}
 
 _log = logging.getLogger(__name__)
 
 
 def protect(blueprint: Blueprint) -> None:
-    """Refuse strangers, other sites' pages and missing tokens on all routes of the blueprint."""
+    """Check all requests for routes of the blueprint."""
     blueprint.before_request(_check)
-    blueprint.after_request(add_headers)
-
-
-def add_headers(response: Response) -> Response:
-    """Add the headers that every response has, except those that the route has set."""
-    there = {name.lower() for name, _ in response.headers}
-    for name, value in _HEADERS.items():
-        if name.lower() not in there:
-            response.headers.add(name, value)
-    if "cache-control" not in there and (_changes_something() or response.is_json):
-        response.headers.add("Cache-Control", "no-store")
-    return response
-
-
-def add_headers_to_errors(response: Response) -> Response:
-    """Add the headers to the response if the request matches no route; `add_headers` covers the routes."""
-    if request.endpoint is not None:
-        return response
-    if response.location:
-        # If only a slash is missing, Flask redirects to the Host that the client sent: keep the path alone.
-        _, _, path, query, _ = urlsplit(response.location)
-        response.location = urlunsplit(("", "", f"/{path.lstrip('/')}", query, ""))
-    return add_headers(response)
 
 
 def _check() -> None:
     """Refuse a request before its route runs. A single function, since Flask spends time on each that it calls."""
-    mount = mounted()
+    mount, is_change = current_mount(), is_change_request()
     if endpoint() not in _PROBES:
-        _refuse_strangers(mount)
-    changes_something = _changes_something()
-    if changes_something:
-        _refuse_foreign_change(mount)
-    elif not origins.may_read(request.environ):
-        abort(403, "A page of another site may link here, but may not read this.")
+        _check_client_and_host(mount)
+    _check_origin(mount, is_change=is_change)
     if mount.tokens is not None and not is_open_request():
-        _let_in(mount.tokens, Role.OPERATOR if changes_something else Role.VIEWER)
-    _refuse_large()
+        token = _authenticate(mount.tokens)
+        _limit_rate(token)
+        require(Role.OPERATOR if is_change else Role.VIEWER)
+    _check_size()
 
 
-def _refuse_strangers(mount: Mount) -> None:
+def _check_client_and_host(mount: Mount) -> None:
     """Refuse other machines if only this one may use the service, and hosts that the service does not answer for."""
     environ, settings = request.environ, mount.manager.settings
     is_private = mount.tokens is None and not settings.insecure
@@ -108,6 +74,14 @@ def _refuse_strangers(mount: Mount) -> None:
         )
 
 
+def _check_origin(mount: Mount, *, is_change: bool) -> None:
+    """Refuse a request that a browser sends for a page of another site."""
+    if is_change:
+        _refuse_foreign_change(mount)
+    elif not origins.may_read(request.environ):
+        abort(403, "A page of another site may link here, but may not read this.")
+
+
 def _refuse_foreign_change(mount: Mount) -> None:
     """Refuse a change that a browser requests for a page of another origin, or as a prefetch."""
     if request.method == "HEAD":
@@ -121,24 +95,23 @@ def _refuse_foreign_change(mount: Mount) -> None:
         abort(403, "A prefetch by a browser may not change jobs.")
 
 
-def _let_in(tokens: TokenFile, needed: Role) -> None:
-    """Check the token. Raises Unauthenticated, Forbidden, RateLimited or TokensUnavailable."""
-    told = request.authorization
-    secret = told.token if told is not None and told.type == "bearer" else None
+def _authenticate(tokens: TokenFile) -> Token:
+    """Find the token of the request, and store it for the request. Raises Unauthenticated or TokensUnavailable."""
+    authorization = request.authorization
+    secret = authorization.token if authorization is not None and authorization.type == "bearer" else None
     token = tokens.find(secret, now=datetime.now(UTC)) if secret else None
     if token is None:
         tokens.tokens()  # an unusable file takes precedence: raises TokensUnavailable
         raise Unauthenticated(has_token=bool(secret))
     g.jobmanager_token = token
-    _count(token)
-    require(needed)
+    return token
 
 
-def _count(token: Token) -> None:
+def _limit_rate(token: Token) -> None:
     """Raise RateLimited if the token has sent too many requests. A bucket that cannot be used limits nothing."""
     if token.rate is None:
         return
-    bucket = mounted().manager.settings.data_dir / "rates" / token.hash[:32]
+    bucket = current_mount().manager.settings.data_dir / "rates" / token.hash[:32]
     try:
         wait_seconds = rate_limits.take(bucket, per_minute=token.rate, now=time.monotonic())
     except OSError as error:
@@ -148,12 +121,12 @@ def _count(token: Token) -> None:
         raise RateLimited(token.rate, retry_after_seconds=math.ceil(wait_seconds))
 
 
-def _refuse_large() -> None:
+def _check_size() -> None:
     """Raise RequestEntityTooLarge if the body is too large.
 
     If the request does not give the length, reads the body to measure it. The batch route does that itself.
     """
-    if request.method in _WITHOUT_BODY:
+    if request.method in METHODS_WITHOUT_BODY:
         return
     is_batch = endpoint() == "jobs.submit_batch"
     most = MAX_BATCH_BYTES if is_batch else MAX_BODY_BYTES
@@ -165,7 +138,3 @@ def _refuse_large() -> None:
         return
     if (len(request.get_data()) if length is None else length) > most:
         raise RequestEntityTooLarge
-
-
-def _changes_something() -> bool:
-    return request.method not in _WITHOUT_BODY or endpoint() in _CHANGING_VIEWS

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from flask import Flask, Response, g, request
 
-from jobmanager.http.request_ids import OTHER_METHOD, method, route
+from jobmanager.http.request_labels import OTHER_METHOD, method, route
 from jobmanager.observability import tracing
 
 
 def trace(app: Flask) -> None:
     """Trace the requests of the application, if tracing is on."""
     app.before_request(_begin)
-    app.after_request(_tell)
+    app.after_request(_record_status)
     app.teardown_request(_end)
 
 
@@ -33,7 +33,7 @@ def _begin() -> None:
         )
 
 
-def _tell(response: Response) -> Response:
+def _record_status(response: Response) -> Response:
     if tracing.is_on() and g.get("span") is not None:
         g.span.set_attribute("http.response.status_code", response.status_code)
     return response

@@ -27,7 +27,7 @@ def client(service: Any) -> Any:
 
 
 def test_submit_sets_every_field_of_a_job(call: Call, client: Client) -> None:
-    told = call(
+    result = call(
         *("submit", "Steps", "--arg", "n=7", "--arg", "tag=text", "--priority", "3", "--max-attempts", "2"),
         *("--timeout", "60", "--label", "for=may", "--run-at", "2999-01-01T00:00:00Z", "--key", "k"),
     )
@@ -36,9 +36,9 @@ def test_submit_sets_every_field_of_a_job(call: Call, client: Client) -> None:
         *("--timeout", "60", "--label", "for=may", "--run-at", "2999-01-01T00:00:00Z", "--key", "k"),
     )
 
-    assert (told.code, told.err) == (0, "")
-    assert again.out == told.out
-    job = client.get(told.out.strip())
+    assert (result.code, result.err) == (0, "")
+    assert again.out == result.out
+    job = client.get(result.out.strip())
     assert job.args == {"n": 7, "tag": "text"}
     assert (job.priority, job.max_attempts, job.timeout_seconds, job.labels) == (3, 2, 60, {"for": "may"})
     assert job.run_at == datetime(2999, 1, 1, tzinfo=UTC)
@@ -47,18 +47,18 @@ def test_submit_sets_every_field_of_a_job(call: Call, client: Client) -> None:
 @pytest.mark.parametrize("how", ["--wait", "--follow"])
 @pytest.mark.parametrize(("type_name", "code", "text"), [("File", 0, "completed"), ("Fails", 3, "as it should")])
 def test_the_exit_code_gives_the_end_of_the_job(call: Call, how: str, type_name: str, code: int, text: str) -> None:
-    told = call("submit", type_name, *(["--arg", "size=64"] if type_name == "File" else []), how)
+    result = call("submit", type_name, *(["--arg", "size=64"] if type_name == "File" else []), how)
 
-    assert told.code == code, told
-    assert text in told.out
+    assert result.code == code, result
+    assert text in result.out
 
 
 def test_follow_prints_every_sign_of_a_job_as_json(call: Call) -> None:
-    told = call("submit", "Steps", "--arg", "n=100", "--follow", "--json")
+    result = call("submit", "Steps", "--arg", "n=100", "--follow", "--json")
 
-    events = [line["event"] for line in told.json]
+    events = [line["event"] for line in result.json]
     assert events[-1] == "job"
-    assert told.json[-1]["data"]["status"] == "completed"
+    assert result.json[-1]["data"]["status"] == "completed"
     assert events.count("log") == 100
     assert {"change", "progress"} < set(events)
 
@@ -85,9 +85,11 @@ def test_list_prints_jobs_as_a_table_or_as_json(call: Call, client: Client) -> N
 def test_show_prints_a_job_and_its_changes(call: Call, client: Client) -> None:
     job = client.submit("Steps", {"n": 2}).wait(10)
 
-    told = call("show", job.id).out
+    result = call("show", job.id).out
 
-    assert all(text in told for text in (job.id, "completed", '{"n": 2}', "2/2 100%", "submitted → running", "engine"))
+    assert all(
+        text in result for text in (job.id, "completed", '{"n": 2}', "2/2 100%", "submitted → running", "engine")
+    )
     (shown,) = call("show", job.id, "--json").json
     assert shown["result"] == {"n": 2}
 
@@ -97,9 +99,9 @@ def test_halt_resume_and_stop_accept_several_ids(call: Call, client: Client) -> 
     ids = [job.id for job in jobs]
 
     for verb, status in (("halt", "halted"), ("resume", "running"), ("stop", "stopped")):
-        told = call(verb, *ids, "--reason", f"to {verb}", "--json")
-        assert told.code == 0
-        assert [(job["id"], job["status"]) for job in told.json] == [(job_id, status) for job_id in ids]
+        result = call(verb, *ids, "--reason", f"to {verb}", "--json")
+        assert result.code == 0
+        assert [(job["id"], job["status"]) for job in result.json] == [(job_id, status) for job_id in ids]
         assert f"to {verb}" in [change.reason for change in jobs[0].changes()]
 
     refused = call("resume", ids[0], "nobody", ids[1])
@@ -110,8 +112,8 @@ def test_halt_resume_and_stop_accept_several_ids(call: Call, client: Client) -> 
 def test_halt_resume_and_stop_accept_a_filter(call: Call, client: Client) -> None:
     steps = [client.submit("Steps").wait(statuses=["running"]).id for _ in range(2)]
 
-    told = call("halt", "--all", "--type", "Steps", "--json")
-    assert sorted(told.json[0]["changed_ids"]) == steps
+    result = call("halt", "--all", "--type", "Steps", "--json")
+    assert sorted(result.json[0]["changed_ids"]) == steps
     assert "0 of 0 jobs changed." in call("stop", "--all", "--type", "Export").out
     for job_id in steps:
         client.wait(job_id, 10)
@@ -190,12 +192,12 @@ def test_wrong_usage_exits_with_code_2(arguments: list[str]) -> None:
     ],
 )
 def test_an_error_is_one_sentence(call: Call, arguments: list[str], sentence: str) -> None:
-    told = call(*arguments)
+    result = call(*arguments)
 
-    assert told.code == 1
-    assert told.out == ""
-    assert sentence in told.err
-    assert len(told.err.splitlines()) == 1
+    assert result.code == 1
+    assert result.out == ""
+    assert sentence in result.err
+    assert len(result.err.splitlines()) == 1
 
 
 def test_prune_removes_finished_jobs_from_the_store(
@@ -220,8 +222,13 @@ def test_a_shell_completes_job_types_and_ids(service: Any, client: Client) -> No
     job = client.submit("Steps")
 
     def complete(words: str, url: str) -> str:
-        told = {"_JOBMANAGER_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "2", "JOBMANAGER_URL": url}
-        return CliRunner().invoke(main, [], env=told, prog_name="jobmanager").stdout
+        result = {
+            "_JOBMANAGER_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": "2",
+            "JOBMANAGER_URL": url,
+        }
+        return CliRunner().invoke(main, [], env=result, prog_name="jobmanager").stdout
 
     assert "Steps" in complete("jobmanager submit St", service.url)
     assert job.id in complete(f"jobmanager halt {job.id[:4]}", service.url)
@@ -229,12 +236,12 @@ def test_a_shell_completes_job_types_and_ids(service: Any, client: Client) -> No
 
 
 def test_printed_text_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    Printer(as_json=False).say("\x1b]0;owned\x07 [bold]x[/bold] \u202e")
+    Printer(as_json=False).print_text("\x1b]0;owned\x07 [bold]x[/bold] \u202e")
 
     assert capsys.readouterr().out == "\\x1b]0;owned\\x07 [bold]x[/bold] \\u202e\n"
 
 
 def test_the_command_prints_its_version(call: Any) -> None:
-    told = call("--version")
+    result = call("--version")
 
-    assert (told.code, told.out) == (0, f"jobmanager {version('jobmanager')}\n")
+    assert (result.code, result.out) == (0, f"jobmanager {version('jobmanager')}\n")

@@ -1,4 +1,4 @@
-"""Read an endless iteration in a thread, and check the signs of a followed job."""
+"""Read an endless iteration in a thread, and check the updates of a followed job."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from jobmanager.client import Change, Job, JobProgress, LogLine
 class Listener:
     """Reads an iteration in a thread; tests read *got* meanwhile."""
 
-    def __init__(self, signs: Iterator[Any]) -> None:
+    def __init__(self, updates: Iterator[Any]) -> None:
         self.got: list[Any] = []
         self.error: Exception | None = None
-        self._thread = threading.Thread(target=self._read, args=(signs,), daemon=True)
+        self._thread = threading.Thread(target=self._read, args=(updates,), daemon=True)
         self._thread.start()
 
-    def _read(self, signs: Iterator[Any]) -> None:
+    def _read(self, updates: Iterator[Any]) -> None:
         try:
-            for sign in signs:
-                self.got.append(sign)
+            for update in updates:
+                self.got.append(update)
         except Exception as error:
             self.error = error
 
@@ -32,14 +32,14 @@ class Listener:
             raise self.error
 
 
-def assert_whole(signs: list[Any], job: Job) -> None:
+def assert_whole(updates: list[Any], job: Job) -> None:
     """Check that a job was followed from its first step until it was at rest, without a gap."""
-    changes = [sign for sign in signs if isinstance(sign, Change)]
+    changes = [update for update in updates if isinstance(update, Change)]
     known = [change.seq for change in job.changes()]
     assert [change.seq for change in changes] == known[-len(changes) :]
-    steps = [sign.message for sign in signs if isinstance(sign, LogLine) and sign.message.startswith("step")]
+    steps = [update.message for update in updates if isinstance(update, LogLine) and update.message.startswith("step")]
     assert steps == [f"step {step}" for step in range(len(steps))]
-    progress = [sign.done for sign in signs if isinstance(sign, JobProgress) and sign.done is not None]
+    progress = [update.done for update in updates if isinstance(update, JobProgress) and update.done is not None]
     assert progress == sorted(progress)
-    assert signs[-1].etag == job.refresh().etag
-    assert sum(isinstance(sign, Job) for sign in signs) == 1
+    assert updates[-1].etag == job.refresh().etag
+    assert sum(isinstance(update, Job) for update in updates) == 1

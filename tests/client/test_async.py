@@ -65,10 +65,10 @@ def test_the_async_client_follows_a_job_and_reads_its_log(service: Any) -> None:
     async def doing() -> None:
         async with AsyncClient(service.url) as client:
             job = await client.submit("Steps", {"n": 30})
-            signs = [sign async for sign in job.follow()]
-            assert isinstance(signs[-1], AsyncJob)
-            assert signs[-1].result == {"n": 30}
-            lines = [sign.message for sign in signs if isinstance(sign, LogLine)]
+            updates = [update async for update in job.follow()]
+            assert isinstance(updates[-1], AsyncJob)
+            assert updates[-1].result == {"n": 30}
+            lines = [update.message for update in updates if isinstance(update, LogLine)]
             assert lines == [line.message async for line in job.log()] == [f"step {n}" for n in range(30)]
 
     run(doing())

@@ -26,18 +26,18 @@ from jobmanager.errors import (
     UnknownType,
 )
 from jobmanager.http.errors import KINDS
-from jobmanager.http.schemas import rest
+from jobmanager.http.schemas import response_models
 
 SHOWN = {
-    models.Snapshot: rest.JobShown,
-    models.Progress: rest.ProgressShown,
-    models.Checkpoint: rest.CheckpointShown,
-    models.Lease: rest.LeaseShown,
-    models.Change: rest.ChangeShown,
-    models.LogLine: rest.LineShown,
-    models.BulkResult: rest.SweepShown,
-    models.Unchanged: rest.Unchanged,
-    models.JobType: rest.TypeShown,
+    models.Snapshot: response_models.JobShown,
+    models.Progress: response_models.ProgressShown,
+    models.Checkpoint: response_models.CheckpointShown,
+    models.Lease: response_models.LeaseShown,
+    models.Change: response_models.ChangeShown,
+    models.LogLine: response_models.LineShown,
+    models.BulkResult: response_models.SweepShown,
+    models.Unchanged: response_models.Unchanged,
+    models.JobType: response_models.TypeShown,
 }
 
 
@@ -154,7 +154,7 @@ def test_a_log_whose_pages_are_bounded_by_bytes_is_read_to_its_end(client: Clien
     job = client.submit("Wordy").wait(20)
 
     lines = list(job.log())
-    followed = [sign for sign in job.follow() if isinstance(sign, LogLine)]
+    followed = [update for update in job.follow() if isinstance(update, LogLine)]
 
     assert [int(line.message.split()[0]) for line in lines] == list(range(300))
     assert followed == lines

@@ -32,11 +32,11 @@ def test_following_a_job_survives_broken_streams(client: Client, proxy: Any, thr
     proxy.plan_of_streams = [100, 1900, 0, NO_ROOM, 2200]
     job = client.submit("Steps", {"n": 200})
 
-    signs = list(through().follow(job.id))
+    updates = list(through().follow(job.id))
 
-    assert_whole(signs, job)
-    assert len(signs) > 200
-    assert signs[-1].status is Status.COMPLETED
+    assert_whole(updates, job)
+    assert len(updates) > 200
+    assert updates[-1].status is Status.COMPLETED
     assert proxy.requests.count(f"GET /jobs/{job.id}/events") >= 5
     assert proxy.last_ids
 
@@ -69,4 +69,4 @@ def test_a_client_retries_a_refused_stream(proxy: Any, through: Callable[..., Cl
     job.stop(wait=5)
     listener.join()
 
-    assert [sign.to_status for sign in listener.got if isinstance(sign, Change)][-2:] == ["stopping", "stopped"]
+    assert [update.to_status for update in listener.got if isinstance(update, Change)][-2:] == ["stopping", "stopped"]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
+import httpx
 import pytest
 from listening import Listener, assert_whole
 
 from jobmanager import Client
-from jobmanager.client import Change, Job, JobProgress, LogLine
+from jobmanager.client import Change, Job, JobProgress, LogLine, Snapshot, protocol
+from jobmanager.client.flows import Core
 from jobmanager.client.following import JobTail
-from jobmanager.client.protocol import Course
+from jobmanager.client.protocol import FlowDriver
 from jobmanager.client.sse import Event, Parser
-from jobmanager.client.sync import _Line
+from jobmanager.client.sync import StepExecutor
 from jobmanager.core.states import Status
 
 
@@ -36,26 +39,26 @@ def test_waiting_ends_with_an_error_after_its_timeout(client: Client) -> None:
 def test_following_yields_all_signs_until_the_job_ends(client: Client) -> None:
     job = client.submit("Steps", {"n": 50})
 
-    signs = list(job.follow())
+    updates = list(job.follow())
 
-    assert_whole(signs, job)
-    assert signs[-1].status is Status.COMPLETED
-    assert [sign.done for sign in signs if isinstance(sign, JobProgress)][-1] == 50
-    assert len([sign for sign in signs if isinstance(sign, LogLine)]) == 50
+    assert_whole(updates, job)
+    assert updates[-1].status is Status.COMPLETED
+    assert [update.done for update in updates if isinstance(update, JobProgress)][-1] == 50
+    assert len([update for update in updates if isinstance(update, LogLine)]) == 50
 
 
 def test_following_a_job_that_has_ended_yields_its_progress_and_the_job(client: Client) -> None:
     job = client.submit("Steps", {"n": 2}).wait(10)
 
-    signs = list(job.follow(log_after=None))
+    updates = list(job.follow(log_after=None))
 
-    assert [type(sign) for sign in signs] == [JobProgress, Job]
+    assert [type(update) for update in updates] == [JobProgress, Job]
 
 
 def test_following_ends_when_the_job_is_halted(client: Client, until: Any) -> None:
     job = client.submit("Steps")
     listener = Listener(job.follow())
-    until(lambda: any(isinstance(sign, LogLine) for sign in listener.got))
+    until(lambda: any(isinstance(update, LogLine) for update in listener.got))
 
     job.halt(wait=5)
     listener.join()
@@ -64,23 +67,24 @@ def test_following_ends_when_the_job_is_halted(client: Client, until: Any) -> No
     assert listener.got[-1].status is Status.HALTED
 
 
-def test_a_halt_during_a_poll_is_part_of_its_result(client: Client) -> None:
+def test_a_halt_during_a_poll_is_part_of_its_result(service: Any, client: Client) -> None:
     job = client.submit("Steps").wait(statuses=["running"])
-    tail = JobTail(client._core, job, seen=job.changes())
-    tail._known = None  # as if the job had changed since
-    course = Course(tail._look())
+    core = Core(service.url, partial(protocol.validate, Snapshot), retry_seconds=5)
+    tail = JobTail(core, job, seen=job.changes())
+    driver = FlowDriver(tail.next())
 
-    with _Line(client._http, course) as line:
-        asked = [step := course.next()]
-        course.tell(line.do(step))
+    with httpx.Client(base_url=service.url) as http, StepExecutor(http, driver) as executor:
+        driver.answer(executor.execute(driver.next()))  # opens the stream
+        asked = [step := driver.next()]
+        driver.answer(executor.execute(step))
         job.halt(wait=5)
-        while (step := course.next()) is not None:
+        while (step := driver.next()) is not None:
             asked.append(step)
-            course.tell(line.do(step))
+            driver.answer(executor.execute(step))
 
     assert asked[0].request.path.endswith(job.id), "the job is looked at first"
     assert asked[1].request.path.endswith("/changes")
-    assert [sign.to_status for sign in course.result if isinstance(sign, Change)][-1] is Status.HALTED
+    assert [update.to_status for update in driver.result if isinstance(update, Change)][-1] is Status.HALTED
     assert (tail.job.status, tail.is_caught_up) == (Status.HALTED, True)
 
 
@@ -99,7 +103,11 @@ def test_waiting_and_following_survive_a_restart_of_the_server(service: Any, cli
     assert waiting.got[0].status is Status.COMPLETED
     assert waiting.got[0].attempt == 2
     assert_whole(following.got, job)
-    assert [sign.action for sign in following.got if isinstance(sign, Change)][-3:] == ["release", "claim", "complete"]
+    assert [update.action for update in following.got if isinstance(update, Change)][-3:] == [
+        "release",
+        "claim",
+        "complete",
+    ]
 
 
 def test_events_yields_each_later_change_of_all_jobs_once(service: Any, client: Client, until: Any) -> None:

@@ -17,8 +17,8 @@ from werkzeug.test import TestResponse
 
 from jobmanager import Job, JobManager, Settings
 from jobmanager.errors import InvalidRequest
-from jobmanager.http import create_app, parsing, responses
-from jobmanager.http.schemas import rest
+from jobmanager.http import create_app, validation, waiting
+from jobmanager.http.schemas import request_models
 from jobmanager.jobs import BUILT_IN
 from jobmanager.registry import Registry
 from jobmanager.store import lookup
@@ -85,7 +85,7 @@ def test_a_job_is_found_by_all_of_its_32_labels(still: FlaskClient) -> None:
 
 def models() -> Iterator[type[BaseModel]]:
     """Yield the models of all that a client may send."""
-    found: list[type[BaseModel]] = [rest.Strictly]
+    found: list[type[BaseModel]] = [request_models.StrictModel]
     for model in found:
         found += [child for child in model.__subclasses__() if child not in found]
     yield from found
@@ -128,7 +128,7 @@ def test_a_long_text_in_any_field_is_refused_or_taken_at_once(model: type[BaseMo
             for value in (text, [text], {text: text}):
                 # A validator of Export asks for the settings, which are not there.
                 with suppress(InvalidRequest, KeyError):
-                    parsing.validated(model, {name: value})
+                    validation.validated(model, {name: value})
 
     # What takes quadratic time takes minutes; the rest together takes less than a second.
     assert time.process_time() - begin < 10
@@ -271,10 +271,10 @@ def test_a_batch_with_labels_is_stored_in_its_order(still: FlaskClient) -> None:
 
 
 def test_a_process_stores_one_batch_at_a_time(still_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(responses, "_BATCH_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "_BATCH_WAIT_SECONDS", 0.05)
     client, mount = still_app.test_client(), still_app.blueprints["jobmanager"]
 
-    with mount.batch:
+    with mount.batch_lock:
         refused = client.post("/jobs/batch", json=[JOB])
     accepted = client.post("/jobs/batch", json=[JOB])
 
@@ -287,13 +287,13 @@ def test_a_process_stores_one_batch_at_a_time(still_app: Flask, monkeypatch: pyt
 def test_a_batch_waits_for_the_one_before_it(still_app: Flask, until: Any) -> None:
     client, mount = still_app.test_client(), still_app.blueprints["jobmanager"]
     answers_given: list[int] = []
-    mount.batch.acquire()
+    mount.batch_lock.acquire()
     second = threading.Thread(
         target=lambda: answers_given.append(still_app.test_client().post("/jobs/batch", json=[JOB]).status_code)
     )
     second.start()
-    until(lambda: mount.waits._value < 4, "the second one to wait")
-    mount.batch.release()
+    until(lambda: mount.wait_slots._value < 4, "the second one to wait")
+    mount.batch_lock.release()
     second.join(10)
 
     assert answers_given == [202]
@@ -302,10 +302,10 @@ def test_a_batch_waits_for_the_one_before_it(still_app: Flask, until: Any) -> No
 
 def test_a_batch_that_finds_no_place_to_wait_is_refused_at_once(still_app: Flask) -> None:
     client, mount = still_app.test_client(), still_app.blueprints["jobmanager"]
-    while mount.waits.acquire(blocking=False):
+    while mount.wait_slots.acquire(blocking=False):
         pass
 
-    with mount.batch:
+    with mount.batch_lock:
         assert client.post("/jobs/batch", json=[JOB]).status_code == 503
     assert client.post("/jobs/batch", json=[JOB]).status_code == 202
 

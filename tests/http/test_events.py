@@ -18,7 +18,7 @@ from jobmanager.core.states import Status
 from jobmanager.core.values import News, Selection
 from jobmanager.engine import change_feed
 from jobmanager.errors import TooManyStreams
-from jobmanager.http import create_app, events
+from jobmanager.http import create_app, event_stream
 from jobmanager.registry import Registry
 from jobmanager.store import Store
 
@@ -103,7 +103,7 @@ Follow = Callable[..., Follower]
 
 @pytest.fixture(autouse=True)
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(event_stream, "LOOK_SECONDS", 0.02)
 
 
 class Other(Job):
@@ -345,7 +345,7 @@ def test_an_answer_that_nobody_reads_gives_its_place_back(client: FlaskClient, m
 def test_something_is_sent_now_and_then_though_nothing_happens(
     client: FlaskClient, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(event_stream, "HEARTBEAT_SECONDS", 0.05)
     follower = follow("/events?type=Other")
     greeting = [follower.raw(), follower.raw()]
 

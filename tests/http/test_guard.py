@@ -15,7 +15,7 @@ from werkzeug.test import EnvironBuilder, TestResponse, run_wsgi_app
 
 from jobmanager import JobManager, Settings
 from jobmanager.auth.tokens import Role, TokenFile
-from jobmanager.http import create_app, refusals
+from jobmanager.http import create_app, refusal_log
 from jobmanager.registry import Registry
 
 NOBODY = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
@@ -307,7 +307,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(refusals, "_limit", refusals.Limit(clock))
+    monkeypatch.setattr(refusal_log, "_limit", refusal_log.Limit(clock))
     return clock
 
 
@@ -323,7 +323,7 @@ def test_a_refused_request_leaves_one_line_without_its_token(
 
     lines = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
     assert lines == [
-        ("jobmanager.http.refusals", "WARNING", message)
+        ("jobmanager.http.refusal_log", "WARNING", message)
         for message in (
             r"'GET /jobs/a\nb\x1b\u202e' from 192.0.2.7 was refused with 401. The token is not valid.",
             r"'GET /jobs' from 127.0.0.1 was refused with 421. The service does not answer for the host "

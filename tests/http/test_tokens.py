@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 
 from jobmanager import Job, JobManager, Settings
 from jobmanager.auth.tokens import Role, TokenFile
-from jobmanager.http import create_app, events
+from jobmanager.http import create_app, event_stream
 from jobmanager.registry import Registry
 
 NOBODY = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
@@ -530,7 +530,7 @@ def test_a_stream_ends_when_its_token_is_revoked(house: House) -> None:
 
     assert next(leaving, None) is None
     # Not because it was quiet: long before the next sign of life.
-    assert time.monotonic() - began < events.HEARTBEAT_SECONDS / 2
+    assert time.monotonic() - began < event_stream.HEARTBEAT_SECONDS / 2
     assert house.add("poster", Role.OPERATOR).post("/jobs", json={"type": "Simple"}).status_code == 202
     assert b"event: change" in next(staying)
     for answer in answers:

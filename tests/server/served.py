@@ -19,14 +19,14 @@ from flask import request
 from pydantic import BaseModel
 
 from jobmanager import Job, registry
-from jobmanager.http import events
+from jobmanager.http import client_connection
 from jobmanager.jobs.export.job import Export
 from jobmanager.store.sqlite import clocks
 
 # Small enough for a test to find an export in the middle of many.
 Export.chunk_rows = int(os.environ.get("SERVED_CHUNK_ROWS", "500"))
 # Short enough for a test to wait until a client that does not read is cut off; see also below.
-events.READ_SECONDS = 1.0
+client_connection.READ_SECONDS = 1.0
 
 
 def _wrong_clock() -> datetime:

@@ -11,7 +11,7 @@ from gunicorn.http import get_parser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmanager.http.framing import MIB, MOST_HEAD_BYTES, Incoming, Stage
+from jobmanager.serving.framing import MIB, MOST_HEAD_BYTES, Incoming, Stage
 
 GET = b"GET /jobs HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -47,7 +47,7 @@ def test_requests_are_found_in_whatever_pieces_they_arrive(sent: list[bytes], cu
         stage = incoming.feed(data[begin:end])
         while stage is Stage.COMPLETE:
             found.append(incoming.take())
-            stage = incoming.look()
+            stage = incoming.update_stage()
 
     assert found == sent
     assert len(incoming) == 0
@@ -139,7 +139,7 @@ def test_health_and_control_are_urgent(line: bytes, is_urgent: bool) -> None:
 
 
 def _taken(incoming: Incoming) -> Iterator[bytes]:
-    while incoming.look() is Stage.COMPLETE:
+    while incoming.update_stage() is Stage.COMPLETE:
         yield incoming.take()
 
 

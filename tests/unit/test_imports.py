@@ -25,6 +25,7 @@ LAYERS = [
     {"manager", "testing"},
     {"http"},
     {"cli", "wsgi"},
+    {"serving"},
     {"gunicorn_worker"},
     {"gunicorn_conf"},
 ]

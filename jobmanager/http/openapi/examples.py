@@ -280,10 +280,10 @@ CHANGES = {
 
 def stream(*events: tuple[str, str, dict[str, Any]]) -> str:
     """Return an example stream; *events* are the name, the id and the data of each event."""
-    told = "retry: 2000\n\n"
+    stream = "retry: 2000\n\n"
     for name, event_id, data in events:
-        told += f"event: {name}\n" + (f"id: {event_id}\n" if event_id else "") + f"data: {json.dumps(data)}\n\n"
-    return told
+        stream += f"event: {name}\n" + (f"id: {event_id}\n" if event_id else "") + f"data: {json.dumps(data)}\n\n"
+    return stream
 
 
 _PROGRESS = {

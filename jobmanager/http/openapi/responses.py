@@ -17,7 +17,7 @@ from jobmanager.errors import (
     Unreadable,
 )
 from jobmanager.http.openapi import examples
-from jobmanager.http.openapi.spec import problem
+from jobmanager.http.openapi.operations import problem
 
 UNREADABLE = problem(Unreadable, "The body is not valid JSON, or not the expected JSON type.", examples.UNREADABLE_BODY)
 INVALID = problem(

@@ -1,128 +1,49 @@
-"""The API docs: OpenAPI 3.1 by flasgger at /apispec.json, Swagger UI 5 at /apidocs/, all served by this process."""
+"""The OpenAPI 3.1 description of all routes and all schemas, built by flasgger. The routes describe themselves.
+
+Serves nothing: see routes/docs.py.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-import flask_swagger_ui
-from flasgger import Swagger, swag_from
-from flask import current_app, jsonify, redirect, render_template
+from flasgger import Swagger
+from flask import current_app
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from werkzeug.wrappers import Response
 
-from jobmanager.errors import JobManagerError, RateLimited, TokensUnavailable, Unauthenticated
-from jobmanager.http.context import address_of, called, is_open, manager, mounted, open_in_part, open_to_all, token
-from jobmanager.http.errors import KINDS
-from jobmanager.http.openapi import examples
-from jobmanager.http.request_ids import Files
-from jobmanager.http.schemas import classic, rest
+from jobmanager.http.openapi.operations import REFERENCE
+from jobmanager.http.schemas import classic, problems, request_models, response_models
 from jobmanager.job import Job
 from jobmanager.registry import Registry
 from jobmanager.registry import describe as description_of
-
-View = TypeVar("View", bound=Callable[..., Any])
-
-
-class Decorator(Protocol):
-    """A decorator that attaches documentation to a view."""
-
-    def __call__(self, view: View, /) -> View:
-        """Document the view and return it."""
-
-
-Example = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """The documentation of one response of a route."""
-
-    #: its description
-    text: str
-    #: its body: a model, bytes for a file, str for text, or None if it has no body
-    model: type | None = None
-    #: the media type of a text body
-    media_type: str = "text/event-stream"
-    #: example bodies, by name
-    examples: Mapping[str, Example] = field(default_factory=dict)
-    #: the names of its headers, see _HEADERS
-    headers: Sequence[str] = ()
-    #: operations on the job in its body, for links
-    leads_to: Sequence[str] = ()
-
-
-Answers = dict[int, Answer]
-
-#: The documentation of response headers.
-_HEADERS: dict[str, dict[str, Any]] = {
-    "Retry-After": {
-        "description": "How many seconds to wait before trying again.",
-        "schema": {"type": "integer"},
-        "example": 5,
-    },
-    "WWW-Authenticate": {
-        "description": "How to authenticate (RFC 6750).",
-        "schema": {"type": "string"},
-        "example": 'Bearer realm="jobmanager"',
-    },
-    "ETag": {
-        "description": "Identifies this version of the content, for conditional requests.",
-        "schema": {"type": "string"},
-        "example": '"9f86d081884c7d65"',
-    },
-    "Location": {
-        "description": "The address of the job.",
-        "schema": {"type": "string"},
-        "example": f"/jobs/{classic.JOB_ID}",
-    },
-    "Content-Disposition": {
-        "description": "The name to save the file under.",
-        "schema": {"type": "string"},
-        "example": "attachment; filename=responses_2024-01-01_2024-03-31.csv",
-    },
-    "Content-Range": {
-        "description": "Which part of the file this is, and how long the file is.",
-        "schema": {"type": "string"},
-        "example": "bytes 0-99/7300412",
-    },
-}
-
-#: The operations that a response with a job links to.
-ON_A_JOB = ("get_job", "get_changes", "get_log", "download", "halt_job", "resume_job", "stop_job")
-
-_REF = "#/components/schemas/{model}"
 
 _MODELS: tuple[type[BaseModel], ...] = (
     classic.ClassicSubmission,
     classic.ClassicAnswer,
     classic.ClassicError,
-    classic.Problem,
-    classic.Health,
-    rest.NewJob,
-    rest.Batch,
-    rest.Ids,
-    rest.JobShown,
-    rest.JobList,
-    rest.Changes,
-    rest.ChangeShown,
-    rest.ProgressTold,
-    rest.Lines,
-    rest.Types,
-    rest.TypeShown,
-    rest.Datasets,
-    rest.Control,
-    rest.StopControl,
-    rest.HaltMany,
-    rest.ResumeMany,
-    rest.StopMany,
-    rest.SweepShown,
+    problems.Problem,
+    problems.Health,
+    request_models.NewJob,
+    request_models.Batch,
+    response_models.Ids,
+    response_models.JobShown,
+    response_models.JobList,
+    response_models.Changes,
+    response_models.ChangeShown,
+    response_models.ProgressTold,
+    response_models.Lines,
+    response_models.Types,
+    response_models.TypeShown,
+    response_models.Datasets,
+    request_models.Control,
+    request_models.StopControl,
+    request_models.HaltMany,
+    request_models.ResumeMany,
+    request_models.StopMany,
+    response_models.SweepShown,
 )
 
 _INTRODUCTION = """\
@@ -153,155 +74,7 @@ Requests that a browser sends for a page of another site are refused with 403, a
 if there are no tokens. Requests with a Host that the service does not answer for are refused with 421."""
 
 
-def describe(
-    *,
-    tag: str,
-    answers: Answers,
-    text: str = "",
-    parameters: list[dict[str, Any]] | None = None,
-    body: tuple[type[BaseModel], Mapping[str, Example]] | None = None,
-    is_body_required: bool = True,
-    name: str = "",
-) -> Decorator:
-    """Attach OpenAPI documentation to a view, whose docstring is the summary.
-
-    *text* is the description; *name* is the operationId, for views with a single method. Adds the 401, 429 and 503
-    responses to a view that needs a token.
-    """
-    specification: dict[str, Any] = {"tags": [tag], "description": text, "parameters": parameters or []}
-    if body is not None:
-        model, shown = body
-        content = {"schema": _reference(model), "examples": dict(shown)}
-        specification["requestBody"] = {"required": is_body_required, "content": {"application/json": content}}
-    if name:
-        specification["operationId"] = name
-
-    def decorate(view: View) -> View:
-        guarded = (
-            {} if is_open(view) else _guarded(is_classic=tag == "classic", job_id=classic.JOB_ID if parameters else "")
-        )
-        all_answers = guarded | answers
-        specification["responses"] = {str(status): _answer(all_answers[status]) for status in sorted(all_answers)}
-        if is_open(view):
-            specification["security"] = []
-        documented: View = swag_from(specification)(view)
-        return documented
-
-    return decorate
-
-
-def _guarded(*, is_classic: bool, job_id: str) -> Answers:
-    """Return the error responses that a view gives only because it needs a token."""
-    described: list[tuple[type[JobManagerError], str, str, list[str]]] = [
-        (Unauthenticated, "The token is missing or not valid.", examples.NO_TOKEN, ["WWW-Authenticate"]),
-        (RateLimited, "The token has sent too many requests.", examples.RATE_LIMITED, ["Retry-After"]),
-        (TokensUnavailable, "The service cannot read its tokens.", examples.TOKENS_AWAY, ["Retry-After"]),
-    ]
-    return {
-        int(KINDS[kind].status): refusal(text, detail, job_id=job_id, headers=headers)
-        if is_classic
-        else problem(kind, text, detail, headers=headers)
-        for kind, text, detail, headers in described
-    }
-
-
-def refusal(text: str, error: str, *, job_id: str = classic.JOB_ID, headers: Sequence[str] = ()) -> Answer:
-    """Return an error response of the classic routes."""
-    example = {"error": examples.classic_error(error, job_id=job_id)}
-    return Answer(text=text, model=classic.ClassicError, examples=example, headers=headers)
-
-
-def problem(
-    kind: HTTPStatus | type[JobManagerError], text: str, detail: str, *, headers: Sequence[str] = (), **more: Any
-) -> Answer:
-    """Return an error response (RFC 9457), whose type is that of an error class, or about:blank for a status."""
-    if isinstance(kind, HTTPStatus):
-        shown = examples.problem(kind, detail)
-    else:
-        shown = examples.problem(KINDS[kind].status, detail, type=KINDS[kind].uri(), **more)
-    return Answer(text=text, model=classic.Problem, examples={"problem": shown}, headers=headers)
-
-
-def job_id_parameter() -> dict[str, Any]:
-    """Return the OpenAPI parameter for the id of a job."""
-    return {
-        "name": "job_id",
-        "in": "path",
-        "required": True,
-        "description": "The id of the job, from the answer to its submission.",
-        "schema": {"type": "string"},
-        "example": classic.JOB_ID,
-    }
-
-
-def header_parameter(name: str, text: str, *, shown: str) -> dict[str, Any]:
-    """Return the OpenAPI parameter for a request header; *shown* is an example value."""
-    return {
-        "name": name,
-        "in": "header",
-        "description": f"{text} Example: `{shown}`.",
-        "schema": {"type": "string"},
-    }
-
-
-def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
-    """Return the OpenAPI parameters for a query of this model."""
-    schema = model.model_json_schema(ref_template=_REF)
-    return [
-        {"name": name, "in": "query", "description": described.pop("description"), "schema": _without_null(described)}
-        for name, described in schema["properties"].items()
-    ]
-
-
-def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a parameter without null: a parameter is left out instead."""
-    kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
-    kept = {name: value for name, value in schema.items() if name != "title" and value is not None}
-    return kept | (kinds[0] if kinds else {})
-
-
-blueprint = Files(
-    "docs",
-    __name__,
-    static_folder=Path(flask_swagger_ui.__file__).parent / "dist",
-    static_url_path="/swagger-ui",
-)
-
-
-@blueprint.get("/apidocs/")
-@open_to_all
-def page() -> str:
-    """Show Swagger UI."""
-    return render_template("jobmanager/apidocs.html", script=address_of("static", filename="apidocs.js"))
-
-
-@blueprint.get("/apidocs/index.html")
-@open_to_all
-def page_as_file() -> Response:
-    """Redirect to the page."""
-    return redirect(address_of("docs.page"))
-
-
-@blueprint.get("/apispec.json")
-@open_in_part
-def specification() -> Response:
-    """Return the OpenAPI description, with the prefix of the request and the job types that the token may see."""
-    mount, name, _ = called()
-    types = _visible_types()
-    key = (name, frozenset(types))
-    if key not in mount.specifications:
-        mount.specifications[key] = _specification(name, types)
-    prefix = address_of("docs.page").removesuffix("/apidocs/")
-    return jsonify(mount.specifications[key] | {"servers": [{"url": prefix or "/"}]})
-
-
-def _visible_types() -> Registry:
-    """Return the job types that the request may see: none if tokens exist and the request has none."""
-    is_anonymous = mounted().tokens is not None and token() is None
-    return Registry().only(()) if is_anonymous else manager().types
-
-
-def _specification(name: str, types: Registry) -> dict[str, Any]:
+def build_specification(name: str, types: Registry) -> dict[str, Any]:
     """Return flasgger's description of the routes that are registered under *name*; their paths have no prefix."""
     # Do not use flasgger's views: they need an application at the root, and their page loads files from other hosts.
     swagger = Swagger(config=_CONFIG | {"specs": [_spec_of(name)]}, template=_template(types))
@@ -351,32 +124,34 @@ def _template(types: Registry) -> dict[str, Any]:
 
 def _schemas(types: Registry) -> dict[str, Any]:
     """Return the schemas of all bodies, and of the arguments of these job types."""
-    _, definitions = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_REF)
+    _, definitions = models_json_schema([(model, "validation") for model in _MODELS], ref_template=REFERENCE)
     schemas: dict[str, Any] = definitions["$defs"]
-    new_job = schemas["NewJob"]["properties"]
-    choices: dict[str, list[dict[str, str]]] = {"ClassicSubmission": [], "NewJob": []}
+    new_job_fields = schemas["NewJob"]["properties"]
     for name in types:
-        job_type = types.get(name)
-        schema = job_type.Args.model_json_schema(ref_template=_REF)
-        schemas |= schema.pop("$defs", {})
-        schemas[f"{name}Args"] = schema | {"title": f"{name}Args", "description": _described(job_type)}
-        is_needed = bool(schema.get("required"))
-        args: dict[str, Any] = {"$ref": _REF.format(model=f"{name}Args")}
-        classic = {
-            "Type": {"type": "string", "const": name},
-            "args": args if is_needed else {"anyOf": [args, {"type": "null"}]},
-        }
-        rest = new_job | {"type": {"type": "string", "const": name}, "args": args}
-        for kind, fields in (("ClassicSubmission", classic), ("NewJob", rest)):
-            model = f"{name}{kind.removeprefix('Classic')}"
-            schemas[model] = _submission(model, job_type, fields, is_needed=is_needed)
-            choices[kind].append({"$ref": _REF.format(model=model)})
-    for model, kinds in choices.items():
-        if not kinds:
-            continue  # the generic schema stays: any type, any arguments
-        schemas[model] = {"description": schemas[model]["description"], "oneOf": kinds}
+        schemas |= _schemas_of_type(name, types.get(name), new_job_fields)
+    if names := list(types):  # else the generic schemas stay: any type, any arguments
+        for model, suffix in (("ClassicSubmission", "Submission"), ("NewJob", "NewJob")):
+            choices = [{"$ref": REFERENCE.format(model=f"{name}{suffix}")} for name in names]
+            schemas[model] = {"description": schemas[model]["description"], "oneOf": choices}
     for schema in schemas.values():
         _tidy(schema)
+    return schemas
+
+
+def _schemas_of_type(name: str, job_type: type[Job], new_job_fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the schemas of a job type's arguments, and of its submissions by the classic and the REST routes."""
+    schema = job_type.Args.model_json_schema(ref_template=REFERENCE)
+    schemas: dict[str, Any] = schema.pop("$defs", {})
+    schemas[f"{name}Args"] = schema | {"title": f"{name}Args", "description": _described(job_type)}
+    is_needed = bool(schema.get("required"))
+    args: dict[str, Any] = {"$ref": REFERENCE.format(model=f"{name}Args")}
+    classic_fields = {
+        "Type": {"type": "string", "const": name},
+        "args": args if is_needed else {"anyOf": [args, {"type": "null"}]},
+    }
+    rest_fields = new_job_fields | {"type": {"type": "string", "const": name}, "args": args}
+    for model, fields in ((f"{name}Submission", classic_fields), (f"{name}NewJob", rest_fields)):
+        schemas[model] = _submission(model, job_type, fields, is_needed=is_needed)
     return schemas
 
 
@@ -403,36 +178,6 @@ def _tidy(schema: dict[str, Any]) -> None:
     for name, described in schema.get("properties", {}).items():
         if described.get("title", "").replace(" ", "").casefold() == name.replace("_", "").casefold():
             del described["title"]
-
-
-def _answer(answer: Answer) -> dict[str, Any]:
-    shown: dict[str, Any] = {"description": answer.text}
-    if answer.headers:
-        shown["headers"] = {name: _HEADERS[name] for name in answer.headers}
-    if answer.leads_to:
-        shown["links"] = {
-            name: {"operationId": name, "parameters": {"job_id": "$response.body#/id"}} for name in answer.leads_to
-        }
-    if answer.model is bytes:
-        shown["content"] = {"*/*": {"schema": {"type": "string", "format": "binary"}} | _examples(answer.examples)}
-    elif answer.model is str:
-        shown["content"] = {answer.media_type: {"schema": {"type": "string"}} | _examples(answer.examples)}
-    elif answer.model is not None:
-        media_type = "application/problem+json" if answer.model is classic.Problem else "application/json"
-        shown["content"] = {media_type: {"schema": _reference(answer.model)} | _examples(answer.examples)}
-    return shown
-
-
-def _examples(shown: Mapping[str, Example]) -> dict[str, Any]:
-    """Return a single example as `example`: for `examples`, Swagger UI would show a menu with one entry."""
-    if len(shown) == 1:
-        (only,) = shown.values()
-        return {"example": only["value"]}
-    return {"examples": dict(shown)}
-
-
-def _reference(model: type) -> dict[str, str]:
-    return {"$ref": _REF.format(model=model.__name__)}
 
 
 def _version() -> str:

@@ -9,9 +9,9 @@ from werkzeug.wrappers import Response as BaseResponse
 from jobmanager.core.values import JobRecord
 from jobmanager.http.context import actor, address_of, manager, open_to_all
 from jobmanager.http.openapi import examples
-from jobmanager.http.openapi.spec import Answer, Answers, describe, job_id_parameter, refusal
-from jobmanager.http.responses import place_to_wait
+from jobmanager.http.openapi.operations import ResponseDoc, ResponseDocs, describe, job_id_parameter, refusal
 from jobmanager.http.schemas import classic
+from jobmanager.http.waiting import wait_limit
 
 #: How long a control route waits for the requested status: most jobs have halted when their halt is answered.
 WAIT_SECONDS = 2.0
@@ -25,7 +25,7 @@ _FORBIDDEN = "A browser sent the request for a page of another site, or the toke
 _NO_JOB = refusal("No job has this id.", examples.NO_JOB)
 
 
-def _refusals(verb: str) -> Answers:
+def _refusals(verb: str) -> ResponseDocs:
     """Return the error responses of a route that halts, resumes or stops a job."""
     not_allowed = f"A job that is completed cannot be asked to {verb} (it is final)."
     return {
@@ -44,8 +44,10 @@ def _refusals(verb: str) -> Answers:
     "200, the job is stored and no crash loses it.",
     body=(classic.ClassicSubmission, examples.SUBMISSIONS),
     answers={
-        200: Answer(text="The job is stored and will run.", model=classic.ClassicAnswer, examples=examples.SUBMITTED),
-        400: Answer(
+        200: ResponseDoc(
+            text="The job is stored and will run.", model=classic.ClassicAnswer, examples=examples.SUBMITTED
+        ),
+        400: ResponseDoc(
             text="The body, the type or an argument is wrong; the error names it.",
             model=classic.ClassicError,
             examples=examples.UNREADABLE,
@@ -65,7 +67,7 @@ def _refusals(verb: str) -> Answers:
 def submit() -> Response:
     """Submit a job."""
     name, args = classic.parse_classic(request.get_data())
-    return _answer(manager().submit(name, args, actor=actor()))
+    return _job_response(manager().submit(name, args, actor=actor()))
 
 
 @blueprint.route("/halt/<job_id>", methods=["GET", "POST"])
@@ -75,7 +77,7 @@ def submit() -> Response:
     "job's code has paused. A job that waits for a slot halts at once. GET and POST do the same.",
     parameters=[job_id_parameter()],
     answers={
-        200: Answer(
+        200: ResponseDoc(
             text="The job has halted, or halts at its next checkpoint: see its status.",
             model=classic.ClassicAnswer,
             examples=examples.HALTED,
@@ -85,9 +87,9 @@ def submit() -> Response:
 )
 def halt(job_id: str) -> Response:
     """Halt a job: it pauses at its next checkpoint and can be resumed."""
-    with place_to_wait(WAIT_SECONDS) as seconds:
+    with wait_limit(WAIT_SECONDS) as seconds:
         job = manager().halt(job_id, actor=actor(), wait=seconds)
-    return _answer(job)
+    return _job_response(job)
 
 
 @blueprint.route("/resume/<job_id>", methods=["GET", "POST"])
@@ -97,7 +99,7 @@ def halt(job_id: str) -> Response:
     "checkpoint, in this process or another. A failed job is tried again. GET and POST do the same.",
     parameters=[job_id_parameter()],
     answers={
-        200: Answer(
+        200: ResponseDoc(
             text="The job runs, or waits for a slot: see its status.",
             model=classic.ClassicAnswer,
             examples=examples.RESUMED,
@@ -107,9 +109,9 @@ def halt(job_id: str) -> Response:
 )
 def resume(job_id: str) -> Response:
     """Resume a halted or failed job: it continues from its last checkpoint."""
-    with place_to_wait(WAIT_SECONDS) as seconds:
+    with wait_limit(WAIT_SECONDS) as seconds:
         job = manager().resume(job_id, actor=actor(), wait=seconds)
-    return _answer(job)
+    return _job_response(job)
 
 
 @blueprint.route("/stop/<job_id>", methods=["GET", "POST"])
@@ -119,7 +121,7 @@ def resume(job_id: str) -> Response:
     "cannot be resumed. GET and POST do the same.",
     parameters=[job_id_parameter()],
     answers={
-        200: Answer(
+        200: ResponseDoc(
             text="The job is stopped, or being rolled back: see its status.",
             model=classic.ClassicAnswer,
             examples=examples.STOPPED,
@@ -129,9 +131,9 @@ def resume(job_id: str) -> Response:
 )
 def stop(job_id: str) -> Response:
     """Stop a job for good and roll back its work."""
-    with place_to_wait(WAIT_SECONDS) as seconds:
+    with wait_limit(WAIT_SECONDS) as seconds:
         job = manager().stop(job_id, actor=actor(), wait=seconds)
-    return _answer(job)
+    return _job_response(job)
 
 
 @blueprint.get("/details/<job_id>")
@@ -140,7 +142,7 @@ def stop(job_id: str) -> Response:
     text="Status, progress, checkpoint, result or error, and the details that the job type reports.",
     parameters=[job_id_parameter()],
     answers={
-        200: Answer(text="The job.", model=classic.ClassicAnswer, examples=examples.SHOWN),
+        200: ResponseDoc(text="The job.", model=classic.ClassicAnswer, examples=examples.SHOWN),
         404: _NO_JOB,
         500: _BROKEN,
         503: _NO_STORE,
@@ -148,7 +150,7 @@ def stop(job_id: str) -> Response:
 )
 def details(job_id: str) -> Response:
     """Show a job."""
-    return _answer(manager().get(job_id))
+    return _job_response(manager().get(job_id))
 
 
 @blueprint.get("/swagger/")
@@ -159,10 +161,10 @@ def swagger() -> BaseResponse:
     return redirect(address_of("docs.page"))
 
 
-def _answer(job: JobRecord) -> Response:
-    asked = manager()
-    job_type = asked.types.get(job.type) if job.type in asked.types else None
+def _job_response(job: JobRecord) -> Response:
+    visible = manager()
+    job_type = visible.types.get(job.type) if job.type in visible.types else None
     shown = classic.classic_answer(
-        job, job_type, is_unresponsive=asked.is_unresponsive(job), is_stuck=asked.is_stuck(job)
+        job, job_type, is_unresponsive=visible.is_unresponsive(job), is_stuck=visible.is_stuck(job)
     )
     return Response(to_json(shown), mimetype="application/json")

@@ -10,9 +10,18 @@ from werkzeug.wrappers import Response
 
 from jobmanager.auth.tokens import Role
 from jobmanager.core.states import Action
-from jobmanager.http import parsing
+from jobmanager.http import parsing, validation
 from jobmanager.http.context import actor, manager, require
 from jobmanager.http.openapi import examples
+from jobmanager.http.openapi.operations import (
+    ON_A_JOB,
+    Decorator,
+    ResponseDoc,
+    ResponseDocs,
+    describe,
+    header_parameter,
+    job_id_parameter,
+)
 from jobmanager.http.openapi.responses import (
     BROKEN,
     FOREIGN,
@@ -24,21 +33,14 @@ from jobmanager.http.openapi.responses import (
     TOO_LARGE,
     UNREADABLE,
 )
-from jobmanager.http.openapi.spec import (
-    ON_A_JOB,
-    Answer,
-    Answers,
-    Decorator,
-    describe,
-    header_parameter,
-    job_id_parameter,
-)
-from jobmanager.http.responses import expected_versions, preferred_place, render, render_asked
-from jobmanager.http.schemas import rest
+from jobmanager.http.preferences import expected_versions
+from jobmanager.http.responses import render, render_action
+from jobmanager.http.schemas import request_models, response_models
+from jobmanager.http.waiting import preferred_wait_limit
 
 blueprint = Blueprint("control", __name__, url_prefix="/jobs")
 
-_ERRORS: Answers = {400: UNREADABLE, 403: FOREIGN, 413: TOO_LARGE, 422: INVALID, 500: BROKEN, 503: NO_STORE}
+_ERRORS: ResponseDocs = {400: UNREADABLE, 403: FOREIGN, 413: TOO_LARGE, 422: INVALID, 500: BROKEN, 503: NO_STORE}
 
 
 def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseModel], text: str) -> Decorator:
@@ -66,8 +68,12 @@ def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseM
         body=(body, examples.REASONS),
         is_body_required=False,
         answers={
-            200: Answer(text=reached, model=rest.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB),
-            202: Answer(text=under_way, model=rest.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB),
+            200: ResponseDoc(
+                text=reached, model=response_models.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB
+            ),
+            202: ResponseDoc(
+                text=under_way, model=response_models.JobShown, examples=shown, headers=["ETag"], leads_to=ON_A_JOB
+            ),
             404: NO_JOB,
             409: NOT_ALLOWED,
             412: OUTDATED,
@@ -81,16 +87,16 @@ def _describe_one(action: Action, reached: str, under_way: str, body: type[BaseM
     Action.HALT,
     "The job has halted.",
     "The job halts at its next checkpoint.",
-    rest.Control,
+    request_models.Control,
     "The job pauses at its next checkpoint and can be resumed. Another halt changes nothing and succeeds.",
 )
 def halt(job_id: str) -> Response:
     """Halt a job."""
-    asked = _asked(rest.Control)
+    body = _parse_body(request_models.Control)
     versions = expected_versions()
-    with preferred_place() as wait:
-        job = manager().halt(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions)
-    return render_asked(Action.HALT, job, wait=wait)
+    with preferred_wait_limit() as wait:
+        job = manager().halt(job_id, actor=actor(), reason=body.reason, wait=wait, versions=versions)
+    return render_action(Action.HALT, job, wait=wait)
 
 
 @blueprint.post("/<job:job_id>/resume")
@@ -98,16 +104,16 @@ def halt(job_id: str) -> Response:
     Action.RESUME,
     "The job runs.",
     "The job waits for a slot.",
-    rest.Control,
+    request_models.Control,
     "A halted job continues exactly where it paused, a failed job from its last checkpoint.",
 )
 def resume(job_id: str) -> Response:
     """Resume a job."""
-    asked = _asked(rest.Control)
+    body = _parse_body(request_models.Control)
     versions = expected_versions()
-    with preferred_place() as wait:
-        job = manager().resume(job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions)
-    return render_asked(Action.RESUME, job, wait=wait)
+    with preferred_wait_limit() as wait:
+        job = manager().resume(job_id, actor=actor(), reason=body.reason, wait=wait, versions=versions)
+    return render_action(Action.RESUME, job, wait=wait)
 
 
 @blueprint.post("/<job:job_id>/stop")
@@ -115,25 +121,25 @@ def resume(job_id: str) -> Response:
     Action.STOP,
     "The job is stopped and rolled back.",
     "The job is being stopped, or rolled back.",
-    rest.StopControl,
+    request_models.StopControl,
     "The job ends for good, and its work is rolled back. `force` interrupts Python code that does not reach a "
     "checkpoint, and abandons the thread if even that does not end it. `force` needs the role admin.",
 )
 def stop(job_id: str) -> Response:
     """Stop a job for good."""
-    asked = _asked(rest.StopControl)
-    _check_force(asked)
+    body = _parse_body(request_models.StopControl)
+    _check_force(body)
     versions = expected_versions()
-    with preferred_place() as wait:
-        job = manager().stop(
-            job_id, actor=actor(), reason=asked.reason, wait=wait, versions=versions, force=asked.force
-        )
-    return render_asked(Action.STOP, job, wait=wait)
+    with preferred_wait_limit() as wait:
+        job = manager().stop(job_id, actor=actor(), reason=body.reason, wait=wait, versions=versions, force=body.force)
+    return render_action(Action.STOP, job, wait=wait)
 
 
 def _describe_many(name: str, text: str, body: type[BaseModel], shown: dict[str, Any]) -> Decorator:
     """Document a route that halts, resumes or stops many jobs."""
-    answer = Answer(text="Which jobs changed, and which did not and why.", model=rest.SweepShown, examples=shown)
+    answer = ResponseDoc(
+        text="Which jobs changed, and which did not and why.", model=response_models.SweepShown, examples=shown
+    )
     return describe(
         name=name,
         tag="control",
@@ -144,11 +150,11 @@ def _describe_many(name: str, text: str, body: type[BaseModel], shown: dict[str,
 
 
 @blueprint.post("/halt")
-@_describe_many("halt_jobs", "Halts each job that the filter selects.", rest.HaltMany, examples.SWEEPS)
+@_describe_many("halt_jobs", "Halts each job that the filter selects.", request_models.HaltMany, examples.SWEEPS)
 def halt_many() -> Response:
     """Halt many jobs."""
-    asked = _asked(rest.HaltMany)
-    return render(rest.show_sweep(manager().halt_all(asked.chosen(), actor=actor(), reason=asked.reason)))
+    body = _parse_body(request_models.HaltMany)
+    return render(response_models.show_sweep(manager().halt_all(body.chosen(), actor=actor(), reason=body.reason)))
 
 
 @blueprint.post("/resume")
@@ -156,37 +162,38 @@ def halt_many() -> Response:
     "resume_jobs",
     "Resumes each job that the filter selects. `spread_seconds` lets them start one after the other, so that a "
     "thousand jobs do not overload a database that has just recovered.",
-    rest.ResumeMany,
+    request_models.ResumeMany,
     examples.SWEEPS,
 )
 def resume_many() -> Response:
     """Resume many jobs."""
-    asked = _asked(rest.ResumeMany)
-    sweep = manager().resume_all(
-        asked.chosen(), actor=actor(), reason=asked.reason, spread_seconds=asked.spread_seconds
-    )
-    return render(rest.show_sweep(sweep))
+    body = _parse_body(request_models.ResumeMany)
+    sweep = manager().resume_all(body.chosen(), actor=actor(), reason=body.reason, spread_seconds=body.spread_seconds)
+    return render(response_models.show_sweep(sweep))
 
 
 @blueprint.post("/stop")
 @_describe_many(
-    "stop_jobs", "Stops each job that the filter selects, and rolls back its work.", rest.StopMany, examples.SWEEPS
+    "stop_jobs",
+    "Stops each job that the filter selects, and rolls back its work.",
+    request_models.StopMany,
+    examples.SWEEPS,
 )
 def stop_many() -> Response:
     """Stop many jobs for good."""
-    asked = _asked(rest.StopMany)
-    _check_force(asked)
-    sweep = manager().stop_all(asked.chosen(), actor=actor(), reason=asked.reason, force=asked.force)
-    return render(rest.show_sweep(sweep))
+    body = _parse_body(request_models.StopMany)
+    _check_force(body)
+    sweep = manager().stop_all(body.chosen(), actor=actor(), reason=body.reason, force=body.force)
+    return render(response_models.show_sweep(sweep))
 
 
-def _check_force(asked: rest.StopControl) -> None:
+def _check_force(body: request_models.StopControl) -> None:
     """Raise Forbidden if the token is not an admin's and the body has `force`, which can cost the process a thread."""
-    if asked.force:
+    if body.force:
         require(Role.ADMIN)
 
 
-def _asked(model: type[parsing.Model]) -> parsing.Model:
+def _parse_body(model: type[validation.Model]) -> validation.Model:
     """Return the body as a model, with all defaults if it is empty. Raises InvalidRequest."""
     body = request.get_data()
-    return parsing.validated(model, parsing.parse_object(body, examples.CONTROL) if body.strip() else {})
+    return validation.validated(model, parsing.parse_object(body, examples.CONTROL) if body.strip() else {})

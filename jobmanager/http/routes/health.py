@@ -5,9 +5,9 @@ from __future__ import annotations
 from flask import Blueprint
 
 from jobmanager.http.context import manager, open_to_all
+from jobmanager.http.openapi.operations import ResponseDoc, describe
 from jobmanager.http.openapi.responses import BROKEN, NO_STORE
-from jobmanager.http.openapi.spec import Answer, describe
-from jobmanager.http.schemas import classic
+from jobmanager.http.schemas import problems
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")
 
@@ -19,7 +19,7 @@ _OK = {"ok": {"summary": "ok", "value": {"status": "ok"}}}
     name="is_live",
     tag="health",
     text="Does not check the store. Restart a process that does not answer this.",
-    answers={200: Answer(text="The process answers.", model=classic.Health, examples=_OK)},
+    answers={200: ResponseDoc(text="The process answers.", model=problems.Health, examples=_OK)},
 )
 @open_to_all
 def live() -> dict[str, str]:
@@ -33,7 +33,7 @@ def live() -> dict[str, str]:
     tag="health",
     text="Send no requests to a process while it does not answer this with 200.",
     answers={
-        200: Answer(text="The store answers.", model=classic.Health, examples=_OK),
+        200: ResponseDoc(text="The store answers.", model=problems.Health, examples=_OK),
         500: BROKEN,
         503: NO_STORE,
     },

@@ -8,9 +8,9 @@ from werkzeug.wrappers import Response
 from jobmanager.errors import NotFound
 from jobmanager.http.context import manager
 from jobmanager.http.openapi import examples
-from jobmanager.http.openapi.spec import Answer, describe, problem
+from jobmanager.http.openapi.operations import ResponseDoc, describe, problem
 from jobmanager.http.responses import render
-from jobmanager.http.schemas import rest
+from jobmanager.http.schemas import response_models
 
 blueprint = Blueprint("job_types", __name__, url_prefix="/job-types")
 
@@ -30,13 +30,13 @@ _NAME = {
     tag="job types",
     text="Names, descriptions, and the JSON Schema of the arguments, enough to build a form.",
     answers={
-        200: Answer(text="The job types.", model=rest.Types, examples=examples.TYPES),
+        200: ResponseDoc(text="The job types.", model=response_models.Types, examples=examples.TYPES),
     },
 )
 def index() -> Response:
     """List the job types."""
     types = manager().types
-    return render(rest.Types(job_types=[rest.show_type(types.get(name)) for name in types]))
+    return render(response_models.Types(job_types=[response_models.show_type(types.get(name)) for name in types]))
 
 
 @blueprint.get("/<name>")
@@ -46,7 +46,7 @@ def index() -> Response:
     text="The description of the job type, and the JSON Schema of its arguments.",
     parameters=[_NAME],
     answers={
-        200: Answer(text="The job type.", model=rest.TypeShown, examples=examples.TYPE),
+        200: ResponseDoc(text="The job type.", model=response_models.TypeShown, examples=examples.TYPE),
         404: problem(NotFound, "There is no such job type.", examples.NO_TYPE),
     },
 )
@@ -55,4 +55,4 @@ def show(name: str) -> Response:
     types = manager().types
     if name not in types:
         raise NotFound(f"There is no job type {name!r}.")
-    return render(rest.show_type(types.get(name)))
+    return render(response_models.show_type(types.get(name)))

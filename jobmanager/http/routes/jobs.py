@@ -13,9 +13,18 @@ from werkzeug.wrappers import Response
 from jobmanager.core.repeatable import Repeatable
 from jobmanager.core.values import Submission
 from jobmanager.errors import InvalidRequest, UnknownJob
-from jobmanager.http import parsing
+from jobmanager.http import parsing, validation
 from jobmanager.http.context import actor, address_of, manager, token
 from jobmanager.http.openapi import examples
+from jobmanager.http.openapi.operations import (
+    ON_A_JOB,
+    ResponseDoc,
+    describe,
+    header_parameter,
+    job_id_parameter,
+    problem,
+    query_parameters,
+)
 from jobmanager.http.openapi.responses import (
     BATCH_TOO_LARGE,
     BROKEN,
@@ -29,19 +38,11 @@ from jobmanager.http.openapi.responses import (
     TOO_LARGE,
     UNREADABLE,
 )
-from jobmanager.http.openapi.spec import (
-    ON_A_JOB,
-    Answer,
-    describe,
-    header_parameter,
-    job_id_parameter,
-    problem,
-    query_parameters,
-)
-from jobmanager.http.request_ids import heed_one_range
-from jobmanager.http.responses import batch_at_a_time, render, render_job
-from jobmanager.http.schemas import rest
+from jobmanager.http.ranges import ignore_other_ranges
+from jobmanager.http.responses import render, render_job
+from jobmanager.http.schemas import cursors, request_models, response_models
 from jobmanager.http.security import MAX_BATCH_BYTES
+from jobmanager.http.waiting import batch_at_a_time
 
 #: The largest body, in bytes, whose jobs are all parsed into memory: as objects they may take thirty times as much.
 _SMALL_BATCH = 2 * 1024 * 1024
@@ -63,11 +64,11 @@ blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
             shown="9a1f2c44-import-of-may",
         )
     ],
-    body=(rest.NewJob, examples.NEW_JOBS),
+    body=(request_models.NewJob, examples.NEW_JOBS),
     answers={
-        202: Answer(
+        202: ResponseDoc(
             text="The job is stored and will run.",
-            model=rest.JobShown,
+            model=response_models.JobShown,
             examples=examples.JOB_SUBMITTED,
             headers=["Location", "ETag"],
             leads_to=ON_A_JOB,
@@ -83,12 +84,12 @@ blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
 )
 def submit() -> Response:
     """Submit a job."""
-    asked = parsing.validated(rest.NewJob, parsing.parse_object(request.get_data(), examples.NEW_JOB))
-    asking = token()
+    new_job = validation.validated(request_models.NewJob, parsing.parse_object(request.get_data(), examples.NEW_JOB))
+    sent = token()
     job = manager().submit(
-        **dict(asked),
+        **dict(new_job),
         idempotency_key=request.headers.get("Idempotency-Key"),
-        idempotency_scope="" if asking is None else asking.name,
+        idempotency_scope="" if sent is None else sent.name,
         actor=actor(),
     )
     response = render_job(job, HTTPStatus.ACCEPTED)
@@ -103,9 +104,9 @@ def submit() -> Response:
     text="Either all jobs are stored, or none. Send a JSON array, or one object per line (NDJSON): up to 100,000 jobs, "
     "1 MiB each, 64 MiB in all. A process stores one batch at a time: another batch waits for up to five seconds and "
     "is then answered with 503.",
-    body=(rest.Batch, examples.BATCH),
+    body=(request_models.Batch, examples.BATCH),
     answers={
-        202: Answer(text="All jobs are stored and will run.", model=rest.Ids, examples=examples.IDS),
+        202: ResponseDoc(text="All jobs are stored and will run.", model=response_models.Ids, examples=examples.IDS),
         400: UNREADABLE,
         403: FOREIGN,
         413: BATCH_TOO_LARGE,
@@ -127,13 +128,13 @@ def submit_batch() -> Response:
             # If the rest of the body cannot be parsed or has too many jobs, raise that error instead.
             deque(parsing.parse_many(body, examples.NEW_JOB), maxlen=0)
             raise
-    return render(rest.Ids(ids=ids), HTTPStatus.ACCEPTED)
+    return render(response_models.Ids(ids=ids), HTTPStatus.ACCEPTED)
 
 
 def _submissions(body: bytes | bytearray) -> Iterator[Submission]:
     """Return an iterator over the jobs of a batch, parsed lazily. It raises Unreadable or InvalidRequest."""
     values = parsing.parse_many(body, examples.NEW_JOB)
-    return map(rest.NewJob.submission, parsing.validated_each(rest.NewJob, values))
+    return map(request_models.NewJob.submission, validation.validated_each(request_models.NewJob, values))
 
 
 @blueprint.get("")
@@ -142,11 +143,11 @@ def _submissions(body: bytes | bytearray) -> Iterator[Submission]:
     tag="jobs",
     text="A page of jobs, newest first. `next_cursor` and the header Link lead to the next page. Jobs that are "
     "submitted in the meantime do not shift it.",
-    parameters=query_parameters(rest.ListQuery),
+    parameters=query_parameters(request_models.ListQuery),
     answers={
-        200: Answer(
+        200: ResponseDoc(
             text="The page; every page but the last has the header Link with rel=next.",
-            model=rest.JobList,
+            model=response_models.JobList,
             examples=examples.JOB_LIST,
         ),
         422: INVALID_QUERY,
@@ -156,9 +157,9 @@ def _submissions(body: bytes | bytearray) -> Iterator[Submission]:
 )
 def index() -> Response:
     """List jobs."""
-    query = parsing.parse_query(rest.ListQuery, request.args)
-    page = manager().find(query.selection(), before=rest.from_cursor(query.cursor), limit=query.limit)
-    shown = rest.show_page(page, manager())
+    query = validation.parse_query(request_models.ListQuery, request.args)
+    page = manager().find(query.selection(), before=cursors.from_cursor(query.cursor), limit=query.limit)
+    shown = response_models.show_page(page, manager())
     response = render(shown)
     if shown.next_cursor is not None:
         others = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]
@@ -178,8 +179,10 @@ def index() -> Response:
         header_parameter("If-None-Match", "The ETag of the job that the client has.", shown='"5ea1c0ffee5ea1c0.12"'),
     ],
     answers={
-        200: Answer(text="The job.", model=rest.JobShown, examples=examples.JOBS, headers=["ETag"], leads_to=ON_A_JOB),
-        304: Answer(text="The job still has the ETag in If-None-Match.", headers=["ETag"]),
+        200: ResponseDoc(
+            text="The job.", model=response_models.JobShown, examples=examples.JOBS, headers=["ETag"], leads_to=ON_A_JOB
+        ),
+        304: ResponseDoc(text="The job still has the ETag in If-None-Match.", headers=["ETag"]),
         404: NO_JOB,
         500: BROKEN,
         503: NO_STORE,
@@ -198,7 +201,7 @@ def show(job_id: str) -> Response:
     "and why.",
     parameters=[job_id_parameter()],
     answers={
-        200: Answer(text="The changes.", model=rest.Changes, examples=examples.CHANGES),
+        200: ResponseDoc(text="The changes.", model=response_models.Changes, examples=examples.CHANGES),
         404: NO_JOB,
         500: BROKEN,
         503: NO_STORE,
@@ -206,7 +209,9 @@ def show(job_id: str) -> Response:
 )
 def changes(job_id: str) -> Response:
     """List the changes of a job."""
-    return render(rest.Changes(changes=[rest.show_change(each) for each in manager().changes(job_id)]))
+    return render(
+        response_models.Changes(changes=[response_models.show_change(each) for each in manager().changes(job_id)])
+    )
 
 
 @blueprint.get("/<job:job_id>/log")
@@ -216,9 +221,9 @@ def changes(job_id: str) -> Response:
     text="What the job logged, and the tracebacks of its errors. A page has up to `limit` lines and about 1 MiB of "
     "messages, but at least one line. To get the next page, pass the number of the last line as `after`, until a page "
     "is empty. Only the newest lines are kept; if earlier lines were dropped, the first line says how many.",
-    parameters=[job_id_parameter(), *query_parameters(rest.LogQuery)],
+    parameters=[job_id_parameter(), *query_parameters(request_models.LogQuery)],
     answers={
-        200: Answer(text="The lines.", model=rest.Lines, examples=examples.LINES),
+        200: ResponseDoc(text="The lines.", model=response_models.Lines, examples=examples.LINES),
         404: NO_JOB,
         422: INVALID_QUERY,
         500: BROKEN,
@@ -227,8 +232,8 @@ def changes(job_id: str) -> Response:
 )
 def log(job_id: str) -> Response:
     """Read the log of a job."""
-    query = parsing.parse_query(rest.LogQuery, request.args)
-    return render(rest.show_lines(manager().log(job_id, after=query.after, limit=query.limit)))
+    query = validation.parse_query(request_models.LogQuery, request.args)
+    return render(response_models.show_lines(manager().log(job_id, after=query.after, limit=query.limit)))
 
 
 @blueprint.get("/<job:job_id>/artifact")
@@ -242,14 +247,16 @@ def log(job_id: str) -> Response:
         header_parameter("If-None-Match", "The ETag of the file that the client has.", shown='"9f86d081884c7d65"'),
     ],
     answers={
-        200: Answer(text="The file.", model=bytes, examples=examples.FILE, headers=["Content-Disposition", "ETag"]),
-        206: Answer(
+        200: ResponseDoc(
+            text="The file.", model=bytes, examples=examples.FILE, headers=["Content-Disposition", "ETag"]
+        ),
+        206: ResponseDoc(
             text="The part of the file that Range selects.",
             model=bytes,
             examples=examples.FILE,
             headers=["Content-Range", "ETag"],
         ),
-        304: Answer(text="The file still has the ETag in If-None-Match.", headers=["ETag"]),
+        304: ResponseDoc(text="The file still has the ETag in If-None-Match.", headers=["ETag"]),
         404: problem(UnknownJob, "No job has this id, or it has no file.", examples.NO_FILE),
         416: problem(
             HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
@@ -264,7 +271,7 @@ def log(job_id: str) -> Response:
 def artifact(job_id: str) -> Response:
     """Download the file that a completed job made."""
     found = manager().artifact(job_id)
-    heed_one_range()
+    ignore_other_ranges()
     response = send_file(
         found.path,
         mimetype=found.media_type,

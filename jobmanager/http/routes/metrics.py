@@ -1,36 +1,16 @@
-"""The metrics for Prometheus, and the time that requests take."""
+"""The metrics for Prometheus."""
 
 from __future__ import annotations
 
-import time
-
-from flask import Blueprint, Flask, Response, g
+from flask import Blueprint, Response
 
 from jobmanager.errors import Forbidden
 from jobmanager.http.context import manager, token
 from jobmanager.http.openapi import examples
+from jobmanager.http.openapi.operations import ResponseDoc, describe
 from jobmanager.http.openapi.responses import BROKEN
-from jobmanager.http.openapi.spec import Answer, describe
-from jobmanager.http.request_ids import method, route
-from jobmanager.observability import metrics
 
 blueprint = Blueprint("metrics", __name__)
-
-
-def watch(app: Flask) -> None:
-    """Measure how long each request of the application takes."""
-    app.before_request(_begin)
-    app.after_request(_end)
-
-
-def _begin() -> None:
-    g.began_at = time.perf_counter()
-
-
-def _end(response: Response) -> Response:
-    seconds = time.perf_counter() - g.get("began_at", time.perf_counter())
-    metrics.request_answered(method(), route(), response.status_code, seconds)
-    return response
 
 
 @blueprint.get("/metrics")
@@ -42,7 +22,7 @@ def _end(response: Response) -> Response:
     "`jobmanager_store_up` is 0, and the metrics from the store are left out. A token that may see only some job types "
     "is refused.",
     answers={
-        200: Answer(
+        200: ResponseDoc(
             text="The text format of Prometheus.", model=str, media_type="text/plain", examples=examples.METRICS
         ),
         500: BROKEN,
@@ -50,9 +30,9 @@ def _end(response: Response) -> Response:
 )
 def show() -> Response:
     """Show the metrics for Prometheus."""
-    asking = token()
-    if asking is not None and asking.types is not None:
-        raise Forbidden(asking.name, asking.role, "viewer of every job type")
+    sent = token()
+    if sent is not None and sent.types is not None:
+        raise Forbidden(sent.name, sent.role, "viewer of every job type")
     response = Response(manager().metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
     response.cache_control.no_store = True
     return response

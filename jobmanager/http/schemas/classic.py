@@ -1,4 +1,4 @@
-"""The JSON of the classic routes, and the models of problems and health checks.
+"""The JSON of the classic routes.
 
 The models are also documentation: the API docs show their JSON Schema.
 """
@@ -15,20 +15,12 @@ from jobmanager.core.states import Status
 from jobmanager.core.values import JobRecord
 from jobmanager.errors import InvalidRequest
 from jobmanager.http import parsing
+from jobmanager.http.schemas.problems import leave_out_nulls
 from jobmanager.job import Job
 
 JOB_ID = "0190f3a4-5b6c-7d8e-9fa0-b1c2d3e4f506"
 
 _EXAMPLE = '{"Type": "Simple", "args": {}}'
-
-
-def leave_out_nulls(schema: dict[str, Any]) -> None:
-    """Change the schema of a model: a field without a value is left out, not null."""
-    for name, described in schema["properties"].items():
-        if described.get("default", "") is None:
-            del described["default"]
-            kinds = [kind for kind in described.pop("anyOf", []) if kind != {"type": "null"}]
-            schema["properties"][name] = described | (kinds[0] if kinds else {})
 
 
 class ClassicSubmission(BaseModel):
@@ -88,37 +80,6 @@ class ClassicError(BaseModel):
     error: str = Field(description="What is wrong, in a sentence.")
 
 
-class Fault(BaseModel):
-    """One fault of a request."""
-
-    model_config = ConfigDict(json_schema_extra=leave_out_nulls)
-
-    detail: str = Field(description="What is wrong with the field.")
-    pointer: str | None = Field(None, description="The field of the body, as a JSON pointer (RFC 6901) in a fragment.")
-    parameter: str | None = Field(None, description="The parameter of the query, or the header.")
-
-
-class Problem(BaseModel):
-    """An error (RFC 9457); nothing was changed."""
-
-    model_config = ConfigDict(json_schema_extra=leave_out_nulls)
-
-    type: str = Field(description="The URI of the kind of problem; the same in all versions.")
-    title: str = Field(description="The name of the HTTP status.")
-    status: int = Field(description="The HTTP status.")
-    detail: str = Field(description="What is wrong, in a sentence.")
-    field: str | None = Field(None, description="The first wrong field, as a dotted path.")
-    errors: list[Fault] | None = Field(None, description="Each wrong field.")
-    job_status: str | None = Field(None, description="The status of the job, if it does not allow the action.")
-    allowed: list[str] | None = Field(None, description="The actions that are allowed instead.")
-
-
-class Health(BaseModel):
-    """The health of the service."""
-
-    status: str = Field(description="Always ok.")
-
-
 def parse_classic(body: bytes) -> tuple[str, dict[str, Any]]:
     """Return the job type and the arguments of a submission, parsed as in the Go service. Raises InvalidRequest."""
     fields = {name.casefold(): value for name, value in parsing.parse_object(body, _EXAMPLE).items()}
@@ -128,7 +89,7 @@ def parse_classic(body: bytes) -> tuple[str, dict[str, Any]]:
     if args is None:
         args = {}
     if not isinstance(args, dict):
-        raise InvalidRequest(f'"args" must be a JSON object, not {parsing.kind(args)}.', field="args")
+        raise InvalidRequest(f'"args" must be a JSON object, not {parsing.json_type_name(args)}.', field="args")
     return name, args
 
 
@@ -138,7 +99,7 @@ def classic_answer(
     """Return a job in the format of the Go service: the arguments that its type declares, its details and its state."""
     declared = job_type.Args.model_fields if job_type else {}
     details: dict[str, Any] = {name: value for name, value in job.args.items() if name in declared}
-    details = showable(details | job.details | _told(job))
+    details = showable(details | job.details | _own_fields(job))
     details |= {"jobID": job.id, "status": job.status.capitalize()}
     if is_unresponsive:
         details["unresponsive"] = True
@@ -147,10 +108,10 @@ def classic_answer(
     return {"jobID": job.id, "message": "Success", "details": details}
 
 
-def _told(job: JobRecord) -> dict[str, Any]:
+def _own_fields(job: JobRecord) -> dict[str, Any]:
     """Return the service's own fields of the job, without those that have no value yet."""
     kept = job.checkpoint
-    told = {
+    own = {
         "type": job.type,
         "done": kept.done,
         "total": kept.total,
@@ -160,8 +121,8 @@ def _told(job: JobRecord) -> dict[str, Any]:
         "error": job.error,
     }
     if kept.seq:
-        told["checkpoint"] = {"seq": kept.seq, "saved_at": format_time(kept.saved_at), "done": kept.done}
-    return {name: value for name, value in told.items() if value is not None}
+        own["checkpoint"] = {"seq": kept.seq, "saved_at": format_time(kept.saved_at), "done": kept.done}
+    return {name: value for name, value in own.items() if value is not None}
 
 
 def format_time(at: datetime | None) -> str | None:

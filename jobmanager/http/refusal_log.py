@@ -50,5 +50,5 @@ def log_refusal(status: HTTPStatus, reason: str) -> None:
         return
     more = f" {left_out} more were refused since the last such line, but not logged." if left_out else ""
     client = request.remote_addr or "a local socket"
-    asked = ascii(f"{request.method} {request.path}"[:_LONGEST])
-    _log.warning("%s from %s was refused with %d. %s%s", asked, client, status, reason, more)
+    request_line = ascii(f"{request.method} {request.path}"[:_LONGEST])
+    _log.warning("%s from %s was refused with %d. %s%s", request_line, client, status, reason, more)

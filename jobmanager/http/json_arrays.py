@@ -60,18 +60,18 @@ class ArrayReader:
 
     def _parts(self) -> Iterator[list[Any]]:
         self._expect("[", "Expecting value")
-        if self._next() == "]":
+        if self._peek() == "]":
             self._at += 1
         else:
             yield from self._items()
-        if self._next():
+        if self._peek():
             raise JSONDecodeError("Extra data", self._text, self._at)
 
     def _items(self) -> Iterator[list[Any]]:
         some: list[Any] = []
         window = self._read
         while True:
-            self._next()
+            self._peek()
             some.append(self._item())
             end = self._expect(",]", "Expecting ',' delimiter")
             if end == "]" or self._read > window:
@@ -91,12 +91,12 @@ class ArrayReader:
                 if not is_cut:
                     raise
                 self._check_length(len(self._text))
-                if not self._more():
+                if not self._read_window():
                     raise
                 continue
             self._check_length(end)
             # A number at the end of the text may continue in the next window: "1e+", cut from "1e+5", is parsed as 1.
-            if end > len(self._text) - _LONGEST_TOKEN and self._more():
+            if end > len(self._text) - _LONGEST_TOKEN and self._read_window():
                 continue
             self._at = end
             self._count += 1
@@ -108,23 +108,23 @@ class ArrayReader:
 
     def _expect(self, choice: str, otherwise: str) -> str:
         """Move past the next character and return it. Raises JSONDecodeError unless it is one of *choice*."""
-        found = self._next()
+        found = self._peek()
         if not found or found not in choice:
             raise JSONDecodeError(otherwise, self._text, self._at)
         self._at += 1
         return found
 
-    def _next(self) -> str:
+    def _peek(self) -> str:
         """Move to the next character that is not white space, and return it; "" at the end."""
         while True:
             found = self._text[self._at : self._at + 1]
             if found and found not in _SPACES:
                 return found
             self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # always matches
-            if self._at == len(self._text) and not self._more():
+            if self._at == len(self._text) and not self._read_window():
                 return ""
 
-    def _more(self) -> bool:
+    def _read_window(self) -> bool:
         """Drop the text that was parsed and decode the next piece. Return False if there is none."""
         if self._read == len(self._body):
             return False

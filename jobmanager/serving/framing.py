@@ -75,9 +75,9 @@ class Incoming:
     def feed(self, data: bytes) -> Stage:
         """Add received bytes, and return the stage of the first request."""
         self._data += data
-        return self.look()
+        return self.update_stage()
 
-    def look(self) -> Stage:
+    def update_stage(self) -> Stage:
         """Return the stage of the first request."""
         if self._body_at is None:
             self._find_head()

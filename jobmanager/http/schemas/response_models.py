@@ -1,339 +1,28 @@
-"""The bodies, parameters and responses of the REST routes, as pydantic models.
+"""The responses of the REST routes, as pydantic models, and how they are made of the manager's values.
 
-The same models validate, render and document: the API docs show their JSON Schema.
+The same models render and document: the API docs show their JSON Schema, whose names are the names of the classes.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, get_args
+from datetime import datetime
+from typing import Any, get_args
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    RootModel,
-    Strict,
-    StringConstraints,
-    field_validator,
-)
+from pydantic import BaseModel, Field
 
 from jobmanager.config import Settings
 from jobmanager.core.json_values import showable
 from jobmanager.core.states import FINAL, Action, Status, allowed
-from jobmanager.core.values import (
-    MOST_LISTED_BYTES,
-    BulkResult,
-    Change,
-    JobRecord,
-    LogLine,
-    Page,
-    Position,
-    Progress,
-    Selection,
-    Submission,
-)
-from jobmanager.errors import InvalidRequest
-from jobmanager.http.parsing import MOST_JOBS
+from jobmanager.core.values import MOST_LISTED_BYTES, BulkResult, Change, JobRecord, LogLine, Page, Progress
+from jobmanager.http.schemas.cursors import to_cursor
 from jobmanager.job import Job
 from jobmanager.jobs.export.dataset_descriptions import ShownDataset, show_datasets
 from jobmanager.jobs.export.datasets import ListUnreadable
 from jobmanager.jobs.export.job import Export
 from jobmanager.manager import JobManager
 from jobmanager.registry import describe, type_name
-from jobmanager.submission import MOST_LABELS
-
-#: The largest integer that every database can store.
-_LARGEST_SEQ = 2**63 - 1
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_LOST_PLUS = re.compile(r"(T\d\d:\d\d[\d:.]*) (\d\d:\d\d)$", re.ASCII)
-#: The beginning of an RFC 3339 time. Pydantic would also accept seconds since 1970, as a number or a string.
-_BEGIN_OF_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
-_LONGEST_TIME = 64
-#: The longest cursor or event id that is accepted; the server's own are shorter.
-_LONGEST_TOKEN = 64
-_LONGEST_NAME = 255
-
-
-def _in_utc(at: datetime) -> datetime:
-    try:
-        return at.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("the time is out of range in UTC") from None
-
-
-def _check_time(value: Any) -> str:
-    """Return the value if it looks like a time. Raises ValueError before any slow parsing."""
-    if not isinstance(value, str):
-        raise ValueError("a time must be a string in RFC 3339, such as 2024-03-09T12:30:00Z")
-    if len(value) > _LONGEST_TIME:
-        raise ValueError(f"a time must have at most {_LONGEST_TIME} characters")
-    if not _BEGIN_OF_TIME.match(value):
-        raise ValueError("a time must be in RFC 3339, such as 2024-03-09T12:30:00Z")
-    return value
-
-
-def _with_plus(text: str) -> str:
-    """Restore the + that a query has turned into a space, as in `?submitted_after=$(date -Iseconds)`."""
-    return _LOST_PLUS.sub(r"\1+\2", text)
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-def _check_label(text: str) -> str:
-    if not text.partition(":")[0] or ":" not in text:
-        raise ValueError("a label must be given as name:value")
-    return text
-
-
-def _check_labels(texts: list[str]) -> list[str]:
-    values: dict[str, str] = {}
-    for text in texts:
-        name, _, value = text.partition(":")
-        if values.setdefault(name, value) != value:
-            raise ValueError(f"the label {name} is given with two values, but a job has only one")
-    return texts
-
-
-def _or_one(schema: dict[str, Any]) -> None:
-    """Change the schema of a list: a single value may stand for a list of one."""
-    items = schema.pop("items")
-    schema["anyOf"] = [{"type": schema.pop("type"), "items": items}, items]
-
-
-def _say_which(schema: dict[str, Any]) -> None:
-    """Change the schema of a filter: at least one field is required."""
-    given = {
-        "type": {"type": "string"},
-        "submitted_after": {"type": "string"},
-        "submitted_before": {"type": "string"},
-        "q": {"type": "string"},
-        "status": {"minItems": 1},
-        "label": {"minItems": 1},
-        "all": {"const": True},
-    }
-    schema["anyOf"] = [{"properties": {name: needed}, "required": [name]} for name, needed in given.items()]
-
-
-# Of several BeforeValidators, pydantic runs the last one first.
-Time = Annotated[AwareDatetime, AfterValidator(_in_utc), BeforeValidator(_check_time)]
-#: A time in a query, where an unescaped + becomes a space.
-QueryTime = Annotated[AwareDatetime, AfterValidator(_in_utc), BeforeValidator(_with_plus), BeforeValidator(_check_time)]
-TypeName = Annotated[str, StringConstraints(max_length=_LONGEST_NAME)]
-Label = Annotated[
-    str,
-    StringConstraints(max_length=2 * _LONGEST_NAME + 1),
-    AfterValidator(_check_label),
-    Field(json_schema_extra={"pattern": "^[^:]+:"}),
-]
-Whole = Annotated[int, Strict()]
-Seconds = Annotated[float, Strict()]
-Truth = Annotated[bool, Strict()]
-
-
-class Strictly(BaseModel):
-    """A body or a query in which an unknown field is an error: it may be a misspelt one."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class NewJob(Strictly):
-    """A job to run."""
-
-    type: TypeName = Field(description="The name of the job type.")
-    args: dict[str, Any] = Field(default_factory=dict, description="The arguments of the job type.")
-    priority: Whole = Field(0, ge=-(2**31), lt=2**31, description="Jobs with a higher priority are claimed first.")
-    run_at: Time | None = Field(None, description="Do not start the job before this time (RFC 3339, with a time zone).")
-    max_attempts: Whole | None = Field(
-        None, ge=1, lt=2**31, description="Maximum number of attempts; null: the default of the job type."
-    )
-    timeout_seconds: Seconds | None = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        description="Maximum run time of an attempt; null: the default of the job type.",
-    )
-    labels: dict[str, str] = Field(
-        default_factory=dict,
-        max_length=MOST_LABELS,
-        description="Your own names and values, to find jobs by. A name must not contain a colon.",
-    )
-
-    def submission(self) -> Submission:
-        """Return the job as a Submission for the manager."""
-        return Submission(**self.__dict__)
-
-
-class Batch(RootModel[Annotated[list[NewJob], Field(max_length=MOST_JOBS)]]):
-    """Jobs to run."""
-
-
-class Filter(Strictly):
-    """Filter for jobs. All given conditions must match."""
-
-    status: Annotated[list[Status], BeforeValidator(_as_list)] = Field(
-        default_factory=list,
-        min_length=1,
-        max_length=len(Status),
-        description="Jobs with any of these statuses.",
-        json_schema_extra=_or_one,
-    )
-    type: TypeName | None = Field(None, description="The name of the job type.")
-    label: Annotated[list[Label], BeforeValidator(_as_list)] = Field(
-        default_factory=list,
-        min_length=1,
-        max_length=MOST_LABELS,
-        description="A label of the job, as `name:value`. If several are given, the job must have all.",
-        json_schema_extra=_or_one,
-    )
-    submitted_after: Time | None = Field(None, description="Submitted at this time or later (RFC 3339).")
-    submitted_before: Time | None = Field(None, description="Submitted before this time (RFC 3339).")
-    q: str | None = Field(
-        None,
-        min_length=1,
-        max_length=255,
-        description="The beginning of an id (13 characters or more), part of the type's name, or a label's value.",
-    )
-
-    _check_labels = field_validator("label")(_check_labels)
-
-    def selection(self) -> Selection:
-        """Return the filter as a Selection for the manager."""
-        return Selection(
-            statuses=frozenset(self.status),
-            type=self.type,
-            labels=dict(text.split(":", 1) for text in self.label),
-            submitted_after=self.submitted_after,
-            submitted_before=self.submitted_before,
-            q=self.q,
-        )
-
-
-class ListQuery(Filter):
-    """The parameters of a list of jobs."""
-
-    # Lists, as in Filter: parse_query accepts several values for a list only.
-    status: list[Status] = Field(
-        default_factory=list,
-        max_length=len(Status),
-        description="Jobs with any of these statuses. May be repeated.",
-    )
-    label: list[Label] = Field(
-        default_factory=list,
-        max_length=MOST_LABELS,
-        description="A label of the job, as `name:value`. May be repeated: the job must have all.",
-    )
-    submitted_after: QueryTime | None = Field(None, description="Submitted at this time or later (RFC 3339).")
-    submitted_before: QueryTime | None = Field(None, description="Submitted before this time (RFC 3339).")
-    limit: int = Field(
-        50, ge=1, le=500, description="Maximum number of jobs on a page; a page of large jobs is shorter (about 8 MiB)."
-    )
-    cursor: str | None = Field(
-        None,
-        max_length=_LONGEST_TOKEN,
-        pattern=r"^[A-Za-z0-9_=-]+$",
-        description="Where the page begins: `next_cursor` of the previous page.",
-    )
-
-
-class JobEventQuery(Strictly):
-    """The parameters of a stream of events of one job."""
-
-    last_event_id: str | None = Field(
-        None,
-        max_length=_LONGEST_TOKEN,
-        description="Same as the header Last-Event-ID, which a web page cannot send with its first connection.",
-    )
-
-
-class EventQuery(JobEventQuery):
-    """The parameters of a stream of events."""
-
-    status: list[Status] = Field(
-        default_factory=list,
-        max_length=len(Status),
-        description="Changes to any of these statuses, and progress of jobs in them. May be repeated.",
-    )
-    type: TypeName | None = Field(None, description="Events of jobs of this type.")
-    label: list[Label] = Field(
-        default_factory=list,
-        max_length=MOST_LABELS,
-        description="A label of the job, as `name:value`. May be repeated: the job must have all.",
-    )
-
-    _check_labels = field_validator("label")(_check_labels)
-
-    def selection(self) -> Selection:
-        """Return the filter as a Selection for the manager."""
-        told = dict(text.split(":", 1) for text in self.label)
-        return Selection(statuses=frozenset(self.status), type=self.type, labels=told)
-
-
-class LogQuery(Strictly):
-    """The parameters of a job's log."""
-
-    after: int = Field(0, ge=0, le=_LARGEST_SEQ, description="Begin after the line with this number.")
-    limit: int = Field(1000, ge=1, le=10_000, description="Maximum number of lines on a page.")
-
-
-class Control(Strictly):
-    """The options of a halt, a resume or a stop."""
-
-    reason: str | None = Field(None, max_length=1000, description="The reason; it is stored with the change.")
-
-
-class StopControl(Control):
-    """The options of a stop."""
-
-    force: Truth = Field(
-        False, description="Interrupt Python code that does not respond; abandon its thread if needed."
-    )
-
-
-class _Sweeping(Filter):
-    model_config = ConfigDict(json_schema_extra=_say_which)
-
-    all: Truth = Field(False, description="True to select every job; required if no other condition is given.")
-
-    def chosen(self) -> Selection:
-        """Return the selection of jobs. Raises InvalidRequest if it selects every job without `all`."""
-        selection = self.selection()
-        if selection.is_everything() and not self.all:
-            raise InvalidRequest(
-                'Select jobs by status, type, label, submitted_after, submitted_before or q, or send {"all": true}.',
-                field="all",
-            )
-        return selection
-
-
-class HaltMany(Control, _Sweeping):
-    """Which jobs to halt."""
-
-
-class ResumeMany(Control, _Sweeping):
-    """Which jobs to resume."""
-
-    spread_seconds: Seconds = Field(
-        0,
-        ge=0,
-        le=7 * 24 * 3600,
-        description="Spread the starts over this time: the oldest job first, the newest at the end.",
-    )
-
-
-class StopMany(StopControl, _Sweeping):
-    """Which jobs to stop."""
 
 
 class ProgressShown(BaseModel):
@@ -563,7 +252,7 @@ _AS_THEY_ARE = (set(JobShown.model_fields) & {field.name for field in fields(Job
 
 def show_page(page: Page, manager: JobManager) -> JobList:
     """Return the response model of a page of jobs."""
-    return JobList(jobs=[show_job(job, manager) for job in page.jobs], next_cursor=_to_cursor(page.next))
+    return JobList(jobs=[show_job(job, manager) for job in page.jobs], next_cursor=to_cursor(page.next))
 
 
 def show_sweep(sweep: BulkResult) -> SweepShown:
@@ -643,26 +332,6 @@ def version_of(etag: str) -> str:
     '5ea1'
     """
     return etag.partition(".")[0]
-
-
-def from_cursor(cursor: str | None) -> Position | None:
-    """Decode a cursor into a position in the list of jobs. Raises InvalidRequest."""
-    if cursor is None:
-        return None
-    try:
-        at, number = map(int, base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii").split("."))
-        if not 0 <= number <= _LARGEST_SEQ:
-            raise ValueError("it is not the number of a job")
-        return Position(submitted_at=_EPOCH + at * _MICROSECOND, number=number)
-    except (ValueError, OverflowError, binascii.Error):
-        raise InvalidRequest("Invalid cursor. Start again from the first page.", field="cursor") from None
-
-
-def _to_cursor(position: Position | None) -> str | None:
-    if position is None:
-        return None
-    at = (position.submitted_at - _EPOCH) // _MICROSECOND
-    return base64.urlsafe_b64encode(f"{at}.{position.number}".encode("ascii")).decode("ascii")
 
 
 def _seconds(begin: datetime, end: datetime) -> float:

@@ -1,0 +1,87 @@
+"""Send an endless response without ever blocking on the client, and notice when the client has left.
+
+WSGI reports neither, so this polls the socket, if the server exposes it. Knows nothing of what is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+#: How long a client may leave data unread.
+READ_SECONDS = 10.0
+#: The longest single wait for the client, so that a shutdown is noticed.
+_POLL_SECONDS = 0.5
+#: Bytes sent at once: a connection that poll reports as writable takes so many without blocking.
+_PIECE = 4096
+_GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+_log = logging.getLogger(__name__)
+
+
+class ClientConnection:
+    """The connection to a client, if the server exposes its socket."""
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self._socket: socket.socket | None = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+        self._timeout = self._socket.gettimeout() if self._socket is not None else None
+        if self._socket is not None:
+            # Last resort, in case a send blocks after all.
+            self._socket.settimeout(READ_SECONDS)
+
+    def send_when_writable(self, chunks: Iterable[bytes], *, is_over: Callable[[], bool]) -> Iterator[bytes]:
+        """Yield the chunks in pieces that the client has room for.
+
+        Ends early if the client has left or does not read, or if *is_over* returns True.
+        """
+        for chunk in chunks:
+            if self._has_left():
+                return
+            for begin in range(0, len(chunk), _PIECE):
+                if not self._wait_for_room(is_over):
+                    return
+                yield chunk[begin : begin + _PIECE]
+
+    def close_after_response(self) -> None:
+        """Make the server close the connection after the response, instead of waiting for another request."""
+        self._shut(socket.SHUT_RD)
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.settimeout(self._timeout)
+
+    def _has_left(self) -> bool:
+        return bool(self._poll(select.POLLRDHUP, 0) & _GONE)
+
+    def _wait_for_room(self, is_over: Callable[[], bool]) -> bool:
+        """Wait until the client has room for a piece. Return False if it has left, does not read, or at shutdown."""
+        deadline = time.monotonic() + READ_SECONDS
+        while time.monotonic() < deadline and not is_over():
+            found = self._poll(select.POLLOUT | select.POLLRDHUP, _POLL_SECONDS)
+            if found & _GONE:
+                return False
+            if found:
+                return True
+        if not is_over():
+            _log.info("A client does not read its stream and is disconnected.")
+        # The end of the response would not get through either: the server must not wait to send it.
+        self._shut(socket.SHUT_RDWR)
+        return False
+
+    def _poll(self, events: int, seconds: float) -> int:
+        """Poll the socket for *events*. Return those found, 0 after *seconds*, or POLLOUT if there is no socket."""
+        if self._socket is None:
+            return select.POLLOUT
+        poll = select.poll()
+        poll.register(self._socket, events)
+        return next((found for _, found in poll.poll(seconds * 1000)), 0)
+
+    def _shut(self, how: int) -> None:
+        if self._socket is not None:
+            with suppress(OSError):
+                # Shut down the raw socket: SSLSocket.shutdown() would fall back to plain text.
+                socket.socket.shutdown(self._socket, how)

@@ -1,0 +1,51 @@
+"""The security headers of every response, and its Cache-Control. Decides nothing about requests (see security.py)."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit, urlunsplit
+
+from flask import Blueprint, Response, request
+
+from jobmanager.http.context import is_change_request
+
+#: Restricts our pages: they load only files of this service, have no inline scripts or styles, and are never framed.
+#: Swagger UI draws its arrows from data: URLs.
+_POLICY = (
+    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Referrer-Policy": "same-origin",  # our own pages are recognised by Referer, see origins.may_change
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def register(blueprint: Blueprint) -> None:
+    """Add the headers to all responses of the blueprint's routes."""
+    blueprint.after_request(add_headers)
+
+
+def add_headers(response: Response) -> Response:
+    """Add the headers that every response has, except those that the route has set."""
+    there = {name.lower() for name, _ in response.headers}
+    for name, value in _HEADERS.items():
+        if name.lower() not in there:
+            response.headers.add(name, value)
+    if "cache-control" not in there and (is_change_request() or response.is_json):
+        response.headers.add("Cache-Control", "no-store")
+    return response
+
+
+def add_headers_without_route(response: Response) -> Response:
+    """Add the headers to the response if the request matches no route; `add_headers` covers the routes."""
+    if request.endpoint is not None:
+        return response
+    if response.location:
+        # If only a slash is missing, Flask redirects to the Host that the client sent: keep the path alone.
+        _, _, path, query, _ = urlsplit(response.location)
+        response.location = urlunsplit(("", "", f"/{path.lstrip('/')}", query, ""))
+    return add_headers(response)

@@ -1,0 +1,30 @@
+"""The names of a request's route and method, for metrics and traces: few, whatever clients invent."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from flask import request
+
+#: Methods that are counted by name: those in OpenTelemetry's conventions for HTTP. Clients can invent any others.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+#: The name of every other method in these conventions.
+OTHER_METHOD = "_OTHER"
+#: A variable part of a route, in Flask's notation.
+_PART = re.compile(r"<(?:\w+:)?(\w+)>")
+
+
+def route() -> str:
+    """Return the route of the request in the notation of the API docs; "none" for all paths that match no route."""
+    return _openapi_path(request.url_rule.rule) if request.url_rule is not None else "none"
+
+
+def method() -> str:
+    """Return the method of the request; OTHER_METHOD for all methods that HTTP does not define."""
+    return request.method if request.method in _METHODS else OTHER_METHOD
+
+
+@cache
+def _openapi_path(rule: str) -> str:
+    return _PART.sub(r"{\1}", rule)

@@ -1,0 +1,67 @@
+"""How long a request may wait, for a job or for another batch: each waiting request holds a thread.
+
+Does not wait for jobs: the manager does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flask import request
+
+from jobmanager.errors import BatchUnderWay
+from jobmanager.http.context import current_mount
+from jobmanager.http.preferences import preferred_wait
+
+#: How long a request may wait without one of the places for waiting. Most jobs halt sooner.
+MOMENT_SECONDS = 0.1
+#: How long a batch waits while another batch is stored.
+_BATCH_WAIT_SECONDS = 5.0
+
+
+@contextmanager
+def preferred_wait_limit() -> Iterator[float]:
+    """Yield how many seconds to wait: as many as the client prefers, or a moment if too many requests wait already."""
+    with wait_limit(preferred_wait()) as seconds:
+        yield seconds
+
+
+@contextmanager
+def wait_limit(wanted: float) -> Iterator[float]:
+    """Yield how many seconds the request may wait: *wanted* if a place for waiting is free, else a moment.
+
+    Does not block. Each waiting request holds one of the threads that answer requests, and some must be left for
+    others. A request in the spare thread, which answers while all others are held, waits only a moment.
+    """
+    places = current_mount().wait_slots
+    is_spare = getattr(request.environ.get("gunicorn.socket"), "is_in_spare_thread", False)
+    if wanted <= MOMENT_SECONDS or is_spare or not places.acquire(blocking=False):
+        yield min(wanted, MOMENT_SECONDS)
+        return
+    try:
+        yield wanted
+    finally:
+        places.release()
+
+
+@contextmanager
+def batch_at_a_time() -> Iterator[None]:
+    """Hold the lock for reading and storing a batch: one batch at a time in each process.
+
+    Blocks up to five seconds for the lock, then raises BatchUnderWay. A waiting batch holds a thread, so it takes one
+    of the places for waiting; raises BatchUnderWay at once if none is free.
+    """
+    lock, places = current_mount().batch_lock, current_mount().wait_slots
+    if not lock.acquire(blocking=False):
+        if not places.acquire(blocking=False):
+            raise BatchUnderWay
+        try:
+            if not lock.acquire(timeout=_BATCH_WAIT_SECONDS):
+                raise BatchUnderWay
+        finally:
+            places.release()
+    try:
+        yield
+    finally:
+        lock.release()
