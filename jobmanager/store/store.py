@@ -782,7 +782,7 @@ class Store:
 
     def _settle_all(self, connection: Connection, ended: list[_Ended]) -> list[Applied | None]:
         """Record the outcomes of several attempts, and claim the wanted jobs in their places."""
-        applied = self._settle_as_seen(connection, ended) or self._settle_anew(connection, ended)
+        applied = self._settle_as_seen(connection, ended) or self._settle_reloaded(connection, ended)
         wanting = [place for place, one in enumerate(ended) if one.wanted is not None and applied[place] is not None]
         claimed = self._take_instead(connection, [wanted for place in wanting if (wanted := ended[place].wanted)])
         for place, job in zip(wanting, claimed, strict=False):
@@ -809,7 +809,7 @@ class Store:
                 raise
             return None
 
-    def _settle_anew(self, connection: Connection, ended: list[_Ended]) -> list[Applied | None]:
+    def _settle_reloaded(self, connection: Connection, ended: list[_Ended]) -> list[Applied | None]:
         """Record the outcomes after reading the jobs, which may have changed meanwhile. Raises LeaseLost."""
         found = {job.id: job for job in self._found_each(connection, [one.job_id for one in ended])}
         moves: list[Move] = []

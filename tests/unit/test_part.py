@@ -1,4 +1,4 @@
-"""The file that an export grows: exact to the byte, with one writer, whoever else has it open."""
+"""The file that an export grows: exact to the byte, with one writer, even if others have it open."""
 
 from __future__ import annotations
 
