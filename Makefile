@@ -20,10 +20,11 @@ test: $(VENV)/dev ## Run the whole test suite
 test-fast: $(VENV)/dev ## Run the tests of single modules, of the store on SQLite and of HTTP; about a minute
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not database_server" tests/unit tests/store tests/http
 
-lint: $(VENV)/dev ## Check style and types
+lint: $(VENV)/dev ## Check style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 sample: $(VENV)/run ## Make the sample data, unless it exists
 	$(BIN)/python -m jobmanager sample
