@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -1228,6 +1229,11 @@ def _connect(url: str, clock: Callable[[], datetime] | None) -> sqlite.Database 
     if kind == "sqlite":
         return sqlite.Database(url, to_json, clock=clock)
     if kind == "postgresql":
+        if find_spec("psycopg") is None:
+            raise ConfigError(
+                "JOBMANAGER_DATABASE_URL cannot be used: PostgreSQL needs psycopg, which is not installed. "
+                "Install the service as jobmanager[postgresql]."
+            )
         from jobmanager.store import postgresql  # noqa: PLC0415 - processes on SQLite need not load its driver
 
         return postgresql.Database(url, to_json)

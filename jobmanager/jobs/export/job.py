@@ -48,7 +48,7 @@ from jobmanager.jobs.export.datasets import (
     load_datasets,
 )
 from jobmanager.jobs.export.dates import parse_moment
-from jobmanager.jobs.export.libraries import read_libraries
+from jobmanager.jobs.export.libraries import missing_package, read_libraries
 from jobmanager.jobs.export.output_file import FilesUnusable, Part, PartDamaged, in_our_words, remove_unless_held
 from jobmanager.jobs.export.plan import VERSION as PLAN_VERSION
 from jobmanager.jobs.export.plan import Plan
@@ -131,6 +131,8 @@ class Export(Job):
             context: dict[str, Any] = info.context or {}
             if context["is_stored"]:
                 return self  # the job compares its dataset with its plan
+            if (missing := missing_package()) is not None:
+                raise ValueError(f"exports need {missing}; the operator must install jobmanager[export]")
             dataset = find_dataset(self.dataset, context["settings"])
             if self.columns is not None:
                 _check_columns(self.columns, dataset)
@@ -565,7 +567,9 @@ def open_reader(dataset: Dataset) -> Reader:
 
 
 def _rows() -> Any:
-    """Import and return the module that reads and writes rows."""
+    """Import and return the module that reads and writes rows. Raises Fatal if a package is missing."""
+    if (missing := missing_package()) is not None:
+        raise Fatal(f"Exports need {missing}, which is not installed. Install the service as jobmanager[export].")
     read_libraries("pyarrow")
     from jobmanager.jobs.export.readers import opening  # noqa: PLC0415 - see the head of this module
 
