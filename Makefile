@@ -9,7 +9,7 @@ export PEERS ?= .venv-peers
 export HOST ?= 127.0.0.1
 export PORT ?= 8080
 
-.PHONY: run test lint sample docker faults bench clean
+.PHONY: run test test-fast lint sample docker faults bench clean
 
 run: $(VENV)/run sample ## Serve on http://HOST:PORT, by default http://127.0.0.1:8080
 	exec $(BIN)/gunicorn wsgi:app
@@ -17,10 +17,14 @@ run: $(VENV)/run sample ## Serve on http://HOST:PORT, by default http://127.0.0.
 test: $(VENV)/dev ## Run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: $(VENV)/dev ## Check style and types
+test-fast: $(VENV)/dev ## Run the tests of single modules, of the store on SQLite and of HTTP; about a minute
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not database_server" tests/unit tests/store tests/http
+
+lint: $(VENV)/dev ## Check style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 sample: $(VENV)/run ## Make the sample data, unless it exists
 	$(BIN)/python -m jobmanager sample

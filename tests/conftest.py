@@ -35,8 +35,18 @@ def until(look: Callable[[], Any], what: object = "", *, seconds: float = PATIEN
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the campaigns of faults first: they take longest, and would have to be waited for at the end."""
+    """Mark the tests that need PostgreSQL, and put the campaigns of faults first: they take longest."""
+    for item in items:
+        if _needs_postgres(item):
+            item.add_marker(pytest.mark.database_server)
     items.sort(key=lambda item: item.path.name != "test_campaign.py")
+
+
+def _needs_postgres(item: pytest.Item) -> bool:
+    """Return True if the test uses the fixture `postgres`, or is the PostgreSQL variant of a test of each database."""
+    callspec = getattr(item, "callspec", None)
+    is_variant = callspec is not None and callspec.params.get("kind") == "postgresql"
+    return is_variant or "postgres" in getattr(item, "fixturenames", ())
 
 
 @pytest.hookimpl(wrapper=True)

@@ -43,10 +43,10 @@ def _open() -> mmap.mmap:
         return mmap.mmap(file.fileno(), _NUMBER.size)
 
 
-def _begin_anew() -> None:
+def _reset() -> None:
     """Reset the count in a forked process, which gets its own file."""
     global _lock, _mapped, _counted
     _lock, _mapped, _counted = threading.Lock(), None, 0
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_reset)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from importlib.util import find_spec
 
 from sqlalchemy import Connection, and_, update
 from sqlalchemy.engine import make_url
@@ -57,6 +58,11 @@ def _connect(url: str, clock: Callable[[], datetime] | None) -> Database:
     if kind == "sqlite":
         return sqlite.Database(url, to_json, clock=clock)
     if kind == "postgresql":
+        if find_spec("psycopg") is None:
+            raise ConfigError(
+                "JOBMANAGER_DATABASE_URL cannot be used: PostgreSQL needs psycopg, which is not installed. "
+                "Install the service as jobmanager[postgresql]."
+            )
         from jobmanager.store import postgresql  # noqa: PLC0415 - processes on SQLite need not load its driver
 
         return postgresql.Database(url, to_json)

@@ -150,7 +150,7 @@ def test_what_a_snapshot_does_not_cover_waits_for_its_end(table: Table, statemen
 
 
 @pytest.mark.parametrize("table", ["postgresql"], indirect=True)
-def test_a_table_that_is_being_loaded_anew_is_exported_as_it_is_then(table: Table, server: str, until: Any) -> None:
+def test_an_export_waits_for_a_table_that_is_being_reloaded(table: Table, server: str, until: Any) -> None:
     with psycopg.connect(server) as loading, ThreadPoolExecutor(1) as pool:
         loading.execute("TRUNCATE t")
         loading.execute("INSERT INTO t SELECT n, '2024-03-01 00:00:00', n FROM generate_series(1, 7) AS n")

@@ -19,7 +19,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Write(Job):
-    """Writes a file, and tells of it as it is told to."""
+    """Writes a file, and returns the result that it was given."""
 
     class Args(BaseModel):
         told: Any

@@ -94,7 +94,7 @@ def test_no_script_or_style_is_written_into_it(page: Page) -> None:
     assert page.inline == []
 
 
-def test_it_is_told_what_may_be_asked_of_a_job_in_each_status_and_in_which_somebody_is_at_work(page: Page) -> None:
+def test_the_page_lists_the_actions_each_status_allows_and_the_statuses_that_have_an_owner(page: Page) -> None:
     assert json.loads(page.body["data-life"]) == {status: allowed(status) for status in Status}
     assert set(json.loads(page.body["data-attended"])) == ATTENDED
 

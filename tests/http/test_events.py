@@ -399,7 +399,7 @@ def test_nobody_reads_where_nobody_follows(
     assert again.take(1)[0]["job_id"] == job_id
 
 
-# Without HTTP: how it is told to many
+# Without HTTP: one change, many subscribers
 
 
 def take(subscription: change_feed.Subscription, number: int) -> list[int]:

@@ -202,7 +202,7 @@ def test_the_examples_of_the_docs_are_accepted(door: FlaskClient, name: str) -> 
         (YEAR | {"from_date": None}, ["from_date", "string"]),
         ({"from_date": "2024-01-02", "to_date": "2024-01-01"}, ["from_date must not be after to_date"]),
         ({"from_date": "2024-Feb-01", "to_date": "2024-01-31"}, ["from_date must not be after to_date"]),
-        (YEAR | {"dataset": "respnses"}, ["dataset", "'respnses'", "responses"]),
+        (YEAR | {"dataset": "respnses"}, ["dataset", "'respnses'", "responses"]),  # codespell:ignore respnses
         (YEAR | {"dataset": "../../etc/passwd"}, ["dataset", "responses"]),
         (YEAR | {"dataset": 7}, ["dataset", "string"]),
         (YEAR | {"columns": ["id", "colour"]}, ["columns", "colour", "submitted_at"]),

@@ -78,7 +78,7 @@ def test_a_job_that_waits_for_its_next_try_tells_why_the_last_one_failed(types: 
 
 
 @pytest.mark.parametrize("result", [{"x": float("nan")}, {"x": object()}, {"x": {1, 2}}])
-def test_a_result_that_is_no_json_fails_the_job(types: Registry, service: Any, result: dict[str, Any]) -> None:
+def test_a_result_that_is_not_valid_json_fails_the_job(types: Registry, service: Any, result: dict[str, Any]) -> None:
     @types.register
     class Odd(Job):
         """Returns what cannot be shown."""

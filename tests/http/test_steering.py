@@ -166,7 +166,7 @@ def test_a_job_that_does_not_listen_is_shown_as_halting_when_the_wait_is_over(de
 
 
 @pytest.mark.parametrize(("verb", "status"), [("halt", "Halted"), ("stop", "Stopped")])
-def test_what_is_asked_in_the_moment_that_a_job_is_claimed_is_heard_at_once(
+def test_a_request_at_the_moment_a_job_is_claimed_takes_effect_at_once(
     manager: JobManager, service: Any, types: Registry, monkeypatch: pytest.MonkeyPatch, verb: str, status: str
 ) -> None:
     @types.register

@@ -37,7 +37,7 @@ class Stage:
         self.told.append(what)
 
     def open(self, name: str) -> None:
-        """Let pass whoever waits at the gate, now or later."""
+        """Let every thread pass that waits at the gate, now or later."""
         self._gates[name].set()
 
     def pass_gate(self, name: str) -> None:
@@ -59,7 +59,7 @@ class Stage:
 
 
 class FaultyStore:
-    """The store, but for the calls that a test lets fail."""
+    """The store, with calls that fail if a test wants it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -169,7 +169,7 @@ def manager(make_manager: MakeManager) -> Manager:
 
 @pytest.fixture
 def steps(types: Registry, stage: Stage) -> type[Job]:
-    """Return a registered type that takes steps until it is told to end, and tells of its hooks and steps."""
+    """Return a registered type that takes steps until the stage ends it, and records its hooks and steps."""
 
     @types.register
     class Steps(Job):

@@ -1,4 +1,4 @@
-"""What a program that embeds the manager may do at any time, from any thread, and what it is told."""
+"""A program that embeds the manager may call it at any time, from any thread, and gets a clear answer."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_calls_that_come_while_the_manager_is_closed_are_answered_or_refused(
     assert errors == []
 
 
-def test_whoever_waits_for_a_job_is_told_when_the_manager_is_closed(make_manager: Any, steps: Any) -> None:
+def test_a_wait_for_a_job_ends_with_an_error_when_the_manager_is_closed(make_manager: Any, steps: Any) -> None:
     manager = make_manager()
     job = manager.submit("Steps")
     manager.until(job.id, "running")
@@ -171,7 +171,7 @@ def test_a_checkpoint_that_was_not_due_is_saved_while_the_job_waits(
     assert manager.get(job).checkpoint.seq == 2
 
 
-def test_lines_are_kept_in_the_order_in_which_they_were_logged_whoever_stores_them(
+def test_lines_are_kept_in_the_order_in_which_they_were_logged_whichever_thread_stores_them(
     manager: Any, types: Registry, stage: Any, until: Any
 ) -> None:
     @types.register

@@ -116,7 +116,7 @@ def test_a_log_line_that_cannot_be_stored_as_it_is_does_not_harm_the_job(
     ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("where", ["result", "cursor"])
-def test_a_result_or_cursor_that_is_no_json_fails_the_job_and_says_so(
+def test_a_result_or_cursor_that_is_not_valid_json_fails_the_job_with_the_reason(
     manager: Any, types: Registry, where: str, value: Any
 ) -> None:
     @types.register
@@ -136,7 +136,7 @@ def test_a_result_or_cursor_that_is_no_json_fails_the_job_and_says_so(
 
 @pytest.mark.parametrize("done", ["many", float("nan"), float("inf"), object(), 10**400])
 @pytest.mark.parametrize("name", ["done", "total"])
-def test_progress_that_is_no_number_fails_the_job_and_leaves_it_readable(
+def test_progress_that_is_not_a_number_fails_the_job_and_leaves_it_readable(
     manager: Any, types: Registry, name: str, done: Any
 ) -> None:
     @types.register

@@ -225,9 +225,7 @@ def test_force_at_the_end_of_a_job_that_fails_ends_in_one_of_the_two(manager: An
     assert ends == {None, "ValueError: no"}, "the race was one"
 
 
-def test_force_may_be_asked_for_again_by_whoever_sees_that_it_did_not_help(
-    manager: Any, types: Registry, stage: Any
-) -> None:
+def test_force_can_be_requested_again_if_it_did_not_help(manager: Any, types: Registry, stage: Any) -> None:
     @types.register
     class Deaf(Job):
         def start(self) -> None:

@@ -89,9 +89,7 @@ def test_a_shutdown_leaves_no_job_running_that_waited(make_manager: Any, stage: 
     assert all(other.get(job.id).crashes == 0 for job in jobs)
 
 
-def test_what_is_asked_of_a_job_in_the_moment_in_which_it_is_claimed_reaches_it(
-    make_manager: Any, types: Registry, stage: Any
-) -> None:
+def test_a_request_at_the_moment_a_job_is_claimed_reaches_it(make_manager: Any, types: Registry, stage: Any) -> None:
     @types.register
     class Short(Job):
         def start(self) -> None:

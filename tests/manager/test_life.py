@@ -87,7 +87,7 @@ def test_a_halted_job_stands_still_and_goes_on_exactly_where_it_stood(manager: A
 
     assert (halted.status, resumed.status) == ("halted", "running")
     assert stage.told[: len(told)] == told
-    assert hooks(stage) == ["start", "halt", "resume", "finally"], "start was not begun anew"
+    assert hooks(stage) == ["start", "halt", "resume", "finally"], "start was not called again"
     assert completed.checkpoint.cursor >= halted.checkpoint.cursor
     assert completed.attempt == 2
     assert manager.actions(job_id) == ["submit", "claim", "halt", "yield", "resume", "claim", "complete"]

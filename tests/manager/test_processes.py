@@ -1,4 +1,4 @@
-"""Several processes on one store: whoever is asked, the one that runs the job does it; whoever dies is replaced."""
+"""Several processes on one store: a request to any of them reaches the owner; a process that dies is replaced."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def started(manager: Any, job_type: str) -> str:
 
 
 def is_in_start(job_id: str) -> bool:
-    """Tell whether the code of a job of this file is what its thread is at."""
+    """Return True if the thread of the job is in the code of a job of this file."""
     frames = sys._current_frames()
     for thread in threading.enumerate():
         frame = frames.get(thread.ident or 0) if thread.name.startswith(f"job-{job_id}-") else None

@@ -1,4 +1,4 @@
-"""When a process looks at the store for what others did: at once when it is told, and as often as someone may wait."""
+"""When a process looks at the store for the changes of others: at once when it is woken, otherwise at intervals."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class Server:
             return log.read()
 
     def is_ready(self) -> bool:
-        """Tell whether every worker has booted and the store answers."""
+        """Return True if every worker has booted and the store answers."""
         assert self.process.poll() is None, self.log()
         # The health check alone says nothing of the workers that it does not land in.
         if "DATABASE_URL" not in self.settings and sum(map(_has_opened_the_store, self.worker_pids())) < self.workers:
@@ -152,7 +152,7 @@ class Server:
         return self.answers()
 
     def answers(self) -> bool:
-        """Tell whether any worker answers, and the store does."""
+        """Return True if a worker and the store answer."""
         try:
             return self.client.get("/health/ready", timeout=2).status_code == 200
         except httpx.TransportError:

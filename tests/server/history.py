@@ -165,7 +165,7 @@ def _check_attempts(current: list[Line], told: str) -> None:
 
 
 def _check_late(trace: list[Line], late: list[Line], told: str) -> None:
-    """Check that whoever spoke when a later attempt had begun was silent for a lease before, and soon learnt of it.
+    """Check that an attempt that wrote after a later one began was silent for a lease before, and soon learnt of it.
 
     It may have been frozen at any place: just before it begins, ends, or cleans, in the midst of a unit, or when its
     checkpoint was saved already: then it looks again only when the next is due.

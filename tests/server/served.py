@@ -57,7 +57,7 @@ class Traced(Job):
             os.close(file)
 
     def is_there(self, name: str) -> bool:
-        """Tell whether the test has made this file, which is how it lets a job go on."""
+        """Return True if the test has made this file, which lets the job continue."""
         return (self.settings.data_dir / name).exists()
 
     def halt(self) -> None:

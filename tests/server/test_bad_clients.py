@@ -97,7 +97,7 @@ def test_health_and_control_are_answered_at_once_whatever_other_clients_do(serve
     assert (server.status(job), server.job(job)["failures"], server.job(job)["crashes"]) == ("running", 0, 0)
 
 
-def test_a_client_that_sends_half_a_request_is_told_so_and_one_that_sends_nothing_is_dropped(
+def test_a_client_that_sends_half_a_request_gets_an_error_and_one_that_sends_nothing_is_dropped(
     make_server: MakeServer,
 ) -> None:
     server = make_server(workers=1).start()

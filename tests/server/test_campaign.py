@@ -125,8 +125,8 @@ def run_campaign(server: Server, rounds: int, faults: Faults, types: dict[str, i
     late = sum(check_end(server, job, undisturbed) for job in jobs)
     _check_stops(clients, jobs)
     _print_figures(faults.struck, clients, jobs)
-    (anew,) = server.rows("SELECT count(*) AS exports FROM log_lines WHERE message LIKE ?", "%export starts over%")
-    print(f"{anew['exports']} exports found their part damaged, and started over")
+    (restarted,) = server.rows("SELECT count(*) AS exports FROM log_lines WHERE message LIKE ?", "%export starts over%")
+    print(f"{restarted['exports']} exports found their part damaged, and started over")
     print(f"{changes} changes checked; {cursors} saved cursors; {late} lines told by attempts that had lost their job")
     return dict(faults.struck)
 

@@ -45,7 +45,7 @@ def test_every_worker_tells_the_same_and_what_a_dead_one_counted_is_not_lost(
     assert before == {(10, 10, 30, 10, 6)}
 
 
-def test_a_new_start_counts_anew_but_for_what_the_store_knows(make_server: Callable[..., Server]) -> None:
+def test_a_restart_resets_every_count_that_is_not_in_the_store(make_server: Callable[..., Server]) -> None:
     server = make_server(workers=1).start()
     job = server.submit("Units", units=1)
     server.until_status("completed", job)

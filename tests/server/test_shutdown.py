@@ -157,7 +157,7 @@ def test_a_stop_is_obeyed_while_the_server_shuts_down(server: Server) -> None:
 
 
 @pytest.mark.parametrize("number", INTERRUPTS, ids=lambda number: number.name)
-def test_a_request_under_way_at_the_end_does_not_start_the_service_anew(
+def test_a_request_during_the_shutdown_does_not_start_the_service_again(
     make_server: Callable[..., Server], number: int
 ) -> None:
     server = make_server(workers=1, SLOTS=1).start()

@@ -63,7 +63,7 @@ class Expected:
     holder: Attempt | None = None
 
     def go(self, status: Status) -> None:
-        """Move on; whoever held the job does so no more where it has ended."""
+        """Change the status; a job that has ended has no holder."""
         self.status = status
         if status in FINAL or status is Status.FAILED:
             self.holder = None

@@ -85,7 +85,7 @@ class TestedStore(Store):
         return self.checkpoint(job.id, job.attempt, Checkpoint(**values), None)
 
     def do(self, job_id: str, action: Action, **values: Any) -> JobRecord:
-        """Have an action happen to the job, whoever's it is to do."""
+        """Apply an action to the job in the way that the product does."""
         job = self.get(job_id)
         if action in (Action.HALT, Action.RESUME, Action.STOP):
             self.apply(job_id, action, actor="test", **values)

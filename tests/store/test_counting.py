@@ -13,7 +13,7 @@ from jobmanager.core.states import Action, Status, allowed
 from jobmanager.store import job_counts
 
 
-def counted_anew(store: Any) -> dict[tuple[str, Status], int]:
+def recounted(store: Any) -> dict[tuple[str, Status], int]:
     rows = store.execute("SELECT type, status, count(*) FROM jobs GROUP BY type, status")
     return {(name, Status(status)): number for name, status, number in rows}
 
@@ -25,7 +25,7 @@ def test_jobs_are_counted_by_type_and_status(store: Any, status: Status) -> None
     store.bring("c", Status.COMPLETED)
 
     expected = {("a", status): 1, ("b", status): 1, ("c", Status.COMPLETED): 1}
-    assert store.count() == counted_anew(store) == expected
+    assert store.count() == recounted(store) == expected
 
 
 @pytest.mark.parametrize("status", list(Status))
@@ -34,7 +34,7 @@ def test_jobs_are_counted_right_after_everything_that_people_ask_for(store: Any,
         store.bring(f"to {action}", status)
         store.apply(f"to {action}", action)
 
-    assert store.count() == counted_anew(store)
+    assert store.count() == recounted(store)
 
 
 def test_jobs_that_failed_and_were_resumed_and_ended_are_counted_once(store: Any) -> None:
@@ -98,7 +98,7 @@ def test_jobs_that_are_moved_at_once_by_several_processes_are_all_counted(
         ]
     )
 
-    assert stores[0].count() == counted_anew(stores[0]) == {("T", Status.HALTED): 60}
+    assert stores[0].count() == recounted(stores[0]) == {("T", Status.HALTED): 60}
     assert stores[0].correct_count() == {}
 
 
@@ -111,9 +111,7 @@ def test_jobs_that_someone_wrote_who_counts_none_are_counted_once_that_is_checke
 
     assert store.correct_count() == {("T", Status.HALTED): 2, ("T", Status.SUBMITTED): -3}
 
-    assert (
-        store.count() == other.count() == counted_anew(store) == {("T", Status.HALTED): 2, ("T", Status.SUBMITTED): 1}
-    )
+    assert store.count() == other.count() == recounted(store) == {("T", Status.HALTED): 2, ("T", Status.SUBMITTED): 1}
     assert other.correct_count() == {}
 
 
@@ -129,7 +127,7 @@ def test_nothing_is_counted_twice_where_that_is_checked_while_jobs_are_moved(
 
     at_once(halts[:20] + checks[:5] + halts[20:] + checks[5:])
 
-    assert store.count() == counted_anew(store) == {("T", Status.HALTED): 40}
+    assert store.count() == recounted(store) == {("T", Status.HALTED): 40}
 
 
 @pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
@@ -146,7 +144,7 @@ def test_counts_are_corrected_while_somebody_else_who_has_counted_does_not_commi
         assert store.count() == {("A", Status.HALTED): 1, ("B", Status.SUBMITTED): 1}
 
     other.database.run(halt_slowly)
-    assert store.count() == counted_anew(store) == {("A", Status.HALTED): 1, ("B", Status.HALTED): 1}
+    assert store.count() == recounted(store) == {("A", Status.HALTED): 1, ("B", Status.HALTED): 1}
 
 
 def test_what_is_missed_is_added_once_where_several_processes_find_it_at_once(
@@ -159,7 +157,7 @@ def test_what_is_missed_is_added_once_where_several_processes_find_it_at_once(
     corrected = at_once([store.correct_count for store in stores])
 
     assert sorted(map(len, corrected)) == [0, 0, 0, 2]
-    assert stores[0].count() == counted_anew(stores[0]) == {("T", Status.HALTED): 10}
+    assert stores[0].count() == recounted(stores[0]) == {("T", Status.HALTED): 10}
 
 
 @pytest.mark.parametrize("kind", ["postgresql"], indirect=True)

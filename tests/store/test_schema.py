@@ -76,12 +76,12 @@ def test_indexes_are_those_of_the_code_with_their_order_and_condition(empty_url:
     Store(empty_url).close()
     made = ask(empty_url, indexes)
 
-    def make_anew(connection: Any) -> dict[str, str]:
+    def recreate(connection: Any) -> dict[str, str]:
         metadata.drop_all(connection)
         metadata.create_all(connection)
         return indexes(connection)
 
-    assert made == ask(empty_url, make_anew)
+    assert made == ask(empty_url, recreate)
     assert len(made) > 8
 
 

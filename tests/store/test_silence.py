@@ -120,7 +120,7 @@ def test_a_job_under_which_its_process_dies_again_and_again_fails(open_store: An
 
 
 @pytest.mark.parametrize("cursor", [6, 4, "5", [5], {"at": 5}])
-def test_deaths_count_anew_once_the_job_would_go_on_from_elsewhere(open_store: Any, cursor: Any) -> None:
+def test_the_count_of_crashes_starts_again_once_the_cursor_has_moved(open_store: Any, cursor: Any) -> None:
     store = open_store(max_crashes=2)
     store.save(store.run("a"), cursor=5)
     die(store, "a")

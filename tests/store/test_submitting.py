@@ -78,7 +78,7 @@ def test_arguments_may_be_of_many_megabytes(store: Any) -> None:
     [float("nan"), float("inf"), {1, 2}, b"x", object(), "\udcff"],
     ids=["no number", "infinity", "set", "bytes", "object", "half a character"],
 )
-def test_what_is_no_json_is_refused_with_an_error_of_its_own_and_nothing_is_stored(store: Any, value: Any) -> None:
+def test_arguments_that_are_not_valid_json_are_refused_and_nothing_is_stored(store: Any, value: Any) -> None:
     rows = store.everything()
 
     with pytest.raises((TypeError, ValueError)):

@@ -1,4 +1,4 @@
-"""What is asked of a job, and what becomes of it, is written as the table has it, once, and by who may."""
+"""Requests and outcomes are written as the table of transitions has them, once, and only by the job's owner."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ WRITES: dict[str, Write] = {
 
 
 def refuses_every_write(store: Any, job_id: str, attempt: int) -> bool:
-    """Tell whether whatever the attempt tries to write is refused, and changes nothing."""
+    """Return True if every write of the attempt is refused and changes nothing."""
     rows = store.everything()
     for name, write in WRITES.items():
         with pytest.raises(LeaseLost):
@@ -217,7 +217,7 @@ def test_a_retry_waits_for_its_time_and_a_stop_does_not(store: Any) -> None:
     assert [job.id for job in store.claim_to_clean(1, types=["T"])] == ["a"]
 
 
-def test_a_failed_job_that_is_resumed_counts_its_failures_and_crashes_anew(store: Any) -> None:
+def test_resuming_a_failed_job_resets_its_failures_and_crashes(store: Any) -> None:
     job = store.run("a")
     store.save(job, cursor=5)
     store.end(job, Action.FAIL, failures=3, error="why")

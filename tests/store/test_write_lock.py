@@ -68,7 +68,7 @@ def add(store: Store, job_id: str) -> None:
     store.add([NewJob(id=job_id, type="T", args={})], actor="test")
 
 
-def test_who_writes_is_told_so_in_the_end_and_what_was_refused_is_not_written_later(
+def test_a_write_behind_a_frozen_process_fails_in_the_end_and_is_not_written_later(
     store: Store, frozen: subprocess.Popen[bytes], until: Any
 ) -> None:
     first = threading.Thread(target=add, args=(store, "first"))

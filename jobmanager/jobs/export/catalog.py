@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy.engine import make_url
 
 from jobmanager.config import Settings
+from jobmanager.errors import Fatal
 from jobmanager.jobs.export.bounded import query_with_timeout
 from jobmanager.jobs.export.datasets import Dataset, Datasets, load_datasets
-from jobmanager.jobs.export.libraries import preload_libraries
+from jobmanager.jobs.export.libraries import missing_package, preload_libraries
 from jobmanager.jobs.export.reader import Reader
 
 
@@ -78,7 +79,9 @@ def query_columns(dataset: Dataset, *, seconds: float) -> dict[str, str]:
 
 
 def load_arrow() -> Any:
-    """Import and return the module that reads and writes rows."""
+    """Import and return the module that reads and writes rows. Raises Fatal if a package is missing."""
+    if (missing := missing_package()) is not None:
+        raise Fatal(f"Exports need {missing}, which is not installed. Install the service as jobmanager[export].")
     preload_libraries("pyarrow")
     from jobmanager.jobs.export.readers import opening  # noqa: PLC0415 - see the head of this module
 

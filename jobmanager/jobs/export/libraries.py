@@ -1,13 +1,22 @@
-"""Prepare late imports of compiled libraries, so that they do not hold up other threads."""
+"""Prepare late imports of compiled libraries: check that they are installed, and keep other threads running."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+#: The packages of the extra jobmanager[export].
+_NEEDED = ("pyarrow", "orjson", "adbc_driver_manager", "adbc_driver_sqlite", "adbc_driver_postgresql")
 _BLOCK = 1024 * 1024
+
+
+@cache
+def missing_package() -> str | None:
+    """Return the first package of the extra jobmanager[export] that is not installed, or None. Imports nothing."""
+    return next((name for name in _NEEDED if find_spec(name) is None), None)
 
 
 def preload_libraries(*packages: str) -> None:

@@ -1,13 +1,15 @@
 """Entry point to the code that reads and writes rows with Arrow.
 
-This module and its imports are needed to run an export, not to accept one: see catalog.py. Each reader is imported on
+This module and its imports are needed to run an export, not to accept one: see Export. Each reader is imported on
 first use, because it brings its own driver library.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
+from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.formats import ENCODINGS
 from jobmanager.jobs.export.libraries import preload_libraries
@@ -22,12 +24,12 @@ def open_reader(dataset: Dataset) -> Reader:
 
 
 def load_reader(dataset: Dataset) -> Callable[[Dataset], Reader]:
-    """Import the reader for the dataset's database and return a function that connects it."""
+    """Import the reader for the dataset's database and return a function that connects it. Raises Fatal."""
     backend, _, driver = dataset.url.drivername.partition("+")
     if backend == "sqlite":
         return _of_sqlite()
     if backend in ("postgres", "postgresql") and driver in ("", "psycopg"):
-        return _of_postgres()
+        return _of_postgres(dataset)
     if backend in ("mysql", "mariadb") and driver in ("", "pymysql"):
         return _of_mysql()
     if backend == "duckdb":
@@ -41,7 +43,12 @@ def _of_sqlite() -> Callable[[Dataset], Reader]:
     return SqliteProcess
 
 
-def _of_postgres() -> Callable[[Dataset], Reader]:
+def _of_postgres(dataset: Dataset) -> Callable[[Dataset], Reader]:
+    if find_spec("psycopg") is None:
+        raise Fatal(
+            f"Dataset {dataset.name!r} needs psycopg, which is not installed. "
+            "Install the service as jobmanager[postgresql]."
+        )
     preload_libraries("adbc_driver_manager", "adbc_driver_postgresql")
     from jobmanager.jobs.export.readers.postgresql import PostgresReader  # noqa: PLC0415
     from jobmanager.jobs.export.readers.read_ahead import ReadAhead  # noqa: PLC0415
