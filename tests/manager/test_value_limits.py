@@ -210,7 +210,7 @@ def flood(types: Registry, stage: Any) -> type[Job]:
 def test_a_job_s_log_keeps_its_newest_lines_over_all_its_attempts(
     make_manager: Any, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobmanager.core.values.backoff", lambda *_, **__: 0.0)
+    monkeypatch.setattr("jobmanager.core.outcomes.backoff", lambda *_, **__: 0.0)
     stage.open("log")
     stage.open("save")
     manager = make_manager(log_lines=100)
