@@ -57,7 +57,7 @@ DuckDB and Polars cannot read these databases without extensions from the networ
 by the same drivers as ours: Polars holds the whole table in memory (`read_database`, then `write_csv`), DuckDB streams
 it (`COPY` of the Arrow reader of a cursor); neither counts rows or hashes its output. They are measured from the
 connection to the end, in a process that has already imported them. The driver of PostgreSQL returns decimals as texts
-of a type that Polars cannot write: it is told to take them as plain texts.
+of a type that Polars cannot write: the benchmark converts them to plain texts first.
 """
 
 #: The source of row numbers in SQLite.

@@ -12,7 +12,7 @@ from jobmanager.engine.observers import Observers
 
 
 class Recorder:
-    """Keeps the submissions that it is told of."""
+    """Keeps the submissions that are reported to it."""
 
     def __init__(self) -> None:
         self.submitted: list[Mapping[str, int]] = []
@@ -31,7 +31,7 @@ class Recorder:
 
 
 class Broken(Recorder):
-    """Fails whatever it is told."""
+    """Fails at every call."""
 
     def jobs_submitted(self, of_types: Mapping[str, int]) -> None:
         raise OSError("no space")
