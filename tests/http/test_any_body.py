@@ -6,9 +6,12 @@ import json
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
+pytestmark = pytest.mark.slow
 
 # The client is shared by all examples on purpose: what one leaves behind is what the next one meets.
 SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

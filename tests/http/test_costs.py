@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from costs import CASES, OF_LARGE_JOBS, STORED
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 #: The body itself is there twice while it is read, once in the test's client.
 MOST_GROWN_MEBIBYTES = 100

@@ -25,6 +25,8 @@ from jobmanager.http import create_app
 from jobmanager.jobs.export.sample import make_sample
 from jobmanager.registry import Registry
 
+pytestmark = pytest.mark.slow
+
 #: What no schema can say, and so a valid request may be answered with: a date that is before another, a dataset or a
 #: cursor that is not there, an If-Match that does not match.
 BEYOND_SCHEMAS = ["2xx", "304", "400", "404", "409", "412", "416", "422"]

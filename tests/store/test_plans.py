@@ -192,6 +192,7 @@ def counted(store: Store) -> Iterator[list[int]]:
     event.remove(store.database.engine, "checkout", begin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", ["what there is to do", "a claim", "the queue"])
 def test_jobs_that_are_put_off_are_not_gone_through(tmp_path: Path, question: str) -> None:
     taken = []

@@ -182,6 +182,7 @@ def processes() -> Iterator[list[Any]]:
         assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_processes_that_open_an_empty_database_at_one_instant_do_not_collide(
     processes: list[Any], empty_url: str, kind: str
 ) -> None:

@@ -703,6 +703,7 @@ def _descriptors() -> Iterator[str]:
             yield name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_clean_removes_everything_at_any_checkpoint_and_may_be_repeated(settings: Settings, file_format: str) -> None:
     def stop(job: Job) -> None:

@@ -74,6 +74,7 @@ def make(settings: Settings, keeper: Keeper, attempt: int, file_format: str) -> 
     return SmallExport(keeper, job_id="j", attempt=attempt, args=args, cursor=keeper.cursor, settings=settings, log=log)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_an_export_on_a_full_volume_keeps_what_it_has_and_goes_on_once_there_is_room(
     settings: Settings, volume: Path, file_format: str
