@@ -1,6 +1,7 @@
 """The settings of a process, read once from the environment.
 
-The only reader of os.environ. A bad value raises ConfigError with a sentence that names the variable.
+The only reader of os.environ, except gunicorn_conf.py and gunicorn_worker.py. A bad value raises ConfigError with a
+sentence that names the variable.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Open the store and the engine of a manager on first use, and close them when no call uses them any more.
+"""Open the store and the engine of a manager on first use. Close them on request, after the calls in progress.
 
 Thread-safe. Nothing is opened before `start`, so a process may fork before the first use.
 This module does not know what the calls do.

@@ -1,1 +1,1 @@
-"""Who may send requests: API tokens, their rates, and the host names that the service answers for."""
+"""Who may send requests: API tokens, and the rates that limit them."""

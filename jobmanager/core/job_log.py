@@ -1,6 +1,6 @@
 """Limit a job's log: decide which lines are dropped.
 
-Pure: the runner drops lines that are not stored yet, and the store drops stored ones.
+Pure: engine/job_log_buffer.py drops lines that are not stored yet, store/job_logs.py drops stored ones.
 """
 
 from __future__ import annotations

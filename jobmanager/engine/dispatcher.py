@@ -1,4 +1,4 @@
-"""The one thread per process that claims jobs, keeps their leases alive, and takes back those whose owner died.
+"""The engine of a process. Its dispatcher thread claims jobs, renews leases, and takes back jobs whose owner died.
 
 Safe with any number of processes on one store: each job has at most one live lease, and every write names its attempt.
 This module decides nothing about statuses (see states.py).

@@ -1,6 +1,7 @@
 """The lease of one attempt on its job: the job as it was claimed, and whether the attempt may still write.
 
-This module renews no lease (checkpoints and the dispatcher do); it only ends attempts whose lease is lost.
+Writes the outcome of the attempt, and reports it to the observers. Does not renew the lease: checkpoints and the
+dispatcher do. Decides no outcome (see attempt.py).
 """
 
 from __future__ import annotations

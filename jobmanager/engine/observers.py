@@ -1,6 +1,7 @@
 """Tell observers (metrics, traces) what happens to jobs, once it is committed.
 
-The manager reports submissions and requests, the engine claims and the outcomes of attempts; each process its own.
+The manager reports submissions and requests; the engine reports claims, the outcomes of attempts, and jobs that it took
+back. Each process reports only its own commits.
 An observer's failure is logged, and never affects a job.
 """
 

@@ -1,4 +1,4 @@
-"""The durable state of jobs. Only this package and the dataset readers in jobs/ import SQLAlchemy."""
+"""The durable state of jobs. Only this package and jobs/export import SQLAlchemy."""
 
 from jobmanager.store.database import Watch
 from jobmanager.store.opening import note_standstill

@@ -1,7 +1,7 @@
 """Keep the leases of this process alive, release them, and take back the jobs of processes that died or stalled.
 
-Decides by the lease clock, and by what the database knows about processes. A job that is taken back is moved by
-lifecycle.py, which also fences its earlier attempt off.
+Decides by the lease clock, and by what the database knows about processes. A job that is taken back loses its owner,
+so that its earlier attempt can write nothing more. lifecycle.py writes its new status.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Safe for any number of threads and processes on one database. Transitions are checked against states.py inside the
 write transaction. The writes of an attempt carry its number and its owner, so that an attempt that lost its lease can
-write nothing. Starts no threads and runs no job's code.
+write nothing but lines of the log. Starts no threads and runs no job's code.
 
 This module only puts the parts together: each verb is documented in full where it is implemented.
 """

@@ -64,6 +64,7 @@ def test_the_page_names_functions_of_every_layer() -> None:
     packages = {name.split(":")[0].split(".")[1] for name in OBJECTS}
 
     assert {"core", "engine", "http", "job", "jobs", "manager", "signals", "store"} <= packages
+    assert {"observability", "runtime", "serving"} <= packages
     assert SCRIPTS
 
 

@@ -1,4 +1,4 @@
-"""The clocks of a machine. The only module that reads the wall clock for the store."""
+"""The clocks of a machine: the wall clock for all recorded times, and the boot clock for leases."""
 
 from __future__ import annotations
 
