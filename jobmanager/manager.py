@@ -247,6 +247,7 @@ class JobManager:
         with self._runtime.call() as (store, engine):
             released = store.release_process(pid)
             for applied in released:
+                self._observers.job_changed(applied)
                 engine.deliver(applied)
             return len(released)
 

@@ -9,6 +9,7 @@ rate() allows for.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
@@ -27,6 +28,8 @@ from jobmanager.core.values import Applied, JobRecord
 from jobmanager.errors import StoreUnavailable
 from jobmanager.observability import counts
 from jobmanager.store import Store
+
+_log = logging.getLogger(__name__)
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LONG_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
@@ -171,7 +174,14 @@ def _time_call(operation: Histogram, method: Callable[..., Any], /, *args: Any, 
     try:
         return method(*args, **kwargs)
     finally:
-        operation.observe(time.perf_counter() - began)
+        _observe_seconds(operation, time.perf_counter() - began)
+
+
+def _observe_seconds(operation: Histogram, seconds: float) -> None:
+    try:
+        operation.observe(seconds)
+    except Exception:  # for example if the folder of the metrics was removed: the call has had its effect
+        _log.exception("The duration of a store call could not be observed.")
 
 
 class JobMetrics:

@@ -16,9 +16,9 @@ from pathlib import Path
 class Owner:
     """This process as an owner of jobs."""
 
-    def __init__(self, name: str, lease_seconds: float, lease_now: Callable[[], datetime]) -> None:
+    def __init__(self, name: str, lease: timedelta, lease_now: Callable[[], datetime]) -> None:
         self.name = name
-        self._lease = timedelta(seconds=lease_seconds)
+        self._lease = lease
         self._lease_now = lease_now
 
     def lease_end(self) -> datetime:

@@ -10,7 +10,7 @@ This module only puts the parts together: each verb is documented in full where 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from jobmanager.core.job_log import LogLimits
 from jobmanager.core.outcomes import Settlement
@@ -73,11 +73,12 @@ class Store:
 
         *clock* replaces the machine's clocks for a SQLite file; PostgreSQL ignores it.
         """
+        lease = timedelta(seconds=lease_seconds)  # raises ValueError while nothing is open yet
         #: this process's name as an owner of jobs; new at every start
         self.owner = new_owner_name()
         self.database = database = open_database(url, self.owner, clock)
         reader, rows = Reader(database), JobRows(database)
-        owner = Owner(self.owner, lease_seconds, database.lease_now)
+        owner = Owner(self.owner, lease, database.lease_now)
         loader = JobLoader(database, rows, owner)
         self.reader = reader
         self.lookup = Lookup(reader, rows)

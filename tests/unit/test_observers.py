@@ -9,6 +9,7 @@ import pytest
 
 from jobmanager.core.values import Applied, JobRecord
 from jobmanager.engine.observers import Observers
+from jobmanager.observability.metrics import TimedStore
 
 
 class Recorder:
@@ -45,3 +46,22 @@ def test_each_observer_is_told_though_another_fails(caplog: pytest.LogCaptureFix
 
     assert recorder.submitted == [{"Simple": 2}]
     assert "An observer failed." in caplog.text
+
+
+class Answering:
+    """Stands for a store."""
+
+    def get(self, job_id: str) -> str:
+        return f"job {job_id}"
+
+
+def test_a_store_call_whose_duration_cannot_be_observed_returns_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr("prometheus_client.Histogram.observe", refuse)
+
+    assert TimedStore(Answering()).get("7") == "job 7"  # type: ignore[arg-type]
+    assert "could not be observed" in caplog.text
