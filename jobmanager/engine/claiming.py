@@ -15,6 +15,7 @@ from jobmanager.engine.delivery import Delivery
 from jobmanager.engine.observers import Observers
 from jobmanager.engine.slots import Slots
 from jobmanager.engine.wakeup import Alarm, StatusVersion
+from jobmanager.errors import JobManagerError, LeaseLost
 from jobmanager.registry import Registry
 from jobmanager.store import Store
 
@@ -73,6 +74,7 @@ class Claimer:
     def _launch_all(self, claimed: list[JobRecord]) -> None:
         for record in claimed:
             self._observers.attempt_began(record)
+        for record in claimed:
             self._launch(record)
         if claimed:
             self._wake.set()  # look again: a bounded type is claimed one job at a time, and slots may have come free
@@ -89,7 +91,11 @@ class Claimer:
             _log.exception("No thread could be started for job %s. The job is released.", record.id)
             self._slots.remove(runner)
             self._notify()
-            runner.hand_over()
+            try:
+                runner.hand_over()
+            except (JobManagerError, LeaseLost) as error:
+                # Its lease will expire. LeaseLost would end the dispatcher.
+                _log.warning("Job %s could not be released: %s", record.id, error)
 
     # In the threads of jobs too
 

@@ -44,9 +44,10 @@ class ForceWindow:
 
     def call(self, code: Callable[[], T]) -> T:
         """Call into the job's code. Until the call returns, force may interrupt it."""
-        with self._lock:
-            self._thread_id, self._is_open = threading.get_ident(), True
         try:
+            # Within the try: a force may strike as soon as the lock is released.
+            with self._lock:
+                self._thread_id, self._is_open = threading.get_ident(), True
             return code()
         finally:
             with self._lock:

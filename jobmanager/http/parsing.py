@@ -78,7 +78,7 @@ def parse_many(body: bytes | bytearray, example: str) -> Iterator[Any]:
 def json_type_name(value: Any) -> str:
     """Return the name of the value's JSON type, with an article.
 
-    >>> kind([])
+    >>> json_type_name([])
     'an array'
     """
     names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null", dict: "an object"}

@@ -6,7 +6,6 @@ import contextlib
 import os
 import pty
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 
 from jobmanager import Client
 from jobmanager.core.states import Status
+from tests.ports import free_port
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -157,9 +157,7 @@ def test_a_missing_server_is_an_error_of_one_sentence(start: Start) -> None:
 
 
 def test_serve_works_in_any_folder(start: Start, tmp_path: Path, until: Any) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     data = str(tmp_path / "served")
     process = start("serve", "--port", str(port), "--workers", "2", env={"JOBMANAGER_DATA_DIR": data})

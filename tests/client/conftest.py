@@ -18,6 +18,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from jobmanager import Client, Fatal, Job, JobManager, Settings
 from jobmanager.http import create_app
 from jobmanager.registry import Registry
+from tests.ports import free_port
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -80,7 +81,7 @@ class Service:
         self.types = Registry()
         for job_type in (Steps, Fails, File, Wordy):
             self.types.register(job_type)
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._server: BaseWSGIServer | None = None
 
@@ -177,12 +178,6 @@ def _read_request(connection: socket.socket) -> bytes:
     while len(body) < sum(lengths):
         body += connection.recv(65_536)
     return head + b"\r\n\r\n" + body
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from typing import Any, TypeVar
 import httpx
 import psycopg
 from psycopg.rows import dict_row
+
+from tests.ports import free_port
 
 T = TypeVar("T")
 
@@ -53,7 +54,7 @@ class Server:
         self.environment: dict[str, str] = {}
         #: a command that runs the command behind it
         self.runner: list[str] = []
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         #: without keep-alive: each request may land in another worker
         self.client = httpx.Client(base_url=self.url, timeout=15, headers={"Connection": "close"})
@@ -303,12 +304,6 @@ def assert_attempts_never_overlap(trace: Sequence[Line]) -> None:
     for line in trace:
         assert line.attempt >= newest or line.what not in ("begin", "tick", "end"), f"{line} came after {newest} began"
         newest = max(newest, line.attempt)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _has_opened_the_store(pid: int) -> bool:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from gunicorn_server import ROOT, Server, until
 
 from jobmanager.auth.tokens import Role, TokenFile
 from jobmanager.jobs.export.sample import make_sample
+from tests.ports import free_port
 
 GUIDE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 MIB = 1024 * 1024
@@ -43,12 +43,6 @@ def documented(kind: str, **replaced: str) -> str:
         assert old in shown, old
         shown = shown.replace(old, new)
     return str(shown)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Front:

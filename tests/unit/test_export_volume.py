@@ -1,9 +1,7 @@
-"""An export on a volume that is really full, and what its modules' examples say."""
+"""An export on a volume that is really full."""
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -106,22 +104,3 @@ def test_a_list_of_datasets_elsewhere_is_found(settings: Settings, tmp_path: Pat
     elsewhere = replace(settings, data_dir=tmp_path, database_url="", datasets=settings.data_dir / "datasets.toml")
 
     assert trial.run(Export, YEARS, settings=elsewhere).checkpoints[-1].done == 10_000
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "dates",
-        "datasets",
-        "formats",
-        "artifact",
-        "counting",
-        "output_file",
-        "position",
-        "readers.sqlite_columns",
-    ],
-)
-def test_the_examples_in_the_code_are_true(name: str) -> None:
-    module = importlib.import_module(f"jobmanager.jobs.export.{name}")
-
-    assert doctest.testmod(module).failed == 0

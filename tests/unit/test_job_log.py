@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmanager.core import job_log
 from jobmanager.core.job_log import (
     LONGEST_LINE,
     Entry,
@@ -83,9 +81,3 @@ def test_of_a_long_traceback_the_beginning_and_the_end_are_kept() -> None:
     assert "\n… (50050 characters left out) …\n" in kept
     assert kept.endswith("\nValueError: no")
     assert len(kept) < LONGEST_LINE + 100
-
-
-def test_the_examples_in_the_docstrings_hold() -> None:
-    told = doctest.testmod(job_log)
-
-    assert (told.failed, told.attempted > 0) == (0, True)

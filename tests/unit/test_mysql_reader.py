@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,6 +25,7 @@ from jobmanager.jobs.export.readers import mysql_connection
 from jobmanager.jobs.export.readers.mysql import MysqlReader
 from jobmanager.jobs.export.readers.mysql_connection import Connection
 from jobmanager.jobs.export.readers.opening import open_reader
+from tests.ports import free_port
 
 pymysql = pytest.importorskip("pymysql", reason="PyMySQL is not installed: pip install -r requirements-dev.txt")
 
@@ -42,7 +42,7 @@ def url() -> Iterator[URL]:
         pytest.skip("MariaDB is not installed: apt-get install mariadb-server")
     usr = Path(program).parents[1]
     with tempfile.TemporaryDirectory(prefix="mariadb-of-tests-", ignore_cleanup_errors=True) as name:
-        folder, port, user = Path(name), _free_port(), "nobody" if os.getuid() == 0 else None
+        folder, port, user = Path(name), free_port(), "nobody" if os.getuid() == 0 else None
         folder.chmod(0o777)
         options = [f"--basedir={usr}", f"--datadir={folder / 'data'}", f"--tmpdir={folder}"]
         subprocess.run(
@@ -63,12 +63,6 @@ def url() -> Iterator[URL]:
                 yield URL.create("mysql+pymysql", username="root", host="127.0.0.1", port=port, database="trial")
             finally:
                 server.terminate()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> None:

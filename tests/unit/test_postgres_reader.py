@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -30,6 +29,7 @@ from jobmanager.jobs.export.readers.opening import open_reader
 from jobmanager.jobs.export.readers.postgresql import PostgresReader
 from jobmanager.jobs.export.readers.postgresql_columns import Column
 from jobmanager.jobs.export.readers.postgresql_values import delivered
+from tests.ports import free_port
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
@@ -451,12 +451,6 @@ def test_no_transaction_is_held_and_nothing_can_be_written(url: str, execute: An
 
 
 # Servers of the system
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def is_answering(port: int) -> bool:
