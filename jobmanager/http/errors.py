@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Flask, Response, g, jsonify, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge, default_exceptions
 
 from jobmanager.errors import (
@@ -109,7 +110,7 @@ def _status_and_text(error: Exception) -> tuple[HTTPStatus, str]:
     """Return the status and the text for the client. Log errors of the service."""
     if isinstance(error, RequestEntityTooLarge) and "jobmanager_max_body_bytes" in g:
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {g.jobmanager_max_body_bytes} bytes."
-    if isinstance(error, HTTPException):
+    if isinstance(error, (HTTPException, ParseException)):
         return _status_and_text_of_http(error)
     kind = _kind_of(error)
     if kind is None:
@@ -123,7 +124,9 @@ def _status_and_text(error: Exception) -> tuple[HTTPStatus, str]:
     return kind.status, str(error)
 
 
-def _status_and_text_of_http(error: HTTPException) -> tuple[HTTPStatus, str]:
+def _status_and_text_of_http(error: HTTPException | ParseException) -> tuple[HTTPStatus, str]:
+    if isinstance(error, ParseException):  # gunicorn's, from reading the body
+        return HTTPStatus.BAD_REQUEST, "The chunks of the body, or the fields after them, are malformed."
     if isinstance(error, ClientDisconnected):
         return HTTPStatus.BAD_REQUEST, "The request ended before its body was complete."
     status = HTTPStatus(error.code or 500)

@@ -139,6 +139,8 @@ class Incoming:
     def _walk_chunks(self, body_at: int) -> Stage:
         """Return the stage of a chunked request. Continue with the chunk that was incomplete the last time."""
         while self._chunk_at < len(self._data):
+            if self._chunks and not self._data.startswith(_LINE_END, self._chunk_at - len(_LINE_END)):
+                return Stage.MALFORMED
             line = _CHUNK_LINE.match(self._data, self._chunk_at)
             if line is None:
                 return self._stage_of_line()

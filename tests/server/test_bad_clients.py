@@ -18,6 +18,7 @@ from jobmanager.auth.tokens import Role, TokenFile
 MakeServer = Callable[..., Server]
 
 HOST = b"Host: localhost\r\n"
+CHUNKED = b"POST /jobs HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 #: What an answer may take beside bad clients.
 QUICK_SECONDS = 1.0
 #: Time in which a whole request has to arrive.
@@ -269,7 +270,12 @@ def test_a_head_that_is_too_long_is_refused(make_server: MakeServer) -> None:
         (b"GET /jobs HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx", 400),
         (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 414),
         (b"GET /jobs HTTP/1.1\r\n" + HOST + b"x: y\r\n" * 200 + b"\r\n", 431),
-        (b"POST /jobs HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n", 400),
+        (CHUNKED + b"-1\r\n", 400),
+        (CHUNKED + b"1\r\nxYY0\r\n\r\n", 400),
+        (CHUNKED + b"1\r\nxYYxxxxx", 400),
+        (CHUNKED + b"0\r\nContent-Length: 1\r\n\r\n", 400),
+        (CHUNKED + b"0\r\nbad\r\n\r\n", 400),
+        (CHUNKED.replace(b"/jobs", b"/jobs/batch") + b"1fffff\r\n" + b" " * 0x1FFFFF + b"YY0\r\n\r\n", 400),
         (b"POST /jobs HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
     ],
 )
