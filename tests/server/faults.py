@@ -80,7 +80,9 @@ class Faults:
             f"SELECT id, cursor FROM jobs WHERE type = 'Export' AND cursor IS NOT NULL AND {unfinished}"
         )
         cursors = {row["id"]: as_json(row["cursor"]) for row in rows}
-        parts = [(self._server.folder(job) / cursor["part"], cursor["bytes"]) for job, cursor in cursors.items()]
+        # A cursor has its plan before it has a part.
+        begun = {job: cursor for job, cursor in cursors.items() if "part" in cursor}
+        parts = [(self._server.folder(job) / cursor["part"], cursor["bytes"]) for job, cursor in begun.items()]
         return [(path, length) for path, length in parts if 0 < length <= _size(path)]
 
 
