@@ -133,8 +133,14 @@ def test_a_process_that_is_told_without_end_looks_no_more_often_than_any(
 
     teller = Thread(target=tell, name="test-teller")
     teller.start()
-    counted = looks(manager)
+    counted: list[int] = []
+
+    def look() -> bool:
+        counted.append(looks(manager))
+        return counted[-1] > BETWEEN  # less only where the machine has no time for either thread
+
+    until(look)
     is_over.set()
     teller.join()
 
-    assert BETWEEN < counted < 2.5 * BETWEEN
+    assert max(counted) < 2.5 * BETWEEN
