@@ -122,8 +122,12 @@ def test_an_export_goes_on_with_the_columns_that_it_began_with(
             f"INSERT INTO u SELECT id, at, id, phone FROM t; {REBUILT}",
             "The column 'note' of dataset 'one' was of type string when this export began, and is of type int64 now.",
         ),
+        (
+            "ALTER TABLE t DROP COLUMN note; ALTER TABLE t ADD COLUMN note TEXT DEFAULT '5'",
+            "The column note of dataset 'one' has changed since this export began.",
+        ),
     ],
-    ids=["dropped", "renamed", "retyped"],
+    ids=["dropped", "renamed", "retyped", "replaced"],
 )
 @pytest.mark.parametrize("file_format", ["csv", "parquet"])
 def test_an_export_fails_at_once_if_a_column_that_it_began_with_has_changed(

@@ -89,9 +89,9 @@ class SqliteReader:
             ]
 
     def identity(self) -> dict[str, str]:
-        """Return the encoding, the date format and the declared columns; see Reader."""
+        """Return the encoding, the date format and the columns with their defaults; see Reader."""
         encoding = self._connection.query("PRAGMA encoding")["encoding"][0].as_py()
-        columns = {COLUMN + name: declared for name, declared in self._table.declared().items()}
+        columns = {COLUMN + name: declared for name, declared in self._table.identities().items()}
         return {"encoding": encoding, "date_format": str(self._dates.format())} | columns
 
     def mixed_columns(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:

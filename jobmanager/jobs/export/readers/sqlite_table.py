@@ -47,6 +47,14 @@ class Table:
         self.types()
         return self._declared
 
+    def identities(self) -> dict[str, str]:
+        """Return each column's declared type and default: a column that was replaced often has another default."""
+        found = {row["name"]: row["dflt_value"] for row in self._columns_now()}
+        return {
+            name: kind if found.get(name) is None else f"{kind} DEFAULT {found[name]}"
+            for name, kind in self.declared().items()
+        }
+
     def check_unchanged(self, names: list[str]) -> bool:
         """Raise Fatal if one of the columns has changed since the export began.
 
