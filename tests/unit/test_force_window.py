@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from threading import Thread
@@ -40,6 +41,36 @@ def test_force_interrupts_the_code_that_is_called() -> None:
 def test_force_spares_the_thread_before_and_after_the_call(outside: Callable[[ForceWindow], None]) -> None:
     window = ForceWindow("7")
     outside(window)
+
+    force_from_another_thread(window)
+    work()
+
+
+class StrikingLock:
+    """A lock in whose first release by this thread another thread's force strikes."""
+
+    def __init__(self) -> None:
+        self._lock, self._thread, self.strike = threading.Lock(), threading.get_ident(), lambda: None
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if threading.get_ident() == self._thread:
+            strike, self.strike = self.strike, lambda: None
+            strike()
+
+
+def test_force_that_strikes_as_a_call_begins_spares_the_thread_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = StrikingLock()
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.Lock", lambda: lock)
+        window = ForceWindow("7")
+    lock.strike = lambda: force_from_another_thread(window)
+
+    with pytest.raises(StopRequested):
+        window.call(work)
 
     force_from_another_thread(window)
     work()
