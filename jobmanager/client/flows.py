@@ -55,7 +55,7 @@ J = TypeVar("J", bound=Snapshot)
 DEFAULT_URL = "http://127.0.0.1:8080"
 #: The longest wait that the server grants a request (`Prefer: wait=N`, RFC 7240).
 _MOST_WAIT_SECONDS = 30
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 _LONGEST_PAGE = 500
 _LINES_A_PAGE = 5000
 
@@ -349,11 +349,11 @@ def _post(path: str, content: bytes, headers: Mapping[str, str] | None = None) -
 
 
 def _receive(reply: Reply, sink: Sink, begin: int, budget: RetryBudget) -> Flow[bool]:
-    """Write the body of the reply to *sink*, which has *begin* bytes. Return True if it reaches the end of the file.
+    """Write the body of the reply to *sink*, which has *begin* bytes. Return True if the file is complete then.
 
     Raises Damaged if it is not the part that the client requested, and NoReply if it breaks off.
     """
-    first, is_to_end = _range_of(reply)
+    first, size = _range_of(reply)
     if begin and first == 0:
         sink.restart()
     elif first != begin:
@@ -362,20 +362,21 @@ def _receive(reply: Reply, sink: Sink, begin: int, budget: RetryBudget) -> Flow[
     while chunk := (yield Receive()):
         sink.write(chunk)
         budget.reset()
-    if not is_to_end and sink.size() == before:
+    if size is None or sink.size() == size:
+        return True
+    if sink.size() > size:
+        raise Damaged("The server sent more than the file has.")
+    if sink.size() == before:
         raise Damaged("The server sent nothing of the part that the client requested.")
-    return is_to_end
+    return False
 
 
-def _range_of(reply: Reply) -> tuple[int, bool]:
-    """Return the offset in the file of the body's first byte, or -1; and whether the body reaches the file's end.
+def _range_of(reply: Reply) -> tuple[int, int | None]:
+    """Return the offset in the file of the body's first byte, or -1; and the size of the file, None for a whole file.
 
     A server may send less than the requested range (RFC 9110, 15.3.7).
     """
     if reply.status == 200:
-        return 0, True
+        return 0, None
     found = _CONTENT_RANGE.fullmatch(reply.headers.get("content-range", ""))
-    if found is None:
-        return -1, False
-    first, last, size = map(int, found.groups())
-    return first, last + 1 == size
+    return (-1, None) if found is None else (int(found[1]), int(found[2]))

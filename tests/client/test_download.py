@@ -118,6 +118,21 @@ def test_a_download_requests_the_rest_if_a_server_sends_less_than_was_requested(
     assert (tmp_path / "file").read_bytes() == whole
 
 
+def test_a_part_that_is_shorter_than_it_says_is_not_taken_for_the_end_of_the_file(
+    client: Client, proxy: Any, through: Callable[..., Client], tmp_path: Path
+) -> None:
+    job = client.submit("File", {"size": SIZE, "has_sha256": False}).wait(20)
+    job.download(tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    (tmp_path / f".file.{job.id}.part").write_bytes(whole[:1000])
+    head = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 1000-639999/640000\r\nTransfer-Encoding: chunked\r\n"
+    proxy.plan = [1 << 40, head + b"Connection: close\r\n\r\n5\r\n" + whole[1000:1005] + b"\r\n0\r\n\r\n"]
+
+    through().download(job.id, tmp_path / "file")
+
+    assert (tmp_path / "file").read_bytes() == whole
+
+
 @pytest.mark.parametrize(
     "reply",
     [
@@ -126,6 +141,7 @@ def test_a_download_requests_the_rest_if_a_server_sends_less_than_was_requested(
         b"HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n\r\nother",
         b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 1000-/*\r\nContent-Length: 5\r\n\r\nother",
         b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 1000-2000/640000\r\nContent-Length: 0\r\n\r\n",
+        partial_reply(b"other", 1000, 1001),
     ],
 )
 def test_a_part_of_a_file_that_was_not_requested_fails_the_download(
