@@ -17,13 +17,14 @@ from jobmanager.jobs.export.chunks import MAX_BYTES
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.reader import COLUMN
+from jobmanager.jobs.export.readers.errors import null_key_error
 from jobmanager.jobs.export.readers.sqlite_columns import misfit_test
 from jobmanager.jobs.export.readers.sqlite_connection import Connection
 from jobmanager.jobs.export.readers.sqlite_dates import Dates
 from jobmanager.jobs.export.readers.sqlite_order import RowOrder, Segment, ambiguous_key_error, select
 from jobmanager.jobs.export.readers.sqlite_rows import MOST_SELECTED, Rows
 from jobmanager.jobs.export.readers.sqlite_sorted import SortedRows
-from jobmanager.jobs.export.readers.sqlite_table import Table, null_key_error
+from jobmanager.jobs.export.readers.sqlite_table import Table
 from jobmanager.jobs.export.readers.sqlite_values import bound, has_null, place_of, to_fixed_type
 from jobmanager.jobs.export.schemas import schema_of
 

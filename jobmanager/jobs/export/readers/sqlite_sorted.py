@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.errors import null_key_error
 from jobmanager.jobs.export.readers.sqlite_connection import Connection
 from jobmanager.jobs.export.readers.sqlite_order import Order, Segment, ambiguous_key_error
-from jobmanager.jobs.export.readers.sqlite_table import Table, null_key_error
+from jobmanager.jobs.export.readers.sqlite_table import Table
 from jobmanager.jobs.export.readers.sqlite_values import bound
 
 

@@ -124,13 +124,5 @@ class Table:
         return [row for row in rows if row["hidden"] != 1]
 
 
-def null_key_error(dataset: Dataset) -> Fatal:
-    """Return the error for rows whose key is NULL."""
-    return Fatal(
-        f"The key of dataset {dataset.name!r} is NULL in some rows: they have no order and would be lost. "
-        "Configure a key that is NOT NULL."
-    )
-
-
 def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
