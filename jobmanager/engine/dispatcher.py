@@ -26,7 +26,7 @@ from jobmanager.engine.observers import Observers
 from jobmanager.engine.slots import Slots
 from jobmanager.engine.wakeup import Alarm, StatusVersion
 from jobmanager.engine.watchdog import Watchdog
-from jobmanager.errors import JobManagerError, LeaseLost, Unwind
+from jobmanager.errors import Interrupt, JobManagerError, LeaseLost, Unwind
 from jobmanager.registry import Registry
 from jobmanager.store import Store, Watch
 
@@ -179,7 +179,7 @@ class Engine:
                 except JobManagerError as error:
                     _log.warning("The engine failed and will retry: %s", error)
                     self._rest()
-                except Exception:
+                except (Exception, Interrupt):  # an interrupt is meant for the thread of a job, never for this one
                     _log.exception("The engine failed and will retry.")
                     self._rest()
             self._hand_over_the_rest()

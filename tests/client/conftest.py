@@ -68,9 +68,44 @@ class File(Job):
         return named | ({"sha256": hashlib.sha256(content).hexdigest()} if self.args.has_sha256 else {})
 
 
+class _Closing:
+    """A response, and how to close it once."""
+
+    def __init__(self, chunks: Any) -> None:
+        self._chunks = chunks
+        self._closing = contextlib.ExitStack()
+        self._closing.callback(chunks.close)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._chunks)
+
+    def close(self) -> None:
+        self._closing.close()
+
+
 class _Handler(WSGIRequestHandler):
+    """Werkzeug's handler, which does not close a response if the client resets the connection."""
+
     def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - Werkzeug's name
         """Log nothing."""
+
+    def connection_dropped(self, error: BaseException, environ: dict[str, Any] | None = None) -> None:
+        """Close the response, and with it the file that it sends."""
+        if environ is not None and _RESPONSE in environ:
+            environ[_RESPONSE].close()
+
+
+_RESPONSE = "tests.response"
+
+
+def _closable(app: Any) -> Any:
+    """Return the WSGI application with responses that the handler can close."""
+
+    def call(environ: dict[str, Any], start_response: Any) -> _Closing:
+        environ[_RESPONSE] = _Closing(app(environ, start_response))
+        return environ[_RESPONSE]
+
+    return call
 
 
 class Service:
@@ -89,7 +124,7 @@ class Service:
         self.manager = JobManager(self.settings, self.types)
         self.manager.start()
         self._server = make_server(
-            "127.0.0.1", self.port, create_app(self.manager), threaded=True, request_handler=_Handler
+            "127.0.0.1", self.port, _closable(create_app(self.manager)), threaded=True, request_handler=_Handler
         )
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()

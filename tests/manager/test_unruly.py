@@ -12,7 +12,7 @@ import pytest
 
 from jobmanager import Job
 from jobmanager.engine import watchdog
-from jobmanager.errors import LeaseLost, StoreUnavailable
+from jobmanager.errors import LeaseLost, StoreUnavailable, Unwind
 from jobmanager.registry import Registry
 
 
@@ -350,3 +350,30 @@ def test_a_job_whose_thread_cannot_be_started_is_given_back(
 
     assert (completed.crashes, completed.failures) == (0, 0)
     assert manager.actions(job.id) == ["submit", "claim", "release", "claim", "complete"]
+
+
+@pytest.mark.parametrize(
+    "error", [LeaseLost("7"), Unwind("7"), KeyError("odd")], ids=lambda error: type(error).__name__
+)
+def test_the_engine_goes_on_whatever_a_call_of_the_store_raises_in_its_thread(
+    make_manager: Any, types: Registry, until: Any, error: BaseException
+) -> None:
+    @types.register
+    class Empty(Job):
+        def start(self) -> None:
+            """Do nothing."""
+
+    manager = make_manager()
+    raised = threading.Event()
+
+    def fault(name: str) -> BaseException | None:
+        if name == "look" and not raised.is_set():
+            raised.set()
+            return error
+        return None
+
+    manager.store.fault = fault
+    job = manager.submit("Empty")
+
+    assert manager.until(job.id, "completed")
+    assert raised.is_set()

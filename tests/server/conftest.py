@@ -63,6 +63,7 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield make
     for server in servers:
         server.close()
+        print(server.log_tail())  # pytest shows it if the test failed
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ _ESTABLISHED, _LISTENING = "01", "0A"
 ROOT = Path(__file__).parents[2]
 LEASE_SECONDS = 1.0
 CHECKPOINT_SECONDS = 0.05
+_TAIL_CHARACTERS = 10_000
 
 
 def until(look: Callable[[], T], what: object = "", *, seconds: float = 20.0, every: float = 0.01) -> T:
@@ -143,6 +144,11 @@ class Server:
         with self.log_file.open(encoding="utf-8") as log:
             log.seek(self._log_begins)
             return log.read()
+
+    def log_tail(self) -> str:
+        """Return the end of what gunicorn and its workers have said since they were made, under the name of the log."""
+        said = self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
+        return f"{self.log_file}:\n{said[-_TAIL_CHARACTERS:]}"
 
     def is_ready(self) -> bool:
         """Return True if every worker has booted and the store answers."""

@@ -117,6 +117,8 @@ def front(request: pytest.FixtureRequest, make_server: Callable[..., Server], tm
         yield front
     finally:
         front.close()
+        for log in (front.log, *folder.glob("error.log")):
+            print(f"{log}:\n{log.read_text(encoding='utf-8')}")  # pytest shows it if the test failed
 
 
 def test_a_front_passes_on_requests_batches_events_and_ranges(front: Front) -> None:
@@ -154,7 +156,7 @@ def until_change(lines: Iterator[str], status: str) -> None:
         name, _, data = line.partition(": ")
         if name == "data" and json.loads(data).get("to_status") == status:
             return
-    raise AssertionError(f"the stream has ended before the job was {status}")
+    raise AssertionError(f"at {datetime.now(UTC)} the stream has ended before the job was {status}")
 
 
 def assert_a_batch_of_two_mebibytes_is_taken(client: httpx.Client) -> None:
