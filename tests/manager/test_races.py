@@ -11,12 +11,14 @@ from functools import partial
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from jobmanager import Job
 from jobmanager.errors import NotAllowed
 from jobmanager.registry import Registry
 
 _UNITS = 60
+_ENDLESS = 1_000_000
 
 
 @pytest.fixture
@@ -25,12 +27,15 @@ def units(types: Registry, stage: Any) -> type[Job]:
 
     @types.register
     class Units(Job):
+        class Args(BaseModel):
+            units: int = _UNITS
+
         def start(self) -> dict[str, int]:
-            for unit in range(self.cursor or 0, _UNITS):
+            for unit in range(self.cursor or 0, self.args.units):
                 self.wait(0.001)
                 stage.tell((self.job_id, unit))
-                self.checkpoint(cursor=unit + 1, done=unit + 1, total=_UNITS)
-            return {"units": _UNITS}
+                self.checkpoint(cursor=unit + 1, done=unit + 1, total=self.args.units)
+            return {"units": self.args.units}
 
         def clean(self) -> None:
             stage.tell((self.job_id, "clean"))
@@ -130,7 +135,7 @@ def test_a_stop_wins_against_any_number_of_halts_and_resumes(
     rng = random.Random(processes)
 
     for _ in range(12):
-        job = managers[0].submit("Units").id
+        job = managers[0].submit("Units", {"units": _ENDLESS}).id
         asks = [ask for manager in managers for ask in (manager.halt, manager.resume, manager.halt, manager.resume)]
         time.sleep(rng.uniform(0, 0.03))
         at_once([*(partial(unless_final, ask, job) for ask in asks), partial(rng.choice(managers).stop, job)])
