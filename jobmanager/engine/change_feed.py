@@ -35,7 +35,7 @@ _CLOCK_SKEW = timedelta(seconds=2)
 #: Most changes read at once.
 _PAGE = 500
 #: Queue length above which a slow subscriber reads from the store instead.
-_LONGEST_QUEUE = 2000
+LONGEST_QUEUE = 2000
 
 #: A message to subscribers.
 Message = News | Progress
@@ -346,7 +346,7 @@ class Subscription:
         with self._came:
             self._waiting += [one for one in wanted if not isinstance(one, News) or one.change.seq > self.position]
             self._reached = position
-            if len(self._waiting) > _LONGEST_QUEUE:
+            if len(self._waiting) > LONGEST_QUEUE:
                 self._waiting, self.is_behind = [], True
             if self._waiting or self.is_behind:
                 self._came.notify_all()

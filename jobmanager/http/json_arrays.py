@@ -13,9 +13,9 @@ from json import JSONDecodeError
 from typing import Any
 
 #: How many bytes are decoded at once. The items are yielded in one list per window.
-_WINDOW = 64 * 1024
+WINDOW = 64 * 1024
 #: An error this close to the end of the text may be due to the cut: no literal or escape is longer.
-_LONGEST_TOKEN = 16
+LONGEST_TOKEN = 16
 _SPACES = " \t\r\n"
 _SPACE = re.compile(r"[ \t\r\n]*")
 _EXPONENT = re.compile(r"\d[eE]")
@@ -87,7 +87,7 @@ class ArrayReader:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
             except JSONDecodeError as error:
-                is_cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _LONGEST_TOKEN
+                is_cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - LONGEST_TOKEN
                 if not is_cut:
                     raise
                 self._check_length(len(self._text))
@@ -96,7 +96,7 @@ class ArrayReader:
                 continue
             self._check_length(end)
             # A number at the end of the text may continue in the next window: "1e+", cut from "1e+5", is parsed as 1.
-            if end > len(self._text) - _LONGEST_TOKEN and self._read_window():
+            if end > len(self._text) - LONGEST_TOKEN and self._read_window():
                 continue
             self._at = end
             self._count += 1
@@ -133,7 +133,7 @@ class ArrayReader:
         self._column = len(done) - newline - 1 if newline >= 0 else self._column + len(done)
         self._lines += done.count("\n")
         # Double what is left, so that an item longer than the window is tried a few times only.
-        piece = self._body[self._read : self._read + max(_WINDOW, len(left))]
+        piece = self._body[self._read : self._read + max(WINDOW, len(left))]
         self._read += len(piece)
         self._text = left + self._to_text.decode(piece, final=self._read == len(self._body))
         self._at = 0

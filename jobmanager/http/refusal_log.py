@@ -41,12 +41,13 @@ class Limit:
             return left_out
 
 
-_limit = Limit()
+#: of the lines of this process
+limit = Limit()
 
 
 def log_refusal(status: HTTPStatus, reason: str) -> None:
     """Log the request if its status is one of _LOGGED, at most once a second for each status."""
-    if status not in _LOGGED or (left_out := _limit.take(status)) is None:
+    if status not in _LOGGED or (left_out := limit.take(status)) is None:
         return
     more = f" {left_out} more were refused since the last such line, but not logged." if left_out else ""
     client = request.remote_addr or "a local socket"

@@ -17,7 +17,7 @@ from jobmanager.http.preferences import preferred_wait
 #: How long a request may wait without one of the places for waiting. Most jobs halt sooner.
 MOMENT_SECONDS = 0.1
 #: How long a batch waits while another batch is stored.
-_BATCH_WAIT_SECONDS = 5.0
+BATCH_WAIT_SECONDS = 5.0
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def batch_at_a_time() -> Iterator[None]:
         if not places.acquire(blocking=False):
             raise BatchUnderWay
         try:
-            if not lock.acquire(timeout=_BATCH_WAIT_SECONDS):
+            if not lock.acquire(timeout=BATCH_WAIT_SECONDS):
                 raise BatchUnderWay
         finally:
             places.release()

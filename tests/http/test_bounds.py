@@ -273,7 +273,7 @@ def test_a_batch_with_labels_is_stored_in_its_order(still: FlaskClient) -> None:
 
 
 def test_a_process_stores_one_batch_at_a_time(still_app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_BATCH_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "BATCH_WAIT_SECONDS", 0.05)
     client, mount = still_app.test_client(), still_app.blueprints["jobmanager"]
 
     with mount.batch_lock:
@@ -286,15 +286,27 @@ def test_a_process_stores_one_batch_at_a_time(still_app: Flask, monkeypatch: pyt
     assert ids(client) == accepted.json["ids"]
 
 
-def test_a_batch_waits_for_the_one_before_it(still_app: Flask, until: Any) -> None:
+class Places(threading.BoundedSemaphore):
+    """Places for waiting that show whether one was taken."""
+
+    is_used = False
+
+    def acquire(self, *args: Any, **kwargs: Any) -> bool:
+        self.is_used = super().acquire(*args, **kwargs)
+        return self.is_used
+
+
+def test_a_batch_waits_for_the_one_before_it(still_app: Flask, until: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     client, mount = still_app.test_client(), still_app.blueprints["jobmanager"]
+    places = Places(4)
+    monkeypatch.setattr(mount, "wait_slots", places)
     answers_given: list[int] = []
     mount.batch_lock.acquire()
     second = threading.Thread(
         target=lambda: answers_given.append(still_app.test_client().post("/jobs/batch", json=[JOB]).status_code)
     )
     second.start()
-    until(lambda: mount.wait_slots._value < 4, "the second one to wait")
+    until(lambda: places.is_used, "the second one to wait")
     mount.batch_lock.release()
     second.join(10)
 

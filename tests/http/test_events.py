@@ -430,7 +430,7 @@ def test_the_store_is_asked_once_for_all_who_follow(settings: Settings, monkeypa
 def test_who_is_too_slow_for_what_waits_goes_on_from_the_store(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, until: Any
 ) -> None:
-    monkeypatch.setattr(change_feed, "_LONGEST_QUEUE", 10)
+    monkeypatch.setattr(change_feed, "LONGEST_QUEUE", 10)
     with JobManager(Settings(data_dir=settings.data_dir, slots=0), Registry()) as manager:
         slow, quick = manager.follow(), manager.follow(Selection(statuses=frozenset({Status.SUBMITTED})))
         first = take(quick, len([manager.submit("Simple")]))

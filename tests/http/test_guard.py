@@ -307,7 +307,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(refusal_log, "_limit", refusal_log.Limit(clock))
+    monkeypatch.setattr(refusal_log, "limit", refusal_log.Limit(clock))
     return clock
 
 

@@ -311,10 +311,10 @@ def test_a_stop_that_is_forced_in_the_moment_of_the_claim_is_not_lost(
                 pass
 
     manager = make_manager(slots=1)
-    asked = threading.Event()
+    asked, claim = threading.Event(), manager.store.claim
 
     def claim_and_force(*args: Any, **kwargs: Any) -> Any:
-        claimed = manager.store._store.claim(*args, **kwargs)
+        claimed = claim(*args, **kwargs)
         for record in claimed:
             manager.stop(record.id, force=True)
             asked.set()

@@ -24,13 +24,13 @@ windows = st.integers(1, 40)
 
 @pytest.mark.parametrize("token", ["\\ud83d\\ude42", "-Infinity"])
 def test_no_literal_or_escape_is_longer_than_the_reader_expects(token: str) -> None:
-    assert len(token) <= json_arrays._LONGEST_TOKEN
+    assert len(token) <= json_arrays.LONGEST_TOKEN
 
 
 def read(body: bytes, window: int, *, longest: int = 10**6) -> Any:
     """Return the items, or what is wrong and where."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_arrays, "_WINDOW", window)
+        patch.setattr(json_arrays, "WINDOW", window)
         try:
             return [item for some in ArrayReader(body, json.JSONDecoder(), longest=longest) for item in some]
         except JSONDecodeError as error:

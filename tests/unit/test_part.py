@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,15 +173,11 @@ def test_the_lock_ends_with_the_process_that_held_it(tmp_path: Path) -> None:
     assert after.path == tmp_path / "part"
 
 
-def test_nothing_of_a_write_that_failed_counts_and_it_can_be_gone_on_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with closing(Part.create(tmp_path / "part")) as part:
+def test_nothing_of_a_write_that_failed_counts_and_it_can_be_gone_on_from(tmp_path: Path) -> None:
+    with closing(Part(_Full(tmp_path / "part", room=5), tmp_path / "part")) as part:
         part.write(b"abc")
-        with monkeypatch.context() as patch:
-            patch.setattr(part, "_file", _Full(part._file))
-            with pytest.raises(NoSpace), translate_os_errors():
-                part.write(b"defg")
+        with pytest.raises(NoSpace), translate_os_errors():
+            part.write(b"defg")
 
         assert (part.length, part.sha256) == (3, digest(b"abc"))
     with closing(reopen(tmp_path / "part", b"abc")) as again:
@@ -188,17 +185,19 @@ def test_nothing_of_a_write_that_failed_counts_and_it_can_be_gone_on_from(
     assert (tmp_path / "part").read_bytes() == b"abcd"
 
 
-class _Full:
-    """A file whose volume has room for two bytes more."""
+class _Full(io.FileIO):
+    """A file on a volume that has room for a few bytes."""
 
-    def __init__(self, file: io.FileIO) -> None:
-        self._file, self._room = file, 2
+    def __init__(self, path: Path, room: int) -> None:
+        super().__init__(path, "w+")
+        self._room = room
 
-    def write(self, data: memoryview) -> int:
+    def write(self, data: Any) -> int:
         if not self._room:
             raise OSError(28, os.strerror(28), "/secret")
-        self._room -= 2
-        return self._file.write(data[:2])
+        written = super().write(memoryview(data)[: self._room])
+        self._room -= written
+        return written
 
 
 def test_checking_a_long_part_stops_now_and_then_and_leaves_nothing_open_if_it_is_interrupted(
@@ -209,7 +208,7 @@ def test_checking_a_long_part_stops_now_and_then_and_leaves_nothing_open_if_it_i
         if len(blocks) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_BLOCK", 10)
+    monkeypatch.setattr(module, "BLOCK_BYTES", 10)
     blocks: list[None] = []
     path = tmp_path / "part"
     path.write_bytes(b"0123456789" * 5)
@@ -234,7 +233,7 @@ def test_leftovers_go_unless_they_are_held_or_gone_already(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("size", [0, 1, 10, 25])
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK", 10)
+    monkeypatch.setattr(module, "BLOCK_BYTES", 10)
     (tmp_path / "file").write_bytes(b"x" * size)
 
     assert sha256(tmp_path / "file", lambda: None) == digest(b"x" * size)

@@ -73,7 +73,7 @@ def test_a_run_that_died_leaves_nothing_that_looks_done_and_the_next_makes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(sample, "_responses", lambda rows: 1 / 0)
+        patch.setattr(sample, "responses", lambda rows: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             make_sample(tmp_path, 10)
     assert not (tmp_path / "sample.db").exists()

@@ -19,7 +19,8 @@ from typing import Any
 #: A checkpoint's claim about a part: its length in bytes, and the SHA-256 of those bytes.
 Claim = tuple[int, str]
 
-_BLOCK = 4 * 1024 * 1024
+#: A part is read in blocks of this size, and leaves the page cache in steps of it.
+BLOCK_BYTES = 4 * 1024 * 1024
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -117,7 +118,7 @@ class Part:
         while rest:
             rest = rest[self._file.write(rest) :]
         self._count(data)
-        if self.length - self._begun >= _BLOCK:
+        if self.length - self._begun >= BLOCK_BYTES:
             self._begin_to_sync()
 
     def _begin_to_sync(self) -> None:
@@ -214,7 +215,7 @@ def sha256(path: Path, on_block: Callable[[], None], *, begins_with: Claim | Non
 def _blocks(file: FileIO, length: int, on_block: Callable[[], None]) -> Iterator[bytes]:
     """Yield the first *length* bytes of a file in blocks; fewer if the file is shorter."""
     left = length
-    while left > 0 and (block := file.read(min(left, _BLOCK))):
+    while left > 0 and (block := file.read(min(left, BLOCK_BYTES))):
         yield block
         left -= len(block)
         on_block()

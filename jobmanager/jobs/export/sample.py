@@ -95,12 +95,12 @@ def _fill(path: Path, rows: int) -> None:
         connection.execute("PRAGMA synchronous = OFF")
         connection.executescript(_SCHEMA)
         with connection:
-            connection.executemany("INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)", _responses(rows))
+            connection.executemany("INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)", responses(rows))
             connection.execute("CREATE INDEX responses_by_date ON responses (submitted_at, id)")
         connection.execute("PRAGMA journal_mode = WAL")
 
 
-def _responses(rows: int) -> Iterator[tuple[object, ...]]:
+def responses(rows: int) -> Iterator[tuple[object, ...]]:
     """Yield the responses by time; some share a second."""
     chance = random.Random(20230101)
     pick, number = chance.choice, chance.random
