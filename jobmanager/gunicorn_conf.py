@@ -7,6 +7,7 @@ package in the master: its workers would inherit the old code after a reload.
 import contextlib
 import gc
 import importlib.util
+import mmap
 import os
 import resource
 import shutil
@@ -15,6 +16,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections import Counter
 
 
@@ -97,6 +100,10 @@ if os.environ.get("JOBMANAGER_LOG", "").strip() == "json":
 
 _SWITCH_SECONDS = 0.0002
 
+#: How long workers of before a reload go on at most until one of the new workers serves.
+_RELOAD_SECONDS = 20.0
+#: Bytes of `server.reloads`: the number of the last reload, and that of the newest worker that serves.
+_LAST_RELOAD, _SERVING = range(2)
 _QUICK_STOP_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
 _STOP_SIGNALS = (signal.SIGTERM, *_QUICK_STOP_SIGNALS)
 
@@ -123,10 +130,17 @@ def on_starting(server):
     command = [sys.executable, "-m", "jobmanager", "check", *binds]
     if subprocess.run(command, env=alone, check=False).returncode != 0:
         sys.exit(1)
+    server.reloads = mmap.mmap(-1, 2)  # the master shares it with its workers
+
+
+def on_reload(server):
+    """Count the reload. The workers of before it go on until one of the new ones serves."""
+    server.reloads[_LAST_RELOAD] = (server.reloads[_LAST_RELOAD] + 1) % 256
 
 
 def pre_fork(server, worker):
     """Choose the core that the fewest other workers use; the pid decides ties, so that several servers spread."""
+    worker.reloads, worker.reload = server.reloads, server.reloads[_LAST_RELOAD]
     cores = sorted(os.sched_getaffinity(0))
     first = os.getpid() % len(cores)
     taken = Counter(other.core for other in server.WORKERS.values())
@@ -150,6 +164,7 @@ def post_worker_init(worker):
         _pin_request_threads(worker.core)
     for number in _STOP_SIGNALS:
         signal.signal(number, _shutdown_handler(worker, signal.getsignal(number)))
+    worker.reloads[_SERVING] = worker.reload
     # A thread that computes releases the GIL after this time, so that requests do not wait for long.
     sys.setswitchinterval(_SWITCH_SECONDS)
     # Imported objects stay for good: scanning them at each collection takes a third of the time of a batch.
@@ -205,9 +220,18 @@ def _address_of(number):
 
 
 def _shutdown_handler(worker, gunicorn_handler):
-    """Return a signal handler that begins the shutdown of the manager, then calls gunicorn's handler."""
+    """Return a signal handler that begins the shutdown of the manager, then calls gunicorn's handler.
+
+    At a reload, the master sends SIGTERM as soon as it has forked the new workers, which import the application for
+    seconds. Until one of them serves, this worker goes on, unless it gets another signal.
+    """
+    signals = []
 
     def handle(number, frame):
+        signals.append(number)
+        if signals == [signal.SIGTERM] and worker.reload != worker.reloads[_LAST_RELOAD]:
+            threading.Thread(target=_leave_after_reload, args=(worker,), daemon=True).start()
+            return
         if number in _QUICK_STOP_SIGNALS:
             # The signal may come twice: from the terminal or systemd, and from the master. gunicorn's handler raises
             # SystemExit, which must not interrupt the handover.
@@ -216,6 +240,14 @@ def _shutdown_handler(worker, gunicorn_handler):
         gunicorn_handler(number, frame)
 
     return handle
+
+
+def _leave_after_reload(worker):
+    """Send this worker another SIGTERM once a worker of the last reload serves, or after _RELOAD_SECONDS."""
+    deadline = time.monotonic() + _RELOAD_SECONDS
+    while worker.reloads[_SERVING] != worker.reloads[_LAST_RELOAD] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _pin_request_threads(core):

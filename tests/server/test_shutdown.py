@@ -71,6 +71,47 @@ def test_a_sigterm_ends_workers_that_are_still_starting(make_server: Callable[..
     assert server.wait(15) == 0
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_requests_are_answered_and_jobs_go_on_while_the_workers_of_a_reload_start(
+    make_server: Callable[..., Server], workers: int
+) -> None:
+    server = make_server(app="slow_start:app", workers=workers).start()
+    job = server.submit("Units", units=100_000)
+    server.until_done(job, 5)
+    old = set(server.worker_pids())
+    hold = server.data_dir / "hold"
+
+    hold.touch()
+    server.signal(signal.SIGHUP)
+    until((server.data_dir / "waits").exists, server.log)
+    # None of the new workers serves before the file is gone.
+    for _ in range(5):
+        server.ask("halt", job)
+        server.until_status("halted", job)
+        server.ask("resume", job)
+    server.until_done(job, server.job(job)["done"] + 5)
+    hold.unlink()
+    until(lambda: len(server.worker_pids()) == workers and not old & set(server.worker_pids()), server.log)
+
+    server.until_done(job, server.job(job)["done"] + 5)
+    assert server.job(job)["crashes"] == server.job(job)["failures"] == 0
+    assert_attempts_never_overlap(server.trace(job))
+
+
+def test_a_sigterm_during_a_reload_ends_the_server_and_hands_its_jobs_over(make_server: Callable[..., Server]) -> None:
+    server = make_server(app="slow_start:app").start()
+    job = server.submit("Units", units=100_000)
+    (server.data_dir / "hold").touch()
+    server.signal(signal.SIGHUP)
+    until((server.data_dir / "waits").exists, server.log)
+
+    os.killpg(server.process.pid, signal.SIGTERM)
+    (server.data_dir / "hold").unlink()
+
+    assert server.wait(30) == 0
+    _assert_handed_over(server, job)
+
+
 def test_a_halted_job_stays_halted_over_a_sigterm_and_resumes_in_the_next_process(server: Server) -> None:
     job = server.submit("Units", units=50)
     server.until_done(job, 5)
