@@ -7,11 +7,14 @@ is made from the footers of the pieces. This module does not deal with part file
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
+
+from jobmanager.jobs.export.output_file import FilesUnusable
 
 #: A Parquet file begins and ends with these bytes. Four bytes before the final ones hold the length of the footer.
 _MAGIC = b"PAR1"
@@ -21,18 +24,35 @@ _SEEN = 1_000
 
 
 def piece(rows: pa.Table, at: int) -> bytes:
-    """Return a file of these rows, to be appended to *at* bytes of other pieces. Without rows, it has no row group."""
-    # Arrow takes offsets from its file. So it writes to a file in memory, which begins with a hole of *at* bytes.
-    with open(os.memfd_create("piece"), "r+b", buffering=0) as memory:
-        memory.truncate(at)
-        with pa.OSFile(f"/proc/self/fd/{memory.fileno()}", "ab") as sink:
+    """Return a file of these rows, to be appended to *at* bytes of other pieces. Without rows, it has no row group.
+
+    Raises FilesUnusable if a temporary file cannot be written: it takes as much space as the piece.
+    """
+    try:
+        return _piece(rows, at)
+    except OSError as error:
+        # Not as an OSError, which would be taken for one of the job's own files.
+        reason = error.strerror or "input or output failed"
+        raise FilesUnusable(f"A temporary file of the service cannot be written: {reason}.") from None
+
+
+def _piece(rows: pa.Table, at: int) -> bytes:
+    number, name = tempfile.mkstemp()
+    with open(number, "r+b", buffering=0) as file:
+        # Arrow takes offsets from its file, so this file begins with a hole of *at* bytes.
+        try:
+            file.truncate(at)
+            sink = pa.OSFile(name, "ab")
+        finally:
+            os.unlink(name)  # now, so that nothing is left if the process is killed
+        with sink:
             # Arrow does not start in the middle of a file, so seek to 0. Append mode still writes at the end.
             os.lseek(sink.fileno(), 0, os.SEEK_SET)
             with pa.parquet.ParquetWriter(sink, rows.schema, use_dictionary=_repetitive(rows)) as writer:
                 if rows.num_rows:
                     writer.write_table(rows, row_group_size=rows.num_rows)
-        memory.seek(at)
-        return memory.read()
+        file.seek(at)
+        return file.read()
 
 
 def combined_footer(descriptor: int, length: int, on_piece: Callable[[], None]) -> pa.Buffer:
