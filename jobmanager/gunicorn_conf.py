@@ -24,13 +24,18 @@ from collections import Counter
 def _raise_descriptor_limit():
     """Raise the limit of open descriptors as far as the system allows, to 65,536 at most, and return that limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return most
+    for most in _MOST_DESCRIPTORS:
+        wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+        if wanted <= soft or soft == resource.RLIM_INFINITY:
+            return wanted
+        # Whatever its hard limit is, macOS has another one (kern.maxfilesperproc), which is at least 10,240.
+        with contextlib.suppress(ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            return wanted
+    return soft
 
 
-_MOST_DESCRIPTORS = 65_536
+_MOST_DESCRIPTORS = (65_536, 10_240)
 _port = os.environ.get("PORT", "").strip() or "8080"
 if not (_port.isdecimal() and int(_port) < 2**16):
     sys.exit(f"The service cannot start. PORT must be a whole number up to 65535, not {_port!r}.")
@@ -46,7 +51,7 @@ worker_connections = min(1000, max(32, _raise_descriptor_limit() - 200))
 # No request header may set SCRIPT_NAME or PATH_INFO.
 forwarder_headers = ""
 # Workers update their heartbeat files here: not on a disk, which may be slow.
-worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
 # The control socket is not needed, and several services of one user would share its path.
 control_socket_disable = True
 
@@ -75,7 +80,18 @@ def _make_metrics_folder():
 def _is_in_use(folder):
     """Return True if the master or one of its workers lives: the folder and its files are named after their pids."""
     pids = {os.path.splitext(name)[0].rpartition("-")[2].rpartition("_")[2] for name in [folder, *os.listdir(folder)]}
-    return any(os.path.isdir(f"/proc/{pid}") for pid in pids if pid.isdecimal())
+    return any(_lives(int(pid)) for pid in pids if pid.isdecimal())
+
+
+def _lives(pid):
+    """Return True if there is a process with this number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it belongs to another user
+        return True
+    return True
 
 
 with contextlib.suppress(OSError):  # without the folder, each worker shows its own metrics only
@@ -139,12 +155,22 @@ def on_reload(server):
 
 
 def pre_fork(server, worker):
-    """Choose the core that the fewest other workers use; the pid decides ties, so that several servers spread."""
+    """Note at which reload the worker is forked, and choose its core."""
     worker.reloads, worker.reload = server.reloads, server.reloads[_LAST_RELOAD]
+    worker.core = _core_for_worker(server)
+
+
+def _core_for_worker(server):
+    """Return the core that the fewest other workers use; the pid decides ties, so that several servers spread.
+
+    None if the system cannot pin threads, as macOS.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return None
     cores = sorted(os.sched_getaffinity(0))
     first = os.getpid() % len(cores)
     taken = Counter(other.core for other in server.WORKERS.values())
-    worker.core = min(cores[first:] + cores[:first], key=taken.__getitem__)
+    return min(cores[first:] + cores[:first], key=taken.__getitem__)
 
 
 def post_worker_init(worker):
@@ -257,7 +283,9 @@ def _pin_request_threads(core):
     with 16 threads serves a third more on one core than on two. A thread inherits the core of the thread that starts
     it. This thread starts those for requests; the manager's thread, which starts those of jobs, already runs.
     """
-    os.sched_setaffinity(0, {core})
+    if core is not None:
+        with contextlib.suppress(OSError):  # a container may forbid it; the worker is only slower
+            os.sched_setaffinity(0, {core})
 
 
 def _hand_over_seconds(worker):

@@ -26,6 +26,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from jobmanager.config import Settings
 from jobmanager.core.hosts import is_loopback
+from jobmanager.durable import sync_file, sync_folder
 from jobmanager.errors import ConfigError, TokensUnavailable
 
 #: Prefix of every token, by which people and scanners for leaked secrets recognise one.
@@ -304,13 +305,9 @@ def _replace(path: Path, text: str) -> None:
             if os.geteuid() == 0:
                 # The service, which has another user, must be able to read the file.
                 os.fchown(number, owner.st_uid, owner.st_gid)
-            os.fsync(number)
+            sync_file(number)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

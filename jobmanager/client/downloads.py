@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from jobmanager.client.errors import Damaged
+from jobmanager.durable import sync_file
 
 
 class Sink(Protocol):
@@ -65,7 +66,7 @@ class PartFile:
         return self._hash.hexdigest()
 
     def finish(self) -> Path:
-        os.fsync(self._open_part().fileno())
+        sync_file(self._open_part().fileno())
         self.close()
         os.replace(self._part, self._path)
         return self._path

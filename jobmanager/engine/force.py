@@ -34,6 +34,8 @@ class ForceWindow:
         """Raise StopRequested inside the job's Python code, wherever it is; in C code, only when that returns.
 
         Not raised while the window is closed; delayed while the job logs. Source: PyThreadState_SetAsyncExc (C API).
+        If it strikes between two rounds of a loop, Python 3.12 and later skip the `except` and `finally` around the
+        loop in the same function (https://github.com/python/cpython/issues/130279).
         """
         with self._lock:
             if self._is_open and self._thread_id is not None:

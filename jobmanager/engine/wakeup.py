@@ -7,28 +7,33 @@ import select
 import threading
 import weakref
 
+#: More bytes than an alarm's pipe can hold when it is cleared: each thread writes one at most.
+_MOST_BYTES = 4096
+
 
 class Alarm:
     """Wakes one thread. Any thread or signal handler may set it: nothing here takes a lock."""
 
     def __init__(self) -> None:
-        self._file = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # Not closed earlier: a thread may set the alarm as long as it exists.
-        weakref.finalize(self, os.close, self._file)
+        self._reading, self._writing = os.pipe()
+        for end in (self._reading, self._writing):
+            os.set_blocking(end, False)
+            # Not closed earlier: a thread may set the alarm as long as it exists.
+            weakref.finalize(self, os.close, end)
         self._is_set = False
 
     def set(self) -> None:
         """Wake the sleeping thread, or keep the next `wait` from sleeping."""
         if not self._is_set:
             self._is_set = True
-            os.eventfd_write(self._file, 1)
+            os.write(self._writing, b"!")
 
     def take(self) -> bool:
         """Clear the alarm, and return True if it was set. Call this before looking for work, to miss none."""
         # In this order, an alarm that is set meanwhile is not lost.
         was_set, self._is_set = self._is_set, False
         try:
-            os.eventfd_read(self._file)
+            os.read(self._reading, _MOST_BYTES)
         except BlockingIOError:
             return was_set
         return True
@@ -41,7 +46,7 @@ class Alarm:
         if self._is_set:
             return False
         ready = select.poll()
-        ready.register(self._file, select.POLLIN)
+        ready.register(self._reading, select.POLLIN)
         if file is not None:
             ready.register(file, select.POLLIN)
         return any(number == file for number, _ in ready.poll(seconds * 1000))

@@ -19,7 +19,9 @@ READ_SECONDS = 10.0
 _POLL_SECONDS = 0.5
 #: Bytes sent at once: a connection that poll reports as writable takes so many without blocking.
 _PIECE = 4096
-_GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
+#: The client has closed its side. Only Linux has this event; elsewhere, `_has_left` looks for the end of the data.
+_CLOSED = getattr(select, "POLLRDHUP", 0)
+_GONE = _CLOSED | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 _log = logging.getLogger(__name__)
 
@@ -55,14 +57,24 @@ class ClientConnection:
                 self._socket.settimeout(self._timeout)
 
     def _has_left(self) -> bool:
-        return bool(self._poll(select.POLLRDHUP, 0) & _GONE)
+        found = self._poll(_CLOSED or select.POLLIN, 0)
+        return bool(found & _GONE) or (bool(found & select.POLLIN) and self._is_at_end())
+
+    def _is_at_end(self) -> bool:
+        """Return True if the client, whose socket is readable, sends no more bytes. Reads none."""
+        assert self._socket is not None
+        try:
+            # Read the raw socket: SSLSocket.recv() takes no flags.
+            return not socket.socket.recv(self._socket, 1, socket.MSG_PEEK)
+        except OSError:
+            return True
 
     def _wait_for_room(self, is_over: Callable[[], bool]) -> bool:
         """Wait until the client has room for a piece. Return False if it has left, does not read, or at shutdown."""
         deadline = time.monotonic() + READ_SECONDS
         while time.monotonic() < deadline and not is_over():
-            found = self._poll(select.POLLOUT | select.POLLRDHUP, _POLL_SECONDS)
-            if found & _GONE:
+            found = self._poll(select.POLLOUT | _CLOSED, _POLL_SECONDS)
+            if found & _GONE or (not found and self._has_left()):
                 return False
             if found:
                 return True

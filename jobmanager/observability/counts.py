@@ -74,14 +74,14 @@ class SharedCounts(MmapedDict):
             self._path.with_suffix(_MISSING).unlink(missing_ok=True)
 
     def _init_value(self, key: str) -> None:
-        """Add a count to the file. Raises OSError if there is no space, and leaves the file as it was."""
+        """Add a count to the file. Raises OSError if there is no space, and leaves the counts in it as they were."""
         if self._m is None:
             self._open()
         before = self._capacity
         try:
             if self._used + len(key.encode()) + _OVERHEAD_BYTES > before:
                 # After this, the truncate in super() finds that the file is long enough.
-                os.posix_fallocate(self._f.fileno(), 0, 2 * before)
+                _grow(self._f.fileno(), 2 * before)
             super()._init_value(key)  # type: ignore[no-untyped-call]
         except OSError:
             self._capacity = before
@@ -97,7 +97,7 @@ class SharedCounts(MmapedDict):
         new = self._path.with_suffix(".new")
         try:
             with new.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, _INITIAL_MMAP_SIZE)
+                _grow(file.fileno(), _INITIAL_MMAP_SIZE)
             new.rename(self._path)
         except OSError:
             with contextlib.suppress(OSError):
@@ -111,6 +111,12 @@ class SharedCounts(MmapedDict):
         _log.error("Counts are missing from /metrics: %s cannot be written: %s.", self._path, error.strerror)
         with contextlib.suppress(OSError):  # no space for the marker either; the log has the error
             self._path.with_suffix(_MISSING).touch()
+
+
+def _grow(descriptor: int, length: int) -> None:
+    """Append zeros to a file until it has this length. Unlike truncate, this allocates the space, or raises OSError."""
+    while (missing := length - os.fstat(descriptor).st_size) > 0:
+        os.write(descriptor, bytes(missing))
 
 
 def use_allocated_files() -> None:

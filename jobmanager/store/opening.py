@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from importlib.util import find_spec
 
-from sqlalchemy import Connection, and_, update
+from sqlalchemy import Connection, and_, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -83,9 +83,15 @@ def _prepare(database: Database, owner: str) -> None:
 
 
 def _end_leases_of_earlier_boots(connection: Connection, database: Database) -> None:
-    """End the leases from before this boot of the machine: the boot has reset the lease clock."""
-    earlier = and_(IS_HELD, jobs.c.owner.not_like(f"{boot_id()}:%"))
-    connection.execute(update(jobs).where(earlier).values(lease_expires_at=database.lease_now()))
+    """End the leases from before this boot of the machine: the boot has reset the lease clock.
+
+    If the system does not identify its boots, all owners count as earlier: those that live keep their leases.
+    """
+    is_earlier = and_(IS_HELD, jobs.c.owner.not_like(f"{boot_id()}:%"))
+    earlier = connection.scalars(select(jobs.c.owner).where(is_earlier).distinct()).all()
+    dead = [owner for owner in earlier if not database.is_alive(connection, owner)]
+    theirs = and_(IS_HELD, jobs.c.owner.in_(dead))
+    connection.execute(update(jobs).where(theirs).values(lease_expires_at=database.lease_now()))
 
 
 def _cause(error: Exception) -> str:

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
+
+_MACOS_BOOT_ID = ("sysctl", "-n", "kern.bootsessionuuid")
 
 
 class Owner:
@@ -39,9 +44,18 @@ def owner_name_prefix(pid: int) -> str:
     return f"{boot_id()}:{socket.gethostname()}:{pid}:{_pid_namespace()}-"
 
 
+@cache
 def boot_id() -> str:
-    """Return an identifier of this boot of the machine, with which the names of its processes begin."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+    """Return an identifier of this boot of this machine, with which the names of its processes begin.
+
+    If the system has none, it is random: no other process is taken for one of this boot.
+    """
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+    found = ""
+    with suppress(OSError):
+        found = subprocess.run(_MACOS_BOOT_ID, capture_output=True, text=True, check=False).stdout
+    return (found.strip() or uuid.uuid4().hex)[:8].lower()
 
 
 def _pid_namespace() -> str:

@@ -24,7 +24,7 @@ def shared(path: Path) -> dict[str, float]:
 
 
 def refuse_space(*_: int) -> None:
-    """Take the place of posix_fallocate on a full volume."""
+    """Take the place of os.write on a full volume."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -55,7 +55,7 @@ def test_counts_that_do_not_fit_are_kept_and_shared_once_there_is_space(
     counts = SharedCounts(str(path))
 
     with monkeypatch.context() as full:
-        full.setattr(os, "posix_fallocate", refuse_space)
+        full.setattr(os, "write", refuse_space)
         for number in range(1000):
             counts.write_value(key(number), 1.0, 0.0)
         during, incomplete = shared(path), incomplete_processes(tmp_path)
@@ -76,7 +76,7 @@ def test_a_process_that_begins_without_space_leaves_no_file_that_others_cannot_r
     path = tmp_path / "gauge_livesum_7.db"
 
     with monkeypatch.context() as full:
-        full.setattr(os, "posix_fallocate", refuse_space)
+        full.setattr(os, "write", refuse_space)
         counts = SharedCounts(str(path))
         counts.write_value(key(1), 3.0, 0.0)
         during, incomplete = list(tmp_path.glob("*.db")), incomplete_processes(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "jobmanager"
 #: Who may import whom: a layer imports itself and those before it. Modules that are not here are not layered.
 LAYERS = [
-    {"errors", "private", "urls"},
+    {"durable", "errors", "private", "urls"},
     {"core"},
     {"config"},
     {"auth", "signals"},

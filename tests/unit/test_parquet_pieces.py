@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 from datetime import UTC, date, datetime
 from decimal import Context, Decimal, localcontext
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow.parquet
 import pytest
 
 from jobmanager.jobs.export.formats import ENCODINGS
+from jobmanager.jobs.export.output_file import FilesUnusable
 from jobmanager.jobs.export.parquet_pieces import combined_footer, piece
 
 SCHEMA = pa.schema(
@@ -134,3 +136,22 @@ def test_every_reader_of_parquet_reads_the_same_values(tmp_path: Path) -> None:
     assert found.to_pydict() == expected
     assert found.schema.field("zoned").type == pa.timestamp("us", "UTC")
     assert found.schema.field("short").type == pa.decimal128(12, 2)
+
+
+def test_a_piece_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    assert piece(table(0, 10), 1000)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_fails_with_the_reason_if_it_cannot_write_a_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+
+    with pytest.raises(FilesUnusable, match=r"^A temporary file of the service cannot be written: No such file"):
+        piece(table(0, 10), 1000)

@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from jobmanager.durable import sync_folder
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.json_lines import json_lines
 from jobmanager.jobs.export.mixed_columns import as_texts
-from jobmanager.jobs.export.output_file import Claim, Part, PartDamaged, sha256, sync_folder
+from jobmanager.jobs.export.output_file import Claim, Part, PartDamaged, sha256
 from jobmanager.jobs.export.parquet_pieces import combined_footer, piece
 from jobmanager.jobs.export.readers.chunk_table import NOT_FOR_PARQUET
 from jobmanager.jobs.export.texts import decimal_texts, time_texts

@@ -16,6 +16,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from jobmanager.durable import sync_file
+
 #: A checkpoint's claim about a part: its length in bytes, and the SHA-256 of those bytes.
 Claim = tuple[int, str]
 
@@ -125,15 +127,17 @@ class Part:
         """Make the kernel start writing dirty pages to disk. Does not wait.
 
         A later fsync of this file, or of another on the same disk, then takes a millisecond instead of fifty. On
-        POSIX_FADV_DONTNEED, Linux starts to write dirty pages, and drops no page while it is being written.
+        POSIX_FADV_DONTNEED, Linux starts to write dirty pages, and drops no page while it is being written. macOS has
+        no such call: the fsync takes longer there.
         """
-        os.posix_fadvise(self._file.fileno(), self._begun, self.length - self._begun, os.POSIX_FADV_DONTNEED)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), self._begun, self.length - self._begun, os.POSIX_FADV_DONTNEED)
         self._begun = self.length
 
     def sync(self) -> None:
         """Make all written bytes durable (fsync)."""
         if not self._is_synced:
-            os.fsync(self._file.fileno())
+            sync_file(self._file.fileno())
             self._is_synced = True
 
     def close(self) -> None:
@@ -173,15 +177,6 @@ def translate_os_errors() -> Iterator[None]:
 
 def _open_or_make(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CREAT, 0o600)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names of the folder's files durable (fsync)."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_unless_locked(path: Path) -> None:

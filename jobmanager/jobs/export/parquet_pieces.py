@@ -7,11 +7,16 @@ is made from the footers of the pieces. This module does not deal with part file
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from tempfile import NamedTemporaryFile
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
+
+from jobmanager.jobs.export.output_file import FilesUnusable
 
 #: A Parquet file begins and ends with these bytes. Four bytes before the final ones hold the length of the footer.
 _MAGIC = b"PAR1"
@@ -21,18 +26,37 @@ _SEEN = 1_000
 
 
 def piece(rows: pa.Table, at: int) -> bytes:
-    """Return a file of these rows, to be appended to *at* bytes of other pieces. Without rows, it has no row group."""
-    # Arrow takes offsets from its file. So it writes to a file in memory, which begins with a hole of *at* bytes.
-    with open(os.memfd_create("piece"), "r+b", buffering=0) as memory:
-        memory.truncate(at)
-        with pa.OSFile(f"/proc/self/fd/{memory.fileno()}", "ab") as sink:
-            # Arrow does not start in the middle of a file, so seek to 0. Append mode still writes at the end.
-            os.lseek(sink.fileno(), 0, os.SEEK_SET)
-            with pa.parquet.ParquetWriter(sink, rows.schema, use_dictionary=_repetitive(rows)) as writer:
-                if rows.num_rows:
-                    writer.write_table(rows, row_group_size=rows.num_rows)
-        memory.seek(at)
-        return memory.read()
+    """Return a file of these rows, to be appended to *at* bytes of other pieces. Without rows, it has no row group.
+
+    Raises FilesUnusable if the system cannot hold the file in memory (Linux can), and has no space for it on disk.
+    """
+    try:
+        with _scratch_file() as (file, name):
+            # Arrow takes offsets from its file, so this file begins with a hole of *at* bytes.
+            file.truncate(at)
+            with pa.OSFile(name, "ab") as sink:
+                # Arrow does not start in the middle of a file, so seek to 0. Append mode still writes at the end.
+                os.lseek(sink.fileno(), 0, os.SEEK_SET)
+                with pa.parquet.ParquetWriter(sink, rows.schema, use_dictionary=_repetitive(rows)) as writer:
+                    if rows.num_rows:
+                        writer.write_table(rows, row_group_size=rows.num_rows)
+            file.seek(at)
+            return bytes(file.read())
+    except OSError as error:
+        # Not as an OSError, which would be taken for one of the job's own files.
+        reason = error.strerror or "input or output failed"
+        raise FilesUnusable(f"A temporary file of the service cannot be written: {reason}.") from None
+
+
+@contextmanager
+def _scratch_file() -> Iterator[tuple[Any, str]]:
+    """Open a file for the time of a piece, and yield it with its path: in memory on Linux, otherwise on disk."""
+    if hasattr(os, "memfd_create"):
+        with open(os.memfd_create("piece"), "r+b", buffering=0) as memory:
+            yield memory, f"/proc/self/fd/{memory.fileno()}"
+        return
+    with NamedTemporaryFile("r+b", buffering=0) as file:
+        yield file.file, file.name
 
 
 def combined_footer(descriptor: int, length: int, on_piece: Callable[[], None]) -> pa.Buffer:

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from jobmanager.durable import sync_file
 from jobmanager.private import make_folder
 
 _FIRST = datetime(2023, 1, 1)
@@ -85,7 +86,7 @@ def _appear(path: Path, make: Callable[[Path], object]) -> None:
     unfinished.unlink(missing_ok=True)  # left by a process that died
     make(unfinished)
     with open(unfinished, "rb") as file:
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
     os.replace(unfinished, path)
 
 

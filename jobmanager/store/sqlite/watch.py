@@ -9,8 +9,12 @@ import logging
 import os
 from typing import Any
 
-from inotify_simple import INotify, flags
 from sqlalchemy import Engine
+
+try:
+    from inotify_simple import INotify, flags
+except ImportError:  # installed on Linux only
+    INotify = None
 
 _log = logging.getLogger(__name__)
 
@@ -54,13 +58,15 @@ class Watch:
         self._connection.close()
 
 
-def _opened(path: str) -> INotify | None:
+def _opened(path: str) -> Any | None:
     """Return an inotify watch for opens of the file by any process; None if the system cannot provide one."""
-    opened: INotify | None = None
+    if INotify is None:
+        return None
+    opened: Any | None = None
     try:
         opened = INotify(nonblocking=True)
         opened.add_watch(path, flags.OPEN)
-    except OSError as error:
+    except (AttributeError, OSError) as error:
         _log.warning("Cannot use inotify: commits of other processes are noticed up to 40 ms later: %s", error)
         if opened is not None:
             opened.close()

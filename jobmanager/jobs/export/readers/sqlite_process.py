@@ -213,8 +213,9 @@ class SqliteProcess:
                 start_new_session=True,
             )
             assert self._process.stdout is not None
-            with suppress(OSError):  # the system may limit the size
-                fcntl.fcntl(self._process.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            if hasattr(fcntl, "F_SETPIPE_SZ"):  # macOS lacks it: an export reads in smaller steps there
+                with suppress(OSError):  # the system may limit the size
+                    fcntl.fcntl(self._process.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
             dataset = asdict(replace(self._dataset, url=None))  # type: ignore[arg-type]
             opening = {"dataset": dataset, "database": self._dataset.url.database or ""}
             self._send(_request("open", opening | {"declared": self._declared, "as_text": self._as_text}))
