@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -17,7 +18,9 @@ from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.readers import duckdb_connection
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.duckdb import DuckdbReader
+from jobmanager.jobs.export.readers.duckdb_connection import Connection
 from jobmanager.jobs.export.readers.opening import open_reader
 
 duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install -r requirements-dev.txt")
@@ -153,6 +156,30 @@ def test_keys_that_are_equal_or_null_or_of_an_enum_are_refused(path: Path, execu
         reader.check()
     with pytest.raises(Fatal, match="does not compare values of type ENUM"):
         DuckdbReader(dataset(path, key="e"))
+
+
+@pytest.mark.parametrize("way", ["query", "table"])
+def test_closing_it_ends_a_statement_and_makes_later_ones_fail(path: Path, execute: Any, way: str, until: Any) -> None:
+    execute("CREATE TABLE t (n BIGINT)", "INSERT INTO t SELECT * FROM range(10000)")
+    cancellation = Cancellation(dataset(path))
+    endless = "SELECT count(*) AS n FROM t a, t b, t c, t d WHERE a.n * b.n + c.n * d.n = $1"
+    failed: list[str] = []
+
+    def ask() -> None:
+        for _ in range(2):
+            try:
+                getattr(connection, way)(endless, [1])
+            except DatasetAway as error:
+                failed.append(str(error))
+
+    with closing(Connection(dataset(path), cancellation)) as connection, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        with pytest.raises(TimeoutError):
+            asked.result(0.3)  # it runs
+        # Again and again: between two statements there is nothing to interrupt.
+        until(lambda: cancellation.request() or asked.done())
+
+    assert failed == ["The read of dataset 'set' was cancelled."] * 2
 
 
 def test_a_missing_table_column_or_file_is_told(path: Path, execute: Any) -> None:

@@ -32,10 +32,10 @@ from jobmanager.jobs.export.datasets import Dataset, DatasetAway, load_datasets
 from jobmanager.jobs.export.formats import ENCODINGS
 from jobmanager.jobs.export.job import Export
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.date_bounds import DateBounds
 from jobmanager.jobs.export.readers.postgresql import PostgresReader
 from jobmanager.jobs.export.readers.postgresql_session import Session
-from jobmanager.jobs.export.readers.postgresql_settings import Cancellation
 from jobmanager.jobs.export.readers.postgresql_statements import Statements
 from jobmanager.jobs.export.readers.postgresql_table import Table
 from jobmanager.jobs.export.readers.sqlalchemy import SqlReader

@@ -25,10 +25,13 @@ from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.readers import postgresql_settings
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.opening import open_reader
 from jobmanager.jobs.export.readers.postgresql import PostgresReader
 from jobmanager.jobs.export.readers.postgresql_columns import Column
 from jobmanager.jobs.export.readers.postgresql_values import delivered
+from jobmanager.jobs.export.readers.read_ahead import ReadAhead
+from jobmanager.jobs.export.readers.sqlalchemy import SqlReader
 from tests.ports import free_port
 
 with warnings.catch_warnings():
@@ -417,20 +420,26 @@ def test_a_statement_that_takes_too_long_is_told_as_a_timeout(
         assert reader.read(["id"], None, *YEAR, 10)[0].num_rows == 1, "the reader can be used again"
 
 
-def test_closing_it_ends_a_statement_at_once(url: str, execute: Any) -> None:
+@pytest.mark.parametrize("kind", [PostgresReader, SqlReader])
+def test_closing_it_ends_a_statement_at_once(
+    url: str, execute: Any, kind: type[PostgresReader | SqlReader], until: Callable[..., Any]
+) -> None:
     execute(
         "CREATE TABLE t (id int PRIMARY KEY, at timestamp)",
         "INSERT INTO t VALUES (1, '2024-03-01')",
         "CREATE VIEW v AS SELECT id, at, pg_sleep(30)::text AS b FROM t",
     )
-    reader = open_reader(dataset(url, "v"))
+    cancellation = Cancellation(dataset(url))
+    reader = ReadAhead(lambda: kind(dataset(url, "v"), cancellation), cancellation)
+    reader.columns()
     reader.expect(["b"], None, *YEAR, 10, 1_000_000)
-    begun = time.monotonic()
+    sleeping = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    until(lambda: execute(sleeping), "the statement runs")
 
     reader.close()
 
-    assert time.monotonic() - begun < 10
-    assert not [thread.name for thread in threading.enumerate() if thread.name.endswith("-reads")]
+    until(lambda: not execute(sleeping), "the statement is gone", seconds=10)
+    until(lambda: not [each for each in threading.enumerate() if each.name.endswith("-reads")])
 
 
 def test_no_transaction_is_held_and_nothing_can_be_written(url: str, execute: Any) -> None:

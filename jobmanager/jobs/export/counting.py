@@ -102,9 +102,9 @@ class RowCounter:
         if mark is None:
             return None if counted is None else False
         dataset = self._source.load_dataset(plan.dataset)
-        if table_changes.find_mark(dataset) == mark:
+        if self._source.find_mark(dataset) == mark:
             self._job.wait(table_changes.late_seconds(dataset))
-        return bool(table_changes.find_mark(dataset) != mark)
+        return bool(self._source.find_mark(dataset) != mark)
 
 
 def _difference(rows: int) -> str:

@@ -11,6 +11,7 @@ from jobmanager.jobs.export.chunks import MAX_BYTES
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.reader import COLUMN
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.chunk_table import ChunkTable
 from jobmanager.jobs.export.readers.date_bounds import DateBounds
 from jobmanager.jobs.export.readers.duckdb_connection import Connection
@@ -27,9 +28,11 @@ _VALUE_BYTES = 8
 class DuckdbReader:
     """A connection to a DuckDB file; see Reader."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, cancellation: Cancellation | None = None) -> None:
+        """Connect. Blocks. Raises DatasetAway and Fatal. Another thread may cancel its statements by *cancellation*."""
+        cancellation = cancellation or Cancellation(dataset)
         self._dataset = dataset
-        self._connection = Connection(dataset)
+        self._connection = Connection(dataset, cancellation)
         try:
             self._table = Table(dataset, self._connection)
         except BaseException:

@@ -17,6 +17,7 @@ from jobmanager.jobs.export.chunks import MAX_BYTES, fitting_rows
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.reader import COLUMN
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.chunk_table import ChunkTable
 from jobmanager.jobs.export.readers.date_bounds import DateBounds
 from jobmanager.jobs.export.readers.errors import (
@@ -41,9 +42,12 @@ _log = logging.getLogger(__name__)
 class MysqlReader:
     """A connection to a MariaDB or MySQL server; see Reader."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, cancellation: Cancellation | None = None) -> None:
+        """Connect. Blocks. Raises DatasetAway and Fatal. Another thread may cancel its statements by *cancellation*."""
+        cancellation = cancellation or Cancellation(dataset)
         self._dataset = dataset
-        self._connection = Connection(dataset)
+        self._cancellation = cancellation
+        self._connection = Connection(dataset, cancellation)
         try:
             self._table = Table(dataset, self._connection)
         except BaseException:
@@ -142,6 +146,7 @@ class MysqlReader:
         try:
             ties = self._connection.query(query, seconds=_CHECK_SECONDS)
         except DatasetAway:
+            self._cancellation.check()
             # Rows are lost only if a chunk ends between two equal ones, and the end of each chunk is checked.
             _log.warning(
                 "Dataset %r: the search for equal keys did not finish. Each chunk is checked instead.",

@@ -7,6 +7,7 @@ compare keys and write values. Keeps the Python objects of only one read in memo
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -21,8 +22,15 @@ from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.decimals import decimal_type
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.reader import COLUMN
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.date_bounds import DateBounds
-from jobmanager.jobs.export.readers.errors import away_error, null_key_error, unusable_error, value_type_error
+from jobmanager.jobs.export.readers.errors import (
+    away_error,
+    missing_table_error,
+    null_key_error,
+    unusable_error,
+    value_type_error,
+)
 from jobmanager.jobs.export.readers.postgresql_columns import IS_JSON
 from jobmanager.jobs.export.schemas import check_table, schema_of
 
@@ -35,18 +43,25 @@ _SAMPLE_ROWS = 1000
 #: Errors that may be transient. The operator must fix the cause of any other error of SQLAlchemy.
 _AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
 
+_log = logging.getLogger(__name__)
+
 
 class SqlReader:
     """A connection to a database; see Reader."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, cancellation: Cancellation | None = None) -> None:
+        """Connect. Blocks. Raises DatasetAway and Fatal. Another thread may cancel its statements by *cancellation*."""
+        cancellation = cancellation or Cancellation(dataset)
         self._dataset = dataset
+        self._cancellation = cancellation
         with self._translated():
             is_patient = dataset.url.get_driver_name() in _PATIENT_DRIVERS
             patience = {"connect_timeout": _CONNECT_SECONDS} if is_patient else {}
             # No pool: the reader keeps one connection as long as it is open.
             self._engine = sa.create_engine(dataset.url, connect_args=patience, poolclass=sa.pool.NullPool)
             self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            self._driver_connection: Any = self._connection.connection.driver_connection
+            cancellation.add(self._cancel)
         try:
             with self._translated():
                 self._table = self._reflected()
@@ -142,6 +157,16 @@ class SqlReader:
         query = sa.select(*(self._table.columns[name] for name in columns), self._date, self._key)
         return query.where(*self._within(after, begin, end)).order_by(self._date, self._key).limit(limit)
 
+    def _cancel(self) -> None:
+        """Cancel the running statement, if the driver can. Otherwise it runs to its end."""
+        if not hasattr(self._driver_connection, "cancel"):
+            return
+        try:
+            self._driver_connection.cancel()
+        except self._engine.dialect.loaded_dbapi.Error:
+            # The statement has ended by itself meanwhile.
+            _log.debug("The statement could not be cancelled.", exc_info=True)
+
     def _within(self, after: Place | None, begin: datetime, end: datetime) -> list[Any]:
         """Return the conditions for the rows of [begin, end) after *after*."""
         conditions = [self._date.op(operator)(bound) for operator, bound in self._dates.conditions(begin, end)]
@@ -186,14 +211,18 @@ class SqlReader:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
+        self._cancellation.check()
         try:
             yield
-        except sa.exc.NoSuchTableError:
-            raise Fatal(f"The table of dataset {self._dataset.name!r} does not exist.") from None
-        except _AWAY:
-            raise away_error(self._dataset) from None
-        except (sa.exc.SQLAlchemyError, ImportError, ValueError, TypeError):
-            raise unusable_error(self._dataset) from None
+        except (sa.exc.SQLAlchemyError, ImportError, ValueError, TypeError) as error:
+            if self._cancellation.is_requested:
+                raise self._cancellation.error() from None
+            raise self._client_error(error) from None
+
+    def _client_error(self, error: Exception) -> Exception:
+        if isinstance(error, sa.exc.NoSuchTableError):
+            return missing_table_error(self._dataset)
+        return away_error(self._dataset) if isinstance(error, _AWAY) else unusable_error(self._dataset)
 
 
 def arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
