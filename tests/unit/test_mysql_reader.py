@@ -125,7 +125,8 @@ def test_a_date_that_is_none_makes_its_column_text(url: URL, execute: Any, decla
     assert rows["v"].to_pylist()[1] == value
     assert rows["v"].to_pylist()[0].startswith("2024-01-01")
     (reason,) = rows.schema.metadata.values()
-    assert f"Column 'v' of table 't' holds {value} in the row with key '2'" in reason.decode()
+    assert "Column 'v' of table 't' of dataset 'set' has a value that Parquet cannot hold" in reason.decode()
+    assert "in the row with id = '2'. Export it as csv" in reason.decode()
 
 
 def test_the_range_is_in_utc_whatever_the_zone_of_the_server(url: URL, execute: Any) -> None:
@@ -202,7 +203,9 @@ def test_keys_that_are_equal_to_their_collation_are_refused(url: URL, execute: A
         "INSERT INTO t VALUES ('a', '2024-03-01'), ('zzz', '2024-03-01'), ('ZZZ', '2024-03-01')",
     )
     with closing(MysqlReader(dataset(url))) as reader:
-        with pytest.raises(Fatal, match=r"'id' of table 't' is not unique: .* a key equal to '(zzz|ZZZ)'"):
+        with pytest.raises(
+            Fatal, match=r"'id' of table 't' of dataset 'set' is not unique: .* a key equal to '(zzz|ZZZ)'"
+        ):
             reader.check()
         _, place = reader.read(["id"], None, *YEAR, 2)
         with pytest.raises(Fatal, match="is not unique"):
@@ -219,21 +222,21 @@ def test_a_table_may_be_named_with_its_schema_and_a_missing_one_is_named(url: UR
     with closing(MysqlReader(dataset(url, table))) as reader:
         assert reader.total(*YEAR) == 1
         assert reader.warnings(*YEAR) == [
-            f"No index on (at, id) of table '{table}': the database scans and sorts the range for each chunk. "
-            "Create one to make the export fast."
+            f"No index on (at, id) of table '{table}' of dataset 'set': the database scans and sorts the range for "
+            "each chunk. Create one to make the export fast."
         ]
         execute("CREATE INDEX i ON t (at, id)")
         assert reader.warnings(*YEAR) == []
         assert reader.identity()["server"].startswith("MariaDB ")
-    with pytest.raises(Fatal, match=f"Table '{table}x' of dataset 'set' does not exist"):
+    with pytest.raises(Fatal, match=f"The table '{table}x' of dataset 'set' does not exist"):
         MysqlReader(dataset(url, f"{table}x"))
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("ALTER TABLE t DROP COLUMN b", "Column 'b' of table 't' no longer exists"),
-        ("ALTER TABLE t MODIFY b text", r"Column 'b' of table 't' was int\(11\) and is text now"),
+        ("ALTER TABLE t DROP COLUMN b", "Column 'b' of table 't' of dataset 'set' no longer exists"),
+        ("ALTER TABLE t MODIFY b text", r"Column 'b' of table 't' of dataset 'set' was int\(11\) and is text now"),
         ("DROP TABLE t", "no longer exists"),
     ],
 )
@@ -255,7 +258,7 @@ def test_a_statement_that_takes_too_long_is_told_as_a_timeout(
     monkeypatch.setattr(mysql_connection, "_STATEMENT_SECONDS", 1)
 
     with closing(Connection(dataset(url), Cancellation(dataset(url)))) as connection:
-        with pytest.raises(DatasetAway, match=r"^Timeout: a statement for table 't'"):
+        with pytest.raises(DatasetAway, match=r"^Timeout: a statement for table 't' of dataset 'set'"):
             connection.query("SELECT sum(a.seq * b.seq) FROM seq_1_to_100000 a, seq_1_to_100000 b")
         assert connection.query("SELECT count(*) FROM t") == [("1",)], "the connection can be used again"
 

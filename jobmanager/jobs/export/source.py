@@ -77,10 +77,10 @@ class Source:
         dataset = self.load_dataset(plan.dataset)
         plan.check_dataset(dataset)
         reader = self.connect(plan.applied(dataset))
-        plan.check_columns(reader.columns())
+        plan.check_columns(dataset, reader.columns())
         if plan.as_text is not None and isinstance(reader, FixesTypes):
             reader.fix_types(plan.as_text)
-        plan.check_database(reader.schema(plan.names()), reader.identity())
+        plan.check_database(dataset, reader.schema(plan.names()), reader.identity())
         return reader
 
 

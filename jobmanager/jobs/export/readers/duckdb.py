@@ -16,7 +16,7 @@ from jobmanager.jobs.export.readers.chunk_table import ChunkTable
 from jobmanager.jobs.export.readers.date_bounds import DateBounds
 from jobmanager.jobs.export.readers.duckdb_connection import Connection
 from jobmanager.jobs.export.readers.duckdb_table import Table
-from jobmanager.jobs.export.readers.errors import duplicate_key_error, not_for_parquet_reason, null_key_error
+from jobmanager.jobs.export.readers.errors import duplicate_key_error, not_for_parquet_error, null_key_error
 from jobmanager.jobs.export.readers.postgresql_times import is_within_calendar
 from jobmanager.jobs.export.schemas import schema_of
 
@@ -46,7 +46,7 @@ class DuckdbReader:
 
     def schema(self, chosen: list[str]) -> pa.Schema:
         """Return the types of the chosen columns; see Reader."""
-        schema_of(chosen, self.columns())
+        schema_of(self._dataset, chosen, self.columns())
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
@@ -180,8 +180,7 @@ class DuckdbReader:
             texts = as_text.column(number)
             row = next(index for index in range(len(array)) if _is_outside_calendar(array.slice(index, 1)))
             declared, key = self._table.columns[field.name].declared, found["place_key"][row].as_py()
-            reason = not_for_parquet_reason(self._dataset, field.name, declared, texts[row].as_py(), key)
-            table.add_text(field, texts, reason)
+            table.add_text(field, texts, not_for_parquet_error(self._dataset, field.name, declared, key))
         return table.table()
 
 

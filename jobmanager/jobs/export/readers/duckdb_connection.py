@@ -13,10 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.readers.cancellation import Cancellation
-from jobmanager.jobs.export.readers.errors import away_error, unusable_error
+from jobmanager.jobs.export.readers.errors import away_error, missing_driver_error, unusable_error
 
 
 class Connection:
@@ -74,6 +73,4 @@ def _driver(dataset: Dataset) -> Any:
     try:
         return import_module("duckdb")
     except ImportError:
-        raise Fatal(
-            f"Dataset {dataset.name!r} needs DuckDB, which is not installed. Install the service as jobmanager[duckdb]."
-        ) from None
+        raise missing_driver_error(dataset, "DuckDB", "duckdb") from None

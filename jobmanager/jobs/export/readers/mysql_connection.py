@@ -13,13 +13,13 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.errors import (
     away_error,
     encoding_error,
     forbidden_error,
+    missing_driver_error,
     missing_table_error,
     timeout_error,
     unusable_error,
@@ -179,9 +179,7 @@ def _driver(dataset: Dataset) -> Any:
             import_module(part)
         return import_module("pymysql")
     except ImportError:
-        raise Fatal(
-            f"Dataset {dataset.name!r} needs PyMySQL, which is not installed. Install the service as jobmanager[mysql]."
-        ) from None
+        raise missing_driver_error(dataset, "PyMySQL", "mysql") from None
 
 
 def _arguments(dataset: Dataset) -> dict[str, Any]:

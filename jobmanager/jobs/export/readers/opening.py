@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.formats import ENCODINGS
 from jobmanager.jobs.export.libraries import preload_libraries
 from jobmanager.jobs.export.reader import Reader
 from jobmanager.jobs.export.readers.cancellation import Cancellation
+from jobmanager.jobs.export.readers.errors import missing_driver_error
 from jobmanager.jobs.export.readers.read_ahead import ReadAhead
 from jobmanager.jobs.export.readers.sqlite_process import SqliteProcess
 
@@ -54,10 +54,7 @@ def _reader_type(dataset: Dataset) -> Callable[[Dataset, Cancellation], Reader]:
 
 def _of_postgres(dataset: Dataset) -> Callable[[Dataset, Cancellation], Reader]:
     if find_spec("psycopg") is None:
-        raise Fatal(
-            f"Dataset {dataset.name!r} needs psycopg, which is not installed. "
-            "Install the service as jobmanager[postgresql]."
-        )
+        raise missing_driver_error(dataset, "psycopg", "postgresql")
     preload_libraries("adbc_driver_manager", "adbc_driver_postgresql")
     from jobmanager.jobs.export.readers.postgresql import PostgresReader  # noqa: PLC0415 - see the head of this module
 

@@ -27,6 +27,7 @@ from jobmanager.jobs.export.readers.errors import (
     encoding_error,
     no_index_warning,
     null_key_error,
+    rows_after,
 )
 from jobmanager.jobs.export.readers.postgresql_rows import NameMissing, RowConnection
 from jobmanager.jobs.export.readers.postgresql_session import Session
@@ -67,7 +68,7 @@ class PostgresReader:
 
     def schema(self, chosen: list[str]) -> pa.Schema:
         """Return the types of the chosen columns; see Reader."""
-        schema_of(chosen, self.columns())
+        schema_of(self._dataset, chosen, self.columns())
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
@@ -132,7 +133,8 @@ class PostgresReader:
                 self._check_unchanged(columns, after)
                 found, fitting = self._rows.fetch(self._session.text_of(query.text), limit, max_bytes)
         except Unreadable:
-            raise encoding_error(self._dataset, self._unreadable_column(columns, query)) from None
+            row = rows_after(self._dataset, after, limit + 1)
+            raise encoding_error(self._dataset, self._unreadable_column(columns, query), row) from None
         except NameMissing:
             raise self._table.altered_error() from None
         if not found.num_rows:

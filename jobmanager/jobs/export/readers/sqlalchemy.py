@@ -16,20 +16,22 @@ from typing import Any
 import pyarrow as pa
 import sqlalchemy as sa
 
-from jobmanager.errors import Fatal
 from jobmanager.jobs.export.chunks import MAX_BYTES, fitting_rows
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.decimals import decimal_type
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.reader import COLUMN
 from jobmanager.jobs.export.readers.cancellation import Cancellation
+from jobmanager.jobs.export.readers.chunk_table import MISFITS, first_misfit
 from jobmanager.jobs.export.readers.date_bounds import DateBounds
 from jobmanager.jobs.export.readers.errors import (
     away_error,
+    duplicate_key_error,
     missing_table_error,
     null_key_error,
+    row_of,
+    type_error,
     unusable_error,
-    value_type_error,
 )
 from jobmanager.jobs.export.readers.postgresql_columns import IS_JSON
 from jobmanager.jobs.export.schemas import check_table, schema_of
@@ -79,7 +81,7 @@ class SqlReader:
 
     def schema(self, chosen: list[str]) -> pa.Schema:
         """Return the types of the chosen columns; see Reader."""
-        schema = schema_of(chosen, self.columns())
+        schema = schema_of(self._dataset, chosen, self.columns())
         return pa.schema([_marked(field, self._table.columns[field.name].type) for field in schema])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
@@ -102,12 +104,10 @@ class SqlReader:
         dated = self._date.is_not(None)
         if self._rows(sa.select(sa.literal(1)).where(dated, self._key.is_(None)).limit(1)):
             raise null_key_error(self._dataset)
-        tied = sa.select(self._date).where(dated).group_by(self._date, self._key).having(sa.func.count() > 1)
-        if self._rows(tied.limit(1)):
-            raise Fatal(
-                f"Key {self._key.name!r} of table {self._dataset.table!r} is not unique: rows of one "
-                f"{self._date.name} have equal keys. Configure a key that is unique as the database compares it."
-            )
+        selected = sa.select(self._date, sa.func.min(self._key)).where(dated)
+        tied = self._rows(selected.group_by(self._date, self._key).having(sa.func.count() > 1).limit(1))
+        if tied:
+            raise duplicate_key_error(self._dataset, *tied[0])
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
         """Return no warnings: it is unknown how the database reads the rows."""
@@ -142,7 +142,7 @@ class SqlReader:
             raise null_key_error(self._dataset)
         last, *next_places = (Place(date=row[-2], key=row[-1]) for row in (found[-1], *following))
         check_order(self._dataset, last, next_places[0] if next_places else None)
-        arrays = [self._array([row[index] for row in found], field) for index, field in enumerate(wanted)]
+        arrays = [self._array(found, index, field) for index, field in enumerate(wanted)]
         return pa.table(arrays, schema=wanted), last
 
     def close(self) -> None:
@@ -201,13 +201,16 @@ class SqlReader:
         with self._translated():
             return list(self._connection.execute(query).all())
 
-    def _array(self, values: list[Any], field: pa.Field) -> pa.Array:
+    def _array(self, rows: list[Any], index: int, field: pa.Field) -> pa.Array:
+        """Return one column of the rows, whose last value is the key. Raises Fatal if a value does not fit its type."""
+        values = [row[index] for row in rows]
         if pa.types.is_string(field.type):
             values = [_text(value) for value in values]
         try:
             return pa.array(values, field.type)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
-            raise value_type_error(field, str(self._table.columns[field.name].type)) from None
+        except MISFITS:
+            row = row_of(self._dataset, rows[first_misfit(values, field.type)][-1])
+            raise type_error(self._dataset, field.name, str(self._table.columns[field.name].type), row) from None
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -262,4 +265,4 @@ def _text(value: Any) -> str | None:
 def check_order(dataset: Dataset, last: Place, following: Place | None) -> None:
     """Raise Fatal if the row after *last* has the same place: the next read would skip that row."""
     if last == following:
-        raise Fatal(f"The key of dataset {dataset.name!r} is not unique: rows would be lost. Configure a unique key.")
+        raise duplicate_key_error(dataset, last.date, last.key)

@@ -82,7 +82,8 @@ class SqliteProcess:
     def schema(self, chosen: list[str]) -> pa.Schema:
         """Return the types of the chosen columns; see Reader."""
         kinds = self.columns()
-        return schema_of(chosen, kinds | {name: pa.string() for name in self._as_text or () if name in kinds})
+        texts = {name: pa.string() for name in self._as_text or () if name in kinds}
+        return schema_of(self._dataset, chosen, kinds | texts)
 
     def check(self) -> None:
         """Raise Fatal if the dataset cannot be exported exactly; see Reader."""
