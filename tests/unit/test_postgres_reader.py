@@ -256,7 +256,9 @@ def test_a_role_that_may_not_read_the_table_gets_an_error_that_says_so(url: str,
 
     with closing(PostgresReader(guest)) as reader:
         for ask in (lambda: reader.total(*YEAR), lambda: reader.read(["id"], None, *YEAR, 1)):
-            with pytest.raises(Fatal, match=r"may not read table 't', or one of its columns. Grant it SELECT"):
+            with pytest.raises(
+                Fatal, match=r"may not read table 't' of dataset 'set', or one of its columns. Grant it SELECT"
+            ):
                 ask()
 
 

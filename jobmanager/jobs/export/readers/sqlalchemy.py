@@ -104,7 +104,7 @@ class SqlReader:
         dated = self._date.is_not(None)
         if self._rows(sa.select(sa.literal(1)).where(dated, self._key.is_(None)).limit(1)):
             raise null_key_error(self._dataset)
-        selected = sa.select(self._date, sa.func.min(self._key)).where(dated)
+        selected = sa.select(self._date, self._key).where(dated)
         tied = self._rows(selected.group_by(self._date, self._key).having(sa.func.count() > 1).limit(1))
         if tied:
             raise duplicate_key_error(self._dataset, *tied[0])
