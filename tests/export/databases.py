@@ -44,10 +44,8 @@ class Database:
 
     def make_table(self) -> None:
         """Make the table t, and a view v of it that takes for ever as long as the table work has rows."""
+        self.drop_tables()
         self.execute(
-            "DROP VIEW IF EXISTS v",
-            "DROP TABLE IF EXISTS t",
-            "DROP TABLE IF EXISTS work",
             "CREATE TABLE t (id bigint PRIMARY KEY, day timestamp)",
             "INSERT INTO t VALUES " + ", ".join(f"({n}, '2024-01-01 00:00:00')" for n in range(ROWS)),
             "CREATE INDEX by_date ON t (day, id)",
@@ -56,6 +54,10 @@ class Database:
             "CREATE VIEW v AS SELECT id, day, "
             "(SELECT count(*) FROM work a, work b, work c, work d WHERE a.n * b.n + c.n * d.n = 1) AS b FROM t",
         )
+
+    def drop_tables(self) -> None:
+        """Drop the tables and the view."""
+        self.execute("DROP VIEW IF EXISTS v", "DROP TABLE IF EXISTS t", "DROP TABLE IF EXISTS work")
 
     def running(self) -> dict[Any, bool]:
         """Return the statements of other connections, and whether each waits for a lock."""
@@ -131,12 +133,13 @@ class DuckDB(Database):
 
 
 def database(kind: str, request: pytest.FixtureRequest, folder: Path) -> Database:
-    """Return a database of a kind, with the table t."""
+    """Return a database of a kind, with the table t. It is dropped after the test."""
     if kind == "duckdb":
         found: Database = DuckDB(URL.create("duckdb", database=str(folder / "data.duckdb")))
     elif kind == "mariadb":
         found = MariaDB(request.getfixturevalue("mariadb"))
     else:
         found = PostgreSQL(make_url(request.getfixturevalue("server")).set(drivername="postgresql+psycopg"))
+    request.addfinalizer(found.drop_tables)
     found.make_table()
     return found
