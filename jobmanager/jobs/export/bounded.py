@@ -33,7 +33,7 @@ def query_with_timeout(query: Callable[[], T], *, seconds: float) -> T:
     """
     if not _permits.acquire(blocking=False):
         raise QueryTimeout("Too many requests are waiting for databases. Try again later.")
-    call = ThreadCall(partial(_run, query), name="asks-a-database")
+    call = ThreadCall(partial(_run, query), name="asks-a-database").start()
     if not call.has_ended(seconds):
         raise QueryTimeout(f"The database did not answer within {seconds:g} s.")
     return call.result(None)

@@ -69,7 +69,7 @@ class Source:
 
     def find_mark(self, dataset: Dataset) -> str | None:
         """Return table_changes.find_mark(dataset). Blocks, in steps that obey a halt."""
-        return ThreadCall(partial(table_changes.find_mark, dataset), name="marks").result(self._on_wait)
+        return ThreadCall(partial(table_changes.find_mark, dataset), name="marks").start().result(self._on_wait)
 
     def _reopen(self, plan: Plan) -> Reader:
         if plan.snapshot:

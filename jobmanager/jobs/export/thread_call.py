@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 #: Step in which the job's thread waits.
 STEP_SECONDS = 0.05
@@ -17,15 +17,19 @@ T = TypeVar("T")
 
 
 class ThreadCall(Generic[T]):
-    """A call in a thread of its own, which begins at once. It goes on even if its result is no longer wanted."""
+    """A call in a thread of its own. It goes on even if its result is no longer wanted."""
 
     def __init__(self, function: Callable[[], T], *, name: str) -> None:
-        """*name*: what the thread does, for its name."""
+        """Does not start the call. *name*: what the thread does, for its name."""
         self._function = function
         # Not Thread.join: after a force interrupts a join, Python 3.11 considers the thread ended (bpo-45274).
         self._result: Future[T] = Future()
-        name = f"{threading.current_thread().name}-{name}"
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self._name = f"{threading.current_thread().name}-{name}"
+
+    def start(self) -> Self:
+        """Start the call."""
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        return self
 
     def has_ended(self, seconds: float) -> bool:
         """Wait for the end of the call. Return False if it still runs after *seconds*."""

@@ -115,7 +115,7 @@ class ReadAhead:
         if self._is_closed:
             return
         self._is_closed = True
-        closing = ThreadCall(self._cancel_and_close, name="closes")
+        closing = ThreadCall(self._cancel_and_close, name="closes").start()
         if closing.has_ended(_CLOSE_SECONDS):
             closing.result(None)
 
@@ -149,8 +149,9 @@ class ReadAhead:
         return self._start_call(method, *args).result(self._obey)
 
     def _start_call(self, method: Callable[..., T], *args: Any) -> ThreadCall[T]:
-        started = self._last = ThreadCall(partial(method, *args), name="reads")
-        return started
+        # Kept before it is started: a force must not leave behind a call that `close` does not know.
+        self._last = call = ThreadCall(partial(method, *args), name="reads")
+        return call.start()
 
     def _obey(self) -> None:
         if self.on_wait is not None:

@@ -72,7 +72,7 @@ class SqliteProcess:
         """Return name and type of every column. Does not start the child."""
         if not self._declared:
             # The file may be locked.
-            self._declared = ThreadCall(self._read_declared, name="reads").result(self.on_wait)
+            self._declared = ThreadCall(self._read_declared, name="reads").start().result(self.on_wait)
             if self._is_closed:
                 raise ReaderClosed
         columns = {name: arrow_type(declared) for name, declared in self._declared.items()}
