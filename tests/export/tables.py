@@ -58,7 +58,7 @@ def file_of(outcome: RunOutcome) -> bytes:
     return content
 
 
-def dataset(folder: Path, url: str, table: str, **more: str) -> Settings:
+def dataset(folder: Path, url: str, table: str, **more: Any) -> Settings:
     """Configure one dataset, with date column "at" and key "id"."""
     given = {"url": url, "table": table, "date_column": "at", "key": "id"} | more
     (folder / "datasets.toml").write_text("[set]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in given.items()))

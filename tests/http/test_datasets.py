@@ -37,7 +37,7 @@ def silent() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
         yield f"postgresql://me:secret@127.0.0.1:{server.getsockname()[1]}/secret"
     # The questions end with their connections; no thread is left.
-    for thread in [thread for thread in threading.enumerate() if thread.name == "asks-a-database"]:
+    for thread in [thread for thread in threading.enumerate() if "asks-a-database" in thread.name]:
         thread.join(15)
         assert not thread.is_alive()
 
@@ -136,7 +136,7 @@ def test_no_more_than_two_questions_are_asked_at_once() -> None:
     with pytest.raises(bounded.QueryTimeout, match="Too many requests are waiting"):
         bounded.query_with_timeout(question, seconds=5)
     go_on.set()
-    for thread in [thread for thread in threading.enumerate() if thread.name == "asks-a-database"]:
+    for thread in [thread for thread in threading.enumerate() if "asks-a-database" in thread.name]:
         thread.join(10)
 
     assert len(asked) == bounded.MOST_QUERIES == 2

@@ -18,7 +18,7 @@ from jobmanager.jobs.export.datasets import (
 )
 from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.position import Place
-from jobmanager.jobs.export.readers.errors import away_error, unusable_error, value_type_error
+from jobmanager.jobs.export.readers.errors import away_error, row_of, type_error, unusable_error
 from jobmanager.jobs.export.readers.sqlalchemy import check_order
 from jobmanager.jobs.export.schemas import check_table, schema_of
 
@@ -198,19 +198,23 @@ def test_a_driver_s_words_go_to_the_service_s_log_and_ours_to_the_client(
 
 @pytest.mark.parametrize(
     ("columns", "says"),
-    [([], "does not exist"), (["id", "x"], "lacks its date column or its key"), (["at"], "lacks its date column or")],
+    [
+        ([], "The table 't' of dataset 'one' does not exist"),
+        (["id", "x"], "The table 't' of dataset 'one' has no column 'at', which is configured as its date_column"),
+        (["at"], "The table 't' of dataset 'one' has no column 'id', which is configured as its key"),
+    ],
 )
 def test_a_table_without_its_date_or_key_is_refused_for_good(one: Dataset, columns: list[str], says: str) -> None:
     with pytest.raises(Fatal, match=says):
         check_table(one, dict.fromkeys(columns, pa.string()))
 
 
-def test_the_chosen_columns_have_their_types_in_the_order_asked_for() -> None:
+def test_the_chosen_columns_have_their_types_in_the_order_asked_for(one: Dataset) -> None:
     columns = {"a": pa.int64(), "b": pa.string(), "c": pa.float64()}
 
-    assert schema_of(["c", "a"], columns) == pa.schema([("c", pa.float64()), ("a", pa.int64())])
-    with pytest.raises(Fatal, match="no column 'x', 'y'; its columns: a, b, c"):
-        schema_of(["x", "a", "y"], columns)
+    assert schema_of(one, ["c", "a"], columns) == pa.schema([("c", pa.float64()), ("a", pa.int64())])
+    with pytest.raises(Fatal, match=r"'t' of dataset 'one' has no column 'x', 'y'\. .* that it has: a, b, c"):
+        schema_of(one, ["x", "a", "y"], columns)
 
 
 def test_going_on_behind_a_key_that_comes_twice_is_refused(one: Dataset) -> None:
@@ -219,12 +223,15 @@ def test_going_on_behind_a_key_that_comes_twice_is_refused(one: Dataset) -> None
     check_order(one, place, None)
     check_order(one, place, Place(date="2024-03-09", key=8))
     check_order(one, place, Place(date="2024-03-10", key=7))
-    with pytest.raises(Fatal, match="not unique"):
+    with pytest.raises(Fatal, match=r"Key 'id' of table 't' of dataset 'one' is not unique: .* a key equal to 7"):
         check_order(one, place, Place(date="2024-03-09", key=7))
 
 
 @pytest.mark.parametrize(("declared", "told"), [("INTEGER", "INTEGER"), ("", "none")])
-def test_a_value_that_does_not_fit_names_column_and_type(declared: str, told: str) -> None:
-    error = value_type_error(pa.field("score", pa.int64()), declared)
+def test_a_value_that_does_not_fit_names_column_and_type_and_row(one: Dataset, declared: str, told: str) -> None:
+    error = type_error(one, "score", declared, row_of(one, "a" * 100))
 
-    assert str(error) == f"A value of column 'score' does not fit its declared type, {told}."
+    assert str(error) == (
+        f"Column 'score' of table 't' of dataset 'one' has a value that does not fit its declared type, {told}, in the "
+        f"row with id = '{'a' * 79}…. Correct it, or leave the column out."
+    )

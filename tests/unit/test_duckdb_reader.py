@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -17,7 +18,9 @@ from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.readers import duckdb_connection
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.duckdb import DuckdbReader
+from jobmanager.jobs.export.readers.duckdb_connection import Connection
 from jobmanager.jobs.export.readers.opening import open_reader
 
 duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install -r requirements-dev.txt")
@@ -108,7 +111,8 @@ def test_a_date_beyond_the_calendar_makes_its_column_text(path: Path, execute: A
 
     assert rows["v"].to_pylist()[1] == value
     (reason,) = rows.schema.metadata.values()
-    assert f"Column 'v' of table 't' holds {value} in the row with key '2'" in reason.decode()
+    assert "Column 'v' of table 't' of dataset 'set' has a value that Parquet cannot hold" in reason.decode()
+    assert "in the row with id = '2'. Export it as csv" in reason.decode()
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 8, 100])
@@ -143,7 +147,7 @@ def test_keys_that_are_equal_or_null_or_of_an_enum_are_refused(path: Path, execu
     execute("INSERT INTO t VALUES (1, '2024-03-01', 'a'), (1, '2024-03-01', 'b')")
 
     with closing(DuckdbReader(dataset(path))) as reader:
-        with pytest.raises(Fatal, match="'id' of table 't' is not unique"):
+        with pytest.raises(Fatal, match="'id' of table 't' of dataset 'set' is not unique"):
             reader.check()
         _, place = reader.read(["id"], None, *YEAR, 1)
         with pytest.raises(Fatal, match="is not unique"):
@@ -155,17 +159,41 @@ def test_keys_that_are_equal_or_null_or_of_an_enum_are_refused(path: Path, execu
         DuckdbReader(dataset(path, key="e"))
 
 
+@pytest.mark.parametrize("way", ["query", "table"])
+def test_closing_it_ends_a_statement_and_makes_later_ones_fail(path: Path, execute: Any, way: str, until: Any) -> None:
+    execute("CREATE TABLE t (n BIGINT)", "INSERT INTO t SELECT * FROM range(10000)")
+    cancellation = Cancellation(dataset(path))
+    endless = "SELECT count(*) AS n FROM t a, t b, t c, t d WHERE a.n * b.n + c.n * d.n = $1"
+    failed: list[str] = []
+
+    def ask() -> None:
+        for _ in range(2):
+            try:
+                getattr(connection, way)(endless, [1])
+            except DatasetAway as error:
+                failed.append(str(error))
+
+    with closing(Connection(dataset(path), cancellation)) as connection, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        with pytest.raises(TimeoutError):
+            asked.result(0.3)  # it runs
+        # Again and again: between two statements there is nothing to interrupt.
+        until(lambda: cancellation.request() or asked.done())
+
+    assert failed == ["The read of dataset 'set' was cancelled."] * 2
+
+
 def test_a_missing_table_column_or_file_is_told(path: Path, execute: Any) -> None:
     with pytest.raises(DatasetAway, match="The database of dataset 'set' cannot be read"):
         DuckdbReader(dataset(path))
     execute("CREATE SCHEMA s", "CREATE TABLE s.t (id INTEGER, day TIMESTAMP)")
 
-    with pytest.raises(Fatal, match="Table 't' of dataset 'set' does not exist"):
+    with pytest.raises(Fatal, match="The table 't' of dataset 'set' does not exist"):
         DuckdbReader(dataset(path))
     with closing(DuckdbReader(dataset(path, "s.t"))) as reader:
         assert reader.total(*YEAR) == 0
         assert reader.identity()["server"].startswith("DuckDB ")
-    with pytest.raises(Fatal, match="lacks its date column or its key"):
+    with pytest.raises(Fatal, match=r"'s\.t' of dataset 'set' has no column 'nothing'"):
         DuckdbReader(dataset(path, "s.t", key="nothing"))
 
 

@@ -728,8 +728,11 @@ def test_clean_removes_everything_at_any_checkpoint_and_may_be_repeated(settings
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("DROP TABLE responses", "The table of dataset 'responses' does not exist."),
-        ("ALTER TABLE responses RENAME submitted_at TO at", "lacks its date column or its key"),
+        ("DROP TABLE responses", "The table 'responses' of dataset 'responses' does not exist."),
+        (
+            "ALTER TABLE responses RENAME submitted_at TO at",
+            "has no column 'submitted_at'",
+        ),
         ("ALTER TABLE responses RENAME comment TO remark", "has no column 'comment'"),
     ],
 )

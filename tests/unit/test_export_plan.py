@@ -120,11 +120,11 @@ def test_an_export_goes_on_with_the_columns_that_it_began_with(
         (
             "CREATE TABLE u (id INTEGER PRIMARY KEY, at TEXT, note INTEGER, phone TEXT);"
             f"INSERT INTO u SELECT id, at, id, phone FROM t; {REBUILT}",
-            "The column 'note' of dataset 'one' was of type string when this export began, and is of type int64 now.",
+            "The column 'note' of table 't' of dataset 'one' was of type string when this export began,",
         ),
         (
             "ALTER TABLE t DROP COLUMN note; ALTER TABLE t ADD COLUMN note TEXT DEFAULT '5'",
-            "The column note of dataset 'one' has changed since this export began.",
+            "The column 'note' has changed since this export of table 't' of dataset 'one' began.",
         ),
     ],
     ids=["dropped", "renamed", "retyped", "replaced"],
@@ -175,7 +175,10 @@ def test_an_export_fails_at_once_if_its_dataset_is_configured_in_another_way(
     outcome = run(settings, rewrite(entry), way)
 
     assert outcome.status == "failed"
-    assert outcome.error == (f"The {field} of dataset 'one' has changed since this export began. Submit a new export.")
+    table = "u" if field == "table" else "t"
+    assert outcome.error == (
+        f"The {field} has changed since this export of table '{table}' of dataset 'one' began. Submit a new export."
+    )
 
 
 def test_an_export_without_a_dataset_keeps_the_one_it_began_with_if_another_is_added(
@@ -217,7 +220,7 @@ def test_a_new_password_is_no_other_dataset() -> None:
     plan = Plan.begin(of("postgresql://me:old@host/db"), pa.schema([("id", pa.int64())]), {})
 
     plan.check_dataset(of("postgresql://me:new@host/db"))
-    with pytest.raises(Fatal, match="The url of dataset 'one' has changed"):
+    with pytest.raises(Fatal, match="The url has changed since this export of table 't' of dataset 'one' began"):
         plan.check_dataset(of("postgresql://me:old@other/db"))
     assert "old" not in str(plan.to_json())
 
@@ -229,11 +232,11 @@ def test_a_server_that_reads_values_in_another_way_is_not_gone_on_with() -> None
     before = {"time zone": "UTC", "column id": "bigint", "column other": "text"}
     plan = Plan.from_json(Plan.begin(dataset, schema, before).to_json())
 
-    plan.check_database(schema, before | {"column other": "json", "column new": "text"})
-    with pytest.raises(Fatal, match="The time zone of dataset 'one' has changed"):
-        plan.check_database(schema, before | {"time zone": "Europe/Vienna"})
-    with pytest.raises(Fatal, match="The column id of dataset 'one' has changed"):
-        plan.check_database(schema, before | {"column id": "numeric"})
+    plan.check_database(dataset, schema, before | {"column other": "json", "column new": "text"})
+    with pytest.raises(Fatal, match="The time zone has changed since this export of table 't' of dataset 'one' began"):
+        plan.check_database(dataset, schema, before | {"time zone": "Europe/Vienna"})
+    with pytest.raises(Fatal, match="The column 'id' has changed since this export of table 't' of dataset 'one'"):
+        plan.check_database(dataset, schema, before | {"column id": "numeric"})
 
 
 def test_the_date_format_that_was_detected_is_kept() -> None:
@@ -309,7 +312,8 @@ def test_an_export_that_lost_a_row_is_not_completed(
     assert outcome.status == "failed"
     assert outcome.error is not None
     assert outcome.error.startswith(
-        "The export wrote 39 rows of dataset 'one', but its table has 40 in the range and was not written meanwhile: "
+        "The export wrote 39 rows of table 't' of dataset 'one', which has 40 in the range and was not written "
+        "meanwhile: rows were lost or doubled. Check that its key, the column 'id', is unique"
     )
     assert not any(name.endswith(f"39.{file_format}") for name in outcome.files)
 

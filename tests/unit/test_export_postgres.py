@@ -32,10 +32,10 @@ from jobmanager.jobs.export.datasets import Dataset, DatasetAway, load_datasets
 from jobmanager.jobs.export.formats import ENCODINGS
 from jobmanager.jobs.export.job import Export
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.date_bounds import DateBounds
 from jobmanager.jobs.export.readers.postgresql import PostgresReader
 from jobmanager.jobs.export.readers.postgresql_session import Session
-from jobmanager.jobs.export.readers.postgresql_settings import Cancellation
 from jobmanager.jobs.export.readers.postgresql_statements import Statements
 from jobmanager.jobs.export.readers.postgresql_table import Table
 from jobmanager.jobs.export.readers.sqlalchemy import SqlReader
@@ -288,7 +288,10 @@ def test_a_time_beyond_the_calendar_is_written_as_psql_shows_it_and_refused_as_p
     assert b"".join(bytes(piece) for piece in ENCODINGS["csv"].body(rows, 0)).endswith(f'"ü","{shown}"\n'.encode())
     with pytest.raises(Fatal) as caught:
         list(ENCODINGS["parquet"].body(rows, 4))
-    assert f"Column {column!r} of table 'kinds' holds {shown} in the row with key 'ü'" in str(caught.value)
+    assert f"Column {column!r} of table 'kinds' of dataset 'kinds' has a value that Parquet cannot hold" in str(
+        caught.value
+    )
+    assert "in the row with id = 'ü'." in str(caught.value)
     assert "Export it as csv or jsonl" in str(caught.value)
 
 
@@ -433,7 +436,7 @@ def test_a_server_that_is_stopped_meanwhile_is_away_and_the_export_goes_on_later
     ("change", "error", "says"),
     [
         ({"table": "nothing"}, Fatal, "of dataset 'by_at' does not exist."),
-        ({"key": "nothing"}, Fatal, "The table of dataset 'by_at' lacks its date column or its key."),
+        ({"key": "nothing"}, Fatal, "of dataset 'by_at' has no column 'nothing', which is configured as its key."),
         ({"database": "nothing"}, DatasetAway, "cannot be read; its error is in the service's log."),
     ],
 )

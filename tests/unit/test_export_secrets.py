@@ -24,7 +24,6 @@ SECRETS = (
     "postgresql+psycopg",
     "postgresql:",
     "s3cret",
-    "hidden_table",
     'ORDER BY "',
     'PRAGMA table_xinfo("',
 )
@@ -86,8 +85,8 @@ def _no_list(folder: Path) -> None:
     [
         (_lose_database, "DatasetAway: The database of dataset 'responses' cannot be read"),
         (_spoil_database, "DatasetAway: The database of dataset 'responses' cannot be read"),
-        (_lose_table, "The table of dataset 'responses' does not exist."),
-        (_misfit, "A value of column 'score' does not fit its declared type, INTEGER: "),
+        (_lose_table, "The table 'hidden_table' of dataset 'responses' does not exist."),
+        (_misfit, "Column 'score' of table 'hidden_table' of dataset 'responses' has text that cannot be"),
         (_server_away, "DatasetAway: The database of dataset 'responses' cannot be read"),
         (_no_list, "the operator's list of datasets cannot be read: it is not valid TOML at line 1; its error is in"),
     ],

@@ -75,17 +75,20 @@ def test_an_export_is_refused_at_submission_if_arrow_is_not_installed(tmp_path: 
         (
             ("psycopg",),
             "postgresql://me@127.0.0.1:1/x",
-            "Dataset 'set' needs psycopg, which is not installed. Install the service as {}[postgresql].",
+            "The table 't' of dataset 'set' cannot be read: psycopg is not installed. "
+            "Install the service as {}[postgresql].",
         ),
         (
             ("pymysql",),
             "mysql://me@127.0.0.1:1/x",
-            "Dataset 'set' needs PyMySQL, which is not installed. Install the service as {}[mysql].",
+            "The table 't' of dataset 'set' cannot be read: PyMySQL is not installed. "
+            "Install the service as {}[mysql].",
         ),
         (
             ("duckdb",),
             "duckdb:///x.duckdb",
-            "Dataset 'set' needs DuckDB, which is not installed. Install the service as {}[duckdb].",
+            "The table 't' of dataset 'set' cannot be read: DuckDB is not installed. "
+            "Install the service as {}[duckdb].",
         ),
     ],
     ids=["export", "postgresql", "mysql", "duckdb"],

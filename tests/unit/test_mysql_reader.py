@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,10 +17,11 @@ from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.readers import mysql_connection
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.mysql import MysqlReader
 from jobmanager.jobs.export.readers.mysql_connection import Connection
 from jobmanager.jobs.export.readers.opening import open_reader
-from tests.ports import free_port
+from tests.mariadb import running_server
 
 pymysql = pytest.importorskip("pymysql", reason="PyMySQL is not installed: pip install -r requirements-dev.txt")
 
@@ -36,46 +32,9 @@ YEAR = (datetime(2024, 1, 1), datetime(2025, 1, 1))
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[URL]:
-    """A server of its own, in a folder of its own."""
-    program = shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin")
-    if program is None:
-        pytest.skip("MariaDB is not installed: apt-get install mariadb-server")
-    usr = Path(program).parents[1]
-    with tempfile.TemporaryDirectory(prefix="mariadb-of-tests-", ignore_cleanup_errors=True) as name:
-        folder, port, user = Path(name), free_port(), "nobody" if os.getuid() == 0 else None
-        folder.chmod(0o777)
-        options = [f"--basedir={usr}", f"--datadir={folder / 'data'}", f"--tmpdir={folder}"]
-        subprocess.run(
-            [usr / "bin/mariadb-install-db", "--no-defaults", *options, "--skip-test-db"],
-            check=True,
-            capture_output=True,
-            user=user,
-        )
-        command = [
-            *(program, "--no-defaults", *options, "--skip-grant-tables", "--skip-networking=0"),
-            *("--bind-address=127.0.0.1", f"--port={port}", f"--socket={folder / 'socket'}"),
-            *(f"--lc-messages-dir={usr}/share/mysql", f"--character-sets-dir={usr}/share/mysql/charsets"),
-            *("--default-time-zone=+05:00", "--innodb-flush-log-at-trx-commit=0"),
-        ]
-        with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, user=user) as server:
-            try:
-                _wait_for(server, port, folder / "log")
-                yield URL.create("mysql+pymysql", username="root", host="127.0.0.1", port=port, database="trial")
-            finally:
-                server.terminate()
-
-
-def _wait_for(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Wait until the server answers, and make the database."""
-    deadline = time.monotonic() + 60
-    while server.poll() is None and time.monotonic() < deadline:
-        try:
-            with closing(pymysql.connect(host="127.0.0.1", port=port, user="root")) as connection:
-                connection.cursor().execute("CREATE DATABASE trial")
-                return
-        except pymysql.err.OperationalError:
-            time.sleep(0.1)
-    raise AssertionError(log.read_text())
+    """The URL of a server for these tests alone."""
+    with running_server() as found:
+        yield found
 
 
 @pytest.fixture
@@ -166,7 +125,8 @@ def test_a_date_that_is_none_makes_its_column_text(url: URL, execute: Any, decla
     assert rows["v"].to_pylist()[1] == value
     assert rows["v"].to_pylist()[0].startswith("2024-01-01")
     (reason,) = rows.schema.metadata.values()
-    assert f"Column 'v' of table 't' holds {value} in the row with key '2'" in reason.decode()
+    assert "Column 'v' of table 't' of dataset 'set' has a value that Parquet cannot hold" in reason.decode()
+    assert "in the row with id = '2'. Export it as csv" in reason.decode()
 
 
 def test_the_range_is_in_utc_whatever_the_zone_of_the_server(url: URL, execute: Any) -> None:
@@ -243,7 +203,9 @@ def test_keys_that_are_equal_to_their_collation_are_refused(url: URL, execute: A
         "INSERT INTO t VALUES ('a', '2024-03-01'), ('zzz', '2024-03-01'), ('ZZZ', '2024-03-01')",
     )
     with closing(MysqlReader(dataset(url))) as reader:
-        with pytest.raises(Fatal, match=r"'id' of table 't' is not unique: .* a key equal to '(zzz|ZZZ)'"):
+        with pytest.raises(
+            Fatal, match=r"'id' of table 't' of dataset 'set' is not unique: .* a key equal to '(zzz|ZZZ)'"
+        ):
             reader.check()
         _, place = reader.read(["id"], None, *YEAR, 2)
         with pytest.raises(Fatal, match="is not unique"):
@@ -260,21 +222,21 @@ def test_a_table_may_be_named_with_its_schema_and_a_missing_one_is_named(url: UR
     with closing(MysqlReader(dataset(url, table))) as reader:
         assert reader.total(*YEAR) == 1
         assert reader.warnings(*YEAR) == [
-            f"No index on (at, id) of table '{table}': the database scans and sorts the range for each chunk. "
-            "Create one to make the export fast."
+            f"No index on (at, id) of table '{table}' of dataset 'set': the database scans and sorts the range for "
+            "each chunk. Create one to make the export fast."
         ]
         execute("CREATE INDEX i ON t (at, id)")
         assert reader.warnings(*YEAR) == []
         assert reader.identity()["server"].startswith("MariaDB ")
-    with pytest.raises(Fatal, match=f"Table '{table}x' of dataset 'set' does not exist"):
+    with pytest.raises(Fatal, match=f"The table '{table}x' of dataset 'set' does not exist"):
         MysqlReader(dataset(url, f"{table}x"))
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("ALTER TABLE t DROP COLUMN b", "Column 'b' of table 't' no longer exists"),
-        ("ALTER TABLE t MODIFY b text", r"Column 'b' of table 't' was int\(11\) and is text now"),
+        ("ALTER TABLE t DROP COLUMN b", "Column 'b' of table 't' of dataset 'set' no longer exists"),
+        ("ALTER TABLE t MODIFY b text", r"Column 'b' of table 't' of dataset 'set' was int\(11\) and is text now"),
         ("DROP TABLE t", "no longer exists"),
     ],
 )
@@ -295,16 +257,44 @@ def test_a_statement_that_takes_too_long_is_told_as_a_timeout(
     execute("CREATE TABLE t (id int PRIMARY KEY, at datetime)", "INSERT INTO t VALUES (1, '2024-03-01')")
     monkeypatch.setattr(mysql_connection, "_STATEMENT_SECONDS", 1)
 
-    with closing(Connection(dataset(url))) as connection:
-        with pytest.raises(DatasetAway, match=r"^Timeout: a statement for table 't'"):
+    with closing(Connection(dataset(url), Cancellation(dataset(url)))) as connection:
+        with pytest.raises(DatasetAway, match=r"^Timeout: a statement for table 't' of dataset 'set'"):
             connection.query("SELECT sum(a.seq * b.seq) FROM seq_1_to_100000 a, seq_1_to_100000 b")
         assert connection.query("SELECT count(*) FROM t") == [("1",)], "the connection can be used again"
+
+
+def test_closing_it_kills_its_statement_and_no_other(url: URL, execute: Any, until: Callable[..., Any]) -> None:
+    endless = "SELECT sum(a.seq * b.seq * c.seq) FROM seq_1_to_10000 a, seq_1_to_10000 b, seq_1_to_10000 c"
+    running = f"SELECT user FROM information_schema.processlist WHERE info = '{endless}'"
+    ours, theirs = Cancellation(dataset(url)), Cancellation(dataset(url))
+    failed: list[str] = []
+
+    def ask(cancellation: Cancellation) -> None:
+        with closing(Connection(dataset(url), cancellation)) as connection:
+            for _ in range(2):
+                try:
+                    connection.query(endless)
+                except DatasetAway as error:
+                    failed.append(str(error))
+
+    with ThreadPoolExecutor(2) as pool:
+        for each in (ours, theirs):
+            pool.submit(ask, each)
+        until(lambda: len(execute(running)) == 2, "both run")
+
+        for request in range(3):
+            ours.request()
+            until(lambda: len(failed) == 2, "the next one fails, too")
+            assert len(execute(running)) == 1, request
+        theirs.request()
+
+    assert failed == ["The read of dataset 'set' was cancelled."] * 4
 
 
 def test_it_writes_nothing(url: URL, execute: Any) -> None:
     execute("CREATE TABLE t (id int PRIMARY KEY, at datetime)", "INSERT INTO t VALUES (1, '2024-03-01')")
 
-    with closing(Connection(dataset(url))) as connection, pytest.raises(Fatal):
+    with closing(Connection(dataset(url), Cancellation(dataset(url)))) as connection, pytest.raises(Fatal):
         connection.query("DELETE FROM t")
 
     assert execute("SELECT count(*) FROM t") == [(1,)]

@@ -9,10 +9,13 @@ from datetime import datetime
 
 import pyarrow as pa
 import pytest
+from sqlalchemy.engine import make_url
 
 from jobmanager.errors import Fatal
-from jobmanager.jobs.export.datasets import DatasetAway
+from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.reader import ReaderClosed
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.read_ahead import ReadAhead
 
 YEARS = (datetime(2023, 1, 1), datetime(2025, 1, 1))
@@ -30,6 +33,7 @@ class Numbers:
         self.may_go_on = threading.Event()  # a read waits for it
         self.may_go_on.set()
         self.is_cancelled = False
+        self.opening_error: Exception | None = None
 
     def columns(self) -> dict[str, pa.DataType]:
         return {"id": pa.int64()}
@@ -69,6 +73,13 @@ class Numbers:
         self.is_cancelled = True
         self.may_go_on.set()
 
+    def open(self) -> Numbers:
+        self.asked.append((threading.current_thread().name, 0))
+        self.may_go_on.wait()
+        if self.opening_error is not None:
+            raise self.opening_error
+        return self
+
     def close(self) -> None:
         self.is_closed = True
 
@@ -80,8 +91,27 @@ def watched() -> Iterator[Numbers]:
     reader.may_go_on.set()
 
 
+def read_ahead(watched: Numbers, *, can_cancel: bool = True) -> ReadAhead:
+    dataset = Dataset(name="d", url=make_url("x://"), table="t", date_column="at", key="id", date_format=None)
+    cancellation = Cancellation(dataset)
+    if can_cancel:
+        cancellation.add(watched.cancel)
+    return ReadAhead(watched.open, cancellation)
+
+
+def opened(watched: Numbers) -> ReadAhead:
+    reader = read_ahead(watched)
+    reader.columns()
+    watched.asked.clear()
+    return reader
+
+
+def reading_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.endswith(("-reads", "-closes"))]
+
+
 def test_what_was_expected_is_read_once_by_another_thread(watched: Numbers) -> None:
-    reader = ReadAhead(watched)
+    reader = opened(watched)
     first, place = reader.read(COLUMNS, None, *YEARS, 30, MAX_BYTES)
 
     reader.expect(COLUMNS, place, *YEARS, 20, MAX_BYTES)
@@ -93,7 +123,7 @@ def test_what_was_expected_is_read_once_by_another_thread(watched: Numbers) -> N
 
 @pytest.mark.parametrize("limit", [19, 21])
 def test_rows_that_were_not_expected_are_read_again(watched: Numbers, limit: int) -> None:
-    reader = ReadAhead(watched)
+    reader = opened(watched)
     _, place = reader.read(COLUMNS, None, *YEARS, 30, MAX_BYTES)
     reader.expect(COLUMNS, place, *YEARS, 20, MAX_BYTES)
 
@@ -103,7 +133,7 @@ def test_rows_that_were_not_expected_are_read_again(watched: Numbers, limit: int
 
 
 def test_an_error_is_raised_where_the_rows_are_asked_for(watched: Numbers) -> None:
-    reader = ReadAhead(watched)
+    reader = opened(watched)
 
     reader.expect(["nothing"], None, *YEARS, 20, MAX_BYTES)
 
@@ -112,7 +142,7 @@ def test_an_error_is_raised_where_the_rows_are_asked_for(watched: Numbers) -> No
 
 
 def test_closing_it_cancels_a_read_that_is_under_way(watched: Numbers, until: Callable[..., None]) -> None:
-    reader = ReadAhead(watched)
+    reader = opened(watched)
     watched.may_go_on.clear()
     reader.expect(COLUMNS, None, *YEARS, 20, MAX_BYTES)
     until(lambda: watched.asked)
@@ -122,11 +152,11 @@ def test_closing_it_cancels_a_read_that_is_under_way(watched: Numbers, until: Ca
 
     assert watched.is_cancelled
     assert watched.is_closed
-    assert [thread.name for thread in threading.enumerate() if thread.name.endswith("-reads")] == []
+    until(lambda: not reading_threads(), reading_threads)
 
 
 def test_it_is_ready_once_the_expected_rows_are_there(watched: Numbers) -> None:
-    reader = ReadAhead(watched)
+    reader = opened(watched)
     assert reader.is_ready(0), "nothing is expected"
     watched.may_go_on.clear()
     reader.expect(COLUMNS, None, *YEARS, 20, MAX_BYTES)
@@ -140,7 +170,7 @@ def test_it_is_ready_once_the_expected_rows_are_there(watched: Numbers) -> None:
 
 
 def test_other_questions_are_answered_by_the_reader_even_while_it_reads(watched: Numbers) -> None:
-    reader = ReadAhead(watched)
+    reader = opened(watched)
     reader.expect(COLUMNS, None, *YEARS, 20, MAX_BYTES)
 
     assert reader.columns() == watched.columns()
@@ -150,3 +180,68 @@ def test_other_questions_are_answered_by_the_reader_even_while_it_reads(watched:
     assert reader.identity() == {"server": "none"}
     with pytest.raises(Fatal, match="checked"):
         reader.check()
+
+
+def test_it_is_opened_in_another_thread_when_it_is_first_used(watched: Numbers) -> None:
+    reader = read_ahead(watched)
+    assert watched.asked == []
+
+    assert reader.schema(COLUMNS).names == COLUMNS
+    assert reader.columns() == watched.columns()
+
+    assert watched.asked == [("MainThread-reads", 0)]
+
+
+def test_an_opening_that_fails_is_tried_again_by_the_next_call(watched: Numbers) -> None:
+    watched.opening_error = DatasetAway("away")
+    reader = read_ahead(watched)
+    with pytest.raises(DatasetAway, match="away"):
+        reader.total(*YEARS)
+    watched.opening_error = None
+
+    assert reader.total(*YEARS) == ROWS
+
+
+@pytest.mark.parametrize("opening_error", [None, DatasetAway("away")])
+def test_a_reader_that_is_closed_while_it_opens_is_closed_when_it_is_open(
+    watched: Numbers, until: Callable[..., None], opening_error: Exception | None
+) -> None:
+    watched.opening_error = opening_error
+    reader = read_ahead(watched, can_cancel=False)
+    reader.on_wait = reader.close
+    watched.may_go_on.clear()
+
+    with pytest.raises(ReaderClosed):
+        reader.columns()
+
+    assert not watched.is_closed
+    watched.may_go_on.set()
+    until(lambda: not reading_threads(), reading_threads)
+    assert watched.is_closed is (opening_error is None)
+
+
+def test_a_call_that_cannot_be_cancelled_does_not_delay_a_halt(watched: Numbers, until: Callable[..., None]) -> None:
+    reader = read_ahead(watched, can_cancel=False)
+    reader.columns()
+    reader.on_wait = reader.close
+    watched.may_go_on.clear()
+
+    with pytest.raises(ReaderClosed):
+        reader.read(COLUMNS, None, *YEARS, 20, MAX_BYTES)
+
+    assert not watched.is_closed, "its connection is still in use"
+    watched.may_go_on.set()
+    until(lambda: watched.is_closed)
+
+
+def test_a_closed_reader_asks_its_database_no_more(watched: Numbers) -> None:
+    reader = opened(watched)
+    reader.close()
+
+    reader.expect(COLUMNS, None, *YEARS, 20, MAX_BYTES)
+    with pytest.raises(ReaderClosed):
+        reader.read(COLUMNS, None, *YEARS, 20, MAX_BYTES)
+    with pytest.raises(ReaderClosed):
+        reader.columns()
+
+    assert watched.asked == []

@@ -230,7 +230,7 @@ def test_what_is_wrong_with_a_dataset_is_told_in_the_same_words(path: Path, capl
         columns = reader.columns()
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("ALTER TABLE t DROP COLUMN n")
-        with pytest.raises(Fatal, match="Column 'n' of dataset 'set' was NUMERIC"):
+        with pytest.raises(Fatal, match="Column 'n' of table 't' of dataset 'set' no longer exists"):
             reader.read(list(columns), None, *YEAR, 10)
         caplog.clear()
         path.write_bytes(b"no database" * 1000)

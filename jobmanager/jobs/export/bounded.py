@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from functools import partial
 from typing import TypeVar
+
+from jobmanager.jobs.export.thread_call import ThreadCall
 
 #: Maximum number of queries that run at once in a process.
 MOST_QUERIES = 2
@@ -31,20 +33,14 @@ def query_with_timeout(query: Callable[[], T], *, seconds: float) -> T:
     """
     if not _permits.acquire(blocking=False):
         raise QueryTimeout("Too many requests are waiting for databases. Try again later.")
-    result: Future[T] = Future()
-    threading.Thread(target=_run, args=(query, result), name="asks-a-database", daemon=True).start()
-    try:
-        return result.result(seconds)
-    except TimeoutError:
-        raise QueryTimeout(f"The database did not answer within {seconds:g} s.") from None
+    call = ThreadCall(partial(_run, query), name="asks-a-database").start()
+    if not call.has_ended(seconds):
+        raise QueryTimeout(f"The database did not answer within {seconds:g} s.")
+    return call.result(None)
 
 
-def _run(query: Callable[[], T], result: Future[T]) -> None:
+def _run(query: Callable[[], T]) -> T:
     try:
-        found = query()
-    except Exception as error:
+        return query()
+    finally:
         _permits.release()
-        result.set_exception(error)
-    else:
-        _permits.release()
-        result.set_result(found)

@@ -58,7 +58,7 @@ def _is_store(dataset: Dataset, settings: Settings) -> bool:
 
 
 def open_reader(dataset: Dataset) -> Reader:
-    """Connect to the dataset's database. Blocks. Raises DatasetAway or Fatal."""
+    """Return a reader of the dataset, which connects when it is first used. Raises Fatal if a package is missing."""
     reader: Reader = load_arrow().open_reader(dataset)
     return reader
 
@@ -74,7 +74,7 @@ def query_columns(dataset: Dataset, *, seconds: float) -> dict[str, str]:
 
     Blocks for at most *seconds* for the database. The first import of its driver takes extra time.
     """
-    load_arrow().load_reader(dataset)
+    load_arrow().import_driver(dataset)
     return query_with_timeout(lambda: columns_of(dataset), seconds=seconds)
 
 

@@ -85,10 +85,11 @@ class RowCounter:
                 f"The table was written while the export ran: at the end it had {difference} in the range than "
                 "the file."
             )
+        dataset = self._source.load_dataset(plan.dataset)
         raise Fatal(
-            f"The export wrote {rows:,} rows of dataset {plan.dataset!r}, but its table has {now:,} in the range and "
-            "was not written meanwhile: rows were lost or doubled. Check that the key is unique and never NULL, and "
-            "that the column compares it as its index does; then submit a new export."
+            f"The export wrote {rows:,} rows of {dataset}, which has {now:,} in the range and was not written "
+            f"meanwhile: rows were lost or doubled. Check that its key, the column {dataset.key!r}, is unique and "
+            "never NULL, and that the column compares it as its index does; then submit a new export."
         )
 
     def _was_written(self, plan: Plan, now: int) -> bool | None:
@@ -102,9 +103,9 @@ class RowCounter:
         if mark is None:
             return None if counted is None else False
         dataset = self._source.load_dataset(plan.dataset)
-        if table_changes.find_mark(dataset) == mark:
+        if self._source.find_mark(dataset) == mark:
             self._job.wait(table_changes.late_seconds(dataset))
-        return bool(table_changes.find_mark(dataset) != mark)
+        return bool(self._source.find_mark(dataset) != mark)
 
 
 def _difference(rows: int) -> str:

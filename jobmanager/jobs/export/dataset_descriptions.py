@@ -1,4 +1,4 @@
-"""Describe the datasets to clients: names and columns, never a URL, a table name or a driver's error."""
+"""Describe the datasets to clients: names, columns and faults, never a URL or a driver's error."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The tables that Export may read: the operator's list of datasets.
 
-Clients neither send nor see a URL, a table or SQL. Reads the operator's file. Opens no database (see readers/), and
-works without Arrow.
+Clients send no URL, table or SQL; only errors show them the name of a table. Reads the operator's file. Opens no
+database (see readers/), and works without Arrow.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ class Dataset:
     timezone: str | None = None
     #: True: a reader sees the same snapshot of the rows for as long as it is open
     snapshot: bool = False
+
+    def __str__(self) -> str:
+        """Return the names for an error, as in: table 'orders' of dataset 'shop'."""
+        return f"table {self.table!r} of dataset {self.name!r}"
 
 
 class Datasets(dict[str, Dataset]):

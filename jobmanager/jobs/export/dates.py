@@ -147,7 +147,7 @@ def detect(values: Sequence[object], configured: DateFormat | None = None) -> Da
     """
     given = [float(value) if isinstance(value, Decimal) else value for value in values if value != ""]
     if values and not given:
-        raise ValueError("the date column has only empty texts, no dates")
+        raise ValueError("the date column has only empty texts, no dates; configure another date_column")
     if not given:
         return configured or DateFormat.SPACE
     if configured is None:
@@ -158,7 +158,10 @@ def detect(values: Sequence[object], configured: DateFormat | None = None) -> Da
         configured = _DAY_TEXTS if isinstance(given[0], str) else _DAY_NUMBERS
     misfits = [value for value in given if not _fits(value, configured)]
     if misfits:
-        raise ValueError(f"the date column has values that do not fit date_format {configured}: {_shown(misfits)}")
+        raise ValueError(
+            f"the date column has values that do not fit date_format {configured}: {_shown(misfits)}. Correct "
+            "them, set another date_format, or make a view with a column of dates"
+        )
     return configured
 
 
@@ -224,7 +227,10 @@ def day_from(at: datetime) -> date | str:
 def check_iso(others: Sequence[object]) -> None:
     """Raise ValueError with a sentence if there are values for which iso_instant is NULL."""
     if others:
-        raise ValueError(f"the date column has values that do not fit date_format iso: {_shown(others)}")
+        raise ValueError(
+            f"the date column has values that do not fit date_format iso: {_shown(others)}. Correct them, or make a "
+            "view with a column of dates"
+        )
 
 
 def iso_range(begin: datetime, end: datetime) -> tuple[str, str]:

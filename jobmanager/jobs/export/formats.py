@@ -19,6 +19,7 @@ from jobmanager.jobs.export.mixed_columns import as_texts
 from jobmanager.jobs.export.output_file import Claim, Part, PartDamaged, sha256
 from jobmanager.jobs.export.parquet_pieces import combined_footer, piece
 from jobmanager.jobs.export.readers.chunk_table import NOT_FOR_PARQUET
+from jobmanager.jobs.export.readers.errors import InvalidJson
 from jobmanager.jobs.export.texts import decimal_texts, time_texts
 
 #: Bytes of rows to convert to JSON at once: an Arrow array holds at most 2 GiB of text, and JSON may be much longer.
@@ -127,9 +128,16 @@ class JsonLines(_PartIsFile):
         return b""
 
     def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
-        """Yield one line for each row."""
+        """Yield one line for each row. Raises InvalidJson."""
         rows_at_once = max(1, _BYTES_AT_ONCE * rows.num_rows // max(1, rows.nbytes))
-        yield from map(json_lines, rows.to_batches(max_chunksize=rows_at_once))
+        written = 0
+        for batch in rows.to_batches(max_chunksize=rows_at_once):
+            try:
+                lines = json_lines(batch)
+            except InvalidJson as error:
+                raise InvalidJson(error.column, written + error.row) from None
+            yield lines
+            written += batch.num_rows
 
 
 class Parquet:

@@ -19,8 +19,9 @@ from jobmanager.jobs.export.counting import RowCounter
 from jobmanager.jobs.export.output_file import translate_os_errors
 from jobmanager.jobs.export.plan import Plan
 from jobmanager.jobs.export.planning import begin_plan, kept_plan
-from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.position import Place, Unstorable
 from jobmanager.jobs.export.reader import ReaderClosed, ReadsAhead
+from jobmanager.jobs.export.readers.errors import InvalidJson, invalid_json_error, unstorable_error
 from jobmanager.jobs.export.source import Source, retry_if_closed
 
 if TYPE_CHECKING:
@@ -133,9 +134,14 @@ class Export(Job):
             return None
         if isinstance(reader, ReadsAhead):
             reader.expect(columns, place, *bounds, self.chunk_rows, self.chunk_bytes)
-        for piece in self._encoding.body(rows, part.length):
-            part.write(piece)
-        return {**self.cursor, **place.to_json(), **claim(part, written + rows.num_rows)}
+        try:
+            for piece in self._encoding.body(rows, part.length):
+                part.write(piece)
+            return {**self.cursor, **place.to_json(), **claim(part, written + rows.num_rows)}
+        except InvalidJson as error:
+            raise invalid_json_error(self._source.load_dataset(plan.dataset), error, rows, after) from None
+        except Unstorable as error:
+            raise unstorable_error(self._source.load_dataset(plan.dataset), error) from None
 
     def _rows_so_far(self) -> int:
         return int(self.cursor["rows"])

@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobmanager.errors import Fatal
+from jobmanager.jobs.export.readers.errors import InvalidJson
 from jobmanager.jobs.export.texts import decimal_texts, time_texts
 
 #: Characters to escape in a JSON string (RFC 8259, 7), in order of replacement. Other control characters are rare.
@@ -30,7 +30,7 @@ _JSON = (b"jobmanager", b"json")
 def json_lines(rows: pa.RecordBatch) -> memoryview:
     """Return one line for each row: an object with a member for each column, in order.
 
-    Raises Fatal, with the name of the column, if a text in a JSON field is not valid JSON.
+    Raises InvalidJson if a text in a JSON field is not valid JSON.
     """
     parts: list[Any] = []
     for field, column in zip(rows.schema, rows.columns, strict=True):
@@ -71,11 +71,11 @@ def _iso_times(column: pa.Array) -> pa.Array:
 
 
 def _nested(name: str, column: pa.Array) -> pa.Array:
-    """Return JSON texts on one line each. Raises Fatal that names the column, not the value."""
+    """Return JSON texts on one line each. Raises InvalidJson."""
     texts = column.cast(pa.string())
-    for text in texts.to_pylist():
+    for row, text in enumerate(texts.to_pylist()):
         if text is not None and not _is_json(text):
-            raise Fatal(f"A value of column {name!r} is not valid JSON. Correct it, or export as csv or parquet.")
+            raise InvalidJson(name, row)
     # A JSON string cannot contain these characters, so they are between tokens.
     return pc.fill_null(pc.replace_substring_regex(texts, r"[\r\n]", " "), "null")
 

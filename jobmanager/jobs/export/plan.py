@@ -81,31 +81,33 @@ class Plan:
 
     def check_dataset(self, dataset: Dataset) -> None:
         """Raise Fatal if the configuration of the dataset has changed since the export began."""
-        self._compare(self.configured, _settings_fingerprints(dataset))
+        _compare(dataset, self.configured, _settings_fingerprints(dataset))
 
-    def check_columns(self, found: Iterable[str]) -> None:
+    def check_columns(self, dataset: Dataset, found: Iterable[str]) -> None:
         """Raise Fatal if the table lacks a column of the file. Added columns do not matter."""
         missing = [repr(name) for name in self.names() if name not in set(found)]
         if missing:
             raise Fatal(
-                f"The table of dataset {self.dataset!r} has lost the column {missing[0]} since this export began: it "
-                f"was dropped or renamed. {_ADVICE}"
+                f"The {dataset} has lost the column {missing[0]} since this export began: it was dropped or renamed. "
+                f"{_ADVICE}"
             )
 
-    def check_database(self, schema: pa.Schema, identity: dict[str, str]) -> None:
+    def check_database(self, dataset: Dataset, schema: pa.Schema, identity: dict[str, str]) -> None:
         """Raise Fatal if the type of a column of the file has changed, or another property of the database."""
         for (name, before), (_, now) in zip(self.columns, _types(schema), strict=True):
             if before != now:
                 raise Fatal(
-                    f"The column {name!r} of dataset {self.dataset!r} was of type {before} when this export began, and "
-                    f"is of type {now} now. {_ADVICE}"
+                    f"The column {name!r} of {dataset} was of type {before} when this export began, and is of type "
+                    f"{now} now. {_ADVICE}"
                 )
-        self._compare(self.database, _database_fingerprints(identity, self.names()))
+        _compare(dataset, self.database, _database_fingerprints(identity, self.names()))
 
-    def _compare(self, before: dict[str, str], now: dict[str, str]) -> None:
-        for name, mark in before.items():
-            if now.get(name) != mark:
-                raise Fatal(f"The {name} of dataset {self.dataset!r} has changed since this export began. {_ADVICE}")
+
+def _compare(dataset: Dataset, before: dict[str, str], now: dict[str, str]) -> None:
+    for name, mark in before.items():
+        if now.get(name) != mark:
+            shown = f"column {name.removeprefix(COLUMN)!r}" if name.startswith(COLUMN) else name
+            raise Fatal(f"The {shown} has changed since this export of {dataset} began. {_ADVICE}")
 
 
 def _types(schema: pa.Schema) -> list[list[str]]:

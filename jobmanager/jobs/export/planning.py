@@ -6,7 +6,6 @@ The plan itself, and how it is compared with a dataset, is in plan.py. Writes no
 from __future__ import annotations
 
 from jobmanager.job import Job
-from jobmanager.jobs.export import table_changes
 from jobmanager.jobs.export.plan import VERSION as PLAN_VERSION
 from jobmanager.jobs.export.plan import Plan
 from jobmanager.jobs.export.reader import FixesTypes, Reader
@@ -48,7 +47,7 @@ def begin_plan(job: Job, source: Source, *, needs_types: bool) -> Plan:
             "The export reads a snapshot: it holds a transaction in the database of dataset %r until it ends.",
             dataset.name,
         )
-    mark = table_changes.find_mark(dataset)
+    mark = source.find_mark(dataset)
     job.cursor = {"version": PLAN_VERSION, "plan": plan.to_json(), "warnings": warnings, "mark": mark}
     return plan
 

@@ -10,8 +10,6 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from jobmanager.errors import Fatal
-
 #: Types that JSON lacks: name in a checkpoint, and both conversions. datetime comes first: it is a subclass of date.
 _KINDS: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
     datetime: ("datetime", datetime.isoformat, datetime.fromisoformat),
@@ -23,6 +21,16 @@ _KINDS: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
 _READ = {name: read for name, _, read in _KINDS.values()} | {"float": float}
 
 
+class Unstorable(TypeError):
+    """A checkpoint cannot hold the date or the key of a row."""
+
+    def __init__(self, field: str, kind: str) -> None:
+        """*field*: "date" or "key". *kind*: the type of the value."""
+        super().__init__(field, kind)
+        self.field = field
+        self.kind = kind
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """The position of a row in the order of an export, with the values as the database returns them."""
@@ -31,12 +39,12 @@ class Place:
     key: Any
 
     def to_json(self) -> dict[str, Any]:
-        """Return the place as JSON for a cursor. Raises Fatal if JSON cannot hold the type of a value.
+        """Return the place as JSON for a cursor. Raises Unstorable if JSON cannot hold a value.
 
         >>> Place(date="2024-03-09", key=b"\\x01").to_json()
         {'date': '2024-03-09', 'key': {'bytes': '01'}}
         """
-        return {"date": _to_json(self.date), "key": _to_json(self.key)}
+        return {name: _to_json(name, value) for name, value in (("date", self.date), ("key", self.key))}
 
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> Place:
@@ -44,15 +52,12 @@ class Place:
         return cls(date=_from_json(kept["date"]), key=_from_json(kept["key"]))
 
 
-def _to_json(value: Any) -> Any:
+def _to_json(field: str, value: Any) -> Any:
     for kind, (name, write, _) in _KINDS.items():
         if isinstance(value, kind):
             return {name: write(value)}
     if not isinstance(value, (int, float, str)):
-        raise Fatal(
-            f"Rows cannot be put in order by values of the type {type(value).__name__}. Configure another date_column "
-            "or key, or a view with one."
-        )
+        raise Unstorable(field, type(value).__name__)
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     return value

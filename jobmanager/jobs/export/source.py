@@ -11,10 +11,11 @@ from typing import TypeVar
 
 from jobmanager.config import Settings
 from jobmanager.errors import Fatal
-from jobmanager.jobs.export import catalog
+from jobmanager.jobs.export import catalog, table_changes
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway, ListUnreadable
 from jobmanager.jobs.export.plan import Plan
 from jobmanager.jobs.export.reader import FixesTypes, Reader, ReaderClosed, Waits
+from jobmanager.jobs.export.thread_call import ThreadCall
 
 T = TypeVar("T")
 
@@ -45,11 +46,15 @@ class Source:
             raise Fatal(f"{error}.") from None
 
     def connect(self, dataset: Dataset) -> Reader:
-        """Open the reader. The export closes it at its end."""
+        """Open the reader. The export closes it at its end. Blocks, in steps that obey a halt.
+
+        Raises DatasetAway, Fatal, and ReaderClosed if a halt closed the reader meanwhile.
+        """
         reader = self._reader = catalog.open_reader(dataset)
-        self._is_snapshot = dataset.snapshot
         if isinstance(reader, Waits):
             reader.on_wait = self._on_wait
+        reader.columns()  # connects, and takes the snapshot
+        self._is_snapshot = dataset.snapshot
         return reader
 
     def reader(self, plan: Plan) -> Reader:
@@ -58,9 +63,13 @@ class Source:
 
     def close(self) -> None:
         """Close the reader. The next call of `reader` opens another one."""
-        reader, self._reader = self._reader, None
+        reader, self._reader, self._is_snapshot = self._reader, None, False
         if reader is not None:
             reader.close()
+
+    def find_mark(self, dataset: Dataset) -> str | None:
+        """Return table_changes.find_mark(dataset). Blocks, in steps that obey a halt."""
+        return ThreadCall(partial(table_changes.find_mark, dataset), name="marks").start().result(self._on_wait)
 
     def _reopen(self, plan: Plan) -> Reader:
         if plan.snapshot:
@@ -68,10 +77,10 @@ class Source:
         dataset = self.load_dataset(plan.dataset)
         plan.check_dataset(dataset)
         reader = self.connect(plan.applied(dataset))
-        plan.check_columns(reader.columns())
+        plan.check_columns(dataset, reader.columns())
         if plan.as_text is not None and isinstance(reader, FixesTypes):
             reader.fix_types(plan.as_text)
-        plan.check_database(reader.schema(plan.names()), reader.identity())
+        plan.check_database(dataset, reader.schema(plan.names()), reader.identity())
         return reader
 
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pyarrow as pa
+
+from jobmanager.errors import Fatal
 
 #: Metadata of rows with a column that is text in this chunk alone: the reason why Parquet cannot hold them.
 NOT_FOR_PARQUET = b"jobmanager not for parquet"
+#: What Arrow raises for a value that does not fit a type.
+MISFITS = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError)
 
 
 class ChunkTable:
@@ -21,12 +28,25 @@ class ChunkTable:
         self._fields.append(field)
         self._arrays.append(array)
 
-    def add_text(self, field: pa.Field, texts: pa.ChunkedArray, reason: str) -> None:
-        """Add a column as text. *reason*: why Parquet cannot hold its values, see errors.not_for_parquet_reason."""
+    def add_text(self, field: pa.Field, texts: pa.ChunkedArray, error: Fatal) -> None:
+        """Add a column as text. *error*: that of an export to Parquet, see errors.not_for_parquet_error."""
         self.add(field.with_type(pa.string()), texts)
-        self._reasons.append(reason)
+        self._reasons.append(str(error))
 
     def table(self) -> pa.Table:
         """Return the table. Its metadata has the first reason, if there is one."""
         metadata = {NOT_FOR_PARQUET: self._reasons[0].encode()} if self._reasons else None
         return pa.table(self._arrays, schema=pa.schema(self._fields, metadata))
+
+
+def first_misfit(values: Sequence[Any], kind: pa.DataType) -> int:
+    """Return the index of the first value that does not fit a type. There must be one."""
+    return next(index for index, value in enumerate(values) if not _fits(value, kind))
+
+
+def _fits(value: Any, kind: pa.DataType) -> bool:
+    try:
+        pa.array([value], kind)
+    except MISFITS:
+        return False
+    return True

@@ -11,11 +11,12 @@ from jobmanager.jobs.export.chunks import MAX_BYTES
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.reader import COLUMN
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.chunk_table import ChunkTable
 from jobmanager.jobs.export.readers.date_bounds import DateBounds
 from jobmanager.jobs.export.readers.duckdb_connection import Connection
 from jobmanager.jobs.export.readers.duckdb_table import Table
-from jobmanager.jobs.export.readers.errors import duplicate_key_error, not_for_parquet_reason, null_key_error
+from jobmanager.jobs.export.readers.errors import duplicate_key_error, not_for_parquet_error, null_key_error
 from jobmanager.jobs.export.readers.postgresql_times import is_within_calendar
 from jobmanager.jobs.export.schemas import schema_of
 
@@ -27,9 +28,11 @@ _VALUE_BYTES = 8
 class DuckdbReader:
     """A connection to a DuckDB file; see Reader."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, cancellation: Cancellation | None = None) -> None:
+        """Connect. Blocks. Raises DatasetAway and Fatal. Another thread may cancel its statements by *cancellation*."""
+        cancellation = cancellation or Cancellation(dataset)
         self._dataset = dataset
-        self._connection = Connection(dataset)
+        self._connection = Connection(dataset, cancellation)
         try:
             self._table = Table(dataset, self._connection)
         except BaseException:
@@ -43,7 +46,7 @@ class DuckdbReader:
 
     def schema(self, chosen: list[str]) -> pa.Schema:
         """Return the types of the chosen columns; see Reader."""
-        schema_of(chosen, self.columns())
+        schema_of(self._dataset, chosen, self.columns())
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
@@ -177,8 +180,7 @@ class DuckdbReader:
             texts = as_text.column(number)
             row = next(index for index in range(len(array)) if _is_outside_calendar(array.slice(index, 1)))
             declared, key = self._table.columns[field.name].declared, found["place_key"][row].as_py()
-            reason = not_for_parquet_reason(self._dataset, field.name, declared, texts[row].as_py(), key)
-            table.add_text(field, texts, reason)
+            table.add_text(field, texts, not_for_parquet_error(self._dataset, field.name, declared, key))
         return table.table()
 
 

@@ -13,16 +13,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset
-from jobmanager.jobs.export.readers.errors import away_error, unusable_error
+from jobmanager.jobs.export.readers.cancellation import Cancellation
+from jobmanager.jobs.export.readers.errors import away_error, missing_driver_error, unusable_error
 
 
 class Connection:
     """A connection whose times are in UTC."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, cancellation: Cancellation) -> None:
         self._dataset = dataset
+        self._cancellation = cancellation
         self._driver = _driver(dataset)
         with self._translated():
             self._connection = self._driver.connect(dataset.url.database or "", read_only=True)
@@ -32,6 +33,7 @@ class Connection:
         except BaseException:
             self.close()
             raise
+        cancellation.add(self._connection.interrupt)
 
     @property
     def version(self) -> str:
@@ -55,8 +57,11 @@ class Connection:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
+        self._cancellation.check()
         try:
             yield
+        except self._driver.InterruptException:
+            raise self._cancellation.error() from None
         except (self._driver.IOException, self._driver.OutOfMemoryException):
             raise away_error(self._dataset) from None
         except self._driver.Error:
@@ -68,6 +73,4 @@ def _driver(dataset: Dataset) -> Any:
     try:
         return import_module("duckdb")
     except ImportError:
-        raise Fatal(
-            f"Dataset {dataset.name!r} needs DuckDB, which is not installed. Install the service as jobmanager[duckdb]."
-        ) from None
+        raise missing_driver_error(dataset, "DuckDB", "duckdb") from None

@@ -1,7 +1,7 @@
 """The errors of the readers, for clients: databases that do not answer, and tables that cannot be exported exactly.
 
-Each names the dataset or the table, the column and the remedy. None shows a URL, SQL or the error of a driver, which is
-logged here.
+Each names the table and its dataset, the column, the row by its key if a value is at fault, and the remedy. None shows
+a URL, SQL or a cell, or the error of a driver, which is logged here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
+from jobmanager.jobs.export.position import Place, Unstorable
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+#: The most characters of a key or a date in an error.
+_LONGEST_SHOWN = 80
 
 _log = logging.getLogger(__name__)
 
@@ -23,12 +27,39 @@ class Unreadable(Fatal):
     """A text cannot be converted to UTF-8."""
 
 
+class InvalidJson(Exception):
+    """A text of a column of JSON is not valid JSON."""
+
+    def __init__(self, column: str, row: int) -> None:
+        """*row*: counted from 0."""
+        super().__init__(column, row)
+        self.column = column
+        self.row = row
+
+
 class DeclaredColumn(Protocol):
     """A column of a table. Equal to another one if nothing about it has changed."""
 
     @property
     def declared(self) -> str:
         """Return its type as SQL writes it."""
+
+
+def row_of(dataset: Dataset, key: Any) -> str:
+    """Return a phrase for the row with that key, as in: the row with id = 7."""
+    return f"the row with {dataset.key} = {_shown(key)}"
+
+
+def rows_between(dataset: Dataset, first: Any, last: Any) -> str:
+    """Return a phrase for a row of those from one key to another."""
+    return f"a row from {dataset.key} = {_shown(first)} to {_shown(last)}"
+
+
+def rows_after(dataset: Dataset, after: Place | None, limit: int) -> str:
+    """Return a phrase for a row of the next *limit* ones after a place."""
+    if after is None:
+        return f"one of the first {limit:,} rows"
+    return f"one of the {limit:,} rows after {dataset.key} = {_shown(after.key)}"
 
 
 def away_error(dataset: Dataset) -> DatasetAway:
@@ -41,56 +72,73 @@ def unusable_error(dataset: Dataset) -> Fatal:
     """Log the current exception, and return an error without its details for clients. The operator must act."""
     _log.exception("The configuration of dataset %r does not match its database.", dataset.name)
     return Fatal(
-        f"The database of dataset {dataset.name!r} does not match its configuration; its error is in the service's log."
+        f"The configuration of {dataset} does not match its database; the error of the database is in the service's "
+        "log. Correct the list of datasets or the table."
+    )
+
+
+def missing_driver_error(dataset: Dataset, package: str, extra: str) -> Fatal:
+    """Return the error for a driver that is not installed. *extra*: what the service must be installed with."""
+    return Fatal(
+        f"The {dataset} cannot be read: {package} is not installed. Install the service as jobmanager[{extra}]."
     )
 
 
 def date_format_error(dataset: Dataset, error: ValueError) -> Fatal:
     """Return the error for a date column whose format is unknown or cannot be compared."""
-    return Fatal(f"Dataset {dataset.name!r} cannot be exported by date: {error}.")
+    return Fatal(f"The {dataset} cannot be exported by its column {dataset.date_column!r}: {error}.")
 
 
 def missing_table_error(dataset: Dataset) -> Fatal:
     """Return the error for a table that does not exist."""
     return Fatal(
-        f"Table {dataset.table!r} of dataset {dataset.name!r} does not exist. "
-        "Write it as table or schema.table, in the letter case that the database shows."
+        f"The {dataset} does not exist. Write it as table or schema.table, in the letter case that the database shows."
     )
 
 
 def null_key_error(dataset: Dataset) -> Fatal:
     """Return the error for rows whose key is NULL."""
     return Fatal(
-        f"Key {dataset.key!r} of table {dataset.table!r} is NULL in some rows: they have no order "
+        f"Key {dataset.key!r} of {dataset} is NULL in some rows: they have no order "
         "and would be lost. Configure a key that is NOT NULL."
     )
 
 
-def duplicate_key_error(dataset: Dataset, date: Any, key: Any) -> Fatal:
-    """Return the error for rows with equal places in the order of the export."""
+def duplicate_key_error(dataset: Dataset, date: Any, key: Any, way: str = "as the database compares it") -> Fatal:
+    """Return the error for rows with equal places in the order of the export. *way*: how their keys compare there."""
     return Fatal(
-        f"Key {dataset.key!r} of table {dataset.table!r} is not unique: several rows have {dataset.date_column} "
-        f"{date} and a key equal to {key!r}, so that rows would be lost. "
-        "Configure a key that is unique as the database compares it."
+        f"Key {dataset.key!r} of {dataset} is not unique: several rows have {dataset.date_column} "
+        f"{_short(str(date))} and a key equal to {_shown(key)}, so that rows would be lost. "
+        f"Configure a key that is unique {way}."
     )
 
 
-def unordered_error(dataset: Dataset, declared: str) -> Fatal:
+def unordered_error(dataset: Dataset, column: str, declared: str) -> Fatal:
     """Return the error for a key or date of a type that the database does not compare as it sorts."""
     return Fatal(
-        f"Table {dataset.table!r} cannot be ordered by ({dataset.date_column}, {dataset.key}): the database does not "
+        f"The rows of {dataset} cannot be ordered by its column {column!r}: the database does not "
         f"compare values of type {declared} as it sorts them. Configure another column."
+    )
+
+
+def unstorable_error(dataset: Dataset, error: Unstorable) -> Fatal:
+    """Return the error for a key or date of a type that a checkpoint cannot hold."""
+    column = dataset.key if error.field == "key" else dataset.date_column
+    return Fatal(
+        f"The rows of {dataset} cannot be ordered by its column {column!r}, whose values are of the type {error.kind}. "
+        "Configure another column, or a view that converts it to text."
     )
 
 
 def altered_error(dataset: Dataset, column: str, was: str, now: str | None) -> Fatal:
     """Return the error for a column that has changed since the export began. *now* is None if it no longer exists."""
-    became = "no longer exists" if now is None else f"was {was} and is {now} now"
-    if now == was:
-        became = "was replaced or altered"
+    became = "was replaced or altered"
+    if now is None:
+        became = "no longer exists"
+    elif now != was:
+        became = f"was {was or 'without a type'} and is {now or 'without a type'} now"
     return Fatal(
-        f"Column {column!r} of table {dataset.table!r} {became}: the table was altered since the export began. "
-        "Start a new export."
+        f"Column {column!r} of {dataset} {became}: the table was altered since the export began. Submit a new export."
     )
 
 
@@ -110,7 +158,7 @@ def changed_column_error(
 def timeout_error(dataset: Dataset, seconds: int) -> DatasetAway:
     """Return the error for a statement that the server cancelled. *seconds* is the default timeout."""
     return DatasetAway(
-        f"Timeout: a statement for table {dataset.table!r} of dataset {dataset.name!r} took longer than its server "
+        f"Timeout: a statement for {dataset} took longer than its server "
         f"allows, by default {seconds} s. An index on ({dataset.date_column}, {dataset.key}) makes it fast."
     )
 
@@ -118,37 +166,61 @@ def timeout_error(dataset: Dataset, seconds: int) -> DatasetAway:
 def forbidden_error(dataset: Dataset) -> Fatal:
     """Return the error for a role that lacks a privilege."""
     return Fatal(
-        f"The role of dataset {dataset.name!r} may not read table {dataset.table!r}, or one of its columns. "
+        f"The role in the URL of the dataset may not read {dataset}, or one of its columns. "
         "Grant it SELECT, or name only columns that it may read."
     )
 
 
-def encoding_error(dataset: Dataset, column: str | None = None) -> Unreadable:
-    """Return the error for text that is not UTF-8. *column* is None if the server does not name it."""
+def encoding_error(dataset: Dataset, column: str | None = None, row: str | None = None) -> Unreadable:
+    """Return the error for text that is not UTF-8. *column* and *row* (see row_of) are None if they are unknown."""
     named = f"Column {column!r}" if column else "A column"
     return Unreadable(
-        f"{named} of table {dataset.table!r} holds text that cannot be converted to UTF-8. "
-        "Correct it in the database, or export the other columns."
+        f"{named} of {dataset} has text that cannot be converted to UTF-8{f', in {row}' if row else ''}. "
+        "Correct it in the database, or leave the column out."
     )
 
 
-def value_type_error(field: pa.Field, declared: str) -> Fatal:
-    """Return the error for a value that does not fit its column. It does not show the value."""
-    return Fatal(f"A value of column {field.name!r} does not fit its declared type, {declared or 'none'}.")
+def misfit_error(dataset: Dataset, column: str, row: str, reason: str, remedy: str) -> Fatal:
+    """Return the error for a value that cannot be exported. It does not show the value.
+
+    *row*: see row_of. *reason*: completes "has a value that …".
+    """
+    return Fatal(f"Column {column!r} of {dataset} has a value that {reason}, in {row}. {remedy}")
 
 
-def not_for_parquet_reason(dataset: Dataset, column: str, declared: str, value: Any, key: Any) -> str:
-    """Return the reason why a value cannot be written as Parquet."""
-    return (
-        f"Column {column!r} of table {dataset.table!r} holds {value} in the row with key {key!r}, "
-        f"which Parquet cannot hold in a column of type {declared}. "
-        "Export it as csv or jsonl, or leave that column out."
-    )
+def type_error(dataset: Dataset, column: str, declared: str, row: str) -> Fatal:
+    """Return the error for a value that does not fit its column. *row*: see row_of."""
+    reason = f"does not fit its declared type, {declared or 'none'}"
+    return misfit_error(dataset, column, row, reason, "Correct it, or leave the column out.")
+
+
+def invalid_json_error(dataset: Dataset, error: InvalidJson, rows: pa.Table, after: Place | None) -> Fatal:
+    """Return the error for one of these rows, which come after a place."""
+    if dataset.key in rows.column_names:
+        row = row_of(dataset, rows[dataset.key][error.row].as_py())
+    else:
+        row = rows_after(dataset, after, rows.num_rows)
+    return misfit_error(dataset, error.column, row, "is not valid JSON", "Correct it, or export as csv or parquet.")
+
+
+def not_for_parquet_error(dataset: Dataset, column: str, declared: str, key: Any) -> Fatal:
+    """Return the error for a value that cannot be written as Parquet."""
+    reason = f"Parquet cannot hold in a column of type {declared}"
+    remedy = "Export it as csv or jsonl, or leave that column out."
+    return misfit_error(dataset, column, row_of(dataset, key), reason, remedy)
 
 
 def no_index_warning(dataset: Dataset) -> str:
     """Return the warning for a table without an index in the order of the export."""
     return (
-        f"No index on ({dataset.date_column}, {dataset.key}) of table {dataset.table!r}: "
+        f"No index on ({dataset.date_column}, {dataset.key}) of {dataset}: "
         "the database scans and sorts the range for each chunk. Create one to make the export fast."
     )
+
+
+def _shown(key: Any) -> str:
+    return _short(repr(key))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"

@@ -12,19 +12,23 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobmanager.errors import Fatal
 from jobmanager.jobs.export.chunks import MAX_BYTES, fitting_rows
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.reader import COLUMN
-from jobmanager.jobs.export.readers.chunk_table import ChunkTable
+from jobmanager.jobs.export.readers.cancellation import Cancellation
+from jobmanager.jobs.export.readers.chunk_table import ChunkTable, first_misfit
 from jobmanager.jobs.export.readers.date_bounds import DateBounds
 from jobmanager.jobs.export.readers.errors import (
+    Unreadable,
     duplicate_key_error,
     encoding_error,
+    misfit_error,
     no_index_warning,
-    not_for_parquet_reason,
+    not_for_parquet_error,
     null_key_error,
+    row_of,
+    rows_after,
 )
 from jobmanager.jobs.export.readers.mysql_columns import array_of
 from jobmanager.jobs.export.readers.mysql_connection import Connection
@@ -41,9 +45,12 @@ _log = logging.getLogger(__name__)
 class MysqlReader:
     """A connection to a MariaDB or MySQL server; see Reader."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, cancellation: Cancellation | None = None) -> None:
+        """Connect. Blocks. Raises DatasetAway and Fatal. Another thread may cancel its statements by *cancellation*."""
+        cancellation = cancellation or Cancellation(dataset)
         self._dataset = dataset
-        self._connection = Connection(dataset)
+        self._cancellation = cancellation
+        self._connection = Connection(dataset, cancellation)
         try:
             self._table = Table(dataset, self._connection)
         except BaseException:
@@ -57,7 +64,7 @@ class MysqlReader:
 
     def schema(self, chosen: list[str]) -> pa.Schema:
         """Return the types of the chosen columns; see Reader."""
-        schema_of(chosen, self.columns())
+        schema_of(self._dataset, chosen, self.columns())
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
@@ -118,7 +125,10 @@ class MysqlReader:
         self._table.check_unchanged(columns)
         if after is not None and not self._table.is_proven_unique:
             self._check_place(after)
-        found, following = fitting_rows(self._rows(columns, after, begin, end, limit + 1), limit, max_bytes)
+        try:
+            found, following = fitting_rows(self._rows(columns, after, begin, end, limit + 1), limit, max_bytes)
+        except Unreadable:
+            raise encoding_error(self._dataset, row=rows_after(self._dataset, after, limit + 1)) from None
         self._connection.discard_rows()
         if not found:
             return wanted.empty_table(), None
@@ -142,6 +152,7 @@ class MysqlReader:
         try:
             ties = self._connection.query(query, seconds=_CHECK_SECONDS)
         except DatasetAway:
+            self._cancellation.check()
             # Rows are lost only if a chunk ends between two equal ones, and the end of each chunk is checked.
             _log.warning(
                 "Dataset %r: the search for equal keys did not finish. Each chunk is checked instead.",
@@ -204,10 +215,8 @@ class MysqlReader:
     def _place(self, date_text: Any, key: Any) -> Place:
         """Return the place for the server's texts. Raises Fatal if the date is not valid."""
         if self._table.date_kind and not _is_date(date_text):
-            raise Fatal(
-                f"Column {self._table.date.name!r} of table {self._dataset.table!r} holds {date_text} in the row with "
-                f"key {key!r}, which is not a date. Correct it in the database."
-            )
+            row, remedy = row_of(self._dataset, key), "Correct it in the database."
+            raise misfit_error(self._dataset, self._table.date.name, row, "is not a date", remedy)
         return Place(date=date_text, key=key)
 
     def _to_types(self, rows: list[Any], wanted: pa.Schema) -> pa.Table:
@@ -218,13 +227,13 @@ class MysqlReader:
             try:
                 array, misfit = array_of(values, field.type)
             except (pa.ArrowTypeError, UnicodeError):
-                raise encoding_error(self._dataset, field.name) from None
+                key = rows[first_misfit(values, pa.string())][-1]
+                raise encoding_error(self._dataset, field.name, row_of(self._dataset, key)) from None
             if misfit is None:
                 table.add(field, array)
                 continue
             declared, key = self._table.columns[field.name].declared, rows[misfit][-1]
-            reason = not_for_parquet_reason(self._dataset, field.name, declared, values[misfit], key)
-            table.add_text(field, array, reason)
+            table.add_text(field, array, not_for_parquet_error(self._dataset, field.name, declared, key))
         return table.table()
 
 

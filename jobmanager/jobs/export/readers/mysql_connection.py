@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import import_module
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.errors import (
     away_error,
     encoding_error,
     forbidden_error,
+    missing_driver_error,
     missing_table_error,
     timeout_error,
     unusable_error,
@@ -27,6 +28,12 @@ from jobmanager.jobs.export.readers.errors import (
 _CONNECT_SECONDS = 10
 #: Statement timeout.
 _STATEMENT_SECONDS = 600
+#: How much longer than the statement timeout a read from the server may take.
+_GRACE_SECONDS = 30
+#: Timeout of a request to kill a statement. The request is repeated until the statement has ended.
+_KILL_SECONDS = 2
+#: Tells servers behind one address apart.
+_SERVER = "SHOW VARIABLES WHERE variable_name IN ('hostname', 'port', 'server_id')"
 
 #: Error numbers, as in MariaDB's "Error Codes".
 _MISSING = (1146, 1049)
@@ -40,13 +47,16 @@ _log = logging.getLogger(__name__)
 class Connection:
     """A connection, opened for the first query, and again after an error."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, cancellation: Cancellation) -> None:
         """Raises Fatal if PyMySQL is not installed, or the URL cannot be used. Does not connect."""
         self._dataset = dataset
+        self._cancellation = cancellation
         self._driver = _driver(dataset)
         self._arguments = _arguments(dataset)
         self._connection: Any = None
+        self._server: Any = None  # which server the connection is with
         self._is_sending = False  # True while the server has rows of a statement left to send
+        cancellation.add(self._kill)
 
     def query(self, query: str, *, seconds: int | None = None) -> list[Any]:
         """Return the rows of a query with a short result. *seconds* is a shorter statement timeout."""
@@ -93,11 +103,33 @@ class Connection:
             # Not close(): it would wait for the remaining rows.
             connection._force_close()
 
+    def _kill(self) -> None:
+        """Kill the statement that another thread waits for, if there is one, by a connection of its own."""
+        connection = self._connection
+        if connection is None:
+            return
+        timeouts = {"connect_timeout": _KILL_SECONDS, "read_timeout": _KILL_SECONDS}
+        try:
+            with closing(self._driver.connect(**self._arguments | timeouts)) as other, other.cursor() as cursor:
+                cursor.execute(_SERVER)
+                # On another server, the number may be that of a connection of somebody else.
+                if cursor.fetchall() == self._server:
+                    cursor.execute(f"KILL QUERY {connection.thread_id()}")
+        except self._driver.err.MySQLError:
+            # The connection has ended meanwhile, or the server does not answer: the next request tries again.
+            _log.debug("The statement could not be killed.", exc_info=True)
+
     def _connected(self) -> Any:
+        self._cancellation.check()
         if self._connection is None:
             with self._translated():
-                self._connection = self._driver.connect(**self._arguments)
+                # The driver does not limit a handshake by connect_timeout.
+                arguments = self._arguments | {"read_timeout": self._arguments["connect_timeout"]}
+                self._connection = self._driver.connect(**arguments)
+                self._connection._read_timeout = self._arguments["read_timeout"]
                 with self._connection.cursor() as cursor:
+                    cursor.execute(_SERVER)
+                    self._server = cursor.fetchall()
                     cursor.execute("SET SESSION time_zone = '+00:00'")
                     cursor.execute("SET SESSION TRANSACTION READ ONLY")
                     self._limit(cursor, _STATEMENT_SECONDS)
@@ -118,6 +150,8 @@ class Connection:
             yield
         except self._driver.err.MySQLError as error:
             self.close()
+            if self._cancellation.is_requested:
+                raise self._cancellation.error() from None
             raise self._client_error(error) from None
         except UnicodeDecodeError:
             self.close()
@@ -145,9 +179,7 @@ def _driver(dataset: Dataset) -> Any:
             import_module(part)
         return import_module("pymysql")
     except ImportError:
-        raise Fatal(
-            f"Dataset {dataset.name!r} needs PyMySQL, which is not installed. Install the service as jobmanager[mysql]."
-        ) from None
+        raise missing_driver_error(dataset, "PyMySQL", "mysql") from None
 
 
 def _arguments(dataset: Dataset) -> dict[str, Any]:
@@ -159,4 +191,5 @@ def _arguments(dataset: Dataset) -> dict[str, Any]:
         raise unusable_error(dataset) from None
     given.pop("client_flag", None)
     kept = {name: value for name, value in given.items() if name not in ("conv", "cursorclass", "autocommit")}
-    return {"connect_timeout": _CONNECT_SECONDS} | kept | {"charset": "utf8mb4", "conv": {0: str}, "autocommit": True}
+    timeouts = {"connect_timeout": _CONNECT_SECONDS, "read_timeout": _STATEMENT_SECONDS + _GRACE_SECONDS}
+    return timeouts | kept | {"charset": "utf8mb4", "conv": {0: str}, "autocommit": True}

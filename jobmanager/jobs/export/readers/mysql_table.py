@@ -49,7 +49,7 @@ class Table:
         self.date, self.key = (self.columns[name] for name in (dataset.date_column, dataset.key))
         for column in (self.date, self.key):
             if not column.is_ordered:
-                raise unordered_error(dataset, column.declared)
+                raise unordered_error(dataset, column.name, column.declared)
         self.date_name, self.key_name = (f"t.{_quoted(column.name)}" for column in (self.date, self.key))
         self.order = f"{self.date_name}, {self.key_name}"
         #: True if a unique index rules out rows with equal places

@@ -1,7 +1,7 @@
 """Entry point to the code that reads and writes rows with Arrow.
 
-This module and its imports are needed to run an export, not to accept one: see Export. Each reader is imported on
-first use, because it brings its own driver library.
+This module and its imports are needed to run an export, not to accept one: see Export. The other readers are imported
+when they are first used, because each brings its own driver library.
 """
 
 from __future__ import annotations
@@ -9,66 +9,71 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 
-from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.formats import ENCODINGS
 from jobmanager.jobs.export.libraries import preload_libraries
 from jobmanager.jobs.export.reader import Reader
+from jobmanager.jobs.export.readers.cancellation import Cancellation
+from jobmanager.jobs.export.readers.errors import missing_driver_error
+from jobmanager.jobs.export.readers.read_ahead import ReadAhead
+from jobmanager.jobs.export.readers.sqlite_process import SqliteProcess
 
-__all__ = ["ENCODINGS", "load_reader", "open_reader"]
+__all__ = ["ENCODINGS", "import_driver", "open_reader"]
 
 
 def open_reader(dataset: Dataset) -> Reader:
-    """Connect to the dataset's database. Blocks. Raises DatasetAway or Fatal."""
-    return load_reader(dataset)(dataset)
+    """Return a reader of the dataset. Does not block: it imports its driver and connects when it is first used.
+
+    It does both in a thread of its own, which force does not interrupt: an interrupted import may leave its lock held.
+    """
+    if _is_sqlite(dataset):
+        return SqliteProcess(dataset)
+    cancellation = Cancellation(dataset)
+    return ReadAhead(lambda: _reader_type(dataset)(dataset, cancellation), cancellation)
 
 
-def load_reader(dataset: Dataset) -> Callable[[Dataset], Reader]:
-    """Import the reader for the dataset's database and return a function that connects it. Raises Fatal."""
+def import_driver(dataset: Dataset) -> None:
+    """Import the reader for the dataset's database and its driver, which may take a second. Raises Fatal."""
+    if not _is_sqlite(dataset):
+        _reader_type(dataset)
+
+
+def _is_sqlite(dataset: Dataset) -> bool:
+    return dataset.url.get_backend_name() == "sqlite"
+
+
+def _reader_type(dataset: Dataset) -> Callable[[Dataset, Cancellation], Reader]:
+    """Import the reader for the dataset's database and return it. Raises Fatal if its driver is not installed."""
     backend, _, driver = dataset.url.drivername.partition("+")
-    if backend == "sqlite":
-        return _of_sqlite()
     if backend in ("postgres", "postgresql") and driver in ("", "psycopg"):
         return _of_postgres(dataset)
     if backend in ("mysql", "mariadb") and driver in ("", "pymysql"):
         return _of_mysql()
-    if backend == "duckdb":
-        return _of_duckdb()
-    return _of_any_other()
+    return _of_duckdb() if backend == "duckdb" else _of_any_other()
 
 
-def _of_sqlite() -> Callable[[Dataset], Reader]:
-    from jobmanager.jobs.export.readers.sqlite_process import SqliteProcess  # noqa: PLC0415 - see the head of this module
-
-    return SqliteProcess
-
-
-def _of_postgres(dataset: Dataset) -> Callable[[Dataset], Reader]:
+def _of_postgres(dataset: Dataset) -> Callable[[Dataset, Cancellation], Reader]:
     if find_spec("psycopg") is None:
-        raise Fatal(
-            f"Dataset {dataset.name!r} needs psycopg, which is not installed. "
-            "Install the service as jobmanager[postgresql]."
-        )
+        raise missing_driver_error(dataset, "psycopg", "postgresql")
     preload_libraries("adbc_driver_manager", "adbc_driver_postgresql")
-    from jobmanager.jobs.export.readers.postgresql import PostgresReader  # noqa: PLC0415
-    from jobmanager.jobs.export.readers.read_ahead import ReadAhead  # noqa: PLC0415
+    from jobmanager.jobs.export.readers.postgresql import PostgresReader  # noqa: PLC0415 - see the head of this module
 
-    return lambda dataset: ReadAhead(PostgresReader(dataset))
+    return PostgresReader
 
 
-def _of_mysql() -> Callable[[Dataset], Reader]:
+def _of_mysql() -> Callable[[Dataset, Cancellation], Reader]:
     from jobmanager.jobs.export.readers.mysql import MysqlReader  # noqa: PLC0415
 
     return MysqlReader
 
 
-def _of_duckdb() -> Callable[[Dataset], Reader]:
+def _of_duckdb() -> Callable[[Dataset, Cancellation], Reader]:
     from jobmanager.jobs.export.readers.duckdb import DuckdbReader  # noqa: PLC0415
 
     return DuckdbReader
 
 
-def _of_any_other() -> Callable[[Dataset], Reader]:
+def _of_any_other() -> Callable[[Dataset, Cancellation], Reader]:
     from jobmanager.jobs.export.readers.sqlalchemy import SqlReader  # noqa: PLC0415
 
     return SqlReader

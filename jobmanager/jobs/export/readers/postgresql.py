@@ -19,6 +19,7 @@ from jobmanager.jobs.export.chunks import MAX_BYTES
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.reader import COLUMN
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.date_bounds import DateBounds
 from jobmanager.jobs.export.readers.errors import (
     Unreadable,
@@ -26,10 +27,10 @@ from jobmanager.jobs.export.readers.errors import (
     encoding_error,
     no_index_warning,
     null_key_error,
+    rows_after,
 )
 from jobmanager.jobs.export.readers.postgresql_rows import NameMissing, RowConnection
 from jobmanager.jobs.export.readers.postgresql_session import Session
-from jobmanager.jobs.export.readers.postgresql_settings import Cancellation
 from jobmanager.jobs.export.readers.postgresql_statements import RowQuery, Statements, date_sample
 from jobmanager.jobs.export.readers.postgresql_table import Table
 from jobmanager.jobs.export.readers.postgresql_values import to_types
@@ -44,11 +45,12 @@ _log = logging.getLogger(__name__)
 class PostgresReader:
     """Connections to a PostgreSQL server; see Reader."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, cancellation: Cancellation | None = None) -> None:
+        """Connect. Blocks. Raises DatasetAway and Fatal. Another thread may cancel its statements by *cancellation*."""
+        cancellation = cancellation or Cancellation(dataset)
         self._dataset = dataset
-        self._cancellation = Cancellation(dataset)
-        self._session = Session(dataset, self._cancellation)
-        self._rows = RowConnection(dataset, self._session, self._cancellation)
+        self._session = Session(dataset, cancellation)
+        self._rows = RowConnection(dataset, self._session, cancellation)
         try:
             self._table = Table(dataset, self._session)
             if dataset.snapshot:
@@ -66,7 +68,7 @@ class PostgresReader:
 
     def schema(self, chosen: list[str]) -> pa.Schema:
         """Return the types of the chosen columns; see Reader."""
-        schema_of(chosen, self.columns())
+        schema_of(self._dataset, chosen, self.columns())
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
@@ -131,7 +133,8 @@ class PostgresReader:
                 self._check_unchanged(columns, after)
                 found, fitting = self._rows.fetch(self._session.text_of(query.text), limit, max_bytes)
         except Unreadable:
-            raise encoding_error(self._dataset, self._unreadable_column(columns, query)) from None
+            row = rows_after(self._dataset, after, limit + 1)
+            raise encoding_error(self._dataset, self._unreadable_column(columns, query), row) from None
         except NameMissing:
             raise self._table.altered_error() from None
         if not found.num_rows:
@@ -140,12 +143,6 @@ class PostgresReader:
         keys = found[query.key].slice(0, fitting)
         chosen = [self._table.columns[name] for name in columns]
         return to_types(self._dataset, chosen, found.slice(0, fitting), keys, wanted), place
-
-    def cancel(self) -> None:
-        """Cancel the statement that another thread waits for. It raises DatasetAway, and so does each later one."""
-        self._cancellation.request()
-        if not self._rows.cancel():
-            self._session.cancel()
 
     def close(self) -> None:
         """Close the connections."""

@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from jobmanager.jobs.export.chunks import Chunk
 from jobmanager.jobs.export.datasets import Dataset
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.errors import away_error, encoding_error, forbidden_error, unusable_error
 from jobmanager.jobs.export.readers.postgresql_session import Session
 from jobmanager.jobs.export.readers.postgresql_settings import (
     LOCK_SECONDS,
-    Cancellation,
     statement_timeout_error,
     transaction_settings,
 )
@@ -58,6 +58,7 @@ class RowConnection:
         self._cancellation = cancellation
         self._connection: Any = None
         self._cursor: Any = None  # the running statement, which another thread may cancel
+        cancellation.add(self._cancel)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -102,23 +103,22 @@ class RowConnection:
                     break
             return chunk.table(batches.schema), chunk.fitting
 
-    def cancel(self) -> bool:
-        """Cancel the statement that another thread waits for. Return False if there is none."""
-        cursor = self._cursor
-        if cursor is None:
-            return False
-        try:
-            cursor.adbc_cancel()
-        except adbc_driver_manager.Error:
-            # The statement has ended by itself meanwhile.
-            _log.debug("The statement could not be cancelled.", exc_info=True)
-        return True
-
     def close(self) -> None:
         """Close the connection. The next transaction opens another one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+    def _cancel(self) -> None:
+        """Cancel the statement that another thread waits for, if there is one."""
+        cursor = self._cursor
+        if cursor is None:
+            return
+        try:
+            cursor.adbc_cancel()
+        except adbc_driver_manager.Error:
+            # The statement has ended by itself meanwhile.
+            _log.debug("The statement could not be cancelled.", exc_info=True)
 
     def _see_snapshot(self, snapshot: str) -> None:
         """Give the transaction the snapshot of the session. Raises DatasetAway if the session has ended."""

@@ -17,10 +17,10 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from jobmanager.jobs.export.datasets import Dataset
+from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.errors import away_error, encoding_error, forbidden_error, unusable_error
 from jobmanager.jobs.export.readers.postgresql_settings import (
     LOCK_SECONDS,
-    Cancellation,
     conninfo,
     statement_timeout_error,
     transaction_settings,
@@ -42,8 +42,10 @@ class Session:
         self.conninfo = conninfo(dataset)
         #: the name of the snapshot that this session holds
         self.snapshot: str | None = None
+        self._locking: psycopg.Connection | None = None  # the connection that locks the table for a snapshot
         with self._translated():
             self._connection = self._connected()
+        cancellation.add(self._cancel)
 
     def query(
         self,
@@ -87,6 +89,8 @@ class Session:
         export = "SELECT pg_export_snapshot()"
         lock_timeout = f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"
         with self._translated(), self._connected() as first:
+            self._locking = first
+            self._cancellation.check()
             first.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY")
             first.execute(lock_timeout)
             first.execute(lock)
@@ -98,18 +102,19 @@ class Session:
             self._connection.execute(lock)  # outside a savepoint, so that the lock lasts as long as the transaction
             ((self.snapshot,),) = self._connection.execute(export).fetchall()
 
-    def cancel(self) -> None:
-        """Cancel the query that another thread waits for, if there is one."""
-        try:
-            if self._connection.info.transaction_status is TransactionStatus.ACTIVE:
-                self._connection.cancel_safe(timeout=_CANCEL_SECONDS)
-        except psycopg.Error:
-            # The statement has ended by itself meanwhile.
-            _log.debug("The statement could not be cancelled.", exc_info=True)
-
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def _cancel(self) -> None:
+        """Cancel the query that another thread waits for, if there is one."""
+        for connection in (self._connection, self._locking):
+            try:
+                if connection is not None and connection.info.transaction_status is TransactionStatus.ACTIVE:
+                    connection.cancel_safe(timeout=_CANCEL_SECONDS)
+            except psycopg.Error:
+                # The statement has ended by itself meanwhile.
+                _log.debug("The statement could not be cancelled.", exc_info=True)
 
     def _connected(self) -> psycopg.Connection:
         # Without prepared statements: a pooler could run one on another connection than it was prepared on.

@@ -1,4 +1,4 @@
-"""What the two connections of a PostgreSQL reader have in common: URL, settings of a transaction, and cancellation."""
+"""What the two connections of a PostgreSQL reader have in common: URL, settings of a transaction, and timeouts."""
 
 from __future__ import annotations
 
@@ -21,27 +21,6 @@ _SETTINGS = """
         set_config('statement_timeout', CASE current_setting('statement_timeout')
             WHEN '0' THEN '{seconds}s' ELSE current_setting('statement_timeout') END, true)
 """
-
-
-class Cancellation:
-    """Whether the reader was cancelled. Set by another thread than the one that reads; never reset."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-        self.is_requested = False
-
-    def request(self) -> None:
-        """Make each later statement fail."""
-        self.is_requested = True
-
-    def check(self) -> None:
-        """Raise DatasetAway if the reader was cancelled."""
-        if self.is_requested:
-            raise self.error()
-
-    def error(self) -> DatasetAway:
-        """Return the error for a statement that was cancelled."""
-        return DatasetAway(f"The read of dataset {self._dataset.name!r} was cancelled.")
 
 
 def conninfo(dataset: Dataset) -> str:

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
-from jobmanager.jobs.export.readers.chunk_table import ChunkTable
-from jobmanager.jobs.export.readers.errors import encoding_error, not_for_parquet_reason
+from jobmanager.jobs.export.readers.chunk_table import ChunkTable, first_misfit
+from jobmanager.jobs.export.readers.errors import encoding_error, not_for_parquet_error, row_of
 from jobmanager.jobs.export.readers.postgresql_columns import Column
 from jobmanager.jobs.export.readers.postgresql_times import as_texts, is_within_calendar, outside_calendar
 
@@ -21,19 +21,18 @@ def to_types(
     """
     table = ChunkTable()
     for number, (field, column) in enumerate(zip(wanted, columns, strict=True)):
-        array = delivered(dataset, found.column(number), column)
+        array = delivered(dataset, found.column(number), column, keys)
         misfits = _misfits(array, field.type)
         if misfits is None:
             table.add(field, array.cast(field.type))
             continue
         first = pc.index(misfits, True).as_py()
-        value, key = _texts(array.slice(first, 1))[0].as_py(), keys[first].as_py()
-        reason = not_for_parquet_reason(dataset, column.name, column.declared, value, key)
-        table.add_text(field, _texts(array), reason)
+        error = not_for_parquet_error(dataset, column.name, column.declared, keys[first].as_py())
+        table.add_text(field, _texts(array), error)
     return table.table()
 
 
-def delivered(dataset: Dataset, array: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
+def delivered(dataset: Dataset, array: pa.ChunkedArray, column: Column, keys: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the values. Raises DatasetAway if their type is unexpected, Unreadable if they are not UTF-8."""
     if array.type != column.delivered:
         # This happens only with a pooler that mixes the statements of two clients.
@@ -46,7 +45,8 @@ def delivered(dataset: Dataset, array: pa.ChunkedArray, column: Column) -> pa.Ch
     try:
         array.validate(full=True)
     except pa.ArrowInvalid:
-        raise encoding_error(dataset, column.name) from None
+        first = first_misfit(array.cast(pa.binary()).to_pylist(), pa.string())
+        raise encoding_error(dataset, column.name, row_of(dataset, keys[first].as_py())) from None
     return array
 
 

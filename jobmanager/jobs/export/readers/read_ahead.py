@@ -1,78 +1,75 @@
-"""Run a reader's queries in a thread, and read the next rows of an export while the previous ones are written.
+"""Open a reader and run its queries in a thread, and read the next rows while the previous ones are written.
 
-For databases that run in their own process, which would otherwise be idle meanwhile. The job's thread waits in short
-steps, so that it obeys a halt even while a statement runs.
+The job's thread waits in short steps, so that it obeys a halt even while a connection opens or a statement runs.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from jobmanager.jobs.export.chunks import MAX_BYTES
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.reader import Reader, ReaderClosed
+from jobmanager.jobs.export.readers.cancellation import Cancellation
+from jobmanager.jobs.export.thread_call import STEP_SECONDS, ThreadCall
 
-#: Step in which the job's thread waits for the database.
-_POLL_SECONDS = 0.05
+#: How long `close` waits for the call under way. A server that does not answer must not delay a halt.
+_CLOSE_SECONDS = 0.5
 
 T = TypeVar("T")
 
 
-class Cancellable(Reader, Protocol):
-    """A reader whose running statement another thread can cancel."""
-
-    def cancel(self) -> None:
-        """Cancel the statement that another thread waits for. It raises DatasetAway, and so does each later one."""
-
-
 class ReadAhead:
-    """A reader that reads the next rows in advance; see Reader."""
+    """A reader that is opened when it is first used, and reads the next rows in advance; see Reader.
 
-    def __init__(self, reader: Cancellable) -> None:
-        self._reader = reader
+    Each call raises ReaderClosed if the reader was closed before or meanwhile.
+    """
+
+    def __init__(self, open_reader: Callable[[], Reader], cancellation: Cancellation) -> None:
+        """*open_reader*: called in a thread. *cancellation*: that of the reader which it returns."""
+        self._open_reader = open_reader
+        self._cancellation = cancellation
         #: called repeatedly while waiting for the database; may raise, or close this reader
         self.on_wait: Callable[[], None] | None = None
+        self._reader: Reader | None = None  # None: not opened yet
         self._announced: tuple[Any, ...] = ()  # the arguments of the read whose result is self._found
-        self._found: Future[tuple[pa.Table, Place | None]] | None = None
-        # Set while no call runs; until then, no other thread may use the reader. Not Thread.join: after a force
-        # interrupts a join, Python 3.11 considers the thread ended (bpo-45274).
-        self._has_ended = threading.Event()
-        self._has_ended.set()
+        self._found: ThreadCall[tuple[pa.Table, Place | None]] | None = None
+        # The last call. Until it has ended, no other thread may use the reader.
+        self._last: ThreadCall[Any] | None = None
         self._is_closed = False
 
     def columns(self) -> dict[str, pa.DataType]:
-        """Return name and type of every column. Does not ask the database."""
-        return self._reader.columns()
+        """Return name and type of every column. Does not ask the database, except to open the reader."""
+        return self._opened().columns()
 
     def schema(self, chosen: list[str]) -> pa.Schema:
         """Return the types of the chosen columns; see Reader."""
-        return self._reader.schema(chosen)
+        return self._opened().schema(chosen)
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count a step at a time; see Reader."""
-        return self._call(self._reader.count, after, begin, end, limit)
+        return self._call(self._opened().count, after, begin, end, limit)
 
     def total(self, begin: datetime, end: datetime) -> int:
         """Return the number of rows of the range."""
-        return self._call(self._reader.total, begin, end)
+        return self._call(self._opened().total, begin, end)
 
     def check(self) -> None:
         """Raise Fatal if the dataset cannot be exported exactly; see Reader."""
-        self._call(self._reader.check)
+        self._call(self._opened().check)
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
         """Return warnings about a slow export; see Reader."""
-        return self._call(self._reader.warnings, begin, end)
+        return self._call(self._opened().warnings, begin, end)
 
     def identity(self) -> dict[str, str]:
         """Return the properties that affect how values read or compare; see Reader."""
-        return self._call(self._reader.identity)
+        return self._call(self._opened().identity)
 
     def expect(
         self,
@@ -83,14 +80,15 @@ class ReadAhead:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """Start reading these rows in the thread. Waits first until a call under way has ended."""
-        self._wait()
+        """Start reading these rows in the thread. Does not wait; does nothing if another call is under way."""
+        if self._is_closed or self._reader is None or not self.is_ready(0):
+            return
         self._announced = columns, after, begin, end, limit, max_bytes
         self._found = self._start_call(self._reader.read, *self._announced)
 
     def is_ready(self, seconds: float) -> bool:
         """Wait for the call under way. Return False if it still runs after *seconds*."""
-        return self._has_ended.wait(seconds)
+        return self._last is None or self._last.has_ended(seconds)
 
     def read(
         self,
@@ -103,51 +101,63 @@ class ReadAhead:
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows; see Reader."""
         wanted = columns, after, begin, end, limit, max_bytes
-        found, self._found = self._found, None
+        reader, found, self._found = self._opened(), self._found, None
         if found is None or self._announced != wanted:
-            return self._call(self._reader.read, *wanted)
-        self._wait()
-        return found.result()
+            return self._call(reader.read, *wanted)
+        return found.result(self._obey)
 
     def close(self) -> None:
-        """Cancel the call under way, wait until it has ended, and close the connection."""
+        """Cancel the call under way, and close the connection as soon as that call has ended.
+
+        Blocks for half a second at most. If the call has not ended then, a thread waits for it and closes the
+        connection.
+        """
+        if self._is_closed:
+            return
         self._is_closed = True
+        closing = ThreadCall(self._cancel_and_close, name="closes").start()
+        if closing.has_ended(_CLOSE_SECONDS):
+            closing.result(None)
+
+    def _cancel_and_close(self) -> None:
         while not self.is_ready(0):
             # Repeatedly: between two statements there is nothing to cancel.
-            self._reader.cancel()
-            self.is_ready(_POLL_SECONDS)
-        self._reader.close()
+            self._cancellation.request()
+            self.is_ready(STEP_SECONDS)
+        if self._reader is not None:
+            self._reader.close()
+
+    def _opened(self) -> Reader:
+        """Return the reader; open it if it is not open. Blocks. Raises DatasetAway, Fatal and ReaderClosed."""
+        self._raise_if_closed()
+        if self._reader is None:
+            self._call(self._open)
+        assert self._reader is not None
+        return self._reader
+
+    def _open(self) -> None:
+        # Set by the thread itself: if this reader is closed meanwhile, `_cancel_and_close` finds the connection.
+        self._reader = self._open_reader()
 
     def _call(self, method: Callable[..., T], *args: Any) -> T:
         """Call *method* in the thread and return its result. Blocks.
 
         Raises the exceptions of *method* and of on_wait, and ReaderClosed.
         """
-        self._wait()
-        found = self._start_call(method, *args)
-        self._wait()
-        return found.result()
+        while not self.is_ready(STEP_SECONDS):
+            self._obey()
+        return self._start_call(method, *args).result(self._obey)
 
-    def _start_call(self, method: Callable[..., T], *args: Any) -> Future[T]:
-        found: Future[T] = Future()
-        name = f"{threading.current_thread().name}-reads"
-        has_ended = self._has_ended = threading.Event()
-        threading.Thread(target=_run_call, args=(found, has_ended, method, args), name=name, daemon=True).start()
-        return found
+    def _start_call(self, method: Callable[..., T], *args: Any) -> ThreadCall[T]:
+        # Kept before it is started: a force must not leave behind a call that `close` does not know.
+        self._last = call = ThreadCall(partial(method, *args), name="reads")
+        return call.start()
 
-    def _wait(self) -> None:
-        """Wait for the thread in short steps: a force can interrupt the job's thread only between two of them."""
-        while not self.is_ready(_POLL_SECONDS):
-            if self.on_wait is not None:
-                self.on_wait()
-            if self._is_closed:
-                raise ReaderClosed
+    def _obey(self) -> None:
+        if self.on_wait is not None:
+            self.on_wait()
+        self._raise_if_closed()
 
-
-def _run_call(found: Future[T], has_ended: threading.Event, method: Callable[..., T], args: tuple[Any, ...]) -> None:
-    try:
-        found.set_result(method(*args))
-    except BaseException as error:
-        found.set_exception(error)
-    finally:
-        has_ended.set()
+    def _raise_if_closed(self) -> None:
+        if self._is_closed:
+            raise ReaderClosed

@@ -7,6 +7,7 @@ compare keys and write values. Keeps the Python objects of only one read in memo
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -15,14 +16,23 @@ from typing import Any
 import pyarrow as pa
 import sqlalchemy as sa
 
-from jobmanager.errors import Fatal
 from jobmanager.jobs.export.chunks import MAX_BYTES, fitting_rows
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.decimals import decimal_type
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.reader import COLUMN
+from jobmanager.jobs.export.readers.cancellation import Cancellation
+from jobmanager.jobs.export.readers.chunk_table import MISFITS, first_misfit
 from jobmanager.jobs.export.readers.date_bounds import DateBounds
-from jobmanager.jobs.export.readers.errors import away_error, null_key_error, unusable_error, value_type_error
+from jobmanager.jobs.export.readers.errors import (
+    away_error,
+    duplicate_key_error,
+    missing_table_error,
+    null_key_error,
+    row_of,
+    type_error,
+    unusable_error,
+)
 from jobmanager.jobs.export.readers.postgresql_columns import IS_JSON
 from jobmanager.jobs.export.schemas import check_table, schema_of
 
@@ -35,18 +45,25 @@ _SAMPLE_ROWS = 1000
 #: Errors that may be transient. The operator must fix the cause of any other error of SQLAlchemy.
 _AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
 
+_log = logging.getLogger(__name__)
+
 
 class SqlReader:
     """A connection to a database; see Reader."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, cancellation: Cancellation | None = None) -> None:
+        """Connect. Blocks. Raises DatasetAway and Fatal. Another thread may cancel its statements by *cancellation*."""
+        cancellation = cancellation or Cancellation(dataset)
         self._dataset = dataset
+        self._cancellation = cancellation
         with self._translated():
             is_patient = dataset.url.get_driver_name() in _PATIENT_DRIVERS
             patience = {"connect_timeout": _CONNECT_SECONDS} if is_patient else {}
             # No pool: the reader keeps one connection as long as it is open.
             self._engine = sa.create_engine(dataset.url, connect_args=patience, poolclass=sa.pool.NullPool)
             self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            self._driver_connection: Any = self._connection.connection.driver_connection
+            cancellation.add(self._cancel)
         try:
             with self._translated():
                 self._table = self._reflected()
@@ -64,7 +81,7 @@ class SqlReader:
 
     def schema(self, chosen: list[str]) -> pa.Schema:
         """Return the types of the chosen columns; see Reader."""
-        schema = schema_of(chosen, self.columns())
+        schema = schema_of(self._dataset, chosen, self.columns())
         return pa.schema([_marked(field, self._table.columns[field.name].type) for field in schema])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
@@ -87,12 +104,10 @@ class SqlReader:
         dated = self._date.is_not(None)
         if self._rows(sa.select(sa.literal(1)).where(dated, self._key.is_(None)).limit(1)):
             raise null_key_error(self._dataset)
-        tied = sa.select(self._date).where(dated).group_by(self._date, self._key).having(sa.func.count() > 1)
-        if self._rows(tied.limit(1)):
-            raise Fatal(
-                f"Key {self._key.name!r} of table {self._dataset.table!r} is not unique: rows of one "
-                f"{self._date.name} have equal keys. Configure a key that is unique as the database compares it."
-            )
+        selected = sa.select(self._date, self._key).where(dated)
+        tied = self._rows(selected.group_by(self._date, self._key).having(sa.func.count() > 1).limit(1))
+        if tied:
+            raise duplicate_key_error(self._dataset, *tied[0])
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
         """Return no warnings: it is unknown how the database reads the rows."""
@@ -127,7 +142,7 @@ class SqlReader:
             raise null_key_error(self._dataset)
         last, *next_places = (Place(date=row[-2], key=row[-1]) for row in (found[-1], *following))
         check_order(self._dataset, last, next_places[0] if next_places else None)
-        arrays = [self._array([row[index] for row in found], field) for index, field in enumerate(wanted)]
+        arrays = [self._array(found, index, field) for index, field in enumerate(wanted)]
         return pa.table(arrays, schema=wanted), last
 
     def close(self) -> None:
@@ -141,6 +156,16 @@ class SqlReader:
         """Return the query of the next rows, with date and key as the last two columns."""
         query = sa.select(*(self._table.columns[name] for name in columns), self._date, self._key)
         return query.where(*self._within(after, begin, end)).order_by(self._date, self._key).limit(limit)
+
+    def _cancel(self) -> None:
+        """Cancel the running statement, if the driver can. Otherwise it runs to its end."""
+        if not hasattr(self._driver_connection, "cancel"):
+            return
+        try:
+            self._driver_connection.cancel()
+        except self._engine.dialect.loaded_dbapi.Error:
+            # The statement has ended by itself meanwhile.
+            _log.debug("The statement could not be cancelled.", exc_info=True)
 
     def _within(self, after: Place | None, begin: datetime, end: datetime) -> list[Any]:
         """Return the conditions for the rows of [begin, end) after *after*."""
@@ -176,24 +201,31 @@ class SqlReader:
         with self._translated():
             return list(self._connection.execute(query).all())
 
-    def _array(self, values: list[Any], field: pa.Field) -> pa.Array:
+    def _array(self, rows: list[Any], index: int, field: pa.Field) -> pa.Array:
+        """Return one column of the rows, whose last value is the key. Raises Fatal if a value does not fit its type."""
+        values = [row[index] for row in rows]
         if pa.types.is_string(field.type):
             values = [_text(value) for value in values]
         try:
             return pa.array(values, field.type)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
-            raise value_type_error(field, str(self._table.columns[field.name].type)) from None
+        except MISFITS:
+            row = row_of(self._dataset, rows[first_misfit(values, field.type)][-1])
+            raise type_error(self._dataset, field.name, str(self._table.columns[field.name].type), row) from None
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
+        self._cancellation.check()
         try:
             yield
-        except sa.exc.NoSuchTableError:
-            raise Fatal(f"The table of dataset {self._dataset.name!r} does not exist.") from None
-        except _AWAY:
-            raise away_error(self._dataset) from None
-        except (sa.exc.SQLAlchemyError, ImportError, ValueError, TypeError):
-            raise unusable_error(self._dataset) from None
+        except (sa.exc.SQLAlchemyError, ImportError, ValueError, TypeError) as error:
+            if self._cancellation.is_requested:
+                raise self._cancellation.error() from None
+            raise self._client_error(error) from None
+
+    def _client_error(self, error: Exception) -> Exception:
+        if isinstance(error, sa.exc.NoSuchTableError):
+            return missing_table_error(self._dataset)
+        return away_error(self._dataset) if isinstance(error, _AWAY) else unusable_error(self._dataset)
 
 
 def arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
@@ -233,4 +265,4 @@ def _text(value: Any) -> str | None:
 def check_order(dataset: Dataset, last: Place, following: Place | None) -> None:
     """Raise Fatal if the row after *last* has the same place: the next read would skip that row."""
     if last == following:
-        raise Fatal(f"The key of dataset {dataset.name!r} is not unique: rows would be lost. Configure a unique key.")
+        raise duplicate_key_error(dataset, last.date, last.key)

@@ -51,7 +51,7 @@ class SqliteReader:
     def schema(self, chosen: list[str]) -> pa.Schema:
         """Return the types of the chosen columns; see Reader."""
         kinds = self.columns()
-        return schema_of(chosen, kinds | {name: pa.string() for name in self._as_text if name in kinds})
+        return schema_of(self._dataset, chosen, kinds | {name: pa.string() for name in self._as_text if name in kinds})
 
     def check(self) -> None:
         """Raise Fatal if the key is NULL in some rows or not unique, or the date format is unknown; see Reader."""
@@ -67,9 +67,10 @@ class SqliteReader:
             if not order.is_indexed:
                 return  # each read checks for equal places; sorting the table here too would cost more
             date, key = table.date + order.collation, table.key + order.collation
-            query = f"SELECT 1 {within} GROUP BY {date}, {key} HAVING count(*) > 1 LIMIT 1"
-            if self._connection.query(query).num_rows:
-                raise ambiguous_key_error(self._dataset, order)
+            selected = f"SELECT {table.date} AS date, {table.key} AS key"
+            query = f"{selected} {within} GROUP BY {date}, {key} HAVING count(*) > 1 LIMIT 1"
+            for row in self._connection.query(query).to_pylist():
+                raise ambiguous_key_error(self._dataset, order, row["date"], row["key"])
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
         """Return a warning if an index is missing; see Reader."""
@@ -194,7 +195,7 @@ class SqliteReader:
         condition = f"{self._table.date}{order.collation} = ? AND {self._table.key}{order.collation} = ?"
         query = f"SELECT 1 FROM {self._table.name} WHERE {condition} LIMIT 2"
         if self._connection.query(query, [bound(place.date), bound(place.key)]).num_rows > 1:
-            raise ambiguous_key_error(self._dataset, order, place)
+            raise ambiguous_key_error(self._dataset, order, place.date, place.key)
 
     def _count(self, segment: Segment) -> int:
         query = f"SELECT count(*) AS n FROM {segment.source} WHERE {segment.condition}"

@@ -27,9 +27,6 @@ from jobmanager.jobs.export.dates import DateFormat
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.readers.sqlite import SqliteReader
 
-#: The errors that a reader raises, with their names in an answer.
-_EXPECTED = {Fatal: "fatal", DatasetAway: "away"}
-
 
 class _LogCollector(logging.Handler):
     """Collects log messages for the answer: the log of the service is in the other process."""
@@ -71,7 +68,7 @@ class Server:
         try:
             return self._call(**request)
         except (Fatal, DatasetAway) as error:
-            return {"error": _EXPECTED[type(error)], "message": str(error)}, b""
+            return {"error": "fatal" if isinstance(error, Fatal) else "away", "message": str(error)}, b""
         except Exception as error:
             logging.getLogger(__name__).error("%s", traceback.format_exc())
             return {"error": "other", "message": type(error).__name__}, b""

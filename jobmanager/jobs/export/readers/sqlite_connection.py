@@ -92,7 +92,8 @@ class Connection:
         except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
             if _WRONG.search(str(error)):
                 raise Fatal(
-                    f"The table of dataset {self._dataset.name!r} does not exist, or its columns have changed."
+                    f"The {self._dataset} does not exist, or its columns have changed. Correct the list of datasets, "
+                    "or submit a new export."
                 ) from None
             raise away_error(self._dataset) from None
 

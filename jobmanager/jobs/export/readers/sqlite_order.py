@@ -14,10 +14,11 @@ import pyarrow as pa
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.errors import duplicate_key_error
 from jobmanager.jobs.export.readers.sqlite_connection import Connection
 from jobmanager.jobs.export.readers.sqlite_dates import Dates
 from jobmanager.jobs.export.readers.sqlite_table import Table
-from jobmanager.jobs.export.readers.sqlite_values import bound, shown
+from jobmanager.jobs.export.readers.sqlite_values import bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,12 +121,7 @@ def select(connection: Connection, selected: str, segment: Segment, limit: int, 
     )
 
 
-def ambiguous_key_error(dataset: Dataset, order: Order, place: Place | None = None) -> Fatal:
+def ambiguous_key_error(dataset: Dataset, order: Order, date: Any, key: Any) -> Fatal:
     """Return the error for rows with equal places in that order."""
-    way = "" if order.collation else " in the order of the index, which compares as the collation of its columns"
-    where = "" if place is None else f" Rows with {dataset.key} = {shown(place.key)} are equal."
-    return Fatal(
-        f"The key of dataset {dataset.name!r} is not unique: rows would be lost. Column "
-        f"{dataset.key!r} of dataset {dataset.name!r} has equal values for one "
-        f"{dataset.date_column}{way}.{where} Name a unique column as key."
-    )
+    way = "byte by byte" if order.collation else "in the collation of its column, which an index has"
+    return duplicate_key_error(dataset, date, key, way)

@@ -30,9 +30,11 @@ from jobmanager.errors import Fatal
 from jobmanager.jobs.export.chunks import MAX_BYTES
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.reader import ReaderClosed
 from jobmanager.jobs.export.readers.errors import away_error
 from jobmanager.jobs.export.readers.sqlite_columns import arrow_type
 from jobmanager.jobs.export.schemas import check_table, schema_of
+from jobmanager.jobs.export.thread_call import ThreadCall
 
 #: Interval between two calls of on_wait.
 _STEP_MILLISECONDS = 50
@@ -69,7 +71,10 @@ class SqliteProcess:
     def columns(self) -> dict[str, pa.DataType]:
         """Return name and type of every column. Does not start the child."""
         if not self._declared:
-            self._declared = self._read_declared()
+            # The file may be locked.
+            self._declared = ThreadCall(self._read_declared, name="reads").start().result(self.on_wait)
+            if self._is_closed:
+                raise ReaderClosed
         columns = {name: arrow_type(declared) for name, declared in self._declared.items()}
         check_table(self._dataset, columns)
         return columns
@@ -77,7 +82,8 @@ class SqliteProcess:
     def schema(self, chosen: list[str]) -> pa.Schema:
         """Return the types of the chosen columns; see Reader."""
         kinds = self.columns()
-        return schema_of(chosen, kinds | {name: pa.string() for name in self._as_text or () if name in kinds})
+        texts = {name: pa.string() for name in self._as_text or () if name in kinds}
+        return schema_of(self._dataset, chosen, kinds | texts)
 
     def check(self) -> None:
         """Raise Fatal if the dataset cannot be exported exactly; see Reader."""

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from jobmanager.errors import Fatal
 from jobmanager.jobs.export import mixed_columns
 from jobmanager.jobs.export.datasets import Dataset
+from jobmanager.jobs.export.readers.errors import encoding_error
 from jobmanager.jobs.export.readers.sqlite_columns import (
     Form,
     NotText,
@@ -132,11 +133,8 @@ class Rows:
     def _encoding_error(self, name: str, segment: Segment, row: int) -> Fatal:
         """Return the error for a text that is not valid UTF-8. It does not show the value."""
         found = select(self._connection, f"quote({self._table.key}) AS key", segment, 1, offset=row)["key"].to_pylist()
-        return Fatal(
-            f"A value of column {name!r} does not fit its declared type, {self._table.declared()[name] or 'none'}: the "
-            f"text of the row with {self._dataset.key} = {found[0] if found else '?'} of dataset "
-            f"{self._dataset.name!r} is not valid UTF-8. Correct it, or leave the column out."
-        )
+        key = found[0] if found else "?"
+        return encoding_error(self._dataset, name, f"the row with {self._dataset.key} = {key}")
 
 
 def _columns(names: list[str], pieces: list[list[pa.Array]], number: int) -> dict[str, pa.ChunkedArray]:

@@ -70,7 +70,7 @@ class SortedRows:
         if self._connection.query("SELECT 1 FROM temp.sorted WHERE key IS NULL LIMIT 1").num_rows:
             raise null_key_error(self._dataset)
         equal = "a.date = b.date AND a.key = b.key"
-        query = f"SELECT 1 FROM temp.sorted a CROSS JOIN temp.sorted b ON b.rowid = a.rowid + 1 WHERE {equal} LIMIT 1"
-        if self._connection.query(query).num_rows:
-            order = Order(collation=" COLLATE BINARY", is_indexed=False, has_dates=False)
-            raise ambiguous_key_error(self._dataset, order)
+        pairs = "temp.sorted a CROSS JOIN temp.sorted b ON b.rowid = a.rowid + 1"
+        order = Order(collation=" COLLATE BINARY", is_indexed=False, has_dates=False)
+        for row in self._connection.query(f"SELECT a.date, a.key FROM {pairs} WHERE {equal} LIMIT 1").to_pylist():
+            raise ambiguous_key_error(self._dataset, order, row["date"], row["key"])

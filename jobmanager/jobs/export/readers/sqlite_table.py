@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobmanager.errors import Fatal
 from jobmanager.jobs.export.datasets import Dataset
+from jobmanager.jobs.export.readers.errors import altered_error
 from jobmanager.jobs.export.readers.sqlite_columns import arrow_type
 from jobmanager.jobs.export.readers.sqlite_connection import Connection
 from jobmanager.jobs.export.schemas import check_table
@@ -66,11 +66,7 @@ class Table:
         now, declared = self._declared_now(), self._declared
         for name in names:
             if now.get(name) != declared[name]:
-                change = f"is {now[name] or 'without a type'} now" if name in now else "no longer exists"
-                raise Fatal(
-                    f"Column {name!r} of dataset {self._dataset.name!r} was {declared[name] or 'without a type'} "
-                    f"when the export began, and {change}. Export again."
-                )
+                raise altered_error(self._dataset, name, declared[name], now.get(name))
         self._version = version
         return False
 

@@ -1,4 +1,4 @@
-"""Convert values of SQLite: for a place, for an error message, and to the fixed type of a column. Pure."""
+"""Convert values of SQLite: for a place, and to the fixed type of a column. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobmanager.errors import Fatal
 from jobmanager.jobs.export import mixed_columns
 from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.readers.errors import misfit_error, rows_between
 
 
 def place_of(date: Any, key: Any) -> Place:
@@ -22,12 +22,6 @@ def place_of(date: Any, key: Any) -> Place:
 def bound(value: Any) -> Any:
     """Return a value of a place as SQLite stores it."""
     return float(value) if isinstance(value, Decimal) else value
-
-
-def shown(value: Any) -> str:
-    """Return a key for an error message, shortened."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def has_null(keys: pa.ChunkedArray) -> bool:
@@ -51,11 +45,12 @@ def to_fixed_type(
             return column.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass
-    raise Fatal(
-        f"A value of column {field.name!r} of dataset {dataset.name!r} does not fit its declared type, "
-        f"{declared or 'none'}, between {dataset.key} = {shown(keys[0].as_py())} and "
-        f"{shown(keys[-1].as_py())}. Export again: a Parquet file then has text in this column. CSV and JSON "
-        "Lines take any value."
+    raise misfit_error(
+        dataset,
+        field.name,
+        rows_between(dataset, keys[0].as_py(), keys[-1].as_py()),
+        f"does not fit its declared type, {declared or 'none'}",
+        "Export again: a Parquet file then has text in this column. CSV and JSON Lines take any value.",
     )
 
 

@@ -1,0 +1,58 @@
+"""Run a call that may block for long in a thread, so that the job's thread obeys a halt meanwhile.
+
+The job's thread waits in short steps: a force can interrupt it only between two of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, Self, TypeVar
+
+#: Step in which the job's thread waits.
+STEP_SECONDS = 0.05
+
+T = TypeVar("T")
+
+
+class ThreadCall(Generic[T]):
+    """A call in a thread of its own. It goes on even if its result is no longer wanted."""
+
+    def __init__(self, function: Callable[[], T], *, name: str) -> None:
+        """Does not start the call. *name*: what the thread does, for its name."""
+        self._function = function
+        # Not Thread.join: after a force interrupts a join, Python 3.11 considers the thread ended (bpo-45274).
+        self._result: Future[T] = Future()
+        self._name = f"{threading.current_thread().name}-{name}"
+
+    def start(self) -> Self:
+        """Start the call."""
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        return self
+
+    def has_ended(self, seconds: float) -> bool:
+        """Wait for the end of the call. Return False if it still runs after *seconds*."""
+        try:
+            self._result.exception(seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def result(self, on_wait: Callable[[], None] | None) -> T:
+        """Wait for the call, and return its result. Calls *on_wait* again and again meanwhile.
+
+        Raises the exceptions of the call and of *on_wait*.
+        """
+        while not self.has_ended(STEP_SECONDS):
+            if on_wait is not None:
+                on_wait()
+        return self._result.result()
+
+    def _run(self) -> None:
+        try:
+            found = self._function()
+        except BaseException as error:
+            self._result.set_exception(error)
+        else:
+            self._result.set_result(found)
