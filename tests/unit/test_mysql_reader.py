@@ -255,7 +255,7 @@ def test_a_statement_that_takes_too_long_is_told_as_a_timeout(
     url: URL, execute: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute("CREATE TABLE t (id int PRIMARY KEY, at datetime)", "INSERT INTO t VALUES (1, '2024-03-01')")
-    monkeypatch.setattr(mysql_connection, "_STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(mysql_connection, "STATEMENT_SECONDS", 1)
 
     with closing(Connection(dataset(url), Cancellation(dataset(url)))) as connection:
         with pytest.raises(DatasetAway, match=r"^Timeout: a statement for table 't' of dataset 'set'"):

@@ -27,7 +27,7 @@ from jobmanager.jobs.export.readers.errors import (
 
 _CONNECT_SECONDS = 10
 #: Statement timeout.
-_STATEMENT_SECONDS = 600
+STATEMENT_SECONDS = 600
 #: How much longer than the statement timeout a read from the server may take.
 _GRACE_SECONDS = 30
 #: Timeout of a request to kill a statement. The request is repeated until the statement has ended.
@@ -68,7 +68,7 @@ class Connection:
             cursor.execute(query)
             found = list(cursor.fetchall())
             # Not needed after an error: the connection is dropped then.
-            self._limit(cursor, _STATEMENT_SECONDS)
+            self._limit(cursor, STATEMENT_SECONDS)
             return found
 
     def stream(self, query: str, limit: int) -> Iterator[tuple[Any, ...]]:
@@ -132,7 +132,7 @@ class Connection:
                     self._server = cursor.fetchall()
                     cursor.execute("SET SESSION time_zone = '+00:00'")
                     cursor.execute("SET SESSION TRANSACTION READ ONLY")
-                    self._limit(cursor, _STATEMENT_SECONDS)
+                    self._limit(cursor, STATEMENT_SECONDS)
         return self._connection
 
     def _limit(self, cursor: Any, seconds: int) -> None:
@@ -165,7 +165,7 @@ class Connection:
             _log.exception("Dataset %r cannot be read.", self._dataset.name)
             return forbidden_error(self._dataset)
         if number in _TIMED_OUT:
-            return timeout_error(self._dataset, _STATEMENT_SECONDS)
+            return timeout_error(self._dataset, STATEMENT_SECONDS)
         is_away = isinstance(error, (self._driver.err.OperationalError, self._driver.err.InterfaceError))
         if number in _WRONG or not is_away:
             return unusable_error(self._dataset)
@@ -191,5 +191,5 @@ def _arguments(dataset: Dataset) -> dict[str, Any]:
         raise unusable_error(dataset) from None
     given.pop("client_flag", None)
     kept = {name: value for name, value in given.items() if name not in ("conv", "cursorclass", "autocommit")}
-    timeouts = {"connect_timeout": _CONNECT_SECONDS, "read_timeout": _STATEMENT_SECONDS + _GRACE_SECONDS}
+    timeouts = {"connect_timeout": _CONNECT_SECONDS, "read_timeout": STATEMENT_SECONDS + _GRACE_SECONDS}
     return timeouts | kept | {"charset": "utf8mb4", "conv": {0: str}, "autocommit": True}
