@@ -271,7 +271,7 @@ class AsyncClient:
 
     def _make_job(self, shown: dict[str, Any]) -> AsyncJob:
         job = protocol.validate(AsyncJob, shown)
-        job._client = self
+        job._client = self  # noqa: SLF001 - pydantic sets private attributes only so
         return job
 
     async def _run(self, flow: Flow[T]) -> T:

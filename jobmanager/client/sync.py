@@ -263,7 +263,7 @@ class Client:
 
     def _make_job(self, shown: dict[str, Any]) -> Job:
         job = protocol.validate(Job, shown)
-        job._client = self
+        job._client = self  # noqa: SLF001 - pydantic sets private attributes only so
         return job
 
     def _run(self, flow: Flow[T]) -> T:

@@ -101,7 +101,7 @@ class Connection:
         self._is_sending = False
         if connection is not None:
             # Not close(): it would wait for the remaining rows.
-            connection._force_close()
+            connection._force_close()  # noqa: SLF001 - PyMySQL has no other way
 
     def _kill(self) -> None:
         """Kill the statement that another thread waits for, if there is one, by a connection of its own."""
@@ -126,7 +126,7 @@ class Connection:
                 # The driver does not limit a handshake by connect_timeout.
                 arguments = self._arguments | {"read_timeout": self._arguments["connect_timeout"]}
                 self._connection = self._driver.connect(**arguments)
-                self._connection._read_timeout = self._arguments["read_timeout"]
+                self._connection._read_timeout = self._arguments["read_timeout"]  # noqa: SLF001 - likewise
                 with self._connection.cursor() as cursor:
                     cursor.execute(_SERVER)
                     self._server = cursor.fetchall()
