@@ -18,7 +18,7 @@ from jobmanager.engine.change_feed import Message, Subscription
 from jobmanager.errors import JobManagerError
 from jobmanager.http.context import token_check
 from jobmanager.http.schemas import response_models
-from jobmanager.manager import JobManager
+from jobmanager.visible_jobs import VisibleJobs
 
 #: The longest time without data on a stream: proxies close idle connections.
 HEARTBEAT_SECONDS = 10.0
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 class EventStream:
     """The events for one client: of all jobs, or of one job until it has ended."""
 
-    def __init__(self, subscription: Subscription, manager: JobManager, *, job_id: str | None = None) -> None:
+    def __init__(self, subscription: Subscription, manager: VisibleJobs, *, job_id: str | None = None) -> None:
         self._subscription = subscription
         self._manager = manager
         self._job_id = job_id
