@@ -77,7 +77,7 @@ class JobCalls:
                 return Outcome(ending=Ending.LOST)
             if isinstance(error, Unwind) and self._gate.has_to_unwind():
                 return Outcome(ending=Ending.UNWOUND)
-            return self.failure(Ending.CLEAN_RAISED, error)
+            return self._failure(Ending.CLEAN_RAISED, error)
 
     def make_job(self) -> Job:
         """Return a new instance, with the last saved checkpoint."""
@@ -108,9 +108,9 @@ class JobCalls:
                 self._log.keep_traceback(error)  # for the log only: the job goes on later all the same
             return Outcome(ending=Ending.UNWOUND)
         self._save_after_failure(job)
-        return self.failure(Ending.RAISED, error)
+        return self._failure(Ending.RAISED, error)
 
-    def failure(self, ending: Ending, error: BaseException) -> Outcome:
+    def _failure(self, ending: Ending, error: BaseException) -> Outcome:
         """Return the outcome for an exception of the job's code, and keep the traceback in the job's log."""
         text = _text_of(error)
         if not isinstance(error, (TimedOut, Fatal, InvalidRequest)):

@@ -140,9 +140,10 @@ class Harness:
         self.gate_settings = replace(settings, data_dir=folder, checkpoint_seconds=0.0)
         #: the job's folder, which may be missing
         self.folder = folder / "jobs" / store.record.id
+        #: what the job's code raised, also where that does not fail the job, as in `details`
+        self.errors: list[BaseException] = []
         self._calls: JobCalls
         self._log: JobLogBuffer
-        self._log_limits = LogLimits(lines=settings.log_lines, bytes=settings.log_bytes)
 
     def plan(self) -> Plan:
         """Return what happens at the checkpoint of `start` that the job has just reached."""
@@ -151,17 +152,13 @@ class Harness:
     def prepare(self, job: Job, gate: Gate) -> None:
         """Change an instance before its code is called."""
 
-    def failure(self, error: BaseException, outcome: Outcome) -> Outcome:
-        """Return the outcome to use for an error of the job's code, instead of the service's."""
-        return outcome
-
     def begin(self) -> None:
         """Claim the job for the next attempt."""
         record = self.store.claim()
         signals = Signals()
         lease = Lease(record, signals, self.store, Observers())
         window = ForceWindow(record.id)
-        self._log = JobLogBuffer(record.attempt, self.store.now, self._log_limits)
+        self._log = _Log(self, record.attempt)
         gate = _PlannedGate(self, lease, signals, window, self._log)
         self._calls = _Calls(self, gate, lease, window, self._log)
 
@@ -237,25 +234,35 @@ class _PlannedGate(Gate):
 
 
 class _Calls(JobCalls):
-    """The calls into the job's code. A Ctrl-C during these is for the test run, not for the job."""
+    """The calls into the job's code, on instances that the harness prepares."""
 
     def __init__(self, harness: Harness, gate: Gate, lease: Lease, window: ForceWindow, log: JobLogBuffer) -> None:
         store, settings = harness.store, harness.settings
         super().__init__(harness.job_type, gate, lease, window, log, store=store, settings=settings)
-        self._harness = harness
+        self._prepare = harness.prepare
         self._its_gate = gate
 
     def make_job(self) -> Job:
-        """Make an instance, prepared for the harness."""
+        """Make an instance, and prepare it."""
         job = super().make_job()
-        self._harness.prepare(job, self._its_gate)
+        self._prepare(job, self._its_gate)
         return job
 
-    def failure(self, ending: Ending, error: BaseException) -> Outcome:
-        """Return the outcome for an error of the job's code."""
+
+class _Log(JobLogBuffer):
+    """The job's log, from which the harness learns of errors. A Ctrl-C is for the test run, not for the job."""
+
+    def __init__(self, harness: Harness, attempt: int) -> None:
+        limits = LogLimits(lines=harness.settings.log_lines, bytes=harness.settings.log_bytes)
+        super().__init__(attempt, harness.store.now, limits)
+        self._errors = harness.errors
+
+    def keep_traceback(self, error: BaseException) -> None:
+        """Keep the traceback, and the error."""
         if isinstance(error, KeyboardInterrupt):
             raise error
-        return self._harness.failure(error, super().failure(ending, error))
+        self._errors.append(error)
+        super().keep_traceback(error)
 
 
 def through_json(value: Any) -> JSON:

@@ -288,7 +288,7 @@ class _Rig(Harness):
     def run(self) -> Outcome:
         """Run the next attempt, and clean after a stop."""
         outcome = self.perform()
-        return self._clean_twice() if outcome.ending is Ending.INTERRUPTED else outcome
+        return self._clean_twice() if outcome.ending is Ending.INTERRUPTED else self._with_errors(outcome)
 
     def clean_up(self) -> Outcome:
         """Clean in a process that has run no attempt."""
@@ -298,7 +298,7 @@ class _Rig(Harness):
     def _clean_twice(self) -> Outcome:
         """Clean twice, on fresh instances, as if the process had died right after the first time."""
         outcome = self.clean()
-        return self.clean() if outcome.ending is Ending.CLEANED else outcome
+        return self._with_errors(self.clean() if outcome.ending is Ending.CLEANED else outcome)
 
     def plan(self) -> Plan:
         """Return how to disturb the job at the checkpoint that it has reached."""
@@ -315,9 +315,9 @@ class _Rig(Harness):
         marker.touch()
         return True
 
-    def failure(self, error: BaseException, outcome: Outcome) -> Outcome:
-        """Add the line of code that an error came from."""
-        return replace(outcome, error=_where(error))
+    def _with_errors(self, outcome: Outcome) -> Outcome:
+        """Return a failure if the job's code raised an error, also one that the service would only log."""
+        return Outcome(ending=Ending.RAISED, error=_where(self.errors[-1])) if self.errors else outcome
 
     def keep(self, outcome: Outcome) -> None:
         """Store the outcome for the parent process, unless the job goes on."""
