@@ -80,7 +80,7 @@ def is_open_request() -> bool:
     if endpoint() in _STATIC:
         return True
     view = current_app.view_functions[str(request.endpoint)]
-    return is_open(view) and not (getattr(view, _OPTIONAL_TOKEN, False) and "HTTP_AUTHORIZATION" in request.environ)
+    return is_open(view) and not (getattr(view, _OPTIONAL_TOKEN, False) and "Authorization" in request.headers)
 
 
 def is_change_request() -> bool:
