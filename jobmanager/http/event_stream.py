@@ -1,4 +1,4 @@
-"""The text of a stream of server-sent events (HTML Living Standard §9.2), and when it ends.
+"""The events of a stream (HTML Living Standard §9.2), and when it ends.
 
 Reads the clock and waits for events, but does not send: see client_connection.py.
 """
@@ -8,15 +8,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from functools import lru_cache
-
-from pydantic import BaseModel
 
 from jobmanager.core.states import FINAL
 from jobmanager.core.values import News
 from jobmanager.engine.change_feed import Message, Subscription
 from jobmanager.errors import JobManagerError
 from jobmanager.http.context import token_check
+from jobmanager.http.event_text import show_change, show_event
 from jobmanager.http.schemas import response_models
 from jobmanager.visible_jobs import VisibleJobs
 
@@ -85,26 +83,11 @@ class EventStream:
 
     def _show(self, update: Message) -> bytes:
         if isinstance(update, News):
-            return _show_change(update)
-        return _event("progress", response_models.show_progress(update, self._manager.now()))
+            return show_change(update)
+        return show_event("progress", response_models.show_progress(update, self._manager.now()))
 
     def _show_job(self, job_id: str) -> bytes:
-        return _event("job", response_models.show_job(self._manager.get(job_id), self._manager))
-
-
-@lru_cache(maxsize=1024)
-def _show_change(news: News) -> bytes:
-    """Return the event for a change; cached for all streams that send it.
-
-    Measured with 8 streams: 17 us of CPU for each event sent, 28 us without the cache.
-    """
-    return _event("change", response_models.show_change(news.change), number=news.change.seq)
-
-
-def _event(name: str, data: BaseModel, *, number: int | None = None) -> bytes:
-    place = "" if number is None else f"id: {number}\n"
-    # This JSON has no line breaks between tokens, and escapes those in strings.
-    return f"event: {name}\n{place}data: {data.model_dump_json()}\n\n".encode()
+        return show_event("job", response_models.show_job(self._manager.get(job_id), self._manager))
 
 
 def _is_final(update: Message) -> bool:
