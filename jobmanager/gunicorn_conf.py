@@ -5,7 +5,6 @@ package in the master: its workers would inherit the old code after a reload.
 """
 
 import contextlib
-import gc
 import importlib.util
 import os
 import resource
@@ -15,7 +14,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 
 
 def _raise_descriptor_limit():
@@ -95,8 +93,6 @@ if os.environ.get("JOBMANAGER_LOG", "").strip() == "json":
         "loggers": {"gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True}},
     }
 
-_SWITCH_SECONDS = 0.0002
-
 _QUICK_STOP_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
 _STOP_SIGNALS = (signal.SIGTERM, *_QUICK_STOP_SIGNALS)
 
@@ -125,18 +121,11 @@ def on_starting(server):
         sys.exit(1)
 
 
-def pre_fork(server, worker):
-    """Choose the core that the fewest other workers use; the pid decides ties, so that several servers spread."""
-    cores = sorted(os.sched_getaffinity(0))
-    first = os.getpid() % len(cores)
-    taken = Counter(other.core for other in server.WORKERS.values())
-    worker.core = min(cores[first:] + cores[:first], key=taken.__getitem__)
-
-
 def post_worker_init(worker):
     """Start the manager before the first request, so that jobs go on, and let signals begin its shutdown at once."""
     from jobmanager.errors import StoreUnavailable  # noqa: PLC0415
     from jobmanager.observability import logs, tracing  # noqa: PLC0415 - after the fork: see on_starting
+    from jobmanager.serving import switch_interval  # noqa: PLC0415
 
     manager = worker.wsgi.extensions["jobmanager"]
     logs.set_up(manager.settings.log)
@@ -146,15 +135,9 @@ def post_worker_init(worker):
         manager.start()
     except StoreUnavailable as error:
         worker.log.error("%s The worker serves requests, and retries with each of them.", error)
-    else:
-        _pin_request_threads(worker.core)
     for number in _STOP_SIGNALS:
         signal.signal(number, _shutdown_handler(worker, signal.getsignal(number)))
-    # A thread that computes releases the GIL after this time, so that requests do not wait for long.
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    # Imported objects stay for good: scanning them at each collection takes a third of the time of a batch.
-    gc.collect()
-    gc.freeze()
+    switch_interval.shorten()
 
 
 def worker_exit(server, worker):
@@ -216,16 +199,6 @@ def _shutdown_handler(worker, gunicorn_handler):
         gunicorn_handler(number, frame)
 
     return handle
-
-
-def _pin_request_threads(core):
-    """Pin the threads that answer requests to one core. Does not pin the threads of jobs.
-
-    The GIL lets only one of them run, and waking a thread on another core takes longer than many a request: a worker
-    with 16 threads serves a third more on one core than on two. A thread inherits the core of the thread that starts
-    it. This thread starts those for requests; the manager's thread, which starts those of jobs, already runs.
-    """
-    os.sched_setaffinity(0, {core})
 
 
 def _hand_over_seconds(worker):
