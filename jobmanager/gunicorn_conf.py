@@ -5,7 +5,6 @@ package in the master: its workers would inherit the old code after a reload.
 """
 
 import contextlib
-import gc
 import importlib.util
 import mmap
 import os
@@ -18,7 +17,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 
 
 def _raise_descriptor_limit():
@@ -114,8 +112,6 @@ if os.environ.get("JOBMANAGER_LOG", "").strip() == "json":
         "loggers": {"gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True}},
     }
 
-_SWITCH_SECONDS = 0.0002
-
 #: How long workers of before a reload go on at most until one of the new workers serves.
 _RELOAD_SECONDS = 20.0
 #: Bytes of `server.reloads`: the number of the last reload, and that of the newest worker that serves.
@@ -155,28 +151,15 @@ def on_reload(server):
 
 
 def pre_fork(server, worker):
-    """Note at which reload the worker is forked, and choose its core."""
+    """Note at which reload the worker is forked."""
     worker.reloads, worker.reload = server.reloads, server.reloads[_LAST_RELOAD]
-    worker.core = _core_for_worker(server)
-
-
-def _core_for_worker(server):
-    """Return the core that the fewest other workers use; the pid decides ties, so that several servers spread.
-
-    None if the system cannot pin threads, as macOS.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    cores = sorted(os.sched_getaffinity(0))
-    first = os.getpid() % len(cores)
-    taken = Counter(other.core for other in server.WORKERS.values())
-    return min(cores[first:] + cores[:first], key=taken.__getitem__)
 
 
 def post_worker_init(worker):
     """Start the manager before the first request, so that jobs go on, and let signals begin its shutdown at once."""
     from jobmanager.errors import StoreUnavailable  # noqa: PLC0415
     from jobmanager.observability import logs, tracing  # noqa: PLC0415 - after the fork: see on_starting
+    from jobmanager.serving import switch_interval  # noqa: PLC0415
 
     manager = worker.wsgi.extensions["jobmanager"]
     logs.set_up(manager.settings.log)
@@ -186,16 +169,10 @@ def post_worker_init(worker):
         manager.start()
     except StoreUnavailable as error:
         worker.log.error("%s The worker serves requests, and retries with each of them.", error)
-    else:
-        _pin_request_threads(worker.core)
     for number in _STOP_SIGNALS:
         signal.signal(number, _shutdown_handler(worker, signal.getsignal(number)))
     worker.reloads[_SERVING] = worker.reload
-    # A thread that computes releases the GIL after this time, so that requests do not wait for long.
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    # Imported objects stay for good: scanning them at each collection takes a third of the time of a batch.
-    gc.collect()
-    gc.freeze()
+    switch_interval.shorten()
 
 
 def worker_exit(server, worker):
@@ -274,18 +251,6 @@ def _leave_after_reload(worker):
     while worker.reloads[_SERVING] != worker.reloads[_LAST_RELOAD] and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _pin_request_threads(core):
-    """Pin the threads that answer requests to one core. Does not pin the threads of jobs.
-
-    The GIL lets only one of them run, and waking a thread on another core takes longer than many a request: a worker
-    with 16 threads serves a third more on one core than on two. A thread inherits the core of the thread that starts
-    it. This thread starts those for requests; the manager's thread, which starts those of jobs, already runs.
-    """
-    if core is not None:
-        with contextlib.suppress(OSError):  # a container may forbid it; the worker is only slower
-            os.sched_setaffinity(0, {core})
 
 
 def _hand_over_seconds(worker):

@@ -18,9 +18,3 @@ _ours = runpy.run_path(str(_ROOT / "jobmanager" / "gunicorn_conf.py"))
 worker_class = _ours["worker_class"]
 worker_tmp_dir = _ours["worker_tmp_dir"]
 control_socket_disable = _ours["control_socket_disable"]
-pre_fork = _ours["pre_fork"]
-
-
-def post_worker_init(worker):
-    """Pin the threads that answer requests to one core."""
-    _ours["_pin_request_threads"](worker.core)

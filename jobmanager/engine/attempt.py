@@ -96,8 +96,7 @@ class Runner:
             job_type, self._gate, self._lease, self._force_window, self._job_log, store=store, settings=settings
         )
         self._last: Applied | None = None  # the write that ended the attempt
-        self._ends = threading.Lock()  # held until the attempt has ended; to make an Event takes forty times as long
-        self._ends.acquire()
+        self._has_ended = threading.Event()
 
     def start(self) -> None:
         """Start a thread for the attempt. Does not block. Raises RuntimeError if the system has no more threads."""
@@ -184,10 +183,7 @@ class Runner:
 
     def join(self, timeout_seconds: float) -> bool:
         """Block until the attempt has ended, for *timeout_seconds* at most. Return True if it has ended."""
-        has_ended = self._ends.acquire(timeout=timeout_seconds)
-        if has_ended:
-            self._ends.release()
-        return has_ended
+        return self._has_ended.wait(timeout_seconds)
 
     def run(self) -> Runner | None:
         """Run the attempt in this thread. Return the runner that the thread continues with, if any."""
@@ -202,7 +198,7 @@ class Runner:
         except Exception:
             _log.exception("The outcome of attempt %d of job %s was not recorded.", self.attempt(), self.job_id)
         finally:
-            self._ends.release()
+            self._has_ended.set()
             following = self._on_end(self, self._last)
         return following
 

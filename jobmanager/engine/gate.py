@@ -19,12 +19,11 @@ from jobmanager.core.states import Action, Status
 from jobmanager.core.values import Change, Checkpoint, JobRecord, finite, storable
 from jobmanager.engine.force import ForceWindow
 from jobmanager.engine.job_log_buffer import JobLogBuffer
-from jobmanager.engine.lease import Lease
+from jobmanager.engine.lease import AttemptStore, Lease
 from jobmanager.errors import LeaseLost, StopRequested, Unwind
 from jobmanager.job import Job
 from jobmanager.private import make_folder
 from jobmanager.signals import Signals
-from jobmanager.store import Store
 
 #: Statuses that mean the halt was cancelled, or overridden by a stop.
 _UNHALTED = (Status.RUNNING, Status.STOPPING)
@@ -43,7 +42,7 @@ class Gate:
         force_window: ForceWindow,
         log: JobLogBuffer,
         *,
-        store: Store,
+        store: AttemptStore,
         settings: Settings,
         on_halted: Callable[[], None],
         clock: Callable[[], float],

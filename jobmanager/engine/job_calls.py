@@ -1,6 +1,7 @@
 """Call a job's `start`, and its `clean` after a stop. Only this module does; gate.py calls the hooks of a checkpoint.
 
-Turns an exception of the job's code into an outcome. Does not record outcomes (see attempt.py).
+Turns an exception of the job's code into an outcome. Does not record outcomes (see attempt.py). Needs no database:
+jobmanager.testing makes the same calls, with a store in memory.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from jobmanager.core.values import storable
 from jobmanager.engine.force import ForceWindow
 from jobmanager.engine.gate import Gate
 from jobmanager.engine.job_log_buffer import JobLogBuffer, JobLogger
-from jobmanager.engine.lease import Lease
+from jobmanager.engine.lease import AttemptStore, Lease
 from jobmanager.errors import Fatal, InvalidRequest, LeaseLost, StopRequested, TimedOut, Unwind
 from jobmanager.job import Job
 from jobmanager.registry import parse_args
-from jobmanager.store import Store
 
 
 class JobCalls:
@@ -32,7 +32,7 @@ class JobCalls:
         force_window: ForceWindow,
         log: JobLogBuffer,
         *,
-        store: Store,
+        store: AttemptStore,
         settings: Settings,
     ) -> None:
         self._job_type = job_type
@@ -55,7 +55,7 @@ class JobCalls:
             return made.start()
 
         try:
-            made = self._make_job()
+            made = self.make_job()
             result = self._force_window.call(begin)
             if made.is_dirty:
                 self._gate.save_without_flush(made)
@@ -70,7 +70,7 @@ class JobCalls:
         self._gate.begin_clean()
         try:
             self._reload_for_clean()
-            self._make_job().clean()  # outside of the force window
+            self.make_job().clean()  # outside of the force window
             return Outcome(ending=Ending.CLEANED)
         except BaseException as error:
             if self._lease.is_lost():
@@ -79,7 +79,8 @@ class JobCalls:
                 return Outcome(ending=Ending.UNWOUND)
             return self._failure(Ending.CLEAN_RAISED, error)
 
-    def _make_job(self) -> Job:
+    def make_job(self) -> Job:
+        """Return a new instance, with the last saved checkpoint."""
         record = self._lease.record
         logger = JobLogger(f"jobmanager.jobs.{record.id}", self._log, self._force_window.delayed)
         job = self._job_type(

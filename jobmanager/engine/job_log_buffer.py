@@ -103,7 +103,11 @@ class JobLogger(logging.Logger):
         self._unforced = unforced
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
-        """Return True if lines of that level are kept. Avoids logging's cache, whose lock all threads share."""
+        """Return True if lines of that level are kept.
+
+        Takes no lock, unlike the inherited method: force that strikes in between would leave logging's own lock held,
+        and every thread that logs would block.
+        """
         return level >= self.level and level > self.manager.disable
 
     def handle(self, record: logging.LogRecord) -> None:

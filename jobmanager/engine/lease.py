@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
 
 from jobmanager.core.outcomes import Settlement
-from jobmanager.core.values import Applied, JobRecord
+from jobmanager.core.states import Status
+from jobmanager.core.transitions import Values
+from jobmanager.core.values import Applied, Checkpoint, JobRecord, LogLine, Wanted
 from jobmanager.engine.observers import Observers
 from jobmanager.errors import LeaseLost, StoreUnavailable, TimedOut
 from jobmanager.signals import Signals
-from jobmanager.store import Store
 
 T = TypeVar("T")
 
@@ -24,10 +26,40 @@ T = TypeVar("T")
 _STORE_RETRY_SECONDS = 0.25
 
 
+class AttemptStore(Protocol):
+    """What the code of one attempt needs of a store. Store documents each method in full."""
+
+    owner: str
+
+    def now(self) -> datetime:
+        """Return the time by the clock of all recorded times."""
+
+    def get(self, job_id: str) -> JobRecord:
+        """Return the job."""
+
+    def checkpoint(
+        self, job_id: str, attempt: int, saved: Checkpoint | None, details: Values | None, lines: Sequence[LogLine] = ()
+    ) -> Status:
+        """Save a checkpoint, renew the lease, and return the job's current status. Raises LeaseLost."""
+
+    def settle(
+        self,
+        job_id: str,
+        attempt: int,
+        settlement: Settlement,
+        *,
+        unless: Collection[Status] = (),
+        parked: bool = False,
+        wanted: Wanted | None = None,
+        seen: JobRecord | None = None,
+    ) -> Applied | None:
+        """Record the outcome of an attempt; None if the job's status is in *unless*. Raises LeaseLost."""
+
+
 class Lease:
     """The state of one attempt that its own thread and other threads share. Any thread may call the methods."""
 
-    def __init__(self, record: JobRecord, signals: Signals, store: Store, observers: Observers) -> None:
+    def __init__(self, record: JobRecord, signals: Signals, store: AttemptStore, observers: Observers) -> None:
         self.job_id = record.id
         self._signals = signals
         self._store = store

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from flask import Blueprint, Flask
 from flask.sansio.blueprints import BlueprintSetupState
 
@@ -41,20 +38,12 @@ def _know_job_ids(state: BlueprintSetupState) -> None:
         raise ValueError("the application has a URL converter 'job' of its own, but the job manager needs that name")
 
 
-class _Application(Flask):
-    """A Flask application without coroutines."""
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function as it is: Flask would inspect a dozen functions for each request."""
-        return func
-
-
 def create_app(manager: JobManager | None = None) -> Flask:
     """Return the application. Opens nothing: the manager starts with the first request, unless it was started.
 
     Raises ConfigError if no *manager* is given and a setting in the environment is invalid.
     """
-    app = _Application("jobmanager.http", static_folder=None)
+    app = Flask("jobmanager.http", static_folder=None)
     app.extensions[EXTENSION] = manager = manager or JobManager()
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a property of Flask's default provider
     # For all requests, even those that match no route. Embedding applications log, trace and count in their own way.

@@ -17,8 +17,8 @@ from jobmanager.auth.tokens import Role, Token, TokenFile
 from jobmanager.core import hosts
 from jobmanager.errors import Forbidden
 from jobmanager.http.ranges import FilesBlueprint
-from jobmanager.http.restricted import Restricted
 from jobmanager.manager import JobManager
+from jobmanager.visible_jobs import VisibleJobs
 
 #: The key of the JobManager among the extensions of an application that `create_app` made.
 EXTENSION = "jobmanager"
@@ -80,7 +80,7 @@ def is_open_request() -> bool:
     if endpoint() in _STATIC:
         return True
     view = current_app.view_functions[str(request.endpoint)]
-    return is_open(view) and not (getattr(view, _OPTIONAL_TOKEN, False) and "HTTP_AUTHORIZATION" in request.environ)
+    return is_open(view) and not (getattr(view, _OPTIONAL_TOKEN, False) and "Authorization" in request.headers)
 
 
 def is_change_request() -> bool:
@@ -133,12 +133,10 @@ class JobIdConverter(BaseConverter):
     regex = "(?!(?:batch|halt|resume|stop)(?:/|$))[^/]+"
 
 
-def manager() -> JobManager:
-    """Return the JobManager of the request, restricted to the job types that its token may see."""
+def manager() -> VisibleJobs:
+    """Return the manager of the request, for the job types that its token may see."""
     whole, sent = current_mount().manager, token()
-    if sent is None or sent.types is None:
-        return whole
-    return cast(JobManager, Restricted(whole, sent.types))
+    return whole if sent is None or sent.types is None else whole.visible_to(sent.types)
 
 
 def token() -> Token | None:

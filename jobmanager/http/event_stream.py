@@ -1,4 +1,4 @@
-"""The text of a stream of server-sent events (HTML Living Standard §9.2), and when it ends.
+"""The events of a stream (HTML Living Standard §9.2), and when it ends.
 
 Reads the clock and waits for events, but does not send: see client_connection.py.
 """
@@ -8,17 +8,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from functools import lru_cache
-
-from pydantic import BaseModel
 
 from jobmanager.core.states import FINAL
 from jobmanager.core.values import News
 from jobmanager.engine.change_feed import Message, Subscription
 from jobmanager.errors import JobManagerError
 from jobmanager.http.context import token_check
+from jobmanager.http.event_text import show_change, show_event
 from jobmanager.http.schemas import response_models
-from jobmanager.manager import JobManager
+from jobmanager.visible_jobs import VisibleJobs
 
 #: The longest time without data on a stream: proxies close idle connections.
 HEARTBEAT_SECONDS = 10.0
@@ -33,7 +31,7 @@ _log = logging.getLogger(__name__)
 class EventStream:
     """The events for one client: of all jobs, or of one job until it has ended."""
 
-    def __init__(self, subscription: Subscription, manager: JobManager, *, job_id: str | None = None) -> None:
+    def __init__(self, subscription: Subscription, manager: VisibleJobs, *, job_id: str | None = None) -> None:
         self._subscription = subscription
         self._manager = manager
         self._job_id = job_id
@@ -85,23 +83,11 @@ class EventStream:
 
     def _show(self, update: Message) -> bytes:
         if isinstance(update, News):
-            return _show_change(update)
-        return _event("progress", response_models.show_progress(update, self._manager.now()))
+            return show_change(update)
+        return show_event("progress", response_models.show_progress(update, self._manager.now()))
 
     def _show_job(self, job_id: str) -> bytes:
-        return _event("job", response_models.show_job(self._manager.get(job_id), self._manager))
-
-
-@lru_cache(maxsize=1024)
-def _show_change(news: News) -> bytes:
-    """Return the event for a change; cached for all streams that send it."""
-    return _event("change", response_models.show_change(news.change), number=news.change.seq)
-
-
-def _event(name: str, data: BaseModel, *, number: int | None = None) -> bytes:
-    place = "" if number is None else f"id: {number}\n"
-    # This JSON has no line breaks between tokens, and escapes those in strings.
-    return f"event: {name}\n{place}data: {data.model_dump_json()}\n\n".encode()
+        return show_event("job", response_models.show_job(self._manager.get(job_id), self._manager))
 
 
 def _is_final(update: Message) -> bool:

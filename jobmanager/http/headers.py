@@ -31,12 +31,10 @@ def register(blueprint: Blueprint) -> None:
 
 def add_headers(response: Response) -> Response:
     """Add the headers that every response has, except those that the route has set."""
-    there = {name.lower() for name, _ in response.headers}
     for name, value in _HEADERS.items():
-        if name.lower() not in there:
-            response.headers.add(name, value)
-    if "cache-control" not in there and (is_change_request() or response.is_json):
-        response.headers.add("Cache-Control", "no-store")
+        response.headers.setdefault(name, value)
+    if is_change_request() or response.is_json:
+        response.headers.setdefault("Cache-Control", "no-store")
     return response
 
 

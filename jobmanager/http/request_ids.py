@@ -10,7 +10,6 @@ from uuid_utils import uuid7
 from jobmanager.observability.logs import request_id
 
 HEADER = "X-Request-ID"
-_ENVIRON_KEY = "HTTP_X_REQUEST_ID"
 
 #: The ids that are accepted from a client: others could forge lines of the log.
 _ACCEPTABLE = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -24,7 +23,7 @@ def identify(app: Flask) -> None:
 
 
 def _begin() -> None:
-    sent_id = request.environ.get(_ENVIRON_KEY, "")
+    sent_id = request.headers.get(HEADER, "")
     g.request_id = sent_id if _ACCEPTABLE.fullmatch(sent_id) else str(uuid7())
     request_id.set(g.request_id)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 
 from flask import request
 
@@ -17,14 +16,9 @@ _PART = re.compile(r"<(?:\w+:)?(\w+)>")
 
 def route() -> str:
     """Return the route of the request in the notation of the API docs; "none" for all paths that match no route."""
-    return _openapi_path(request.url_rule.rule) if request.url_rule is not None else "none"
+    return _PART.sub(r"{\1}", request.url_rule.rule) if request.url_rule is not None else "none"
 
 
 def method() -> str:
     """Return the method of the request; OTHER_METHOD for all methods that HTTP does not define."""
     return request.method if request.method in _METHODS else OTHER_METHOD
-
-
-@cache
-def _openapi_path(rule: str) -> str:
-    return _PART.sub(r"{\1}", rule)

@@ -67,22 +67,6 @@ class Json(JsonFormatter):
         return {name: value for name, value in log_data.items() if value not in ("", None)}
 
 
-class _NoLock:
-    """Replaces the lock of a handler; does not lock."""
-
-    def acquire(self) -> None:
-        """Do nothing."""
-
-    def release(self) -> None:
-        """Do nothing."""
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing."""
-
-
 class _Stderr(logging.Handler):
     """Writes each line to stderr with one system call, so that lines do not mix.
 
@@ -90,8 +74,15 @@ class _Stderr(logging.Handler):
     """
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
-        """Replace the lock: see the class."""
-        self.lock = _NoLock()  # type: ignore[assignment]
+        """Make no lock: see the class."""
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Write the line if the filters let it pass, without a lock."""
+        passes = bool(self.filter(record))
+        if passes:
+            self.emit(record)
+        return passes
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line."""

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,26 +113,7 @@ def stream_ended() -> None:
 
 def request_answered(method: str, route: str, status: int, seconds: float) -> None:
     """Count a request and observe its duration."""
-    _observe(_HTTP, (method, route, str(status)), seconds)
-
-
-# Looking up a metric by its labels takes as long as counting, so it is cached.
-@cache
-def _counter(metric: Counter, labels: tuple[str, ...]) -> Counter:
-    return metric.labels(*labels)
-
-
-@cache
-def _histogram(metric: Histogram, labels: tuple[str, ...]) -> Histogram:
-    return metric.labels(*labels)
-
-
-def _add(metric: Counter, labels: tuple[str, ...], number: int = 1) -> None:
-    _counter(metric, labels).inc(number)
-
-
-def _observe(metric: Histogram, labels: tuple[str, ...], seconds: float) -> None:
-    _histogram(metric, labels).observe(seconds)
+    _HTTP.labels(method, route, status).observe(seconds)
 
 
 #: The store's methods whose durations are observed.
@@ -190,15 +171,15 @@ class JobMetrics:
     def jobs_submitted(self, of_types: Mapping[str, int]) -> None:
         """Count submissions."""
         for name, number in of_types.items():
-            _add(_CHANGES, (name, Action.SUBMIT), number)
+            _CHANGES.labels(name, Action.SUBMIT).inc(number)
 
     def attempt_began(self, job: JobRecord) -> None:
         """Count a claim, and observe how long the job waited for it."""
-        _add(_CHANGES, (job.type, Action.CLAIM))
+        _CHANGES.labels(job.type, Action.CLAIM).inc()
         # After a resume, a handover or a crash, run_at is the time of the submission: when the job began to wait again
         # is not recorded.
         if job.running_since is not None and (job.attempt == 1 or job.run_at > job.submitted_at):
-            _observe(_WAITING, (job.type,), _seconds(job.run_at, job.running_since))
+            _WAITING.labels(job.type).observe(_seconds(job.run_at, job.running_since))
 
     def attempt_ended(self, job_id: str, applied: Applied | None) -> None:
         """Do nothing: `job_changed` counts outcomes."""
@@ -208,11 +189,11 @@ class JobMetrics:
         job, change = applied.job, applied.change
         if change is None:
             return
-        _add(_CHANGES, (job.type, change.action))
+        _CHANGES.labels(job.type, change.action).inc()
         if change.action is Action.YIELD:
-            _observe(_REACHED, (job.type, change.to_status), _seconds(change.asked_at, change.at))
+            _REACHED.labels(job.type, change.to_status).observe(_seconds(change.asked_at, change.at))
         if change.to_status in FINAL or change.to_status is Status.FAILED:
-            _observe(_RUN, (job.type, change.to_status), job.ran_seconds)
+            _RUN.labels(job.type, change.to_status).observe(job.ran_seconds)
 
 
 class _Incomplete(Collector):

@@ -2,32 +2,32 @@
 
 The job runs undisturbed, then again while it is halted and resumed, restarted, killed with SIGKILL and stopped at its
 checkpoints. Results and files have to equal those of the undisturbed run. Each run forks its own processes, so that a
-kill is a real one: call it from a program with one thread. Does not depend on HTTP or on the store of jobs.
+kill is a real one: call it from a program with one thread. The engine's own code calls the job (see harness.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import signal
 import statistics
 import tempfile
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from jobmanager.config import Settings
-from jobmanager.core.json_values import check_json
-from jobmanager.errors import StopRequested, Unwind
+from jobmanager.core.outcomes import Ending, Outcome
+from jobmanager.core.states import Status
+from jobmanager.core.transitions import Values
+from jobmanager.core.values import Checkpoint, JobRecord, LogLine
 from jobmanager.job import Job
 from jobmanager.registry import check_args, parse_args, type_name
-from jobmanager.signals import Signals
+from jobmanager.testing.harness import End, Harness, OneJobStore, Plan
 
 #: At how many checkpoints, evenly spread, a long job is disturbed.
 MOST_CHECKPOINTS = 40
@@ -53,8 +53,11 @@ _ADVICE = {
 }
 
 
-_silent = logging.Logger("jobmanager.testing.proof")
-_silent.addHandler(logging.NullHandler())
+_PLANS = {
+    Disturbance.HALT: Plan(halts=True),
+    Disturbance.RESTART: Plan(halts=True, end=End.UNWOUND),
+    Disturbance.STOP: Plan(end=End.STOPPED),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +144,8 @@ class _Bench:
     def judge(self, most: int) -> Verdict:
         self._before = self._observe()
         undisturbed, rig = self._run(Disturbance.NONE, frozenset())
-        gaps = rig.gaps() or [0.0]
-        count = len(rig.gaps())
+        gaps = rig.file_store.gaps()
+        count = len(gaps)
         problems = []
         if undisturbed.error is not None:
             problems.append(f"Undisturbed, it fails: {undisturbed.error}.")
@@ -153,8 +156,8 @@ class _Bench:
         return Verdict(
             type=type_name(self._job_type),
             checkpoints=count,
-            median_gap_seconds=statistics.median(gaps),
-            longest_gap_seconds=max(gaps),
+            median_gap_seconds=statistics.median(gaps or [0.0]),
+            longest_gap_seconds=max(gaps, default=0.0),
             problems=tuple(problems),
         )
 
@@ -180,7 +183,7 @@ class _Bench:
         wrong = None
         if trace.error is not None:
             wrong = trace.error
-        elif rig.folder_path.exists():
+        elif rig.folder.exists():
             wrong = f"its folder is left, with {len(trace.files)} files"
         elif trace.observed != self._before:
             wrong = "its effects outside its folder are left"
@@ -189,157 +192,138 @@ class _Bench:
     def _run(self, kind: Disturbance, places: frozenset[int]) -> tuple[Trace, _Rig]:
         """Run the job to its end, in as many processes as needed, then clean up."""
         self._runs += 1
-        rig = _Rig(self._folder / str(self._runs), kind, places)
-        attempt = 0
+        folder = self._folder / str(self._runs)
+        folder.mkdir()
+        rig = _Rig(_FileStore(self._job_type, self._args, folder), self._job_type, self._settings, kind, places)
+        attempts = 0
         while not rig.outcome_path.exists():
-            attempt += 1
-            if attempt > 2 * len(places) + 2:
+            attempts += 1
+            if attempts > 2 * len(places) + 2:
                 return Trace(error="its process also dies at other places"), rig
-            self._in_a_child(self._attempt, rig, attempt)
+            self._in_a_child(rig, rig.run)
         told = json.loads(rig.outcome_path.read_text(encoding="utf-8"))
-        files = dict(_files(rig.folder_path))
+        files = dict(_files(rig.folder))
         observed = json.loads(json.dumps(self._observe()))
         if kind is not Disturbance.STOP:
             # The next run must begin in the same state.
-            self._in_a_child(self._clean, rig, attempt)
+            self._in_a_child(rig, rig.clean_up)
         return Trace(result=told["result"], error=told["error"], files=files, observed=observed), rig
 
-    def _in_a_child(self, call: Callable[[_Rig, int], dict[str, Any]], rig: _Rig, attempt: int) -> None:
+    def _in_a_child(self, rig: _Rig, call: Callable[[], Outcome]) -> None:
         """Make a call in a forked process, wait for it, and store its outcome. A call that unwinds has none."""
         child = os.fork()
         if child != 0:
             os.waitpid(child, 0)
             return
         try:
-            rig.keep(**call(rig, attempt))
-            os._exit(0)
-        except Unwind:
+            rig.keep(call())
             os._exit(0)
         finally:
             os._exit(1)
 
-    def _attempt(self, rig: _Rig, attempt: int) -> dict[str, Any]:
-        try:
-            result = self._make_job(rig, attempt).start()
-            check_json(result, "the result")
-            return {"result": json.loads(json.dumps(result, allow_nan=False)), "error": None}
-        except StopRequested:
-            rig.stopped_job.stop()
-            return self._clean(rig, attempt)
-        except Unwind:
-            raise
-        except BaseException as error:
-            return {"result": None, "error": _where(error)}
 
-    def _clean(self, rig: _Rig, attempt: int) -> dict[str, Any]:
-        """Clean twice, on fresh instances, as if the process had died right after the first time."""
-        try:
-            rig.is_cleaning = True
-            for _ in range(2):
-                self._make_job(rig, attempt).clean()
-        except BaseException as error:
-            return {"result": None, "error": _where(error)}
-        return {"result": None, "error": None}
+class _FileStore(OneJobStore):
+    """Keeps the job's attempt, its checkpoint and the place of that in a file, which outlives a killed process."""
 
-    def _make_job(self, rig: _Rig, attempt: int) -> Job:
-        saved = rig.saved()
-        job = self._job_type(
-            rig,
-            job_id="torture",
-            attempt=attempt,
-            args=parse_args(self._job_type, self._args, self._settings),
-            cursor=saved["cursor"],
-            settings=self._settings,
-            log=_silent,
-        )
-        job.done, job.total, job.message = saved["done"], saved["total"], saved["message"]
+    def __init__(self, job_type: type[Job], args: dict[str, Any], folder: Path) -> None:
+        super().__init__(job_type, "torture", args, Checkpoint())
+        self.folder = folder
+        self.place = 0  # of the last checkpoint that was reached, from 1
+        self.kill: Disturbance | None = None  # when to kill the process
+        self._path = folder / "saved.json"
+        self._gaps_path = folder / "gaps"
+
+    def claim(self) -> JobRecord:
+        """Begin the next attempt, from what the last process has saved."""
+        if self._path.exists():
+            saved = json.loads(self._path.read_text(encoding="utf-8"))
+            self.place = saved.pop("place")
+            self.record = replace(self.record, attempt=saved.pop("attempt"), checkpoint=Checkpoint(**saved))
+        job = super().claim()
+        self._write()
         return job
 
+    def checkpoint(
+        self, job_id: str, attempt: int, saved: Checkpoint | None, details: Values | None, lines: Sequence[LogLine] = ()
+    ) -> Status:
+        """Save a checkpoint, and return the job's status. Kills the process right before or after if that is due."""
+        if self.kill is Disturbance.KILL_UNSAVED:
+            os.kill(os.getpid(), signal.SIGKILL)
+        status = super().checkpoint(job_id, attempt, saved, details, lines)
+        self._write()
+        if self.kill is Disturbance.KILL_SAVED:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if saved is not None:
+            with open(self._gaps_path, "a", encoding="ascii") as gaps:
+                gaps.write(f"{saved.gap_seconds}\n")
+        return status
 
-class _Rig:
-    """The CheckpointGate of a run. Saves each checkpoint in a file, counts them, and disturbs the job where planned."""
+    def gaps(self) -> list[float]:
+        """Return the seconds of work before each checkpoint."""
+        text = self._gaps_path.read_text(encoding="ascii") if self._gaps_path.exists() else ""
+        return [float(line) for line in text.splitlines()]
 
-    def __init__(self, path: Path, kind: Disturbance, places: frozenset[int]) -> None:
-        path.mkdir(parents=True)
-        self.signals = Signals()
-        self.due = float("-inf")  # every checkpoint is saved
-        self.is_cleaning = False
-        self.folder_path = path / "job"
-        self.outcome_path = path / "outcome.json"
-        self._saved_path = path / "saved.json"
-        self._met_path = path / "met"
+    def _write(self) -> None:
+        kept = self.record.checkpoint
+        saved = {name: getattr(kept, name) for name in ("seq", "cursor", "done", "total", "message")}
+        unfinished = self._path.with_suffix(".new")
+        unfinished.write_text(
+            json.dumps(saved | {"place": self.place, "attempt": self.record.attempt}), encoding="utf-8"
+        )
+        os.replace(unfinished, self._path)
+
+
+class _Rig(Harness):
+    """Runs the attempts of a disturbed job, each in a process of its own."""
+
+    def __init__(
+        self, store: _FileStore, job_type: type[Job], settings: Settings, kind: Disturbance, places: frozenset[int]
+    ) -> None:
+        super().__init__(job_type, store, store.folder, settings)
+        self.file_store = store
+        self.outcome_path = store.folder / "outcome.json"
         self._kind = kind
         self._places = places
-        self._met_at = time.monotonic()
-        self.stopped_job: Job
 
-    def folder(self) -> Path:
-        """Return the job's folder. Makes it if it is missing."""
-        self.folder_path.mkdir(exist_ok=True)
-        return self.folder_path
+    def run(self) -> Outcome:
+        """Run the next attempt, and clean after a stop."""
+        outcome = self.perform()
+        return self._clean_twice() if outcome.ending is Ending.INTERRUPTED else self._with_errors(outcome)
 
-    def reach_checkpoint(self, job: Job) -> None:
-        """Save the checkpoint, and disturb the job if that is due here."""
-        if self.is_cleaning:
-            return
-        with open(self._met_path, "a", encoding="ascii") as met:
-            met.write(f"{time.monotonic() - self._met_at}\n")
-        place = self.saved()["place"] + 1
-        is_due = self._is_due(place)
-        if is_due and self._kind is Disturbance.KILL_UNSAVED:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self._save(job, place)
-        if is_due:
-            self._disturb(job)
-        self._met_at = time.monotonic()
+    def clean_up(self) -> Outcome:
+        """Clean in a process that has run no attempt."""
+        self.begin()
+        return self._clean_twice()
+
+    def _clean_twice(self) -> Outcome:
+        """Clean twice, on fresh instances, as if the process had died right after the first time."""
+        outcome = self.clean()
+        return self._with_errors(self.clean() if outcome.ending is Ending.CLEANED else outcome)
+
+    def plan(self) -> Plan:
+        """Return how to disturb the job at the checkpoint that it has reached."""
+        self.file_store.place += 1
+        kind = self._kind if self._is_due(self.file_store.place) else Disturbance.NONE
+        self.file_store.kill = kind
+        return _PLANS.get(kind, Plan())
 
     def _is_due(self, place: int) -> bool:
         """Return True if the job is to be disturbed here. Records that: the job may pass the place again."""
-        marker = self._saved_path.with_name(f"disturbed-{place}")
+        marker = self.file_store.folder / f"disturbed-{place}"
         if place not in self._places or marker.exists():
             return False
         marker.touch()
         return True
 
-    def _disturb(self, job: Job) -> None:
-        match self._kind:
-            case Disturbance.KILL_SAVED:
-                os.kill(os.getpid(), signal.SIGKILL)
-            case Disturbance.HALT:
-                job.halt()
-                job.resume()
-            case Disturbance.RESTART:
-                job.halt()
-                raise Unwind
-            case Disturbance.STOP:
-                self.stopped_job = job
-                raise StopRequested
+    def _with_errors(self, outcome: Outcome) -> Outcome:
+        """Return a failure if the job's code raised an error, also one that the service would only log."""
+        return Outcome(ending=Ending.RAISED, error=_where(self.errors[-1])) if self.errors else outcome
 
-    def _save(self, job: Job, place: int) -> None:
-        job.flush()
-        check_json(job.cursor, "the cursor")
-        saved = {"cursor": job.cursor, "done": job.done, "total": job.total, "message": job.message, "place": place}
-        unfinished = self._saved_path.with_suffix(".new")
-        unfinished.write_text(json.dumps(saved, allow_nan=False), encoding="utf-8")
-        os.replace(unfinished, self._saved_path)
-        check_json(job.details(), "what details() returned")
-        job.is_dirty = False
-
-    def saved(self) -> dict[str, Any]:
-        """Return the last saved checkpoint."""
-        if not self._saved_path.exists():
-            return {"cursor": None, "done": None, "total": None, "message": None, "place": 0}
-        saved: dict[str, Any] = json.loads(self._saved_path.read_text(encoding="utf-8"))
-        return saved
-
-    def gaps(self) -> list[float]:
-        """Return the seconds from each checkpoint to the next."""
-        text = self._met_path.read_text(encoding="ascii") if self._met_path.exists() else ""
-        return [float(line) for line in text.splitlines()]
-
-    def keep(self, *, result: Any, error: str | None) -> None:
-        """Store the outcome for the parent process."""
-        self.outcome_path.write_text(json.dumps({"result": result, "error": error}), encoding="utf-8")
+    def keep(self, outcome: Outcome) -> None:
+        """Store the outcome for the parent process, unless the job goes on."""
+        if outcome.ending is not Ending.UNWOUND:
+            text = json.dumps({"result": outcome.result, "error": outcome.error})
+            self.outcome_path.write_text(text, encoding="utf-8")
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -1,29 +1,24 @@
-"""Drive one job in a unit test, without a server, a store or threads.
+"""Run one job in a unit test, without a server, a database or threads.
 
-The job is driven as in the service: hooks in the same order, a cursor that went through JSON, a fresh instance after a
-restart and for `clean`. Every checkpoint is saved, and nothing sleeps.
+The engine's own code calls the job (see harness.py). Every checkpoint is saved, and nothing sleeps.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import tempfile
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jobmanager.config import Settings
-from jobmanager.core.job_log import line_text
 from jobmanager.core.json_values import check_json
-from jobmanager.core.values import JSON, Checkpoint, finite, storable
-from jobmanager.errors import Fatal, Interrupt, StopRequested, Unwind
+from jobmanager.core.outcomes import Ending
+from jobmanager.core.values import JSON, Checkpoint
+from jobmanager.engine.gate import Gate
 from jobmanager.job import Job
 from jobmanager.registry import Registry, check_args, parse_args
-from jobmanager.signals import Signals
+from jobmanager.testing.harness import End, Harness, OneJobStore, Plan, through_json
 from jobmanager.testing.proof import Verdict, torture
 
 __all__ = ["RunOutcome", "Verdict", "run", "torture"]
@@ -94,208 +89,65 @@ def run(
             raise ValueError(f"{name} must be at least 1, not {number}")
     Registry().register(job_type)
     with tempfile.TemporaryDirectory(prefix="jobmanager-") as folder:
-        trial = _Trial(job_type, args or {}, settings or Settings(data_dir=Path(folder) / "data"), Path(folder), plan)
-        trial.cursor = _through_json(cursor, "cursor")
+        settings = settings or Settings(data_dir=Path(folder) / "data")
+        check_args(args := args or {})
+        parse_args(job_type, args, settings)
+        check_json(cursor, "cursor")
+        store = OneJobStore(job_type, "test", args, Checkpoint(cursor=through_json(cursor)))
+        trial = _Trial(job_type, store, Path(folder) / "trial", settings, plan)
         outcome = trial.run(clean_times)
     for name, number in plan.items():
         assert number is None or number <= trial.seen, f"{name}={number}, but the job made {trial.seen} checkpoints"
     return outcome
 
 
-class _Trial:
-    """The CheckpointGate of a job under test; acts at the checkpoints that the plan names."""
+class _Trial(Harness):
+    """Runs a job to its end. Acts at the checkpoints that were given to `run`."""
 
     def __init__(
-        self, job_type: type[Job], args: dict[str, JSON], settings: Settings, folder: Path, plan: dict[str, int | None]
+        self, job_type: type[Job], store: OneJobStore, folder: Path, settings: Settings, plan: dict[str, int | None]
     ) -> None:
-        self.signals = Signals()
-        self.due = 0.0  # always: every checkpoint is saved
-        self.cursor: JSON = None
-        self.seen = 0  # checkpoints of start, which the plan counts
-        self._job_type = job_type
-        check_args(args)
-        self._args = parse_args(job_type, args, settings)
-        self._settings = settings
-        self._folder = folder / "workdir"
-        self._plan = plan
-        self._attempt = 0
-        self._saved: list[Checkpoint] = []
-        self._details: dict[str, JSON] = {}
-        self._log = _Lines()
+        super().__init__(job_type, store, folder, settings)
+        self.seen = 0  # checkpoints of start
+        self._numbers = plan
         self._waited = 0.0
-        self._interrupt: Interrupt | None = None  # raised again at every checkpoint until the attempt has ended
-        self._is_saving = False
-        self._is_in_hook = False
+
+    def plan(self) -> Plan:
+        """Return what was asked for at the next checkpoint."""
+        self.seen += 1
+        asked = {name for name, number in self._numbers.items() if number == self.seen}
+        end = End.STOPPED if "stop_after" in asked else End.UNWOUND if "restart_after" in asked else None
+        return Plan(halts="halt_after" in asked, end=end)
+
+    def prepare(self, job: Job, gate: Gate) -> None:
+        """Replace the method `wait` of an instance: a test must not sleep."""
+
+        def skip(seconds: float) -> None:
+            self._waited += max(0.0, seconds)
+            gate.raise_if_over()
+
+        vars(job)["wait"] = skip
 
     def run(self, clean_times: int) -> RunOutcome:
         """Run attempts until one ends the job."""
-        while (outcome := self._attempt_once(clean_times)) is None:
-            self._interrupt = None
-        return outcome
-
-    def _attempt_once(self, clean_times: int) -> RunOutcome | None:
-        """Run one attempt; return None if it was unwound."""
-        job = self._make_job()
-        result, error = None, None
-        try:
-            result = _through_json(job.start(), "the result")
-        except StopRequested:
-            self._in_hook(lambda: self._logged(job.stop))
-        except Unwind:
-            return None
-        except KeyboardInterrupt:
-            raise
-        except BaseException as raised:
-            if job.is_dirty:
-                self._logged(lambda: self._save(job))  # keep the progress for a retry
-            error = self._told(raised)
-        if isinstance(self._interrupt, StopRequested):
-            return self._clean(clean_times)
-        return self._outcome("completed" if error is None else "failed", result=result, error=error)
-
-    def _clean(self, times: int) -> RunOutcome:
-        self._interrupt = None
-        try:
-            for _ in range(times):
-                job = self._make_job()
-                self._in_hook(job.clean)
-        except Exception as error:
-            return self._outcome("failed", error=self._told(error))
-        return self._outcome("stopped")
-
-    def _make_job(self) -> Job:
-        self._attempt += 1
-        logger = logging.Logger(f"jobmanager.jobs.test-{self._attempt}", logging.INFO)
-        logger.parent = logging.getLogger("jobmanager.jobs")
-        logger.addHandler(self._log)
-        job = self._job_type(
-            self,
-            job_id="test",
-            attempt=self._attempt,
-            args=self._args.model_copy(deep=True),
-            cursor=_through_json(self.cursor, "the cursor"),
-            settings=self._settings,
-            log=logger,
-        )
-        if self._saved:
-            last = self._saved[-1]
-            job.done, job.total, job.message = last.done, last.total, last.message
-        # Shadows Job.wait for this instance: a test must not sleep.
-        vars(job)["wait"] = self._skip
-        return job
-
-    def reach_checkpoint(self, job: Job) -> None:
-        """Save the checkpoint, then act on the plan; see CheckpointGate."""
-        if self._is_saving:
-            return
-        self._save(job)
-        if self._is_in_hook:
-            return
-        self.seen += 1
-        self._obey(job)
-
-    def folder(self) -> Path:
-        """Return the job's folder. Makes it if it is missing."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return self._folder
-
-    def _skip(self, seconds: float) -> None:
-        self._waited += max(0.0, seconds)
-        self._raise_again()
-
-    def _obey(self, job: Job) -> None:
-        self._raise_again()
-        if self._is_now("halt_after"):
-            self._in_hook(job.halt)
-        if self._is_now("stop_after"):
-            self._interrupt = StopRequested("test")
-        elif self._is_now("restart_after"):
-            self._interrupt = Unwind("test")
-        elif self._is_now("halt_after"):
-            self._in_hook(job.resume)
-        self._raise_again()
-
-    def _is_now(self, name: str) -> bool:
-        return self._plan[name] == self.seen
-
-    def _raise_again(self) -> None:
-        if self._interrupt is not None and not self._is_in_hook:
-            raise self._interrupt
-
-    def _in_hook(self, hook: Callable[[], None]) -> None:
-        """Call a hook. Its own checkpoints are saved, but nothing interrupts it."""
-        self._is_in_hook = True
-        try:
-            hook()
-        finally:
-            self._is_in_hook = False
-
-    def _save(self, job: Job) -> None:
-        self._is_saving = True
-        try:
-            job.flush()
-            self._logged(lambda: self._take_details(job))
-            self._saved.append(self._checkpoint_of(job))
-        finally:
-            self._is_saving = False
-        self.cursor = self._saved[-1].cursor
-        job.is_dirty = False
-
-    def _checkpoint_of(self, job: Job) -> Checkpoint:
-        cursor = _through_json(job.cursor, "the cursor")
-        return Checkpoint(
-            seq=len(self._saved) + 1,
-            cursor=self.cursor if cursor is None else cursor,
-            done=finite(job.done, "done"),
-            total=finite(job.total, "total"),
-            message=None if job.message is None else storable(str(job.message)),
-        )
-
-    def _take_details(self, job: Job) -> None:
-        self._details = _through_json(dict(job.details()), "what details() returned")
-
-    def _logged(self, code: Callable[[], None]) -> None:
-        """Call code of the job. Log its errors, which do not fail the job."""
-        try:
-            code()
-        except Exception as error:
-            self._told(error)
-
-    def _told(self, error: BaseException) -> str:
-        """Log the traceback of the error, and return the error as the service would show it."""
-        self._log.lines.append("ERROR " + line_text("".join(traceback.format_exception(error))))
-        return storable(str(error) if isinstance(error, Fatal) else f"{type(error).__name__}: {error}")
-
-    def _outcome(self, status: Status, *, result: JSON = None, error: str | None = None) -> RunOutcome:
+        while (outcome := self.perform()).ending is Ending.UNWOUND:
+            pass
+        if outcome.ending is Ending.INTERRUPTED:
+            for _ in range(clean_times):
+                if (outcome := self.clean()).ending is not Ending.CLEANED:
+                    break
+        statuses: dict[Ending, Status] = {Ending.DONE: "completed", Ending.CLEANED: "stopped"}
         return RunOutcome(
-            status=status,
-            result=result if status == "completed" else None,
-            error=error,
-            checkpoints=tuple(self._saved),
-            cursor=self.cursor,
-            details=self._details,
-            log=tuple(self._log.lines),
-            files=_files(self._folder),
+            status=statuses.get(outcome.ending, "failed"),
+            result=through_json(outcome.result),
+            error=outcome.error,
+            checkpoints=tuple(self.store.saved),
+            cursor=self.store.record.checkpoint.cursor,
+            details=self.store.record.details,
+            log=tuple(f"{line.level} {line.message}" for line in self.store.log),
+            files=_files(self.folder),
             waited_seconds=self._waited,
         )
-
-
-class _Lines(logging.Handler):
-    """Keeps the lines that a job logs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep one record, with its traceback."""
-        self.lines.append(f"{record.levelname} {line_text(self.format(record))}")
-
-
-def _through_json(value: Any, what: str) -> JSON:
-    """Return the value after a round trip through JSON: tuples as lists, keys as strings. Raises as check_json does."""
-    check_json(value, what)
-    return json.loads(json.dumps(value))
 
 
 def _files(folder: Path) -> dict[str, bytes | str]:

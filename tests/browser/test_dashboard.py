@@ -175,7 +175,8 @@ def test_a_job_that_ignores_a_stop_is_flagged_and_can_be_stopped_by_force(
     shown = row(page, job_id)
     expect(shown.locator(".alarm")).to_contain_text("does not respond")
 
-    press(shown, "Stop by force")
+    expect(shown.get_by_text("Force stop", exact=True)).to_be_visible()
+    press(shown, "Force stop")
     page.get_by_role("dialog").get_by_role("button", name="Force it to stop").click()
 
     expect(status_of(shown)).to_contain_text("stopped")
@@ -638,6 +639,15 @@ def test_an_unknown_job_id_shows_an_error(page: Page) -> None:
     expect(page.locator("article")).to_contain_text(f"There is no job '{NOBODY}'")
     page.get_by_role("link", name="All jobs").click()
     expect(page.locator(".filters")).to_be_visible()
+
+
+def test_a_job_that_may_not_be_shown_is_not_called_missing(page: Page) -> None:
+    refused = {"status": 403, "content_type": "application/problem+json", "body": '{"detail": "Not for this token."}'}
+    page.route(re.compile(f"/jobs/{NOBODY}"), lambda route: route.fulfill(**refused))
+
+    page.goto(f"/?job={NOBODY}")
+
+    expect(page.locator("article")).to_contain_text("This job cannot be shownNot for this token.")
 
 
 @pytest.mark.parametrize("query", ["status=odd", "label=odd", "odd=1"])

@@ -487,6 +487,29 @@ def test_an_invalid_job_id_shows_an_error(page: Page, name: str) -> None:
     expect(page.locator("#connection")).to_be_hidden()
 
 
+def test_a_body_that_times_out_is_reported_in_words(page: Page) -> None:
+    page.add_init_script("""const real = fetch;
+        const late = () => new DOMException("signal timed out", "TimeoutError");
+        const stalled = () => new Response(new ReadableStream({start: (body) => body.error(late())}));
+        window.fetch = async (path, options) => path === "job-types" ? stalled() : real(path, options);""")
+
+    page.goto("/")
+
+    expect(page.locator("#errors")).to_contain_text("The service does not answer.")
+
+
+def test_a_refresh_that_fails_does_not_prevent_the_next_one(page: Page) -> None:
+    page.goto("/")
+
+    page.evaluate("""async () => {
+        const { throttled } = await import("./static/dashboard/dom.js");
+        window.calls = 0;
+        window.soon = throttled(async () => { if (++calls === 1) throw new Error("once"); }, 0);
+    }""")
+
+    until(lambda: page.evaluate("() => { soon(); return calls; }") > 1)
+
+
 def test_a_page_without_scripts_links_to_the_api(page: Page) -> None:
     page.route("**/app.js", lambda route: route.abort())
     page.goto("/")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from jobmanager import Fatal, Job
+from jobmanager.errors import InvalidRequest, StopRequested
 from jobmanager.registry import Registry
 from jobmanager.testing.trial import run
 
@@ -28,18 +29,18 @@ class Told(Job):
         return {"pair": (1, 2)}
 
     def halt(self) -> None:
-        self.log.info("halt")
+        self.log.info("halt %d", self.attempt)
         self.checkpoint(message="halted")
 
     def resume(self) -> None:
-        self.log.info("resume")
+        self.log.info("resume %d", self.attempt)
 
     def stop(self) -> None:
-        self.log.info("stop")
+        self.log.info("stop %d", self.attempt)
         self.checkpoint(cursor="for clean")
 
     def clean(self) -> None:
-        self.log.info("clean from %s", self.cursor)
+        self.log.info("clean %d from %s", self.attempt, self.cursor)
 
     def flush(self) -> None:
         self.log.info("flush %s", self.cursor)
@@ -101,7 +102,9 @@ def test_stopped(manager: Any, types: Registry) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("no"), Fatal("gone"), SystemExit(3), GeneratorExit()], ids=lambda error: type(error).__name__
+    "error",
+    [ValueError("no"), Fatal("gone"), InvalidRequest("odd"), StopRequested("7"), SystemExit(3), GeneratorExit()],
+    ids=lambda error: type(error).__name__,
 )
 def test_failed(manager: Any, types: Registry, error: BaseException) -> None:
     class Failing(Told):

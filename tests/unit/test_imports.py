@@ -22,6 +22,7 @@ LAYERS = [
     {"engine", "observability"},
     {"artifacts", "health", "runtime", "submission"},
     {"bulk"},
+    {"visible_jobs"},
     {"manager", "testing"},
     {"http"},
     {"cli", "wsgi"},

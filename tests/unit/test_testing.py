@@ -74,7 +74,7 @@ def test_a_job_runs_to_its_end_without_sleeping() -> None:
 def test_a_halted_job_goes_on_in_the_same_instance() -> None:
     outcome = run(CountTo, {"n": 3}, halt_after=2)
 
-    assert outcome.log == ("INFO start 1 from None", "INFO halt 1", "INFO resume 1", "INFO finally 1")
+    assert outcome.log == ("INFO start 1 from None", "INFO halt 1", "INFO resume 2", "INFO finally 2")
     assert outcome.checkpoints == made(1, 2, 3)
     assert outcome.result == {"counted": 3}
 
@@ -98,7 +98,7 @@ def test_a_job_that_is_halted_and_restarted_at_once_was_parked_for_long() -> Non
 def test_a_stopped_job_is_cleaned_by_a_fresh_instance() -> None:
     outcome = run(CountTo, {"n": 3}, stop_after=2)
 
-    assert outcome.log == ("INFO start 1 from None", "INFO finally 1", "INFO stop 1", "INFO clean 2 from 2")
+    assert outcome.log == ("INFO start 1 from None", "INFO finally 1", "INFO stop 1", "INFO clean 1 from 2")
     assert (outcome.status, outcome.result, outcome.error) == ("stopped", None, None)
     assert outcome.checkpoints == made(1, 2)
     assert outcome.files == {}
@@ -331,7 +331,7 @@ def test_what_hooks_save_reaches_the_next_instance() -> None:
             self.wait(1)
             self.checkpoint(cursor="upload 7")
 
-    assert "INFO clean 2 from upload 7" in run(Careful, {"n": 3}, stop_after=1).log
+    assert "INFO clean 1 from upload 7" in run(Careful, {"n": 3}, stop_after=1).log
 
 
 def test_a_large_file_is_told_by_its_digest() -> None:

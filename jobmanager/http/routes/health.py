@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from jobmanager.http.context import manager, open_to_all
+from jobmanager.http.context import current_mount, open_to_all
 from jobmanager.http.openapi.operations import ResponseDoc, describe
 from jobmanager.http.openapi.responses import BROKEN, NO_STORE
 from jobmanager.http.schemas import problems
@@ -41,5 +41,5 @@ def live() -> dict[str, str]:
 @open_to_all
 def ready() -> dict[str, str]:
     """Check that the store answers, so that requests can be served."""
-    manager().ping()
+    current_mount().manager.ping()
     return {"status": "ok"}

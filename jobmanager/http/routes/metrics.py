@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from jobmanager.errors import Forbidden
-from jobmanager.http.context import manager, token
+from jobmanager.http.context import current_mount, token
 from jobmanager.http.openapi import examples
 from jobmanager.http.openapi.operations import ResponseDoc, describe
 from jobmanager.http.openapi.responses import BROKEN
@@ -33,6 +33,6 @@ def show() -> Response:
     sent = token()
     if sent is not None and sent.types is not None:
         raise Forbidden(sent.name, sent.role, "viewer of every job type")
-    response = Response(manager().metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
+    response = Response(current_mount().manager.metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
     response.cache_control.no_store = True
     return response

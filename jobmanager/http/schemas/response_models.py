@@ -21,8 +21,8 @@ from jobmanager.job import Job
 from jobmanager.jobs.export.dataset_descriptions import ShownDataset, show_datasets
 from jobmanager.jobs.export.datasets import ListUnreadable
 from jobmanager.jobs.export.job import Export
-from jobmanager.manager import JobManager
 from jobmanager.registry import describe, type_name
+from jobmanager.visible_jobs import VisibleJobs
 
 
 class ProgressShown(BaseModel):
@@ -215,7 +215,7 @@ class Datasets(BaseModel):
     error: str | None = Field(description="Why there are no datasets, if the operator's list cannot be read.")
 
 
-def show_job(job: JobRecord, manager: JobManager) -> JobShown:
+def show_job(job: JobRecord, manager: VisibleJobs) -> JobShown:
     """Return the response model of a job."""
     now, kept = manager.now(), job.checkpoint
     return JobShown(
@@ -250,7 +250,7 @@ def show_job(job: JobRecord, manager: JobManager) -> JobShown:
 _AS_THEY_ARE = (set(JobShown.model_fields) & {field.name for field in fields(JobRecord)}) - {"checkpoint"}
 
 
-def show_page(page: Page, manager: JobManager) -> JobList:
+def show_page(page: Page, manager: VisibleJobs) -> JobList:
     """Return the response model of a page of jobs."""
     return JobList(jobs=[show_job(job, manager) for job in page.jobs], next_cursor=to_cursor(page.next))
 

@@ -136,7 +136,7 @@ class Artifact:
         return part
 
     def _new_part_path(self) -> Path:
-        return self._job.workdir / f"export-{self._job.attempt}.{self._encoding.part_extension}.part"
+        return self._job.workdir / f"export-{self._job.attempt}.{self._encoding.extension}.part"
 
 
 def claim(part: Part, rows: int) -> dict[str, Any]:

@@ -31,11 +31,9 @@ _ROWS_AT_ONCE = 8_000
 class Encoding(Protocol):
     """One format of an export."""
 
-    #: of the downloaded file
+    #: of the part file and of the downloaded file
     extension: str
     media_type: str
-    #: of the part file, which may hold the rows in another form until all are written
-    part_extension: str
     #: True if all values of a column must have its type
     has_types: bool
 
@@ -94,7 +92,6 @@ class Csv(_PartIsFile):
     """
 
     extension = "csv"
-    part_extension = "csv"
     media_type = "text/csv; charset=utf-8"
 
     def head(self, schema: pa.Schema) -> Any:
@@ -120,7 +117,6 @@ class JsonLines(_PartIsFile):
     """
 
     extension = "jsonl"
-    part_extension = "jsonl"
     media_type = "application/x-ndjson"
 
     def head(self, schema: pa.Schema) -> Any:
@@ -149,7 +145,6 @@ class Parquet:
     """
 
     extension = "parquet"
-    part_extension = "parquet"
     has_types = True
     media_type = "application/vnd.apache.parquet"
 

@@ -47,11 +47,13 @@ export function parseJson(text) {
  */
 export async function request(path, { body, headers = {}, ...rest } = {}) {
   const asking = token();
-  const response = await reach(path, {
-    ...rest,
-    ...(body === undefined ? {} : { method: "POST", body: JSON.stringify(body) }),
-    headers: { ...(asking ? { Authorization: `Bearer ${asking}` } : {}), ...headers },
-  });
+  const response = await arrival(
+    fetch(path, {
+      ...rest,
+      ...(body === undefined ? {} : { method: "POST", body: JSON.stringify(body) }),
+      headers: { ...(asking ? { Authorization: `Bearer ${asking}` } : {}), ...headers },
+    }),
+  );
   heedClock(response.headers.get("Date"));
   if (response.ok) {
     answeredAt = performance.now();
@@ -69,12 +71,13 @@ export async function request(path, { body, headers = {}, ...rest } = {}) {
 /** Send a request, and return the JSON of its answer. Times out unless `options` has a signal. */
 export async function ask(path, options) {
   const response = await request(path, { signal: AbortSignal.timeout(LONGEST_MILLISECONDS), ...options });
-  return parseJson(await response.text());
+  return parseJson(await arrival(response.text()));
 }
 
-async function reach(path, options) {
+/** Wait for a response or for its body, and return it. Throws NoAnswer if the connection breaks or times out. */
+export async function arrival(promise) {
   try {
-    return await fetch(path, options);
+    return await promise;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new NoAnswer();

@@ -48,16 +48,16 @@ export class Buttons {
     this.#buttons.forEach((button, place) => {
       const action = ACTIONS[place];
       const isAllowed = LIFE[job.status].includes(action) || (action === "stop" && isForce);
-      setAttribute(button, "aria-label", `${labelOf(action)}${isForce ? " by force" : ""}: ${nameOf(job)}`);
+      const label = action === "stop" && isForce ? "Force stop" : labelOf(action);
+      setText(button, label);
+      setAttribute(button, "aria-label", `${label}: ${nameOf(job)}`);
       if (!isAllowed && button === document.activeElement) this.#letGoOfFocus();
       button.toggleAttribute("data-absent", !isAllowed);
       button.setAttribute("aria-disabled", Boolean(this.#isAsking || refusal()));
       button.title = refusal();
     });
     this.element.hidden = this.#buttons.every((button) => button.hasAttribute("data-absent"));
-    const stop = this.#buttons.at(-1);
-    setText(stop, isForce ? "Force stop" : "Stop");
-    stop.classList.toggle("danger", isForce);
+    this.#buttons.at(-1).classList.toggle("danger", isForce);
   }
 
   /** Move the focus to the job's link: a key that is pressed again must not trigger another action. */

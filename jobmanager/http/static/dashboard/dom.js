@@ -61,10 +61,13 @@ export function throttled(work, milliseconds) {
     timer ??= setTimeout(
       async () => {
         isWanted = false;
-        await work();
-        doneAt = performance.now();
-        timer = null;
-        if (isWanted) soon();
+        try {
+          await work();
+        } finally {
+          doneAt = performance.now();
+          timer = null;
+          if (isWanted) soon();
+        }
       },
       Math.max(0, doneAt + milliseconds - performance.now()),
     );

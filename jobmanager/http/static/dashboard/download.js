@@ -1,6 +1,6 @@
 // The download link for a job's file.
 
-import { jobPath, request } from "./api.js";
+import { arrival, jobPath, request } from "./api.js";
 import { h } from "./dom.js";
 import { sayError } from "./notices.js";
 import { token } from "./token.js";
@@ -22,7 +22,7 @@ export function downloadLink({ id, result }) {
 
 async function save(path, download) {
   const answer = await request(path);
-  const href = URL.createObjectURL(await answer.blob());
+  const href = URL.createObjectURL(await arrival(answer.blob()));
   h("a", { href, download }).click();
   setTimeout(() => URL.revokeObjectURL(href), KEPT_MILLISECONDS);
 }

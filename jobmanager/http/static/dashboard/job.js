@@ -100,7 +100,9 @@ export class JobPage {
   #complain(error) {
     this.leave();
     showConnection("over");
-    const text = [h("h2", {}, "There is no such job"), h("p", {}, error.message)];
+    const isMissing = error.status === 404 || error.status === 405; // 405: the id is the name of another route
+    const title = isMissing ? "There is no such job" : "This job cannot be shown";
+    const text = [h("h2", {}, title), h("p", {}, error.message)];
     this.element.replaceChildren(this.element.firstElementChild, h("section", { class: "empty" }, text));
   }
 }
