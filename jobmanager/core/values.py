@@ -71,7 +71,7 @@ class Worked:
         return max(0.0, (kept.total - kept.done) / rate - max(0.0, since))
 
 
-@dataclass(frozen=True, kw_only=True)  # no slots: the store makes records by updating __dict__, ten times as fast
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord(Worked):
     """One job, as stored."""
 
