@@ -164,7 +164,7 @@ class Submission:
     idempotency_scope: str = ""
 
 
-@dataclass(slots=True, kw_only=True)  # not frozen: freezing would take 5 % of the time to make a batch
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
     """A validated submission, to be stored."""
 
