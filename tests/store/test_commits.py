@@ -245,15 +245,15 @@ def test_after_ctrl_c_in_the_middle_of_a_statement_the_same_process_can_write_ag
 
 @pytest.mark.usefixtures("_heeds_ctrl_c")
 def test_ctrl_c_during_a_commit_writes_nothing_twice_and_others_are_told_to_look(held: Held, until: Any) -> None:
-    writer: Any = held.store.database.writer
-    send = writer.send
+    dialect: Any = held.store.database.engine.dialect
+    commit = dialect.do_commit
 
-    def send_and_interrupt(driver: Any, words: str) -> None:
-        send(driver, words)
-        if words == "COMMIT" and threading.current_thread() is threading.main_thread():
+    def commit_and_interrupt(driver: Any) -> None:
+        commit(driver)
+        if threading.current_thread() is threading.main_thread():
             interrupt_main_thread()
 
-    writer.send = send_and_interrupt
+    dialect.do_commit = commit_and_interrupt
     answers: list[Any] = []
 
     def write() -> None:
@@ -275,6 +275,25 @@ def test_ctrl_c_during_a_commit_writes_nothing_twice_and_others_are_told_to_look
     assert held.lines() == ["mine", "other"]
     assert isinstance(answers[0], StoreUnavailable)
     assert "Check if it was stored, then try again" in str(answers[0])
+
+
+def test_after_a_commit_that_failed_nothing_of_it_is_kept_and_the_next_one_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+
+    def fail(_driver: Any) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.database.engine.dialect, "do_commit", fail)
+        with pytest.raises(StoreUnavailable):
+            store.add([NewJob(id="lost", type="T", args={})], actor="test")
+    store.add([NewJob(id="kept", type="T", args={})], actor="test")
+
+    assert [news.change.job_id for news in store.news(after=0)] == ["kept"]
+    assert store.correct_count() == {}, "the jobs were counted as they are"
+    store.close()
 
 
 def test_where_no_transaction_can_be_opened_all_who_wait_hear_so_at_once(held: Held, until: Any) -> None:
