@@ -1,6 +1,6 @@
-"""The store's Database on a PostgreSQL server: a pool of connections, and transactions that announce their commit.
+"""The store's Database on a PostgreSQL server: a pool of connections, and the statements that run on them.
 
-Uses clock.py for all times. watch.py listens to the announcements.
+Uses clock.py for all times. transactions.py begins and commits; watch.py listens to the commits it announces.
 """
 
 from __future__ import annotations
@@ -9,18 +9,14 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import (
-    BindParameter,
     Connection,
     Engine,
     Select,
     Table,
-    bindparam,
-    column,
     create_engine,
     event,
     func,
@@ -28,14 +24,14 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy import Insert as CoreInsert
-from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DisconnectionError, StatementError
-from sqlalchemy.sql import visitors
 
 from jobmanager.store import job_counts, schema
 from jobmanager.store.fast_statements import Columns, Parameters, Prepared, Rows, Statement
 from jobmanager.store.group_commit import GroupCommit, translate
+from jobmanager.store.postgresql.array_inserts import for_all, numbered
 from jobmanager.store.postgresql.clock import ServerClock
 from jobmanager.store.postgresql.transactions import Transactions
 from jobmanager.store.postgresql.watch import Watch, owner_lock
@@ -145,10 +141,10 @@ class Database:
         """Run a prepared insert once per row of *columns* and return the numbers of the new rows; raises DBAPIError."""
         if len(next(iter(columns.values()))) == 1:
             row = {name: value for name, (value,) in columns.items()}
-            ((number,),) = self.execute(connection, _numbered(statement), {**shared, **row})
+            ((number,),) = self.execute(connection, numbered(statement), {**shared, **row})
             return [number]
         arrays = {name: list(column) for name, column in columns.items()}
-        rows = self.execute(connection, _numbered(_for_all(statement, tuple(columns))), {**shared, **arrays})
+        rows = self.execute(connection, numbered(for_all(statement, tuple(columns))), {**shared, **arrays})
         return [number for (number,) in rows]
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
@@ -233,28 +229,3 @@ def _ping_where_idle(connection: Any, record: Any, _proxy: Any) -> None:
         connection.autocommit = False
     except psycopg.Error as error:
         raise DisconnectionError from error
-
-
-@cache
-def _numbered(statement: CoreInsert) -> CoreInsert:
-    """Return the insert, extended to return the numbers of its rows. Cached, so that each is prepared once."""
-    return statement.returning(*statement.table.primary_key)
-
-
-@cache
-def _for_all(statement: CoreInsert, names: tuple[str, ...]) -> CoreInsert:
-    """Return the insert for many rows at once: each parameter in *names* becomes an array with one value per row.
-
-    One such statement takes the server and the driver a fraction of the time of single ones. Not for numbers that are
-    ints in some rows and floats in others: the driver refuses such arrays.
-    """
-    found: dict[str, BindParameter[Any]] = {}
-
-    def find(parameter: BindParameter[Any]) -> None:
-        found.setdefault(parameter.key, parameter)
-
-    visitors.traverse(statement, {}, {"bindparam": find})
-    arrays = [bindparam(name, type_=ARRAY(found[name].type, dimensions=1)) for name in names]
-    rows = func.unnest(*arrays).table_valued(*[column(name, found[name].type) for name in names]).render_derived()
-    values = [rows.c[name] if name in names else parameter for name, parameter in found.items()]
-    return insert(statement.table).from_select(list(found), select(*values), include_defaults=False)
