@@ -18,6 +18,7 @@ from jobmanager.core.repeatable import Repeatable, repeatable
 from jobmanager.core.values import JobRecord, NewBatch, NewJob, Submission
 from jobmanager.engine.observers import Observers
 from jobmanager.errors import InvalidRequest
+from jobmanager.job import Job
 from jobmanager.observability import tracing
 from jobmanager.registry import Registry, check_args, parse_args
 from jobmanager.store import Store
@@ -39,17 +40,10 @@ class Submissions:
         self._settings = settings
         self._observers = observers
 
-    def validate(self, asked: Submission, *, under: tuple[int, ...] = ()) -> NewJob:
-        """Return a submission as a new job. Raises UnknownType, or InvalidRequest with a field below *under*."""
-        try:
-            job_type = self._types.get(asked.type)
-            check_args(asked.args)
-            parse_args(job_type, asked.args, self._settings)
-            new = self._make(asked, traceparent=tracing.traceparent())
-            _check(new)
-            return new
-        except InvalidRequest as error:
-            raise error.moved(under) from None
+    def validate(self, asked: Submission) -> NewJob:
+        """Return a submission as a new job. Raises UnknownType or InvalidRequest."""
+        self._check(asked, under=())
+        return self._make(asked, traceparent=tracing.traceparent())
 
     def validate_all(self, submissions: Iterable[Submission]) -> NewBatch | list[NewJob]:
         """Return submissions as a batch, or as a list if any has an idempotency key. Raises as `validate` does.
@@ -62,7 +56,7 @@ class Submissions:
 
         def check(asked: Submission) -> bool:
             """Check a submission, count its type, and return True if it has an idempotency key."""
-            self.validate(asked, under=(next(numbers),))
+            self._check(asked, under=(next(numbers),))
             of_types[asked.type] += 1
             return asked.idempotency_key is not None
 
@@ -96,9 +90,20 @@ class Submissions:
         self._observers.jobs_submitted(fresh)
         return added
 
+    def _check(self, asked: Submission, *, under: tuple[int, ...]) -> None:
+        """Raise UnknownType, or InvalidRequest with a field below *under*, if a submission cannot run."""
+        try:
+            job_type = self._types.get(asked.type)
+            check_args(asked.args)
+            parse_args(job_type, asked.args, self._settings)
+            _check_limits(*_limits(asked, job_type))
+            _check_fields(asked)
+        except InvalidRequest as error:
+            raise error.moved(under) from None
+
     def _make(self, asked: Submission, *, traceparent: str | None) -> NewJob:
         """Return a submission as a new job, with its type's defaults for settings that it leaves out."""
-        job_type = self._types.get(asked.type)
+        max_attempts, timeout_seconds = _limits(asked, self._types.get(asked.type))
         return NewJob(
             id=str(uuid_utils.uuid7()),
             type=asked.type,
@@ -106,32 +111,43 @@ class Submissions:
             priority=asked.priority,
             labels=asked.labels,
             run_at=asked.run_at,
-            max_attempts=job_type.max_attempts if asked.max_attempts is None else asked.max_attempts,
-            timeout_seconds=job_type.timeout_seconds if asked.timeout_seconds is None else asked.timeout_seconds,
+            max_attempts=max_attempts,
+            timeout_seconds=timeout_seconds,
             idempotency_key=asked.idempotency_key,
             idempotency_scope=asked.idempotency_scope,
             traceparent=traceparent,
         )
 
 
-def _check(new: NewJob) -> None:
-    """Raise InvalidRequest if a new job cannot be stored, or could never run as submitted."""
+def _limits(asked: Submission, job_type: type[Job]) -> tuple[int, float | None]:
+    """Return how often a job is tried, and for how long: as submitted, or else the type's defaults."""
+    max_attempts = job_type.max_attempts if asked.max_attempts is None else asked.max_attempts
+    timeout_seconds = job_type.timeout_seconds if asked.timeout_seconds is None else asked.timeout_seconds
+    return max_attempts, timeout_seconds
+
+
+def _check_limits(max_attempts: int, timeout_seconds: float | None) -> None:
+    """Raise InvalidRequest if a job with these limits cannot be stored, or could never run."""
+    if not 1 <= max_attempts <= _LARGEST_INTEGER:
+        raise InvalidRequest("max_attempts must be between 1 and 2147483647.", field="max_attempts")
+    if timeout_seconds is not None and not 0 < timeout_seconds < float("inf"):
+        raise InvalidRequest("timeout_seconds must be greater than 0 and finite.", field="timeout_seconds")
+
+
+def _check_fields(asked: Submission) -> None:
+    """Raise InvalidRequest if another field of a submission cannot be stored."""
     try:
-        check_json(new.labels, "labels")
+        check_json(asked.labels, "labels")
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"{error}.", field="labels") from None
-    if not -_LARGEST_INTEGER <= new.priority <= _LARGEST_INTEGER:
+    if not -_LARGEST_INTEGER <= asked.priority <= _LARGEST_INTEGER:
         raise InvalidRequest("priority must be between -2147483647 and 2147483647.", field="priority")
-    if not 1 <= new.max_attempts <= _LARGEST_INTEGER:
-        raise InvalidRequest("max_attempts must be between 1 and 2147483647.", field="max_attempts")
-    if new.timeout_seconds is not None and not 0 < new.timeout_seconds < float("inf"):
-        raise InvalidRequest("timeout_seconds must be greater than 0 and finite.", field="timeout_seconds")
-    _check_labels(new.labels)
-    key = new.idempotency_key
+    _check_labels(asked.labels)
+    key = asked.idempotency_key
     if key is not None and not (0 < len(key) <= _LONGEST_KEY and key.isprintable()):
         text = f"An idempotency key has 1 to {_LONGEST_KEY} printable characters."
         raise InvalidRequest(text, field="idempotency_key")
-    if new.run_at is not None and new.run_at.tzinfo is None:
+    if asked.run_at is not None and asked.run_at.tzinfo is None:
         raise InvalidRequest("run_at must include a time zone.", field="run_at")
 
 

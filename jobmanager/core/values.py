@@ -71,7 +71,7 @@ class Worked:
         return max(0.0, (kept.total - kept.done) / rate - max(0.0, since))
 
 
-@dataclass(frozen=True, kw_only=True)  # no slots: the store makes records by updating __dict__, ten times as fast
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord(Worked):
     """One job, as stored."""
 
@@ -164,7 +164,7 @@ class Submission:
     idempotency_scope: str = ""
 
 
-@dataclass(slots=True, kw_only=True)  # not frozen: freezing would take 5 % of the time to make a batch
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
     """A validated submission, to be stored."""
 

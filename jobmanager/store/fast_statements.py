@@ -1,7 +1,8 @@
 """Prepared statements: SQLAlchemy compiles them once, and the driver runs them directly.
 
-A job needs about ten statements, and each would take more time in SQLAlchemy than in SQLite. Only for statements that
-are built once, like those in statements.py: their compiled forms are cached for good.
+A job needs about ten statements, and each would take more time in SQLAlchemy than in SQLite. Measured with SQLAlchemy's
+`execute` in its place, on SQLite: 36 % more CPU for a job that does nothing. Only for statements that are built once,
+like those in statements.py: their compiled forms are cached for good.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 The first thread to arrive becomes the leader: it runs the writes of all waiting threads and of those that arrive
 meanwhile, commits, and hands the lead to a thread that arrived later. Compared to a dedicated writer thread, this saves
 a hand-over per write.
+
+Writes of one kind are also made by one call, with one statement for all of them (`run_together`). Measured with a call
+per write, for a job that does nothing: 39 % more CPU on SQLite, and 57 % more on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -28,8 +31,6 @@ _LARGEST_BATCH = 64
 #: How long to wait for the write lock: a process may be frozen while it holds the lock.
 PATIENCE_SECONDS = 30.0
 HELD_UP = f"another process has held the write lock for over {PATIENCE_SECONDS:g} seconds"
-#: How long the leader waits for threads that are about to submit a write; less than a commit takes.
-_GATHER_SECONDS = 0.0003
 
 
 class _Entry:
@@ -56,11 +57,8 @@ class GroupCommit:
         #: opens a write transaction; leaving it commits
         self.begin = begin
         self.largest = largest
-        #: number of writes in the last commit
-        self.last_size = 0
         #: monotonic time at which the leader began to wait for the write lock
         self.asked_at: float | None = None
-        self._waited = 0.0  # seconds for which the last transaction waited before it began
         self._lock = threading.Lock()  # guards waiting and _leader; never held during a transaction
         #: writes that no leader has taken yet
         self.waiting: deque[_Entry] = deque()
@@ -129,14 +127,12 @@ class GroupCommit:
             self._hand_over()
 
     def _lead(self, entry: _Entry) -> None:
-        self._gather()
         with self._lock:
             self.waiting.remove(entry)
         batch = [entry]  # the others join when the transaction has begun: until then, they may give up
         try:
             self._commit(batch)
         finally:
-            self.last_size = len(batch)
             for one in batch:
                 if not one.is_kept and one.error is None:  # a signal handler raised in this thread (Ctrl-C)
                     one.error = StoreUnavailable("The write was interrupted. Check if it was stored, then try again.")
@@ -144,17 +140,6 @@ class GroupCommit:
                 if one is not entry:
                     one.wake.release()
             self._hand_over()
-
-    def _gather(self) -> None:
-        """Wait briefly until as many writes wait as the last commit had: threads released together return together.
-
-        Otherwise, they would compete with the leader for the GIL at every statement until all of them wait.
-        """
-        if self._waited >= _GATHER_SECONDS:  # threads can arrive during the wait for the write lock
-            return
-        deadline = time.monotonic() + _GATHER_SECONDS
-        while len(self.waiting) < self.last_size and time.monotonic() < deadline:
-            time.sleep(0)
 
     def _take(self) -> list[_Entry]:
         with self._lock:
@@ -175,11 +160,11 @@ class GroupCommit:
         If that fails, commit each write in its own transaction, so that a failed write does not affect the others.
         """
         written, has_begun, is_writing = 0, False, False
-        self.asked_at = asked_at = time.monotonic()
+        self.asked_at = time.monotonic()
         try:
             with self.begin() as connection:
                 has_begun = is_writing = True
-                self.asked_at, self._waited = None, time.monotonic() - asked_at
+                self.asked_at = None
                 batch += self._take()
                 while written < len(batch):
                     _write(connection, batch[written:])

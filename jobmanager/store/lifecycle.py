@@ -16,7 +16,7 @@ from jobmanager.core.states import Action, Status
 from jobmanager.core.transitions import Move, Values, decide
 from jobmanager.core.values import Applied, Change, JobRecord
 from jobmanager.errors import NotAllowed, Outdated
-from jobmanager.store import job_counts, statements
+from jobmanager.store import job_counts, rebuilt_rows, statements
 from jobmanager.store.database import Database, run_announced
 from jobmanager.store.loading import JobLoader
 from jobmanager.store.owner import Owner
@@ -133,7 +133,9 @@ class Lifecycle:
             statement = statements.move_job(tuple(alike))
             if self._database.execute_many(connection, statement, alike, {}) < len(alike["number_is"]):
                 raise Overtaken
-        moved = [self._rows.updated(move.job, values) for move, values in zip(moves, columns, strict=True)]
+        moved = [
+            rebuilt_rows.updated(self._rows, move.job, values) for move, values in zip(moves, columns, strict=True)
+        ]
         happened = [move.change(job.attempt, now) for move, job in zip(moves, moved, strict=True)]
         rows = in_columns(happened) | {"signal_to": [self._process_to_notify(move.job) for move in moves]}
         said: Values = {"actor": actor, "reason": reason}

@@ -1,18 +1,18 @@
 """Find jobs: one by its id, or a page of those that match a selection.
 
-Reads only. search.py builds the queries.
+Reads only. search.py builds the queries, and sampling.py chooses one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Row
 
 from jobmanager.core.values import JobRecord, Page, Position, Selection
 from jobmanager.errors import UnknownJob
-from jobmanager.store import search, statements
+from jobmanager.store import sampling, search, statements
 from jobmanager.store.reader import Reader
 from jobmanager.store.rows import JobRows
 
@@ -40,7 +40,7 @@ class Lookup:
         *types* are the type names to search for the selection's `q`. The jobs lack their cursors, and the fields named
         in JobRecord.shortened. If they are still large, the page has fewer than *limit* jobs.
         """
-        way = self.way(search.ways(selection, types), selection, before)
+        way = sampling.choose(self._reader, search.ways(selection, types), selection, before)
         shown: list[JobRecord] = []
         left = _PAGE_BYTES
         with self._reader.stream(search.page(way, selection, before=before, limit=limit + 1)) as rows:
@@ -56,17 +56,10 @@ class Lookup:
         self, selection: Selection, types: Collection[str], *, before: Position | None, limit: int
     ) -> tuple[list[str], Position | None]:
         """Return the ids of matching jobs, in the order of `find`, and the position of the next page, if any."""
-        way = self.way(search.ways(selection, types), selection, before)
+        way = sampling.choose(self._reader, search.ways(selection, types), selection, before)
         rows = self._reader.read(search.page_of_ids(way, selection, before=before, limit=limit + 1))
         shown = rows[:limit]
         return [row.id for row in shown], _position(shown[-1]) if len(rows) > limit else None
-
-    def way(self, ways: Sequence[search.Way], selection: Selection, before: Position | None) -> search.Way:
-        """Choose the way that reads the fewest index entries. Queries a sample if there are several."""
-        if len(ways) == 1:
-            return ways[0]
-        (reached,) = self._reader.read(search.reach(ways, selection, before))
-        return search.sparsest(ways, reached)
 
 
 def _position(row: JobRecord | Row[Any]) -> Position:

@@ -5,7 +5,6 @@ Runs no statement. Reads the clocks, to show the ends of leases by the wall cloc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from datetime import timedelta
@@ -16,11 +15,11 @@ from sqlalchemy import Row
 
 from jobmanager.core.states import Action, Status
 from jobmanager.core.transitions import AT_ONCE, Values
-from jobmanager.core.values import MOST_LISTED_BYTES, Change, Checkpoint, JobRecord, Progress, storable
-from jobmanager.store import search, statements
+from jobmanager.core.values import MOST_LISTED_BYTES, Change, Checkpoint, JobRecord, Progress
+from jobmanager.store import search
 from jobmanager.store.database import Database
 from jobmanager.store.fast_statements import Columns
-from jobmanager.store.schema import jobs, to_json
+from jobmanager.store.schema import jobs
 
 #: How much the difference between two clocks may change only because one is read after the other.
 _CLOCK_JITTER = timedelta(milliseconds=50)
@@ -40,7 +39,7 @@ class JobRows:
 
     def job(self, row: Sequence[Any]) -> JobRecord:
         """Return the row as a JobRecord, with its lease converted to the wall clock."""
-        return self._record(dict(zip(_COLUMNS, row, strict=True)))
+        return self.record(dict(zip(_COLUMNS, row, strict=True)))
 
     def listed(self, row: Row[Any]) -> tuple[JobRecord, int]:
         """Return the row of a list as a JobRecord, and its approximate size in bytes."""
@@ -48,28 +47,10 @@ class JobRows:
         too_large = tuple(name for name, size in sizes.items() if size > MOST_LISTED_BYTES)
         values = dict(zip(_COLUMNS, row[: len(_COLUMNS)], strict=True)) | {"shortened": too_large}
         shown = sum(size for name, size in sizes.items() if name not in too_large)
-        return self._record(values), _JOB_BYTES + shown + row.other_bytes
+        return self.record(values), _JOB_BYTES + shown + row.other_bytes
 
-    def inserted(self, row: Values, number: int) -> JobRecord:
-        """Return the job that *row* becomes once it is stored, without reading it back."""
-        as_read = {name: json.loads(to_json(row[name])) for name in ("args", "labels") if row[name] != {}}
-        return self._record({**statements.NEW_JOB, **row, **as_read, "details": {}, "number": number})
-
-    def updated(self, job: JobRecord, columns: Values) -> JobRecord:
-        """Return the job as it is once *columns* are stored, without reading it back."""
-        values = {**job.__dict__, **columns}
-        values.pop("waits_until", None)
-        if columns.get("run_at") == AT_ONCE:
-            values["run_at"] = job.submitted_at
-        if columns.get("result") is not None:
-            values["result"] = json.loads(to_json(columns["result"]))
-        if columns.get("error") is not None:
-            values["error"] = storable(columns["error"], longest=len(columns["error"]))
-        if columns.get("lease_expires_at") is not None:
-            values["lease_expires_at"] += self._from_lease_clock()
-        return _new_record(values)
-
-    def _record(self, values: Values) -> JobRecord:
+    def record(self, values: Values) -> JobRecord:
+        """Return the columns of a row, which this changes, as a JobRecord."""
         values.setdefault("shortened", ())
         for name in ("args", "details"):
             values[name] = values[name] or {}  # null if the query left it out
@@ -77,7 +58,7 @@ class JobRows:
         if values["run_at"] == AT_ONCE:
             values["run_at"] = values["submitted_at"]
         if values["lease_expires_at"] is not None:
-            values["lease_expires_at"] += self._from_lease_clock()
+            values["lease_expires_at"] += self.from_lease_clock()
         values["checkpoint"] = Checkpoint(
             seq=values["checkpoint_seq"],
             cursor=values["cursor"],
@@ -87,21 +68,14 @@ class JobRows:
             saved_at=values["saved_at"],
             gap_seconds=values["gap_seconds"],
         )
-        return _new_record({name: values[name] for name in _FIELDS})
+        return JobRecord(**{name: values[name] for name in _FIELDS})
 
-    def _from_lease_clock(self) -> timedelta:
+    def from_lease_clock(self) -> timedelta:
         """Return the offset from the lease clock to the wall clock, smoothed so that repeated reads are equal."""
         measured = self._database.now() - self._database.lease_now()
         if abs(measured - self._clock_offset) > _CLOCK_JITTER:
             self._clock_offset = measured
         return self._clock_offset
-
-
-def _new_record(values: Values) -> JobRecord:
-    """Return JobRecord(**values), in a tenth of the time."""
-    job = object.__new__(JobRecord)
-    job.__dict__.update(values)
-    return job
 
 
 def change(row: Row[Any]) -> Change:

@@ -2,8 +2,8 @@
 
 Statements only. All indexes used here are in this order, so that the cost of a page does not depend on the number of
 jobs: the query takes a page of each stream (the jobs of one status, of one type …) and keeps the newest of all.
-If several indexes fit, as for jobs of a status with a label, the query scans the one whose entries are the sparsest in
-time, and checks the other conditions in other indexes: the row of a job is read only if the list shows it.
+If several indexes fit, as for jobs of a status with a label, the query scans the one that sampling.py chooses, and
+checks the other conditions in other indexes: the row of a job is read only if the list shows it.
 """
 
 from __future__ import annotations
@@ -45,8 +45,6 @@ from jobmanager.store.schema import jobs, labels
 
 #: Length of the part of an id that encodes its time: a shorter prefix would match a large part of all jobs.
 _TIME_OF_ID = 13
-#: How many entries of an index are sampled to measure how sparse they are.
-_SAMPLE = 500
 #: Most streams to sample: for more, sampling would take longer than it saves.
 _MOST_STREAMS = 8
 #: Most labels that get a way of their own; in each way, all other labels are further conditions.
@@ -107,25 +105,6 @@ def ways(selection: Selection, types: Collection[str]) -> list[Way]:
     if not found or (is_narrow and len(of_jobs) <= _MOST_STREAMS):
         found.append(of_jobs)
     return found
-
-
-def reach(found: Sequence[Way], selection: Selection, before: Position | None) -> Select[Any]:
-    """Return the query for `sparsest`: one row that has, per stream, the time of the entry _SAMPLE entries back."""
-    streams = (stream for way in found for stream in way)
-    samples = (stream.entries(selection, before).offset(_SAMPLE).limit(1).subquery() for stream in streams)
-    each = (select(_AT).select_from(sample).scalar_subquery() for sample in samples)
-    return select(*(at.label(f"at_{place}") for place, at in enumerate(each)))
-
-
-def sparsest(found: Sequence[Way], reached: Sequence[datetime | None]) -> Way:
-    """Return the way with the fewest entries to read: its sampled entries reach back farthest, or it has few in all."""
-    each = iter(reached)
-
-    def nearest(way: Way) -> float:
-        return max((at.timestamp() for at in islice(each, len(way)) if at is not None), default=float("-inf"))
-
-    nearest_of_each = [nearest(way) for way in found]
-    return found[nearest_of_each.index(min(nearest_of_each))]
 
 
 def page(way: Way, selection: Selection, *, before: Position | None, limit: int) -> Select[Any]:

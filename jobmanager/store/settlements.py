@@ -6,37 +6,20 @@ core/outcomes.py decides what an outcome means for the job; lifecycle.py writes 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from jobmanager.core.outcomes import Settlement
-from jobmanager.core.states import Action, Status
+from jobmanager.core.states import Status
 from jobmanager.core.transitions import Move, Values
 from jobmanager.core.values import Applied, JobRecord, Wanted
 from jobmanager.errors import LeaseLost
 from jobmanager.store.claims import Claims
 from jobmanager.store.database import Database
-from jobmanager.store.lifecycle import Lifecycle, Overtaken
+from jobmanager.store.lifecycle import Lifecycle
 from jobmanager.store.loading import JobLoader
 from jobmanager.store.owner import Owner
-
-
-@dataclass(slots=True, kw_only=True)
-class _Ended:
-    """The outcome of an attempt; see Settlements.settle."""
-
-    job_id: str
-    attempt: int
-    action: Action
-    #: columns to set, in addition to those that follow from the action
-    values: Values
-    #: nothing is written if the job has one of these statuses
-    unless: Collection[Status]
-    #: which jobs to claim in the job's place
-    wanted: Wanted | None
-    #: the job as it was claimed
-    seen: JobRecord | None
+from jobmanager.store.unread_settlements import Ended, settle_unread
 
 
 class Settlements:
@@ -75,14 +58,14 @@ class Settlements:
         if not parked:
             values |= {"owner": None, "lease_expires_at": None}
         action = settlement.action
-        ended = _Ended(
+        ended = Ended(
             job_id=job_id, attempt=attempt, action=action, values=values, unless=unless, wanted=wanted, seen=seen
         )
         return self._database.run_together(self._settle_all, ended)
 
-    def _settle_all(self, connection: Connection, ended: list[_Ended]) -> list[Applied | None]:
+    def _settle_all(self, connection: Connection, ended: list[Ended]) -> list[Applied | None]:
         """Record the outcomes of several attempts, and claim the wanted jobs in their places."""
-        applied = self._settle_unchanged(connection, ended) or self._settle_reloaded(connection, ended)
+        applied = settle_unread(self._lifecycle, connection, ended) or self._settle_reloaded(connection, ended)
         wanting = [place for place, one in enumerate(ended) if one.wanted is not None and applied[place] is not None]
         claimed = self._claim_instead(connection, [wanted for place in wanting if (wanted := ended[place].wanted)])
         for place, job in zip(wanting, claimed, strict=False):
@@ -91,25 +74,7 @@ class Settlements:
         self._database.announce(connection)
         return applied
 
-    def _settle_unchanged(self, connection: Connection, ended: list[_Ended]) -> list[Applied | None] | None:
-        """Record the outcomes without reading the jobs, if their status, attempt and owner are as they were claimed.
-
-        Returns None and writes nothing if one was not given as it was claimed, or if a single job has changed since.
-        Raises Overtaken if one of several has: others may be written by then, and have to be rolled back.
-        """
-        try:
-            moves = [self._lifecycle.decide(one.seen, one.action, one.values) for one in ended if one.seen is not None]
-            if len(moves) < len(ended):
-                return None
-            moves.sort(key=lambda move: (move.job.submitted_at, move.job.number), reverse=True)  # see LOCK_ORDER
-            applied = {came.job.id: came for came in self._lifecycle.move_all(connection, moves)}
-            return [applied[one.job_id] for one in ended]
-        except Overtaken:
-            if len(ended) > 1:
-                raise
-            return None
-
-    def _settle_reloaded(self, connection: Connection, ended: list[_Ended]) -> list[Applied | None]:
+    def _settle_reloaded(self, connection: Connection, ended: list[Ended]) -> list[Applied | None]:
         """Record the outcomes after reading the jobs, which may have changed meanwhile. Raises LeaseLost."""
         found = {job.id: job for job in self._loader.load_each_locked(connection, [one.job_id for one in ended])}
         moves: list[Move] = []

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, insert
 from jobmanager.core.states import Action, Status
 from jobmanager.core.transitions import AT_ONCE, Values
 from jobmanager.core.values import JobRecord, NewBatch, NewJob
-from jobmanager.store import job_counts, statements
+from jobmanager.store import job_counts, rebuilt_rows, statements
 from jobmanager.store.database import Database, run_announced
 from jobmanager.store.idempotency_keys import ids_by_key
 from jobmanager.store.loading import JobLoader
@@ -81,7 +81,9 @@ class Submissions:
         _count_new(connection, new)
         self._limit.check_room_after(connection, seqs[-1])
         _add_labels(connection, new, numbers, now)
-        return [self._rows.inserted(row | of_each, number) for row, number in zip(rows, numbers, strict=True)]
+        return [
+            rebuilt_rows.inserted(self._rows, row | of_each, number) for row, number in zip(rows, numbers, strict=True)
+        ]
 
     def _add_each(self, connection: Connection, submissions: list[tuple[NewJob, str]]) -> list[JobRecord]:
         """Store new jobs of several submissions, each with its own actor."""

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from jobmanager.core.states import Action, Status
 from jobmanager.core.values import Checkpoint, NewJob
 from jobmanager.errors import LeaseLost, StoreUnavailable
-from jobmanager.store import Store, group_commit
+from jobmanager.store import Store
 from jobmanager.store.group_commit import GroupCommit
 from jobmanager.store.sqlite import Database
 
@@ -196,32 +196,6 @@ def test_a_thread_that_ctrl_c_takes_away_while_it_waits_strands_no_other(held: H
     assert held.lines() == ["first", "other"]
 
 
-@pytest.mark.usefixtures("_heeds_ctrl_c")
-def test_a_thread_that_ctrl_c_takes_away_while_others_are_about_to_come_strands_none(
-    held: Held, until: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held.may_go_on.set()
-    monkeypatch.setattr(group_commit, "_GATHER_SECONDS", 30.0)
-    held.commits.last_size = 2
-
-    def interrupt() -> None:
-        until(lambda: held.waiting() == 1)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    interrupter = threading.Thread(target=interrupt)
-    interrupter.start()
-    with pytest.raises(KeyboardInterrupt):
-        held.commits.run(lambda connection: note(connection, "taken away"))
-    interrupter.join(10)
-    monkeypatch.undo()
-
-    other = threading.Thread(target=lambda: held.commits.run(lambda connection: note(connection, "other")), daemon=True)
-    other.start()
-    other.join(10)
-    assert not other.is_alive()
-    assert held.lines() == ["other"]
-
-
 def interrupt_main_thread() -> None:
     """Press Ctrl-C."""
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -271,15 +245,15 @@ def test_after_ctrl_c_in_the_middle_of_a_statement_the_same_process_can_write_ag
 
 @pytest.mark.usefixtures("_heeds_ctrl_c")
 def test_ctrl_c_during_a_commit_writes_nothing_twice_and_others_are_told_to_look(held: Held, until: Any) -> None:
-    writer: Any = held.store.database.writer
-    send = writer.send
+    dialect: Any = held.store.database.engine.dialect
+    commit = dialect.do_commit
 
-    def send_and_interrupt(driver: Any, words: str) -> None:
-        send(driver, words)
-        if words == "COMMIT" and threading.current_thread() is threading.main_thread():
+    def commit_and_interrupt(driver: Any) -> None:
+        commit(driver)
+        if threading.current_thread() is threading.main_thread():
             interrupt_main_thread()
 
-    writer.send = send_and_interrupt
+    dialect.do_commit = commit_and_interrupt
     answers: list[Any] = []
 
     def write() -> None:
@@ -301,6 +275,25 @@ def test_ctrl_c_during_a_commit_writes_nothing_twice_and_others_are_told_to_look
     assert held.lines() == ["mine", "other"]
     assert isinstance(answers[0], StoreUnavailable)
     assert "Check if it was stored, then try again" in str(answers[0])
+
+
+def test_after_a_commit_that_failed_nothing_of_it_is_kept_and_the_next_one_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+
+    def fail(_driver: Any) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.database.engine.dialect, "do_commit", fail)
+        with pytest.raises(StoreUnavailable):
+            store.add([NewJob(id="lost", type="T", args={})], actor="test")
+    store.add([NewJob(id="kept", type="T", args={})], actor="test")
+
+    assert [news.change.job_id for news in store.news(after=0)] == ["kept"]
+    assert store.correct_count() == {}, "the jobs were counted as they are"
+    store.close()
 
 
 def test_where_no_transaction_can_be_opened_all_who_wait_hear_so_at_once(held: Held, until: Any) -> None:

@@ -1,6 +1,6 @@
-"""The store's Database on a PostgreSQL server: a pool of connections, and transactions that announce their commit.
+"""The store's Database on a PostgreSQL server: a pool of connections, and the statements that run on them.
 
-Uses clock.py for all times. watch.py listens to the announcements.
+Uses clock.py for all times. transactions.py begins and commits; watch.py listens to the commits it announces.
 """
 
 from __future__ import annotations
@@ -9,18 +9,14 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import (
-    BindParameter,
     Connection,
     Engine,
     Select,
     Table,
-    bindparam,
-    column,
     create_engine,
     event,
     func,
@@ -28,24 +24,23 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy import Insert as CoreInsert
-from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DisconnectionError, StatementError
-from sqlalchemy.sql import visitors
 
 from jobmanager.store import job_counts, schema
-from jobmanager.store.fast_statements import Columns, Parameters, Prepared, Rows, Statement, as_sqlalchemy
+from jobmanager.store.fast_statements import Columns, Parameters, Prepared, Rows, Statement
 from jobmanager.store.group_commit import GroupCommit, translate
+from jobmanager.store.postgresql.array_inserts import for_all, numbered
 from jobmanager.store.postgresql.clock import ServerClock
-from jobmanager.store.postgresql.watch import CHANNEL, Watch, owner_lock
+from jobmanager.store.postgresql.transactions import Transactions
+from jobmanager.store.postgresql.watch import Watch, owner_lock
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 
 #: The OID of double precision.
 _FLOAT8 = 701
-#: Ends an announced transaction: both statements in one round trip.
-_COMMIT_ANNOUNCED = f"NOTIFY {CHANNEL}; COMMIT"
 #: How long a connection may have been idle and still be used without a ping.
 _TRUSTED_SECONDS = 1.0
 #: Number of parts of each count of jobs per process, so that its transactions seldom wait for each other. Processes
@@ -59,8 +54,8 @@ _ADD_UP = text(
     " GROUP BY type, status ORDER BY type, status"
     " ON CONFLICT (type, status, part) DO UPDATE SET jobs = census.jobs + excluded.jobs"
 )
-# Keys in a connection's `info`.
-_IS_ANNOUNCED, _IDLE_SINCE = "is_announced", "idle_since"
+#: The key in a connection's `info`.
+_IDLE_SINCE = "idle_since"
 #: A transaction that writes to a table holds this lock from before it takes the numbers of its rows until it ends.
 _CHANGE_WRITERS = text(
     "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted"
@@ -90,10 +85,10 @@ class Database:
         )
         event.listen(self.engine, "checkin", _note_when_idle)
         event.listen(self.engine, "checkout", _ping_where_idle)
-        event.listen(self.engine, "rollback", _forget_notes)
-        event.listen(self.engine, "commit", self._commit_announced)
         #: the same pool in autocommit mode, for single queries
         self.reader: Engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        #: the write transactions of this process
+        self.transactions = Transactions(self.reader, self.flush_counts)
         #: the clock of all times, those of leases included
         self.now = self.lease_now = ServerClock(self.reader).now
         self._prepared: dict[Statement, Prepared] = {}
@@ -101,7 +96,7 @@ class Database:
         self._owner = ""
         self._first_part = 1 + random.randrange(2**27) * _PARTS
         # Do not extend a batch while it is written: later rows would break the lock order, and could deadlock.
-        self.commits = GroupCommit(self._begin, largest=1)
+        self.commits = GroupCommit(self.transactions.begin, largest=1)
 
     def run(self, write: Callable[[Connection], T]) -> T:
         """Run *write* in its own transaction, commit, and return its result.
@@ -109,10 +104,8 @@ class Database:
         Raises the exception of *write*, or StoreUnavailable. PostgreSQL itself groups concurrent commits.
         """
         try:
-            with self.engine.begin() as connection:
-                result = write(connection)
-                self.flush_counts(connection)
-                return result
+            with self.transactions.begin() as connection:
+                return write(connection)
         except StatementError as error:
             ours = translate(error)
             raise ours from ours.__cause__
@@ -148,10 +141,10 @@ class Database:
         """Run a prepared insert once per row of *columns* and return the numbers of the new rows; raises DBAPIError."""
         if len(next(iter(columns.values()))) == 1:
             row = {name: value for name, (value,) in columns.items()}
-            ((number,),) = self.execute(connection, _numbered(statement), {**shared, **row})
+            ((number,),) = self.execute(connection, numbered(statement), {**shared, **row})
             return [number]
         arrays = {name: list(column) for name, column in columns.items()}
-        rows = self.execute(connection, _numbered(_for_all(statement, tuple(columns))), {**shared, **arrays})
+        rows = self.execute(connection, numbered(for_all(statement, tuple(columns))), {**shared, **arrays})
         return [number for (number,) in rows]
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
@@ -180,44 +173,12 @@ class Database:
 
     def announce(self, connection: Connection) -> None:
         """Mark the transaction: its commit will wake the processes that watch."""
-        connection.info[_IS_ANNOUNCED] = True
+        self.transactions.announce(connection)
 
     def change_writers(self) -> set[str]:
         """Return the ids of transactions that may have taken numbers of changes, and have not committed them yet."""
         with self.reader.connect() as connection:
             return set(connection.execute(_CHANGE_WRITERS).scalars())
-
-    @contextmanager
-    def _begin(self) -> Iterator[Connection]:
-        """Open a transaction; commits on leaving, rolls back on an exception.
-
-        Sends BEGIN at once, not with the first statement: more writes can arrive during the round trip.
-        """
-        with self.reader.connect() as connection:
-            driver: Any = connection.connection.driver_connection
-            kept = connection.info  # not available any more once the connection is lost
-            try:
-                self._send(driver, "BEGIN")
-                yield connection
-                self.flush_counts(connection)
-                self._send(driver, _COMMIT_ANNOUNCED if kept.get(_IS_ANNOUNCED) else "COMMIT")
-            except BaseException:
-                _roll_back(connection, driver)
-                raise
-            finally:
-                kept.pop(_IS_ANNOUNCED, None)
-                kept.pop(job_counts.NOTED, None)
-
-    def _commit_announced(self, connection: Connection) -> None:
-        """Send NOTIFY and COMMIT in one round trip if announced; SQLAlchemy's own COMMIT then does nothing."""
-        if connection.info.pop(_IS_ANNOUNCED, False):
-            self._send(connection.connection.driver_connection, _COMMIT_ANNOUNCED)
-
-    def _send(self, driver: Any, words: str) -> None:
-        try:
-            driver.execute(words)
-        except psycopg.Error as error:
-            raise as_sqlalchemy(error, words, self.engine.dialect) from error
 
     def _prepare(self, statement: Statement) -> Prepared:
         # Two threads may prepare the same statement; either result will do.
@@ -268,43 +229,3 @@ def _ping_where_idle(connection: Any, record: Any, _proxy: Any) -> None:
         connection.autocommit = False
     except psycopg.Error as error:
         raise DisconnectionError from error
-
-
-def _roll_back(connection: Connection, driver: Any) -> None:
-    try:
-        driver.rollback()
-    except psycopg.Error:  # the connection is lost: the server rolls back
-        if not connection.invalidated:
-            connection.invalidate()
-
-
-def _forget_notes(connection: Connection) -> None:
-    """Forget what a transaction that is rolled back would have announced and counted."""
-    if not connection.invalidated:
-        connection.info.pop(_IS_ANNOUNCED, None)
-        connection.info.pop(job_counts.NOTED, None)
-
-
-@cache
-def _numbered(statement: CoreInsert) -> CoreInsert:
-    """Return the insert, extended to return the numbers of its rows. Cached, so that each is prepared once."""
-    return statement.returning(*statement.table.primary_key)
-
-
-@cache
-def _for_all(statement: CoreInsert, names: tuple[str, ...]) -> CoreInsert:
-    """Return the insert for many rows at once: each parameter in *names* becomes an array with one value per row.
-
-    One such statement takes the server and the driver a fraction of the time of single ones. Not for numbers that are
-    ints in some rows and floats in others: the driver refuses such arrays.
-    """
-    found: dict[str, BindParameter[Any]] = {}
-
-    def find(parameter: BindParameter[Any]) -> None:
-        found.setdefault(parameter.key, parameter)
-
-    visitors.traverse(statement, {}, {"bindparam": find})
-    arrays = [bindparam(name, type_=ARRAY(found[name].type, dimensions=1)) for name in names]
-    rows = func.unnest(*arrays).table_valued(*[column(name, found[name].type) for name in names]).render_derived()
-    values = [rows.c[name] if name in names else parameter for name, parameter in found.items()]
-    return insert(statement.table).from_select(list(found), select(*values), include_defaults=False)

@@ -1,0 +1,53 @@
+"""Record the outcomes of attempts without reading their jobs first.
+
+A compare-and-set on each job as it was claimed. settlements.py reads the jobs if that fails.
+Measured with every job read and locked before: 12 % more CPU for a job that does nothing, on SQLite and on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from jobmanager.core.states import Action, Status
+from jobmanager.core.transitions import Values
+from jobmanager.core.values import Applied, JobRecord, Wanted
+from jobmanager.store.lifecycle import Lifecycle, Overtaken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The outcome of an attempt; see Settlements.settle."""
+
+    job_id: str
+    attempt: int
+    action: Action
+    #: columns to set, in addition to those that follow from the action
+    values: Values
+    #: nothing is written if the job has one of these statuses
+    unless: Collection[Status]
+    #: which jobs to claim in the job's place
+    wanted: Wanted | None
+    #: the job as it was claimed
+    seen: JobRecord | None
+
+
+def settle_unread(lifecycle: Lifecycle, connection: Connection, ended: list[Ended]) -> list[Applied | None] | None:
+    """Record the outcomes if each job's status, attempt and owner are as they were claimed.
+
+    Returns None and writes nothing if one was not given as it was claimed, or if a single job has changed since.
+    Raises Overtaken if one of several has: others may be written by then, and have to be rolled back.
+    """
+    try:
+        moves = [lifecycle.decide(one.seen, one.action, one.values) for one in ended if one.seen is not None]
+        if len(moves) < len(ended):
+            return None
+        moves.sort(key=lambda move: (move.job.submitted_at, move.job.number), reverse=True)  # see LOCK_ORDER
+        applied = {came.job.id: came for came in lifecycle.move_all(connection, moves)}
+        return [applied[one.job_id] for one in ended]
+    except Overtaken:
+        if len(ended) > 1:
+            raise
+        return None
