@@ -115,7 +115,8 @@ class GroupCommit:
                     raise _held_up()
 
     def _is_held_up(self) -> bool:
-        return self.asked_at is not None and time.monotonic() - self.asked_at > PATIENCE_SECONDS
+        asked_at = self.asked_at  # once: the leader resets it meanwhile, without the lock
+        return asked_at is not None and time.monotonic() - asked_at > PATIENCE_SECONDS
 
     def _leave(self, entry: _Entry) -> None:
         """Withdraw an entry whose thread stops waiting, unless it is being written. Hand over if that thread leads."""

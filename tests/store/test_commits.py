@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -393,3 +394,29 @@ def test_a_stop_and_a_checkpoint_at_one_instant_leave_neither_out(open_store: An
         assert applied.job.status is Status.STOPPING
         assert store.get(job.id).checkpoint.cursor == 1
         store.end(job, Action.YIELD)
+
+
+class AlternatingCommits(GroupCommit):
+    """A group commit whose leader asks for the write lock, and gets it, between any two looks of another thread."""
+
+    @property
+    def asked_at(self) -> float | None:
+        """Return when the leader asked for the lock; None if it has the lock."""
+        self._asked_at = None if self._asked_at is not None else time.monotonic()
+        return self._asked_at
+
+    @asked_at.setter
+    def asked_at(self, _at: float | None) -> None:
+        self._asked_at: float | None = None
+
+
+def test_a_write_that_comes_as_the_leader_gets_the_lock_is_stored(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+    assert isinstance(store.database, Database)
+    commits = AlternatingCommits(store.database.writer.begin)
+
+    for number in range(4):
+        assert commits.run(lambda connection, line=str(number): note(connection, line)) == str(number)
+
+    assert [line.message for line in store.log("a")] == ["0", "1", "2", "3"]
+    store.close()
