@@ -17,7 +17,7 @@ from jobmanager.store.reader import Reader
 from jobmanager.store.rows import JobRows
 
 #: Approximate size of a page of a list, in bytes.
-_PAGE_BYTES = 8 * 1024 * 1024
+PAGE_BYTES = 8 * 1024 * 1024
 
 
 class Lookup:
@@ -42,7 +42,7 @@ class Lookup:
         """
         way = sampling.choose(self._reader, search.ways(selection, types), selection, before)
         shown: list[JobRecord] = []
-        left = _PAGE_BYTES
+        left = PAGE_BYTES
         with self._reader.stream(search.page(way, selection, before=before, limit=limit + 1)) as rows:
             for row in rows:
                 job, size = self._rows.listed(row)

@@ -23,7 +23,7 @@ from jobmanager.store.schema import jobs
 from jobmanager.store.search import Way
 
 #: How many entries of an index are sampled to measure how sparse they are.
-_SAMPLE = 500
+SAMPLE = 500
 _AT = column("at", jobs.c.submitted_at.type)
 
 
@@ -39,9 +39,9 @@ def choose(reader: Reader, ways: Sequence[Way], selection: Selection, before: Po
 
 
 def _reach(found: Sequence[Way], selection: Selection, before: Position | None) -> Select[Any]:
-    """Return the query for `_sparsest`: one row that has, per stream, the time of the entry _SAMPLE entries back."""
+    """Return the query for `_sparsest`: one row that has, per stream, the time of the entry SAMPLE entries back."""
     streams = (stream for way in found for stream in way)
-    samples = (stream.entries(selection, before).offset(_SAMPLE).limit(1).subquery() for stream in streams)
+    samples = (stream.entries(selection, before).offset(SAMPLE).limit(1).subquery() for stream in streams)
     each = (select(_AT).select_from(sample).scalar_subquery() for sample in samples)
     return select(*(at.label(f"at_{place}") for place, at in enumerate(each)))
 

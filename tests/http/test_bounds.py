@@ -369,7 +369,7 @@ def test_a_large_submission_is_shown_whole_by_itself_and_shortened_in_a_list(sti
 def test_a_page_ends_where_it_gets_too_large_and_the_next_one_goes_on(
     still: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookup, "_PAGE_BYTES", 12_000)
+    monkeypatch.setattr(lookup, "PAGE_BYTES", 12_000)
     made = [still.post("/jobs", json=JOB | {"args": {"note": "x" * 4000}}).json["id"] for _ in range(5)]
 
     found, sizes, target = [], [], "/jobs"

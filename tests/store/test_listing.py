@@ -137,7 +137,7 @@ SEVERAL_WAYS: list[dict[str, Any]] = [
 def test_whichever_index_a_list_is_read_by_it_shows_the_same(
     store: Any, ids: list[str], monkeypatch: pytest.MonkeyPatch, sample: int, is_bounded: bool
 ) -> None:
-    monkeypatch.setattr(sampling, "_SAMPLE", sample)
+    monkeypatch.setattr(sampling, "SAMPLE", sample)
     store.apply(ids[3], Action.HALT)
     store.apply(ids[4], Action.STOP)
     jobs = [store.get(job_id) for job_id in ids]
@@ -167,7 +167,7 @@ def is_meant(
 def test_of_several_indexes_the_one_with_the_fewest_entries_is_read(
     store: Any, monkeypatch: pytest.MonkeyPatch, labels: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(sampling, "_SAMPLE", 3)
+    monkeypatch.setattr(sampling, "SAMPLE", 3)
     store.put(*map(str, range(9)), labels={"many": "a"})
     store.put("both", labels=labels)
     store.put("halted", labels={"many": "a"})

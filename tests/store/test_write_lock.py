@@ -161,7 +161,7 @@ def test_reading_goes_on(store: Store) -> None:
 def test_a_start_says_what_it_waits_for_and_gives_up_at_last(
     url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_WORTH_TELLING_SECONDS", PATIENCE / 2)
+    monkeypatch.setattr(writer, "WORTH_TELLING_SECONDS", PATIENCE / 2)
 
     with caplog.at_level(logging.WARNING), pytest.raises(StoreUnavailable, match="cannot be opened: another process"):
         Store(url)
@@ -181,7 +181,7 @@ def test_a_start_goes_on_as_soon_as_it_can(url: str, frozen: subprocess.Popen[by
 def test_a_store_that_is_closed_meanwhile_is_let_go_of_when_that_is_over(
     store: Store, frozen: subprocess.Popen[bytes], until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_FAREWELL_SECONDS", PATIENCE)
+    monkeypatch.setattr(writer, "FAREWELL_SECONDS", PATIENCE)
     leader = threading.Thread(target=add, args=(store, "late"))
     leader.start()
     until(lambda: store.database.commits.asked_at is not None)

@@ -582,7 +582,7 @@ def test_json_lines_do_not_depend_on_how_much_is_made_at_once(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     _, usual = run(settings, settings.data_dir / "usual", format="jsonl")
-    monkeypatch.setattr(formats, "_BYTES_AT_ONCE", size)
+    monkeypatch.setattr(formats, "BYTES_AT_ONCE", size)
 
     _, data = run(settings, settings.data_dir / "job", format="jsonl")
 

@@ -23,7 +23,7 @@ from jobmanager.jobs.export.readers.errors import InvalidJson
 from jobmanager.jobs.export.texts import decimal_texts, time_texts
 
 #: Bytes of rows to convert to JSON at once: an Arrow array holds at most 2 GiB of text, and JSON may be much longer.
-_BYTES_AT_ONCE = 64 * 1024 * 1024
+BYTES_AT_ONCE = 64 * 1024 * 1024
 #: Rows to convert to CSV at once: the result is small enough to reuse the same memory.
 _ROWS_AT_ONCE = 8_000
 
@@ -125,7 +125,7 @@ class JsonLines(_PartIsFile):
 
     def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
         """Yield one line for each row. Raises InvalidJson."""
-        rows_at_once = max(1, _BYTES_AT_ONCE * rows.num_rows // max(1, rows.nbytes))
+        rows_at_once = max(1, BYTES_AT_ONCE * rows.num_rows // max(1, rows.nbytes))
         written = 0
         for batch in rows.to_batches(max_chunksize=rows_at_once):
             try:

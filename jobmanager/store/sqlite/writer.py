@@ -23,9 +23,9 @@ from jobmanager.store.sqlite.watch import announce_commit
 
 #: How often a starting process tries to get the write lock, and after how long it logs that it waits.
 _TRY_AGAIN_SECONDS = 0.02
-_WORTH_TELLING_SECONDS = 2.0
+WORTH_TELLING_SECONDS = 2.0
 #: How long `close` waits for a thread that writes or waits for the write lock.
-_FAREWELL_SECONDS = 1.0
+FAREWELL_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Writer:
         Waits up to a second for a writing thread. A slower thread closes them when it is done.
         """
         self._is_closed = True
-        if self._lock.acquire(timeout=_FAREWELL_SECONDS):
+        if self._lock.acquire(timeout=FAREWELL_SECONDS):
             self._close_files()
             self._lock.release()
 
@@ -142,7 +142,7 @@ class Writer:
                 waited = time.monotonic() - began
                 if waited > PATIENCE_SECONDS:
                     raise StoreUnavailable(f"The store cannot be opened: {HELD_UP}.")
-                if waited > _WORTH_TELLING_SECONDS and not is_told:
+                if waited > WORTH_TELLING_SECONDS and not is_told:
                     _log.warning("Waiting to start: another process is writing to the store.")
                     is_told = True
                 time.sleep(_TRY_AGAIN_SECONDS)
