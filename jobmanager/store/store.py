@@ -25,38 +25,25 @@ from jobmanager.core.values import (
     LogLine,
     NewBatch,
     NewJob,
-    News,
-    Outlook,
-    Page,
-    Position,
-    Progress,
-    Queue,
-    Selection,
     Wanted,
 )
 from jobmanager.errors import NotAllowed
 from jobmanager.store.checkpoints import Checkpoints
 from jobmanager.store.claims import Claims
-from jobmanager.store.database import Watch
-from jobmanager.store.history import LAST_SEQ, History
-from jobmanager.store.job_counts import JobCounts
-from jobmanager.store.job_logs import JobLogs
 from jobmanager.store.leases import Leases
 from jobmanager.store.lifecycle import Lifecycle
 from jobmanager.store.loading import JobLoader
-from jobmanager.store.lookup import Lookup
 from jobmanager.store.opening import open_database
 from jobmanager.store.owner import Owner, new_owner_name
 from jobmanager.store.queue_limit import QueueLimit
-from jobmanager.store.reader import Reader
 from jobmanager.store.retention import Retention
 from jobmanager.store.rows import JobRows
 from jobmanager.store.settlements import Settlements
+from jobmanager.store.store_view import StoreView
 from jobmanager.store.submissions import Submissions
-from jobmanager.store.work_queue import WorkQueue
 
 
-class Store:
+class Store(StoreView):
     """Jobs, their changes and their logs, in one database."""
 
     def __init__(
@@ -76,35 +63,21 @@ class Store:
         lease = timedelta(seconds=lease_seconds)  # raises ValueError while nothing is open yet
         #: this process's name as an owner of jobs; new at every start
         self.owner = new_owner_name()
-        self.database = database = open_database(url, self.owner, clock)
-        reader, rows = Reader(database), JobRows(database)
-        owner = Owner(self.owner, lease, database.lease_now)
+        database = open_database(url, self.owner, clock)
+        owner, rows = Owner(self.owner, lease, database.lease_now), JobRows(database)
+        super().__init__(database, rows, owner, log_limits or LogLimits())
         loader = JobLoader(database, rows, owner)
-        self.reader = reader
-        self.lookup = Lookup(reader, rows)
-        self.history = History(database, reader, owner)
-        self.counts = JobCounts(database, reader)
-        self.retention = Retention(database, reader)
-        self.logs = JobLogs(database, reader, log_limits or LogLimits())
+        self.retention = Retention(database, self.reader)
         self.checkpoints = Checkpoints(database, self.logs, owner)
         self.submissions = Submissions(database, rows, loader, QueueLimit(database, queue_limit))
-        self.work_queue = WorkQueue(database, reader, owner)
         self.lifecycle = Lifecycle(database, rows, loader, owner, max_crashes=max_crashes)
         self.claims = Claims(database, rows, self.lifecycle, self.work_queue, owner)
         self.settlements = Settlements(database, self.lifecycle, loader, self.claims, owner)
-        self.leases = Leases(database, reader, rows, loader, self.lifecycle, owner, max_crashes=max_crashes)
+        self.leases = Leases(database, self.reader, rows, loader, self.lifecycle, owner, max_crashes=max_crashes)
 
     def close(self) -> None:
         """Close all connections; may be called twice. No other method may run at the same time or later."""
         self.database.close()
-
-    def now(self) -> datetime:
-        """Return the time by the clock of all recorded times."""
-        return self.database.now()
-
-    def watch(self) -> Watch:
-        """Return a watch on commits for one thread, which has to close it."""
-        return self.database.watch()
 
     # Submit
 
@@ -115,68 +88,6 @@ class Store:
     def add_all(self, new: NewBatch, *, actor: str) -> list[str]:
         """Store many new jobs without idempotency keys, all or none, and return their ids."""
         return self.submissions.add_all(new, actor=actor)
-
-    # Read
-
-    def get(self, job_id: str) -> JobRecord:
-        """Return the job; raises UnknownJob."""
-        return self.lookup.get(job_id)
-
-    def find(
-        self, selection: Selection, types: Collection[str], *, before: Position | None = None, limit: int = 100
-    ) -> Page:
-        """Return a page of jobs, newest submission first, starting after the position *before*."""
-        return self.lookup.find(selection, types, before=before, limit=limit)
-
-    def find_ids(
-        self, selection: Selection, types: Collection[str], *, before: Position | None = None, limit: int
-    ) -> tuple[list[str], Position | None]:
-        """Return the ids of matching jobs, in the order of `find`, and the position of the next page, if any."""
-        return self.lookup.find_ids(selection, types, before=before, limit=limit)
-
-    def changes(self, job_id: str) -> list[Change]:
-        """Return the changes of the job, oldest first; raises UnknownJob."""
-        return self.history.changes(job_id)
-
-    def log(self, job_id: str, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
-        """Return the log lines of the job numbered above *after*, oldest first; an empty list is the end of the log."""
-        return self.logs.read(job_id, after=after, limit=limit)
-
-    # For streams of changes and progress
-
-    def news(self, *, after: int, upto: int = LAST_SEQ, job_id: str | None = None, limit: int = 500) -> list[News]:
-        """Return the changes numbered above *after* up to *upto*, in order: of all jobs, or of one."""
-        return self.history.news(after=after, upto=upto, job_id=job_id, limit=limit)
-
-    def progress(self, *, since: datetime) -> list[Progress]:
-        """Return the progress of the jobs that any process holds and that saved a checkpoint at *since* or later."""
-        return self.history.progress(since=since)
-
-    def last_change(self) -> int:
-        """Return the number of the last committed change; 0 if there is none."""
-        return self.history.last_change()
-
-    def change_writers(self) -> set[str]:
-        """Return the ids of open transactions that may still commit a change numbered below the last one."""
-        return self.history.change_writers()
-
-    # For metrics
-
-    def count(self) -> Census:
-        """Return the number of jobs of each type and status that has any."""
-        return self.counts.read()
-
-    def correct_count(self) -> Census:
-        """Recount the jobs, correct the counts, and return the differences."""
-        return self.counts.correct()
-
-    def queue(self) -> Queue:
-        """Return the state of the queue: jobs waiting and jobs at work, over all processes."""
-        return self.work_queue.state()
-
-    def ping(self) -> None:
-        """Raise StoreUnavailable if the store does not answer."""
-        self.reader.ping()
 
     # Request actions
 
@@ -245,10 +156,6 @@ class Store:
 
     # For the dispatcher
 
-    def look(self, types: Collection[str]) -> Outlook:
-        """Return the pending work for a process that knows these types, by one query."""
-        return self.work_queue.look(types)
-
     def queue_due(self) -> int:
         """Put delayed jobs that are due into the queue; returns their number."""
         return self.work_queue.queue_due()
@@ -277,7 +184,11 @@ class Store:
         """Take back the jobs of a stalled process of this machine; returns the results."""
         return self.leases.release_process(pid)
 
-    # Remove
+    # Keep in order
+
+    def correct_count(self) -> Census:
+        """Recount the jobs, correct the counts, and return the differences."""
+        return self.counts.correct()
 
     def prune(self, *, before: datetime | None, keep: int | None, limit: int = 200) -> list[str]:
         """Remove finished jobs, before *before* or beyond the newest *keep*, oldest first; returns their ids."""

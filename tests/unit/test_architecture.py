@@ -88,5 +88,18 @@ def test_each_link_to_a_file_leads_to_one(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_no_class_has_more_than_25_methods_or_300_lines() -> None:
+    crowded = {}
+    for path in (ROOT / "jobmanager").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                methods = sum(isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) for part in node.body)
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if methods > 25 or lines > 300:
+                    crowded[node.name] = methods, lines
+
+    assert crowded == {}
+
+
 if __name__ == "__main__":
     PAGE.write_text(LIST.sub(lambda found: f"{found[1]}{module_list()}{found[2]}", TEXT), encoding="utf-8")
