@@ -51,18 +51,18 @@ class Settings:
     stop_grace_seconds: float = 30.0
     #: days after which finished jobs are removed, with their files; 0: never
     keep_days: float = 0.0
-    #: how many completed and stopped jobs are kept, the newest; 0: all
+    #: how many of the newest completed and stopped jobs are kept; 0: all
     keep_jobs: int = 0
-    #: how many lines of a job's log are kept, the newest
+    #: how many of the newest lines of a job's log are kept
     log_lines: int = 10_000
-    #: how many bytes of a job's log are kept, the newest
+    #: most bytes that are kept of a job's log
     log_bytes: int = 10 * 1024 * 1024
     #: file of API tokens; None: the API is open, and may be bound to loopback only
     tokens: Path | None = None
     #: allow other addresses than loopback to be bound without tokens
     insecure: bool = False
-    #: hosts that requests may name, with or without a port, beside loopback and the bound address; empty: those alone
-    #: if there are no tokens, and any host if there are tokens or insecure is set
+    #: hosts, with or without a port, that requests may name in addition to loopback and the bound address. If empty,
+    #: any host is allowed if there are tokens or insecure is set, else only loopback and the bound address
     hosts: tuple[str, ...] = ()
     #: most open streams in a process; each takes one of the threads that serve requests
     streams: int = 8
@@ -70,7 +70,7 @@ class Settings:
     log: str = "console"
     #: folder in which the workers of a server share their metrics; None: each process has its own
     metrics_dir: Path | None = None
-    #: traces are sent, as OpenTelemetry's variables say
+    #: True if traces are sent, as configured by OpenTelemetry's variables
     has_traces: bool = False
 
     def __post_init__(self) -> None:

@@ -112,7 +112,10 @@ class Conflict(JobManagerError):
 
 
 class Unauthenticated(JobManagerError):
-    """The request has no token, or, if *has_token*, an unknown, revoked or expired one. The response hides which."""
+    """The request has no valid token.
+
+    *has_token*: it has an unknown, revoked or expired one. The response does not say which of the three.
+    """
 
     def __init__(self, *, has_token: bool) -> None:
         super().__init__(

@@ -29,7 +29,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 #: While every thread is busy, the time that new connections are left to other workers.
 LEFT_TO_OTHERS_SECONDS = 0.1
-#: Time for the master to hand over the jobs of a worker that stands still.
+#: Time for the master to hand over the jobs of a worker that hangs.
 RELEASE_SECONDS = 10.0
 #: Shortest time between two log lines about connections that cannot be accepted.
 _COMPLAINT_SECONDS = 10.0
@@ -45,7 +45,7 @@ def _has_backlog(listener: socket.socket) -> bool:
 
 
 class ReleasingWorker(ThreadWorker):
-    """A worker whose jobs the master hands over before it kills the worker for standing still."""
+    """A worker whose jobs the master hands over before it kills the worker because it hangs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._is_aborted = False
@@ -54,20 +54,20 @@ class ReleasingWorker(ThreadWorker):
 
     @property
     def aborted(self) -> bool:
-        """Return True once the master has found that the worker stands still."""
+        """Return True once the master has found that the worker hangs."""
         return self._is_aborted
 
     @aborted.setter
     def aborted(self, is_aborted: bool) -> None:
-        """Hand over the worker's jobs, so that a standstill is not their crash. Set by the master before it kills."""
+        """Hand over the worker's jobs, so that they count no crash. Set by the master before it kills the worker."""
         self._is_aborted = is_aborted
         if is_aborted:
             self.release_jobs()
 
     def release_jobs(self) -> None:
-        """Hand over the jobs of this worker, which stands still or is dead. Does nothing if that is done or under way.
+        """Hand over the jobs of this worker, which hangs or is dead. Does nothing if that is done or under way.
 
-        Blocks for RELEASE_SECONDS at most. If the worker stands still within a transaction, its jobs are handed over
+        Blocks for RELEASE_SECONDS at most. If the worker hangs within a transaction, its jobs are handed over
         once it is dead.
         """
         if self._releases is not None and self._releases.poll() in (None, 0):

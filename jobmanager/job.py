@@ -171,9 +171,9 @@ class Job:
 
     @property
     def gap_seconds(self) -> float | None:
-        """Average time between two calls of `checkpoint`, in seconds: as long as a halt may have to wait.
+        """Average time between two calls of `checkpoint`, in seconds: an estimate of how long a halt takes.
 
-        Measured over the calls since the last save, without time in `wait`, which a halt ends at once.
+        Measured over the calls since the last save. Leaves out the time in `wait`, because a halt ends it at once.
         """
         if self._calls:
             worked = time.monotonic() - self._measured_at - self._waited_seconds

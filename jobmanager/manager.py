@@ -99,7 +99,7 @@ class JobManager(VisibleJobs):
             return retention.prune(store, self.settings.data_dir, before=before, keep=keep, seconds=float("inf"))
 
     def release_process(self, pid: int) -> int:
-        """Hand over the jobs of a process on this machine that stands still, without counting a crash.
+        """Hand over the jobs of a process on this machine that hangs, without counting a crash.
 
         Returns the number of these jobs. The threads of the process can write nothing more. Waits for rows that the
         process has locked. Raises StoreUnavailable.

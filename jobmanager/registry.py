@@ -24,8 +24,8 @@ ENTRY_POINT_GROUP = "jobmanager.jobs"
 
 #: Most faults of a request that are reported.
 MOST_FAULTS = 100
-#: Most characters of all reported faults. The characters of field names, whose length clients choose, weigh more: an
-#: answer has each name twice, escaped.
+#: Most characters of all reported faults. A character of a field name counts as _WEIGHT_OF_NAMES: clients choose the
+#: names, and a response contains each of them twice, escaped.
 _LONGEST_FAULTS = 20_000
 _WEIGHT_OF_NAMES = 6
 #: Most characters of each name in a path, and of each text.

@@ -60,7 +60,7 @@ class Submissions:
             of_types[asked.type] += 1
             return asked.idempotency_key is not None
 
-        # Not a loop: its variable would keep a submission, which may be large, while the next one is read.
+        # map, not a for loop: a loop variable would keep a submission, which may be large, while the next one is read.
         has_keys = sum(map(check, again)) > 0
         # Read here: the store may make the jobs in another thread, which has another span.
         make = partial(self._make, traceparent=tracing.traceparent())

@@ -1,1 +1,1 @@
-"""Who may send requests: API tokens, and the rates that limit them."""
+"""API tokens, and the rate limit of each: who may send requests, and how many."""

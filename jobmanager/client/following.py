@@ -33,7 +33,7 @@ State = tuple[object, ...]
 
 #: A stream that sends nothing for so long, not even a heartbeat, is given up.
 _SILENCE_SECONDS = 45.0
-#: Pause between two polls while there is no stream: at first, and at most if nothing changes.
+#: Pause between two polls while there is no stream: the first pause, and the longest. Grows while nothing changes.
 _LEAST_PAUSE_SECONDS = 0.1
 _MOST_PAUSE_SECONDS = 2.0
 #: Longest backoff after a refused stream; a longer Retry-After takes precedence.
@@ -45,7 +45,7 @@ _LIVE = tuple(status for status in Status if status not in (Status.COMPLETED, St
 
 
 class Tail(Generic[J]):
-    """The common part of following one job and many."""
+    """Base class of JobTail (one job) and ListTail (all jobs that match a filter)."""
 
     #: how long to rely on an open stream before polling to make sure
     trust_seconds = 15.0

@@ -52,9 +52,9 @@ def is_deeper(value: JSON, levels: int) -> bool:
 
 
 def showable(value: JSON) -> JSON:
-    """Return *value* for an answer: a note replaces arrays and objects nested more than MAX_DEPTH levels deep.
+    """Return *value* with a note in place of each array or object nested more than MAX_DEPTH levels deep.
 
-    Older versions of the service have stored such values.
+    Needed for values that older versions of the service stored: `check_json` refuses such values now.
     """
     return _cut(value, MAX_DEPTH) if is_deeper(value, MAX_DEPTH) else value
 

@@ -52,7 +52,7 @@ class Fact(StrEnum):
 
 ASKED = (Action.HALT, Action.RESUME, Action.STOP)
 FINAL = frozenset({Status.COMPLETED, Status.STOPPED})
-#: Statuses in which a thread is, or was until its process died, at work on the job.
+#: Statuses in which a thread works on the job, unless its process has died.
 ATTENDED = frozenset({Status.RUNNING, Status.HALTING, Status.STOPPING})
 
 _S, _A = Status, Action

@@ -155,9 +155,9 @@ class Runner:
         return True
 
     def hand_over(self) -> None:
-        """Release the job of a thread that did not end in time, to be due when this process is certainly gone.
+        """Release the job of a thread that did not end in time.
 
-        Raises LeaseLost, StoreUnavailable.
+        The job is due one lease later, when this process is gone. Raises LeaseLost, StoreUnavailable.
         """
         self._is_process_ending = True
         self._lease.lose()

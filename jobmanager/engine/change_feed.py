@@ -56,7 +56,7 @@ class Interest:
 
     #: this job only; None: all jobs
     job_id: str | None = None
-    #: only statuses (that changes lead to), type, types and labels count
+    #: only its statuses (compared with the new status of a change), type, types and labels are used
     selection: Selection = field(default_factory=Selection)
 
     def covers(self, message: Message) -> bool:
@@ -148,7 +148,10 @@ def _without_gap(found: list[News], position: int) -> list[News]:
 
 
 class Feed:
-    """The reader of a process, and its subscribers. Any thread may call the public methods."""
+    """Reads changes and progress from the store for all subscribers of a process.
+
+    Any thread may call the public methods.
+    """
 
     def __init__(self, store: Store, *, limit: int, start_reader: Callable[[], None]) -> None:
         """*start_reader* starts a thread that calls `run`, which returns when no subscriber is left."""

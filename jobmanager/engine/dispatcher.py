@@ -129,7 +129,7 @@ class Engine:
         self._count_checker.join(max(0.0, self._deadline - self._clock()))
 
     def deliver(self, applied: Applied) -> None:
-        """Deliver a change that this process has committed to the job's thread, if that is in this process."""
+        """Deliver a change to its job's thread, if this process has one. This process has committed the change."""
         if applied.change is not None:
             self._delivery.deliver(applied.change, is_forced=applied.job.is_forced)
         self.notify()

@@ -148,7 +148,7 @@ class Gate:
         make_folder(path)
         return path
 
-    # Called by the job's thread around its job's code
+    # Called by the job's thread, also outside of the job's code
 
     def path(self) -> Path:
         """Return the path of the job's folder, which may be missing."""
@@ -172,7 +172,7 @@ class Gate:
         self.signals.ignore_requests()
 
     def take_slot(self, record: JobRecord) -> None:
-        """Continue with a job that was loaded again, for `clean`. A thread that was parked is so no longer."""
+        """Set the record of the job, loaded again for `clean`, and take a slot. The thread is not parked any more."""
         with self._lock:
             self._is_parked = False
             self._holds_slot = True
@@ -186,7 +186,7 @@ class Gate:
         return self.save_without_flush(job)
 
     def save_without_flush(self, job: Job) -> Status:
-        """Do the same without `flush`: when `start` has returned, the job's files may be closed."""
+        """Do the same as `save`, but without `flush`: when `start` has returned, the job's files may be closed."""
         self._lease.raise_if_lost()
         saved, details = None, None
         if job.is_dirty and not self._lease.is_cleaning():

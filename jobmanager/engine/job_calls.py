@@ -156,7 +156,7 @@ def _is_caused_by_unwind(error: BaseException | None) -> bool:
 
 
 def _text_of(error: BaseException) -> str:
-    """Return the text of an error of a job's code, whose `__str__` may raise."""
+    """Return str(error), or a substitute: the error comes from a job's code, so its `__str__` may raise."""
     try:
         return str(error)
     except Exception:

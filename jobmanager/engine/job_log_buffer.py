@@ -51,8 +51,8 @@ class JobLogBuffer:
     def taken(self, *, waits: bool = True) -> Iterator[list[LogLine]]:
         """Yield the lines kept since the last call, for the caller to store. Keep them again if the caller raises.
 
-        One thread at a time, so that lines stay in order. While another thread is at it, blocks, or, without *waits*,
-        yields no lines.
+        Only one thread at a time takes lines, so that they stay in order. Another one blocks meanwhile if *waits*, and
+        otherwise gets no lines.
         """
         if not self._turn.acquire(blocking=waits):
             yield []

@@ -27,12 +27,12 @@ _STORE_RETRY_SECONDS = 0.25
 
 
 class AttemptStore(Protocol):
-    """What the code of one attempt needs of a store. Store documents each method in full."""
+    """The methods of the store that the code of one attempt uses. Store documents each in full."""
 
     owner: str
 
     def now(self) -> datetime:
-        """Return the time by the clock of all recorded times."""
+        """Return the current time, by the clock that all recorded times use."""
 
     def get(self, job_id: str) -> JobRecord:
         """Return the job."""
@@ -76,7 +76,7 @@ class Lease:
             return self._record
 
     def replace_record(self, record: JobRecord) -> None:
-        """Continue with the record of a new claim, or as it was loaded again."""
+        """Set the record: that of a new claim, or that of the job as it was loaded again for `clean`."""
         with self._lock:
             self._record = record
 
@@ -96,7 +96,7 @@ class Lease:
             self._is_lost = True
 
     def lose_unless_cleaning(self) -> bool:
-        """Do the same and return True; do nothing and return False if the thread is already in `clean`."""
+        """Note that the attempt may write nothing more, and return True; if the thread cleans, only return False."""
         with self._lock:
             if self._is_cleaning:
                 return False

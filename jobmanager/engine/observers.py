@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """Is called in the thread that has committed, and must not block."""
+    """Receives each call in the thread that has committed. Must not block."""
 
     def jobs_submitted(self, of_types: Mapping[str, int]) -> None:
         """Note how many new jobs of each type were stored."""

@@ -39,7 +39,10 @@ class Slots:
             return bool(self._runners)
 
     def free_slots(self) -> int:
-        """Return how many jobs may be claimed; below 0 if jobs that had halted are being cleaned, too."""
+        """Return how many jobs may be claimed. May be below 0.
+
+        A halted job holds no slot. If it is stopped, its parked thread takes a slot to clean it, even if none is free.
+        """
         return self._number - sum(runner.holds_slot() for runner in self.runners())
 
     def free_cleaners(self) -> int:

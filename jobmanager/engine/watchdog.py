@@ -35,7 +35,7 @@ class Watchdog:
         self._scheduled: dict[Runner, _Force] = {}
 
     def schedule_force(self, runner: Runner, change: Change) -> None:
-        """Schedule force against the runner, for when it has had time to obey the stop that *change* is."""
+        """Schedule force, after the runner had ANSWER_SECONDS to obey a stop. *change* is the stop with force."""
         now = self._clock()
         asked_at = runner.signals.stop_asked_at
         strikes_at = max(now, (now if asked_at is None else asked_at) + ANSWER_SECONDS)

@@ -134,7 +134,7 @@ class JobIdConverter(BaseConverter):
 
 
 def manager() -> VisibleJobs:
-    """Return the manager of the request, for the job types that its token may see."""
+    """Return the jobs that the request may see: all, or only those of the types that its token names."""
     whole, sent = current_mount().manager, token()
     return whole if sent is None or sent.types is None else whole.visible_to(sent.types)
 

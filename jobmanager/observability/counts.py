@@ -18,7 +18,7 @@ from prometheus_client.mmap_dict import _INITIAL_MMAP_SIZE, MmapedDict
 
 #: What a new value adds to the file beside its key: a length, padding, and two doubles.
 _OVERHEAD_BYTES = 4 + 8 + 16
-#: Suffix of an empty marker file: some counts of its process did not fit into the file of counts.
+#: Suffix of an empty marker file. It exists if some counts of a process did not fit into the file of counts.
 _MISSING = ".missing"
 
 _log = logging.getLogger(__name__)

@@ -57,7 +57,7 @@ class _Resumed(SocketUnreader):
         self._arrived = _pieces(arrived)
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """Return the next bytes. Blocks once all bytes that had arrived are used."""
+        """Return the next bytes that have already arrived. After the last of them, block and read from the socket."""
         return next(self._arrived, b"") or bytes(super().chunk(size_hint))
 
 

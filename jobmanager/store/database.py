@@ -28,7 +28,7 @@ class Watch(Protocol):
         """Return True if anything may have been committed since the last call."""
 
     def fileno(self) -> int | None:
-        """Return a descriptor that becomes readable when that is so; None if the caller has to poll `has_moved`."""
+        """Return a descriptor that becomes readable after a commit; None if the caller has to poll `has_moved`."""
 
     def close(self) -> None:
         """Release its resources."""

@@ -1,4 +1,4 @@
-"""Idempotency keys: a submission with a key that was used before gets the job of that time.
+"""Idempotency keys: a submission whose key was used before gets the job of the first submission.
 
 Runs inside the transaction that inserts the jobs. retention.py deletes old keys.
 """
@@ -19,7 +19,7 @@ from jobmanager.store.schema import changes, idempotency_keys
 
 
 def ids_by_key(database: Database, connection: Connection, new: Sequence[NewJob], now: datetime) -> dict[str, str]:
-    """Return, by the id of each submission, the id of the job that has its key: the same if the key is new.
+    """Map the id of each submission to the id of the job that has its key: to itself if the key is new or missing.
 
     Stores the new keys. Raises Conflict if a key was used for another submission.
     """

@@ -78,7 +78,7 @@ class JobCounts:
         return self._database.run(self._add_missed)
 
     def _add_missed(self, connection: Connection) -> Census:
-        """Add to the counts what they miss, and return it."""
+        """Add to each count the jobs that it misses, and return the numbers added."""
         self._database.acquire_lock(connection, "correction")  # else two processes would add the differences twice
         self._database.flush_counts(connection)  # the notes of this transaction so far
         # One query: of every other transaction, it sees both the jobs and their counts, or neither.
@@ -97,14 +97,14 @@ def addition(insert: _Insert) -> _Insert:
 
 
 def note(connection: Connection, changed: Iterable[tuple[str, str]], by: int) -> None:
-    """Note, for the current transaction, *by* more jobs for each (type, status) in *changed*."""
+    """Note that the current transaction adds *by* to the count of each (type, status) in *changed*."""
     noted: _Notes = connection.info.setdefault(NOTED, Counter())
     for key in changed:
         noted[key] += by
 
 
 def noted(connection: Connection, status: str) -> int:
-    """Return how many more jobs with this status the current transaction has noted."""
+    """Return the sum of the notes of the current transaction for this status, over all types."""
     notes: _Notes = connection.info.get(NOTED, Counter())
     return sum(by for (_, each), by in notes.items() if each == status)
 

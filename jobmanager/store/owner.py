@@ -27,7 +27,7 @@ class Owner:
         self._lease_now = lease_now
 
     def lease_end(self) -> datetime:
-        """Return when a lease ends that is taken or renewed now, by the lease clock."""
+        """Return the end of a lease that is taken or renewed now, by the lease clock."""
         return self._lease_now() + self._lease
 
 

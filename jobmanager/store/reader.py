@@ -33,7 +33,7 @@ class Reader:
 
     @contextmanager
     def stream(self, query: Query, **parameters: Any) -> Iterator[CursorResult[Any]]:
-        """Run such a query and yield its result, to be read row by row."""
+        """Run a query like `read`, and yield its result, to be read row by row."""
         with translated_errors(), self._database.reader.connect() as connection:
             yield connection.execute(query, parameters)
 

@@ -95,7 +95,7 @@ Way = Sequence[Stream]
 
 
 def ways(selection: Selection, types: Collection[str]) -> list[Way]:
-    """Return the ways to find the jobs, each of which finds all. *types* are the type names to search for `q`."""
+    """Return the ways to find the jobs: any one of them finds all. *types* are the type names to search for `q`."""
     labelled = islice(selection.labels, _MOST_LABELS)
     found: list[Way] = [[_labelled(selection, name, types)] for name in labelled]
     if selection.q is not None:

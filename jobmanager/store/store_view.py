@@ -46,7 +46,7 @@ class StoreView:
         self.work_queue = WorkQueue(database, self.reader, owner)
 
     def now(self) -> datetime:
-        """Return the time by the clock of all recorded times."""
+        """Return the current time, by the clock that all recorded times use."""
         return self.database.now()
 
     def watch(self) -> Watch:

@@ -84,7 +84,7 @@ class Verdict:
 
     type: str
     checkpoints: int
-    #: seconds between two checkpoints, for which a halt has to wait
+    #: seconds of work between two checkpoints: a halt waits for the next checkpoint
     median_gap_seconds: float
     longest_gap_seconds: float
     #: one sentence for each disturbance that the job does not survive, with the first checkpoint and what to do
@@ -223,7 +223,7 @@ class _Bench:
 
 
 class _FileStore(OneJobStore):
-    """Keeps the job's attempt, its checkpoint and the place of that in a file, which outlives a killed process."""
+    """Keeps the attempt, the checkpoint and the checkpoint's place in a file, which outlives a killed process."""
 
     def __init__(self, job_type: type[Job], args: dict[str, Any], folder: Path) -> None:
         super().__init__(job_type, "torture", args, Checkpoint())

@@ -57,6 +57,9 @@ def specification() -> Response:
 
 
 def _visible_types() -> Registry:
-    """Return the job types that the request may see: none if tokens exist and the request has none."""
+    """Return the job types that the request may see.
+
+    If the service has tokens, a request without a token sees no job types.
+    """
     is_anonymous = current_mount().tokens is not None and token() is None
     return Registry().only(()) if is_anonymous else manager().types

@@ -50,9 +50,10 @@ class RowCounter:
         return self._source.reader(plan).count(after, begin, end, COUNT_STEP)
 
     def check(self, plan: Plan, rows: int) -> tuple[bool, str]:
-        """Compare the rows written with a count of the table. Return True if they are equal, and a note.
+        """Compare the number of rows written with a count of the table.
 
-        Does so once, and keeps the outcome in the cursor. Raises Fatal if rows were lost or doubled.
+        Returns True if they are equal, else False and a note. Keeps the outcome in the cursor, so that a later attempt
+        does not count again. Raises Fatal if rows were lost or doubled.
         """
         if self._job.cursor.get("checked", {}).get("rows") != rows:
             is_checked, note = self._compare(plan, rows)
@@ -62,9 +63,9 @@ class RowCounter:
         return kept["is_checked"], kept["note"]
 
     def _compare(self, plan: Plan, rows: int) -> tuple[bool, str]:
-        """Compare the number of rows written with a count of the table. Return True if they are equal, and a note.
+        """Count the rows of the table, and return the outcome; see `check`.
 
-        Raises Fatal if they differ, but the table was not written meanwhile.
+        Raises Fatal if the numbers differ although the table was not written during the export.
         """
         if rows > COUNT_LIMIT:
             return False, f"The rows were not counted at the end: there are more than {COUNT_LIMIT:,}."

@@ -147,7 +147,7 @@ class Export(Job):
         return int(self.cursor["rows"])
 
     def _check_and_report(self, plan: Plan, rows: int) -> dict[str, Any]:
-        """Check the rows, and return the result's fields on them: whether a count confirmed them, and notes.
+        """Check the number of rows by a count, and return the fields of the job's result that report on the rows.
 
         Raises Fatal if rows were lost or doubled.
         """

@@ -66,9 +66,9 @@ class Reader(Protocol):
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows of [begin, end) in the order (date, key), and the place of the last one (None: no rows).
 
-        Returns at most *limit* rows, and at most about *max_bytes* as Arrow stores them, but at least one row. The
-        number depends on the rows alone. Raises Fatal, with the name of the column, if a column has changed since the
-        reader was opened.
+        Returns at most *limit* rows, and at most about *max_bytes* as Arrow stores them, but at least one row. How
+        many depends on the rows alone, so that a halt does not change the chunks. Raises Fatal, with the name of the
+        column, if a column has changed since the reader was opened.
         """
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ class Database:
         self.reader: Engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         #: the write transactions of this process
         self.transactions = Transactions(self.reader, self.flush_counts)
-        #: the clock of all times, those of leases included
+        #: the server's clock, for recorded times and for leases
         self.now = self.lease_now = ServerClock(self.reader).now
         self._prepared: dict[Statement, Prepared] = {}
         self._addition = job_counts.addition(insert(schema.census))

@@ -29,7 +29,7 @@ class Transactions:
     """Opens write transactions, in any thread."""
 
     def __init__(self, engine: Engine, before_commit: Callable[[Connection], None]) -> None:
-        """*engine* is in autocommit mode. *before_commit* runs at the end of a transaction."""
+        """*engine* is in autocommit mode. *before_commit* runs right before each commit."""
         self._engine = engine
         self._before_commit = before_commit
 

@@ -1,6 +1,6 @@
 """The processes that use a SQLite file: which are alive, and which have died or stalled.
 
-Knows nothing about jobs. The kernel tells, by locks on files; see Owners.
+Knows nothing about jobs. A process is alive as long as the kernel keeps its file lock; see Owners.
 """
 
 from __future__ import annotations

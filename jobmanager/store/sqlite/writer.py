@@ -38,7 +38,7 @@ class Writer:
     """
 
     def __init__(self, engine: Engine, lock_path: str, before_commit: Callable[[Connection], None]) -> None:
-        """Create the lock's file if it is missing; raises OSError. *before_commit* runs at the end of a transaction."""
+        """Create the lock's file if it is missing; raises OSError. *before_commit* runs before `begin` commits."""
         self._engine = engine
         self._before_commit = before_commit
         #: opened to announce commits, too; see watch.py

@@ -170,10 +170,11 @@ class MysqlReader:
             raise duplicate_key_error(self._dataset, place.date, place.key)
 
     def _segments(self, after: Place | None, begin: datetime, end: datetime) -> list[str]:
-        """Return conditions for the rows of [begin, end) after *after*.
+        """Return the conditions to query, one after the other, for the rows of [begin, end) after *after*.
 
-        First those of the same date, then those of later dates: for `(date, key) > (?, ?)` the server does not look
-        up the key in its index, and scans the whole range for each chunk.
+        Without *after*, there is only one. Otherwise the first selects the remaining rows with the date of *after*, and
+        the second the rows with later dates. The single condition `(date, key) > (?, ?)` would be slow: the server does
+        not look up the key in its index, and scans the whole range for each chunk.
         """
         table = self._table
         low, high = (

@@ -61,7 +61,7 @@ class Table:
 
     @property
     def date_kind(self) -> str:
-        """Return the kind of the date column, see date_conditions."""
+        """Return "date", "naive" or "": the *kind* of the date column, see `date_conditions`."""
         return _DATE_KINDS.get(self.date.kind, "")
 
     def selected(self, name: str) -> str:

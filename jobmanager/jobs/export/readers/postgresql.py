@@ -178,7 +178,10 @@ class PostgresReader:
             raise duplicate_key_error(self._dataset, after.date, after.key)
 
     def _last_place(self, dates: pa.ChunkedArray, keys: pa.ChunkedArray, fitting: int) -> Place:
-        """Return the place of a chunk's last row. Raises Fatal if the next row has an equal place or a key is NULL."""
+        """Return the place of the last row of a chunk. The chunk is the first *fitting* rows; later ones may follow.
+
+        Raises Fatal if the next row has an equal place, or if one of these keys is NULL.
+        """
         if keys.slice(0, fitting + 1).null_count:
             raise null_key_error(self._dataset)
         last, *following = (

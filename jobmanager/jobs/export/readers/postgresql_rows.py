@@ -86,7 +86,7 @@ class RowConnection:
             return cursor.fetch_arrow_table()
 
     def fetch(self, query: str, limit: int, max_bytes: int) -> tuple[pa.Table, int]:
-        """Return the rows of a chunk with some rows after it, and the number of rows in the chunk.
+        """Return the rows of a chunk, followed by some of the next rows, and the number of rows in the chunk.
 
         Streams the rows and reads no further than needed, so that memory is bounded for all sizes of rows.
         """

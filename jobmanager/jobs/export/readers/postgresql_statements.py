@@ -29,7 +29,7 @@ class RowQuery:
 
 
 class Statements:
-    """The statements of one reader."""
+    """Builds the queries of one reader: for rows, counts and checks."""
 
     def __init__(self, table: Table, dates: DateBounds) -> None:
         self._table = table

@@ -87,7 +87,7 @@ class Table:
 
     @property
     def date_kind(self) -> str:
-        """Return the kind of the date column, see date_conditions."""
+        """Return "date", "naive", "aware" or "": the *kind* of the date column, see `date_conditions`."""
         return _DATE_KINDS.get(self.date.kind, "")
 
     def catalog_query(self) -> sql.Composed:

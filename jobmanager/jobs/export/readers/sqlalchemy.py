@@ -202,7 +202,10 @@ class SqlReader:
             return list(self._connection.execute(query).all())
 
     def _array(self, rows: list[Any], index: int, field: pa.Field) -> pa.Array:
-        """Return one column of the rows, whose last value is the key. Raises Fatal if a value does not fit its type."""
+        """Return column number *index* of the rows as an array.
+
+        Raises Fatal if a value does not fit the type of *field*; the error names the row by its key, its last value.
+        """
         values = [row[index] for row in rows]
         if pa.types.is_string(field.type):
             values = [_text(value) for value in values]
@@ -245,7 +248,7 @@ def arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
 
 
 def _date_kind(declared: sa.types.TypeEngine[Any]) -> str:
-    """Return the kind of a date column, see date_conditions."""
+    """Return "date", "naive", "aware" or "": the *kind* of a date column, see `date_conditions`."""
     if isinstance(declared, sa.DateTime):
         return "aware" if declared.timezone else "naive"
     return "date" if isinstance(declared, sa.Date) else ""

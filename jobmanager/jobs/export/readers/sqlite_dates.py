@@ -28,7 +28,7 @@ _SAMPLE = 250
 
 
 class Dates:
-    """The dates of one table."""
+    """The date column of one table: its format, and the bounds of a range in that format."""
 
     def __init__(self, dataset: Dataset, table: Table, connection: Connection) -> None:
         self._dataset = dataset

@@ -25,7 +25,7 @@ from jobmanager.jobs.export.readers.sqlite_values import bound
 class Order:
     """How the rows of a range compare, and whether an index has them in that order."""
 
-    #: appended to date and key in every comparison; "" for the collations of the columns
+    #: COLLATE clause for date and key in every comparison; "": their columns keep their own collations
     collation: str
     is_indexed: bool
     #: True if an index has the rows in the order of the date, even if not in the order of the key
@@ -44,7 +44,7 @@ class Segment:
 
 
 class RowOrder:
-    """The order of the rows of one table."""
+    """Chooses the order in which the rows of one table are read, and splits a range into segments in that order."""
 
     def __init__(self, table: Table, dates: Dates, connection: Connection) -> None:
         self._table = table
@@ -70,10 +70,11 @@ class RowOrder:
         self._chosen = None
 
     def segments(self, after: Place | None, begin: datetime, end: datetime) -> list[Segment]:
-        """Return the rows of [begin, end) after *after*.
+        """Return the segments to read, one after the other, for the rows of [begin, end) after *after*.
 
-        First those of the same date, then those of later dates: for `(date, key) > (?, ?) AND date < ?`, SQLite 3.40
-        does not look up the key in its index, and scans all rows of a date for each chunk.
+        Without *after*, there is only one. Otherwise the first has the remaining rows with the date of *after*, and the
+        second the rows with later dates. The single condition `(date, key) > (?, ?) AND date < ?` would be slow: SQLite
+        3.40 does not look up the key in its index, and scans all rows of a date for each chunk.
         """
         order = self.choose(begin, end)
         whole = self._range(order, begin, end)

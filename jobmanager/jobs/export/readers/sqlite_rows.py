@@ -31,14 +31,15 @@ from jobmanager.jobs.export.readers.sqlite_table import Table
 
 #: The most columns in one query. SQLite allows 2,000.
 MOST_SELECTED = 1_500
-#: Values below a certain size are read without reading their sizes first. Together they fit into this many chunks.
+#: Rows are read without reading their sizes first, unless one of their values is large. A value is large if a read
+#: with only such values would fill more than this many chunks.
 _FEW_CHUNKS = 4
 _SHORTEST_LARGE = 32
 _ANY_LENGTH = 2**62
 
 
 class Rows:
-    """The rows of one table."""
+    """Reads the rows of one table, each column in its form."""
 
     def __init__(self, dataset: Dataset, table: Table, connection: Connection) -> None:
         self._dataset = dataset

@@ -15,7 +15,7 @@ from jobmanager.jobs.export.readers.sqlite_values import bound
 
 
 class SortedRows:
-    """The sorted rows of one table."""
+    """The rows of one table, sorted into a temporary table."""
 
     def __init__(self, dataset: Dataset, table: Table, connection: Connection) -> None:
         self._dataset = dataset

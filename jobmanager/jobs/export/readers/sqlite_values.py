@@ -32,7 +32,10 @@ def has_null(keys: pa.ChunkedArray) -> bool:
 def to_fixed_type(
     dataset: Dataset, declared: str, column: pa.ChunkedArray, field: pa.Field, keys: pa.ChunkedArray
 ) -> pa.ChunkedArray:
-    """Convert a column to its fixed type. Raises Fatal that names the column, not the value."""
+    """Convert a column to its fixed type.
+
+    Raises Fatal if a value does not fit. The message names the column, but does not show the value.
+    """
     if column.type == field.type:
         return column
     if not mixed_columns.has_value(column):
