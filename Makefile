@@ -15,7 +15,7 @@ run: $(VENV)/run sample ## Serve on http://HOST:PORT, by default http://127.0.0.
 	exec $(BIN)/gunicorn wsgi:app
 
 test: $(VENV)/dev ## Run the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 test-fast: $(VENV)/dev ## Run the tests of single modules, of the store on SQLite and of HTTP; one to two minutes
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not database_server" tests/unit tests/store tests/http
