@@ -1,7 +1,7 @@
 """The base class of job types.
 
 A job has its arguments, its cursor and its folder. It does not use HTTP, the store, or other threads: every hook is
-called in the thread that runs `start`, or in one that runs `clean` when `start` has ended.
+called in the thread that runs `start`. Only `clean`, which runs after `start` has ended, may run in another thread.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Job:
         return {}
 
     def flush(self) -> None:
-        """Make the work that the cursor claims durable. Called right before a checkpoint is saved."""
+        """Make all work up to the cursor durable. Called right before a checkpoint is saved."""
 
     @property
     def workdir(self) -> Path:
