@@ -117,7 +117,10 @@ class Lease:
             raise LeaseLost(self.job_id)
 
     def settle(self, record: JobRecord, settlement: Settlement, **how: Any) -> Applied | None:
-        """Write the outcome of the attempt, and report it to the observers. Does not retry. See Store.settle."""
+        """Write the outcome of the attempt, and report it to the observers. *how*: see Store.settle.
+
+        Returns None if nothing was written. Does not retry. Raises LeaseLost.
+        """
         try:
             applied = self._store.settle(record.id, record.attempt, settlement, **how)
         except LeaseLost:

@@ -19,8 +19,8 @@ class Slots:
         # Guards the two fields below. Never held while calling the store; a runner's locks may be taken inside.
         self._lock = threading.Lock()
         self._runners: dict[str, Runner] = {}
-        # By claiming thread: the changes since its claim began, and whether each is forced, of jobs without a runner here.
-        # The thread may be claiming one of these jobs.
+        # By claiming thread: the changes, since its claim began, of jobs without a runner here, and whether force was
+        # requested. The thread may be claiming one of these jobs.
         self._changes_during_claim: dict[object, list[tuple[Change, bool]]] = {}
 
     def runners(self) -> list[Runner]:

@@ -63,7 +63,7 @@ class WorkQueue:
         )
 
     def put_due(self, connection: Connection) -> int:
-        """Do the same as `queue_due` in the transaction of *connection*."""
+        """Put delayed jobs that are due into the queue, like `queue_due`, in the transaction of *connection*."""
         parameters = {"now": self._database.now(), "limit": _QUEUED_AT_ONCE}
         return len(self._database.execute(connection, statements.QUEUE_DUE, parameters))
 
