@@ -209,7 +209,7 @@ def on_exit(server):
 def _hosts(addresses):
     """Return the hosts that are bound. Leaves out Unix sockets, whose folder decides who may connect."""
     if os.environ.get("LISTEN_PID") == str(os.getpid()):
-        # Socket activation: gunicorn uses the sockets of systemd instead.
+        # Socket activation: gunicorn uses the sockets of systemd instead of the configured addresses.
         addresses = range(3, 3 + int(os.environ.get("LISTEN_FDS", "0")))
     elif "GUNICORN_FD" in os.environ:
         addresses = [int(number) for number in os.environ["GUNICORN_FD"].split(",")]

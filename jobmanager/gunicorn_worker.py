@@ -45,7 +45,7 @@ def _has_backlog(listener: socket.socket) -> bool:
 
 
 class ReleasingWorker(ThreadWorker):
-    """A worker that may hang. The master kills it then, but hands over its jobs before."""
+    """A worker whose jobs are handed over if it hangs: the master does this before it kills the worker."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._is_aborted = False
@@ -59,7 +59,7 @@ class ReleasingWorker(ThreadWorker):
 
     @aborted.setter
     def aborted(self, is_aborted: bool) -> None:
-        """Hand over the worker's jobs, so that they count no crash. Set by the master before it kills the worker."""
+        """Hand over the worker's jobs, so that no crash is counted. The master sets this before it kills the worker."""
         self._is_aborted = is_aborted
         if is_aborted:
             self.release_jobs()
@@ -167,7 +167,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
         self._reads_in_threads = not is_plain or "h2" in self.cfg.http_protocols
 
     def load_wsgi(self) -> None:
-        """Import the application and what this class needs of its package.
+        """Import the application, and the parts of its package that this class needs.
 
         Not earlier: until gunicorn has set the worker's signal handlers, a SIGTERM would be lost.
         """
@@ -249,7 +249,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
             client.sendall(page.as_problem())
 
     def murder_pending(self) -> None:
-        """Refuse or drop the clients whose deadline has passed. gunicorn calls this every second at least."""
+        """Refuse or drop the clients whose deadline has passed. gunicorn calls this at least once a second."""
         super().murder_pending()
         self._connections.refuse_overdue()
 

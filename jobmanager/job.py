@@ -54,7 +54,7 @@ class Job:
     resumable: ClassVar[bool] = True
     #: jobs of this type that may run at once, over all processes; None: as many as there are slots
     max_running: ClassVar[int | None] = None
-    #: tries in all, unless the submission says otherwise
+    #: number of tries, the first included, unless the submission says otherwise
     max_attempts: ClassVar[int] = 1
     #: longest time one attempt may run, unless the submission says otherwise; halts do not count
     timeout_seconds: ClassVar[float | None] = None

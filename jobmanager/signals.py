@@ -28,7 +28,7 @@ class Signals:
 
     @property
     def interrupt(self) -> Interrupt | None:
-        """The exception that the thread has to raise instead of going on; None if there is none. Never for a stop."""
+        """The exception that the thread has to raise at its next checkpoint, if any. A stop is not an interrupt."""
         return self._interrupt
 
     @property

@@ -26,7 +26,7 @@ class Host(NamedTuple):
     port: int | None
 
     def covers(self, other: Host) -> bool:
-        """Return True if *other* has this name and this port. If this host has no port, any port will do.
+        """Return True if *other* has this name and this port. If this host has no port, any port matches.
 
         A missing port of *other* counts as 80 and as 443: behind a proxy that ends TLS, only the client knows which.
 

@@ -84,7 +84,7 @@ class JobRecord(Worked):
     #: higher is claimed first
     priority: int
     labels: dict[str, str]
-    #: tries in all before a failure is final
+    #: number of tries, the first included; the failure of the last one is final
     max_attempts: int
     #: longest time one attempt may run; None: no limit
     timeout_seconds: float | None

@@ -133,9 +133,9 @@ class Engine:
         self._count_checker.join(max(0.0, self._deadline - self._clock()))
 
     def deliver(self, applied: Applied) -> None:
-        """Deliver a change that this process has committed to the job's thread, if there is one in this process.
+        """Deliver a change to its job's thread, if this process runs the job. Wake all waiting threads.
 
-        Wakes the dispatcher and all waiting threads.
+        Call this after each commit of a change.
         """
         if applied.change is not None:
             self._delivery.deliver(applied.change, is_forced=applied.job.is_forced)

@@ -167,7 +167,7 @@ class Gate:
         return self._unwinding is not None or isinstance(self.signals.interrupt, Unwind)
 
     def begin_clean(self) -> None:
-        """Ignore halts and stops from now on. Do not raise the Unwind of a thread parked for too long any more."""
+        """Ignore halts and stops from now on, and cancel the Unwind of a thread that was parked for too long."""
         self._unwinding = None
         self.signals.ignore_requests()
 

@@ -22,7 +22,7 @@ from jobmanager.registry import parse_args
 
 
 class JobCalls:
-    """Makes the instances of one job, and calls their `start` and `clean`. For the job's thread."""
+    """Makes the instances of one job, and calls their `start`, `stop` and `clean`. For the job's thread."""
 
     def __init__(
         self,

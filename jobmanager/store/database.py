@@ -52,7 +52,7 @@ class Database(Protocol):
     # Transactions
 
     def run(self, write: Callable[[Connection], T]) -> T:
-        """Run *write* in a transaction, commit, and return its result; raises its exception, or StoreUnavailable."""
+        """Run *write* in a transaction, commit, and return its result. Raises as *write* does, or StoreUnavailable."""
 
     def run_together(self, write_all: Callable[[Connection, list[Item]], list[T]], item: Item) -> T:
         """Run *write_all* for the items of several threads in one commit. Return its result for *item*; see `run`."""

@@ -103,7 +103,7 @@ class GroupCommit:
         return result
 
     def _wait(self, entry: _Entry) -> None:
-        """Block until the leader has written the entry or made this thread the leader. It always does one of them.
+        """Block until a leader has written the entry, or has made this thread the leader: each does one of the two.
 
         Raises StoreUnavailable if the leader has waited too long for the write lock.
         """

@@ -93,7 +93,7 @@ class History:
 
 @cache
 def _news(*, of_one_job: bool) -> Select[Any]:
-    """Return the query of the changes numbered above `after` up to `upto`, with their jobs: of all jobs, or of one."""
+    """Return the query of the changes, of all jobs or of one, numbered above `after` up to `upto`, with their jobs."""
     joined = changes.join(jobs, jobs.c.id == changes.c.job_id)
     query = select(changes, *_PROGRESS).select_from(joined)
     query = query.where(changes.c.seq > bindparam("after"), changes.c.seq <= bindparam("upto"))

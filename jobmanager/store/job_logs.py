@@ -56,7 +56,7 @@ class _Tally:
 
 
 class JobLogs:
-    """The logs of all jobs, for any number of threads. Every method raises StoreUnavailable."""
+    """Reads and writes the logs of all jobs. For any number of threads. Every method raises StoreUnavailable."""
 
     def __init__(self, database: Database, reader: Reader, limits: LogLimits) -> None:
         self._database = database

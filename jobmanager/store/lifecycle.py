@@ -114,7 +114,7 @@ class Lifecycle:
         return applied
 
     def decide(self, job: JobRecord, action: Action, values: Values) -> Move:
-        """Return the move that *action* causes. It also sets *values*. Writes nothing. Raises NotAllowed."""
+        """Return the move that *action* causes. The move also sets *values*. Writes nothing. Raises NotAllowed."""
         return decide(job, action, values, max_crashes=self._max_crashes)
 
     def move_all(

@@ -50,8 +50,8 @@ _last_sign = func.coalesce(
     jobs.c.running_since,
     type_=jobs.c.saved_at.type,
 )
-#: Per type: the number of jobs that a thread works on, and the earliest time of their last checkpoints. If a job has not
-#: saved one in this execution, the time of its start counts.
+#: Per type: the number of jobs that a thread works on, and the earliest time of their last checkpoints. If a job has
+#: not saved one in this execution, the time of its start counts.
 AT_WORK = (
     select(jobs.c.type, func.count().label("jobs"), func.min(_last_sign, type_=jobs.c.saved_at.type).label("oldest_at"))
     .where(IS_HELD, jobs.c.status.in_(ATTENDED))

@@ -144,7 +144,7 @@ metadata = MetaData()
 
 def _where(condition: str) -> dict[str, Any]:
     """Return the options of a partial index of the rows that meet *condition*."""
-    # Not postgresql_where, too: it makes SQLAlchemy import its PostgreSQL dialect at every start. See
+    # Without postgresql_where: that would make SQLAlchemy import its PostgreSQL dialect at every start. See
     # have_partial_indexes.
     return {"sqlite_where": text(condition)}
 

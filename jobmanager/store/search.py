@@ -65,6 +65,7 @@ _OF_LABELS: Place = (labels.c.submitted_at, labels.c.job_number)
 class Stream:
     """Entries of one index, newest first."""
 
+    #: selects the entries in the index
     driver: Condition
     #: the columns that identify the job of an entry
     place: Place = _OF_JOBS
@@ -213,7 +214,7 @@ def _labelled(selection: Selection, name: str, types: Collection[str]) -> Stream
 
 
 def _looked_up(selection: Selection) -> Iterator[Condition]:
-    """Yield the condition on the job of a label entry, which an index of the jobs answers; nothing without one."""
+    """Yield the condition on the job of a label entry, checked in an index of the jobs; nothing if any job will do."""
     if conditions := list(_of_job(selection)):
         is_of_type = selection.type is not None or selection.types is not None
         index = "jobs_by_type" if is_of_type else "jobs_by_status"

@@ -48,7 +48,7 @@ class Settlements:
         """Record the outcome of an attempt of this process; committed when this returns.
 
         Writes nothing and returns None if the job's status is in *unless*. *parked* keeps the lease: the thread waits
-        and may be woken. If *wanted* is given, the same commit claims another job in its place. *seen* is the job as
+        and may be woken. If *wanted* is given, the same commit claims another job for its slot. *seen* is the job as
         it was claimed for this attempt: if its status is unchanged, the job is not read again, and the result lacks
         what was saved since. Raises LeaseLost, NotAllowed or StoreUnavailable.
         """

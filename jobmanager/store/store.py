@@ -184,7 +184,7 @@ class Store(StoreView):
         """Take back the jobs of a stalled process of this machine; returns the results."""
         return self.leases.release_process(pid)
 
-    # Keep in order
+    # Maintenance
 
     def correct_count(self) -> Census:
         """Recount the jobs, correct the counts, and return the differences."""

@@ -102,7 +102,7 @@ class StoreView:
         return self.counts.read()
 
     def queue(self) -> Queue:
-        """Return the state of the queue: jobs waiting and jobs at work, over all processes."""
+        """Return the state of the queue and of the slots, over all processes."""
         return self.work_queue.state()
 
     def ping(self) -> None:

@@ -48,7 +48,7 @@ class WorkQueue:
         return run_announced(self._database, self.put_due)
 
     def state(self) -> Queue:
-        """Return the state of the queue: jobs waiting and jobs at work, over all processes."""
+        """Return the state of the queue and of the slots, over all processes."""
         now = self._database.now()
         ((depth,),) = self._reader.read(queue_queries.DEPTH, now=now)
         queries = queue_queries.PUT_OFF_WAITED_LONGEST

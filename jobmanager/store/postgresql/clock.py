@@ -52,7 +52,10 @@ class ServerClock:
 
 
 def _look_at_clock(connection: Connection) -> tuple[float, datetime, float]:
-    """Return the seconds that a query of the server's clock took, its result, and our monotonic time halfway."""
+    """Query the server's clock.
+
+    Returns how many seconds the query took, the server's time, and our monotonic time in the middle of the query.
+    """
     began = time.monotonic()
     theirs: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
     ended = time.monotonic()

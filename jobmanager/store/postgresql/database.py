@@ -162,7 +162,7 @@ class Database:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"jobmanager {name}"))))
 
     def flush_counts(self, connection: Connection) -> None:
-        """Add the notes of the transaction to the counts of jobs. Other writers of this process may wait for it."""
+        """Add the notes of the transaction to the counts of jobs. Other writers here may wait until it commits."""
         if (noted := job_counts.take(connection, part=self._first_part + random.randrange(_PARTS))) is not None:
             self.execute_many(connection, self._addition, noted, {})
 

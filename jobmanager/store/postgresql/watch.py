@@ -63,7 +63,7 @@ class Watch:
             connection.close()
 
     def _connect(self) -> bool:
-        """Try to listen, at most every _RECONNECT_SECONDS. Return True if it tried: some may have been lost."""
+        """Try to listen, at most every _RECONNECT_SECONDS. Return True if it tried: commits may be unnoticed."""
         if time.monotonic() - self._tried_at < _RECONNECT_SECONDS:
             return False
         self._tried_at = time.monotonic()

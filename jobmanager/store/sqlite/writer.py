@@ -108,7 +108,7 @@ class Writer:
             self._file = -1
 
     def _clean_up(self, connection: Connection, driver: Any) -> None:
-        """Forget the notes of a transaction that was rolled back. Close the connection if it is still open."""
+        """Forget the notes of a transaction that was rolled back. Close the connection if the transaction is open."""
         if not connection.invalidated:
             job_counts.forget(connection)
             if driver.in_transaction:  # a signal handler raised right after BEGIN, or COMMIT or ROLLBACK failed
