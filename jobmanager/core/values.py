@@ -94,10 +94,10 @@ class JobRecord(Worked):
     submitted_at: datetime
     #: start of the first attempt
     started_at: datetime | None
-    #: start of the current execution; None: it does not run
+    #: start of the current attempt; None: it does not run
     running_since: datetime | None
     finished_at: datetime | None
-    #: duration of all earlier executions together, without time in the queue or halted
+    #: duration of all earlier attempts together, without time in the queue or halted
     ran_seconds: float
 
     #: number of executions so far; the fencing token of the current one

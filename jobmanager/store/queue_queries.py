@@ -26,8 +26,8 @@ _SINCE = func.coalesce(jobs.c.asked_at, jobs.c.submitted_at, type_=jobs.c.submit
 _WAITED = select(_SINCE).where(
     IS_QUEUED, jobs.c.run_at == _AT_ONCE, or_(jobs.c.attempt == 0, jobs.c.asked_at.is_not(None))
 )
-#: Up to this length, the whole queue is scanned. A search in the order of submission could be slower: it has to skip as
-#: many jobs with a delay.
+#: Up to this length, the whole queue is scanned. A search in the order of submission could be slower: it
+#: may have to skip many jobs with a delay.
 _FEW = 5000
 
 
@@ -45,13 +45,13 @@ def waited_longest(depth: int) -> Select[Any]:
 
 
 _last_sign = func.coalesce(
-    # Ignore a checkpoint of an earlier execution.
+    # Ignore a checkpoint of an earlier attempt.
     case((jobs.c.saved_at > jobs.c.running_since, jobs.c.saved_at)),
     jobs.c.running_since,
     type_=jobs.c.saved_at.type,
 )
 #: Per type: the number of jobs that a thread works on, and the earliest time of their last checkpoints. If a job has
-#: not saved one in this execution, the time of its start counts.
+#: not saved one in this attempt, the time of its start counts.
 AT_WORK = (
     select(jobs.c.type, func.count().label("jobs"), func.min(_last_sign, type_=jobs.c.saved_at.type).label("oldest_at"))
     .where(IS_HELD, jobs.c.status.in_(ATTENDED))
