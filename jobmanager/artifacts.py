@@ -1,6 +1,7 @@
 """Find the file that a completed job made.
 
-A job's result comes from its own code: a path outside the job's folder, or a text unfit for a header, is never used.
+A job's result comes from the job's own code, so it is checked: a path outside the job's folder, or a text unfit for a
+header, is never used.
 This module opens no file.
 """
 

@@ -1,4 +1,4 @@
-"""Halt, resume or stop all jobs of a selection, some of them in each commit.
+"""Halt, resume or stop all jobs of a selection, in batches with a commit each.
 
 Does not wait for the jobs. Decides nothing about statuses (see core/states.py).
 """
@@ -23,7 +23,7 @@ _PAGE_SIZE = 500
 
 
 class BulkControl:
-    """Carries out bulk requests. Each page read and each commit is a call of its own, for which a shutdown waits."""
+    """Carries out bulk requests. A shutdown waits for the current query or commit, not for the whole request."""
 
     def __init__(self, runtime: Runtime, types: Registry, observers: Observers) -> None:
         self._runtime = runtime
@@ -42,8 +42,9 @@ class BulkControl:
     ) -> BulkResult:
         """Apply an action to the jobs that match, and return which changed, and why others did not.
 
-        *spread_seconds* delays the newest job of a resume by so much, and the others by less. If the store stops
-        answering on the way, the remaining jobs are listed as unchanged. Raises StoreUnavailable.
+        *spread_seconds* spreads a resume: the oldest job may run at once, the newest after this time, the others in
+        between. Raises StoreUnavailable if the store does not answer before the first commit. If it stops answering
+        later, the remaining jobs are listed as unchanged.
         """
         ids = list(self._ids_of(selection))
         run_ats = _spread(len(ids), self._now(), spread_seconds)
@@ -58,7 +59,7 @@ class BulkControl:
             except StoreUnavailable:
                 if begin == 0:
                     raise
-                # The jobs before are changed, which an error would deny.
+                # The batches before are committed. An error would say that nothing was changed.
                 unchanged |= dict.fromkeys(ids[begin:], "The store did not answer. Send the request again.")
                 break
             for job_id, outcome in outcomes.items():
@@ -96,7 +97,10 @@ class BulkControl:
 
 
 def _spread(number: int, now: datetime, seconds: float) -> Iterator[datetime | None]:
-    """Yield the time from which each of *number* jobs, newest first, may run, the oldest at *now*; None: at once."""
+    """Yield for each of *number* jobs, newest first, the time from which it may run: *now* for the oldest.
+
+    The newest may run *seconds* later, the others in between. Yields None for each job if *seconds* is 0.
+    """
     step = timedelta(seconds=seconds) / max(1, number - 1)
     return (now + step * place if seconds > 0 else None for place in reversed(range(number)))
 

@@ -18,7 +18,7 @@ from jobmanager.errors import ConfigError
 
 Number = TypeVar("Number", int, float)
 
-#: Longest duration of a setting: as good as endless, and no clock overflows.
+#: Longest duration that a setting may have. A longer one could overflow a clock.
 _CENTURY_DAYS = 36_500.0
 _CENTURY_SECONDS = _CENTURY_DAYS * 24 * 60 * 60
 #: Similarity, from 0 to 1, from which a name counts as a misspelt setting. High, since all settings share a prefix.
@@ -27,17 +27,17 @@ _ALIKE = 0.88
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of an operator. The variable of a field is JOBMANAGER_ and its name in capitals."""
+    """The settings that an operator chooses. The field `keep_days` is read from JOBMANAGER_KEEP_DAYS, and so on."""
 
-    #: SQLAlchemy URL of the store; "" means the SQLite file data_dir/jobmanager.db; not in repr, for its password
+    #: SQLAlchemy URL of the store; "" means the SQLite file data_dir/jobmanager.db; not in repr: it may have a password
     database_url: str = field(default="", repr=False)
-    #: files of jobs, sample data, the SQLite store
+    #: folder for the files of jobs, sample data and the SQLite store
     data_dir: Path = Path("var")
     #: file of the datasets that Export may read; None means data_dir/datasets.toml
     datasets: Path | None = None
     #: most jobs running at once in a process; 0: a process that only serves HTTP
     slots: int = 8
-    #: waiting jobs beyond which submissions are refused
+    #: most waiting jobs; further submissions are refused
     queue_limit: int = 1_000_000
     #: time after which a process that renews no leases loses its jobs
     lease_seconds: float = 15.0
@@ -61,8 +61,8 @@ class Settings:
     tokens: Path | None = None
     #: allow other addresses than loopback to be bound without tokens
     insecure: bool = False
-    #: hosts, with or without a port, that requests may name in addition to loopback and the bound address. If empty,
-    #: any host is allowed if there are tokens or insecure is set, else only loopback and the bound address
+    #: hosts, with or without a port, that requests may name in addition to loopback and the bound address. If empty:
+    #: any host is allowed with tokens or with insecure, and only loopback and the bound address otherwise
     hosts: tuple[str, ...] = ()
     #: most open streams in a process; each takes one of the threads that serve requests
     streams: int = 8
@@ -185,7 +185,7 @@ def _check_hosts(value: str) -> None:
 
 
 def _check_url(value: str) -> None:
-    """Raise ValueError if *value* is not the URL of a usable store. Hides the URL, which may have a password."""
+    """Raise ValueError if *value* is not the URL of a usable store. Does not show the URL: it may have a password."""
     scheme, separator, _ = value.partition("://")
     if not separator:
         raise ValueError("it is not an SQLAlchemy URL such as sqlite:////var/lib/jobmanager/jobmanager.db")

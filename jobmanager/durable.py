@@ -10,7 +10,8 @@ from pathlib import Path
 
 def sync_file(descriptor: int) -> None:
     """Make all bytes of an open file durable. Blocks until the drive has them; raises OSError."""
-    # On macOS, fsync leaves data in the cache of the drive; this command flushes that, too. Other systems lack it.
+    # On macOS, fsync leaves data in the cache of the drive. This command flushes that cache, too. Other systems lack
+    # the command.
     if hasattr(fcntl, "F_FULLFSYNC"):
         with suppress(OSError):  # some file systems, such as network drives, know fsync only
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)

@@ -58,7 +58,7 @@ class InvalidRequest(JobManagerError):
         self.faults = tuple(faults) or ((((field,), message),) if field else ())
 
     def moved(self, under: tuple[str | int, ...]) -> InvalidRequest:
-        """Return this error for the whole request, in which its own request is the part *under*."""
+        """Return this error for the whole request: *under*, the path of the faulty part, precedes each path."""
         if not under:
             return self
         path = ".".join(map(str, under))
@@ -114,7 +114,8 @@ class Conflict(JobManagerError):
 class Unauthenticated(JobManagerError):
     """The request has no valid token.
 
-    *has_token*: it has an unknown, revoked or expired one. The response does not say which of the three.
+    *has_token*: True if it has a token, which is unknown, revoked or expired. The response does not say which of the
+    three.
     """
 
     def __init__(self, *, has_token: bool) -> None:

@@ -1,7 +1,7 @@
 """gunicorn's configuration, used by `jobmanager serve` and by `gunicorn wsgi:app`.
 
-Each worker runs jobs in its own threads; the manager starts in the worker, after the fork. Nothing here imports the
-package in the master: its workers would inherit the old code after a reload.
+Each worker runs jobs in its own threads; the manager starts in the worker, after the fork. The master never imports the
+package: after a reload, new workers would inherit the old code from it.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ import time
 
 
 def _raise_descriptor_limit():
-    """Raise the limit of open descriptors as far as the system allows, to 65,536 at most, and return that limit."""
+    """Raise the limit of open descriptors as far as the system allows, to 65,536 at most. Return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for most in _MOST_DESCRIPTORS:
         wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
         if wanted <= soft or soft == resource.RLIM_INFINITY:
             return wanted
-        # Whatever its hard limit is, macOS has another one (kern.maxfilesperproc), which is at least 10,240.
+        # macOS refuses more than kern.maxfilesperproc, even below the hard limit. That value is at least 10,240.
         with contextlib.suppress(ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             return wanted
@@ -41,8 +41,8 @@ bind = f"{os.environ.get('HOST', '127.0.0.1')}:{_port}"
 threads = 16
 # Seconds for a stopping worker to answer its last requests and to hand over its jobs.
 graceful_timeout = 30
-# Seconds without a turn of its loop after which a worker is killed. The loop never blocks and turns every second, so
-# only a real standstill lasts this long: C code that holds the GIL, or a frozen process.
+# A worker is killed if its loop has not turned for this many seconds. The loop never blocks and turns every second, so
+# only a worker that hangs is killed: because C code holds the GIL, or because the process is frozen.
 timeout = 120
 # One descriptor for each connection; 200 are left for the store, the files of jobs and the log.
 worker_connections = min(1000, max(32, _raise_descriptor_limit() - 200))
@@ -59,7 +59,8 @@ _FOLDER_PREFIX = f"jobmanager-{os.getuid()}-"
 def _make_metrics_folder():
     """Make the folder in which the workers of this server share their metrics; it is the same after a reload.
 
-    It is not in DATA_DIR: metrics are written through mmap, which ends in SIGBUS if the volume is full.
+    The folder is not in DATA_DIR: metrics are written through mmap, and if the volume is full, a write ends the process
+    with SIGBUS.
     Removes the folders of killed servers whose processes have all ended.
     """
     base = worker_tmp_dir or tempfile.gettempdir()
@@ -112,9 +113,9 @@ if os.environ.get("JOBMANAGER_LOG", "").strip() == "json":
         "loggers": {"gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True}},
     }
 
-#: How long workers of before a reload go on at most until one of the new workers serves.
+#: After a reload, old workers go on until a new worker serves, but no longer than this.
 _RELOAD_SECONDS = 20.0
-#: Bytes of `server.reloads`: the number of the last reload, and that of the newest worker that serves.
+#: Indexes in `server.reloads`: the number of the last reload, and the number of the reload whose workers serve.
 _LAST_RELOAD, _SERVING = range(2)
 _QUICK_STOP_SIGNALS = (signal.SIGINT, signal.SIGQUIT)
 _STOP_SIGNALS = (signal.SIGTERM, *_QUICK_STOP_SIGNALS)
@@ -133,7 +134,7 @@ worker_class = _worker_class()
 
 
 def on_starting(server):
-    """Validate the settings once in the master, so that N workers do not print N errors. Exit with 1 if they are wrong.
+    """Validate the settings once in the master, so that N workers do not print N errors. Exit with 1 if one is invalid.
 
     Runs `jobmanager check` in its own process: workers would inherit the modules imported here, even after a reload.
     """
@@ -146,17 +147,17 @@ def on_starting(server):
 
 
 def on_reload(server):
-    """Count the reload. The workers of before it go on until one of the new ones serves."""
+    """Count the reload. The old workers go on until a new one serves."""
     server.reloads[_LAST_RELOAD] = (server.reloads[_LAST_RELOAD] + 1) % 256
 
 
 def pre_fork(server, worker):
-    """Note at which reload the worker is forked."""
+    """Give the worker the counter of reloads, and note its value at the fork."""
     worker.reloads, worker.reload = server.reloads, server.reloads[_LAST_RELOAD]
 
 
 def post_worker_init(worker):
-    """Start the manager before the first request, so that jobs go on, and let signals begin its shutdown at once."""
+    """Start the manager before the first request, so that jobs go on. Let stop signals begin its shutdown at once."""
     from jobmanager.errors import StoreUnavailable  # noqa: PLC0415
     from jobmanager.observability import logs, tracing  # noqa: PLC0415 - after the fork: see on_starting
     from jobmanager.serving import switch_interval  # noqa: PLC0415
@@ -189,7 +190,7 @@ def worker_exit(server, worker):
 def child_exit(server, worker):
     """Remove the slots and streams of a dead worker from the metrics; its counters and histograms stay.
 
-    If the worker was killed because it stood still, hand over its jobs unless that is done.
+    If the worker was killed because it hung, hand over its jobs, unless that was done before.
     """
     if worker.aborted and hasattr(worker, "release_jobs"):
         worker.release_jobs()
@@ -208,7 +209,7 @@ def on_exit(server):
 def _hosts(addresses):
     """Return the hosts that are bound. Leaves out Unix sockets, whose folder decides who may connect."""
     if os.environ.get("LISTEN_PID") == str(os.getpid()):
-        # Socket activation: gunicorn uses the sockets of systemd instead.
+        # Socket activation: gunicorn uses the sockets of systemd instead of the configured addresses.
         addresses = range(3, 3 + int(os.environ.get("LISTEN_FDS", "0")))
     elif "GUNICORN_FD" in os.environ:
         addresses = [int(number) for number in os.environ["GUNICORN_FD"].split(",")]
@@ -225,8 +226,9 @@ def _address_of(number):
 def _shutdown_handler(worker, gunicorn_handler):
     """Return a signal handler that begins the shutdown of the manager, then calls gunicorn's handler.
 
-    At a reload, the master sends SIGTERM as soon as it has forked the new workers, which import the application for
-    seconds. Until one of them serves, this worker goes on, unless it gets another signal.
+    At a reload, the master sends SIGTERM to the old workers as soon as it has forked the new ones, which need seconds
+    to import the application. So this worker goes on until a new one serves. SIGINT, SIGQUIT or a second SIGTERM ends
+    it at once.
     """
     signals = []
 
@@ -254,7 +256,7 @@ def _leave_after_reload(worker):
 
 
 def _hand_over_seconds(worker):
-    """Return the seconds that running jobs have to reach a checkpoint; the remaining ones are for the handover."""
+    """Return how long running jobs have to reach a checkpoint. The rest of graceful_timeout is for the handover."""
     return worker.cfg.graceful_timeout * 2 / 3
 
 

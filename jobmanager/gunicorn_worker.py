@@ -7,8 +7,8 @@
 - One thread is kept for health checks and for halt, resume and stop.
 
 This overrides internals of gunicorn 27.0.1; tests/server/test_standstill.py fails if another version is installed.
-Gunicorn's master loads this file by its path, so it imports nothing of the package before the worker has forked. The
-connections are served by jobmanager.serving, which is imported then.
+Gunicorn's master loads this file by its path. So this file imports nothing of the package before the fork: the worker
+imports jobmanager.serving, which serves the connections, after it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-#: While every thread is busy, the time that new connections are left to other workers.
+#: How long a worker whose threads are all busy leaves new connections to other workers.
 LEFT_TO_OTHERS_SECONDS = 0.1
 #: Time for the master to hand over the jobs of a worker that hangs.
 RELEASE_SECONDS = 10.0
@@ -45,7 +45,7 @@ def _has_backlog(listener: socket.socket) -> bool:
 
 
 class ReleasingWorker(ThreadWorker):
-    """A worker whose jobs the master hands over before it kills the worker because it hangs."""
+    """A worker whose jobs are handed over if it hangs: the master does this before it kills the worker."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._is_aborted = False
@@ -59,13 +59,13 @@ class ReleasingWorker(ThreadWorker):
 
     @aborted.setter
     def aborted(self, is_aborted: bool) -> None:
-        """Hand over the worker's jobs, so that they count no crash. Set by the master before it kills the worker."""
+        """Hand over the worker's jobs, so that no crash is counted. The master sets this before it kills the worker."""
         self._is_aborted = is_aborted
         if is_aborted:
             self.release_jobs()
 
     def release_jobs(self) -> None:
-        """Hand over the jobs of this worker, which hangs or is dead. Does nothing if that is done or under way.
+        """Hand over the jobs of this worker, which hangs or is dead. Does nothing if a handover is under way or done.
 
         Blocks for RELEASE_SECONDS at most. If the worker hangs within a transaction, its jobs are handed over
         once it is dead.
@@ -84,8 +84,8 @@ class ReleasingWorker(ThreadWorker):
 class SharingWorker(ReleasingWorker):
     """A worker that leaves new connections to the other workers while all its threads are busy.
 
-    Otherwise, the worker that wakes first would accept all connections, and the others would idle. It accepts them
-    anyway after a tenth of a second: a health check may be among them.
+    Otherwise, the worker that wakes first would accept all connections, and the others would idle. A connection that no
+    worker has accepted for a tenth of a second is accepted even so: it may be a health check.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -94,12 +94,12 @@ class SharingWorker(ReleasingWorker):
         self._complained_at = float("-inf")
 
     def is_busy(self) -> bool:
-        """Return True if every thread works on a request."""
+        """Return True if every thread works on a request. Subclasses override this."""
         return False
 
     @property
     def worker_connections(self) -> int:
-        """Return the limit, which gunicorn checks before it accepts; 0 leaves connections to other workers."""
+        """Return the limit that gunicorn checks before it accepts connections. 0 leaves them to other workers."""
         return 0 if self.is_busy() else int(self.cfg.worker_connections)
 
     @worker_connections.setter
@@ -107,20 +107,20 @@ class SharingWorker(ReleasingWorker):
         """Ignore gunicorn's assignment: the configuration has the number."""
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Start or stop accepting connections. A worker that shuts down accepts those in the backlog, then none."""
+        """Start or stop accepting connections. A worker that shuts down first accepts all in the backlog."""
         super().set_accept_enabled(enabled)
         if not (enabled or self.alive):
             self._accept_all(self.sockets)
 
     def _complain(self, error: OSError) -> None:
-        """Log that no connection can be accepted, for example for lack of descriptors. The worker must survive that."""
+        """Log that no connection can be accepted, for example for lack of descriptors. Does not raise."""
         if time.monotonic() - self._complained_at > _COMPLAINT_SECONDS:
             self._complained_at = time.monotonic()
             self.log.error("No connection can be accepted: %s", error)
         time.sleep(0.01)  # the listener stays readable: do not spin
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Wait for events. While other workers may take the new connections, accept those that they do not take."""
+        """Wait for events. While new connections are left to other workers, accept those that no worker took."""
         if self._accepting or not self.alive:
             super().wait_for_and_dispatch_events(timeout)
             return
@@ -156,17 +156,18 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._at_work = 0  # requests in threads, or waiting for one
+        self._at_work = 0  # requests that a thread works on, or that wait for a thread
         self._spare_at_work = 0  # of these, those given to the spare thread
         self._connections: Any = None  # set after the fork, like the next two
         self._new_error_page: Any = None
         self._spare: Any = None
-        # The loop cannot parse TLS, PROXY and HTTP/2. Without a proxy, clients that use them can hold threads.
+        # The loop cannot parse TLS, the PROXY protocol and HTTP/2: with these, threads read the requests, and a slow
+        # client can hold a thread. A reverse proxy prevents that.
         is_plain = not self.cfg.is_ssl and self.cfg.proxy_protocol == "off" and self.cfg.protocol == "http"
         self._reads_in_threads = not is_plain or "h2" in self.cfg.http_protocols
 
     def load_wsgi(self) -> None:
-        """Import the application and what this class needs of its package.
+        """Import the application, and the parts of its package that this class needs.
 
         Not earlier: until gunicorn has set the worker's signal handlers, a SIGTERM would be lost.
         """
@@ -178,7 +179,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
         self._spare = ThreadPoolExecutor(1, thread_name_prefix="spare")
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
-        """Return the pool of threads that answer requests: one fewer than configured, which is the spare thread."""
+        """Return the pool of the threads that answer requests: all that are configured, except the spare thread."""
         return ThreadPoolExecutor(max_workers=self._ordinary_threads())
 
     def _ordinary_threads(self) -> int:
@@ -248,7 +249,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
             client.sendall(page.as_problem())
 
     def murder_pending(self) -> None:
-        """Refuse or drop the clients whose deadline has passed. gunicorn calls this every second at least."""
+        """Refuse or drop the clients whose deadline has passed. gunicorn calls this at least once a second."""
         super().murder_pending()
         self._connections.refuse_overdue()
 
@@ -259,6 +260,6 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
             self._connections.drop_all()
 
     def _cap_keepalive(self, deadline: float) -> None:
-        """Give idle connections until *deadline*: the worker is about to end."""
+        """Close idle connections at *deadline*, because the worker is about to end."""
         super()._cap_keepalive(deadline)
         self._connections.limit_idle(deadline)

@@ -1,7 +1,7 @@
 """The base class of job types.
 
 A job has its arguments, its cursor and its folder. It does not use HTTP, the store, or other threads: every hook is
-called in the thread that runs `start`, or in one that runs `clean` when `start` has ended.
+called in the thread that runs `start`. Only `clean`, which runs after `start` has ended, may run in another thread.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Job:
     resumable: ClassVar[bool] = True
     #: jobs of this type that may run at once, over all processes; None: as many as there are slots
     max_running: ClassVar[int | None] = None
-    #: tries in all, unless the submission says otherwise
+    #: number of tries, the first included, unless the submission says otherwise
     max_attempts: ClassVar[int] = 1
     #: longest time one attempt may run, unless the submission says otherwise; halts do not count
     timeout_seconds: ClassVar[float | None] = None
@@ -126,7 +126,7 @@ class Job:
         return {}
 
     def flush(self) -> None:
-        """Make the work that the cursor claims durable. Called right before a checkpoint is saved."""
+        """Make all work up to the cursor durable. Called right before a checkpoint is saved."""
 
     @property
     def workdir(self) -> Path:

@@ -42,9 +42,9 @@ class JobManager(VisibleJobs):
         *,
         rng: Callable[[], float] = random.random,
     ) -> None:
-        """Read the settings from the environment if none are given: raises ConfigError if one is invalid.
+        """Read the settings from the environment if none are given. Raises ConfigError if a setting is invalid.
 
-        *rng* returns a number from 0 to 1, by which retries are spread.
+        *rng* returns random numbers from 0 to 1, which vary the delays of retries.
         """
         settings = settings or Settings.from_env()
         observers = Observers(JobMetrics(), AttemptTraces())
@@ -57,7 +57,7 @@ class JobManager(VisibleJobs):
     def start(self) -> None:
         """Open the store and begin to run jobs. Optional: every method that needs the store calls this.
 
-        Does nothing if the manager has started. Raises ConfigError, or StoreUnavailable, also once it was closed.
+        Does nothing if the manager has started. Raises ConfigError or StoreUnavailable; after `close`, the latter.
         """
         self._runtime.start()
 
@@ -66,7 +66,7 @@ class JobManager(VisibleJobs):
         self._open_store().close()
 
     def begin_shutdown(self, grace_seconds: float = GRACE_SECONDS) -> None:
-        """Stop claiming and hand over running jobs. Does not block; safe in a signal handler."""
+        """Stop claiming, and begin to hand over running jobs. Does not block; safe in a signal handler."""
         self._runtime.begin_shutdown(grace_seconds)
 
     def close(self, grace_seconds: float = GRACE_SECONDS) -> None:
@@ -93,7 +93,7 @@ class JobManager(VisibleJobs):
     def prune(self, *, before: datetime | None = None, keep: int | None = None) -> int:
         """Remove jobs that finished before *before*, and those beyond the newest *keep*. Return how many.
 
-        Their changes, logs and files go with them; see retention. Blocks until all are removed.
+        Their changes, logs and files go with them; see engine/retention.py. Blocks until all are removed.
         """
         with self._runtime.call() as (store, _):
             return retention.prune(store, self.settings.data_dir, before=before, keep=keep, seconds=float("inf"))

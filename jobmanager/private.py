@@ -21,6 +21,6 @@ def make_folder(path: Path) -> None:
 
 def make_file(path: Path) -> None:
     """Make an empty file, unless there is one."""
-    # O_EXCL: closing a file that SQLite has open in this process would release SQLite's locks on it.
+    # O_EXCL: do not open an existing file. If SQLite has it open here, closing it would release SQLite's locks on it.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

@@ -24,8 +24,8 @@ ENTRY_POINT_GROUP = "jobmanager.jobs"
 
 #: Most faults of a request that are reported.
 MOST_FAULTS = 100
-#: Most characters of all reported faults. A character of a field name counts as _WEIGHT_OF_NAMES: clients choose the
-#: names, and a response contains each of them twice, escaped.
+#: Most characters of all reported faults. Each character of a field name counts as _WEIGHT_OF_NAMES characters: clients
+#: choose the names, and a response contains each of them twice, escaped.
 _LONGEST_FAULTS = 20_000
 _WEIGHT_OF_NAMES = 6
 #: Most characters of each name in a path, and of each text.
@@ -108,7 +108,7 @@ def describe(job_type: type[Job]) -> str:
 def check_args(args: dict[str, Any]) -> None:
     """Raise InvalidRequest if the arguments of a new job are not valid JSON, too large, or nested too deep.
 
-    Call this before `parse_args`: a type's own validators may take any time.
+    Call this before `parse_args`: a type's own validators may be slow.
     """
     try:
         check_json(args, "args")
@@ -141,7 +141,7 @@ def invalid(error: ValidationError, *, under: tuple[str | int, ...] = ()) -> Inv
 
 
 def refusal_of(faults: list[Fault], message: str) -> InvalidRequest:
-    """Return the error that reports these faults. Its field is the first fault's."""
+    """Return the error that reports these faults, one at least. Its `field` is that of the first fault."""
     return InvalidRequest(message, field=".".join(map(str, faults[0][0])), faults=faults)
 
 

@@ -50,7 +50,7 @@ class CallsInProgress:
 
 
 class Opened(NamedTuple):
-    """What calls work with between `start` and `close`."""
+    """The open store and the running engine, between `start` and `close`."""
 
     store: Store
     engine: Engine
@@ -67,13 +67,13 @@ class Runtime:
         open_store: Callable[[], Store],
         rng: Callable[[], float],
     ) -> None:
-        """*rng* spreads retries, from 0 to 1."""
+        """*rng* returns random numbers from 0 to 1, which vary the delays of retries."""
         self._types = types
         self._settings = settings
         self._observers = observers
         self._open_store = open_store
         self._rng = rng
-        # Guards the start and close of _opened, and when and why the last start failed.
+        # Guards _refused_at, _refusal (when and why the last start failed), and changes of _opened.
         self._lock = threading.Lock()
         self._refused_at, self._refusal = float("-inf"), ""
         self._opened: Opened | None = None
@@ -83,7 +83,7 @@ class Runtime:
 
     @contextmanager
     def call(self) -> Iterator[Opened]:
-        """Yield the store and the engine for one call; `close` waits until it ends. Starts as `start` does."""
+        """Yield the store and the engine for one call, which `close` waits for. Starts and raises like `start`."""
         with self.calls:
             yield self.start()
 
@@ -101,7 +101,7 @@ class Runtime:
             if self._is_ending:
                 # A request in progress must not start the manager again in a process that is ending.
                 raise _shutting_down()
-            if self._refused_at > asked_at:  # failed while this waited; retries in turn would take minutes
+            if self._refused_at > asked_at:  # a start failed while this call waited: do not retry in turn
                 raise StoreUnavailable(self._refusal)
             try:
                 store = self._open_store()
@@ -115,7 +115,7 @@ class Runtime:
             return self._opened
 
     def begin_shutdown(self, grace_seconds: float) -> None:
-        """Stop claiming and hand over running jobs. Does not block; safe in a signal handler."""
+        """Stop claiming, and begin to hand over running jobs. Does not block; safe in a signal handler."""
         self._is_ending = True
         if (opened := self._opened) is not None:
             opened.engine.begin_shutdown(grace_seconds)
@@ -144,7 +144,7 @@ def open_store(settings: Settings) -> Store:
         queue_limit=settings.queue_limit,
         log_limits=LogLimits(lines=settings.log_lines, bytes=settings.log_bytes),
     )
-    return cast("Store", TimedStore(store))  # has all of its methods
+    return cast("Store", TimedStore(store))  # a TimedStore has all methods of a Store
 
 
 def _make_data_dir(path: Path) -> None:

@@ -28,7 +28,7 @@ class Signals:
 
     @property
     def interrupt(self) -> Interrupt | None:
-        """The exception that the thread has to raise instead of going on, if any; a stop is not among these."""
+        """The exception that the thread has to raise at its next checkpoint, if any. A stop is not an interrupt."""
         return self._interrupt
 
     @property
@@ -83,7 +83,7 @@ class Signals:
             self.resume.set()
 
     def ask_interrupt(self, interrupt: Interrupt) -> None:
-        """Make the thread raise *interrupt* at its next checkpoint, or at once if it is parked. The first counts."""
+        """Make the thread raise *interrupt* at its next checkpoint, or at once if it is parked. The first one stays."""
         with self._lock:
             if self._is_ignoring and isinstance(interrupt, TimedOut):
                 return

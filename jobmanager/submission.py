@@ -85,7 +85,7 @@ class Submissions:
 
     def _add_each(self, store: Store, new: list[NewJob], actor: str) -> list[JobRecord]:
         added = store.add(new, actor=actor)
-        # The other ids are of older jobs, which have the idempotency keys.
+        # If the ids differ, the job is an older one, which already had the idempotency key.
         fresh = Counter(job.type for asked, job in zip(new, added, strict=True) if job.id == asked.id)
         self._observers.jobs_submitted(fresh)
         return added

@@ -1,7 +1,7 @@
 """The jobs of a manager that a caller may see: submit, find, follow, halt, resume and stop them.
 
-Thread-safe. A caller that may see only some job types gets UnknownJob for the ids of the others, as for ids that were
-never used. What concerns all jobs of a service, such as its metrics, is in JobManager alone.
+Thread-safe. A caller that may see only some job types gets UnknownJob for the ids of other jobs, as for ids that were
+never used. Methods for the whole service, such as its metrics, are in JobManager only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class VisibleJobs:
         *,
         names: frozenset[str] | None = None,
     ) -> None:
-        """*names* are the visible job types; None: all, also those that *types* lacks."""
+        """*names* are the visible job types. None: all job types, also those that are missing in *types*."""
         self.types = types
         self.settings = settings
         self._names = names
@@ -118,8 +118,8 @@ class VisibleJobs:
     def find(self, selection: Selection, *, before: Position | None = None, limit: int = 100) -> Page:
         """Return up to *limit* jobs by time of submission, the newest first. Raises StoreUnavailable.
 
-        Leaves out cursors, and large fields, which JobRecord.shortened names: `get` returns the whole job. The page is
-        shorter if its jobs are large even so.
+        Leaves out cursors and large fields; JobRecord.shortened names these fields. `get` returns the whole job. If the
+        jobs are still large, the page has fewer than *limit*.
         """
         with self._runtime.call() as (store, _):
             return store.find(self._visible(selection), tuple(self.types), before=before, limit=limit)
@@ -157,8 +157,9 @@ class VisibleJobs:
     ) -> Subscription:
         """Return a subscription to changes and progress, of all jobs or of one. The caller has to close it.
 
-        It begins with the changes numbered above *after*, or now. Of *selection*, only statuses (that changes lead to),
-        type, types and labels count. Raises TooManyStreams, StoreUnavailable, and UnknownJob if the job is not visible.
+        It begins with the changes numbered above *after*; None: with changes from now on. Of *selection*, only the
+        statuses (compared with the new status of a change), type, types and labels are used. Raises TooManyStreams,
+        StoreUnavailable, and UnknownJob if the job is not visible.
         """
         if job_id is not None:
             self._check_visible(job_id)
@@ -187,7 +188,7 @@ class VisibleJobs:
         allowed = self.types.get(job.type).stuck_after_seconds if job.type in self.types else None
         return health.is_stuck(job, self.now, allowed_seconds=allowed)
 
-    # Halt, resume, stop. If *versions* are given and the job's is not among them, Outdated is raised: nothing changes.
+    # Halt, resume, stop. If *versions* is given and lacks the version of the job, nothing changes: Outdated is raised.
 
     def halt(
         self,
@@ -229,7 +230,7 @@ class VisibleJobs:
         force: bool = False,
         versions: Collection[str] | None = None,
     ) -> JobRecord:
-        """End the job for good and roll back its work. Waits up to *wait* seconds until that is done.
+        """End the job for good and roll back its work. Waits up to *wait* seconds until it has stopped.
 
         *force* interrupts Python code that does not obey. Raises UnknownJob, NotAllowed, Outdated, StoreUnavailable.
         """

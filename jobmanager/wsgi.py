@@ -12,5 +12,6 @@ try:
     app = create_app()
 except ConfigError as error:
     print(f"The service cannot start. {error}", file=sys.stderr, flush=True)
-    # With this code, gunicorn's master ends instead of restarting the worker. With --preload, this is the master.
+    # With this exit code, gunicorn's master ends instead of restarting the worker. With --preload, this runs in the
+    # master.
     sys.exit(4)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
-#: The longest name that DNS allows (RFC 1035 §2.3.4), with brackets and a port.
+#: Longest text to parse: the 255 characters that DNS allows (RFC 1035 §2.3.4), two brackets and a port.
 _LONGEST = 263
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -26,9 +26,9 @@ class Host(NamedTuple):
     port: int | None
 
     def covers(self, other: Host) -> bool:
-        """Return True if *other* is this host; without a port, this host covers every port.
+        """Return True if *other* has this name and this port. If this host has no port, any port matches.
 
-        A missing port of *other* is 80 or 443: behind a proxy that ends TLS, only the client knows which.
+        A missing port of *other* counts as 80 and as 443: behind a proxy that ends TLS, only the client knows which.
 
         >>> Host("jobs.lan", None).covers(Host("jobs.lan", 8080)), Host("jobs.lan", 443).covers(Host("jobs.lan", None))
         (True, True)
@@ -52,7 +52,7 @@ class Host(NamedTuple):
 
 @lru_cache(maxsize=256)
 def parse(text: str) -> Host | None:
-    """Return the host that a Host header names; None if it is not valid.
+    """Return the host that a Host header names; None if the header is not valid.
 
     >>> parse("Jobs.LAN:8080"), parse("[0:0::1]"), parse("http://jobs.lan")
     (Host(name='jobs.lan', port=8080), Host(name='::1', port=None), None)
@@ -69,7 +69,7 @@ def parse(text: str) -> Host | None:
 
 
 def parse_origin(text: str) -> Host | None:
-    """Return the host and port that an Origin or a Referer names; None for `null` and for other schemes than HTTP.
+    """Return the host and port that an Origin or a Referer names; None unless it is a valid HTTP or HTTPS address.
 
     >>> parse_origin("https://jobs.lan/page?x#y"), parse_origin("null")
     (Host(name='jobs.lan', port=443), None)

@@ -48,17 +48,23 @@ class LogLimits:
 
     @property
     def longest_line(self) -> int:
-        """Most characters of one line: escaped, each takes at most six bytes, and the line has to fit in `bytes`."""
+        """Most characters of one line.
+
+        The line has to fit in `bytes`, and each character takes at most six bytes when it is escaped.
+        """
         return min(LONGEST_LINE, self.bytes // 8)
 
     def is_worth_dropping(self, size: LogSize) -> bool:
-        """Return True if a log exceeds a limit by a tenth. To drop lines one by one would cost more."""
+        """Return True if a log of this size exceeds a limit by more than a tenth.
+
+        Until then, no lines are dropped: to drop them one by one would cost more.
+        """
         return 10 * size.lines > 11 * self.lines or 10 * size.bytes > 11 * self.bytes
 
     def surplus(self, oldest: Iterable[Entry], size: LogSize) -> list[Entry]:
         """Return the entries to drop from a log of this *size*, so that the rest and a note are within the limits.
 
-        *oldest* yields the entries of the log, oldest first. No more are read than needed.
+        *oldest* yields the entries of the log, oldest first. Reads no more of them than needed.
         """
         lines, bytes_left = size.lines + 1, size.bytes + _NOTE_BYTES
         dropped: list[Entry] = []
@@ -85,7 +91,7 @@ class Entry:
     #: position in the log, or among the lines that are not stored yet
     number: int
     bytes: int
-    #: number of logged lines that it represents: a note represents the lines dropped before
+    #: number of logged lines that it represents: 1, or for a note the number of lines that were dropped
     stands_for: int = 1
 
 
@@ -112,7 +118,7 @@ def lines_noted(message: str) -> int:
 def line_text(message: str, *, longest: int = LONGEST_LINE) -> str:
     """Return *message* in a form that every database can store, of about *longest* characters at most.
 
-    Of a longer message, the beginning and the end stay: there, a traceback shows the call and the error.
+    The middle of a longer message is left out: a traceback shows the first call at its beginning, the error at its end.
     """
     left_out = len(message) - longest
     if left_out > 0:

@@ -12,8 +12,8 @@ from typing import Any
 
 JSON = Any
 
-#: Most levels of nested arrays and objects. Far below Python's recursion limit, which leaves fewer levels in a thread
-#: with a deeper stack: it could not read what another thread wrote. The serializer of answers handles 254 levels.
+#: Most levels of nested arrays and objects. Far below Python's recursion limit: near that limit, a thread with a deep
+#: stack could not read a value that another thread has written. The serializer of answers handles 254 levels.
 MAX_DEPTH = 100
 #: Most bytes of one value, as compact JSON in UTF-8.
 MAX_BYTES = 1 << 20
@@ -21,18 +21,19 @@ MAX_BYTES = 1 << 20
 #: Encode a value as compact JSON. Made once: json.dumps makes a new encoder at every call with options.
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
-#: A larger number may have more digits than Python converts.
+#: A larger integer is not plain (see _is_plain): it may have more digits than Python converts to text.
 _LARGEST_PLAIN = 2**63
-#: An object with so many plain entries of so many characters each is smaller than MAX_BYTES, even if all are escaped.
+#: Most entries of a plain object, and most characters of a plain text. A plain object is therefore smaller than
+#: MAX_BYTES, even if all of its characters are escaped.
 _FEW_ENTRIES = 64
 _SHORT_TEXT = 1024
 _LEFT_OUT = f"(left out: nested more than {MAX_DEPTH} levels deep)"
 
 
 def check_json(value: JSON, what: str) -> None:
-    """Raise TypeError or ValueError unless *value* can be stored as JSON. The message has *what* it is, and the limit.
+    """Raise TypeError or ValueError unless *value* can be stored as JSON. *what* names the value in the message.
 
-    It must be valid JSON, MAX_BYTES long at most, and nested MAX_DEPTH levels deep at most.
+    The value must be valid JSON, MAX_BYTES long at most, and nested MAX_DEPTH levels deep at most.
     """
     if _is_plain(value) or _is_plain_object(value):
         return
@@ -60,7 +61,10 @@ def showable(value: JSON) -> JSON:
 
 
 def _is_plain(value: object) -> bool:
-    """Return True for plain values, which need no trial encoding: that takes several times as long."""
+    """Return True for null, a short ASCII text, a bool or an integer of usual size.
+
+    These are valid without a trial encoding, which takes several times as long.
+    """
     if isinstance(value, str):
         return len(value) <= _SHORT_TEXT and value.isascii()
     return value is None or (isinstance(value, int) and -_LARGEST_PLAIN <= value <= _LARGEST_PLAIN)
@@ -75,8 +79,8 @@ def _is_plain_object(value: object) -> bool:
 def _check_shape(value: JSON, what: str) -> None:
     """Raise ValueError if *value* is nested too deep, or has so many items that it is certainly too large.
 
-    Stops at the first level that is too deep or too large, so a value that contains itself, or another value many
-    times, takes no longer.
+    Stops at the first level that is too deep or too large. So it ends soon even for a value that contains itself, or
+    that contains another value many times.
     """
     least = 0
     for level, containers in enumerate(_containers_by_level(value), 1):
@@ -96,7 +100,7 @@ def _containers_by_level(value: JSON) -> Iterator[list[Any]]:
 
 
 def _least_bytes(container: Any) -> int:
-    """Return the least number of bytes of an array or object, without the content of nested ones."""
+    """Return a lower bound of the bytes of an array or object as JSON, without the content of nested ones."""
     items = (*container, *container.values()) if isinstance(container, dict) else container
     # Each item takes at least one character, and a separator.
     return 2 * len(container) + sum(len(item) for item in items if isinstance(item, str))

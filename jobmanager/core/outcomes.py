@@ -50,7 +50,7 @@ class Settlement:
     run_at: datetime | None = None
 
 
-#: How often a failing call is made (None: the job's max_attempts), and the action that leads to the next try.
+#: By ending of a failed call: most tries of the call (None: the job's max_attempts), and the action for the next try.
 _TRIES: dict[Ending, tuple[int | None, Action]] = {
     Ending.RAISED: (None, Action.RETRY),
     Ending.CLEAN_RAISED: (CLEAN_ATTEMPTS, Action.RELEASE),

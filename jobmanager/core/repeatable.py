@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Repeatable(Generic[T]):
-    """Calls *make* for a new iterator each time. All of them have to yield the same items."""
+    """An iterable that calls *make* for each iteration. Each call has to return an iterator over the same items."""
 
     def __init__(self, make: Callable[[], Iterator[T]]) -> None:
         self._make = make
@@ -22,6 +22,6 @@ class Repeatable(Generic[T]):
 def repeatable(items: Iterable[T]) -> Iterable[T]:
     """Return an iterable that yields the same items each time: a copy, unless *items* is a Repeatable.
 
-    Other iterables may be empty at the second iteration, or may have changed.
+    The copy is needed because other iterables may be empty, or may have changed, at the second iteration.
     """
     return items if isinstance(items, Repeatable) else tuple(items)

@@ -82,7 +82,7 @@ TRANSITIONS: dict[tuple[Status, Action], Status] = {
     (_S.STOPPING, _A.YIELD): _S.STOPPED,
     (_S.STOPPING, _A.FAIL): _S.FAILED,  # clean failed for good
     (_S.STOPPING, _A.EXPIRE): _S.STOPPING,  # without an owner, to be claimed for clean
-    (_S.STOPPING, _A.RELEASE): _S.STOPPING,  # likewise
+    (_S.STOPPING, _A.RELEASE): _S.STOPPING,  # without an owner, to be claimed for clean
     (_S.FAILED, _A.RESUME): _S.SUBMITTED,  # continues from its last checkpoint; failures are counted from 0 again
     (_S.FAILED, _A.STOP): _S.STOPPING,  # roll back
 }
@@ -134,7 +134,7 @@ def allowed(status: Status) -> list[Action]:
 def advance(job_id: str, status: Status, action: Action, facts: Collection[Fact] = ()) -> Status:
     """Return the status that *action* leads to; the same status if the request is already fulfilled.
 
-    Raises NotAllowed, which names the status and the allowed actions.
+    *facts* are the facts that hold for the job. Raises NotAllowed, which names the status and the allowed actions.
 
     >>> advance("7", Status.RUNNING, Action.HALT)
     <Status.HALTING: 'halting'>

@@ -14,8 +14,8 @@ from jobmanager.core.values import JobRecord
 
 Values = dict[str, Any]
 
-#: The stored `run_at` of a job without a delay: a wall-clock time would delay the job if the clock is set back.
-#: Shown as the time of its submission.
+#: The stored `run_at` of a job without a delay. Not the time of its submission: if the clock is set back, that time
+#: would delay the job. A JobRecord shows the time of its submission instead.
 AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -32,7 +32,7 @@ class Move:
 
     def is_idle(self) -> bool:
         """Return True if a person requests a status that the job already has: there is nothing to write."""
-        # Each force on a stopping job is written, even a repeated one: its owner has to be notified.
+        # A forced stop of a stopping job is always written, even if it is repeated: the job's owner has to be notified.
         is_forced_on = self.to_status is Status.STOPPING and self.values.get("is_forced", False)
         return self.to_status is self.job.status and self.action in ASKED and not is_forced_on
 
@@ -73,17 +73,17 @@ def decide(job: JobRecord, action: Action, values: Values, *, max_crashes: int) 
 
 
 def _consequences(job: JobRecord, action: Action, to_status: Status, now: datetime) -> Values:
-    """Return the other columns to set when *action* moves a job to *to_status*."""
+    """Return the columns to set, besides the status, when *action* moves a job to *to_status*."""
     values: Values = {}
     if job.running_since is not None and (to_status not in ATTENDED or action in (Action.EXPIRE, Action.RELEASE)):
-        # If the lease expired, the end of the work is unknown: count no time after the lease.
+        # If the lease expired, the end of the work is unknown: count no time after the end of the lease.
         until = min(now, job.lease_expires_at) if action is Action.EXPIRE and job.lease_expires_at else now
         values |= {"running_since": None, "ran_seconds": job.run_seconds(until)}
     if to_status in FINAL or to_status is Status.FAILED:
         values |= {"finished_at": now, "owner": None, "lease_expires_at": None}
     match action:
         case Action.CLAIM:
-            # A force concerns the attempt before; it can be requested again.
+            # Force was meant for the attempt before. It can be requested again.
             values |= {"attempt": job.attempt + 1, "started_at": job.started_at or now, "is_forced": False}
             if to_status is Status.RUNNING:
                 values |= {"running_since": now, "asked_at": None}

@@ -50,12 +50,12 @@ class Worked:
     ran_seconds: float
 
     def run_seconds(self, now: datetime) -> float:
-        """Return the time at work so far, in seconds, without time in the queue or halted."""
+        """Return how long the job has run so far, in seconds. Time in the queue or halted does not count."""
         stretch = (now - self.running_since).total_seconds() if self.running_since else 0.0
         return self.ran_seconds + max(0.0, stretch)
 
     def rate(self) -> float | None:
-        """Return the units of work done per second at work, up to the last checkpoint; None if unknown."""
+        """Return the units of work done per second of running, up to the last checkpoint; None if unknown."""
         kept = self.checkpoint
         if not kept.done or kept.saved_at is None:
             return None
@@ -84,7 +84,7 @@ class JobRecord(Worked):
     #: higher is claimed first
     priority: int
     labels: dict[str, str]
-    #: tries in all before a failure is final
+    #: number of tries, the first included; the failure of the last one is final
     max_attempts: int
     #: longest time one attempt may run; None: no limit
     timeout_seconds: float | None
@@ -94,19 +94,19 @@ class JobRecord(Worked):
     submitted_at: datetime
     #: start of the first attempt
     started_at: datetime | None
-    #: start of the stretch of work under way; None: it does not run
+    #: start of the current attempt; None: it does not run
     running_since: datetime | None
     finished_at: datetime | None
-    #: time at work in all stretches that have ended, without time in the queue or halted
+    #: duration of all earlier attempts together, without time in the queue or halted
     ran_seconds: float
 
     #: number of executions so far; the fencing token of the current one
     attempt: int
-    #: errors raised by the job's code since the last resume
+    #: errors raised by the job's code; a stop, or the resume of a failed job, sets the number to 0
     failures: int
     #: how often its process died while running it, since it last saved a new cursor
     crashes: int
-    #: the process that holds it
+    #: name of the process that holds it
     owner: str | None
     lease_expires_at: datetime | None
 
@@ -134,13 +134,13 @@ class JobRecord(Worked):
         return not self.has_begun() and self.run_at > self.submitted_at
 
     def version(self) -> str:
-        """Return a hash of the job's state: every change gives another one, a checkpoint does not."""
+        """Return a hash of the job's state. Every transition changes the hash; a checkpoint does not."""
         state = [self.id, self.status, self.attempt, self.failures, self.is_forced]
         state += [self.run_at.isoformat(), self.asked_at and self.asked_at.isoformat()]
         return hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
 
     def expected_halt_seconds(self) -> float | None:
-        """Return how long a halt may take, by the gaps between checkpoints; None if the job does not run."""
+        """Return how long a halt may take: the average gap between checkpoints. None if unknown or not running."""
         return self.checkpoint.gap_seconds if self.running_since is not None else None
 
 
@@ -185,7 +185,7 @@ class NewJob:
     traceparent: str | None = None
 
     def fingerprint(self) -> str:
-        """Return a hash of the submission, without its key: equal only if the submissions are."""
+        """Return a hash of the submission, without its key. Equal hashes mean equal submissions."""
         asked = [self.type, self.args, self.priority, self.labels, self.max_attempts, self.timeout_seconds]
         asked.append(self.run_at.isoformat() if self.run_at else None)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -229,7 +229,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """A position in a list of jobs, which is ordered by submission."""
+    """The position of a job in a list. Lists are ordered by time of submission."""
 
     submitted_at: datetime
     number: int
@@ -237,10 +237,10 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """One page of a list of jobs, the newest first."""
+    """One page of a list of jobs, newest submission first."""
 
     jobs: list[JobRecord]
-    #: where the next page begins; None: this is the last page
+    #: the next page begins after this position; None: this is the last page
     next: Position | None
 
 
@@ -250,7 +250,7 @@ class BulkResult:
 
     #: ids of the jobs that changed
     changed: list[str]
-    #: ids of the jobs that did not, and why
+    #: by id of each job that did not change: the reason
     unchanged: dict[str, str]
 
 
@@ -292,7 +292,7 @@ class News:
     """A change, for subscribers."""
 
     change: Change
-    #: of the change's job, at the time of reading, which may be later than the change
+    #: the progress of the change's job when it was read, which may be later than the change
     progress: Progress
 
 
@@ -303,7 +303,7 @@ class Applied:
     job: JobRecord
     #: None: the job already was in the requested state
     change: Change | None
-    #: the job that the process has claimed in place of one that ended, if any
+    #: the job that was claimed in the same commit, for the slot of the job that ended; None: no job
     claimed: JobRecord | None = None
 
 
@@ -311,7 +311,7 @@ class Applied:
 class Wanted:
     """The jobs that a process may claim."""
 
-    #: names of its types
+    #: names of the job types that the process knows
     types: tuple[str, ...]
     #: by type: how many may run at once, over all processes
     max_running: dict[str, int]
@@ -319,7 +319,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """The work in the store for a process."""
+    """The pending work in the store for one process."""
 
     #: other processes have changed jobs that this one holds
     is_signalled: bool
@@ -329,7 +329,7 @@ class Outlook:
     has_due: bool
     #: there are stopping jobs to clean
     has_to_clean: bool
-    #: when the next delayed job is due
+    #: when the next delayed job, or delayed `clean`, is due; None: there is none
     next_due_at: datetime | None
 
 
@@ -339,15 +339,15 @@ Census = dict[tuple[str, Status], int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """Jobs that wait and jobs at work, over all processes."""
+    """The state of the queue and of the slots, over all processes."""
 
-    #: jobs that could run and wait for a slot
+    #: number of jobs that are due and wait for a slot
     depth: int
-    #: when the job that has waited longest began to wait
+    #: when the job that has waited longest began to wait; None: no job waits, or unknown
     oldest_at: datetime | None
-    #: jobs that hold a slot
+    #: number of jobs that hold a slot
     busy: int
-    #: by type: the oldest of the last checkpoints (or starts, if there is none since) of running jobs
+    #: by type: when the running job that has saved no checkpoint for the longest time last saved one, or started
     checkpoints: dict[str, datetime]
 
 
@@ -372,7 +372,7 @@ class Artifact:
     #: the name to save it under
     filename: str
     media_type: str
-    #: identifies the content: equal only if the bytes are
+    #: identifies the content: equal etags mean equal bytes
     etag: str
 
 
@@ -390,7 +390,10 @@ def storable(text: str, *, longest: int = 10_000) -> str:
 
 
 def finite(value: object, what: str) -> float | None:
-    """Return *value* as a finite float, or None. Raises TypeError or ValueError, whose texts name *what* it is."""
+    """Return *value* as a float, or None if it is None.
+
+    Raises TypeError or ValueError if it is not a finite number. *what* names the value in the message.
+    """
     if value is None:
         return None
     if isinstance(value, str) or not hasattr(value, "__float__"):

@@ -63,16 +63,16 @@ class Runner:
         clock: Callable[[], float] = time.monotonic,
         rng: Callable[[], float] = random.random,
     ) -> None:
-        """*predecessor* runs an earlier attempt, whose thread may still be unwinding. *rng* spreads retries."""
+        """*predecessor* runs an earlier attempt, whose thread may still be unwinding. *rng* varies retry delays."""
         self.job_id = record.id
         self.signals = Signals(clock)
-        #: was claimed only to clean, after another attempt's work
+        #: the job was claimed only to run `clean`, after the work of an earlier attempt
         self.is_cleaner = record.status is Status.STOPPING
         #: a new thread can continue from the cursor
         self.is_resumable = job_type.resumable
         self._store = store
         self._settings = settings
-        self._begin_claim = begin_claim  # returns which jobs may be claimed when this one ends
+        self._begin_claim = begin_claim  # returns which jobs may be claimed when the attempt ends
         self._on_end = on_end  # called with the last write; returns what the thread runs next
         self._predecessor = predecessor
         self._rng = rng
@@ -111,7 +111,7 @@ class Runner:
         return self._gate.is_parked()
 
     def holds_slot(self) -> bool:
-        """Return True if the job takes a slot: it has not halted, and its thread does more than clean."""
+        """Return True if the job takes a slot. A halted job takes none, nor does one claimed only to be cleaned."""
         return not self.is_cleaner and self._gate.holds_slot()
 
     def is_cleaning(self) -> bool:
@@ -123,7 +123,7 @@ class Runner:
         self._gate.apply_change(change)
 
     def wake(self, record: JobRecord) -> bool:
-        """Wake the parked thread for the attempt just claimed. Return False if it is leaving or has to end."""
+        """Wake the parked thread for the attempt just claimed. Return False if the thread is leaving or has to end."""
         return self._gate.wake(record)
 
     def interrupt(self, interrupt: Interrupt) -> None:
@@ -143,8 +143,8 @@ class Runner:
     def abandon(self, *, in_clean: bool) -> bool:
         """Release the job of a thread that does not end, so that the thread can write nothing more.
 
-        Return False and do nothing if the force targeted `start` but the thread is already in `clean`.
-        Does not retry. Raises LeaseLost if the attempt no longer owned the job, StoreUnavailable.
+        *in_clean*: the thread was in `clean` when force was requested. If it was not, but is by now, do nothing and
+        return False. Does not retry. Raises LeaseLost if the attempt no longer owned the job, StoreUnavailable.
         """
         if in_clean:
             self._lease.lose()
@@ -202,7 +202,7 @@ class Runner:
             following = self._on_end(self, self._last)
         return following
 
-    # The thread's own
+    # Called by the runner's own thread
 
     def _thread_name(self) -> str:
         return f"job-{self.job_id}-{self.attempt()}"
@@ -247,7 +247,10 @@ class Runner:
         )
 
     def _record(self, settlement: Settlement, unless: tuple[Status, ...], wanted: Wanted | None) -> Applied | None:
-        """Record the outcome of the attempt, and claim one of the jobs *wanted* in the same commit."""
+        """Record the outcome of the attempt, and claim one of the jobs *wanted* in the same commit.
+
+        If the claim fails, record the outcome only.
+        """
         record = self._lease.record
         try:
             return self._lease.settle(record, settlement, unless=unless, wanted=wanted, seen=record)
@@ -256,7 +259,7 @@ class Runner:
         except Exception:
             if wanted is None:
                 raise
-            # A fault of a waiting job must not keep the outcome of this one from being recorded.
+            # A fault of the waiting job must not keep the outcome of the ended one from being recorded.
             _log.exception("No other job could be claimed when job %s ended.", record.id)
             return self._lease.settle(record, settlement, unless=unless)
 

@@ -20,7 +20,7 @@ from jobmanager.engine.wakeup import StatusVersion
 from jobmanager.errors import StoreUnavailable, TooManyStreams
 from jobmanager.store import Store
 
-#: How often to look for progress. Changes are looked for whenever something has moved.
+#: How often to look for progress. Changes are also looked for whenever a commit is noticed.
 _PROGRESS_SECONDS = 0.5
 #: Least time between two reads: changes in between are read together.
 _PACE_SECONDS = 0.025
@@ -30,7 +30,7 @@ _HELD_SECONDS = 0.01
 _LONGEST_HOLD_SECONDS = 10.0
 #: Pause of the reader after a failure.
 _REST_SECONDS = 0.5
-#: How far the clocks that date checkpoints may differ.
+#: How much the clocks that set the times of checkpoints may differ.
 _CLOCK_SKEW = timedelta(seconds=2)
 #: Most changes read at once.
 _PAGE = 500
@@ -98,7 +98,7 @@ class Tail:
         return self._writers is not None
 
     def begin(self) -> None:
-        """Go to the last change, to read everything committed from now on. Waits for writes under way, up to 10 s.
+        """Go to the last change, to read everything committed from now on. Blocks for writes under way, up to 10 s.
 
         Raises StoreUnavailable.
         """
@@ -140,7 +140,7 @@ class Tail:
 
 
 def _without_gap(found: list[News], position: int) -> list[News]:
-    """Return the changes up to the first missing number."""
+    """Return the changes before the first number after *position* that is missing."""
     if found and found[-1].change.seq == position + len(found):
         return found
     expected = range(position + 1, position + 1 + len(found))
@@ -173,9 +173,9 @@ class Feed:
     # Called by other threads
 
     def subscribe(self, interest: Interest, *, after: int | None, read: ReadNews) -> Subscription:
-        """Return a subscription, from now on or from the changes numbered above *after*. The caller has to close it.
+        """Return a subscription, which the caller has to close. Raises TooManyStreams, StoreUnavailable.
 
-        Raises TooManyStreams, StoreUnavailable.
+        It begins with the changes numbered above *after*; None: with changes from now on.
         """
         with self._lock:
             if len(self._subscriptions) + self._reserved >= self._limit:
@@ -223,14 +223,14 @@ class Feed:
                     self._position = self._tail.position
             position = self._position
             if after is None or (after > position and after > self._store.last_change()):
-                after = position  # a number of another store, or from before this one was restored
+                after = position  # *after* is from another store, or from before a restore
             subscription = Subscription(self, interest, after, read)
             subscription.is_behind = after < position
             with self._lock:
                 if self._is_over:
                     subscription.end()
                 elif not self._is_read:
-                    self._start_reader()  # waits for the lock; raises RuntimeError if there are no more threads
+                    self._start_reader()  # the reader waits for the lock; RuntimeError: no more threads
                     self._is_read = True
                 self._subscriptions.append(subscription)
         return subscription
@@ -303,8 +303,8 @@ class Feed:
 class Subscription:
     """The queue of one subscriber, and its position. For one thread, except `put` and `end`.
 
-    Begins with the changes in the store above *after*. If a slow subscriber lets the queue grow too long, the queue is
-    dropped, and the subscriber reads from the store again.
+    Begins with the changes numbered above *after*, read from the store. If a slow subscriber lets the queue grow too
+    long, the queue is dropped, and the subscriber reads from the store again.
     """
 
     def __init__(self, feed: Feed, interest: Interest, after: int, read: ReadNews) -> None:
@@ -319,10 +319,10 @@ class Subscription:
         self._read = read
         self._came = threading.Condition()  # guards _waiting, _reached; notified when they change, and at the end
         self._waiting: list[Message] = []
-        self._reached = after  # the position once _waiting is taken
+        self._reached = after  # the position when all of _waiting have been taken
 
     def next_events(self, timeout_seconds: float) -> list[Message]:
-        """Return the next messages, as soon as there are any; an empty list after *timeout_seconds*, or earlier.
+        """Block until there are messages, and return them. Return an empty list after *timeout_seconds*, or earlier.
 
         Raises StoreUnavailable, also when the service shuts down.
         """
@@ -342,7 +342,7 @@ class Subscription:
         self._feed.leave(self)
 
     def put(self, messages: list[Message], position: int) -> None:
-        """Queue the messages of interest. Called by the feed, whose *position* includes these messages."""
+        """Queue the messages of interest. Called by the feed; with these, it has put all changes up to *position*."""
         if self.is_behind:
             return
         wanted = [one for one in messages if self._interest.covers(one)]

@@ -40,7 +40,7 @@ class Claimer:
         clock: Callable[[], float],
         rng: Callable[[], float],
     ) -> None:
-        """*wake* wakes the dispatcher: a slot came free, or there may be more to claim."""
+        """*wake* wakes the dispatcher. It is set when a slot came free, or when there may be more to claim."""
         self._store = store
         self._registry = registry
         self._settings = settings
@@ -63,7 +63,8 @@ class Claimer:
                 # Cleaning takes no slot: a job that is ending should not keep another one from running.
                 self._launch_all(self._store.claim_to_clean(self._slots.free_cleaners(), types=types))
             if outlook.has_due and self._store.queue_due():
-                # Even if no slot is free: a thread whose job ends claims only from the queue. Look again for more.
+                # Needed even if no slot is free: a thread whose job ends claims only from the queue.
+                # More jobs may be due than one call queues: look again.
                 self._wake.set()
             free = self._slots.free_slots()
             if outlook.has_waiting and free > 0:
@@ -77,7 +78,7 @@ class Claimer:
         for record in claimed:
             self._launch(record)
         if claimed:
-            self._wake.set()  # look again: a bounded type is claimed one job at a time, and slots may have come free
+            self._wake.set()  # look again: types with max_running are claimed one job at a time, and slots may be free
 
     def _launch(self, record: JobRecord) -> None:
         """Wake the job's parked thread, or start a new one. Release the job if the system has no more threads."""
@@ -97,7 +98,7 @@ class Claimer:
                 # Its lease will expire. LeaseLost would end the dispatcher.
                 _log.warning("Job %s could not be released: %s", record.id, error)
 
-    # In the threads of jobs too
+    # Called in the threads of jobs, too
 
     def _wake_or_make_runner(self, record: JobRecord) -> Runner | None:
         """Return a new runner for a claimed job, or wake its parked thread and return None."""
@@ -121,7 +122,7 @@ class Claimer:
     def _begin_claim(self, runner: Runner) -> Wanted | None:
         """Return which jobs the runner's thread may claim into its slot when its job ends; None if it may not claim.
 
-        From then on, changes of jobs without a runner here are kept for the thread.
+        If it may claim, changes of jobs without a runner in this process are kept for the thread from now on.
         """
         if self._is_closing() or runner.is_cleaner or self._slots.free_slots() < 0:
             return None

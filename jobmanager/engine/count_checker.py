@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 class CountChecker:
-    """Starts a thread per check: for ten million jobs it takes seconds, in which the dispatcher has to do its work."""
+    """Starts a thread for each check. A check of ten million jobs takes seconds, and must not block the dispatcher."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

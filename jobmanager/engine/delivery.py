@@ -27,7 +27,10 @@ class Delivery:
             self._deliver_to(runner, change, is_forced=is_forced)
 
     def deliver_early(self, claimant: object) -> None:
-        """Deliver the changes that arrived while *claimant* claimed, unless another claimant may still need them."""
+        """Deliver the changes that were kept while *claimant* claimed jobs.
+
+        A change that another claimant may still need is not delivered yet.
+        """
         for change, is_forced in self._slots.end_claim(claimant):
             runner = self._slots.recipient_after_claim(change, is_forced=is_forced)
             if runner is not None:

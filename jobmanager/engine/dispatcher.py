@@ -36,7 +36,8 @@ _EXPIRE_SECONDS = 1.0
 _LOG_SECONDS = 1.0
 #: How often to remove old finished jobs, if the settings say so, and old idempotency keys.
 _PRUNE_SECONDS = 5.0
-#: How often to check the counts of jobs. Processes of an earlier version, as during a deployment, do not update them.
+#: How often to check the counts of jobs. Processes of an earlier version do not update the counts. Such processes may
+#: run during a deployment.
 COUNT_SECONDS = 3600.0
 #: Delay of the first check after the start: by then, the processes of the earlier version have ended.
 FIRST_COUNT_SECONDS = 60.0
@@ -47,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Runs the jobs of one process. Its threads: the dispatcher, one per job at work, the feed's reader, the checker.
+    """Runs the jobs of one process. Its threads: the dispatcher, one per job, the feed's reader, the count checker.
 
     Other threads may call the methods from `start` to `runners`.
     """
@@ -62,7 +63,7 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         rng: Callable[[], float] = random.random,
     ) -> None:
-        """*clock* returns monotonic seconds; *rng* spreads retries, from 0 to 1."""
+        """*clock* returns monotonic seconds. *rng* returns random numbers from 0 to 1, which vary retry delays."""
         self._store = store
         self._registry = registry
         self._settings = settings
@@ -112,7 +113,10 @@ class Engine:
         self.thread.start()
 
     def begin_shutdown(self, grace_seconds: float) -> None:
-        """Stop claiming and hand over running jobs in *grace_seconds*. Does not block; safe in a signal handler."""
+        """Stop claiming, and begin to hand over running jobs. Does not block; safe in a signal handler.
+
+        Jobs that do not reach a checkpoint within *grace_seconds* are handed over as they are.
+        """
         self._deadline = min(self._deadline, self._clock() + grace_seconds)
         self._is_closing = True
         self._wake.set()
@@ -129,7 +133,10 @@ class Engine:
         self._count_checker.join(max(0.0, self._deadline - self._clock()))
 
     def deliver(self, applied: Applied) -> None:
-        """Deliver a change to its job's thread, if this process has one. This process has committed the change."""
+        """Deliver a change to its job's thread, if this process runs the job. Wake all waiting threads.
+
+        Call this after each commit of a change.
+        """
         if applied.change is not None:
             self._delivery.deliver(applied.change, is_forced=applied.job.is_forced)
         self.notify()
@@ -158,7 +165,7 @@ class Engine:
         return self._feed.subscribe(interest, after=after, read=read)
 
     def runners(self) -> list[Runner]:
-        """Return the runners of this process, those of halted jobs too."""
+        """Return the runners of this process, including those of halted jobs."""
         return self._slots.runners()
 
     def _start_reader(self) -> None:
@@ -194,10 +201,10 @@ class Engine:
 
     def _turn(self, watch: Watch) -> None:
         if self._is_closing:
-            # First, as it needs no store: threads that wait for a store that is away have to end too.
+            # First, because this needs no store: threads that wait for an unavailable store have to end, too.
             self._feed.end()
             self._interrupt_all()
-        # Before the store is called, for the same reason.
+        # Before the store is called, because the watchdog has to act even if the store is unavailable.
         self._watchdog.check()
         is_woken = self._wake.take()
         has_moved = watch.has_moved() or self._is_behind
@@ -240,12 +247,13 @@ class Engine:
 
     def _expire(self) -> None:
         if self._clock() - self._leases_renewed_at > self._settings.lease_seconds / 3:
-            # The store was away, or this process was frozen. Renew our leases first, or we would expire our own jobs.
+            # The store was unavailable, or this process was frozen. Renew our leases first, or we would expire our own
+            # jobs.
             self._renew_leases()
         for applied in self._store.expire():
             self._observers.job_changed(applied)
             if applied.change is not None:
-                # It may have been ours, if this process was frozen for longer than a lease.
+                # If this process was frozen for longer than a lease, the job may have been ours.
                 self._interrupt_expired(applied.change)
             self.notify()
 
@@ -281,7 +289,7 @@ class Engine:
 
 
 class _Timer:
-    """Calls a function every *seconds*, as long as `run_if_due` is called."""
+    """Calls a function every *seconds*, from inside `run_if_due`, which the dispatcher calls often."""
 
     def __init__(
         self, seconds: float, call: Callable[[], None], clock: Callable[[], float], *, first_seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""Interrupt a job's code from another thread, and only there: never in the store, a checkpoint, a log line or `clean`.
+"""Interrupt a job's own code from another thread, but never a checkpoint, a log line, `clean` or a call of the store.
 
 This module decides neither when force is due (see watchdog.py) nor what happens after it.
 """
@@ -31,10 +31,10 @@ class ForceWindow:
         self._is_force_due = False
 
     def force(self) -> None:
-        """Raise StopRequested inside the job's Python code, wherever it is; in C code, only when that returns.
+        """Raise StopRequested inside the job's Python code, wherever it is. C code is interrupted when it returns.
 
         Not raised while the window is closed; delayed while the job logs. Source: PyThreadState_SetAsyncExc (C API).
-        If it strikes between two rounds of a loop, Python 3.12 and later skip the `except` and `finally` around the
+        If force strikes between two rounds of a loop, Python 3.12 and later skip the `except` and `finally` around the
         loop in the same function (https://github.com/python/cpython/issues/130279).
         """
         with self._lock:
@@ -53,7 +53,7 @@ class ForceWindow:
             return code()
         finally:
             with self._lock:
-                # Without its thread, too: from here on, force would hit another job in this thread.
+                # Clear the thread, too: it runs another job next, which force must not hit.
                 self._thread_id, self._is_open = None, False
 
     def close(self) -> bool:
@@ -63,13 +63,13 @@ class ForceWindow:
         return was_open
 
     def restore(self, was_open: bool) -> None:
-        """Return to the job's code from a checkpoint."""
+        """Set the window as it was before `close`, when a checkpoint returns to the job's code."""
         with self._lock:
             self._is_open = was_open
 
     @contextmanager
     def delayed(self) -> Iterator[None]:
-        """Delay force while the job's code logs: a logging lock left held would block every thread that logs."""
+        """Delay force while the job's code logs. Otherwise, a logging lock might stay held, and block other threads."""
         with self._lock:
             was_open, self._is_open = self._is_open, False
             self._is_logging = was_open

@@ -1,7 +1,7 @@
 """The gate behind checkpoint(): save, obey signals, park, wake.
 
 This module calls only the hooks of a checkpoint (`flush`, `details`, `halt`, `resume`). It ends no attempt itself: it
-raises in the job's code.
+raises an Interrupt, which unwinds the job's code.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Gate:
                 self.signals.ask_stop()
 
     def wake(self, record: JobRecord) -> bool:
-        """Wake the parked thread for the attempt just claimed. Return False if it is leaving or has to end."""
+        """Wake the parked thread for the attempt just claimed. Return False if the thread is leaving or has to end."""
         with self._lock:
             if not self._is_parked or self._is_leaving or self.signals.interrupt is not None:
                 return False
@@ -167,7 +167,7 @@ class Gate:
         return self._unwinding is not None or isinstance(self.signals.interrupt, Unwind)
 
     def begin_clean(self) -> None:
-        """Ignore halts and stops from now on, and forget that the attempt was unwound from its park."""
+        """Ignore halts and stops from now on, and cancel the Unwind of a thread that was parked for too long."""
         self._unwinding = None
         self.signals.ignore_requests()
 
@@ -179,14 +179,14 @@ class Gate:
             self._lease.replace_record(record)
 
     def save(self, job: Job) -> Status:
-        """Save the checkpoint if it is new, renew the lease, and return the job's status. Raises LeaseLost."""
+        """Save the checkpoint if there is a new one, renew the lease, and return the job's status. Raises LeaseLost."""
         self._lease.raise_if_lost()
         if job.is_dirty and not self._lease.is_cleaning():
             job.flush()
         return self.save_without_flush(job)
 
     def save_without_flush(self, job: Job) -> Status:
-        """Do the same as `save`, but without `flush`: when `start` has returned, the job's files may be closed."""
+        """Save like `save`, but do not call `flush`: after `start` has returned, the job's files may be closed."""
         self._lease.raise_if_lost()
         saved, details = None, None
         if job.is_dirty and not self._lease.is_cleaning():
@@ -198,7 +198,7 @@ class Gate:
                 lambda: self._store.checkpoint(record.id, record.attempt, saved, details, lines)
             )
         job.is_dirty = False
-        # Not by _clock: Job compares it with this one.
+        # Not from _clock: Job compares `due` with time.monotonic().
         self.due = time.monotonic() + self._settings.checkpoint_seconds
         return status
 
@@ -233,7 +233,7 @@ class Gate:
     def _park(self, job: Job) -> None:
         """Record the halt, give the slot back, and block until woken. Return if the job goes on.
 
-        Raises an Interrupt if the attempt has to end, Unwind also if it was parked for JOBMANAGER_PARK_SECONDS.
+        Raises an Interrupt if the attempt has to end: after JOBMANAGER_PARK_SECONDS, this is Unwind.
         """
         while not self._record_halt():
             status = self._renew_lease()

@@ -1,4 +1,4 @@
-"""Call a job's `start`, and its `clean` after a stop. Only this module does; gate.py calls the hooks of a checkpoint.
+"""Call a job's `start`, `stop` and `clean`; gate.py calls the hooks of a checkpoint.
 
 Turns an exception of the job's code into an outcome. Does not record outcomes (see attempt.py). Needs no database:
 jobmanager.testing makes the same calls, with a store in memory.
@@ -22,7 +22,7 @@ from jobmanager.registry import parse_args
 
 
 class JobCalls:
-    """Makes the instances of one job, and calls their `start` and `clean`. For the job's thread."""
+    """Makes the instances of one job, and calls their `start`, `stop` and `clean`. For the job's thread."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class JobCalls:
 
         def begin() -> Any:
             nonlocal job
-            # A force that came earlier has hit no code of the job, and is not repeated.
+            # Force that was requested before this point has interrupted no code of the job, and is not repeated.
             self._gate.raise_if_over()
             job = made
             return made.start()
@@ -97,7 +97,7 @@ class JobCalls:
         return job
 
     def _outcome_of(self, error: BaseException, job: Job | None) -> Outcome:
-        """Return the outcome for an exception of `start`. An Interrupt that was not requested is the job's error."""
+        """Return the outcome for an exception of `start`. An Interrupt that was not requested counts as a failure."""
         if self._lease.is_lost():
             return Outcome(ending=Ending.LOST)
         if isinstance(error, StopRequested) and self._gate.signals.stop.is_set():
@@ -105,7 +105,7 @@ class JobCalls:
             return Outcome(ending=Ending.INTERRUPTED)
         if self._gate.has_to_unwind() and _is_caused_by_unwind(error):
             if not isinstance(error, Unwind):
-                self._log.keep_traceback(error)  # for the log only: the job goes on later all the same
+                self._log.keep_traceback(error)  # for the log only: the job goes on later even so
             return Outcome(ending=Ending.UNWOUND)
         self._save_after_failure(job)
         return self._failure(Ending.RAISED, error)
@@ -138,7 +138,7 @@ class JobCalls:
             self._log.keep_traceback(error)
 
     def _reload_for_clean(self) -> None:
-        """Load the job again, to clean it. Raises LeaseLost if another attempt has to do that now."""
+        """Load the job again, to clean it. Raises LeaseLost if this attempt no longer owns the job."""
         self._lease.raise_if_lost()
         before = self._lease.record
         record = self._lease.retrying(lambda: self._store.get(before.id))

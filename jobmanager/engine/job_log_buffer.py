@@ -21,9 +21,10 @@ _formatter = logging.Formatter()
 
 
 class JobLogBuffer:
-    """Collects the lines that a job logs until they are stored. Not a Handler: making one takes a lock of all threads.
+    """Collects the lines that a job logs until they are stored.
 
-    Keeps no more lines than the store does, since a job may log while the store does not answer.
+    Keeps no more lines than the store does, since a job may log while the store does not answer. Not a logging.Handler:
+    to make a Handler takes a lock that all threads share.
     """
 
     def __init__(self, attempt: int, now: Callable[[], datetime], limits: LogLimits) -> None:
@@ -39,7 +40,7 @@ class JobLogBuffer:
         """Keep one record, with its traceback if it has one."""
         try:
             message = _formatter.format(record)
-        except Exception:  # the job's arguments do not fit its text, or cannot be converted
+        except Exception:  # the arguments do not fit the text, or cannot be converted
             message = str(record.msg)
         self._keep(record.levelname, message)
 
@@ -105,7 +106,7 @@ class JobLogger(logging.Logger):
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
         """Return True if lines of that level are kept.
 
-        Takes no lock, unlike the inherited method: force that strikes in between would leave logging's own lock held,
+        Takes no lock. The inherited method takes logging's own lock: if force struck then, that lock would stay held,
         and every thread that logs would block.
         """
         return level >= self.level and level > self.manager.disable

@@ -96,7 +96,10 @@ class Lease:
             self._is_lost = True
 
     def lose_unless_cleaning(self) -> bool:
-        """Note that the attempt may write nothing more, and return True; if the thread cleans, only return False."""
+        """Note that the attempt may write nothing more, and return True.
+
+        If the thread is in `clean`, or about to call it, do nothing and return False.
+        """
         with self._lock:
             if self._is_cleaning:
                 return False
@@ -114,7 +117,10 @@ class Lease:
             raise LeaseLost(self.job_id)
 
     def settle(self, record: JobRecord, settlement: Settlement, **how: Any) -> Applied | None:
-        """Write the outcome of the attempt, and report it to the observers. *how*: see Store.settle. Does not retry."""
+        """Write the outcome of the attempt, and report it to the observers. *how*: see Store.settle.
+
+        Returns None if nothing was written. Does not retry. Raises LeaseLost.
+        """
         try:
             applied = self._store.settle(record.id, record.attempt, settlement, **how)
         except LeaseLost:
@@ -125,7 +131,10 @@ class Lease:
         return applied
 
     def retrying(self, call: Callable[[], T]) -> T:
-        """Call the store, and retry while it does not answer. Raises LeaseLost, or the interrupt of the attempt."""
+        """Call the store, and retry while it does not answer.
+
+        Raises LeaseLost. If the attempt has to end while the store does not answer, raises the attempt's interrupt.
+        """
         while True:
             try:
                 return call()
@@ -133,7 +142,7 @@ class Lease:
                 self.lose()
                 raise
             except StoreUnavailable as error:
-                # A timed-out attempt retries too: its progress can be saved when the store is back.
+                # A timed-out attempt goes on retrying: its progress can be saved when the store answers again.
                 if self._signals.interrupt is not None and not isinstance(self._signals.interrupt, TimedOut):
                     raise self._signals.interrupt from error
                 time.sleep(_STORE_RETRY_SECONDS)

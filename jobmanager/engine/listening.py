@@ -1,6 +1,6 @@
 """Decide how long the dispatcher may sleep before it polls the store again.
 
-Waking up is most of an idle process's cost: the intervals below trade it for the time until a commit is noticed.
+An idle process spends most of its CPU time on waking up. Longer intervals save CPU, but a commit is noticed later.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from datetime import datetime
 from jobmanager.engine.wakeup import Alarm
 from jobmanager.store import Watch
 
-#: Poll interval for commits of other processes. Notifications wake the engine sooner, but at most this often, and they
-#: may be lost.
+#: Poll interval for commits of other processes. Notifications wake the engine sooner, but no more often than this. They
+#: may be lost, so polling is needed all the same.
 WATCH_SECONDS = 0.02
 #: Poll interval of an idle process that cannot receive notifications.
 DEAF_WATCH_SECONDS = 0.04
@@ -27,7 +27,7 @@ class Listener:
     """Lets the dispatcher sleep until there may be something to do. For the dispatcher's thread."""
 
     def __init__(self, wake: Alarm, now: Callable[[], datetime], clock: Callable[[], float] = time.monotonic) -> None:
-        """*now* returns the store's time, which jobs become due by."""
+        """*now* returns the time by the store's clock, which decides when a job is due."""
         self._wake = wake
         self._now = now
         self._clock = clock

@@ -1,4 +1,4 @@
-"""Tell observers (metrics, traces) what happens to jobs, once it is committed.
+"""Report what happened to jobs to observers (metrics, traces), after it was committed.
 
 The manager reports submissions and requests; the engine reports claims, the outcomes of attempts, and jobs that it took
 back. Each process reports only its own commits.
@@ -26,10 +26,10 @@ class Observer(Protocol):
         """Note that a job was claimed."""
 
     def attempt_ended(self, job_id: str, applied: Applied | None) -> None:
-        """Note the outcome of an attempt, or its halt; None if the attempt had lost its lease."""
+        """Note the outcome of an attempt, or its halt. *applied* is None if the attempt had lost its lease."""
 
     def job_changed(self, applied: Applied) -> None:
-        """Note a change for whatever reason: a request, the outcome of an attempt, an expired lease."""
+        """Note a change, whatever its cause: a request, the outcome of an attempt, an expired lease."""
 
 
 class Observers:

@@ -19,12 +19,12 @@ class Slots:
         # Guards the two fields below. Never held while calling the store; a runner's locks may be taken inside.
         self._lock = threading.Lock()
         self._runners: dict[str, Runner] = {}
-        # By claiming thread: changes of jobs without a runner here, and whether force was asked for, since the claim
-        # began. The thread may be claiming one of these jobs.
+        # By claiming thread: the changes, since its claim began, of jobs without a runner here, and whether force was
+        # requested. The thread may be claiming one of these jobs.
         self._changes_during_claim: dict[object, list[tuple[Change, bool]]] = {}
 
     def runners(self) -> list[Runner]:
-        """Return the runners, those of halted jobs too."""
+        """Return the runners, including those of halted jobs."""
         with self._lock:
             return list(self._runners.values())
 
@@ -55,7 +55,7 @@ class Slots:
             self._runners[runner.job_id] = runner
 
     def remove(self, runner: Runner, *, following: Runner | None = None) -> None:
-        """Remove a runner, unless its job has another one by now, and add the one that its thread continues with."""
+        """Remove a runner, unless its job has another one by now. Add *following*, which its thread runs next."""
         with self._lock:
             if self._runners.get(runner.job_id) is runner:
                 del self._runners[runner.job_id]
@@ -82,7 +82,7 @@ class Slots:
                 for changes in self._changes_during_claim.values():
                     changes.append((change, is_forced))
                 return None
-            # An earlier attempt's runner: it has lost its lease.
+            # Otherwise an earlier attempt's runner, if any: the change makes it notice that it has lost its lease.
             return runner or self._runners.get(change.job_id)
 
     def recipient_after_claim(self, change: Change, *, is_forced: bool) -> Runner | None:

@@ -7,7 +7,7 @@ import select
 import threading
 import weakref
 
-#: More bytes than an alarm's pipe can hold when it is cleared: each thread writes one at most.
+#: How many bytes to read from an alarm's pipe to clear it. The pipe contains fewer: each thread writes one at most.
 _MOST_BYTES = 4096
 
 
@@ -61,7 +61,7 @@ class StatusVersion:
         self._waiting = 0  # threads in `wait`
 
     def value(self) -> int:
-        """Return the number."""
+        """Return the current number, to be passed to `wait`."""
         return self._value
 
     def grow(self) -> None:
@@ -71,7 +71,7 @@ class StatusVersion:
             self._grown.notify_all()
 
     def has_waiting(self) -> bool:
-        """Return True if a thread waits."""
+        """Return True if any thread is in `wait`."""
         return self._waiting > 0
 
     def wait(self, seen: int, timeout_seconds: float) -> None:

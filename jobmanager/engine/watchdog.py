@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Interrupts runners when their time is up. Any thread may call `schedule_force`, the dispatcher calls `check`."""
+    """Interrupts runners when their time is up. Any thread may call `schedule_force`. The dispatcher calls `check`."""
 
     def __init__(self, slots: Slots, *, on_abandoned: Callable[[], None], clock: Callable[[], float]) -> None:
         """*on_abandoned* is called when a thread was abandoned and a slot came free."""
@@ -35,12 +35,12 @@ class Watchdog:
         self._scheduled: dict[Runner, _Force] = {}
 
     def schedule_force(self, runner: Runner, change: Change) -> None:
-        """Schedule force, after the runner had ANSWER_SECONDS to obey a stop. *change* is the stop with force."""
+        """Schedule force for when the runner has had ANSWER_SECONDS to obey the stop. *change* is the forced stop."""
         now = self._clock()
         asked_at = runner.signals.stop_asked_at
         strikes_at = max(now, (now if asked_at is None else asked_at) + ANSWER_SECONDS)
         with self._lock:
-            # Otherwise the attempt has ended meanwhile, or began after the request.
+            # If not, the attempt has ended meanwhile, or began after the request.
             if self._is_held(runner) and runner.attempt() <= change.attempt:
                 in_clean = runner.is_cleaning()
                 before = self._scheduled.get(runner)
@@ -92,6 +92,6 @@ class _Force:
 
     #: when the job's code is interrupted (monotonic)
     strikes_at: float
-    #: the thread was in `clean` at the request; the thread is abandoned only if that has not changed
+    #: True: the thread was in `clean` at the request. It is abandoned only if this has not changed
     in_clean: bool
     has_struck: bool = False

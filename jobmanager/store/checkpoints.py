@@ -21,7 +21,7 @@ from jobmanager.store.schema import to_json
 
 
 class Checkpoints:
-    """Saves checkpoints, each in one commit with the lines of the log before it."""
+    """Saves checkpoints, each in one commit with the log lines that the job wrote before it."""
 
     def __init__(self, database: Database, logs: JobLogs, owner: Owner) -> None:
         self._database = database
@@ -34,8 +34,8 @@ class Checkpoints:
         """Save a checkpoint of an attempt of this process, renew its lease, and return the job's current status.
 
         *saved* is None if nothing is new since the last checkpoint; its `seq` and `saved_at` are set here. A cursor of
-        None never replaces a saved one; a cursor that differs from it resets `crashes`. Committed when this returns.
-        Raises LeaseLost or StoreUnavailable.
+        None leaves the saved cursor as it is. A cursor that differs from the saved one resets `crashes`. Committed when
+        this returns. Raises LeaseLost or StoreUnavailable.
         """
         values: Values = {"lease_expires_at": self._owner.lease_end()}
         if saved is not None:

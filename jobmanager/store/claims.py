@@ -1,6 +1,7 @@
 """Claim jobs for this process: waiting ones to run, and stopping ones without an owner to clean.
 
-Safe with any number of processes: each job is claimed by one. Does not start the jobs; lifecycle.py writes the claim.
+Safe with any number of processes: only one of them can claim a job. Does not start the jobs. lifecycle.py writes the
+claim.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Claims:
     def _claim(
         self, connection: Connection, query: Callable[[tuple[str, ...]], Select[Any]], wanted: Wanted, limit: int
     ) -> list[JobRecord]:
-        """Claim up to *limit* of the wanted jobs, found by *query* for their types."""
+        """Claim up to *limit* of the wanted jobs. *query* returns the query that finds jobs of some types."""
         if wanted.max_running:
             self._database.acquire_lock(connection, "bounded claim")
         full = _full_types(connection, wanted.max_running)

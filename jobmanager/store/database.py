@@ -1,6 +1,6 @@
-"""What the store needs of a database. Implemented by sqlite.Database and postgresql.Database.
+"""The interface between the store and its database. Implemented by sqlite.Database and postgresql.Database.
 
-The interface only: nothing here connects, and nothing knows what a statement means for a job.
+Nothing here connects, and nothing knows what a statement means for a job.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Watch(Protocol):
         """Return a descriptor that becomes readable after a commit; None if the caller has to poll `has_moved`."""
 
     def close(self) -> None:
-        """Release its resources."""
+        """Release the resources of the watch."""
 
 
 class Database(Protocol):
@@ -40,34 +40,34 @@ class Database(Protocol):
     engine: Engine
     #: the engine for reading
     reader: Engine
-    #: the lease clock starts again whenever the machine boots
+    #: True: the lease clock starts at zero whenever the machine boots
     has_boot_clock: bool
 
     def now(self) -> datetime:
-        """Return the time to record."""
+        """Return the current time, by the clock that all recorded times use."""
 
     def lease_now(self) -> datetime:
-        """Return the time by the clock that leases are judged by, which setting the wall clock does not change."""
+        """Return the current time by the clock for leases. To set the wall clock does not change it."""
 
     # Transactions
 
     def run(self, write: Callable[[Connection], T]) -> T:
-        """Run *write* in a transaction, commit, and return its result; raises its exception, or StoreUnavailable."""
+        """Run *write* in a transaction, commit, and return its result. Raises as *write* does, or StoreUnavailable."""
 
     def run_together(self, write_all: Callable[[Connection, list[Item]], list[T]], item: Item) -> T:
-        """Run *write_all* for the items of several threads in one commit, and return its result for *item*."""
+        """Run *write_all* for the items of several threads in one commit. Return its result for *item*; see `run`."""
 
     def begin_alone(self) -> AbstractContextManager[Connection]:
         """Open a transaction for changes of the schema, which excludes other processes that change it."""
 
     def acquire_lock(self, connection: Connection, name: str) -> None:
-        """Acquire a lock between processes, held until the transaction ends."""
+        """Acquire the lock *name*, which excludes transactions of other processes until this one ends. Blocks."""
 
     def announce(self, connection: Connection) -> None:
         """Mark the transaction: its commit will wake the processes that watch."""
 
     def change_writers(self) -> set[str]:
-        """Return the ids of open transactions that may have taken numbers of changes without committing them yet."""
+        """Return the ids of open transactions that may already have taken the numbers of their changes."""
 
     def watch(self) -> Watch:
         """Return a watch on commits, for one thread."""
@@ -84,7 +84,7 @@ class Database(Protocol):
         """Run a prepared insert once per row of *columns* and return the numbers of the new rows."""
 
     def read(self, query: Select[Any], parameters: Parameters) -> Rows:
-        """Run a prepared query in no transaction and return its rows; raises DBAPIError."""
+        """Run a prepared query outside of a transaction and return its rows; raises DBAPIError."""
 
     def insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
         """Return an insert of this dialect, which supports ON CONFLICT."""

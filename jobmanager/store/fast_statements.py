@@ -57,7 +57,7 @@ class Prepared:
         Returns the total number of rows changed or inserted. Raises DBAPIError.
         """
         try:
-            with closing(connection.cursor()) as cursor:  # else an exception that is kept would keep the file open
+            with closing(connection.cursor()) as cursor:  # otherwise, a kept exception would keep the file open
                 if len(next(iter(columns.values()))) == 1:
                     row = {name: value for name, (value,) in columns.items()}
                     cursor.execute(self.text, self.bound({**shared, **row}))

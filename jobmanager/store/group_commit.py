@@ -43,7 +43,7 @@ class _Entry:
         self.error: BaseException | None = None
         self.is_kept = False  # committed
         self.is_done = False  # its thread may continue
-        self.wake = threading.Lock()  # released when it is done, or when its thread has to lead
+        self.wake = threading.Lock()  # released when the write is done, or when its thread has to lead
         self.wake.acquire()
 
 
@@ -53,11 +53,11 @@ class GroupCommit:
     def __init__(
         self, begin: Callable[[], AbstractContextManager[Connection]], *, largest: int = _LARGEST_BATCH
     ) -> None:
-        """*largest*: a batch with this many writes does not take in those that arrive while it is written."""
+        """*largest*: a batch that has reached this size takes in no more writes that arrive meanwhile."""
         #: opens a write transaction; leaving it commits
         self.begin = begin
         self.largest = largest
-        #: monotonic time at which the leader began to wait for the write lock
+        #: monotonic time at which the leader began to wait for the write lock; None if it does not wait
         self.asked_at: float | None = None
         self._lock = threading.Lock()  # guards waiting and _leader; never held during a transaction
         #: writes that no leader has taken yet
@@ -77,8 +77,8 @@ class GroupCommit:
     def run_together(self, write_all: Callable[[Connection, list[Item]], list[T]], item: Item) -> T:
         """Run *write_all* and return its result for *item*; blocks and raises like `run`.
 
-        One call gets all waiting items of the same *write_all*. If the commit fails, each item is written by a call
-        and a transaction of its own.
+        One call gets the items of all waiting threads that have passed the same *write_all*. If the commit fails, each
+        item is written by a call of its own in a transaction of its own.
         """
         entry = _Entry(write_all, item)
         with self._lock:
@@ -103,7 +103,7 @@ class GroupCommit:
         return result
 
     def _wait(self, entry: _Entry) -> None:
-        """Block until the leader has written the entry or made this thread the leader; a leader always does either.
+        """Block until a leader has written the entry, or has made this thread the leader: each does one of the two.
 
         Raises StoreUnavailable if the leader has waited too long for the write lock.
         """
@@ -115,11 +115,14 @@ class GroupCommit:
                     raise _held_up()
 
     def _is_held_up(self) -> bool:
-        asked_at = self.asked_at  # once: the leader resets it meanwhile, without the lock
+        asked_at = self.asked_at  # read once: the leader may reset it meanwhile, without the lock
         return asked_at is not None and time.monotonic() - asked_at > PATIENCE_SECONDS
 
     def _leave(self, entry: _Entry) -> None:
-        """Withdraw an entry whose thread stops waiting, unless it is being written. Hand over if that thread leads."""
+        """Withdraw the entry of a thread that stops waiting, unless it is being written.
+
+        If the thread leads, hand over the lead.
+        """
         with self._lock:
             if entry in self.waiting:
                 self.waiting.remove(entry)
@@ -158,7 +161,7 @@ class GroupCommit:
     def _commit(self, batch: list[_Entry]) -> None:
         """Commit the batch in one transaction. Writes that arrive meanwhile are added to *batch*.
 
-        If that fails, commit each write in its own transaction, so that a failed write does not affect the others.
+        If that transaction fails, commit each write in its own, so that a failed write does not affect the others.
         """
         written, has_begun, is_writing = 0, False, False
         self.asked_at = time.monotonic()

@@ -45,7 +45,7 @@ _SAVED_SINCE = select(*_PROGRESS).where(IS_HELD, jobs.c.saved_at >= bindparam("s
 
 
 class History:
-    """The changes of all jobs. Every method raises StoreUnavailable."""
+    """Reads the changes and the progress of all jobs. Every method raises StoreUnavailable."""
 
     def __init__(self, database: Database, reader: Reader, owner: Owner) -> None:
         self._database = database
@@ -60,7 +60,7 @@ class History:
         return [rows.change(row) for row in found]
 
     def news(self, *, after: int, upto: int, job_id: str | None, limit: int) -> list[News]:
-        """Return the changes numbered above *after* up to *upto*, in order: of all jobs, or of one."""
+        """Return the changes, of all jobs or of one, numbered above *after* up to *upto*, in order of their numbers."""
         asked: Values = {"after": after, "upto": upto, "limit": limit}
         if job_id is not None:
             asked["job_id_is"] = job_id
@@ -82,7 +82,7 @@ class History:
             return self._database.change_writers()
 
     def receive_signals(self) -> list[Change]:
-        """Return the changes that other processes made to jobs held by this one, oldest first; each only once."""
+        """Return the changes that other processes made to jobs held by this one, oldest first. Returns each once."""
         found = self._reader.read(statements.SIGNALS, owner_is=self._owner.name)
         if found:
             # Clear exactly these: another process may still commit a change with a lower number.
@@ -93,7 +93,7 @@ class History:
 
 @cache
 def _news(*, of_one_job: bool) -> Select[Any]:
-    """Return the query of the changes numbered above `after` up to `upto`, with their jobs: of all jobs, or of one."""
+    """Return the query of the changes, of all jobs or of one, numbered above `after` up to `upto`, with their jobs."""
     joined = changes.join(jobs, jobs.c.id == changes.c.job_id)
     query = select(changes, *_PROGRESS).select_from(joined)
     query = query.where(changes.c.seq > bindparam("after"), changes.c.seq <= bindparam("upto"))

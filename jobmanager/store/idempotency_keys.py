@@ -57,7 +57,7 @@ def _stored_key(job: NewJob) -> str:
 
 
 def _scope_older_key(connection: Connection, job: NewJob) -> None:
-    """Move a key from before keys had scopes to the scope of the submission, if the same actor used it."""
+    """Move a key that was stored before keys had scopes into the submission's scope, if the same actor used it."""
     submitted = select(changes.c.seq).where(
         changes.c.job_id == idempotency_keys.c.job_id,
         changes.c.action == Action.SUBMIT,

@@ -1,8 +1,8 @@
-"""The number of jobs of each type and status, updated by every commit: counting a million jobs takes 50 ms.
+"""The number of jobs of each type and status. Every commit updates it, because to count a million jobs takes 50 ms.
 
-A transaction notes its changes while it writes, and adds them to the counts right before it commits, so that it never
-waits for a job while it has a count locked. If processes write concurrently (PostgreSQL), each count is the sum of
-parts, and every process has its own parts.
+A transaction notes its changes while it writes, and adds them to the counts right before it commits. So it never waits
+for the lock of a job while it holds the lock of a count. If processes write concurrently (PostgreSQL), each count is
+the sum of parts, and every process has its own parts.
 """
 
 from __future__ import annotations

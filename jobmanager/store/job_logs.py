@@ -56,7 +56,7 @@ class _Tally:
 
 
 class JobLogs:
-    """The logs of all jobs, for any number of threads. Every method raises StoreUnavailable."""
+    """Reads and writes the logs of all jobs. For any number of threads. Every method raises StoreUnavailable."""
 
     def __init__(self, database: Database, reader: Reader, limits: LogLimits) -> None:
         self._database = database
@@ -80,7 +80,7 @@ class JobLogs:
             self.run_with_lines(job_id, lines, lambda _: None)
 
     def run_with_lines(self, job_id: str, lines: Sequence[LogLine], write: Callable[[Connection], T]) -> T:
-        """Commit *write* together with lines of the job's log."""
+        """Run *write*, add lines to the job's log in the same commit, and return the result of *write*."""
         if not lines:
             return self._database.run(write)
         # Remove the tally until the commit: after a failure, the log is counted again.
@@ -122,7 +122,7 @@ def _add_lines(
 def _page(job_id: str, *, after: int, limit: int) -> Select[Any]:
     """Return the query of the lines numbered above *after*: up to *limit* lines, and about PAGE_BYTES.
 
-    One statement: between two, lines could be dropped, and a page could be empty before the end of the log.
+    One statement, not two: between them, lines could be dropped, and a page could be empty before the end of the log.
     """
     behind = _of(job_id) & (log_lines.c.number > after)
     size = _octets(log_lines.c.message)
@@ -145,7 +145,7 @@ def _size(connection: Connection, job_id: str) -> LogSize:
 def _drop_oldest(connection: Connection, job_id: str, size: LogSize, limits: LogLimits) -> LogSize:
     """Drop the surplus lines and return the size of the rest. The last dropped line is replaced by the note.
 
-    The note thus precedes the remaining lines, and a reader who has passed it does not get it again.
+    So the note precedes the remaining lines, and a reader that has read past it does not get it again.
     """
     dropped = limits.surplus(_oldest(connection, job_id), size)
     last, note = dropped[-1].number, limits.note(dropped)

@@ -26,12 +26,12 @@ from jobmanager.store.schema import IS_HELD, jobs
 
 _log = logging.getLogger(__name__)
 
-#: Reason for taking a job from a stalled process, which gunicorn kills.
+#: The recorded reason if a job is taken from a stalled process, which gunicorn is about to kill.
 _STOOD_STILL = "its process stalled"
 
 
 class Leases:
-    """Which process owns which job, and for how long. Raises StoreUnavailable."""
+    """Renews and ends the leases by which processes own jobs. Raises StoreUnavailable."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Leases:
         self._max_crashes = max_crashes
 
     def heartbeat(self, job_ids: Collection[str]) -> set[str]:
-        """Renew the leases of those jobs that this process holds; returns the ids of the others."""
+        """Renew the leases of the jobs that this process still holds. Return the ids of those that it has lost."""
         ids = list(job_ids)
 
         def write(connection: Connection) -> set[str]:

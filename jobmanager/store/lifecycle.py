@@ -77,8 +77,8 @@ class Lifecycle:
     ) -> dict[str, Applied | NotAllowed | None]:
         """Apply a requested action to several jobs in one commit, and return the result per job.
 
-        *run_ats* has the ids of the jobs, and the time until which a resume is delayed (None: no delay). A result is
-        None, and the job unchanged, if the job is missing or has none of the *statuses* (empty: any status will do).
+        *run_ats* has the ids of the jobs, and the time until which a resume is delayed (None: no delay). If a job is
+        missing, or its status is not in *statuses* (empty: any status will do), it is unchanged and its result is None.
         The jobs in the results lack args, details, result and cursor.
         """
         values: Values = {"is_forced": True} if is_forced else {}
@@ -114,7 +114,7 @@ class Lifecycle:
         return applied
 
     def decide(self, job: JobRecord, action: Action, values: Values) -> Move:
-        """Return the move that *action* causes, which sets *values*, too. Writes nothing. Raises NotAllowed."""
+        """Return the move that *action* causes. The move also sets *values*. Writes nothing. Raises NotAllowed."""
         return decide(job, action, values, max_crashes=self._max_crashes)
 
     def move_all(
@@ -122,8 +122,8 @@ class Lifecycle:
     ) -> list[Applied]:
         """Write the moves and record them as changes. The only place where statuses are written.
 
-        Raises Overtaken if the status, attempt or owner of any job has changed since it was read. A single job is then
-        unchanged; of several, this transaction may have moved some.
+        Raises Overtaken if the status, attempt or owner of any job has changed since it was read. If there was only one
+        job, nothing is written then. Of several jobs, some may be moved: the caller has to roll back.
         """
         if not moves:
             return []
@@ -148,12 +148,12 @@ class Lifecycle:
         ]
 
     def _process_to_notify(self, job: JobRecord) -> str | None:
-        """Return the process that holds the job, if it is another one."""
+        """Return the name of the process that holds the job; None if this process does, or none."""
         return job.owner if job.owner != self._owner.name else None
 
 
 def _until(run_at: datetime | None, job: JobRecord) -> Values:
-    """Return the columns that delay a resume until *run_at*, if given, but never before the job's scheduled time."""
+    """Return the columns that delay a resume until *run_at*, or until the job's scheduled time if that is later."""
     if run_at is None:
         return {}
     return {"run_at": max(run_at, job.run_at) if job.is_scheduled() else run_at}

@@ -48,7 +48,7 @@ class JobLoader:
         return [self._rows.job(tuple(row)) for row in connection.execute(several)]
 
     def load_each_briefly(self, connection: Connection, job_ids: Collection[str]) -> list[JobRecord]:
-        """Load the jobs FOR UPDATE, without the large columns, which no requested action depends on."""
+        """Load the jobs FOR UPDATE, without the large columns: requested actions do not need them."""
         several = select(*_BRIEF).where(jobs.c.id.in_(job_ids)).order_by(*LOCK_ORDER).with_for_update()
         return [self._rows.job(row) for row in connection.execute(several)]
 

@@ -1,6 +1,6 @@
 """Migrate a database to the schema of this version of the code, or refuse it.
 
-Imports Alembic (see upgrade.py) only if there is something to migrate: it would stay in memory for good.
+Imports Alembic (see upgrade.py) only if there is something to migrate: once imported, Alembic stays in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _ALEMBIC = table("alembic_version", column("version_num"))
 
 
 def bring_up_to_date(connection: Connection) -> None:
-    """Create or migrate the tables in the transaction of *connection*. It must exclude other processes that do so.
+    """Create or migrate the tables in the transaction of *connection*, which must exclude other migrating processes.
 
     Does nothing if they are up to date. Raises ConfigError if a newer version of the service made them.
     """

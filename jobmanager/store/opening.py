@@ -23,7 +23,7 @@ from jobmanager.urls import check_at_signs
 
 
 def open_database(url: str, owner: str, clock: Callable[[], datetime] | None) -> Database:
-    """Return the database, its tables up to date and this process registered as *owner*. Blocks.
+    """Open the database, bring its tables up to date, and register this process as *owner*. Blocks.
 
     Raises StoreUnavailable or ConfigError. *clock* replaces the machine's clocks for a SQLite file.
     """
@@ -85,7 +85,7 @@ def _prepare(database: Database, owner: str) -> None:
 def _end_leases_of_earlier_boots(connection: Connection, database: Database) -> None:
     """End the leases from before this boot of the machine: the boot has reset the lease clock.
 
-    If the system does not identify its boots, all owners count as earlier: those that live keep their leases.
+    If the system has no boot id, all owners seem to be from an earlier boot. Owners that are alive keep their leases.
     """
     is_earlier = and_(IS_HELD, jobs.c.owner.not_like(f"{boot_id()}:%"))
     earlier = connection.scalars(select(jobs.c.owner).where(is_earlier).distinct()).all()

@@ -32,23 +32,23 @@ class Owner:
 
 
 def new_owner_name() -> str:
-    """Return a name for this process, new at every start, so that a successor is not taken for it."""
+    """Return a name for this process. It has a random part: a later process with the same pid has another name."""
     return f"{owner_name_prefix(os.getpid())}{uuid.uuid4().hex[:8]}"
 
 
 def owner_name_prefix(pid: int) -> str:
     """Return the prefix of all names of a process.
 
-    The namespace distinguishes processes of two containers with the same host name and process id.
+    The pid namespace distinguishes processes of two containers with the same host name and process id.
     """
     return f"{boot_id()}:{socket.gethostname()}:{pid}:{_pid_namespace()}-"
 
 
 @cache
 def boot_id() -> str:
-    """Return an identifier of this boot of this machine, with which the names of its processes begin.
+    """Return an identifier of the current boot of this machine. The names of all its processes begin with it.
 
-    If the system has none, it is random: no other process is taken for one of this boot.
+    If the system has no such identifier, it is random in each process: no other process seems to be of this boot.
     """
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]

@@ -1,7 +1,7 @@
-"""The limit of waiting jobs, kept without counting them at every submission.
+"""Enforce the limit of waiting jobs without counting them at every submission.
 
-Measured with the jobs counted at every submission, from one of 16 threads: 32 % more CPU on PostgreSQL, where
-submissions would also wait for those of other processes; not measurable on SQLite.
+Measured with the jobs counted at every submission, for a submission from one of 16 threads: 32 % more CPU on
+PostgreSQL, no difference on SQLite. On PostgreSQL, submissions would also wait for those of other processes.
 
 Reads the counts of job_counts.py and raises QueueFull; writes nothing.
 """
@@ -15,7 +15,8 @@ from jobmanager.errors import QueueFull
 from jobmanager.store import job_counts, statements
 from jobmanager.store.database import Database
 
-#: Allowance for submissions of other processes. Closer to the limit, each submission counts the queue, one at a time.
+#: Margin below the limit, for submissions of other processes. Within this margin, each submission counts the waiting
+#: jobs, and only one submission can do so at a time.
 _UNSEEN = 1000
 
 
@@ -29,18 +30,19 @@ class QueueLimit:
         self._last_seq = 0  # number of the newest change that this process knows
 
     def may_be_exceeded(self, wanted: int) -> bool:
-        """Return True if *wanted* more jobs may exceed the limit: they have to be counted."""
-        # Every job that began to wait since the last count has added a change, in whatever process.
+        """Return True if *wanted* more jobs may exceed the limit, so that the waiting jobs have to be counted."""
+        # Each job that began to wait since the last count, in any process, has added a change. So there are at most as
+        # many such jobs as new changes.
         waiting, counted_at = self._waiting
         return waiting + max(0, self._last_seq - counted_at) + wanted > self._limit - _UNSEEN
 
     def check_room_before(self, connection: Connection, wanted: int) -> None:
-        """Raise QueueFull if *wanted* more jobs exceed the limit. Counts only if they come close to it."""
+        """Raise QueueFull if *wanted* more jobs exceed the limit. Counts the waiting jobs only close to it."""
         if self.may_be_exceeded(wanted):
             self._count_waiting(connection, wanted)
 
     def check_room_after(self, connection: Connection, seq: int) -> None:
-        """Raise QueueFull if the limit is exceeded. *seq*, the newest change, shows how much other processes wrote."""
+        """Raise QueueFull if the limit is exceeded. *seq*, the newest change, shows how much all processes wrote."""
         self._last_seq = seq
         if self.may_be_exceeded(0):
             self._count_waiting(connection, 0)

@@ -17,7 +17,7 @@ _QUEUED = by_index(select(func.count()).select_from(jobs).where(IS_QUEUED), "job
 _IS_DUE = and_(IS_PUT_OFF, jobs.c.waits_until <= _NOW)
 _DUE = by_index(select(func.count()).select_from(jobs).where(_IS_DUE), "jobs_due")
 DEPTH = select(_QUEUED.scalar_subquery() + _DUE.scalar_subquery())
-#: Since when the delayed jobs that are due have waited: the earliest in the queue, and the earliest not in it yet.
+#: When the earliest due job with a delay became due: of the jobs in the queue, and of those not in the queue yet.
 PUT_OFF_WAITED_LONGEST = (
     by_index(select(jobs.c.run_at.label("at")).where(HAS_COME_DUE), "jobs_due").order_by(jobs.c.run_at).limit(1),
     by_index(select(jobs.c.waits_until.label("at")).where(_IS_DUE), "jobs_due").order_by(jobs.c.waits_until).limit(1),
@@ -26,14 +26,15 @@ _SINCE = func.coalesce(jobs.c.asked_at, jobs.c.submitted_at, type_=jobs.c.submit
 _WAITED = select(_SINCE).where(
     IS_QUEUED, jobs.c.run_at == _AT_ONCE, or_(jobs.c.attempt == 0, jobs.c.asked_at.is_not(None))
 )
-#: Up to this length, scanning the queue is faster than finding its earliest job among as many delayed ones.
+#: Up to this length, the whole queue is scanned. A search in the order of submission could be slower: it
+#: may have to skip many jobs with a delay.
 _FEW = 5000
 
 
 def waited_longest(depth: int) -> Select[Any]:
     """Return the query for the time since which the longest-waiting job without a delay waits.
 
-    A job waits from its submission or resume. Ignores jobs that were handed over: that time is not stored.
+    A job waits from its submission or resume. Ignores jobs that were handed over: the time of a handover is not stored.
     *depth* is the number of waiting jobs.
     """
     if depth <= _FEW:
@@ -44,12 +45,13 @@ def waited_longest(depth: int) -> Select[Any]:
 
 
 _last_sign = func.coalesce(
-    # Ignore a checkpoint of an earlier stretch of work.
+    # Ignore a checkpoint of an earlier attempt.
     case((jobs.c.saved_at > jobs.c.running_since, jobs.c.saved_at)),
     jobs.c.running_since,
     type_=jobs.c.saved_at.type,
 )
-#: Per type: the number of jobs at work, and the oldest of their last checkpoints (or starts of work, without one).
+#: Per type: the number of jobs that a thread works on, and the earliest time of their last checkpoints. If a job has
+#: not saved one in this attempt, the time of its start counts.
 AT_WORK = (
     select(jobs.c.type, func.count().label("jobs"), func.min(_last_sign, type_=jobs.c.saved_at.type).label("oldest_at"))
     .where(IS_HELD, jobs.c.status.in_(ATTENDED))

@@ -43,7 +43,7 @@ class Reader:
             return self._database.read(query, parameters)
 
     def ping(self) -> None:
-        """Read a row."""
+        """Run a small query, to find out if the database answers."""
         self.read(select(func.count()).select_from(select(jobs.c.number).limit(1).subquery()))
 
 

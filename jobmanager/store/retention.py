@@ -1,6 +1,6 @@
-"""Remove finished jobs, and idempotency keys, that are kept no longer.
+"""Remove old finished jobs and old idempotency keys from the database.
 
-Removes what its callers decide; changes no job that stays.
+The callers decide which of them are old. Changes no job that stays.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Retention:
     def prune(self, *, before: datetime | None, keep: int | None, limit: int) -> list[str]:
         """Remove up to *limit* finished jobs with their changes and logs, oldest first; returns their ids.
 
-        Removes jobs that finished before *before*, and those beyond the newest *keep*. The latter does not apply to
-        failed jobs, which may be resumed.
+        Removes jobs that finished before *before*, and those beyond the newest *keep*. *keep* does not apply to failed
+        jobs, which may be resumed.
         """
         bounds = [jobs.c.finished_at < before] if before is not None else []
         if keep is not None:
@@ -47,7 +47,7 @@ class Retention:
             self._database.run(lambda connection: connection.execute(delete(idempotency_keys).where(old)))
 
     def _beyond_newest(self, keep: int) -> list[ColumnElement[bool]]:
-        """Return the condition of the final jobs beyond the newest *keep*; none if there are not so many."""
+        """Return a list with the condition of final jobs beyond the newest *keep*; an empty list if there are none."""
         final = [IS_FINISHED, jobs.c.status.in_(FINAL)]
         newest = select(jobs.c.finished_at, jobs.c.number).where(*final)
         in_order = newest.order_by(jobs.c.finished_at.desc(), jobs.c.number.desc())

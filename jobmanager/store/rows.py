@@ -21,7 +21,7 @@ from jobmanager.store.database import Database
 from jobmanager.store.fast_statements import Columns
 from jobmanager.store.schema import jobs
 
-#: How much the difference between two clocks may change only because one is read after the other.
+#: A change of the clock offset up to this size is ignored: it arises because one clock is read after the other.
 _CLOCK_JITTER = timedelta(milliseconds=50)
 #: Approximate size of a job in a list without its texts, in bytes.
 _JOB_BYTES = 1024
@@ -50,7 +50,7 @@ class JobRows:
         return self.record(values), _JOB_BYTES + shown + row.other_bytes
 
     def record(self, values: Values) -> JobRecord:
-        """Return the columns of a row, which this changes, as a JobRecord."""
+        """Return the columns of a row as a JobRecord. Changes *values*."""
         values.setdefault("shortened", ())
         for name in ("args", "details"):
             values[name] = values[name] or {}  # null if the query left it out

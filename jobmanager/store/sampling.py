@@ -1,9 +1,9 @@
-"""Choose the index by which a list is found: of those that fit, the one whose entries are the sparsest in time.
+"""Choose the index that finds a list of jobs: of the indexes that fit, the one whose entries are sparsest in time.
 
 A fixed order of preference cannot replace the sample: any order is slow for some pair of conditions. Measured on SQLite
 with 200,000 jobs, CPU of a page of 100: with labels first, a common label with a rare type takes 45 ms instead of 5 ms,
-and with a rare label 9 ms instead of 3 ms; with types first, a part of a type with a rare label takes 52 ms instead of
-7 ms. These times grow with the number of jobs. The sample itself takes up to 1 ms.
+and with a rare label 9 ms instead of 3 ms; with types first, a search for a part of a type's name with a rare label
+takes 52 ms instead of 7 ms. These times grow with the number of jobs. The sample itself takes up to 1 ms.
 
 Decides by times only. search.py builds the queries.
 """
@@ -39,7 +39,7 @@ def choose(reader: Reader, ways: Sequence[Way], selection: Selection, before: Po
 
 
 def _reach(found: Sequence[Way], selection: Selection, before: Position | None) -> Select[Any]:
-    """Return the query for `_sparsest`: one row that has, per stream, the time of the entry SAMPLE entries back."""
+    """Return the query for `_sparsest`: one row with the time of the entry after the newest SAMPLE of each stream."""
     streams = (stream for way in found for stream in way)
     samples = (stream.entries(selection, before).offset(SAMPLE).limit(1).subquery() for stream in streams)
     each = (select(_AT).select_from(sample).scalar_subquery() for sample in samples)

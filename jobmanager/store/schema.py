@@ -64,12 +64,12 @@ class Line(TypeDecorator[str]):
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> _Convert:
-        """Return the converter from a value to its stored form, in which it is also looked up."""
+        """Return the converter from a value to its stored form. Also converts the values of conditions."""
         return _to_line
 
 
 class Lines(Line):
-    """The same type for texts of any length."""
+    """A Line for texts of any length."""
 
     impl = Text
     cache_ok = True
@@ -144,7 +144,8 @@ metadata = MetaData()
 
 def _where(condition: str) -> dict[str, Any]:
     """Return the options of a partial index of the rows that meet *condition*."""
-    # postgresql_where would make SQLAlchemy import its PostgreSQL dialect at every start: see have_partial_indexes.
+    # Without postgresql_where: that would make SQLAlchemy import its PostgreSQL dialect at every start. See
+    # have_partial_indexes.
     return {"sqlite_where": text(condition)}
 
 

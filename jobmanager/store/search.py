@@ -1,7 +1,7 @@
 """The queries behind lists of jobs, newest submission first.
 
-Statements only. All indexes used here are in this order, so that the cost of a page does not depend on the number of
-jobs: the query takes a page of each stream (the jobs of one status, of one type …) and keeps the newest of all.
+Statements only. The query takes a page of each stream (the jobs of one status, of one type …) and keeps the newest of
+all. The indexes used here are in the order of the list, so the cost of a page does not depend on the number of jobs.
 If several indexes fit, as for jobs of a status with a label, the query scans the one that sampling.py chooses, and
 checks the other conditions in other indexes: the row of a job is read only if the list shows it.
 """
@@ -65,6 +65,7 @@ _OF_LABELS: Place = (labels.c.submitted_at, labels.c.job_number)
 class Stream:
     """Entries of one index, newest first."""
 
+    #: selects the entries in the index
     driver: Condition
     #: the columns that identify the job of an entry
     place: Place = _OF_JOBS
@@ -86,7 +87,7 @@ class Stream:
         return query.order_by(at.desc(), number.desc())
 
     def shown(self, selection: Selection, before: Position | None, limit: int) -> Select[Any]:
-        """Select the first *limit* of these entries that meet the other conditions."""
+        """Select the newest *limit* entries that also meet the conditions of `where`."""
         return self.entries(selection, before).where(*self.where()).limit(limit)
 
 
@@ -188,9 +189,9 @@ def _of_labels(selection: Selection, place: Place, *, but: str | None = None) ->
 
 
 def _is_there(place: Place, table: FromClause, its: Place, which: Sequence[Condition], index: str) -> Condition:
-    """Return the condition that *table* has an entry that meets *which* for the job at *place*; looked up in *index*.
+    """Return the condition that *table* has an entry for the job at *place* that meets *which*. Looks in *index*.
 
-    Without the hint, SQLite would use the table's primary key, in which successive jobs are far apart, and read rows.
+    Without the hint, SQLite would use the table's primary key, where successive jobs are far apart, and read rows.
     Without OFFSET 0, PostgreSQL would scan all entries that meet *which* and join them with the few that are needed.
     """
     (at, number), (its_at, its_number) = place, its
@@ -213,7 +214,7 @@ def _labelled(selection: Selection, name: str, types: Collection[str]) -> Stream
 
 
 def _looked_up(selection: Selection) -> Iterator[Condition]:
-    """Yield the condition on the job of a label entry, looked up in an index of the jobs, if there is any."""
+    """Yield the condition on the job of a label entry, checked in an index of the jobs; nothing if any job will do."""
     if conditions := list(_of_job(selection)):
         is_of_type = selection.type is not None or selection.types is not None
         index = "jobs_by_type" if is_of_type else "jobs_by_status"

@@ -1,4 +1,4 @@
-"""Record the outcomes of attempts, those of several threads in one commit, and claim the next jobs in their places.
+"""Record the outcomes of attempts, and claim the next jobs for their slots. Several threads share a commit.
 
 core/outcomes.py decides what an outcome means for the job; lifecycle.py writes it.
 """
@@ -48,9 +48,9 @@ class Settlements:
         """Record the outcome of an attempt of this process; committed when this returns.
 
         Writes nothing and returns None if the job's status is in *unless*. *parked* keeps the lease: the thread waits
-        and may be woken. If *wanted* is given, the same commit claims another job in its place. *seen* is the job as
-        it was claimed for this attempt: if its status is unchanged, the job is not read again, and the result does not
-        show what was saved since. Raises LeaseLost, NotAllowed or StoreUnavailable.
+        and may be woken. If *wanted* is given, the same commit claims another job for its slot. *seen* is the job as
+        it was claimed for this attempt: if its status is unchanged, the job is not read again, and the result lacks
+        what was saved since. Raises LeaseLost, NotAllowed or StoreUnavailable.
         """
         values: Values = {"failures": settlement.failures, "error": settlement.error, "result": settlement.result}
         if settlement.run_at is not None:
@@ -88,7 +88,7 @@ class Settlements:
         return [applied.get(one.job_id) for one in ended]
 
     def _claim_instead(self, connection: Connection, wanted: list[Wanted]) -> list[JobRecord]:
-        """Claim one job for each thread that has become free, as long as there are any."""
+        """Claim one job for each thread that has become free; fewer if not enough jobs wait."""
         if not wanted:
             return []
         if not wanted[0].max_running:

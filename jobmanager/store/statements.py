@@ -74,8 +74,8 @@ PUT_JOB = insert(jobs).values(
     }
 )
 LAST_JOB = select(func.coalesce(func.max(jobs.c.number), 0))
-#: Adds the first change of each job numbered above `last_job`, from the rows of the jobs. Skips jobs that have changes:
-#: another transaction may have committed them meanwhile.
+#: Adds the first change of each job numbered above `last_job`, from the rows of the jobs. Skips jobs that have a change
+#: already: another transaction may have committed such jobs meanwhile.
 PUT_CHANGES = insert(changes).from_select(
     ["job_id", "action", "to_status", "attempt", "actor", "asked_at", "at"],
     select(

@@ -1,10 +1,10 @@
-"""The durable state of all jobs: the face of this package, which the manager and the engine call.
+"""The durable state of all jobs: the interface of this package for the manager and the engine.
 
 Safe for any number of threads and processes on one database. Transitions are checked against states.py inside the
 write transaction. The writes of an attempt carry its number and its owner, so that an attempt that lost its lease can
 write nothing but lines of the log. Starts no threads and runs no job's code.
 
-This module only puts the parts together: each verb is documented in full where it is implemented.
+This module only puts the parts together: each method is documented in full where it is implemented.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Store(StoreView):
         wanted: Wanted | None = None,
         seen: JobRecord | None = None,
     ) -> Applied | None:
-        """Record the outcome of an attempt; None if the job's status is in *unless*. Raises LeaseLost."""
+        """Record the outcome of an attempt. Return None if the job's status is in *unless*. Raises LeaseLost."""
         return self.settlements.settle(
             job_id, attempt, settlement, unless=unless, parked=parked, wanted=wanted, seen=seen
         )
@@ -161,7 +161,7 @@ class Store(StoreView):
         return self.work_queue.queue_due()
 
     def claim(self, limit: int, *, types: Collection[str], max_running: dict[str, int]) -> list[JobRecord]:
-        """Claim up to *limit* waiting jobs of the given types, most urgent first; they are running afterwards."""
+        """Claim up to *limit* waiting jobs of the given types, most urgent first; sets them to running."""
         return self.claims.claim(limit, types=types, max_running=max_running)
 
     def claim_to_clean(self, limit: int, *, types: Collection[str]) -> list[JobRecord]:
@@ -169,11 +169,11 @@ class Store(StoreView):
         return self.claims.claim_to_clean(limit, types=types)
 
     def heartbeat(self, job_ids: Collection[str]) -> set[str]:
-        """Renew the leases of those jobs that this process holds; returns the ids of the others."""
+        """Renew the leases of the jobs that this process still holds. Return the ids of those that it has lost."""
         return self.leases.heartbeat(job_ids)
 
     def signals(self) -> list[Change]:
-        """Return the changes that other processes made to jobs held by this one, oldest first; each only once."""
+        """Return the changes that other processes made to jobs held by this one, oldest first. Returns each once."""
         return self.history.receive_signals()
 
     def expire(self) -> list[Applied]:
@@ -184,14 +184,14 @@ class Store(StoreView):
         """Take back the jobs of a stalled process of this machine; returns the results."""
         return self.leases.release_process(pid)
 
-    # Keep in order
+    # Maintenance
 
     def correct_count(self) -> Census:
         """Recount the jobs, correct the counts, and return the differences."""
         return self.counts.correct()
 
     def prune(self, *, before: datetime | None, keep: int | None, limit: int = 200) -> list[str]:
-        """Remove finished jobs, before *before* or beyond the newest *keep*, oldest first; returns their ids."""
+        """Remove up to *limit* jobs that finished before *before* or are beyond the newest *keep*. Return their ids."""
         return self.retention.prune(before=before, keep=keep, limit=limit)
 
     def forget_keys(self, *, before: datetime) -> None:

@@ -1,6 +1,6 @@
-"""What the store holds: jobs, changes, logs and counts. Changes nothing.
+"""Read the store: jobs, changes, logs and counts. Changes nothing.
 
-This module only puts the parts together: each verb is documented in full where it is implemented.
+This module only puts the parts together: each method is documented in full where it is implemented.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class StoreView:
     # For streams of changes and progress
 
     def news(self, *, after: int, upto: int = LAST_SEQ, job_id: str | None = None, limit: int = 500) -> list[News]:
-        """Return the changes numbered above *after* up to *upto*, in order: of all jobs, or of one."""
+        """Return the changes, of all jobs or of one, numbered above *after* up to *upto*, in order of their numbers."""
         return self.history.news(after=after, upto=upto, job_id=job_id, limit=limit)
 
     def progress(self, *, since: datetime) -> list[Progress]:
@@ -102,7 +102,7 @@ class StoreView:
         return self.counts.read()
 
     def queue(self) -> Queue:
-        """Return the state of the queue: jobs waiting and jobs at work, over all processes."""
+        """Return the state of the queue and of the slots, over all processes."""
         return self.work_queue.state()
 
     def ping(self) -> None:

@@ -1,6 +1,6 @@
-"""Insert new jobs, each with its first change: a few with keys, or many at once.
+"""Insert new jobs, each with its first change: a few with idempotency keys, or many at once.
 
-The only module that inserts jobs. Every job begins as `submitted`; what happens to it later is for lifecycle.py.
+The only module that inserts jobs. Every job begins as `submitted`; lifecycle.py writes all later statuses.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jobmanager.store.queue_limit import QueueLimit, last_change
 from jobmanager.store.rows import JobRows, in_columns
 from jobmanager.store.schema import labels, to_json
 
-#: Jobs of a batch that are in memory at once, and characters of JSON in them.
+#: Most jobs of a batch that are in memory at once, and about the most characters of their JSON.
 _PART_JOBS = 1000
 _PART_SIZE = 256 * 1024
 
@@ -44,7 +44,8 @@ class Submissions:
         it was used for another one, QueueFull, or StoreUnavailable.
         """
         if len(new) == 1 and new[0].idempotency_key is None and not self._limit.may_be_exceeded(1):
-            # Shares a transaction with other threads: such a job never waits for another process, which may be frozen.
+            # May share a transaction with other threads: only keys and the limit make a submission wait for another
+            # process, which may be frozen.
             return [self._database.run_together(self._add_each, (new[0], actor))]
         return run_announced(self._database, lambda connection: self.add_keyed(connection, new, [actor] * len(new)))
 
@@ -109,7 +110,7 @@ class Submissions:
         return ids
 
     def _insert_plain(self, connection: Connection, new: Sequence[NewJob], actor: str, now: datetime) -> None:
-        """Insert jobs without keys and labels in bulk; returns nothing."""
+        """Insert jobs without keys and labels in bulk."""
         last = connection.execute(statements.LAST_JOB).scalar_one()
         columns = {name: list(map(of, new)) for name, of in _OF_SUBMISSION.items()}
         self._database.execute_many(connection, statements.PUT_JOB, columns, _of_each(now))

@@ -15,7 +15,10 @@ _FOLDER = Path(__file__).parent / "migrations"
 
 
 def upgrade(connection: Connection, present: str | None) -> None:
-    """Run the migrations after *present* in the transaction of *connection*; raises ConfigError if it is unknown."""
+    """Run the migrations after *present* in the transaction of *connection*.
+
+    Raises ConfigError if *present* is unknown.
+    """
     config = Config()
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     config.attributes["connection"] = connection

@@ -48,7 +48,7 @@ class WorkQueue:
         return run_announced(self._database, self.put_due)
 
     def state(self) -> Queue:
-        """Return the state of the queue: jobs waiting and jobs at work, over all processes."""
+        """Return the state of the queue and of the slots, over all processes."""
         now = self._database.now()
         ((depth,),) = self._reader.read(queue_queries.DEPTH, now=now)
         queries = queue_queries.PUT_OFF_WAITED_LONGEST
@@ -63,7 +63,7 @@ class WorkQueue:
         )
 
     def put_due(self, connection: Connection) -> int:
-        """Do the same as `queue_due` in the transaction of *connection*."""
+        """Put delayed jobs that are due into the queue, like `queue_due`, in the transaction of *connection*."""
         parameters = {"now": self._database.now(), "limit": _QUEUED_AT_ONCE}
         return len(self._database.execute(connection, statements.QUEUE_DUE, parameters))
 

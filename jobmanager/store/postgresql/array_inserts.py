@@ -16,7 +16,7 @@ from sqlalchemy.sql import visitors
 
 @cache
 def numbered(statement: Insert) -> Insert:
-    """Return the insert, extended to return the numbers of its rows. Cached, so that each is prepared once."""
+    """Return the insert, extended to return the numbers of its rows. Cached, so that each insert is prepared once."""
     return statement.returning(*statement.table.primary_key)
 
 
@@ -24,7 +24,7 @@ def numbered(statement: Insert) -> Insert:
 def for_all(statement: Insert, names: tuple[str, ...]) -> Insert:
     """Return the insert for many rows at once: each parameter in *names* becomes an array with one value per row.
 
-    Not for numbers that are ints in some rows and floats in others: the driver refuses such arrays.
+    The numbers of a parameter have to be all ints or all floats: the driver refuses mixed arrays.
     """
     found: dict[str, BindParameter[Any]] = {}
 

@@ -14,15 +14,15 @@ from sqlalchemy.exc import DBAPIError
 
 #: How often to measure the offset to the database's clock.
 _SYNC_SECONDS = 60.0
-#: How many measurements to take. The quickest one counts: one during which the process is frozen is far off.
+#: How many measurements to take. The quickest one is used: a measurement during which the process froze is far off.
 _LOOKS = 3
 
 
 class ServerClock:
-    """The server's clock, from its measured offset to our monotonic clock. For any number of threads."""
+    """The server's clock, computed from its offset to our monotonic clock. For any number of threads."""
 
     def __init__(self, reader: Engine) -> None:
-        """*reader* has single queries commit at once. Does not connect."""
+        """*reader* is in autocommit mode. Does not connect."""
         self._reader = reader
         self._lock = threading.Lock()  # guards _offset and _synced_at; never held while asking the database
         self._offset: datetime | None = None  # the server's time at which our monotonic clock is zero
@@ -52,7 +52,10 @@ class ServerClock:
 
 
 def _look_at_clock(connection: Connection) -> tuple[float, datetime, float]:
-    """Query the database's clock. Return the seconds it took, the time, and our monotonic time in the middle of it."""
+    """Query the server's clock.
+
+    Returns how many seconds the query took, the server's time, and our monotonic time in the middle of the query.
+    """
     began = time.monotonic()
     theirs: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
     ended = time.monotonic()

@@ -1,6 +1,6 @@
 """The store's Database on a PostgreSQL server: a pool of connections, and the statements that run on them.
 
-Uses clock.py for all times. transactions.py begins and commits; watch.py listens to the commits it announces.
+Uses clock.py for all times. transactions.py begins, commits and announces commits; watch.py listens for these.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ Item = TypeVar("Item")
 _FLOAT8 = 701
 #: How long a connection may have been idle and still be used without a ping.
 _TRUSTED_SECONDS = 1.0
-#: Number of parts of each count of jobs per process, so that its transactions seldom wait for each other. Processes
-#: do not share parts: one that is frozen before it commits must not block the others.
+#: In how many parts each process splits a count of jobs, so that its transactions seldom wait for each other. Processes
+#: do not share parts: a process that is frozen before it commits must not block the others.
 _PARTS = 8
 #: Adds up the parts that are not locked. One statement, so that no process can leave it half done.
 _ADD_UP = text(
@@ -113,7 +113,7 @@ class Database:
     def run_together(self, write_all: Callable[[Connection, list[Item]], list[T]], item: Item) -> T:
         """Run *write_all*, commit, and return its result for *item*; see GroupCommit.run_together.
 
-        This process runs such transactions one after another: for writes that are faster batched than concurrent.
+        This process runs these transactions one after another: they are for writes that are faster in a batch.
         """
         return self.commits.run_together(write_all, item)
 
@@ -162,7 +162,7 @@ class Database:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"jobmanager {name}"))))
 
     def flush_counts(self, connection: Connection) -> None:
-        """Add the notes of the transaction to the counts of jobs. Other writers of this process may wait for it."""
+        """Add the notes of the transaction to the counts of jobs. Other writers here may wait until it commits."""
         if (noted := job_counts.take(connection, part=self._first_part + random.randrange(_PARTS))) is not None:
             self.execute_many(connection, self._addition, noted, {})
 

@@ -1,4 +1,4 @@
-"""Notice the commits that other processes announce on a PostgreSQL server, and hold the lock of a living process.
+"""Notice commits that other processes announce on a PostgreSQL server, and hold the lock that marks this one as alive.
 
 database.py sends the announcements.
 """
@@ -63,7 +63,7 @@ class Watch:
             connection.close()
 
     def _connect(self) -> bool:
-        """Try to listen, at most every _RECONNECT_SECONDS. Return True if it tried: announcements may be lost."""
+        """Try to listen, at most every _RECONNECT_SECONDS. Return True if it tried: commits may be unnoticed."""
         if time.monotonic() - self._tried_at < _RECONNECT_SECONDS:
             return False
         self._tried_at = time.monotonic()

@@ -1,6 +1,6 @@
 """The store's Database on a SQLite file. Several threads share a commit, and processes write one at a time.
 
-Puts the parts together: writer.py writes, watch.py notices what others wrote, owners.py knows which processes live.
+Puts the parts together: writer.py writes, watch.py notices commits of others, owners.py knows which processes live.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Database:
     def __init__(self, url: str, json_serializer: Any, *, clock: Callable[[], datetime] | None) -> None:
         """Create the file and its folder if they are missing. Does not connect.
 
-        Raises ConfigError if *url* does not name a file, or OSError.
+        Raises ConfigError if *url* does not name a file, OSError if the file cannot be made.
         """
         file_url = make_url(url).set(drivername="sqlite")
         path = file_url.database
@@ -71,7 +71,7 @@ class Database:
         self.lease_now = clock or clocks.boot_clock
         #: the write transactions of this process
         self.writer = Writer(self.engine, f"{path}-turn", self.flush_counts)
-        #: shares these transactions between threads
+        #: runs the writes of several threads in one such transaction
         self.commits = GroupCommit(self.writer.begin)
         self._prepared: dict[Statement, Prepared] = {}
         self._addition = job_counts.addition(insert(schema.census))

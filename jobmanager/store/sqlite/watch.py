@@ -1,6 +1,6 @@
 """Notice the commits of other processes on a SQLite file, and let them notice ours.
 
-A file is opened to announce a commit, which others hear by inotify. The file's contents are never touched.
+A process announces a commit by opening a file; others notice this by inotify. The file is never read or written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 def announce_commit(path: str) -> None:
-    """Open and close the watched file, which wakes other processes; a write would need an fsync."""
+    """Open and close the watched file, which wakes other processes. Does not write, which would need an fsync."""
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:  # the others poll, and notice the commit a moment later

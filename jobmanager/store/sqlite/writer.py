@@ -108,7 +108,7 @@ class Writer:
             self._file = -1
 
     def _clean_up(self, connection: Connection, driver: Any) -> None:
-        """Forget the notes of a transaction that was rolled back. Close the connection if that transaction is open."""
+        """Forget the notes of a transaction that was rolled back. Close the connection if the transaction is open."""
         if not connection.invalidated:
             job_counts.forget(connection)
             if driver.in_transaction:  # a signal handler raised right after BEGIN, or COMMIT or ROLLBACK failed
@@ -132,7 +132,7 @@ class Writer:
 
     @contextmanager
     def _starting_lock(self) -> Iterator[None]:
-        """Hold the write lock for a starting process: logs that it waits.
+        """Hold the write lock for a starting process. Log a warning if it has to wait for long.
 
         Raises StoreUnavailable after PATIENCE_SECONDS.
         """
