@@ -2,5 +2,5 @@
 
 Begin with job.py. It uses args.py (the arguments), planning.py and plan.py (what is decided once), source.py (the open
 reader), counting.py (the counts before and after) and artifact.py (the file). The readers are in readers/.
-Imports nothing here: the process that reads a SQLite file needs only its reader.
+This module imports nothing: the child process that reads a SQLite file loads only its reader.
 """
