@@ -46,7 +46,7 @@ class Artifact:
     def open_part(self, plan: Plan) -> Part:
         """Return the open part. If no part is open, reopens the part that the cursor names, or begins a new one.
 
-        If the part that the cursor names is damaged, resets the cursor and begins a new part: the export starts over.
+        If the part that the cursor names is damaged, resets the cursor and begins a new one: the export starts over.
         """
         if self._part is None:
             self._part = self._reopen_part()

@@ -85,7 +85,7 @@ class SqlReader:
         return pa.schema([_marked(field, self._table.columns[field.name].type) for field in schema])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count a step at a time; see Reader."""
+        """Count about *limit* rows, one step of a count; see Reader."""
         within = self._within(after, begin, end)
         step = sa.select(self._date, self._key).where(*within).order_by(self._date, self._key)
         found = self._rows(step.limit(1).offset(limit - 1))
@@ -114,7 +114,7 @@ class SqlReader:
         return []
 
     def identity(self) -> dict[str, str]:
-        """Return the properties that affect how values read or compare; see Reader."""
+        """Return the properties that affect the values or their order; see Reader."""
         known = {
             "server": self._engine.dialect.name,
             "date_format": str(self._dates.format()),

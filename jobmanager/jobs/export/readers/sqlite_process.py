@@ -94,7 +94,7 @@ class SqliteProcess:
         return list(self._call("warnings", **_range(begin, end)))
 
     def identity(self) -> dict[str, str]:
-        """Return the properties that affect how values read or compare; see Reader."""
+        """Return the properties that affect the values or their order; see Reader."""
         return dict(self._call("identity"))
 
     def mixed_columns(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
@@ -112,7 +112,7 @@ class SqliteProcess:
         return int(self._call("total", **_range(begin, end)))
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count a step at a time; see Reader."""
+        """Count about *limit* rows, one step of a count; see Reader."""
         counted, place = self._call("count", after=_kept(after), **_range(begin, end), limit=limit)
         return counted, _place(place)
 
