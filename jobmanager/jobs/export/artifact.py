@@ -62,7 +62,7 @@ class Artifact:
         part, self._part = self._part, None
         if part is not None:
             with closing(part):
-                # After a failure, the last claim is saved when the part is closed already, and `sync` does nothing then.
+                # After a failure, the last claim is saved when the part is closed already: `sync` does nothing then.
                 part.sync()
 
     def finish(self, plan: Plan, rows: int) -> MadeFile:

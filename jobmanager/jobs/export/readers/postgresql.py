@@ -1,4 +1,4 @@
-"""Read a dataset from PostgreSQL. Never writes. Holds a transaction between two reads only for `snapshot`.
+"""Read a dataset from PostgreSQL. Never writes. Holds a transaction between two reads only for a `snapshot`.
 
 Two connections: one for rows (postgresql_rows.py), and one for everything else (postgresql_session.py). This module
 decides what is read and checked in which order; the SQL is in postgresql_table.py and postgresql_statements.py.
@@ -168,7 +168,7 @@ class PostgresReader:
     def _check_unchanged(self, columns: list[str], after: Place | None) -> None:
         """Raise Fatal if a column has changed since the reader was opened, or if rows at *after* would be lost.
 
-        Runs one statement, which locks the columns of the table against changes until the transaction ends.
+        Runs one statement. Preparing it locks the table, so that its columns stay the same until the transaction ends.
         """
         query = self._session.text_of(self._statements.columns_with_check(after))
         rows = self._rows.execute(query).to_pylist()

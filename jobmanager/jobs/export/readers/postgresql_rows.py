@@ -156,7 +156,7 @@ class RowConnection:
                 pass
         except (OSError, pa.ArrowException):
             return  # the error of the cancelled statement
-        # The statement ended before the cancel. The cancel might hit the next statement on this connection, so close it.
+        # The statement ended before the cancel. The cancel might hit the next statement on the connection: close it.
         self.close()
 
     @contextmanager
