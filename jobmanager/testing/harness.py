@@ -136,7 +136,7 @@ class Harness:
         self.job_type = job_type
         self.store = store
         self.settings = settings
-        #: for the gate, which saves every checkpoint
+        #: the settings of the gate, which saves every checkpoint
         self.gate_settings = replace(settings, data_dir=folder, checkpoint_seconds=0.0)
         #: the job's folder, which may be missing
         self.folder = folder / "jobs" / store.record.id
@@ -250,7 +250,7 @@ class _Calls(JobCalls):
 
 
 class _Log(JobLogBuffer):
-    """The job's log. Tells the harness the errors of the job's code."""
+    """The job's log. Also passes the errors of the job's code to the harness."""
 
     def __init__(self, harness: Harness, attempt: int) -> None:
         limits = LogLimits(lines=harness.settings.log_lines, bytes=harness.settings.log_bytes)

@@ -29,7 +29,7 @@ from jobmanager.job import Job
 from jobmanager.registry import check_args, parse_args, type_name
 from jobmanager.testing.harness import End, Harness, OneJobStore, Plan
 
-#: The most checkpoints at which a job is disturbed. If the job has more, they are evenly spread.
+#: The most checkpoints at which a job is disturbed. If the job has more, the disturbed ones are evenly spread.
 MOST_CHECKPOINTS = 40
 
 
@@ -116,8 +116,8 @@ def torture(
     """Run the job with every disturbance and compare the outcomes. Blocks for many times the duration of the job.
 
     *settings*: the job's settings (for its datasets, for example). The job's files go to a temporary folder. *observe*
-    returns, as JSON, the effects of the job outside its folder (rows of a table, for example). It has to return the
-    same before a run and after `clean`.
+    returns, as JSON, the effects of the job outside its folder (rows of a table, for example). *observe* has to
+    return the same before a run and after `clean`.
     Raises InvalidRequest if the arguments are wrong.
     """
     settings = settings or Settings.from_env()
@@ -191,7 +191,7 @@ class _Bench:
         return wrong and f"Stopped at checkpoint {place}: {wrong}. {_advice(Disturbance.STOP)}"
 
     def _run(self, kind: Disturbance, places: frozenset[int]) -> tuple[Trace, _Rig]:
-        """Run the job to its end, in as many processes as needed. Then clean up; a stop has already."""
+        """Run the job to its end, in as many processes as needed, then clean up. (A stop cleans up by itself.)"""
         self._runs += 1
         folder = self._folder / str(self._runs)
         folder.mkdir()

@@ -40,13 +40,13 @@ class RunOutcome:
     error: str | None
     #: every checkpoint that was saved, in order; `seq` counts from 1
     checkpoints: tuple[Checkpoint, ...]
-    #: where another attempt would begin
+    #: the cursor with which another attempt would begin
     cursor: JSON
     #: the return value of `details` at the last checkpoint
     details: dict[str, JSON]
     #: lines of `self.log`, each as "LEVEL message"
     log: tuple[str, ...]
-    #: files left in the workdir: the content by relative path, or the SHA-256 in hex if it is over 1 MiB
+    #: files left in the workdir, by relative path: the content, or the SHA-256 in hex if a file is over 1 MiB
     files: dict[str, bytes | str]
     #: total seconds that `wait` would have slept
     waited_seconds: float

@@ -62,7 +62,7 @@ class Artifact:
         part, self._part = self._part, None
         if part is not None:
             with closing(part):
-                # After a failure, the last claim is saved when the part is closed already: `sync` does nothing then.
+                # After a failure, the last claim is saved after this close. Then it is too late for a sync.
                 part.sync()
 
     def finish(self, plan: Plan, rows: int) -> MadeFile:
@@ -75,8 +75,9 @@ class Artifact:
             raise FilesUnusable("The export lost its part while it was halted; another attempt starts over.")
         part.sync()
         self.is_finishing = True
-        # Named after the part, which only one attempt writes: an attempt without a lease replaces no file of another.
-        # Also named after the number of rows: if the process dies now, the last checkpoint may claim fewer rows.
+        # The name contains that of the part, which only one attempt writes. So an attempt that has lost its lease
+        # cannot replace the file of another attempt. The name also contains the number of rows: if the process dies
+        # now, the last checkpoint may claim fewer rows.
         path = self._job.workdir / f"{_stem(part.path.name)}-{rows}.{self._encoding.extension}"
         return MadeFile(path=path, rows=rows, sha256=self._encoding.finish(part, path, self._job.checkpoint))
 

@@ -77,8 +77,8 @@ def columns_of(dataset: Dataset) -> dict[str, str]:
 def query_columns(dataset: Dataset, *, seconds: float) -> dict[str, str]:
     """Return `columns_of(dataset)`, with a timeout, for an HTTP request.
 
-    Raises QueryTimeout if the database has not answered after *seconds*. If the driver is imported for the first time,
-    blocks for that time, too.
+    Raises QueryTimeout if the database has not answered after *seconds*. The first import of a driver takes additional
+    time.
     """
     load_arrow().import_driver(dataset)
     return query_with_timeout(lambda: columns_of(dataset), seconds=seconds)

@@ -72,7 +72,7 @@ class RowCounter:
             return False, f"The rows were not counted at the end: there are more than {COUNT_LIMIT:,}."
         now = retry_if_closed(lambda: self._source.reader(plan).total(*self._job.args.bounds()))
         if plan.snapshot and self._job.cursor["counted"] not in (None, rows):
-            now = self._job.cursor["counted"]  # counted in the same snapshot: rows were lost or doubled
+            now = self._job.cursor["counted"]  # the count of the same snapshot: rows were lost or doubled
         if now == rows:
             return True, ""
         was_written = False if plan.snapshot else self._was_written(plan, now)

@@ -1,4 +1,4 @@
-"""Test a dataset for the operator as an export would use it: connection, table, key, dates, and warnings."""
+"""Check for the operator if a dataset can be exported: its connection, table, key and dates, and warnings."""
 
 from __future__ import annotations
 

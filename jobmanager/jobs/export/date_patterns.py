@@ -1,6 +1,6 @@
 """Date patterns whose texts sort in the order of time, such as %Y/%m/%d. Pure.
 
-Every directive has a fixed width, and larger units come first. So dates can be compared as text, by an index.
+Every directive has a fixed width, and larger units come first. So dates can be compared as text, with an index.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class DatePattern:
         )
 
     def _shortened(self, at: datetime) -> str:
-        """Return the text of *at* without trailing units that are zero. It sorts before all longer texts of *at*."""
+        """Return the text of *at* without trailing units that are zero. It sorts before all longer texts for *at*."""
         pieces = [(literal, letter) for literal, letter in zip(self.literals, self.directives, strict=True)]
         while pieces[-1][1] in _TIMES and not int(_WRITE[pieces[-1][1]](at)):
             pieces.pop()

@@ -42,7 +42,7 @@ class DateFormat(StrEnum):
     """The format of a date column: a name, or a pattern such as `%Y/%m/%d`.
 
     A pattern has the directives %Y %m %d (or %Y %j) %H %M %S, then %L (milliseconds) or %f (microseconds). They must
-    come in this order, starting with the year, so that values sort as time. `number %Y%m%d` is a pattern for a column
+    come in this order, starting with the year, so that values sort by time. `number %Y%m%d` is a pattern for a column
     of numbers.
 
     >>> DateFormat("%Y/%m/%d").value
@@ -103,7 +103,7 @@ def parse_moment(text: str) -> Moment:
     """Parse an ISO date or datetime, or a date in the layout 2006-Jan-02.
 
     A datetime with an offset is converted to UTC. A datetime without an offset is taken as UTC. Raises ValueError, with
-    a sentence for the client, if *text* is neither.
+    a sentence for the client, if *text* has none of these forms.
 
     >>> parse_moment("2024-Mar-09").at
     datetime.datetime(2024, 3, 9, 0, 0)
@@ -319,7 +319,7 @@ def _text_format(values: Sequence[object]) -> DateFormat:
         return DateFormat.T if marks == {"T"} else DateFormat.SPACE
     lengths = {len(match["clock"] or "") for match in found}
     if len(offsets) == len(marks) == len(lengths) == 1 and offsets <= {"Z", "+00:00"}:
-        # All have one length and are in UTC: they sort as text.
+        # All texts have the same length and are in UTC, so they sort by time.
         clock = _CLOCKS.get(lengths.pop())
         if clock:
             return DateFormat(f"%Y-%m-%d{marks.pop()}{clock}{offsets.pop()}")

@@ -24,7 +24,7 @@ from jobmanager.jobs.export.texts import decimal_texts, time_texts
 
 #: Bytes of rows to convert to JSON at once. JSON may be much longer, and an Arrow array holds at most 2 GiB of text.
 BYTES_AT_ONCE = 64 * 1024 * 1024
-#: Rows to convert to CSV at once: so few that the next result reuses the memory of the last one.
+#: Rows to convert to CSV at once: so few that each result reuses the memory of the previous result.
 _ROWS_AT_ONCE = 8_000
 
 

@@ -1,7 +1,7 @@
 """The part file that an export appends to. It can be truncated to the length that a checkpoint claims.
 
 A part has one writer: the attempt that holds its file lock. An attempt may lose its lease without noticing, because
-its process was frozen. It then keeps its own file, and the attempt that took over writes a copy.
+its process was frozen. Such an attempt keeps its own file, and the attempt that took over writes a copy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from jobmanager.durable import sync_file
 #: A checkpoint's claim about a part: its length in bytes, and the SHA-256 of those bytes.
 Claim = tuple[int, str]
 
-#: A part is read in blocks of this size. Each time that so much was written, the kernel starts to write it to disk.
+#: A part is read in blocks of this size. Each time that this many bytes were appended, the kernel is asked to start
+#: writing them to disk.
 BLOCK_BYTES = 4 * 1024 * 1024
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -39,7 +40,7 @@ class PartDamaged(Exception):
 
 
 class PartHeld(Exception):
-    """Another attempt writes the file of this attempt, which has lost its lease without noticing."""
+    """This attempt has lost its lease without noticing: another attempt writes its file."""
 
 
 class Part:

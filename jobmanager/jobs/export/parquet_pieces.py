@@ -18,7 +18,7 @@ import pyarrow.parquet
 
 from jobmanager.jobs.export.output_file import FilesUnusable
 
-#: A Parquet file begins and ends with these bytes. The four bytes before the last of them hold the footer's length.
+#: A Parquet file begins and ends with these bytes. The four bytes before the final ones hold the footer's length.
 _MAGIC = b"PAR1"
 _TAIL = 8
 #: Rows sampled to decide if texts get a dictionary. A useless dictionary costs more than all other work.

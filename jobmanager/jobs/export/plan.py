@@ -37,9 +37,9 @@ class Plan:
     date_format: str | None
     #: columns exported as text because some values do not fit their type; None: values are written as they are
     as_text: list[str] | None
-    #: a fingerprint of each field of the dataset, by its name
+    #: a fingerprint of each field of the dataset, by the name of the field
     configured: dict[str, str]
-    #: a fingerprint of each property of the database that affects the values or their order, by its name
+    #: a fingerprint of each property in Reader.identity, by the name of the property
     database: dict[str, str]
     #: True: all rows come from one snapshot
     snapshot: bool = False

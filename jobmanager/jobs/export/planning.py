@@ -53,7 +53,7 @@ def begin_plan(job: Job, source: Source, *, needs_types: bool) -> Plan:
 
 
 def _fix_types(job: Job, reader: Reader, columns: list[str]) -> list[str] | None:
-    """If values of a column may have several types, fix one type per column. Return Plan.as_text."""
+    """Fix one type per column, if the reader may return several. Return the value for Plan.as_text."""
     if not isinstance(reader, FixesTypes):
         return None
     as_text = reader.mixed_columns(columns, *job.args.bounds())

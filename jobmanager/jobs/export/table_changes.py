@@ -33,7 +33,7 @@ def find_mark(dataset: Dataset) -> str | None:
 
     SQLite: inode, size and modification time of the file and of its write-ahead log. Neither is opened: closing a
     SQLite file drops the locks that other connections of the process hold on it.
-    PostgreSQL: the numbers of rows written; None for a view. They may change late, see late_seconds.
+    PostgreSQL: the numbers of rows written; None for a view. These numbers may change late, see late_seconds.
     """
     kind = dataset.url.get_backend_name()
     if kind == "sqlite":

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, Self, TypeVar
 
-#: Step in which the job's thread waits.
+#: The job's thread waits in steps of this length.
 STEP_SECONDS = 0.05
 
 T = TypeVar("T")

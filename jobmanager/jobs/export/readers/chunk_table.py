@@ -12,7 +12,7 @@ from jobmanager.errors import Fatal
 #: Metadata key of a table that Parquet cannot hold, because a column is text in this chunk alone. The value is the
 #: error message of an export to Parquet.
 NOT_FOR_PARQUET = b"jobmanager not for parquet"
-#: What Arrow raises for a value that does not fit a type.
+#: The exceptions that Arrow raises for a value that does not fit a type.
 MISFITS = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError)
 
 
@@ -41,7 +41,7 @@ class ChunkTable:
 
 
 def first_misfit(values: Sequence[Any], kind: pa.DataType) -> int:
-    """Return the index of the first value that does not fit a type. There must be one."""
+    """Return the index of the first value that does not fit a type. At least one value must not fit."""
     return next(index for index, value in enumerate(values) if not _fits(value, kind))
 
 

@@ -37,7 +37,7 @@ _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 #: Types that are exported as JSON: lists, arrays, structs, maps and unions.
 _NESTED = re.compile(r"(STRUCT|MAP|UNION)\(.*\)|.*\[\d*\]", re.DOTALL)
 _DATE_KINDS = {"DATE": "date", "TIMESTAMP": "naive", "TIMESTAMP WITH TIME ZONE": "aware"}
-#: Types that can order the rows: their values compare with a literal as they sort, by value.
+#: Types that can order the rows: their values compare with a literal in their sort order.
 _KEYS = (*_TYPES, "HUGEINT", "UHUGEINT", "UUID")
 
 

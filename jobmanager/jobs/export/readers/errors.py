@@ -78,7 +78,7 @@ def unusable_error(dataset: Dataset) -> Fatal:
 
 
 def missing_driver_error(dataset: Dataset, package: str, extra: str) -> Fatal:
-    """Return the error for a driver that is not installed. *extra*: the extra that installs it."""
+    """Return the error for a driver that is not installed. *extra*: the extra of jobmanager that has it."""
     return Fatal(
         f"The {dataset} cannot be read: {package} is not installed. Install the service as jobmanager[{extra}]."
     )
@@ -117,7 +117,7 @@ def duplicate_key_error(dataset: Dataset, date: Any, key: Any, way: str = "as th
 
 
 def unordered_error(dataset: Dataset, column: str, declared: str) -> Fatal:
-    """Return the error for a key or date whose type cannot order the rows: it does not compare in its sort order."""
+    """Return the error for a key or date of a type that cannot order the rows, see `is_ordered` of the columns."""
     return Fatal(
         f"The rows of {dataset} cannot be ordered by its column {column!r}: the database does not "
         f"compare values of type {declared} as it sorts them. Configure another column."
@@ -187,7 +187,7 @@ def encoding_error(dataset: Dataset, column: str | None = None, row: str | None 
 
 
 def misfit_error(dataset: Dataset, column: str, row: str, reason: str, remedy: str) -> Fatal:
-    """Return the error for a value that cannot be exported. It does not show the value.
+    """Return the error for a value that cannot be exported. The error does not show the value.
 
     *row*: see row_of. *reason*: completes "has a value that …".
     """
@@ -201,7 +201,7 @@ def type_error(dataset: Dataset, column: str, declared: str, row: str) -> Fatal:
 
 
 def invalid_json_error(dataset: Dataset, error: InvalidJson, rows: pa.Table, after: Place | None) -> Fatal:
-    """Return the error for a text that is not valid JSON. *rows*: the chunk that has it, which begins after *after*."""
+    """Return the error for a text that is not valid JSON. *rows*: its chunk. *after*: the place before the chunk."""
     if dataset.key in rows.column_names:
         row = row_of(dataset, rows[dataset.key][error.row].as_py())
     else:

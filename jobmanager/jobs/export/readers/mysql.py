@@ -69,7 +69,7 @@ class MysqlReader:
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count about *limit* rows, one step of a count; see Reader."""
+        """Count the next rows, about *limit* of them; see Reader."""
         table, counted = self._table, 0
         for condition in self._segments(after, begin, end):
             source = f"FROM {table.name} AS t WHERE {condition}"

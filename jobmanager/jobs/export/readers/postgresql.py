@@ -73,7 +73,7 @@ class PostgresReader:
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count about *limit* rows, one step of a count; see Reader."""
+        """Count the next rows, about *limit* of them; see Reader."""
         found = self._session.query(self._statements.place_at(limit, after, begin, end))
         if found:
             return limit, Place(date=found[0][0], key=found[0][1])
@@ -166,7 +166,7 @@ class PostgresReader:
             raise duplicate_key_error(self._dataset, *ties[0])
 
     def _check_unchanged(self, columns: list[str], after: Place | None) -> None:
-        """Raise Fatal if a column has changed since the reader was opened, or if rows at *after* would be lost.
+        """Raise Fatal if a column has changed since the reader was opened, or if the place *after* would lose rows.
 
         Runs one statement. Preparing it locks the table, so that its columns stay the same until the transaction ends.
         """

@@ -38,7 +38,7 @@ _AWAY = (
 )
 #: Messages of the server for texts that cannot be converted to UTF-8.
 _ENCODING_ERRORS = ("has no equivalent in encoding", "invalid byte sequence")
-#: The errors for a table, a column or a function that does not exist.
+#: The SQLSTATEs of errors for a table, a column or a function that does not exist.
 _MISSING_STATES = ("42P01", "42703", "42883")
 
 _log = logging.getLogger(__name__)
@@ -173,7 +173,10 @@ class RowConnection:
             raise unusable_error(self._dataset) from None
 
     def _client_error(self, error: Exception) -> Exception:
-        """Return the error for clients. Also searches its text: pyarrow passes on only the text of a driver's error."""
+        """Return the error for clients.
+
+        Searches the text of *error*, too, because pyarrow passes on only the text of a driver's error.
+        """
         state, text = getattr(error, "sqlstate", None), str(error)
         if state == "57014" or "statement timeout" in text:
             return statement_timeout_error(self._dataset)

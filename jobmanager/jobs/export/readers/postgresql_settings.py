@@ -12,7 +12,7 @@ from jobmanager.jobs.export.readers.errors import timeout_error, unusable_error
 _CONNECT_SECONDS = 10
 #: Statement timeout, unless the server or the URL sets statement_timeout.
 STATEMENT_SECONDS = 600
-#: Lock timeout of a snapshot for its table.
+#: Timeout for the lock that a snapshot takes on its table.
 LOCK_SECONDS = 10
 _SETTINGS = """
     SELECT set_config('transaction_read_only', 'on', true), set_config('TimeZone', 'UTC', true),

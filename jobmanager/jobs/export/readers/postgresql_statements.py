@@ -1,6 +1,6 @@
 """The SQL that reads the rows of a PostgreSQL table. Values are literals, because COPY takes no parameters.
 
-Runs nothing; only the detection of a date format, see date_bounds.py, may run a query.
+Runs no statement itself. But to build one, the date format may have to be detected by a query: see date_bounds.py.
 """
 
 from __future__ import annotations

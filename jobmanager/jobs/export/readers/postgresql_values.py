@@ -34,7 +34,10 @@ def to_types(
 
 
 def delivered(dataset: Dataset, array: pa.ChunkedArray, column: Column, keys: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the values, checked. Raises DatasetAway if their type is unexpected, Unreadable for invalid UTF-8."""
+    """Check the values of a column, and return them.
+
+    Raises DatasetAway if their type is unexpected, Unreadable if a text is not valid UTF-8.
+    """
     if array.type != column.delivered:
         # The type is unexpected only behind a pooler that mixes the statements of two clients.
         raise DatasetAway(

@@ -52,7 +52,7 @@ class ReadAhead:
         return self._opened().schema(chosen)
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count about *limit* rows, one step of a count; see Reader."""
+        """Count the next rows, about *limit* of them; see Reader."""
         return self._call(self._opened().count, after, begin, end, limit)
 
     def total(self, begin: datetime, end: datetime) -> int:

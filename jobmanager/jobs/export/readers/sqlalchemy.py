@@ -85,7 +85,7 @@ class SqlReader:
         return pa.schema([_marked(field, self._table.columns[field.name].type) for field in schema])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count about *limit* rows, one step of a count; see Reader."""
+        """Count the next rows, about *limit* of them; see Reader."""
         within = self._within(after, begin, end)
         step = sa.select(self._date, self._key).where(*within).order_by(self._date, self._key)
         found = self._rows(step.limit(1).offset(limit - 1))

@@ -1,7 +1,7 @@
 """Read a dataset from a SQLite file. Runs in a child process, see sqlite_process.py and sqlite_connection.py.
 
 Each read is one transaction. This module decides what is read and checked in which order; the order of the rows is in
-sqlite_order.py and sqlite_sorted.py, and how their values are selected in sqlite_rows.py.
+sqlite_order.py and sqlite_sorted.py, and the selection of their values in sqlite_rows.py.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Connection:
             raise
 
     def query(self, sql: str, bounds: list[Any] | None = None, *, batch_rows: int = 1024) -> pa.Table:
-        """Return the rows of a query. *bounds*: its parameters. *batch_rows*: at least the number of these rows."""
+        """Return the rows of a query. *bounds*: its parameters. *batch_rows*: must be at least the number of rows."""
         option = adbc_driver_sqlite.StatementOptions.BATCH_ROWS.value
         with self._translated(), adbc_driver_manager.AdbcStatement(self._connection) as statement:
             # The driver takes the type of a column from the first batch. So all rows must be in the first batch.

@@ -116,7 +116,7 @@ class RowOrder:
 
 
 def select(connection: Connection, selected: str, segment: Segment, limit: int, *, offset: int = 0) -> pa.Table:
-    """Select *limit* rows of a segment, in its order, and return the expressions *selected*."""
+    """Select up to *limit* rows of a segment, in its order. *selected*: the expressions to select, in SQL."""
     return connection.query(
         f"SELECT {selected} FROM {segment.source} WHERE {segment.condition} ORDER BY {segment.order} "
         f"LIMIT {limit}" + (f" OFFSET {offset}" if offset else ""),

@@ -1,8 +1,8 @@
 """Read a SQLite dataset in a child process, so that ADBC's SQLite library never opens the file in this process.
 
 When one SQLite library of a process closes a file, the kernel drops the locks that any other library of the process has
-on it: an application that embeds the service would lose its transactions. Source: "How To Corrupt An SQLite Database
-File", 2.2.1. Killing the child ends a statement at once, and returns its memory to the system.
+on that file: an application that embeds the service would lose its transactions. Source: "How To Corrupt An SQLite
+Database File", 2.2.1. Killing the child ends a statement at once, and returns the memory to the system.
 The child is spawned when it is first needed. See sqlite_child.py for the protocol on the pipes.
 """
 
@@ -112,7 +112,7 @@ class SqliteProcess:
         return int(self._call("total", **_range(begin, end)))
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count about *limit* rows, one step of a count; see Reader."""
+        """Count the next rows, about *limit* of them; see Reader."""
         counted, place = self._call("count", after=_kept(after), **_range(begin, end), limit=limit)
         return counted, _place(place)
 

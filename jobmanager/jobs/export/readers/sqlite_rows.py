@@ -1,7 +1,7 @@
 """Read the rows of a SQLite table so that every value arrives unchanged, within a limit of bytes.
 
 The forms in which columns are selected are in sqlite_columns.py. If the values of a column do not fit its form, the
-column is read again in another form. The segments that are read have the order of the rows, see sqlite_order.py.
+column is read again in another form. The order of the rows is chosen in sqlite_order.py.
 """
 
 from __future__ import annotations

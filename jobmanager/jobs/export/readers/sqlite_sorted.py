@@ -26,7 +26,7 @@ class SortedRows:
 
     @property
     def is_in_use(self) -> bool:
-        """Return True if the rows are sorted. Sorting also checks that no places are equal and no key is NULL."""
+        """Return True if the rows are sorted. Sorting also checks that no two places are equal and no key is NULL."""
         return self._until is not None
 
     def forget(self) -> None:
@@ -64,7 +64,7 @@ class SortedRows:
     def _sort(self, segments: list[Segment], row_id: str) -> None:
         """Store date, key and rowid of the rows, sorted, in a temporary table.
 
-        Raises Fatal if places are equal or a key is NULL.
+        Raises Fatal if two places are equal or a key is NULL.
         """
         self._connection.query("DROP TABLE IF EXISTS temp.sorted")
         self._connection.query("CREATE TEMP TABLE sorted (date, key, row)")
