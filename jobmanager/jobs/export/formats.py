@@ -159,7 +159,7 @@ class Parquet:
         yield piece(_readable(rows), at)
 
     def notes(self, schema: pa.Schema) -> list[str]:
-        """Return a note on the decimals that are text."""
+        """Return a note on the columns whose decimals are written as text, if there are any."""
         names = [repr(field.name) for field in schema if _is_long_decimal(field.type)]
         return [f"Decimals of more than 38 digits are text in Parquet: {', '.join(names)}."] if names else []
 

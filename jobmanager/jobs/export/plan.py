@@ -128,7 +128,7 @@ def _settings_fingerprints(dataset: Dataset) -> dict[str, str]:
 
 
 def _database_fingerprints(identity: dict[str, str], names: list[str]) -> dict[str, str]:
-    """Return the fingerprints of a reader's identity, by name. Leaves out columns that are not in the file."""
+    """Return the fingerprints of the properties in *identity*, by name. Leaves out columns that are not in the file."""
     columns = {f"{COLUMN}{name}" for name in names}
     return {
         name: _fingerprint(value) for name, value in identity.items() if not name.startswith(COLUMN) or name in columns

@@ -47,9 +47,9 @@ class Reader(Protocol):
     def identity(self) -> dict[str, str]:
         """Return the properties that affect the values or their order, by name: server version, encoding, …
 
-        A later attempt fails if one of these properties has changed. A property of one column has the name COLUMN + the
-        name of the column, and is ignored if the export does not have that column. The property "date_format" is the
-        configured or detected format, written as in the list of datasets; later readers are opened with that format.
+        A later attempt fails if one of these properties has changed. The name of a property of one column begins with
+        COLUMN; such a property is ignored if the export does not have that column. The property "date_format" is the
+        configured or detected format, written as in the list of datasets. Later readers are opened with that format.
         """
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:

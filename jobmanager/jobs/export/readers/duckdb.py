@@ -29,7 +29,7 @@ class DuckdbReader:
     """A connection to a DuckDB file; see Reader."""
 
     def __init__(self, dataset: Dataset, cancellation: Cancellation | None = None) -> None:
-        """Connect. Blocks. Raises DatasetAway and Fatal. Another thread may cancel its statements by *cancellation*."""
+        """Connect. Blocks. Raises DatasetAway and Fatal. *cancellation*: lets another thread cancel the statements."""
         cancellation = cancellation or Cancellation(dataset)
         self._dataset = dataset
         self._connection = Connection(dataset, cancellation)

@@ -47,7 +47,7 @@ class MysqlReader:
     """A connection to a MariaDB or MySQL server; see Reader."""
 
     def __init__(self, dataset: Dataset, cancellation: Cancellation | None = None) -> None:
-        """Connect. Blocks. Raises DatasetAway and Fatal. Another thread may cancel its statements by *cancellation*."""
+        """Connect. Blocks. Raises DatasetAway and Fatal. *cancellation*: lets another thread cancel the statements."""
         cancellation = cancellation or Cancellation(dataset)
         self._dataset = dataset
         self._cancellation = cancellation

@@ -47,7 +47,7 @@ class PostgresReader:
     """Connections to a PostgreSQL server; see Reader."""
 
     def __init__(self, dataset: Dataset, cancellation: Cancellation | None = None) -> None:
-        """Connect. Blocks. Raises DatasetAway and Fatal. Another thread may cancel its statements by *cancellation*."""
+        """Connect. Blocks. Raises DatasetAway and Fatal. *cancellation*: lets another thread cancel the statements."""
         cancellation = cancellation or Cancellation(dataset)
         self._dataset = dataset
         self._session = Session(dataset, cancellation)
@@ -166,7 +166,7 @@ class PostgresReader:
             raise duplicate_key_error(self._dataset, *ties[0])
 
     def _check_unchanged(self, columns: list[str], after: Place | None) -> None:
-        """Raise Fatal if a column has changed since the reader was opened, or if the place *after* would lose rows.
+        """Raise Fatal if a column has changed since the reader was opened, or if a read after *after* would skip rows.
 
         Runs one statement. Preparing it locks the table, so that its columns stay the same until the transaction ends.
         """

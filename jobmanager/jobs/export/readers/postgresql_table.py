@@ -160,7 +160,7 @@ class Table:
         return self.key.kind != "other" and bool(self._session.query(query)[0][0])
 
     def _collate(self) -> sql.Composable:
-        """Return the COLLATE clause for the key; empty if the key column has that collation already."""
+        """Return the COLLATE clause for the key; empty if the export orders keys by their column's own collation."""
         if self.collation == self.key.collation:
             return sql.SQL("")
         query = sql.SQL(

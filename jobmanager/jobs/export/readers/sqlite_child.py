@@ -65,7 +65,7 @@ class Server:
         self._reader: SqliteReader | None = None
 
     def answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-        """Return the header and the body of the answer to a request. An error of the reader becomes an answer."""
+        """Return the header and the body of the answer to a request. Does not raise: an error becomes an answer."""
         try:
             return self._call(**request)
         except (Fatal, DatasetAway) as error:

@@ -81,7 +81,7 @@ class Table:
         return bool(self._connection.query(query, [self._dataset.table]).num_rows)
 
     def row_id(self) -> str | None:
-        """Return the rowid's name for SQL. None for a view, a table WITHOUT ROWID, or if columns have all its names."""
+        """Return a name of the rowid for SQL; None if there is no rowid, or if columns take all its names."""
         query = "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE AND type = 'table'"
         found = self._connection.query(query, [self._dataset.table])
         if not found.num_rows or found["wr"][0].as_py():
