@@ -31,8 +31,8 @@ class RowCounter:
     def count(self, plan: Plan) -> int | None:
         """Return the number of rows to export; None if counting would take too long. Obeys a halt after each step.
 
-        Counting takes too long if there are more than COUNT_LIMIT rows, or if the reader has warnings, such as a missing
-        index. The number is exact unless rows are added or removed meanwhile.
+        Counting takes too long if there are more than COUNT_LIMIT rows, or if the reader warns, for example of a
+        missing index. The number is exact unless rows are added or removed meanwhile.
         """
         if self._job.cursor["warnings"]:
             return None
