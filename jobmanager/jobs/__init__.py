@@ -1,4 +1,4 @@
-"""The job types that come with the service, which are also the examples an author copies."""
+"""The job types that come with the service. They are also examples for authors of job types."""
 
 from jobmanager.jobs.export.job import Export
 from jobmanager.jobs.simple import Simple

@@ -1,4 +1,4 @@
-"""Tests for job types: run a job without a service, and prove that it bears halts, kills and stops anywhere."""
+"""Tests for job types: run a job without a service, and prove that it survives halts, kills and stops anywhere."""
 
 from jobmanager.testing.proof import Verdict, torture
 from jobmanager.testing.trial import RunOutcome, run

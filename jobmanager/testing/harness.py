@@ -1,7 +1,7 @@
 """Drive the attempts of one job in this thread, with the engine's own calls and gate, and a store in memory.
 
-Nothing here calls a hook: the order of the hooks, and what their errors lead to, are those of the service. Decides only
-what happens to the job at a checkpoint, as a Plan says.
+This module calls no hook itself. The engine calls the hooks and handles their errors, exactly as in the service. This
+module decides only what happens to the job at each checkpoint, see Plan.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _OWNER = "this process"
 
 
 class End(Enum):
-    """How an attempt ends at a checkpoint, although its job could go on."""
+    """How the harness ends an attempt at a checkpoint."""
 
     UNWOUND = "as by a shutdown, or a halt that lasts"
     STOPPED = "for good: clean is next"
@@ -45,21 +45,21 @@ class End(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What happens to the job at one checkpoint."""
+    """What the harness does to the job at one checkpoint."""
 
-    #: the job is halted there, before anything else
+    #: True: halts the job first
     halts: bool = False
-    #: None: it goes on, and is resumed first if it was halted
+    #: how the attempt ends then; None: the job goes on, and is resumed if it was halted
     end: End | None = None
 
 
 class OneJobStore:
-    """The store of one job, in memory. Its methods do what those of Store do, see AttemptStore."""
+    """A store of one job, in memory. Its methods behave like the methods of Store with the same names."""
 
     def __init__(self, job_type: type[Job], job_id: str, args: dict[str, JSON], checkpoint: Checkpoint) -> None:
         self.owner = _OWNER
         self.log: list[LogLine] = []
-        #: every checkpoint that was saved, without the measured times: outcomes are compared
+        #: every checkpoint that was saved, without the measured times, so that the outcomes of runs can be compared
         self.saved: list[Checkpoint] = []
         now = self.now()
         self.record = JobRecord(
@@ -92,11 +92,11 @@ class OneJobStore:
         )
 
     def now(self) -> datetime:
-        """Return the time."""
+        """Return the current time, in UTC."""
         return datetime.now(UTC)
 
     def get(self, job_id: str) -> JobRecord:
-        """Return the job. A copy: what its code does with the cursor does not change the stored one."""
+        """Return a copy of the job: if the job's code changes its cursor, the stored cursor does not change."""
         return copy.deepcopy(self.record)
 
     def claim(self) -> JobRecord:
@@ -123,34 +123,34 @@ class OneJobStore:
         return self.record.status
 
     def settle(self, job_id: str, attempt: int, settlement: Settlement, **how: Any) -> Applied | None:
-        """Record that the job has halted: a gate settles nothing else."""
+        """Record that the job has halted. Ignores *settlement*, because a gate settles nothing except halts."""
         self.set_status(Status.HALTED)
         return Applied(job=self.record, change=None)
 
 
 class Harness:
-    """Runs the attempts of one job, one after the other. Subclasses say what happens at each checkpoint."""
+    """Runs the attempts of one job, one after the other. Subclasses plan what happens at each checkpoint."""
 
     def __init__(self, job_type: type[Job], store: OneJobStore, folder: Path, settings: Settings) -> None:
-        """*settings* are those that the job sees; its own folder is below *folder*."""
+        """*settings*: the settings that the job sees. *folder*: the data folder, which holds the job's folder."""
         self.job_type = job_type
         self.store = store
         self.settings = settings
-        #: for the gate, which saves every checkpoint
+        #: the settings of the gate, which saves every checkpoint
         self.gate_settings = replace(settings, data_dir=folder, checkpoint_seconds=0.0)
         #: the job's folder, which may be missing
         self.folder = folder / "jobs" / store.record.id
-        #: what the job's code raised, also where that does not fail the job, as in `details`
+        #: all errors that the job's code raised, including errors that do not fail the job, as in `details`
         self.errors: list[BaseException] = []
         self._calls: JobCalls
         self._log: JobLogBuffer
 
     def plan(self) -> Plan:
-        """Return what happens at the checkpoint of `start` that the job has just reached."""
+        """Return what to do at the checkpoint of `start` that the job has just reached. Called once for each."""
         raise NotImplementedError
 
     def prepare(self, job: Job, gate: Gate) -> None:
-        """Change an instance before its code is called."""
+        """Change an instance of the job before its code is called. For subclasses; does nothing here."""
 
     def begin(self) -> None:
         """Claim the job for the next attempt."""
@@ -165,7 +165,7 @@ class Harness:
     def perform(self) -> Outcome:
         """Run the next attempt up to its end, without `clean`, and return its outcome.
 
-        The ending is INTERRUPTED if a stop came, also if the job's code took no notice of it.
+        If the job was stopped, the ending is INTERRUPTED, even if the job's code ignored the stop.
         """
         self.begin()
         outcome = self._calls.perform()
@@ -199,7 +199,7 @@ class _PlannedGate(Gate):
         self._plan = Plan()
 
     def reach_checkpoint(self, job: Job) -> None:
-        """Halt or end the attempt if that is planned here. Checkpoints of hooks are not planned for."""
+        """Halt or end the attempt if that is planned for this checkpoint. For hooks, nothing is planned."""
         if self._is_planned or self.signals.is_ignoring_requests:
             super().reach_checkpoint(job)
             return
@@ -226,7 +226,7 @@ class _PlannedGate(Gate):
             self.signals.ask_interrupt(Unwind(self._one_job.record.id))
 
     def _go_on(self) -> None:
-        """Decide what comes after a halt: the thread is about to block."""
+        """After a halt, resume the job or end the attempt. Called when the thread is about to block."""
         if self._plan.end is None:
             self.wake(self._one_job.claim())
         else:
@@ -234,7 +234,7 @@ class _PlannedGate(Gate):
 
 
 class _Calls(JobCalls):
-    """The calls into the job's code, on instances that the harness prepares."""
+    """Calls the job's code, on instances that the harness has prepared."""
 
     def __init__(self, harness: Harness, gate: Gate, lease: Lease, window: ForceWindow, log: JobLogBuffer) -> None:
         store, settings = harness.store, harness.settings
@@ -250,7 +250,7 @@ class _Calls(JobCalls):
 
 
 class _Log(JobLogBuffer):
-    """The job's log, from which the harness learns of errors. A Ctrl-C is for the test run, not for the job."""
+    """The job's log. Also passes the errors of the job's code to the harness."""
 
     def __init__(self, harness: Harness, attempt: int) -> None:
         limits = LogLimits(lines=harness.settings.log_lines, bytes=harness.settings.log_bytes)
@@ -258,7 +258,10 @@ class _Log(JobLogBuffer):
         self._errors = harness.errors
 
     def keep_traceback(self, error: BaseException) -> None:
-        """Keep the traceback, and the error."""
+        """Keep the traceback in the log, and the error in the harness.
+
+        Raises a KeyboardInterrupt again: a Ctrl-C is meant for the test run, not for the job.
+        """
         if isinstance(error, KeyboardInterrupt):
             raise error
         self._errors.append(error)

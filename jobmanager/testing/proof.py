@@ -1,8 +1,8 @@
 """Prove that a job type can be halted, killed and stopped anywhere, or show where it cannot.
 
 The job runs undisturbed, then again while it is halted and resumed, restarted, killed with SIGKILL and stopped at its
-checkpoints. Results and files have to equal those of the undisturbed run. Each run forks its own processes, so that a
-kill is a real one: call it from a program with one thread. The engine's own code calls the job (see harness.py).
+checkpoints. Results and files have to equal those of the undisturbed run. Each run forks its own processes, so that the
+kills are real: call `torture` only from a program with one thread. The engine's own code calls the job, see harness.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jobmanager.job import Job
 from jobmanager.registry import check_args, parse_args, type_name
 from jobmanager.testing.harness import End, Harness, OneJobStore, Plan
 
-#: At how many checkpoints, evenly spread, a long job is disturbed.
+#: The most checkpoints at which a job is disturbed. If the job has more, the disturbed ones are evenly spread.
 MOST_CHECKPOINTS = 40
 
 
@@ -37,7 +37,7 @@ class Disturbance(StrEnum):
     """A way to disturb the job at a checkpoint."""
 
     NONE = "undisturbed"
-    HALT = "halted and resumed"  # in its thread, as within JOBMANAGER_PARK_SECONDS
+    HALT = "halted and resumed"  # in its thread, as by a halt shorter than JOBMANAGER_PARK_SECONDS
     RESTART = "halted and restarted"  # as after a long halt, or a shutdown
     KILL_SAVED = "killed right after the save"
     KILL_UNSAVED = "killed right before the save"
@@ -62,7 +62,7 @@ _PLANS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """The outcome of a run."""
+    """The outcome of one run of the job."""
 
     result: Any = None
     #: why it failed, with the innermost line of the job's own code
@@ -73,14 +73,14 @@ class Trace:
     observed: Any = None
 
     def essence(self) -> Any:
-        """Return the part that must be equal in all runs: file names are left out, as they may contain the attempt."""
+        """Return the parts that must be equal in all runs. Leaves out file names, which may contain the attempt."""
         contents = {name: digest for name, (digest, _) in self.files.items()}
         return [_with_contents(self.result, contents), sorted(contents.values()), self.error, self.observed]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Result for a job type: the problems that were found, if any. `str` of it is a report."""
+    """The result for a job type: the problems that were found, if any. str() of a verdict is a report."""
 
     type: str
     checkpoints: int
@@ -115,9 +115,9 @@ def torture(
 ) -> Verdict:
     """Run the job with every disturbance and compare the outcomes. Blocks for many times the duration of the job.
 
-    *settings* are the job's settings (for its datasets, for example); its files go to a temporary folder. *observe*
-    returns, as JSON, the effects of the job outside its folder (rows of a table, for example). It has to return the
-    same before a run and after `clean`.
+    *settings*: the job's settings (for its datasets, for example). The job's files go to a temporary folder. *observe*
+    returns, as JSON, the effects of the job outside its folder (rows of a table, for example). *observe* has to
+    return the same before a run and after `clean`.
     Raises InvalidRequest if the arguments are wrong.
     """
     settings = settings or Settings.from_env()
@@ -162,9 +162,10 @@ class _Bench:
         )
 
     def _problem(self, kind: Disturbance, places: list[int], undisturbed: Trace) -> str | None:
-        """Disturb the job at all places in one run. If the outcome differs, find the first place where it does.
+        """Disturb the job in one way at *places*, and return the problem; None if there is none.
 
-        A stop is tried at each place by itself. Returns None if there is no problem.
+        Disturbs the job at all places in one run. If the outcome differs, tries one place after the other, to name the
+        first with a problem. A stop ends the job, so it is always tried at one place after the other.
         """
         if kind is Disturbance.STOP:
             return next(filter(None, (self._leftover(place) for place in places)), None)
@@ -190,7 +191,7 @@ class _Bench:
         return wrong and f"Stopped at checkpoint {place}: {wrong}. {_advice(Disturbance.STOP)}"
 
     def _run(self, kind: Disturbance, places: frozenset[int]) -> tuple[Trace, _Rig]:
-        """Run the job to its end, in as many processes as needed, then clean up."""
+        """Run the job to its end, in as many processes as needed, then clean up. (A stop cleans up by itself.)"""
         self._runs += 1
         folder = self._folder / str(self._runs)
         folder.mkdir()
@@ -210,7 +211,7 @@ class _Bench:
         return Trace(result=told["result"], error=told["error"], files=files, observed=observed), rig
 
     def _in_a_child(self, rig: _Rig, call: Callable[[], Outcome]) -> None:
-        """Make a call in a forked process, wait for it, and store its outcome. A call that unwinds has none."""
+        """Make a call in a forked process, and wait for it. The process stores the outcome, unless the job unwinds."""
         child = os.fork()
         if child != 0:
             os.waitpid(child, 0)
@@ -228,8 +229,8 @@ class _FileStore(OneJobStore):
     def __init__(self, job_type: type[Job], args: dict[str, Any], folder: Path) -> None:
         super().__init__(job_type, "torture", args, Checkpoint())
         self.folder = folder
-        self.place = 0  # of the last checkpoint that was reached, from 1
-        self.kill: Disturbance | None = None  # when to kill the process
+        self.place = 0  # number of the last checkpoint that was reached, counted from 1
+        self.kill: Disturbance | None = None  # KILL_SAVED or KILL_UNSAVED kills the process at the next save
         self._path = folder / "saved.json"
         self._gaps_path = folder / "gaps"
 
@@ -246,7 +247,7 @@ class _FileStore(OneJobStore):
     def checkpoint(
         self, job_id: str, attempt: int, saved: Checkpoint | None, details: Values | None, lines: Sequence[LogLine] = ()
     ) -> Status:
-        """Save a checkpoint, and return the job's status. Kills the process right before or after if that is due."""
+        """Save a checkpoint, and return the job's status. Kills the process right before or after the save if due."""
         if self.kill is Disturbance.KILL_UNSAVED:
             os.kill(os.getpid(), signal.SIGKILL)
         status = super().checkpoint(job_id, attempt, saved, details, lines)
@@ -286,17 +287,17 @@ class _Rig(Harness):
         self._places = places
 
     def run(self) -> Outcome:
-        """Run the next attempt, and clean after a stop."""
+        """Run the next attempt, and call `clean` after a stop."""
         outcome = self.perform()
         return self._clean_twice() if outcome.ending is Ending.INTERRUPTED else self._with_errors(outcome)
 
     def clean_up(self) -> Outcome:
-        """Clean in a process that has run no attempt."""
+        """Call `clean` in a process that has run no attempt."""
         self.begin()
         return self._clean_twice()
 
     def _clean_twice(self) -> Outcome:
-        """Clean twice, on fresh instances, as if the process had died right after the first time."""
+        """Call `clean` twice, on fresh instances, as if the process had died right after the first call."""
         outcome = self.clean()
         return self._with_errors(self.clean() if outcome.ending is Ending.CLEANED else outcome)
 
@@ -308,7 +309,7 @@ class _Rig(Harness):
         return _PLANS.get(kind, Plan())
 
     def _is_due(self, place: int) -> bool:
-        """Return True if the job is to be disturbed here. Records that: the job may pass the place again."""
+        """Return True if the job is to be disturbed at this place: once, even if the job reaches the place again."""
         marker = self.file_store.folder / f"disturbed-{place}"
         if place not in self._places or marker.exists():
             return False
@@ -316,11 +317,11 @@ class _Rig(Harness):
         return True
 
     def _with_errors(self, outcome: Outcome) -> Outcome:
-        """Return a failure if the job's code raised an error, also one that the service would only log."""
+        """Return a failure if the job's code raised an error, even one that the service only logs; else *outcome*."""
         return Outcome(ending=Ending.RAISED, error=_where(self.errors[-1])) if self.errors else outcome
 
     def keep(self, outcome: Outcome) -> None:
-        """Store the outcome for the parent process, unless the job goes on."""
+        """Store the outcome for the parent process, unless the job continues in another attempt."""
         if outcome.ending is not Ending.UNWOUND:
             text = json.dumps({"result": outcome.result, "error": outcome.error})
             self.outcome_path.write_text(text, encoding="utf-8")

@@ -23,7 +23,7 @@ from jobmanager.testing.proof import Verdict, torture
 
 __all__ = ["RunOutcome", "Verdict", "run", "torture"]
 
-#: Of larger files, the SHA-256 is returned instead of the content.
+#: For a file larger than this, the SHA-256 is returned instead of the content.
 _CONTENT_BYTES = 1 << 20
 
 Status = Literal["completed", "failed", "stopped"]
@@ -40,13 +40,13 @@ class RunOutcome:
     error: str | None
     #: every checkpoint that was saved, in order; `seq` counts from 1
     checkpoints: tuple[Checkpoint, ...]
-    #: where another attempt would begin
+    #: the cursor with which another attempt would begin
     cursor: JSON
     #: the return value of `details` at the last checkpoint
     details: dict[str, JSON]
     #: lines of `self.log`, each as "LEVEL message"
     log: tuple[str, ...]
-    #: files left in the workdir: the content by relative path, or the SHA-256 in hex if it is over 1 MiB
+    #: files left in the workdir, by relative path: the content, or the SHA-256 in hex if a file is over 1 MiB
     files: dict[str, bytes | str]
     #: total seconds that `wait` would have slept
     waited_seconds: float
@@ -70,10 +70,10 @@ def run(
     *restart_after*: at that checkpoint, unwind the attempt, and begin with a new instance from the saved cursor, as
     after a shutdown. Together with the same *halt_after*: call `halt` but not `resume`, as after a long halt.
     *stop_after*: at that checkpoint, stop the job: `stop`, then `clean` on a fresh instance.
-    *clean_times*: how often to call `clean` then, each time on a fresh instance; it must be repeatable.
+    *clean_times*: how often to call `clean` after a stop, each time on a fresh instance: `clean` must be repeatable.
     *settings*: the settings for the job and for the validation of its arguments; None: the defaults.
 
-    A job that raises fails; it is not retried. Raises InvalidRequest if *args* are wrong, ValueError if a number is
+    A job that raises fails, and is not retried. Raises InvalidRequest if *args* are wrong, ValueError if a number is
     below 1, AssertionError if the job ends before a checkpoint that was given.
 
         >>> class Twice(Job):
@@ -102,18 +102,18 @@ def run(
 
 
 class _Trial(Harness):
-    """Runs a job to its end. Acts at the checkpoints that were given to `run`."""
+    """Runs a job to its end. Disturbs the job at the checkpoints that were given to the function `run`."""
 
     def __init__(
         self, job_type: type[Job], store: OneJobStore, folder: Path, settings: Settings, plan: dict[str, int | None]
     ) -> None:
         super().__init__(job_type, store, folder, settings)
-        self.seen = 0  # checkpoints of start
+        self.seen = 0  # number of checkpoints that `start` has reached
         self._numbers = plan
         self._waited = 0.0
 
     def plan(self) -> Plan:
-        """Return what was asked for at the next checkpoint."""
+        """Return what `run` has to do at the next checkpoint."""
         self.seen += 1
         asked = {name for name, number in self._numbers.items() if number == self.seen}
         end = End.STOPPED if "stop_after" in asked else End.UNWOUND if "restart_after" in asked else None
@@ -129,7 +129,7 @@ class _Trial(Harness):
         vars(job)["wait"] = skip
 
     def run(self, clean_times: int) -> RunOutcome:
-        """Run attempts until one ends the job."""
+        """Run attempts until one of them ends the job, and return the outcome."""
         while (outcome := self.perform()).ending is Ending.UNWOUND:
             pass
         if outcome.ending is Ending.INTERRUPTED:

@@ -1,6 +1,6 @@
-"""The arguments of an export, and their checks when a client submits it.
+"""The arguments of an export, and their checks when a client submits one.
 
-A stored job is not checked again: it compares its dataset with its plan, see source.py.
+The dataset of a stored job is not checked here: the job compares its dataset with its plan, see source.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jobmanager.jobs.export.libraries import missing_package
 _LONGEST_DATE = 64
 _LONGEST_NAME = 255
 _MOST_COLUMNS = 1000
-#: Timeout of a submission that compares its columns with the database.
+#: Timeout of the query that checks the columns of a submission.
 _QUERY_SECONDS = 3.0
 #: The most column names in an error message.
 _LISTED_COLUMNS = 50
@@ -88,18 +88,21 @@ class ExportArgs(BaseModel):
         return self
 
     def bounds(self) -> tuple[datetime, datetime]:
-        """Return the begin and the exclusive end, naive and in UTC."""
+        """Return the begin and the exclusive end of the range, naive and in UTC."""
         return parse_moment(self.from_date).at, parse_moment(self.to_date).after()
 
 
 def _check_columns(columns: list[str], dataset: Dataset) -> None:
-    """Raise ValueError if the columns repeat, or if the table lacks some. Skips the latter if its database is away."""
+    """Raise ValueError if a column is named twice, or if the table lacks one.
+
+    If the database cannot be read, the table is not checked here: the job checks it when it runs.
+    """
     if len(set(columns)) < len(columns):
         raise ValueError("columns must not name a column twice")
     try:
         known = list(query_columns(dataset, seconds=_QUERY_SECONDS))
     except (DatasetAway, Fatal, QueryTimeout):
-        return  # the job will check them again when it runs
+        return  # the job checks the columns when it runs
     unknown = [column for column in columns if column not in known]
     if unknown:
         raise ValueError(f"unknown columns {_joined(unknown)}; known columns: {_joined(known)}")

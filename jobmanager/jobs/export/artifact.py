@@ -1,7 +1,7 @@
-"""The file of an export: the part that chunks are appended to, and the file for download that is made of it.
+"""The file of an export: the part that chunks are appended to, and the file for download that is made from the part.
 
-Keeps the cursor true to the part: a claim is its rows, name, length and SHA-256. Reads no rows; see output_file.py for
-locks, truncation and copies of a part.
+The cursor always describes the part: it claims the part's name, length, SHA-256 and number of rows. Reads no rows.
+Locks, truncation and copies of a part are in output_file.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KEPT = ("version", "plan", "warnings", "mark", "counted")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeFile:
-    """A file for download."""
+    """A complete file for download."""
 
     path: Path
     rows: int
@@ -33,20 +33,20 @@ class MadeFile:
 
 
 class Artifact:
-    """The part of one attempt, and its file. Reads and sets the cursor of its job."""
+    """Writes the part of one attempt, and turns it into the file for download. Reads and sets the job's cursor."""
 
     def __init__(self, job: Job, source: Source, encoding: Encoding) -> None:
         self._job = job
         self._source = source
         self._encoding = encoding
         self._part: Part | None = None
-        #: True as soon as the complete part is turned into the file
+        #: True once `finish` has begun to turn the complete part into the file
         self.is_finishing = False
 
     def open_part(self, plan: Plan) -> Part:
-        """Return the part: the open one, the one that the cursor names, or a new one.
+        """Return the open part. If no part is open, reopens the part that the cursor names, or begins a new one.
 
-        If the part is damaged, resets the cursor: the export starts over.
+        If the part that the cursor names is damaged, resets the cursor and begins a new one: the export starts over.
         """
         if self._part is None:
             self._part = self._reopen_part()
@@ -58,30 +58,34 @@ class Artifact:
             self._part.sync()
 
     def close(self) -> None:
-        """Sync and close the part. It is reopened when it is needed."""
+        """Sync and close the part, if it is open. `open_part` reopens it."""
         part, self._part = self._part, None
         if part is not None:
             with closing(part):
-                # After a failure, the last claim is saved only after the part is closed.
+                # After a failure, the last claim is saved after this close. Then it is too late for a sync.
                 part.sync()
 
     def finish(self, plan: Plan, rows: int) -> MadeFile:
-        """Turn the complete part into the file for download."""
+        """Turn the complete part into the file for download.
+
+        Raises FilesUnusable if the part was lost while the job was halted: it no longer has *rows* rows.
+        """
         part = self.open_part(plan)
         if self._job.cursor["rows"] != rows:
             raise FilesUnusable("The export lost its part while it was halted; another attempt starts over.")
         part.sync()
         self.is_finishing = True
-        # Named after its part and thus its attempt: an attempt without a lease cannot replace the file of another.
-        # Also named after its rows: if the process dies now, the last checkpoint may claim fewer.
+        # The name contains that of the part, which only one attempt writes. So an attempt that has lost its lease
+        # cannot replace the file of another attempt. The name also contains the number of rows: if the process dies
+        # now, the last checkpoint may claim fewer rows.
         path = self._job.workdir / f"{_stem(part.path.name)}-{rows}.{self._encoding.extension}"
         return MadeFile(path=path, rows=rows, sha256=self._encoding.finish(part, path, self._job.checkpoint))
 
     def find_finished(self) -> MadeFile | None:
-        """Return the file of an earlier attempt that died before it returned its result; None if there is none.
+        """Return the file that an earlier attempt finished before it died; None if there is no such file.
 
-        Removes a damaged file, but no intact one: if this attempt has lost its lease without noticing, that may be the
-        job's result.
+        Removes a damaged file, but never an intact one: if this attempt has lost its lease without noticing, the intact
+        file may be the job's result.
         """
         cursor = self._job.cursor
         if "part" not in cursor:
@@ -100,16 +104,19 @@ class Artifact:
     def remove_leftovers(self) -> None:
         """Remove the parts of earlier attempts that died before their first checkpoint was saved.
 
-        Never removes a finished file: if this attempt has lost its lease, that may be the result of the next one.
+        Never removes a finished file: if this attempt has lost its lease, the file may be the result of a later one.
         """
         for path in self._job.workdir.glob("export-*"):
             is_unfinished = path.suffix in (".part", ".unfinished")
-            # Not those of later attempts: if there are any, this one has lost its lease without noticing.
+            # Keep the files of later attempts: if there are any, this attempt has lost its lease without noticing.
             if is_unfinished and int(_stem(path.name).split("-")[1]) < self._job.attempt:
                 remove_unless_locked(path)
 
     def _reopen_part(self) -> Part | None:
-        """Reopen the part that the cursor names, if any. If it is damaged, resets the cursor and returns None."""
+        """Reopen the part that the cursor names; None if it names none.
+
+        If the part is damaged, resets the cursor and returns None.
+        """
         cursor = self._job.cursor
         if "part" not in cursor:
             return None
@@ -129,7 +136,7 @@ class Artifact:
 
     def _begin_part(self, plan: Plan) -> Part:
         head = self._encoding.head(self._source.reader(plan).schema(plan.names()))
-        # Stored before the write, so that the part is closed even if the volume is full.
+        # Stored before the write: if the write fails, because the volume is full, `close` still closes the part.
         part = self._part = Part.create(self._new_part_path())
         part.write(head)
         self._job.cursor = {**self._job.cursor, **claim(part, 0)}
@@ -140,7 +147,7 @@ class Artifact:
 
 
 def claim(part: Part, rows: int) -> dict[str, Any]:
-    """Return the cursor's claim about a part with this many rows."""
+    """Return the fields of the cursor that describe a part. *rows*: the number of rows in the part."""
     return {"rows": rows, "part": part.path.name, "bytes": part.length, "sha256": part.sha256}
 
 

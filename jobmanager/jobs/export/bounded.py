@@ -1,7 +1,7 @@
 """Run database queries for HTTP requests: a few at a time, each with a timeout.
 
-Each keeps a request thread waiting. A database that accepts connections but never answers would otherwise take all
-threads of the process.
+A request thread waits for each query. Without these limits, a database that accepts connections but never answers
+would block all request threads of the process.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class QueryTimeout(Exception):
 def query_with_timeout(query: Callable[[], T], *, seconds: float) -> T:
     """Return the result of *query*, or raise its exception. Blocks for at most *seconds*.
 
-    Raises QueryTimeout after the timeout, or if too many queries are running. A query that timed out still counts
-    as running until it ends.
+    Raises QueryTimeout after the timeout, or at once if too many queries are running. A query that timed out counts as
+    running until it ends.
     """
     if not _permits.acquire(blocking=False):
         raise QueryTimeout("Too many requests are waiting for databases. Try again later.")

@@ -21,7 +21,11 @@ from jobmanager.jobs.export.reader import Reader
 
 
 def find_dataset(name: str | None, settings: Settings) -> Dataset:
-    """Return the dataset of that name; if *name* is None, the only one. Raises ValueError that lists the datasets."""
+    """Return the dataset with that name; if *name* is None, the only dataset.
+
+    Raises ValueError, with a message for clients, if there is no such dataset, if it cannot be used, or if *name* is
+    None and there are several datasets.
+    """
     datasets = configured_datasets(settings)
     names = sorted({*datasets, *datasets.faults})
     if not names:
@@ -37,7 +41,7 @@ def find_dataset(name: str | None, settings: Settings) -> Dataset:
 
 
 def configured_datasets(settings: Settings) -> Datasets:
-    """Return the datasets that can be exported, with the faults of the others. Raises ListUnreadable."""
+    """Return the datasets that can be exported, and the faults of the others. Raises ListUnreadable."""
     datasets = load_datasets(settings.datasets) if settings.datasets else Datasets()
     for name in [name for name, dataset in datasets.items() if _is_store(dataset, settings)]:
         del datasets[name]
@@ -46,10 +50,11 @@ def configured_datasets(settings: Settings) -> Datasets:
 
 
 def _is_store(dataset: Dataset, settings: Settings) -> bool:
-    """Return True if the dataset is the service's own SQLite file.
+    """Return True if the dataset is the SQLite file of the service's own store.
 
-    ADBC brings its own SQLite library. When one library of a process closes a file, the kernel drops the locks that the
-    other has on it: the store would be damaged. Source: "How To Corrupt An SQLite Database File", 2.2.1.
+    An export of the store could damage it. ADBC brings its own SQLite library, and when one library of a process closes
+    a file, the kernel drops the locks that another library of the process has on that file.
+    Source: "How To Corrupt An SQLite Database File", 2.2.1.
     """
     store = make_url(settings.database_url)
     if {store.get_backend_name(), dataset.url.get_backend_name()} != {"sqlite"}:
@@ -70,9 +75,10 @@ def columns_of(dataset: Dataset) -> dict[str, str]:
 
 
 def query_columns(dataset: Dataset, *, seconds: float) -> dict[str, str]:
-    """Return `columns_of(dataset)` for an HTTP request. Also raises QueryTimeout.
+    """Return `columns_of(dataset)`, with a timeout, for an HTTP request.
 
-    Blocks for at most *seconds* for the database. The first import of its driver takes extra time.
+    Raises QueryTimeout if the database has not answered after *seconds*. The first import of a driver takes additional
+    time.
     """
     load_arrow().import_driver(dataset)
     return query_with_timeout(lambda: columns_of(dataset), seconds=seconds)

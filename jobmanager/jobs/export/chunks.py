@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 #: Default size limit of a chunk, in bytes as Arrow stores them.
 MAX_BYTES = 16 * 1024 * 1024
-#: Bytes counted for the offset of a text in Arrow, and for a Python value that is neither text nor bytes.
+#: Bytes counted for the offset of a text or bytes value in Arrow.
 _OFFSET_BYTES = 4
+#: Bytes counted for a Python value that is neither text nor bytes.
 _VALUE_BYTES = 8
 
 
@@ -37,7 +38,7 @@ def row_bytes(rows: pa.RecordBatch) -> pa.Array:
 
 
 class Chunk:
-    """Batches of rows up to the limits of one chunk. Complete as soon as a row beyond the limits was added."""
+    """Collects batches of rows for one chunk. It is complete once a row beyond the limits of the chunk was added."""
 
     def __init__(self, limit: int, max_bytes: int) -> None:
         self._limit = limit
@@ -46,7 +47,7 @@ class Chunk:
         self._bytes = 0
         #: number of rows added
         self.rows = 0
-        #: number of added rows that belong to the chunk; at least one if there are any
+        #: number of added rows that belong to the chunk; at least one once rows were added
         self.fitting = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -72,10 +73,10 @@ class Chunk:
 def fitting_rows(
     rows: Iterable[Sequence[Any]], limit: int, max_bytes: int
 ) -> tuple[list[Sequence[Any]], list[Sequence[Any]]]:
-    """Return the rows of one chunk (at least one if there are any), and a list of the row after it or an empty list.
+    """Return the rows of one chunk, and a list with the next row, which is empty at the end of *rows*.
 
-    Takes no further rows from *rows*. The size of a row is the length of its texts and bytes, plus 8 bytes for each
-    other value.
+    The chunk has at least one row, unless *rows* is empty. Takes only the returned rows from *rows*. The size of a row
+    is the length of its texts and bytes, plus 8 bytes for each other value.
     """
     found: list[Sequence[Any]] = []
     size = 0

@@ -1,4 +1,4 @@
-"""Count the rows of an export in its database: before the first chunk, for its total, and again after the last.
+"""Count the rows of an export in its database: before the first chunk, for the job's total, and after the last chunk.
 
 The second count shows whether rows were lost or doubled. Reads and writes no rows.
 """
@@ -29,9 +29,10 @@ class RowCounter:
         self._source = source
 
     def count(self, plan: Plan) -> int | None:
-        """Return the number of rows to export, exact unless rows are added or removed; None if counting takes too long.
+        """Return the number of rows to export; None if counting would take too long. Obeys a halt after each step.
 
-        Counting in steps needs the order of an index. If the reader has warnings, the export does not count.
+        Counting takes too long if there are more than COUNT_LIMIT rows, or if the reader warns, for example of a
+        missing index. The number is exact unless rows are added or removed meanwhile.
         """
         if self._job.cursor["warnings"]:
             return None
@@ -71,7 +72,7 @@ class RowCounter:
             return False, f"The rows were not counted at the end: there are more than {COUNT_LIMIT:,}."
         now = retry_if_closed(lambda: self._source.reader(plan).total(*self._job.args.bounds()))
         if plan.snapshot and self._job.cursor["counted"] not in (None, rows):
-            now = self._job.cursor["counted"]  # a count of the same snapshot: rows were lost or doubled
+            now = self._job.cursor["counted"]  # the count of the same snapshot: rows were lost or doubled
         if now == rows:
             return True, ""
         was_written = False if plan.snapshot else self._was_written(plan, now)
@@ -94,9 +95,9 @@ class RowCounter:
         )
 
     def _was_written(self, plan: Plan, now: int) -> bool | None:
-        """Return whether the table was written since the export began; None if that is unknown.
+        """Return True if the table was written since the export began, False if not, None if that is unknown.
 
-        *now* is the current number of rows in the range. May wait until the database has reported late writes.
+        *now*: the current number of rows in the range. May wait until the database has reported late writes.
         """
         counted, mark = self._job.cursor.get("counted"), self._job.cursor["mark"]
         if counted is not None and counted != now:

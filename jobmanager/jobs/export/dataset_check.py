@@ -1,4 +1,4 @@
-"""Test a dataset for the operator as an export would use it: connection, table, key, dates, and warnings."""
+"""Check for the operator if a dataset can be exported: its connection, table, key and dates, and warnings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobmanager.jobs.export import catalog
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.reader import Reader
 
-#: Rows are counted up to this number; more are reported as "more than".
+#: Rows are counted up to this number. If there are more, the report says "more than" this number.
 COUNTED_ROWS = 1_000_000
 
 _EVER = (datetime.min, datetime.max)
@@ -21,7 +21,7 @@ _SAMPLES = 3
 
 @dataclass(slots=True, kw_only=True)
 class Findings:
-    """Results of a check. Everything after an error is unknown."""
+    """The results of a check. After an error, the fields that were not checked yet have their defaults."""
 
     name: str
     #: why the dataset cannot be exported
@@ -31,13 +31,13 @@ class Findings:
     columns: dict[str, str] = field(default_factory=dict)
     date_column: str | None = None
     key: str | None = None
-    #: configured, or else detected
+    #: the configured date format; if none is configured, the detected one
     date_format: str | None = None
     #: the first values of the date column, as they are exported
     dates: list[str] = field(default_factory=list)
-    #: None: not counted, because that would take long
+    #: number of rows; None: not counted, because of an error or because counting would take long
     rows: int | None = None
-    #: True if there are more rows than were counted
+    #: True if the table has more than *rows* rows
     is_more: bool = False
 
     def is_usable(self) -> bool:
@@ -46,7 +46,10 @@ class Findings:
 
 
 def check_dataset(dataset: Dataset) -> Findings:
-    """Check a dataset as an export would. Blocks while the database answers. Logs the errors of the database."""
+    """Check a dataset as an export would. Blocks until the database has answered.
+
+    A problem of the dataset is returned as *error*, not raised. Errors of the database are logged.
+    """
     findings = Findings(name=dataset.name, date_column=dataset.date_column, key=dataset.key)
     try:
         with closing(catalog.open_reader(dataset)) as reader:

@@ -11,14 +11,15 @@ from jobmanager.jobs.export.bounded import QueryTimeout
 from jobmanager.jobs.export.catalog import configured_datasets, query_columns
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 
-#: Timeout for one database, and for all of them together.
+#: Timeout for one database.
 _SECONDS_EACH = 2.0
+#: Timeout for all databases together.
 _SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownDataset:
-    """One dataset. If it has no columns, *error* gives the reason."""
+    """One dataset as clients see it. If *columns* is None, *error* gives the reason."""
 
     name: str
     date_column: str | None = None

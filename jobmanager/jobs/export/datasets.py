@@ -1,7 +1,7 @@
 """The tables that Export may read: the operator's list of datasets.
 
-Clients send no URL, table or SQL; only errors show them the name of a table. Reads the operator's file. Opens no
-database (see readers/), and works without Arrow.
+Clients choose a dataset by its name, and send no URL, table or SQL. They see the name of a table only in errors. This
+module reads the operator's file. It opens no database (see readers/), and works without Arrow.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ class Datasets(dict[str, Dataset]):
 
     def __init__(self) -> None:
         super().__init__()
-        #: the fault of each other entry of the list, by its name
+        #: the fault of each dataset that cannot be used, by its name
         self.faults: dict[str, str] = {}
 
 
 def load_datasets(path: Path) -> Datasets:
-    """Return the datasets that the file configures. If there is no file, there are none.
+    """Return the datasets that the file configures; no datasets if the file does not exist.
 
     A bad entry disables only its own dataset, see Datasets.faults. Raises ListUnreadable if the file cannot be read or
     is not TOML.
@@ -96,7 +96,7 @@ def load_datasets(path: Path) -> Datasets:
 
 
 class _BadEntry(Exception):
-    """An entry of the list is wrong in *field*; "" stands for the whole entry."""
+    """An entry of the list is wrong. *field*: the wrong field; "" if the entry as a whole is wrong."""
 
     def __init__(self, message: str, *, field: str = "") -> None:
         super().__init__(message)
@@ -104,13 +104,16 @@ class _BadEntry(Exception):
 
 
 def _place_of(error: Exception) -> str:
-    """Return the line of a TOML error as text. Leaves out the error's message, which may quote the file."""
+    """Return a phrase with the line of a TOML error; "" if the error has no line.
+
+    Leaves out the error's message, which may quote the file.
+    """
     found = re.search(r"at line (\d+)", str(error))
     return f": it is not valid TOML at line {found[1]}" if found else ""
 
 
 def _line_of(text: str, name: str, field: str) -> int:
-    """Return the line of a field of an entry, counted from 1; the line of the entry if the field is not found.
+    """Return the line of a field in the entry *name*, counted from 1; the line of the entry if the field is not found.
 
     >>> _line_of('[a]\\nkey = "x"\\n[b]\\nkey = "y"', "b", "key")
     4
@@ -137,7 +140,7 @@ def _first_name(line: str) -> str:
 
 
 def _dataset(name: str, table: Any, folder: Path) -> Dataset:
-    """Return the dataset of an entry. Raises _BadEntry."""
+    """Return the dataset that an entry of the list configures. Raises _BadEntry if the entry is wrong."""
     if not isinstance(table, dict):
         raise _BadEntry(f"it must be a table with {', '.join(_REQUIRED)}")
     for field in table:
@@ -178,8 +181,8 @@ def _check_key(key: Any) -> None:
 
 
 def _url(text: str, folder: Path) -> URL:
-    """Return the URL. The path of a SQLite file is relative to the folder of the list. Raises _BadEntry."""
-    # Imported here: it takes a third of a second, which processes that read no list save.
+    """Parse the URL of a dataset. The path of a SQLite file is relative to *folder*. Raises _BadEntry."""
+    # Imported here, because the import takes a third of a second: processes that read no list do without it.
     from sqlalchemy.engine import make_url  # noqa: PLC0415
     from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
 
@@ -208,7 +211,7 @@ def _date_format(text: Any) -> DateFormat | None:
 
 
 def parse_date_format(text: Any) -> DateFormat:
-    """Return the date format of that name. Raises ValueError that states the problem and the valid formats."""
+    """Return the date format for a name or a pattern. Raises ValueError with the problem and the valid formats."""
     return DateFormat(text)
 
 

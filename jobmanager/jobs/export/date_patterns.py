@@ -1,6 +1,6 @@
-"""Date patterns whose text sorts as time, such as %Y/%m/%d. Pure.
+"""Date patterns whose texts sort in the order of time, such as %Y/%m/%d. Pure.
 
-Every directive has a fixed width, and larger units come first. So values compare as text, and an index can be used.
+Every directive has a fixed width, and larger units come first. So dates can be compared as text, with an index.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 _NUMBER = "number "
 _DIRECTIVE = re.compile(r"%(.?)", re.DOTALL)
-#: The text of each directive. %L is our own: milliseconds in three digits.
+#: Writes each directive. %L is our own directive: milliseconds in three digits.
 _WRITE: dict[str, Callable[[datetime], str]] = {
     "Y": lambda at: f"{at.year:04}",
     "m": lambda at: f"{at.month:02}",
@@ -24,7 +24,7 @@ _WRITE: dict[str, Callable[[datetime], str]] = {
     "L": lambda at: f"{at.microsecond // 1000:03}",
     "f": lambda at: f"{at.microsecond:06}",
 }
-#: The directives of a pattern are the beginning of one of these.
+#: The directives of a pattern must be a prefix of one of these texts.
 _ORDERS = ("YmdHMSL", "YmdHMSf", "YjHMSL", "YjHMSf")
 _TIMES = "HMSLf"
 _STEPS = {
@@ -40,7 +40,7 @@ _STEPS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatePattern:
-    """A parsed pattern."""
+    """A parsed date pattern."""
 
     #: the text before each directive
     literals: tuple[str, ...]
@@ -53,7 +53,7 @@ class DatePattern:
 
     @classmethod
     def parse(cls, text: str) -> DatePattern:
-        """Parse a pattern. Raises ValueError with a sentence."""
+        """Parse a pattern. Raises ValueError, with the reason as a sentence, if it is not valid."""
         is_number = text.startswith(_NUMBER)
         parts = _DIRECTIVE.split(text.removeprefix(_NUMBER))
         found = cls(
@@ -80,9 +80,10 @@ class DatePattern:
         return any(self._fits(value, count) for count in range(shortest, len(self.directives) + 1))
 
     def bound(self, at: datetime) -> str | int:
-        """Return the smallest value in this pattern, or the beginning of one, that is not before *at*.
+        """Return a bound to compare values with: values before *at* are below the bound, all others are not.
 
-        datetime.max stands for the end of the calendar: its bound is beyond every value.
+        The bound may be a truncated text, such as 2024/03/09 for midnight. datetime.max stands for the end of the
+        calendar: all values are below its bound.
         """
         first = self._first_from(at)
         if self.is_number:
@@ -94,7 +95,7 @@ class DatePattern:
         return self.directives.rstrip(_TIMES)
 
     def _fits(self, text: str, count: int) -> bool:
-        """Return True if *text* is a date of the first *count* directives."""
+        """Return True if *text* is a date written with the first *count* directives."""
         widths = [len(_WRITE[letter](datetime.min)) for letter in self.directives]
         pattern = "".join(
             f"{re.escape(literal)}(?P<{letter}>[0-9]{{{width}}})"
@@ -104,7 +105,7 @@ class DatePattern:
         return found is not None and _is_moment({name: int(digits) for name, digits in found.groupdict().items()})
 
     def _first_from(self, at: datetime) -> datetime | None:
-        """Return the first moment from *at* on that this pattern can express; None if the calendar has none."""
+        """Return the first moment, *at* or later, that this pattern can express; None if the calendar ends before."""
         unit = self.directives[-1]
         begin = _begin_of(at, unit)
         if at == datetime.max:
@@ -120,7 +121,7 @@ class DatePattern:
         )
 
     def _shortened(self, at: datetime) -> str:
-        """Return the text without trailing zero units: it sorts before every way to write that time."""
+        """Return the text of *at* without trailing units that are zero. It sorts before all longer texts for *at*."""
         pieces = [(literal, letter) for literal, letter in zip(self.literals, self.directives, strict=True)]
         while pieces[-1][1] in _TIMES and not int(_WRITE[pieces[-1][1]](at)):
             pieces.pop()

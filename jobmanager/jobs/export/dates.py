@@ -17,7 +17,7 @@ _DAY = timedelta(days=1)
 _EPOCH = datetime(1970, 1, 1)
 #: The beginning of 1970 as a Julian day, in milliseconds.
 _JULIAN_EPOCH_MILLISECONDS = 210_866_760_000_000
-#: Numbers count as times only within these years: 1973 to 2200 in seconds, 1800 to 2200 in Julian days.
+#: A number is taken for a time only in these ranges: the years 1973 to 2200 in seconds, 1800 to 2200 in Julian days.
 _PLAUSIBLE_SECONDS = (100_000_000, 7_258_118_400)
 _PLAUSIBLE_JULIAN = (2_378_496.5, 2_524_593.5)
 _LONGEST_SHOWN = 40
@@ -29,7 +29,7 @@ _ISO = re.compile(
 #: Patterns of times of day, by the length of their text.
 _CLOCKS = {5: "%H:%M", 8: "%H:%M:%S", 12: "%H:%M:%S.%L", 15: "%H:%M:%S.%f"}
 
-#: The months in dates as the Go service accepted them: its layout 2006-Jan-02.
+#: The names of months in the layout 2006-Jan-02, which the Go service accepted.
 _GO_MONTHS = {
     name: number
     for number, name in enumerate(
@@ -42,7 +42,7 @@ class DateFormat(StrEnum):
     """The format of a date column: a name, or a pattern such as `%Y/%m/%d`.
 
     A pattern has the directives %Y %m %d (or %Y %j) %H %M %S, then %L (milliseconds) or %f (microseconds). They must
-    come in this order, starting with the year, so that values sort as time. `number %Y%m%d` is a pattern for a column
+    come in this order, starting with the year, so that values sort by time. `number %Y%m%d` is a pattern for a column
     of numbers.
 
     >>> DateFormat("%Y/%m/%d").value
@@ -51,7 +51,7 @@ class DateFormat(StrEnum):
 
     SPACE = "space"  # text, 2024-03-09 12:30:00
     T = "t"  # text, 2024-03-09T12:30:00
-    ISO = "iso"  # text in either form, with or without an offset or Z; compared as instants
+    ISO = "iso"  # text in either of these forms, with or without an offset or Z; compared as instants
     UNIX = "unix"  # seconds since 1970
     UNIX_MS = "unix_ms"  # milliseconds since 1970
     UNIX_US = "unix_us"  # microseconds since 1970
@@ -61,7 +61,10 @@ class DateFormat(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> DateFormat:
-        """Return the format for a pattern. Raises ValueError with a sentence."""
+        """Return the format for a pattern, which Enum does not find by itself.
+
+        Raises ValueError, with the reason as a sentence, if *value* is neither a name nor a valid pattern.
+        """
         text = value if isinstance(value, str) else ""
         if "%" not in text:
             raise ValueError(f"date_format must be one of {', '.join(cls)}, or a pattern such as %Y/%m/%d")
@@ -76,7 +79,7 @@ class DateFormat(StrEnum):
         return DatePattern.parse(self)
 
 
-#: Formats of numbers that count from 1970, and the microseconds of their unit.
+#: Formats of numbers that count units since 1970, with the number of microseconds in a unit.
 _INSTANTS = {DateFormat.UNIX: 1_000_000, DateFormat.UNIX_MS: 1_000, DateFormat.UNIX_US: 1}
 
 
@@ -86,7 +89,7 @@ class Moment:
 
     #: naive, in UTC
     at: datetime
-    #: a day without a time
+    #: True: a day, written without a time
     is_day: bool
 
     def after(self) -> datetime:
@@ -99,7 +102,8 @@ class Moment:
 def parse_moment(text: str) -> Moment:
     """Parse an ISO date or datetime, or a date in the layout 2006-Jan-02.
 
-    A datetime with an offset is converted to UTC, one without is taken as UTC. Raises ValueError with a sentence.
+    A datetime with an offset is converted to UTC. A datetime without an offset is taken as UTC. Raises ValueError, with
+    a sentence for the client, if *text* has none of these forms.
 
     >>> parse_moment("2024-Mar-09").at
     datetime.datetime(2024, 3, 9, 0, 0)
@@ -115,7 +119,7 @@ def parse_moment(text: str) -> Moment:
 
 
 def _parse_day(text: str) -> date | None:
-    """Return the day that *text* names; None if *text* is not just a day. Raises ValueError."""
+    """Return the day that *text* names; None if *text* is not a day, or has a time."""
     year, _, rest = text.partition("-")
     month, _, day = rest.partition("-")
     number = _GO_MONTHS.get(month.title())
@@ -127,7 +131,9 @@ def _parse_day(text: str) -> date | None:
 
 
 def sample_from(kinds: Sequence[str], texts: Sequence[str]) -> list[object]:
-    """Return the values of a sample from SQLite, given as typeof(value) and CAST(value AS TEXT); for blobs, hex(value).
+    """Return the values of a sample from SQLite.
+
+    *kinds*: typeof(value). *texts*: CAST(value AS TEXT); for a blob, hex(value).
 
     >>> sample_from(["integer", "text"], ["20240309", "2024-03-09"])
     [20240309, '2024-03-09']
@@ -137,10 +143,11 @@ def sample_from(kinds: Sequence[str], texts: Sequence[str]) -> list[object]:
 
 
 def detect(values: Sequence[object], configured: DateFormat | None = None) -> DateFormat:
-    """Return the date format of a column, from a sample of its values without NULL.
+    """Detect the date format of a column from a sample of its values without NULL.
 
-    *configured*: the setting of the dataset, which is checked against the values. Empty texts are skipped.
-    Raises ValueError with a sentence that shows values and the setting to use, if they fit no format or more than one.
+    *configured*: the date_format of the dataset, if it is set. It is checked against the values, and also returned if
+    there are no values. Empty texts are skipped.
+    Raises ValueError if the values fit no format, or more than one. The message shows values and the setting to use.
 
     >>> detect(["2024-03-09T12:30:00", "2024-03-10"])
     <DateFormat.T: 't'>
@@ -166,12 +173,12 @@ def detect(values: Sequence[object], configured: DateFormat | None = None) -> Da
 
 
 def to_column(at: datetime, date_format: DateFormat, timezone: str | None = None) -> str | float | datetime:
-    """Return *at* (naive, UTC) as a value to compare with those in a column.
+    """Return *at* (naive, UTC) as a value that the values of a column can be compared with.
 
-    *timezone*: the zone of a column whose values have none; UTC if None.
-    Trailing zeros are left out: as text, "12:30" sorts before every way to write that time. datetime.max stands for
-    the end of the calendar: its value is beyond all of the year 9999.
-    Raises ValueError for ISO, which needs iso_condition.
+    *timezone*: the time zone of values that do not state one; None: UTC.
+    Trailing zeros are left out: the text "12:30" sorts before all longer texts of that time. datetime.max stands for
+    the end of the calendar: its value is after all of the year 9999.
+    Raises ValueError for the format ISO, which needs `iso_condition` instead.
 
     >>> to_column(datetime(2024, 3, 9, 12, 30), DateFormat.T)
     '2024-03-09T12:30'
@@ -197,9 +204,10 @@ def to_column(at: datetime, date_format: DateFormat, timezone: str | None = None
 
 
 def in_zone(at: datetime, timezone: str | None) -> datetime:
-    """Return *at* (naive, UTC) as naive local time of that zone. The ends of the calendar are not exceeded.
+    """Return *at* (naive, UTC) as naive local time in *timezone*; None: UTC.
 
-    At the end of summer time, one hour occurs twice: a bound within it stands for both.
+    A local time outside Python's calendar becomes datetime.min or datetime.max. At the end of summer time, one local
+    hour occurs twice: a bound within that hour stands for both occurrences.
     """
     if timezone is None or at == datetime.max:
         return at
@@ -218,14 +226,14 @@ def check_timezone(name: str) -> None:
 
 
 def day_from(at: datetime) -> date | str:
-    """Return the first day that does not begin before *at*; a text if that day is beyond Python's calendar."""
+    """Return the first day that begins at *at* or later; as a text if it is after Python's calendar."""
     if at.time() == time():
         return at.date()
     return at.date() + _DAY if at.date() < date.max else "10000-01-01"
 
 
 def check_iso(others: Sequence[object]) -> None:
-    """Raise ValueError with a sentence if there are values for which iso_instant is NULL."""
+    """Raise ValueError, with a sentence, if there are *others*: values for which iso_instant is NULL."""
     if others:
         raise ValueError(
             f"the date column has values that do not fit date_format iso: {_shown(others)}. Correct them, or make a "
@@ -234,22 +242,22 @@ def check_iso(others: Sequence[object]) -> None:
 
 
 def iso_range(begin: datetime, end: datetime) -> tuple[str, str]:
-    """Return the inclusive and the exclusive bound of all ISO texts of [begin, end), for offsets of up to a day.
+    """Return an inclusive and an exclusive bound, to search an index for all ISO texts of instants in [begin, end).
 
-    For searching an index. Texts within the bounds may still be of other instants, see iso_condition.
+    Allows for offsets of up to a day. So texts of other instants may be within the bounds, too: see iso_condition.
     """
     first = (begin if begin < datetime.min + _DAY else begin - _DAY).date()
     return first.isoformat(), "A" if end > datetime.max - 2 * _DAY else (end + 2 * _DAY).date().isoformat()
 
 
 def iso_condition(column: str, begin: datetime, end: datetime) -> str:
-    """Return an SQLite condition: the instant of an ISO text is within [begin, end)."""
+    """Return an SQLite condition that is true if the instant of an ISO text is within [begin, end)."""
     instant = iso_instant(column)
     return f"({instant} >= {_microseconds(begin)} AND {instant} < {_microseconds(end)})"
 
 
 def iso_instant(column: str) -> str:
-    """Return an SQLite expression: the microseconds since 1970 of an ISO text; NULL for any other value."""
+    """Return an SQLite expression for the microseconds since 1970 of an ISO text. It is NULL for any other value."""
     is_offset = f"{column} GLOB '*[+-][0-9][0-9]:[0-9][0-9]'"
     offset = f"CASE WHEN {is_offset} THEN substr({column}, -6) ELSE '' END"
     clock = f"substr({column}, 1, CASE WHEN substr({column}, 17, 1) = ':' THEN 19 ELSE 16 END)"
@@ -271,7 +279,7 @@ def _text_bound(at: datetime, separator: str) -> str:
 
 
 def _microseconds(at: datetime) -> int:
-    """Return the microseconds since 1970; for datetime.max, one more, which is the end of the calendar."""
+    """Return the microseconds since 1970. For datetime.max, adds one, which gives the end of the calendar."""
     return (at - _EPOCH) // timedelta(microseconds=1) + (at == datetime.max)
 
 
@@ -311,7 +319,7 @@ def _text_format(values: Sequence[object]) -> DateFormat:
         return DateFormat.T if marks == {"T"} else DateFormat.SPACE
     lengths = {len(match["clock"] or "") for match in found}
     if len(offsets) == len(marks) == len(lengths) == 1 and offsets <= {"Z", "+00:00"}:
-        # All have one length and are in UTC: they sort as text.
+        # All texts have the same length and are in UTC, so they sort by time.
         clock = _CLOCKS.get(lengths.pop())
         if clock:
             return DateFormat(f"%Y-%m-%d{marks.pop()}{clock}{offsets.pop()}")
@@ -319,7 +327,10 @@ def _text_format(values: Sequence[object]) -> DateFormat:
 
 
 def _number_format(numbers: list[Any]) -> DateFormat:
-    """Return the format of numbers if all are in plausible years. Accepts 0, which means "no date" in many tables."""
+    """Return the format in which all these numbers are in plausible years. Raises ValueError if there is none.
+
+    Accepts 0, which means "no date" in many tables.
+    """
     for date_format, microseconds in _INSTANTS.items():
         first, last = (seconds * 1_000_000 // microseconds for seconds in _PLAUSIBLE_SECONDS)
         if any(numbers) and all(number == 0 or first <= number <= last for number in numbers):
@@ -359,5 +370,5 @@ def _shown(values: Sequence[object]) -> str:
 _DAY_TEXTS = DateFormat("%Y%m%d")
 _DAY_NUMBERS = DateFormat("number %Y%m%d")
 _YEAR_NUMBERS = DateFormat("number %Y")
-#: Patterns that an error message suggests if all values fit.
+#: Patterns that an error message suggests. It suggests the first one that all values fit.
 _SUGGESTED = ("%Y/%m/%d %H:%M:%S", "%Y.%m.%d %H:%M:%S", "%Y%m%d%H%M%S", "%Y-%m", "%Y/%m", "%Y%m", "%Y")

@@ -22,19 +22,19 @@ from jobmanager.jobs.export.readers.chunk_table import NOT_FOR_PARQUET
 from jobmanager.jobs.export.readers.errors import InvalidJson
 from jobmanager.jobs.export.texts import decimal_texts, time_texts
 
-#: Bytes of rows to convert to JSON at once: an Arrow array holds at most 2 GiB of text, and JSON may be much longer.
+#: Bytes of rows to convert to JSON at once. JSON may be much longer, and an Arrow array holds at most 2 GiB of text.
 BYTES_AT_ONCE = 64 * 1024 * 1024
-#: Rows to convert to CSV at once: the result is small enough to reuse the same memory.
+#: Rows to convert to CSV at once: so few that each result reuses the memory of the previous result.
 _ROWS_AT_ONCE = 8_000
 
 
 class Encoding(Protocol):
-    """One format of an export."""
+    """One format of an export: encodes chunks, and turns a complete part into the file for download."""
 
-    #: of the part file and of the downloaded file
+    #: extension of the names of the part and of the file for download, without a dot
     extension: str
     media_type: str
-    #: True if all values of a column must have its type
+    #: True if all values of a column must have the same type
     has_types: bool
 
     def head(self, schema: pa.Schema) -> Any:
@@ -44,7 +44,7 @@ class Encoding(Protocol):
         """Yield the bytes of a chunk of rows in pieces; *at* is the offset of the chunk in the part."""
 
     def notes(self, schema: pa.Schema) -> list[str]:
-        """Return sentences on facts that the file itself does not show."""
+        """Return sentences for the client on facts that the file itself does not show; empty if there are none."""
 
     def finish(self, part: Part, target: Path, on_chunk: Callable[[], None]) -> str:
         """Turn a complete part into the file for download, durably. Calls *on_chunk* repeatedly.
@@ -80,15 +80,15 @@ class _PartIsFile:
         return _give_name(part, target)
 
     def digest(self, file: Path, rows: int, claimed: Claim, on_block: Callable[[], None]) -> str:
-        """Return the SHA-256 of a file that begins with the claimed bytes."""
+        """Return the SHA-256 of a finished file. Raises PartDamaged if it does not begin with the claimed bytes."""
         return sha256(file, on_block, begins_with=claimed)
 
 
 class Csv(_PartIsFile):
     """Comma-separated values (RFC 4180, except that lines end in \\n).
 
-    Text and decimals are quoted, so that "" differs from NULL, which is an empty field; bytes are in base64.
-    With a single column, NULL is "" too: many programs skip an empty line.
+    Text and decimals are quoted, so that empty text, which is "", differs from NULL, which is an empty field. Bytes are
+    in base64. With a single column, NULL is written as "" too, because many programs skip an empty line.
     """
 
     extension = "csv"
@@ -139,9 +139,9 @@ class JsonLines(_PartIsFile):
 class Parquet:
     """Apache Parquet, with one row group for each chunk.
 
-    A Parquet file ends with a footer that lists its row groups, and cannot be truncated to fewer of them. So each chunk
-    is a file with its own footer, and a final footer lists all row groups: see parquet_pieces.py.
-    Decimals of more than 38 digits are text: DuckDB reads them as doubles, and Polars not at all.
+    A Parquet file ends with a footer that lists its row groups, so it cannot be truncated to fewer row groups.
+    Therefore each chunk is a file with its own footer, and a final footer lists all row groups: see parquet_pieces.py.
+    Decimals of more than 38 digits are written as text, because DuckDB reads them as doubles, and Polars not at all.
     """
 
     extension = "parquet"
@@ -153,13 +153,13 @@ class Parquet:
         return piece(_readable(schema.empty_table()), 0)
 
     def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
-        """Yield a file that holds the rows as one row group. Raises Fatal for values that Parquet lacks."""
+        """Yield a file that holds the rows as one row group. Raises Fatal for values that Parquet cannot hold."""
         if reason := (rows.schema.metadata or {}).get(NOT_FOR_PARQUET):
             raise Fatal(reason.decode())
         yield piece(_readable(rows), at)
 
     def notes(self, schema: pa.Schema) -> list[str]:
-        """Return a note on the decimals that are text."""
+        """Return a note on the columns whose decimals are written as text, if there are any."""
         names = [repr(field.name) for field in schema if _is_long_decimal(field.type)]
         return [f"Decimals of more than 38 digits are text in Parquet: {', '.join(names)}."] if names else []
 
@@ -171,7 +171,10 @@ class Parquet:
         return _give_name(part, target)
 
     def digest(self, file: Path, rows: int, claimed: Claim, on_block: Callable[[], None]) -> str:
-        """Return the SHA-256 of a file of *rows* rows that begins with the claimed bytes."""
+        """Return the SHA-256 of a finished file.
+
+        Raises PartDamaged if it does not have *rows* rows, or does not begin with the claimed bytes.
+        """
         try:
             is_whole = pa.parquet.read_metadata(file).num_rows == rows
         except pa.ArrowInvalid:
@@ -215,7 +218,10 @@ def _written(rows: pa.Table, *, include_header: bool) -> pa.Buffer:
 
 
 def _joined(rows: pa.Table) -> memoryview:
-    """Return CSV without Arrow's writer, which is slow (times with a zone) or unsuitable (NULL as single column)."""
+    """Return the rows as CSV without Arrow's writer.
+
+    That writer is slow for times with a zone, and unsuitable for NULL in a single column.
+    """
     null = '""' if rows.num_columns == 1 else ""
     parts: list[Any] = []
     between = ""
@@ -232,7 +238,7 @@ def _joined(rows: pa.Table) -> memoryview:
 
 
 def _cells(column: pa.Array) -> tuple[str, pa.Array, str]:
-    """Return the values as texts, and what stands before and after each that is not NULL."""
+    """Return a prefix, the values as texts, and a suffix. NULL gets neither the prefix nor the suffix."""
     if pa.types.is_string(column.type):
         return '"', pc.replace_substring(column, '"', '""'), '"'
     if _has_zone(column.type):

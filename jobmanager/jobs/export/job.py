@@ -1,9 +1,9 @@
 """Write the rows of a dataset between two dates to a file: exact, however often the job is halted, resumed or killed.
 
-Rows are read by keyset in chunks, and each chunk is appended to a part file. A checkpoint claims the appended bytes
-after an fsync. A new attempt truncates the part to the claimed length. Everything that affects the rows is decided once
-and kept in the cursor (see plan.py). At the end, the rows are counted once more. This module uses neither HTTP
-nor the store.
+Rows are read in chunks, by keyset pagination. Each chunk is appended to a part file. A checkpoint claims the appended
+bytes after an fsync, and a new attempt truncates the part to the claimed length. All decisions that affect the rows are
+made once and kept in the cursor (see plan.py). At the end, the rows are counted once more. This module uses neither
+HTTP nor the store.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Export(Job):
 
     # A database that is away for a moment must not fail an export.
     max_attempts: ClassVar[int] = 5
-    #: limit of the rows in a chunk
+    #: maximum number of rows in a chunk
     chunk_rows: ClassVar[int] = 25_000
     #: approximate size limit of a chunk with more than one row, in bytes as Arrow stores them
     chunk_bytes: ClassVar[int] = 16 * 1024 * 1024
@@ -45,7 +45,7 @@ class Export(Job):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        # Not in start: a force that interrupts an import may leave the import lock of that module held.
+        # Imported here, not in start: a force that interrupts an import may leave the import lock of the module held.
         self._encoding: Encoding = load_arrow().ENCODINGS[self.args.format]
         self._plan: Plan | None = None
         self._source = Source(self.settings, self._obey)
@@ -72,7 +72,7 @@ class Export(Job):
 
         A connection that holds a snapshot stays open: a new one would read another snapshot.
         """
-        # Keep the lock of a complete part: another attempt might turn it into the same file at the same time.
+        # Keep the lock of a part that becomes the file: otherwise another attempt might make the same file meanwhile.
         if self._artifact.is_finishing:
             return
         if self._source.holds_snapshot:
@@ -81,7 +81,7 @@ class Export(Job):
             self._close_all()
 
     def flush(self) -> None:
-        """Sync the part, so that it holds durably all that the cursor claims."""
+        """Sync the part, so that all bytes that the cursor claims are durable."""
         with translate_os_errors():
             self._artifact.sync()
 
@@ -106,17 +106,18 @@ class Export(Job):
             self.checkpoint({**self.cursor, "counted": counted}, done=0, total=counted)
         while (cursor := self._append_chunk(plan)) is not None:
             counted = cursor["counted"]
-            # Rows that were added meanwhile may exceed the count.
+            # The export may have more rows than were counted, because some were added meanwhile.
             total = None if counted is None else max(counted, cursor["rows"])
             self.checkpoint(cursor, done=cursor["rows"], total=total)
         return self._rows_so_far()
 
     def _append_chunk(self, plan: Plan) -> dict[str, Any] | None:
-        """Append the next rows. Return the cursor that claims them, or None if there were none.
+        """Append the next chunk. Return the cursor that claims it; None if no rows are left.
 
-        A function of its own, so that the memory of the rows is freed before the next read or a halt.
+        Returns the cursor unchanged if a halt closed the reader, or the export started over: call again.
+        This is a function of its own, so that the memory of the rows is freed before the next read or a halt.
         """
-        # First: if the part is damaged, this resets the cursor, and the export starts over.
+        # Open the part first: if it is damaged, this resets the cursor, and the export starts over.
         self._artifact.open_part(plan)
         written = self._rows_so_far()
         after = Place.from_json(self.cursor) if "key" in self.cursor else None
@@ -126,7 +127,7 @@ class Export(Job):
             rows, place = reader.read(columns, after, *bounds, self.chunk_rows, self.chunk_bytes)
         except ReaderClosed:
             return dict(self.cursor)  # a halt closed the reader: the caller reads these rows again
-        # Again: a halt during the read may have closed the part.
+        # Open the part again: a halt during the read may have closed it.
         part = self._artifact.open_part(plan)
         if self._rows_so_far() != written:
             return dict(self.cursor)  # the export started over: these are not its next rows
@@ -181,7 +182,7 @@ class Export(Job):
 
 
 def _text_notes(plan: Plan) -> list[str]:
-    """Return a note on each column that is text because of its values."""
+    """Return a note on each column that is exported as text, because some values do not have its declared type."""
     return [
         f"The column {name!r} is text in the file: some of its values do not have its declared type."
         for name in plan.as_text or ()

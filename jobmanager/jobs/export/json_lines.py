@@ -1,7 +1,7 @@
 """Convert rows to lines of JSON, column by column: in C++, without the GIL.
 
-Values of rare types are converted one by one, by orjson. A field with the JSON metadata holds JSON texts, which are
-nested unchanged: their numbers are not parsed.
+Values of rare types are converted one by one, by orjson. A field with the JSON metadata holds JSON texts. They are
+nested unchanged: their numbers are not parsed, and keep all digits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from jobmanager.jobs.export.readers.errors import InvalidJson
 from jobmanager.jobs.export.texts import decimal_texts, time_texts
 
-#: Characters to escape in a JSON string (RFC 8259, 7), in order of replacement. Other control characters are rare.
+#: Characters to escape in a JSON string (RFC 8259, section 7), in order of replacement. Other control characters are
+#: rare: texts that have one are converted by orjson.
 _ESCAPES = (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"))
 _NEEDS_ESCAPE = r'[\x00-\x1f"\\]'
 _IS_RARE = r"[\x00-\x08\x0b\x0c\x0e-\x1f]"
@@ -63,7 +64,7 @@ def _values(column: pa.Array) -> pa.Array:
 
 
 def _iso_times(column: pa.Array) -> pa.Array:
-    """Return timestamps in the form of datetime.isoformat: without a fraction that is zero."""
+    """Return timestamps as datetime.isoformat writes them. A fraction that is zero is left out."""
     texts = pc.replace_substring(time_texts(column), " ", "T")
     if pc.any(pc.ends_with(texts, ".000000")).as_py():
         texts = pc.replace_substring_regex(texts, r"\.000000$", "")
@@ -71,12 +72,12 @@ def _iso_times(column: pa.Array) -> pa.Array:
 
 
 def _nested(name: str, column: pa.Array) -> pa.Array:
-    """Return JSON texts on one line each. Raises InvalidJson."""
+    """Return each JSON text on one line. Raises InvalidJson if a text is not valid JSON."""
     texts = column.cast(pa.string())
     for row, text in enumerate(texts.to_pylist()):
         if text is not None and not _is_json(text):
             raise InvalidJson(name, row)
-    # A JSON string cannot contain these characters, so they are between tokens.
+    # A JSON string cannot contain line breaks, so they are between tokens.
     return pc.fill_null(pc.replace_substring_regex(texts, r"[\r\n]", " "), "null")
 
 

@@ -7,7 +7,7 @@ import base64
 import pyarrow as pa
 import pyarrow.compute as pc
 
-#: Below this, an integer and the equal double are written alike. From here on, the double is written as 2e+15.
+#: Below this number, an integer and the equal double have the same text. From here on, a double is written as 2e+15.
 _PLAIN_BELOW = 10**15
 _NAMES = ("integer", "real", "text", "blob")
 _INTEGER, _REAL, _TEXT, _BLOB = range(len(_NAMES))
@@ -17,8 +17,8 @@ _TYPES = (pa.int64(), pa.float64(), pa.string(), pa.binary())
 def merged(integers: pa.Array, reals: pa.Array, texts: pa.Array, blobs: pa.Array) -> pa.Array:
     """Return one column from four. In each row, at most one of the four has a value.
 
-    If all values have one type, the column has it. Integers and reals become doubles if all integers keep their text.
-    All other mixtures become a union.
+    If all values have one type, the column has that type. Integers and reals become doubles if all integers keep their
+    text. All other mixtures become a union.
     """
     parts = (integers, reals, texts, blobs)
     used = [code for code, part in enumerate(parts) if part.null_count < len(part)]
@@ -75,7 +75,7 @@ def as_texts(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _parts(column: pa.Array) -> list[pa.Array]:
-    """Return the four columns from which this one could be merged."""
+    """Return four columns, one for each type, from which `merged` makes this column."""
     if pa.types.is_union(column.type):
         codes = column.type_codes
         return [

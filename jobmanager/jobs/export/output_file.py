@@ -1,7 +1,7 @@
 """The part file that an export appends to. It can be truncated to the length that a checkpoint claims.
 
 A part has one writer: the attempt that holds its file lock. An attempt may lose its lease without noticing, because
-its process was frozen. It then keeps its own file, and the attempt that took over writes a copy.
+its process was frozen. Such an attempt keeps its own file, and the attempt that took over writes a copy.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from jobmanager.durable import sync_file
 #: A checkpoint's claim about a part: its length in bytes, and the SHA-256 of those bytes.
 Claim = tuple[int, str]
 
-#: A part is read in blocks of this size, and leaves the page cache in steps of it.
+#: A part is read in blocks of this size. Each time that this many bytes were appended, the kernel is asked to start
+#: writing them to disk.
 BLOCK_BYTES = 4 * 1024 * 1024
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class NoSpace(Exception):
-    """The volume of the job's files is full; what was written before is kept."""
+    """The volume of the job's files is full. Bytes that were written before are kept."""
 
 
 class FilesUnusable(Exception):
@@ -39,7 +40,7 @@ class PartDamaged(Exception):
 
 
 class PartHeld(Exception):
-    """Another attempt writes the file that this one would write: this one has lost its lease without noticing."""
+    """This attempt has lost its lease without noticing: another attempt writes its file."""
 
 
 class Part:
@@ -48,7 +49,7 @@ class Part:
     def __init__(self, file: FileIO, path: Path) -> None:
         self._file = file
         self._is_synced = False
-        self._begun = 0  # up to here, the kernel was asked to start writing to disk
+        self._begun = 0  # the kernel was asked to start writing the bytes before this offset to disk
         self._digest = hashlib.sha256()
         self.path = path
         self.length = 0
@@ -67,7 +68,7 @@ class Part:
         except BlockingIOError:
             raise PartHeld("Another attempt of this job writes its file.") from None
         with part._closed_on_error():
-            # Not in open(): the lock was not ours then.
+            # Not truncated by open(): this attempt did not hold the lock then.
             file.truncate()
         return part
 
@@ -75,7 +76,8 @@ class Part:
     def reopen(cls, path: Path, *, length: int, sha256: str, copy_to: Path, on_block: Callable[[], None]) -> Part:
         """Reopen a part and truncate it to *length*. Continues in a copy if another attempt still holds the part.
 
-        Calls *on_block* after each block, because reading a long part takes a while. Raises PartDamaged or PartHeld.
+        Calls *on_block* after each block, because reading a long part takes a while. Raises PartDamaged if the part is
+        shorter or has another SHA-256, PartHeld if another attempt holds the copy.
         """
         try:
             file = open(path, "r+b", buffering=0)  # noqa: SIM115 - closed by close()
@@ -113,9 +115,9 @@ class Part:
         return cls(file, path)
 
     def write(self, data: Any) -> None:
-        """Append bytes. If it raises, nothing of *data* counts."""
+        """Append bytes. If this raises, `length` and `sha256` include nothing of *data*."""
         self._is_synced = False
-        # Unbuffered: a later write that fails must not affect earlier ones.
+        # The file is unbuffered: a later write that fails must not affect earlier writes.
         rest = memoryview(data).cast("B")
         while rest:
             rest = rest[self._file.write(rest) :]

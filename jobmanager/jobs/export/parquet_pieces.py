@@ -1,7 +1,7 @@
 """Write Parquet in pieces: each is a complete file, appended to the others. One footer at the end lists all row groups.
 
-The format allows this: the footer gives the offset of each row group, and row groups need not adjoin. The last footer
-is made from the footers of the pieces. This module does not deal with part files or their names.
+The format allows this: a footer gives the offset of each row group, and row groups need not be adjacent. The last
+footer is made from the footers of the pieces. This module does not deal with part files or their names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow.parquet
 
 from jobmanager.jobs.export.output_file import FilesUnusable
 
-#: A Parquet file begins and ends with these bytes. Four bytes before the final ones hold the length of the footer.
+#: A Parquet file begins and ends with these bytes. The four bytes before the final ones hold the footer's length.
 _MAGIC = b"PAR1"
 _TAIL = 8
 #: Rows sampled to decide if texts get a dictionary. A useless dictionary costs more than all other work.
@@ -26,13 +26,13 @@ _SEEN = 1_000
 
 
 def piece(rows: pa.Table, at: int) -> bytes:
-    """Return a file of these rows, to be appended to *at* bytes of other pieces. Without rows, it has no row group.
+    """Return a Parquet file with these rows, to be appended after *at* bytes. Without rows, it has no row group.
 
-    Raises FilesUnusable if the system cannot hold the file in memory (Linux can), and has no space for it on disk.
+    Makes the file in memory on Linux, elsewhere on disk. Raises FilesUnusable if it cannot be written.
     """
     try:
         with _scratch_file() as (file, name):
-            # Arrow takes offsets from its file, so this file begins with a hole of *at* bytes.
+            # Arrow counts offsets from the beginning of its file, so this file begins with a hole of *at* bytes.
             file.truncate(at)
             with pa.OSFile(name, "ab") as sink:
                 # Arrow does not start in the middle of a file, so seek to 0. Append mode still writes at the end.
@@ -43,14 +43,14 @@ def piece(rows: pa.Table, at: int) -> bytes:
             file.seek(at)
             return bytes(file.read())
     except OSError as error:
-        # Not as an OSError, which would be taken for one of the job's own files.
+        # Translated here: an OSError would be taken for an error of the job's own files.
         reason = error.strerror or "input or output failed"
         raise FilesUnusable(f"A temporary file of the service cannot be written: {reason}.") from None
 
 
 @contextmanager
 def _scratch_file() -> Iterator[tuple[Any, str]]:
-    """Open a file for the time of a piece, and yield it with its path: in memory on Linux, otherwise on disk."""
+    """Yield a temporary file and its path. The file is in memory on Linux, elsewhere on disk."""
     if hasattr(os, "memfd_create"):
         with open(os.memfd_create("piece"), "r+b", buffering=0) as memory:
             yield memory, f"/proc/self/fd/{memory.fileno()}"
@@ -68,7 +68,7 @@ def combined_footer(descriptor: int, length: int, on_piece: Callable[[], None]) 
     while (found := _footer_before(descriptor, ends[-1])).num_row_groups:
         ends.append(_beginning(descriptor, found.row_group(0).column(0)))
         on_piece()
-    # The first footer grows. The others are read again: all of them at once would take much memory.
+    # Row groups are added to the first footer. The others are read again: keeping all of them would take much memory.
     for end in reversed(ends[:-1]):
         found.append_row_groups(_footer_before(descriptor, end))
         on_piece()
@@ -83,7 +83,7 @@ def _footer_before(descriptor: int, end: int) -> pa.parquet.FileMetaData:
 
 
 def _beginning(descriptor: int, first_column: pa.parquet.ColumnChunkMetaData) -> int:
-    """Return the offset of the piece that has this as its first column."""
+    """Return the offset of the piece that begins with this column chunk."""
     pages = [first_column.dictionary_page_offset, first_column.data_page_offset]
     begin = int(min(page for page in pages if page is not None)) - len(_MAGIC)
     assert os.pread(descriptor, len(_MAGIC), begin) == _MAGIC, "Arrow counts places in another way than it did"

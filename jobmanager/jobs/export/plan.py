@@ -1,8 +1,8 @@
 """The plan of an export: decided once, when it begins, and kept in its cursor for later attempts.
 
-A file whose later rows come from another table, or have other columns, would be wrong without any sign of it. So each
-attempt compares the dataset and the database with the plan, and fails if they differ. Opens nothing; works without
-Arrow.
+If the later rows of a file came from another table, or had other columns, the file would be wrong, and nothing would
+show it. So each attempt compares the dataset and the database with the plan, and fails if they differ. Opens nothing;
+works without Arrow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jobmanager.jobs.export.reader import COLUMN
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Changes whenever an export would write other bytes for the same rows. A part of another version is not used.
+#: Increase it if exports write other bytes for the same rows: then an export of an earlier version starts over.
 VERSION = 1
 
 _ADVICE = "Submit a new export."
@@ -37,9 +37,9 @@ class Plan:
     date_format: str | None
     #: columns exported as text because some values do not fit their type; None: values are written as they are
     as_text: list[str] | None
-    #: a fingerprint of each field of the dataset, by its name
+    #: a fingerprint of each field of the dataset, by the name of the field
     configured: dict[str, str]
-    #: a fingerprint of each property of the database that affects how values read or compare, by its name
+    #: a fingerprint of each property in Reader.identity, by the name of the property
     database: dict[str, str]
     #: True: all rows come from one snapshot
     snapshot: bool = False
@@ -93,7 +93,7 @@ class Plan:
             )
 
     def check_database(self, dataset: Dataset, schema: pa.Schema, identity: dict[str, str]) -> None:
-        """Raise Fatal if the type of a column of the file has changed, or another property of the database."""
+        """Raise Fatal if the type of a column of the file, or another property of the database, has changed."""
         for (name, before), (_, now) in zip(self.columns, _types(schema), strict=True):
             if before != now:
                 raise Fatal(
@@ -115,7 +115,7 @@ def _types(schema: pa.Schema) -> list[list[str]]:
 
 
 def _settings_fingerprints(dataset: Dataset) -> dict[str, str]:
-    """Return the fingerprints of the operator's settings, without the password, which may change."""
+    """Return the fingerprints of the operator's settings, by name. Leaves out the password, which may change."""
     fields = {
         "url": dataset.url.render_as_string(hide_password=True),
         "table": dataset.table,
@@ -128,7 +128,7 @@ def _settings_fingerprints(dataset: Dataset) -> dict[str, str]:
 
 
 def _database_fingerprints(identity: dict[str, str], names: list[str]) -> dict[str, str]:
-    """Return the fingerprints of a reader's identity, without the columns that are not in the file."""
+    """Return the fingerprints of the properties in *identity*, by name. Leaves out columns that are not in the file."""
     columns = {f"{COLUMN}{name}" for name in names}
     return {
         name: _fingerprint(value) for name, value in identity.items() if not name.startswith(COLUMN) or name in columns

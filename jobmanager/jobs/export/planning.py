@@ -13,7 +13,7 @@ from jobmanager.jobs.export.source import Source
 
 
 def kept_plan(job: Job) -> Plan | None:
-    """Return the plan in the cursor. Resets the cursor and returns None if the export must start over."""
+    """Return the plan in the cursor; None if there is none. If the export must start over, resets the cursor."""
     if not job.cursor:
         return None
     if job.cursor.get("version") != PLAN_VERSION:
@@ -28,9 +28,9 @@ def kept_plan(job: Job) -> Plan | None:
 
 
 def begin_plan(job: Job, source: Source, *, needs_types: bool) -> Plan:
-    """Make the plan, check that the dataset can be exported exactly, and set the first cursor.
+    """Make the plan, and set the first cursor. Raises Fatal if the dataset cannot be exported exactly.
 
-    *needs_types*: the format needs one type per column.
+    *needs_types*: the format needs one type per column. Blocks while the database answers.
     """
     dataset = source.load_dataset(job.args.dataset)
     reader = source.connect(dataset)
@@ -53,7 +53,7 @@ def begin_plan(job: Job, source: Source, *, needs_types: bool) -> Plan:
 
 
 def _fix_types(job: Job, reader: Reader, columns: list[str]) -> list[str] | None:
-    """Fix one type per column if the reader has several. Return the columns that become text, see Plan.as_text."""
+    """Fix one type per column, if the reader may return several. Return the value for Plan.as_text."""
     if not isinstance(reader, FixesTypes):
         return None
     as_text = reader.mixed_columns(columns, *job.args.bounds())

@@ -1,4 +1,4 @@
-"""The position of an export in the order of its rows, and the JSON form of it in a checkpoint. Pure."""
+"""The position of an export in the order of its rows, and the JSON form of a position in a checkpoint. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-#: Types that JSON lacks: name in a checkpoint, and both conversions. datetime comes first: it is a subclass of date.
+#: For each type that JSON lacks: its name in a checkpoint, and the conversions to text and back. The first type that
+#: fits a value is used, so datetime comes before date, its base class.
 _KINDS: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
     datetime: ("datetime", datetime.isoformat, datetime.fromisoformat),
     date: ("date", date.isoformat, date.fromisoformat),

@@ -1,6 +1,6 @@
 """The interface of the readers: what an export needs from the database of a dataset.
 
-Each reader is in readers/. Opens nothing, and works without Arrow.
+The readers are in readers/. This module opens nothing, and works without Arrow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jobmanager.jobs.export.position import Place
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Prefix of the names in Reader.identity that concern one column; the name of the column follows.
+#: Prefix of the names of properties in Reader.identity that concern one column. The name of the column follows.
 COLUMN = "column "
 
 
@@ -45,17 +45,18 @@ class Reader(Protocol):
         """Return a sentence for each reason why an export of [begin, end) is slow, such as a missing index."""
 
     def identity(self) -> dict[str, str]:
-        """Return the properties that affect how values read or compare, by name: server version, encoding, …
+        """Return the properties that affect the values or their order, by name: server version, encoding, …
 
-        A later attempt fails if one of them has changed. The name of a property of one column is COLUMN and the name of
-        the column; it is ignored if the export lacks that column. "date_format" is the detected or configured format,
-        written as in a dataset's date_format; later readers are opened with it.
+        A later attempt fails if one of these properties has changed. The name of a property of one column begins with
+        COLUMN; such a property is ignored if the export does not have that column. The property "date_format" is the
+        configured or detected format, written as in the list of datasets. Later readers are opened with that format.
         """
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count the rows of [begin, end) after *after*.
 
-        Returns their number and None. If there are many, returns about *limit* and the place of the last counted row.
+        Returns the number of rows and None. If there are many rows, counts only about *limit* of them. Then returns the
+        number of counted rows and the place of the last one.
         """
 
     def total(self, begin: datetime, end: datetime) -> int:
@@ -77,29 +78,32 @@ class Reader(Protocol):
 
 @runtime_checkable
 class ReadsAhead(Protocol):
-    """The further method of a reader that can read rows in advance."""
+    """A reader that can also read rows in advance."""
 
     def expect(
         self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int, max_bytes: int
     ) -> None:
-        """Announce the next read, so that its rows may be read in advance. A reader reads no other rows in advance."""
+        """Announce the next read, so that its rows may be read in advance. Does not wait.
+
+        Only announced rows are read in advance.
+        """
 
 
 @runtime_checkable
 class FixesTypes(Protocol):
-    """The further methods of a reader whose values may differ from the type of their column."""
+    """A reader whose values may differ from the type of their column, and that can give each column one type."""
 
     def mixed_columns(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
         """Return the columns with values in [begin, end) that do not fit their type."""
 
     def fix_types(self, as_text: list[str]) -> None:
-        """Fix the types of all later rows: text for these columns, and the type that schema returns for all others."""
+        """Fix the types of all later rows: text for the columns *as_text*, and for all others the type in `schema`."""
 
 
 @runtime_checkable
 class Waits(Protocol):
-    """The further attribute of a reader that waits for its database in steps."""
+    """A reader that waits for its database in steps, and calls back after each step."""
 
-    #: called repeatedly while the reader waits; may raise, or close the reader: then the reader reopens by itself or
-    #: raises ReaderClosed
+    #: called repeatedly while the reader waits; may raise, or close the reader. A reader that was closed opens again by
+    #: itself or raises ReaderClosed.
     on_wait: Callable[[], None] | None

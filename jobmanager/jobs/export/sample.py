@@ -55,7 +55,7 @@ CREATE TABLE responses (
 def make_sample(data_dir: Path, rows: int = 1_000_000) -> Path:
     """Make sample.db, and a datasets.toml that names its table, in *data_dir*. Leaves existing files alone.
 
-    Each file appears completely or not at all, even if the process dies. Blocks while another process does the same.
+    Each file appears completely or not at all, even if the process dies. Blocks while another process makes the sample.
     Returns the path of sample.db.
     """
     make_folder(data_dir)
@@ -102,7 +102,7 @@ def _fill(path: Path, rows: int) -> None:
 
 
 def responses(rows: int) -> Iterator[tuple[object, ...]]:
-    """Yield the responses by time; some share a second."""
+    """Yield the responses in the order of time. Some have the same time."""
     chance = random.Random(20230101)
     pick, number = chance.choice, chance.random
     seconds = sorted(int(number() * _SECONDS) for _ in range(rows))

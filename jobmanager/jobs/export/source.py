@@ -36,17 +36,20 @@ class Source:
         return self._reader is not None and self._is_snapshot
 
     def load_dataset(self, name: str | None) -> Dataset:
-        """Return the dataset as it is configured now. Raises Fatal, or DatasetAway if the list cannot be read."""
+        """Return the dataset as it is configured now.
+
+        Raises Fatal if the dataset cannot be used, DatasetAway if the operator's list cannot be read.
+        """
         try:
             return catalog.find_dataset(name, self._settings)
         except ListUnreadable as error:
-            # The operator may be editing the list: that must not fail running exports.
+            # The operator may be editing the list. An edit must not fail running exports.
             raise DatasetAway(f"{error}.") from None
         except ValueError as error:
             raise Fatal(f"{error}.") from None
 
     def connect(self, dataset: Dataset) -> Reader:
-        """Open the reader. The export closes it at its end. Blocks, in steps that obey a halt.
+        """Open a reader, which `close` closes. Blocks, but obeys a halt.
 
         Raises DatasetAway, Fatal, and ReaderClosed if a halt closed the reader meanwhile.
         """
@@ -68,7 +71,7 @@ class Source:
             reader.close()
 
     def find_mark(self, dataset: Dataset) -> str | None:
-        """Return table_changes.find_mark(dataset). Blocks, in steps that obey a halt."""
+        """Return table_changes.find_mark(dataset). Blocks, but obeys a halt."""
         return ThreadCall(partial(table_changes.find_mark, dataset), name="marks").start().result(self._on_wait)
 
     def _reopen(self, plan: Plan) -> Reader:

@@ -33,7 +33,7 @@ def find_mark(dataset: Dataset) -> str | None:
 
     SQLite: inode, size and modification time of the file and of its write-ahead log. Neither is opened: closing a
     SQLite file drops the locks that other connections of the process hold on it.
-    PostgreSQL: the number of rows written, which a view does not have. See late_seconds.
+    PostgreSQL: the numbers of rows written; None for a view. These numbers may change late, see late_seconds.
     """
     kind = dataset.url.get_backend_name()
     if kind == "sqlite":
@@ -42,7 +42,7 @@ def find_mark(dataset: Dataset) -> str | None:
 
 
 def late_seconds(dataset: Dataset) -> float:
-    """Return how long after a write the mark may still be unchanged, in seconds."""
+    """Return for how many seconds after a write the mark may still be unchanged."""
     return _LATE_SECONDS if dataset.url.get_backend_name() == "postgresql" else 0.0
 
 
@@ -55,7 +55,7 @@ def _of_file(path: str) -> str | None:
 
 
 def _of_log(path: str) -> str:
-    """Return the mark of a write-ahead log. An empty one counts as missing, because readers create it."""
+    """Return the mark of a write-ahead log. An empty log counts as missing, because readers create one."""
     try:
         found = os.stat(path)
     except OSError:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 
 def decimal_texts(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Return decimals as text with all their digits, as in 1.50 or 0.0000001. Arrow writes small ones as 1E-7."""
+    """Return decimals as text with all their digits, as in 1.50 or 0.0000001. Arrow would write 1E-7 for the latter."""
     texts = column.cast(pa.string())
     if not pc.any(pc.match_substring(texts, "E")).as_py():
         return texts

@@ -1,6 +1,6 @@
-"""Run a call that may block for long in a thread, so that the job's thread obeys a halt meanwhile.
+"""Run a call that may block for long in a thread of its own, so that the job's thread obeys a halt meanwhile.
 
-The job's thread waits in short steps: a force can interrupt it only between two of them.
+The job's thread waits in short steps, because a force can interrupt it only between two steps.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, Self, TypeVar
 
-#: Step in which the job's thread waits.
+#: The job's thread waits in steps of this length.
 STEP_SECONDS = 0.05
 
 T = TypeVar("T")
 
 
 class ThreadCall(Generic[T]):
-    """A call in a thread of its own. It goes on even if its result is no longer wanted."""
+    """A call in a thread of its own. The call goes on even if its result is no longer wanted."""
 
     def __init__(self, function: Callable[[], T], *, name: str) -> None:
-        """Does not start the call. *name*: what the thread does, for its name."""
+        """Does not start the call. *name*: the end of the thread's name, a word for its work."""
         self._function = function
-        # Not Thread.join: after a force interrupts a join, Python 3.11 considers the thread ended (bpo-45274).
+        # Used instead of Thread.join: if a force interrupts a join, Python 3.11 considers the thread ended (bpo-45274).
         self._result: Future[T] = Future()
         self._name = f"{threading.current_thread().name}-{name}"
 
@@ -40,7 +40,7 @@ class ThreadCall(Generic[T]):
         return True
 
     def result(self, on_wait: Callable[[], None] | None) -> T:
-        """Wait for the call, and return its result. Calls *on_wait* again and again meanwhile.
+        """Wait for the call, and return its result. Calls *on_wait* repeatedly meanwhile.
 
         Raises the exceptions of the call and of *on_wait*.
         """

@@ -1,4 +1,4 @@
-"""Cancel the statement of a reader from another thread than the one that reads."""
+"""Cancel the statement of a reader from a thread other than the reader's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 
 
 class Cancellation:
-    """Whether a reader was cancelled, and how to cancel the statements of its connections. Never reset."""
+    """Cancels the statements of one reader. A cancelled reader stays cancelled."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
@@ -16,13 +16,13 @@ class Cancellation:
         self._cancels: list[Callable[[], None]] = []
 
     def add(self, cancel: Callable[[], None]) -> None:
-        """Add a connection. *cancel* ends its running statement, if there is one; another thread calls it."""
+        """Add a connection. *cancel* is called in another thread, and ends the running statement, if there is one."""
         self._cancels.append(cancel)
 
     def request(self) -> None:
         """Cancel the running statement, and make each later one fail. May block for seconds.
 
-        Call it until the reader's thread has ended: between two statements there is nothing to cancel.
+        Repeat the call until the reader's thread has ended: a call between two statements finds nothing to cancel.
         """
         self.is_requested = True
         for cancel in tuple(self._cancels):

@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from jobmanager.errors import Fatal
 
-#: Metadata of rows with a column that is text in this chunk alone: the reason why Parquet cannot hold them.
+#: Metadata key of a table that Parquet cannot hold, because a column is text in this chunk alone. The value is the
+#: error message of an export to Parquet.
 NOT_FOR_PARQUET = b"jobmanager not for parquet"
-#: What Arrow raises for a value that does not fit a type.
+#: The exceptions that Arrow raises for a value that does not fit a type.
 MISFITS = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError)
 
 
@@ -29,18 +30,18 @@ class ChunkTable:
         self._arrays.append(array)
 
     def add_text(self, field: pa.Field, texts: pa.ChunkedArray, error: Fatal) -> None:
-        """Add a column as text. *error*: that of an export to Parquet, see errors.not_for_parquet_error."""
+        """Add a column as text. *error*: the error of an export to Parquet, see errors.not_for_parquet_error."""
         self.add(field.with_type(pa.string()), texts)
         self._reasons.append(str(error))
 
     def table(self) -> pa.Table:
-        """Return the table. Its metadata has the first reason, if there is one."""
+        """Return the table. If a column was added as text, the metadata has the first error for Parquet."""
         metadata = {NOT_FOR_PARQUET: self._reasons[0].encode()} if self._reasons else None
         return pa.table(self._arrays, schema=pa.schema(self._fields, metadata))
 
 
 def first_misfit(values: Sequence[Any], kind: pa.DataType) -> int:
-    """Return the index of the first value that does not fit a type. There must be one."""
+    """Return the index of the first value that does not fit a type. At least one value must not fit."""
     return next(index for index, value in enumerate(values) if not _fits(value, kind))
 
 

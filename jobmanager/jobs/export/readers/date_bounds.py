@@ -1,6 +1,6 @@
-"""Restrict a date column to a range, in the form that its values have.
+"""Restrict a date column to a range, in the format of its values.
 
-Detects the form of a column that is not of a date type, from a sample. Runs no query itself.
+If the column is not of a date type, detects the format from a sample of its values. Runs no query itself.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from jobmanager.jobs.export.readers.errors import date_format_error
 
 
 class DateBounds:
-    """The date column of a dataset, and how its values compare with a range."""
+    """The date column of a dataset: its format, and the conditions that restrict it to a range."""
 
     def __init__(self, dataset: Dataset, kind: str, sample: Callable[[], list[Any]]) -> None:
-        """*kind*: see date_conditions. *sample* returns values of the column; called once, and only if kind is ""."""
+        """*kind*: see date_conditions. *sample* returns values of the column; called once, and only if *kind* is ""."""
         self._dataset = dataset
         self._kind = kind
         self._sample = sample
@@ -29,11 +29,11 @@ class DateBounds:
         return date_conditions(self._kind, begin, end, self.format, self._dataset.timezone)
 
     def check(self) -> None:
-        """Raise Fatal if the format of the dates cannot be determined, or the database cannot compare it."""
+        """Raise Fatal if the format of the dates is unknown, or if the database cannot compare dates in that format."""
         self.conditions(datetime(2000, 1, 1), datetime(2000, 1, 1))
 
     def format(self) -> DateFormat:
-        """Return the format of the dates: NATIVE for a date type of the database."""
+        """Return the format of the dates: NATIVE if the column is of a date type. Raises Fatal, see `check`."""
         if self._kind != "":
             return DateFormat.NATIVE
         if self._format is None:
@@ -46,9 +46,10 @@ def date_conditions(
 ) -> list[tuple[LiteralString, Any]]:
     """Return the operators and values that restrict a date column to [begin, end), naive and in UTC.
 
-    *kind* is "date", "naive" or "aware" for the database's own types, and "" for the format that *date_format* returns.
-    A date stands for its first moment. *timezone*: the zone of values that have none. datetime.max stands for the end
-    of the calendar.
+    *kind*: the type of the column. "date": a date, which stands for its first moment. "naive": a time without a zone.
+    "aware": a time with a zone. "": any other type; its values have the format that *date_format* returns.
+    *timezone*: the time zone of values that do not state one; None: UTC. datetime.max stands for the end of the
+    calendar.
     """
     before: LiteralString = "<=" if end == datetime.max else "<"
     if kind == "aware":
@@ -66,7 +67,7 @@ def date_conditions(
 
 
 def detected(values: list[Any], dataset: Dataset) -> DateFormat:
-    """Return the format of a date column's values. Raises Fatal that shows some of them if it cannot be determined."""
+    """Return the format of the values of a date column. Raises Fatal, with some values, if the format is unknown."""
     try:
         found = detect(values, dataset.date_format)
         to_column(datetime(2000, 1, 1), found)  # raises ValueError for a format that only SQLite can compare

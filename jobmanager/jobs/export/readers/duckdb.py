@@ -29,7 +29,7 @@ class DuckdbReader:
     """A connection to a DuckDB file; see Reader."""
 
     def __init__(self, dataset: Dataset, cancellation: Cancellation | None = None) -> None:
-        """Connect. Blocks. Raises DatasetAway and Fatal. Another thread may cancel its statements by *cancellation*."""
+        """Connect. Blocks. Raises DatasetAway and Fatal. *cancellation*: lets another thread cancel the statements."""
         cancellation = cancellation or Cancellation(dataset)
         self._dataset = dataset
         self._connection = Connection(dataset, cancellation)
@@ -77,7 +77,7 @@ class DuckdbReader:
         return []
 
     def identity(self) -> dict[str, str]:
-        """Return the properties that affect how values read or compare; see Reader."""
+        """Return the properties that affect the values or their order; see Reader."""
         known = {
             "server": f"DuckDB {self._connection.version.partition('.')[0]}",
             "time zone": "UTC",
@@ -119,7 +119,7 @@ class DuckdbReader:
         self._connection.close()
 
     def _check_place(self, place: Place | None) -> None:
-        """Raise Fatal if the date of the place has rows without a key, or the place has several rows."""
+        """Raise Fatal if a row with the date of *place* has no key, or if several rows have this place."""
         if place is None:
             return
         table = self._table
@@ -149,7 +149,7 @@ class DuckdbReader:
         return [value for (value,) in found]
 
     def _selected(self, columns: list[str]) -> str:
-        """Return the SQL that selects the columns (by number, since names may repeat), and the place of each row."""
+        """Return the SQL that selects the columns and the place of each row. Columns are named c0, c1, …"""
         forms = [f"{self._table.selected(name)} AS c{number}" for number, name in enumerate(columns)]
         date, key = self._table.selected(self._table.date.name), self._table.selected_key()
         return ", ".join([*forms, f"{date} AS place_date", f"{key} AS place_key"])
@@ -170,7 +170,10 @@ class DuckdbReader:
         return " + ".join(terms)
 
     def _to_types(self, found: pa.Table, as_text: pa.Table | None, wanted: pa.Schema) -> pa.Table:
-        """Convert each column to its type, or to text if a value does not fit; the metadata then gives the reason."""
+        """Convert each column to its type. If a value does not fit, the column becomes text: see ChunkTable.
+
+        *as_text*: all columns as text; None if all values fit.
+        """
         table = ChunkTable()
         for number, field in enumerate(wanted):
             array = found.column(number)
@@ -185,7 +188,7 @@ class DuckdbReader:
 
 
 def _fitting(sizes: list[int], limit: int, max_bytes: int) -> int:
-    """Return how many rows of these sizes make one chunk: at least one if there are any."""
+    """Return how many of the rows with these sizes make one chunk: at least one, unless there are no rows."""
     total = 0
     for number, size in enumerate(sizes[:limit]):
         total += size

@@ -19,7 +19,7 @@ from jobmanager.jobs.export.readers.errors import away_error, missing_driver_err
 
 
 class Connection:
-    """A connection whose times are in UTC."""
+    """A read-only connection, which returns times in UTC. Another thread may cancel its statements."""
 
     def __init__(self, dataset: Dataset, cancellation: Cancellation) -> None:
         self._dataset = dataset

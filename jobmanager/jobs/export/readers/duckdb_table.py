@@ -1,4 +1,4 @@
-"""A table of DuckDB as it is described: its columns, how each is selected, and the type that it is exported with.
+"""The description of a DuckDB table: its columns, the SQL that selects each, and the type that each is exported with.
 
 Reads no rows.
 """
@@ -37,7 +37,7 @@ _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 #: Types that are exported as JSON: lists, arrays, structs, maps and unions.
 _NESTED = re.compile(r"(STRUCT|MAP|UNION)\(.*\)|.*\[\d*\]", re.DOTALL)
 _DATE_KINDS = {"DATE": "date", "TIMESTAMP": "naive", "TIMESTAMP WITH TIME ZONE": "aware"}
-#: Types that sort by value, and compare with a literal by value.
+#: Types that can order the rows: their values compare with a literal in their sort order.
 _KEYS = (*_TYPES, "HUGEINT", "UHUGEINT", "UUID")
 
 
@@ -69,12 +69,12 @@ class Column:
 
     @property
     def is_ordered(self) -> bool:
-        """Return True if values compare with a literal as they sort."""
+        """Return True if the column can order the rows: its values compare with a literal in their sort order."""
         return self.declared in _KEYS or _DECIMAL.fullmatch(self.declared) is not None
 
 
 class Table:
-    """The table of a dataset. Its description does not change; `check_unchanged` compares it with the file's."""
+    """The table of a dataset as it was when the reader was opened. `check_unchanged` compares it with the file."""
 
     def __init__(self, dataset: Dataset, connection: Connection) -> None:
         """Read the description. Raises DatasetAway, or Fatal if the table or a column is missing or unsuitable."""
@@ -106,16 +106,16 @@ class Table:
         return self.columns[name].form.format(f"t.{_quoted(name)}")
 
     def selected_key(self) -> str:
-        """Return the SQL that selects the key as a place stores it: bytes and text unchanged, others as text."""
+        """Return the SQL that selects the key as a place stores it: bytes and text unchanged, other types as text."""
         is_plain = self.key.declared in ("VARCHAR", "BLOB")
         return self.key_name if is_plain else f"CAST({self.key_name} AS VARCHAR)"
 
     def key_from(self, parameter: str) -> str:
-        """Return the SQL that converts a parameter to the type of the key, which a place stores as text."""
+        """Return the SQL that converts a parameter, the key of a place, to the type of the key column."""
         return f"CAST({parameter} AS {self.key.declared})"
 
     def check_unchanged(self, names: list[str]) -> None:
-        """Raise Fatal if one of these columns, the date or the key has changed."""
+        """Raise Fatal if the date, the key or one of these columns has changed since the reader was opened."""
         if error := changed_column_error(self._dataset, names, self.columns, self._described()):
             raise error
 

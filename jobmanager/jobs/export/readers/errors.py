@@ -1,7 +1,7 @@
 """The errors of the readers, for clients: databases that do not answer, and tables that cannot be exported exactly.
 
-Each names the table and its dataset, the column, the row by its key if a value is at fault, and the remedy. None shows
-a URL, SQL or a cell, or the error of a driver, which is logged here.
+Each error names the table and its dataset, the column, and the remedy. If a value is at fault, the error names its row
+by the key. No error shows a URL, SQL, a cell or the error of a driver. Errors of drivers are logged here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Unreadable(Fatal):
 
 
 class InvalidJson(Exception):
-    """A text of a column of JSON is not valid JSON."""
+    """A text in a JSON column is not valid JSON."""
 
     def __init__(self, column: str, row: int) -> None:
         """*row*: counted from 0."""
@@ -38,11 +38,11 @@ class InvalidJson(Exception):
 
 
 class DeclaredColumn(Protocol):
-    """A column of a table. Equal to another one if nothing about it has changed."""
+    """A description of a column. Two descriptions of a column are equal if nothing about the column has changed."""
 
     @property
     def declared(self) -> str:
-        """Return its type as SQL writes it."""
+        """Return the type of the column as SQL writes it."""
 
 
 def row_of(dataset: Dataset, key: Any) -> str:
@@ -51,25 +51,25 @@ def row_of(dataset: Dataset, key: Any) -> str:
 
 
 def rows_between(dataset: Dataset, first: Any, last: Any) -> str:
-    """Return a phrase for a row of those from one key to another."""
+    """Return a phrase for a row whose key is in a range, as in: a row from id = 7 to 9."""
     return f"a row from {dataset.key} = {_shown(first)} to {_shown(last)}"
 
 
 def rows_after(dataset: Dataset, after: Place | None, limit: int) -> str:
-    """Return a phrase for a row of the next *limit* ones after a place."""
+    """Return a phrase for one of the next *limit* rows after a place, as in: one of the 25,000 rows after id = 7."""
     if after is None:
         return f"one of the first {limit:,} rows"
     return f"one of the {limit:,} rows after {dataset.key} = {_shown(after.key)}"
 
 
 def away_error(dataset: Dataset) -> DatasetAway:
-    """Log the current exception, and return an error without its details for clients."""
+    """Log the current exception. Return an error for clients that leaves out its details. A retry may help."""
     _log.exception("Dataset %r cannot be read.", dataset.name)
     return DatasetAway(f"The database of dataset {dataset.name!r} cannot be read; its error is in the service's log.")
 
 
 def unusable_error(dataset: Dataset) -> Fatal:
-    """Log the current exception, and return an error without its details for clients. The operator must act."""
+    """Log the current exception. Return an error for clients that leaves out its details. The operator must act."""
     _log.exception("The configuration of dataset %r does not match its database.", dataset.name)
     return Fatal(
         f"The configuration of {dataset} does not match its database; the error of the database is in the service's "
@@ -78,7 +78,7 @@ def unusable_error(dataset: Dataset) -> Fatal:
 
 
 def missing_driver_error(dataset: Dataset, package: str, extra: str) -> Fatal:
-    """Return the error for a driver that is not installed. *extra*: what the service must be installed with."""
+    """Return the error for a driver that is not installed. *extra*: the extra of jobmanager that has it."""
     return Fatal(
         f"The {dataset} cannot be read: {package} is not installed. Install the service as jobmanager[{extra}]."
     )
@@ -105,7 +105,10 @@ def null_key_error(dataset: Dataset) -> Fatal:
 
 
 def duplicate_key_error(dataset: Dataset, date: Any, key: Any, way: str = "as the database compares it") -> Fatal:
-    """Return the error for rows with equal places in the order of the export. *way*: how their keys compare there."""
+    """Return the error for rows with equal places in the order of the export.
+
+    *date*, *key*: the place. *way*: a phrase for how the export compares keys.
+    """
     return Fatal(
         f"Key {dataset.key!r} of {dataset} is not unique: several rows have {dataset.date_column} "
         f"{_short(str(date))} and a key equal to {_shown(key)}, so that rows would be lost. "
@@ -114,7 +117,7 @@ def duplicate_key_error(dataset: Dataset, date: Any, key: Any, way: str = "as th
 
 
 def unordered_error(dataset: Dataset, column: str, declared: str) -> Fatal:
-    """Return the error for a key or date of a type that the database does not compare as it sorts."""
+    """Return the error for a key or date of a type that cannot order the rows, see `is_ordered` of the columns."""
     return Fatal(
         f"The rows of {dataset} cannot be ordered by its column {column!r}: the database does not "
         f"compare values of type {declared} as it sorts them. Configure another column."
@@ -131,7 +134,10 @@ def unstorable_error(dataset: Dataset, error: Unstorable) -> Fatal:
 
 
 def altered_error(dataset: Dataset, column: str, was: str, now: str | None) -> Fatal:
-    """Return the error for a column that has changed since the export began. *now* is None if it no longer exists."""
+    """Return the error for a column that has changed since the export began.
+
+    *was*, *now*: its declared types. *now* is None if the column no longer exists.
+    """
     became = "was replaced or altered"
     if now is None:
         became = "no longer exists"
@@ -145,9 +151,9 @@ def altered_error(dataset: Dataset, column: str, was: str, now: str | None) -> F
 def changed_column_error(
     dataset: Dataset, names: Iterable[str], before: Mapping[str, DeclaredColumn], now: Mapping[str, DeclaredColumn]
 ) -> Fatal | None:
-    """Return the error for the first of these columns, the date and the key that has changed; None if none has.
+    """Return the error for the first column that has changed; None if no column has changed.
 
-    *before* and *now*: the columns of the table, by name.
+    Compares the columns *names*, the date and the key. *before*, *now*: all columns of the table, by name.
     """
     for name in dict.fromkeys([*names, dataset.date_column, dataset.key]):
         if now.get(name) != before[name]:
@@ -164,7 +170,7 @@ def timeout_error(dataset: Dataset, seconds: int) -> DatasetAway:
 
 
 def forbidden_error(dataset: Dataset) -> Fatal:
-    """Return the error for a role that lacks a privilege."""
+    """Return the error for a database role that lacks the privilege to read the table or a column."""
     return Fatal(
         f"The role in the URL of the dataset may not read {dataset}, or one of its columns. "
         "Grant it SELECT, or name only columns that it may read."
@@ -181,7 +187,7 @@ def encoding_error(dataset: Dataset, column: str | None = None, row: str | None 
 
 
 def misfit_error(dataset: Dataset, column: str, row: str, reason: str, remedy: str) -> Fatal:
-    """Return the error for a value that cannot be exported. It does not show the value.
+    """Return the error for a value that cannot be exported. The error does not show the value.
 
     *row*: see row_of. *reason*: completes "has a value that …".
     """
@@ -195,7 +201,7 @@ def type_error(dataset: Dataset, column: str, declared: str, row: str) -> Fatal:
 
 
 def invalid_json_error(dataset: Dataset, error: InvalidJson, rows: pa.Table, after: Place | None) -> Fatal:
-    """Return the error for one of these rows, which come after a place."""
+    """Return the error for a text that is not valid JSON. *rows*: its chunk. *after*: the place before the chunk."""
     if dataset.key in rows.column_names:
         row = row_of(dataset, rows[dataset.key][error.row].as_py())
     else:

@@ -35,7 +35,8 @@ from jobmanager.jobs.export.readers.mysql_connection import Connection
 from jobmanager.jobs.export.readers.mysql_table import Table, value_literal
 from jobmanager.jobs.export.schemas import schema_of
 
-#: Timeout of the search for equal keys if no unique index excludes them. The end of each chunk is checked anyway.
+#: Timeout of the search for equal keys, which is made if no unique index excludes them. The end of each chunk is
+#: checked in any case.
 _CHECK_SECONDS = 30
 _SAMPLE_ROWS = 1000
 
@@ -46,7 +47,7 @@ class MysqlReader:
     """A connection to a MariaDB or MySQL server; see Reader."""
 
     def __init__(self, dataset: Dataset, cancellation: Cancellation | None = None) -> None:
-        """Connect. Blocks. Raises DatasetAway and Fatal. Another thread may cancel its statements by *cancellation*."""
+        """Connect. Blocks. Raises DatasetAway and Fatal. *cancellation*: lets another thread cancel the statements."""
         cancellation = cancellation or Cancellation(dataset)
         self._dataset = dataset
         self._cancellation = cancellation
@@ -68,7 +69,7 @@ class MysqlReader:
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count a step at a time; see Reader."""
+        """Count the next rows, about *limit* of them; see Reader."""
         table, counted = self._table, 0
         for condition in self._segments(after, begin, end):
             source = f"FROM {table.name} AS t WHERE {condition}"
@@ -101,7 +102,7 @@ class MysqlReader:
         return [] if self._table.has_index() else [no_index_warning(self._dataset)]
 
     def identity(self) -> dict[str, str]:
-        """Return the properties that affect how values read or compare; see Reader."""
+        """Return the properties that affect the values or their order; see Reader."""
         version = self._connection.query("SELECT version()")[0][0]
         known = {
             "server": ("MariaDB " if "MariaDB" in version else "MySQL ") + version.partition(".")[0],
@@ -144,7 +145,7 @@ class MysqlReader:
         self._connection.close()
 
     def _check_ties(self, dated: str) -> None:
-        """Raise Fatal if two rows have equal places."""
+        """Raise Fatal if two rows have equal places. If the search takes too long, only logs a warning."""
         query = (
             f"SELECT {self._table.date_name}, min({self._table.key_name}) {dated} "
             f"GROUP BY {self._table.order} HAVING count(*) > 1 LIMIT 1"
@@ -153,7 +154,7 @@ class MysqlReader:
             ties = self._connection.query(query, seconds=_CHECK_SECONDS)
         except DatasetAway:
             self._cancellation.check()
-            # Rows are lost only if a chunk ends between two equal ones, and the end of each chunk is checked.
+            # A row is lost only if a chunk ends between two rows with equal places. The end of each chunk is checked.
             _log.warning(
                 "Dataset %r: the search for equal keys did not finish. Each chunk is checked instead.",
                 self._dataset.name,
@@ -202,7 +203,7 @@ class MysqlReader:
     def _rows(
         self, columns: list[str], after: Place | None, begin: datetime, end: datetime, limit: int
     ) -> Iterator[tuple[Any, ...]]:
-        """Yield the next rows, with date and key as the last two values."""
+        """Yield the next rows, at most *limit* of them, with date and key as the last two values."""
         table = self._table
         selected = ", ".join([*map(table.selected, columns), table.date_name, table.key_name])
         for condition in self._segments(after, begin, end):
@@ -214,14 +215,14 @@ class MysqlReader:
                 return
 
     def _place(self, date_text: Any, key: Any) -> Place:
-        """Return the place for the server's texts. Raises Fatal if the date is not valid."""
+        """Return the place for a date and a key as the server sent them. Raises Fatal if the date is not valid."""
         if self._table.date_kind and not _is_date(date_text):
             row, remedy = row_of(self._dataset, key), "Correct it in the database."
             raise misfit_error(self._dataset, self._table.date.name, row, "is not a date", remedy)
         return Place(date=date_text, key=key)
 
     def _to_types(self, rows: list[Any], wanted: pa.Schema) -> pa.Table:
-        """Convert each column to its type, or to text if a value does not fit; the metadata then gives the reason."""
+        """Convert each column to its type. If a value does not fit, the column becomes text: see ChunkTable."""
         table = ChunkTable()
         for index, field in enumerate(wanted):
             values = [row[index] for row in rows]

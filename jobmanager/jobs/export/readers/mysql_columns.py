@@ -23,7 +23,8 @@ _SHAPES = frozenset({"geometry", "point", "linestring", "polygon"}) | frozenset(
 _DIGITS_OF_UNSIGNED = 20
 #: Bits of a signed 64-bit number without its sign.
 _BITS_OF_SIGNED = 63
-#: Types that do not compare with a literal as they sort: float is rounded, enum sorts by number.
+#: Types that cannot order the rows, because their values do not compare with a literal in their sort order: float is
+#: rounded, enum sorts by number.
 _UNORDERED = frozenset({"float", "enum", "set", "json", "bit"}) | _SHAPES
 
 
@@ -36,7 +37,7 @@ class Column:
     declared: str
     #: the name of the type alone
     kind: str
-    #: digits, or bits of a bit field; 0 if it has none
+    #: number of digits; for a bit field, number of bits; 0 if the type has neither
     precision: int
     scale: int
     is_nullable: bool
@@ -56,12 +57,12 @@ class Column:
 
     @property
     def is_ordered(self) -> bool:
-        """Return True if values compare with a literal as they sort."""
+        """Return True if the column can order the rows: its values compare with a literal in their sort order."""
         return self.kind not in _UNORDERED
 
     @property
     def is_number(self) -> bool:
-        """Return True if literals of this type have no quotes."""
+        """Return True if the literals of this type are numbers, without quotes."""
         return self.kind in _INTEGERS or self.kind in ("decimal", "double")
 
     def _type(self) -> pa.DataType:
@@ -102,9 +103,10 @@ def column_of(row: Sequence[Any]) -> Column:
 
 
 def array_of(texts: list[Any], kind: pa.DataType) -> tuple[pa.Array, int | None]:
-    """Convert texts from the server to an array of this type. Return it and None.
+    """Convert texts from the server to an array of type *kind*. Return the array and None.
 
-    If a value does not fit the type (0000-00-00), return all values as text, and the index of the first such value.
+    If a value does not fit the type, such as 0000-00-00, returns an array of all values as text, and the index of the
+    first value that does not fit.
     """
     if pa.types.is_binary(kind):
         return pa.array([_bytes(value) for value in texts], kind), None

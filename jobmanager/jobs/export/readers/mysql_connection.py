@@ -32,7 +32,7 @@ STATEMENT_SECONDS = 600
 _GRACE_SECONDS = 30
 #: Timeout of a request to kill a statement. The request is repeated until the statement has ended.
 _KILL_SECONDS = 2
-#: Tells servers behind one address apart.
+#: The statement that identifies the server: several servers may share one address.
 _SERVER = "SHOW VARIABLES WHERE variable_name IN ('hostname', 'port', 'server_id')"
 
 #: Error numbers, as in MariaDB's "Error Codes".
@@ -48,13 +48,13 @@ class Connection:
     """A connection, opened for the first query, and again after an error."""
 
     def __init__(self, dataset: Dataset, cancellation: Cancellation) -> None:
-        """Raises Fatal if PyMySQL is not installed, or the URL cannot be used. Does not connect."""
+        """Does not connect. Raises Fatal if PyMySQL is not installed, or the URL cannot be used."""
         self._dataset = dataset
         self._cancellation = cancellation
         self._driver = _driver(dataset)
         self._arguments = _arguments(dataset)
         self._connection: Any = None
-        self._server: Any = None  # which server the connection is with
+        self._server: Any = None  # identifies the server of the connection, see _SERVER
         self._is_sending = False  # True while the server has rows of a statement left to send
         cancellation.add(self._kill)
 
@@ -67,14 +67,14 @@ class Connection:
             self._limit(cursor, seconds)
             cursor.execute(query)
             found = list(cursor.fetchall())
-            # Not needed after an error: the connection is dropped then.
+            # Restores the timeout. Not needed after an error, which closes the connection.
             self._limit(cursor, STATEMENT_SECONDS)
             return found
 
     def stream(self, query: str, limit: int) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query with this LIMIT. Fetches them from the server one by one.
 
-        If not all are taken, call `discard_rows` before the next query.
+        If rows are left, `discard_rows` must be called before the next query.
         """
         with self._translated():
             cursor = self._connected().cursor(self._driver.cursors.SSCursor)
@@ -91,7 +91,7 @@ class Connection:
             self._is_sending = False
 
     def discard_rows(self) -> None:
-        """Close the connection if rows of a stream are left: the server would send them before the next answer."""
+        """Close the connection if rows of a stream are left: the server would send these before the next answer."""
         if self._is_sending:
             self.close()
 
@@ -104,7 +104,7 @@ class Connection:
             connection._force_close()  # noqa: SLF001 - PyMySQL has no other way
 
     def _kill(self) -> None:
-        """Kill the statement that another thread waits for, if there is one, by a connection of its own."""
+        """Kill the statement that another thread waits for, if there is one. Opens a second connection to do so."""
         connection = self._connection
         if connection is None:
             return
@@ -112,21 +112,21 @@ class Connection:
         try:
             with closing(self._driver.connect(**self._arguments | timeouts)) as other, other.cursor() as cursor:
                 cursor.execute(_SERVER)
-                # On another server, the number may be that of a connection of somebody else.
+                # On another server, a connection of another client may have the same number.
                 if cursor.fetchall() == self._server:
                     cursor.execute(f"KILL QUERY {connection.thread_id()}")
         except self._driver.err.MySQLError:
-            # The connection has ended meanwhile, or the server does not answer: the next request tries again.
+            # The connection has ended meanwhile, or the server does not answer. The next request tries again.
             _log.debug("The statement could not be killed.", exc_info=True)
 
     def _connected(self) -> Any:
         self._cancellation.check()
         if self._connection is None:
             with self._translated():
-                # The driver does not limit a handshake by connect_timeout.
+                # The driver does not apply connect_timeout to the handshake, so the handshake gets a read timeout.
                 arguments = self._arguments | {"read_timeout": self._arguments["connect_timeout"]}
                 self._connection = self._driver.connect(**arguments)
-                self._connection._read_timeout = self._arguments["read_timeout"]  # noqa: SLF001 - likewise
+                self._connection._read_timeout = self._arguments["read_timeout"]  # noqa: SLF001 - no other way
                 with self._connection.cursor() as cursor:
                     cursor.execute(_SERVER)
                     self._server = cursor.fetchall()
@@ -183,7 +183,7 @@ def _driver(dataset: Dataset) -> Any:
 
 
 def _arguments(dataset: Dataset) -> dict[str, Any]:
-    """Return the arguments to connect with: those of the URL, but all values arrive as text. Raises Fatal."""
+    """Return the arguments of the URL to connect with, changed so that all values arrive as text. Raises Fatal."""
     try:
         url = dataset.url.set(drivername="mysql+pymysql")
         _, given = url.get_dialect()().create_connect_args(url)

@@ -20,7 +20,7 @@ _COLUMNS = """
     SELECT column_name, column_type, data_type, numeric_precision, numeric_scale, is_nullable, collation_name
     FROM information_schema.columns WHERE table_schema = {} AND table_name = {} ORDER BY ordinal_position
 """
-#: The unique indexes. is_other is 0 if an index has only the given columns, and no prefix or expression.
+#: The unique indexes. is_other is 0 if an index consists of whole columns among the given ones, otherwise 1.
 _UNIQUE = """
     SELECT index_name, max(CASE WHEN sub_part IS NULL AND column_name IN ({}) THEN 0 ELSE 1 END) AS is_other
     FROM information_schema.statistics
@@ -35,7 +35,7 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+]?[0-9]+)?", re.IGNORECASE)
 
 
 class Table:
-    """The table of a dataset. Its description does not change; `check_unchanged` compares it with the server's."""
+    """The table of a dataset as it was when the reader was opened. `check_unchanged` compares it with the server."""
 
     def __init__(self, dataset: Dataset, connection: Connection) -> None:
         """Read the description. Raises DatasetAway, or Fatal if the table or a column is missing or unsuitable."""
@@ -75,13 +75,16 @@ class Table:
         return any((columns or "").split(",")[:2] == wanted for (columns,) in indexes)
 
     def check_unchanged(self, names: list[str]) -> None:
-        """Raise Fatal if one of these columns, the date or the key has changed."""
+        """Raise Fatal if the date, the key or one of these columns has changed since the reader was opened."""
         now = self._catalog_columns(self._schema, self._name)
         if error := changed_column_error(self._dataset, names, self.columns, now):
             raise error
 
     def _find(self) -> tuple[str, str, dict[str, Column]]:
-        """Return schema, name and columns. If no table has the whole name, it is read as schema.table."""
+        """Return schema, name and columns. If no table has the whole configured name, reads it as schema.table.
+
+        Raises Fatal if there is no such table.
+        """
         schema, name = self._dataset.url.database or "", self._dataset.table
         columns = self._catalog_columns(schema, name)
         if not columns and "." in name:
@@ -96,14 +99,14 @@ class Table:
         return {row[0]: column_of(row) for row in rows}
 
     def _has_unique_index(self) -> bool:
-        # An index compares texts as its column does: rows that a unique index distinguishes have different places.
+        # An index compares texts as its column does. So rows that a unique index distinguishes have different places.
         ours = ", ".join(literal(column.name) for column in (self.date, self.key))
         unique = self._connection.query(_UNIQUE.format(ours, literal(self._schema), literal(self._name)))
         return any(is_other == "0" for _, is_other in unique)
 
 
 def value_literal(value: Any, column: Column) -> str:
-    """Return a value as an SQL literal that compares without a conversion of the column."""
+    """Return a value as an SQL literal that the server compares with the column without converting the column."""
     if isinstance(value, bytes):
         return f"x'{value.hex()}'"
     if column.is_number and _NUMBER.fullmatch(str(value)):

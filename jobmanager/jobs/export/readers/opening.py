@@ -1,7 +1,7 @@
 """Entry point to the code that reads and writes rows with Arrow.
 
-This module and its imports are needed to run an export, not to accept one: see Export. The other readers are imported
-when they are first used, because each brings its own driver library.
+This module and its imports are needed to run an export, not to accept one: see catalog.py. Readers other than SQLite's
+are imported when they are first used, because each brings its own driver library.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ __all__ = ["ENCODINGS", "import_driver", "open_reader"]
 
 
 def open_reader(dataset: Dataset) -> Reader:
-    """Return a reader of the dataset. Does not block: it imports its driver and connects when it is first used.
+    """Return a reader of the dataset. Does not block: the reader imports its driver and connects when it is first used.
 
-    It does both in a thread of its own, which force does not interrupt: an interrupted import may leave its lock held.
+    The reader does both in a thread of its own. A force does not interrupt that thread: an interrupted import may leave
+    the import lock held.
     """
     if _is_sqlite(dataset):
         return SqliteProcess(dataset)
@@ -33,7 +34,7 @@ def open_reader(dataset: Dataset) -> Reader:
 
 
 def import_driver(dataset: Dataset) -> None:
-    """Import the reader for the dataset's database and its driver, which may take a second. Raises Fatal."""
+    """Import the reader and the driver for the dataset's database. May take a second. Raises Fatal."""
     if not _is_sqlite(dataset):
         _reader_type(dataset)
 

@@ -1,4 +1,4 @@
-"""Read a dataset from PostgreSQL. Never writes. Holds no transaction between two reads, unless it has `snapshot`.
+"""Read a dataset from PostgreSQL. Never writes. Holds a transaction between two reads only for a `snapshot`.
 
 Two connections: one for rows (postgresql_rows.py), and one for everything else (postgresql_session.py). This module
 decides what is read and checked in which order; the SQL is in postgresql_table.py and postgresql_statements.py.
@@ -36,7 +36,8 @@ from jobmanager.jobs.export.readers.postgresql_table import Table
 from jobmanager.jobs.export.readers.postgresql_values import to_types
 from jobmanager.jobs.export.schemas import schema_of
 
-#: Timeout of the search for equal keys if no unique index excludes them. The end of each chunk is checked anyway.
+#: Timeout of the search for equal keys, which is made if no unique index excludes them. The end of each chunk is
+#: checked in any case.
 _CHECK_SECONDS = 30
 
 _log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class PostgresReader:
     """Connections to a PostgreSQL server; see Reader."""
 
     def __init__(self, dataset: Dataset, cancellation: Cancellation | None = None) -> None:
-        """Connect. Blocks. Raises DatasetAway and Fatal. Another thread may cancel its statements by *cancellation*."""
+        """Connect. Blocks. Raises DatasetAway and Fatal. *cancellation*: lets another thread cancel the statements."""
         cancellation = cancellation or Cancellation(dataset)
         self._dataset = dataset
         self._session = Session(dataset, cancellation)
@@ -55,7 +56,7 @@ class PostgresReader:
             self._table = Table(dataset, self._session)
             if dataset.snapshot:
                 self._session.take_snapshot(self._table.name)
-                self._table = Table(dataset, self._session)  # again: it may have changed before the snapshot
+                self._table = Table(dataset, self._session)  # again: the table may have changed before the snapshot
         except BaseException:
             self.close()
             raise
@@ -72,7 +73,7 @@ class PostgresReader:
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count a step at a time; see Reader."""
+        """Count the next rows, about *limit* of them; see Reader."""
         found = self._session.query(self._statements.place_at(limit, after, begin, end))
         if found:
             return limit, Place(date=found[0][0], key=found[0][1])
@@ -94,12 +95,12 @@ class PostgresReader:
         """Return a warning if no index has the rows in order; see Reader."""
         rows = self._statements.rows([], None, begin, end, 1000)
         query = sql.SQL("EXPLAIN (FORMAT JSON) {}").format(rows.text)
-        # For a small table, the planner ignores an index: ask for the plan that avoids scans and sorts.
+        # For a small table, the planner ignores an index. So ask for the plan that avoids scans and sorts.
         plan = self._session.query(query, "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")[0][0]
         return [no_index_warning(self._dataset)] if "Sort" in set(_node_types(plan[0]["Plan"])) else []
 
     def identity(self) -> dict[str, str]:
-        """Return the properties that affect how values read or compare; see Reader."""
+        """Return the properties that affect the values or their order; see Reader."""
         found = self._session.query(
             sql.SQL(
                 "SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding'), "
@@ -153,10 +154,10 @@ class PostgresReader:
         return [row[0] for row in self._session.query(date_sample(self._table))]
 
     def _check_ties(self) -> None:
-        """Raise Fatal if two rows have equal places."""
+        """Raise Fatal if two rows have equal places. If the search takes too long, only logs a warning."""
         ties = self._session.query_within(_CHECK_SECONDS, self._statements.ties())
         if ties is None:
-            # Rows are lost only if a chunk ends between two equal ones, and the end of each chunk is checked.
+            # A row is lost only if a chunk ends between two rows with equal places. The end of each chunk is checked.
             _log.warning(
                 "Dataset %r: the search for equal keys did not finish. Each chunk is checked instead.",
                 self._dataset.name,
@@ -165,9 +166,9 @@ class PostgresReader:
             raise duplicate_key_error(self._dataset, *ties[0])
 
     def _check_unchanged(self, columns: list[str], after: Place | None) -> None:
-        """Raise Fatal if a column has changed since the reader was opened, or if rows at the place would be lost.
+        """Raise Fatal if a column has changed since the reader was opened, or if a read after *after* would skip rows.
 
-        Runs one statement: its preparation locks the table against changes until the transaction ends.
+        Runs one statement. Preparing it locks the table, so that its columns stay the same until the transaction ends.
         """
         query = self._session.text_of(self._statements.columns_with_check(after))
         rows = self._rows.execute(query).to_pylist()
@@ -178,9 +179,9 @@ class PostgresReader:
             raise duplicate_key_error(self._dataset, after.date, after.key)
 
     def _last_place(self, dates: pa.ChunkedArray, keys: pa.ChunkedArray, fitting: int) -> Place:
-        """Return the place of the last row of a chunk. The chunk is the first *fitting* rows; later ones may follow.
+        """Return the place of the last row of a chunk. The chunk is the first *fitting* rows; more rows may follow.
 
-        Raises Fatal if the next row has an equal place, or if one of these keys is NULL.
+        Raises Fatal if a key of the chunk or of the next row is NULL, or if the next row has the same place.
         """
         if keys.slice(0, fitting + 1).null_count:
             raise null_key_error(self._dataset)
@@ -193,7 +194,10 @@ class PostgresReader:
         return last
 
     def _unreadable_column(self, columns: list[str], query: RowQuery) -> str | None:
-        """Return the first column with a text that cannot be converted to UTF-8. The server does not name it."""
+        """Return the first column with a text that cannot be converted to UTF-8; None if there is no such column.
+
+        The error of the server does not name the column.
+        """
         for number, name in enumerate(columns):
             if not pa.types.is_string(self._table.columns[name].delivered):
                 continue

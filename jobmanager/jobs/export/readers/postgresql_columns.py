@@ -16,7 +16,7 @@ from jobmanager.jobs.export.decimals import decimal_type
 #: Metadata of a field whose texts are JSON.
 IS_JSON = {b"jobmanager": b"json"}
 
-#: Types that arrive as Arrow values: the type that the driver returns, and the exported type.
+#: For each type that Arrow has: the Arrow type that the driver returns, and the exported type.
 _NATIVE: dict[str, tuple[pa.DataType, pa.DataType]] = {
     "int2": (pa.int16(), pa.int64()),
     "int4": (pa.int32(), pa.int64()),
@@ -83,7 +83,7 @@ class Column:
 
     @property
     def is_plain_key(self) -> bool:
-        """Return True if a checkpoint can store its values as Arrow returns them."""
+        """Return True if a checkpoint can store keys of this column as Arrow returns them."""
         return self.kind in _PLAIN_KEYS
 
     def _exported(self) -> pa.DataType:
@@ -100,7 +100,7 @@ def column_of(row: Mapping[str, Any]) -> Column:
 
 
 def _digits(modifier: int) -> tuple[int, int]:
-    """Return precision and scale of a numeric; (0, 0) if it has none.
+    """Return precision and scale of a numeric; (0, 0) if its type states none.
 
     Source: PostgreSQL, src/backend/utils/adt/numeric.c, numeric_typmod_precision and numeric_typmod_scale.
     """

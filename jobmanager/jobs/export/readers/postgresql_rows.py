@@ -1,6 +1,6 @@
-"""The connection of a PostgreSQL reader for rows: by ADBC, which reads binary COPY into Arrow, in C, without the GIL.
+"""The connection of a PostgreSQL reader for rows. ADBC reads binary COPY into Arrow, in C, without the GIL.
 
-Each read is one read-only transaction. Holds no transaction between two reads. Knows no table: the statements are in
+Each read is one read-only transaction. Holds no transaction between two reads. The statements are not made here, but in
 postgresql_statements.py.
 """
 
@@ -27,9 +27,9 @@ from jobmanager.jobs.export.readers.postgresql_settings import (
     transaction_settings,
 )
 
-#: Bytes that the driver collects before it returns rows: the most that is read beyond the limit of a chunk.
+#: The driver returns rows in batches of about this many bytes. At most one batch is read beyond the end of a chunk.
 _BATCH_BYTES = 2 * 1024 * 1024
-#: Errors of ADBC after which a retry may help. While rows are fetched, pyarrow raises OSError or ArrowInvalid.
+#: Errors of ADBC after which a retry may help. While rows are fetched, pyarrow raises OSError or ArrowInvalid instead.
 _AWAY = (
     adbc_driver_manager.OperationalError,
     adbc_driver_manager.InterfaceError,
@@ -38,7 +38,7 @@ _AWAY = (
 )
 #: Messages of the server for texts that cannot be converted to UTF-8.
 _ENCODING_ERRORS = ("has no equivalent in encoding", "invalid byte sequence")
-#: The errors for a table, a column or a function that does not exist.
+#: The SQLSTATEs of errors for a table, a column or a function that does not exist.
 _MISSING_STATES = ("42P01", "42703", "42883")
 
 _log = logging.getLogger(__name__)
@@ -49,10 +49,10 @@ class NameMissing(Exception):
 
 
 class RowConnection:
-    """A connection by ADBC, opened for the first rows: a caller that only reads the columns does not need it."""
+    """An ADBC connection, opened when rows are first read: a caller that reads only the columns does not need it."""
 
     def __init__(self, dataset: Dataset, session: Session, cancellation: Cancellation) -> None:
-        """*session*: the session whose snapshot the rows come from, if it has one."""
+        """Does not connect. *session*: if it has a snapshot, the rows are read from that snapshot."""
         self._dataset = dataset
         self._session = session
         self._cancellation = cancellation
@@ -62,7 +62,10 @@ class RowConnection:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Hold one read-only transaction. Closes the connection on an error. Raises NameMissing."""
+        """Run statements in one read-only transaction. Closes the connection on an error.
+
+        Raises NameMissing, DatasetAway and Fatal instead of the driver's errors.
+        """
         with self._translated():
             if self._connection is None:
                 self._connection = adbc_driver_postgresql.dbapi.connect(self._session.conninfo, autocommit=True)
@@ -73,14 +76,14 @@ class RowConnection:
                 self.execute(transaction_settings())
                 yield
                 if self._connection is not None:
-                    # Ends the transaction. If its statement was cancelled, the server rolls it back.
+                    # Ends the transaction. If a statement was cancelled, the server rolls the transaction back.
                     self._connection.adbc_connection.set_autocommit(True)
             except BaseException:
                 self.close()
                 raise
 
     def execute(self, query: str) -> pa.Table:
-        """Return all rows of a query, within a transaction."""
+        """Return all rows of a query. Must be called within `transaction`."""
         with self._statement() as cursor:
             cursor.execute(query)
             return cursor.fetch_arrow_table()
@@ -139,7 +142,7 @@ class RowConnection:
         with self._connection.cursor() as cursor:
             self._cursor = cursor
             try:
-                # After the cursor is set: a cancel that comes later finds it.
+                # Checked after the cursor is set, because a later cancel finds the cursor.
                 self._cancellation.check()
                 yield cursor
             finally:
@@ -153,7 +156,7 @@ class RowConnection:
                 pass
         except (OSError, pa.ArrowException):
             return  # the error of the cancelled statement
-        # The statement ended before the cancel, which might hit the next statement on this connection instead.
+        # The statement ended before the cancel. The cancel might hit the next statement on the connection: close it.
         self.close()
 
     @contextmanager
@@ -170,7 +173,10 @@ class RowConnection:
             raise unusable_error(self._dataset) from None
 
     def _client_error(self, error: Exception) -> Exception:
-        """Return the error for clients. pyarrow passes on only the text of a driver's error."""
+        """Return the error for clients.
+
+        Searches the text of *error*, too, because pyarrow passes on only the text of a driver's error.
+        """
         state, text = getattr(error, "sqlstate", None), str(error)
         if state == "57014" or "statement timeout" in text:
             return statement_timeout_error(self._dataset)

@@ -1,7 +1,7 @@
 """The connection of a PostgreSQL reader for the catalog, for counts and for checks. It also holds the snapshot.
 
-Each query is one read-only transaction with a statement timeout: behind a pooler, its statements share a connection.
-The rows of an export come by another connection, see postgresql_rows.py.
+Each query is one read-only transaction with a statement timeout. A pooler runs all statements of a transaction on the
+same connection. The rows of an export are read by another connection, see postgresql_rows.py.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _log = logging.getLogger(__name__)
 
 
 class Session:
-    """A connection by psycopg."""
+    """A psycopg connection, and the snapshot that it may hold. Another thread may cancel its query."""
 
     def __init__(self, dataset: Dataset, cancellation: Cancellation) -> None:
         self._dataset = dataset
         self._cancellation = cancellation
         #: the URL as a connection string for libpq
         self.conninfo = conninfo(dataset)
-        #: the name of the snapshot that this session holds
+        #: the name of the snapshot that this session holds; None: it holds none
         self.snapshot: str | None = None
         self._locking: psycopg.Connection | None = None  # the connection that locks the table for a snapshot
         with self._translated():
@@ -55,7 +55,11 @@ class Session:
         row_factory: Any = tuple_row,
         is_patient: bool = True,
     ) -> list[Any]:
-        """Run a query of the catalog, or one for few values, in its own read-only transaction, and return the rows."""
+        """Run a query with a short result in its own read-only transaction, and return the rows.
+
+        *settings*: SET LOCAL statements to run before the query. *is_patient*: if False, a timeout raises
+        QueryCanceled, not DatasetAway.
+        """
         self._cancellation.check()
         # Rolled back, so that the settings end with this query, even inside a larger transaction.
         with self._translated(is_patient), self._connection.transaction(force_rollback=True):
@@ -78,11 +82,12 @@ class Session:
         return query.as_string(self._connection)
 
     def take_snapshot(self, table: sql.Identifier) -> None:
-        """Lock the table as SELECT does, then begin a transaction of the session with a snapshot taken under that lock.
+        """Begin a transaction of this session, with a snapshot that was taken while the table was locked.
 
-        TRUNCATE, REFRESH and renames ignore snapshots: an older snapshot would show a table that was loaded again as
-        empty. A transaction takes its snapshot before its first lock, so another session locks the table first.
-        Blocks until the table is locked. Raises DatasetAway if another session keeps it locked.
+        The lock, the one that SELECT takes, must come first: TRUNCATE, REFRESH and renames ignore snapshots, so that a
+        table that was loaded again would look empty in an older snapshot. But a transaction takes its snapshot before
+        its first lock. So a second session locks the table, takes the snapshot and hands it to this session.
+        Blocks until the table is locked. Raises DatasetAway if another session keeps the table locked.
         Source: PostgreSQL, "Caveats" of "Concurrency Control", and "Snapshot Synchronization Functions".
         """
         lock = sql.SQL("SELECT 1 FROM {} LIMIT 0").format(table)

@@ -1,4 +1,4 @@
-"""What the two connections of a PostgreSQL reader have in common: URL, settings of a transaction, and timeouts."""
+"""The settings that the two connections of a PostgreSQL reader share: URL, settings of a transaction, and timeouts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobmanager.jobs.export.readers.errors import timeout_error, unusable_error
 _CONNECT_SECONDS = 10
 #: Statement timeout, unless the server or the URL sets statement_timeout.
 STATEMENT_SECONDS = 600
-#: Lock timeout of a snapshot for its table.
+#: Timeout for the lock that a snapshot takes on its table.
 LOCK_SECONDS = 10
 _SETTINGS = """
     SELECT set_config('transaction_read_only', 'on', true), set_config('TimeZone', 'UTC', true),
@@ -24,7 +24,7 @@ _SETTINGS = """
 
 
 def conninfo(dataset: Dataset) -> str:
-    """Return the URL as a connection string for libpq. Raises Fatal."""
+    """Return the URL as a connection string for libpq. Raises Fatal if the URL cannot be used."""
     try:
         url = dataset.url.set(drivername="postgresql+psycopg")
         _, given = url.get_dialect()().create_connect_args(url)
@@ -34,7 +34,7 @@ def conninfo(dataset: Dataset) -> str:
 
 
 def transaction_settings() -> str:
-    """Return the statement to begin a transaction with: read-only, with a timeout, and a fixed form of values."""
+    """Return the first statement of a transaction: it sets read-only, the timeout, and the form of values as text."""
     return _SETTINGS.format(seconds=STATEMENT_SECONDS)
 
 

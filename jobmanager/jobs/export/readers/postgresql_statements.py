@@ -1,6 +1,6 @@
 """The SQL that reads the rows of a PostgreSQL table. Values are literals, because COPY takes no parameters.
 
-Runs nothing; only the detection of a date format, see date_bounds.py, may run a query.
+Runs no statement itself. But to build one, the date format may have to be detected by a query: see date_bounds.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jobmanager.jobs.export.readers.date_bounds import DateBounds
 from jobmanager.jobs.export.readers.postgresql_columns import Column
 from jobmanager.jobs.export.readers.postgresql_table import Table
 
-#: Size of the sample from which the format of a date column is detected, at each end of its order.
+#: Number of values sampled from each end of the date column, to detect its format.
 _SAMPLE_ROWS = 500
 
 
@@ -39,12 +39,12 @@ class Statements:
         """Return the SELECT of the next rows of [begin, end) after *after*."""
         selected = [_selected(self._table.columns[name]) for name in columns]
         date, key = _selected(self._table.date), self._selected_key()
-        # Date and key, which make the place, are added unless they are selected already.
+        # The place of a row is its date and key. They are added unless they are selected already.
         for place in (date, key):
             if place not in selected:
                 selected.append(place)
         text = sql.SQL("SELECT {} {} ORDER BY {} LIMIT {}").format(
-            # Named by number: COPY needs no names, and names must be unique.
+            # The columns are named by number, because names must be unique.
             sql.SQL(", ").join(
                 sql.SQL("{} AS {}").format(name, sql.Identifier(str(number))) for number, name in enumerate(selected)
             ),
@@ -55,23 +55,23 @@ class Statements:
         return RowQuery(text=text, date=selected.index(date), key=selected.index(key))
 
     def count(self, after: Place | None, begin: datetime, end: datetime) -> sql.Composed:
-        """Return the query of the number of rows of [begin, end) after *after*."""
+        """Return the query that counts the rows of [begin, end) after *after*."""
         return sql.SQL("SELECT count(*) {}").format(self._source(after, begin, end))
 
     def place_at(self, number: int, after: Place | None, begin: datetime, end: datetime) -> sql.Composed:
-        """Return the query of date and key of the row with that number, counted from 1 after *after*."""
+        """Return the query for date and key of row *number* of [begin, end), counted from 1 after *after*."""
         return sql.SQL("SELECT {}, {} {} ORDER BY {} LIMIT 1 OFFSET {}").format(
             self._table.date_name, self._selected_key(), self._source(after, begin, end), self._order(), number - 1
         )
 
     def null_keys(self) -> sql.Composed:
-        """Return the query of a row whose key is NULL."""
+        """Return the query that finds a row whose key is NULL, if there is one."""
         return sql.SQL("SELECT 1 FROM {} AS t WHERE {} IS NULL AND {} IS NOT NULL LIMIT 1").format(
             self._table.name, self._table.key_name, self._table.date_name
         )
 
     def ties(self) -> sql.Composed:
-        """Return the query of date and key of rows with equal places."""
+        """Return the query that finds date and key of rows with equal places, if there are any."""
         return sql.SQL(
             "SELECT {date}::text, min({key}::text) FROM {table} AS t WHERE {date} IS NOT NULL "
             "GROUP BY {date}, {order} HAVING count(*) > 1 LIMIT 1"
@@ -83,24 +83,25 @@ class Statements:
         )
 
     def columns_with_check(self, after: Place | None) -> sql.Composed:
-        """Return the query of the columns in the catalog, each with two conditions on the place *after*.
+        """Return the query for the columns in the catalog, each with two conditions on the place *after*.
 
-        "lost": the date of the place has rows without a key. "tied": the place has several rows.
+        "lost": a row with the date of the place has no key. "tied": several rows have the place.
         """
         return sql.SQL("SELECT c.*, {} AS lost, {} AS tied FROM ({}) AS c").format(
             *self._lost(after), self._table.catalog_query()
         )
 
     def unreadable_texts(self, number: int, query: RowQuery) -> sql.Composed:
-        """Return a query that fails if a text in that column of another query cannot be converted to UTF-8."""
+        """Return a query that fails if a text in column *number* of *query* cannot be converted to UTF-8."""
         return sql.SQL("SELECT count(octet_length(convert_to({}, 'UTF8'))) FROM ({}) AS c").format(
             sql.Identifier("c", str(number)), query.text
         )
 
     def _lost(self, after: Place | None) -> tuple[sql.Composable, sql.Composable]:
-        """Return the conditions "lost" and "tied".
+        """Return the conditions "lost" and "tied", see `columns_with_check`.
 
-        A condition that cannot be true only names the table, so that the table is locked.
+        In place of a condition that cannot be true, returns a false one that names the table, so that the statement
+        locks the table.
         """
         table = self._table
         touch = sql.SQL("EXISTS (SELECT 1 FROM {} AS t WHERE false)").format(table.name)
@@ -133,7 +134,7 @@ class Statements:
 
 
 def date_sample(table: Table) -> sql.Composed:
-    """Return the query of a sample of the date column, from both ends of its order."""
+    """Return the query for a sample of the date column: its first and last values."""
     ends = [
         sql.SQL(
             "(SELECT {date} AS at FROM {table} AS t WHERE {date} IS NOT NULL ORDER BY {date} {way} LIMIT {n})"

@@ -17,7 +17,7 @@ from jobmanager.jobs.export.readers.postgresql_columns import Column, column_of
 from jobmanager.jobs.export.readers.postgresql_session import Session
 from jobmanager.jobs.export.schemas import check_table
 
-#: The date types of the database, with their names in date_conditions.
+#: The *kind* of each date type, see `date_conditions`.
 _DATE_KINDS = {"date": "date", "timestamp": "naive", "timestamptz": "aware"}
 _RELATIONS = """
     SELECT c.oid, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -25,7 +25,7 @@ _RELATIONS = """
         AND (c.relname = %(table)s AND pg_table_is_visible(c.oid) OR n.nspname || '.' || c.relname = %(table)s)
     ORDER BY c.relname = %(table)s DESC
 """
-#: The columns of a table; for a domain, its base type.
+#: The columns of a table. For a column whose type is a domain, kind and modifier are those of the base type.
 _COLUMNS = """
     WITH RECURSIVE typed AS (
         SELECT attname, attnum, format_type(atttypid, atttypmod) AS declared, attnotnull,
@@ -46,7 +46,7 @@ _COLUMNS = """
     FROM typed JOIN pg_type ON pg_type.oid = type LEFT JOIN pg_collation ON pg_collation.oid = attcollation
     WHERE typtype <> 'd' ORDER BY attnum
 """
-#: The valid indexes on plain columns. The operator class shows whether an index compares as citext.
+#: The valid indexes without expressions. The operator class shows whether an index compares as citext.
 _INDEXES = """
     SELECT array_agg(k.attnum::int ORDER BY k.ordinal) AS columns,
         max(k.compared_by::bigint) FILTER (WHERE k.attnum = %(key)s) AS collation,
@@ -62,7 +62,7 @@ _INDEXES = """
 
 
 class Table:
-    """The table of a dataset. Its description does not change; `altered_error` compares it with the catalog."""
+    """The table of a dataset as it was when the reader was opened. `check_unchanged` compares it with the catalog."""
 
     def __init__(self, dataset: Dataset, session: Session) -> None:
         """Read the description from the catalog. Raises DatasetAway, or Fatal if the table or a column is missing."""
@@ -91,17 +91,20 @@ class Table:
         return _DATE_KINDS.get(self.date.kind, "")
 
     def catalog_query(self) -> sql.Composed:
-        """Return the query of the catalog for the columns; `check_unchanged` takes its rows."""
+        """Return the query that reads the columns from the catalog. `check_unchanged` takes the rows of its result."""
         return sql.SQL(_COLUMNS).format(relation=self._relation)
 
     def check_unchanged(self, names: list[str], rows: list[dict[str, Any]]) -> None:
-        """Raise Fatal if one of these columns differs from its row in the catalog."""
+        """Raise Fatal if the date, the key or one of the columns *names* has changed. *rows*: see `catalog_query`."""
         now = {row["name"]: column_of(row) for row in rows}
         if error := changed_column_error(self._dataset, names, self.columns, now):
             raise error
 
     def altered_error(self) -> Exception:
-        """Return the error for a statement that names a table or a column that no longer exists."""
+        """Return the error for a statement that names a column that no longer exists. Reads the catalog.
+
+        Raises Fatal if the table no longer exists.
+        """
         self._find()
         now = self._catalog_columns()
         return changed_column_error(self._dataset, self.columns, self.columns, now) or unusable_error(self._dataset)
@@ -120,8 +123,9 @@ class Table:
     def _order_of_key(self) -> tuple[int, bool]:
         """Return the collation that orders the keys, and True if a unique index rules out rows with equal places.
 
-        It is the collation of the column, unless only an index with another one is of use: an index (date, key) or, if
-        the column treats different texts as equal, a unique index that distinguishes them.
+        The collation is that of the key column, unless only an index with another collation is useful. An index on
+        (date, key) is useful. If the collation of the column treats different texts as equal, a unique index that
+        distinguishes these texts is useful instead.
         """
         numbers = self.date.number, self.key.number
         given = {"relation": self._relation, "key": self.key.number}
@@ -138,12 +142,15 @@ class Table:
         return collation, any(self._excludes_ties(index, collation) for index in unique)
 
     def _excludes_ties(self, index: dict[str, Any], collation: int) -> bool:
-        """Return True if rows that a unique index distinguishes also differ in the order of the export."""
+        """Return True if rows that a unique index distinguishes have different places in the order of the export.
+
+        *collation*: the collation that orders the keys.
+        """
         if index["collation"] is None:
-            return True  # the dates alone are unique
+            return True  # the index does not have the key: the dates alone are unique
         if self.key.is_deterministic or collation != self.key.collation:
             return True
-        # Texts that the column treats as equal may differ in the index: both must compare in the same way.
+        # Texts that the column treats as equal may differ in the index. So both must compare in the same way.
         is_citext = self.key.declared.rpartition(".")[2] == "citext"
         return bool(index["collation"] == collation and index["is_citext"] == is_citext)
 
@@ -153,7 +160,7 @@ class Table:
         return self.key.kind != "other" and bool(self._session.query(query)[0][0])
 
     def _collate(self) -> sql.Composable:
-        """Return the COLLATE clause for the key; empty if its column has the collation already."""
+        """Return the COLLATE clause for the key; empty if the export orders keys by their column's own collation."""
         if self.collation == self.key.collation:
             return sql.SQL("")
         query = sql.SQL(

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _DAY = 86_400_000_000  # in microseconds
-#: The driver adds this to the server's values, which count from 2000-01-01. The sum wraps around at 64 or 32 bits.
+#: The server counts from 2000-01-01. The driver adds this number of days, and the sum may wrap around at 64 or 32 bits.
 _SHIFT_DAYS = 10_957
 #: The first and the last time of Python's calendar, in microseconds since 1970.
 _FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
@@ -27,7 +27,7 @@ def outside_calendar(times: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def as_texts(times: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the dates or times as text: as Arrow writes them within Python's calendar, as psql does outside."""
+    """Return dates or times as text: within Python's calendar as Arrow writes them, outside it as psql writes them."""
     outside = outside_calendar(times)
     within = pc.if_else(outside, pa.scalar(None, times.type), times).cast(pa.string())
     numbers = pc.if_else(outside, _numbers(times), None)

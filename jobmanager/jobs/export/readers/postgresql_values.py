@@ -15,9 +15,10 @@ from jobmanager.jobs.export.readers.postgresql_times import as_texts, is_within_
 def to_types(
     dataset: Dataset, columns: list[Column], found: pa.Table, keys: pa.ChunkedArray, wanted: pa.Schema
 ) -> pa.Table:
-    """Convert each column to its type, or to text if a value does not fit; the metadata then gives the reason.
+    """Convert each column to its type. If a value does not fit, the column becomes text: see ChunkTable.
 
-    *columns*: those of *wanted*, which are the first of *found*. *keys*: those of the rows, for the reason.
+    *columns*: descriptions of the columns *wanted*, which are the first columns of *found*. *keys*: the keys of the
+    rows, for errors.
     """
     table = ChunkTable()
     for number, (field, column) in enumerate(zip(wanted, columns, strict=True)):
@@ -33,9 +34,12 @@ def to_types(
 
 
 def delivered(dataset: Dataset, array: pa.ChunkedArray, column: Column, keys: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the values. Raises DatasetAway if their type is unexpected, Unreadable if they are not UTF-8."""
+    """Check the values of a column, and return them.
+
+    Raises DatasetAway if their type is unexpected, Unreadable if a text is not valid UTF-8.
+    """
     if array.type != column.delivered:
-        # This happens only with a pooler that mixes the statements of two clients.
+        # The type is unexpected only behind a pooler that mixes the statements of two clients.
         raise DatasetAway(
             f"The server of dataset {dataset.name!r} returned column {column.name!r} as {array.type} "
             f"and not as {column.delivered}."

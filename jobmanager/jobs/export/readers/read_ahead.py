@@ -1,4 +1,4 @@
-"""Open a reader and run its queries in a thread, and read the next rows while the previous ones are written.
+"""Open a reader and run its queries in a thread, and read the next rows while the previous rows are written.
 
 The job's thread waits in short steps, so that it obeys a halt even while a connection opens or a statement runs.
 """
@@ -31,7 +31,7 @@ class ReadAhead:
     """
 
     def __init__(self, open_reader: Callable[[], Reader], cancellation: Cancellation) -> None:
-        """*open_reader*: called in a thread. *cancellation*: that of the reader which it returns."""
+        """*open_reader*: called in a thread. *cancellation*: cancels the statements of the opened reader."""
         self._open_reader = open_reader
         self._cancellation = cancellation
         #: called repeatedly while waiting for the database; may raise, or close this reader
@@ -44,7 +44,7 @@ class ReadAhead:
         self._is_closed = False
 
     def columns(self) -> dict[str, pa.DataType]:
-        """Return name and type of every column. Does not ask the database, except to open the reader."""
+        """Return name and type of every column. Queries the database only to open the reader."""
         return self._opened().columns()
 
     def schema(self, chosen: list[str]) -> pa.Schema:
@@ -52,7 +52,7 @@ class ReadAhead:
         return self._opened().schema(chosen)
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count a step at a time; see Reader."""
+        """Count the next rows, about *limit* of them; see Reader."""
         return self._call(self._opened().count, after, begin, end, limit)
 
     def total(self, begin: datetime, end: datetime) -> int:
@@ -68,7 +68,7 @@ class ReadAhead:
         return self._call(self._opened().warnings, begin, end)
 
     def identity(self) -> dict[str, str]:
-        """Return the properties that affect how values read or compare; see Reader."""
+        """Return the properties that affect the values or their order; see Reader."""
         return self._call(self._opened().identity)
 
     def expect(
@@ -80,14 +80,14 @@ class ReadAhead:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """Start reading these rows in the thread. Does not wait; does nothing if another call is under way."""
+        """Start reading these rows in a thread. Does not wait. Does nothing if another call is under way."""
         if self._is_closed or self._reader is None or not self.is_ready(0):
             return
         self._announced = columns, after, begin, end, limit, max_bytes
         self._found = self._start_call(self._reader.read, *self._announced)
 
     def is_ready(self, seconds: float) -> bool:
-        """Wait for the call under way. Return False if it still runs after *seconds*."""
+        """Wait for the call under way. Return False if the call still runs after *seconds*."""
         return self._last is None or self._last.has_ended(seconds)
 
     def read(
@@ -121,14 +121,14 @@ class ReadAhead:
 
     def _cancel_and_close(self) -> None:
         while not self.is_ready(0):
-            # Repeatedly: between two statements there is nothing to cancel.
+            # Repeated, because a request between two statements finds nothing to cancel.
             self._cancellation.request()
             self.is_ready(STEP_SECONDS)
         if self._reader is not None:
             self._reader.close()
 
     def _opened(self) -> Reader:
-        """Return the reader; open it if it is not open. Blocks. Raises DatasetAway, Fatal and ReaderClosed."""
+        """Return the reader; open it if it is not open. May block. Raises DatasetAway, Fatal and ReaderClosed."""
         self._raise_if_closed()
         if self._reader is None:
             self._call(self._open)
@@ -136,11 +136,11 @@ class ReadAhead:
         return self._reader
 
     def _open(self) -> None:
-        # Set by the thread itself: if this reader is closed meanwhile, `_cancel_and_close` finds the connection.
+        # Set by the thread that opens it: if this reader is closed meanwhile, `_cancel_and_close` finds the connection.
         self._reader = self._open_reader()
 
     def _call(self, method: Callable[..., T], *args: Any) -> T:
-        """Call *method* in the thread and return its result. Blocks.
+        """Call *method* in a thread and return its result. Blocks.
 
         Raises the exceptions of *method* and of on_wait, and ReaderClosed.
         """
@@ -149,7 +149,7 @@ class ReadAhead:
         return self._start_call(method, *args).result(self._obey)
 
     def _start_call(self, method: Callable[..., T], *args: Any) -> ThreadCall[T]:
-        # Kept before it is started: a force must not leave behind a call that `close` does not know.
+        # Stored before it is started: a force in between must not leave a running call that `close` does not know.
         self._last = call = ThreadCall(partial(method, *args), name="reads")
         return call.start()
 

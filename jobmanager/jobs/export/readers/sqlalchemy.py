@@ -1,7 +1,7 @@
 """Read a dataset from any database that SQLAlchemy supports, row by row, and convert the rows to Arrow.
 
-For databases without a reader of their own, at the operator's risk: this module does not take into account how they
-compare keys and write values. Keeps the Python objects of only one read in memory.
+For databases without a reader of their own, at the operator's risk: this module does not take into account how such a
+database compares keys and writes values. Keeps the Python objects of only one read in memory.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from jobmanager.jobs.export.readers.postgresql_columns import IS_JSON
 from jobmanager.jobs.export.schemas import check_table, schema_of
 
 _CONNECT_SECONDS = 10
-#: Drivers with an argument connect_timeout; others may refuse it.
+#: Drivers that have an argument connect_timeout. Other drivers may refuse it.
 _PATIENT_DRIVERS = frozenset({"psycopg", "pymysql", "mysqldb", "psycopg2"})
-#: Size of the sample from which the format of a date column is detected, if its type is not a date.
+#: Number of values sampled from a date column that is not of a date type, to detect its format.
 _SAMPLE_ROWS = 1000
 
 #: Errors that may be transient. The operator must fix the cause of any other error of SQLAlchemy.
@@ -52,7 +52,7 @@ class SqlReader:
     """A connection to a database; see Reader."""
 
     def __init__(self, dataset: Dataset, cancellation: Cancellation | None = None) -> None:
-        """Connect. Blocks. Raises DatasetAway and Fatal. Another thread may cancel its statements by *cancellation*."""
+        """Connect. Blocks. Raises DatasetAway and Fatal. *cancellation*: lets another thread cancel the statements."""
         cancellation = cancellation or Cancellation(dataset)
         self._dataset = dataset
         self._cancellation = cancellation
@@ -85,7 +85,7 @@ class SqlReader:
         return pa.schema([_marked(field, self._table.columns[field.name].type) for field in schema])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count a step at a time; see Reader."""
+        """Count the next rows, about *limit* of them; see Reader."""
         within = self._within(after, begin, end)
         step = sa.select(self._date, self._key).where(*within).order_by(self._date, self._key)
         found = self._rows(step.limit(1).offset(limit - 1))
@@ -114,7 +114,7 @@ class SqlReader:
         return []
 
     def identity(self) -> dict[str, str]:
-        """Return the properties that affect how values read or compare; see Reader."""
+        """Return the properties that affect the values or their order; see Reader."""
         known = {
             "server": self._engine.dialect.name,
             "date_format": str(self._dates.format()),
@@ -158,7 +158,7 @@ class SqlReader:
         return query.where(*self._within(after, begin, end)).order_by(self._date, self._key).limit(limit)
 
     def _cancel(self) -> None:
-        """Cancel the running statement, if the driver can. Otherwise it runs to its end."""
+        """Cancel the running statement, if the driver can. Otherwise the statement runs to its end."""
         if not hasattr(self._driver_connection, "cancel"):
             return
         try:
@@ -182,7 +182,7 @@ class SqlReader:
         return [value for each in [*ends, query.limit(_SAMPLE_ROWS // 2)] for (value,) in self._rows(each)]
 
     def _reflected(self) -> sa.Table:
-        """Return the table as its database describes it. If no table has the whole name, it is read as schema.table."""
+        """Read the description of the table. If no table has the whole configured name, reads it as schema.table."""
         name, schema = self._dataset.table, None
         if "." in name and not sa.inspect(self._connection).has_table(name):
             schema, _, name = name.rpartition(".")
@@ -194,7 +194,7 @@ class SqlReader:
         return table
 
     def _streaming(self) -> sa.Connection:
-        """Return the connection. It streams the rows if its database can do that without a transaction."""
+        """Return the connection, set to stream rows if the database can stream them without a transaction."""
         return self._connection.execution_options(stream_results=self._engine.dialect.name != "postgresql")
 
     def _rows(self, query: Any) -> list[Any]:
@@ -232,7 +232,7 @@ class SqlReader:
 
 
 def arrow_type(declared: sa.types.TypeEngine[Any]) -> pa.DataType:
-    """Return the type that a column is exported with. Decimals too long for Arrow become text."""
+    """Return the type that a column of the declared type is exported with. Decimals too long for Arrow become text."""
     if isinstance(declared, sa.Float):
         return pa.float64()
     if isinstance(declared, sa.Numeric):

@@ -1,7 +1,7 @@
 """Read a dataset from a SQLite file. Runs in a child process, see sqlite_process.py and sqlite_connection.py.
 
 Each read is one transaction. This module decides what is read and checked in which order; the order of the rows is in
-sqlite_order.py and sqlite_sorted.py, and how their values are selected in sqlite_rows.py.
+sqlite_order.py and sqlite_sorted.py, and the selection of their values in sqlite_rows.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SqliteReader:
     """A connection to a SQLite file; see Reader."""
 
     def __init__(self, dataset: Dataset, declared: dict[str, str] | None = None) -> None:
-        """Open the file. *declared*: the expected columns with their declared types; None: as found."""
+        """Open the file. *declared*: the expected columns with their declared types; None: those of the file."""
         self._dataset = dataset
         self._as_text: frozenset[str] = frozenset()
         self._has_fixed_types = False
@@ -65,7 +65,7 @@ class SqliteReader:
             if self._connection.query(f"SELECT 1 {within} AND {table.key} IS NULL LIMIT 1").num_rows:
                 raise null_key_error(self._dataset)
             if not order.is_indexed:
-                return  # each read checks for equal places; sorting the table here too would cost more
+                return  # each read checks for equal places; sorting the table here, too, would take long
             date, key = table.date + order.collation, table.key + order.collation
             selected = f"SELECT {table.date} AS date, {table.key} AS key"
             query = f"{selected} {within} GROUP BY {date}, {key} HAVING count(*) > 1 LIMIT 1"
@@ -97,7 +97,7 @@ class SqliteReader:
         return {"encoding": encoding, "date_format": str(self._dates.format())} | columns
 
     def mixed_columns(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
-        """Return the columns with values in [begin, end) that do not fit their type. Text fits all values."""
+        """Return the columns with values in [begin, end) that do not fit their type. A text column fits all values."""
         schema = self.schema(columns)
         if not columns:
             return []
@@ -112,16 +112,16 @@ class SqliteReader:
         return found
 
     def fix_types(self, as_text: list[str]) -> None:
-        """Fix the types of all later rows as schema() then returns them. These columns become text."""
+        """Fix the types of all later rows: text for the columns *as_text*; see FixesTypes."""
         self._as_text, self._has_fixed_types = frozenset(as_text), True
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Count the rows of the range in one query, in any order; see Reader."""
+        """Return the number of rows of the range."""
         (segment,) = self._order.segments(None, begin, end)
         return self._count(segment)
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count in steps, on the index alone; without an index, in one query. See Reader."""
+        """Count about *limit* rows, by the index alone. Without an index, counts all rows in one query; see Reader."""
         counted = 0
         with self._transaction():
             is_indexed = self._order.choose(begin, end).is_indexed
@@ -177,18 +177,18 @@ class SqliteReader:
             with self._connection.transaction():
                 yield
         except BaseException:
-            self._sorted.forget()  # the rollback has undone its table
+            self._sorted.forget()  # the rollback has removed the temporary table
             raise
 
     def _segments(self, after: Place | None, begin: datetime, end: datetime) -> list[Segment]:
-        """Return segments that need no sorting, if possible. Without an index, sorts the rows once."""
+        """Return the segments to read. Without an index, sorts all rows once, if possible, into one segment."""
         order = self._order.choose(begin, end)
         row_id = None if order.is_indexed or order.has_dates else self._table.row_id()
         segments = self._order.segments(after, begin, end)
         return segments if row_id is None else [self._sorted.segment(after, segments, row_id)]
 
     def _check_unique(self, place: Place, begin: datetime, end: datetime) -> None:
-        """Raise Fatal if another row has an equal place: the next read would skip that row."""
+        """Raise Fatal if several rows have this place: the next read would skip some of them."""
         if self._sorted.is_in_use:
             return  # checked when the rows were sorted
         order = self._order.choose(begin, end)
@@ -202,7 +202,10 @@ class SqliteReader:
         return int(self._connection.query(query, segment.bounds)["n"][0].as_py())
 
     def _place_at(self, segment: Segment, number: int) -> Place | None:
-        """Return the place of the row with that number, counted from 1. Reads only the index."""
+        """Return the place of row *number* of a segment, counted from 1; None if the segment is shorter.
+
+        Reads only the index. Raises Fatal if the key is NULL.
+        """
         selected = f"{self._table.date} AS date, {self._table.key} AS key"
         rows = select(self._connection, selected, segment, 1, offset=number - 1)
         if not rows.num_rows:

@@ -1,8 +1,9 @@
 """The child process that reads a SQLite dataset. sqlite_process.py starts and kills it.
 
-Requests are lines of JSON on the standard input. An answer on the standard output is the length of a header in four
-bytes, the header in JSON, and an Arrow IPC stream of as many bytes as the header's "size". Ends with its parent: exits
-at once if the input ends, even while a statement runs. Imports little, because it is started for each export.
+Requests are lines of JSON on the standard input. Answers go to the standard output. An answer is the length of a header
+in four bytes, the header in JSON, and an Arrow IPC stream, whose number of bytes is the header's "size". The child ends
+with its parent: if the input ends, it exits at once, even while a statement runs. It imports little, because it is
+started for each export.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from jobmanager.jobs.export.readers.sqlite import SqliteReader
 
 
 class _LogCollector(logging.Handler):
-    """Collects log messages for the answer: the log of the service is in the other process."""
+    """Collects log messages, to send them with the answer: the parent process writes them to the service's log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,13 +59,13 @@ def main() -> None:
 
 
 class Server:
-    """A reader, opened by the first request."""
+    """Answers requests by calling a reader, which the first request opens."""
 
     def __init__(self) -> None:
         self._reader: SqliteReader | None = None
 
     def answer(self, request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-        """Return the header and the body of the answer to a request."""
+        """Return the header and the body of the answer to a request. Does not raise: an error becomes an answer."""
         try:
             return self._call(**request)
         except (Fatal, DatasetAway) as error:
@@ -93,7 +94,7 @@ def _open_reader(
     dataset: dict[str, Any], database: str, declared: dict[str, str], as_text: list[str] | None
 ) -> SqliteReader:
     date_format = DateFormat(dataset["date_format"]) if dataset["date_format"] else None
-    # The reader uses nothing else of a URL: importing SQLAlchemy's takes a third of a second.
+    # The reader uses only this attribute of a URL. To import SQLAlchemy's URL would take a third of a second.
     url = SimpleNamespace(database=database)
     reader = SqliteReader(Dataset(**dataset | {"url": url, "date_format": date_format}), declared)
     if as_text is not None:

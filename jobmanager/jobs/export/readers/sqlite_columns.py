@@ -1,7 +1,8 @@
 """How to select the columns of a SQLite table, so that every value arrives unchanged. Pure.
 
-In SQLite each value has its own type, but the driver gives all values of a chunk one type, the widest. So each column
-is selected in a form that is exact or shows that it is not. If it is not, the column is selected again as ANY.
+In SQLite each value has its own type. But the driver gives all values of a column in a chunk one type, the widest. So
+each column is selected in a form that either is exact, or shows that values may have changed. In the second case, the
+column is selected again in the form ANY, which is always exact.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _TEXT_WORDS = ("CHAR", "CLOB", "TEXT")
 _REAL_WORDS = ("REAL", "FLOA", "DOUB")
 #: Results of unicode(typeof(x)).
 _CODES = {"integer": 105, "real": 114, "text": 116, "blob": 98}
-#: Replaces the code of a value that is too large to be read without reading the sizes first.
+#: Replaces the code of a value that is too large to be read before its size is known.
 _TOO_LARGE = -1
 
 
@@ -34,7 +35,7 @@ class Form(Enum):
 
 
 class Unfit(Exception):
-    """The rows cannot be read in this way. Read the column as ANY or, if *is_large*, read the sizes first."""
+    """The rows cannot be read in this way. If *is_large*, read their sizes first, otherwise read the column as ANY."""
 
     def __init__(self, *, is_large: bool) -> None:
         super().__init__()
@@ -50,10 +51,10 @@ class NotText(Exception):
 
 
 def arrow_type(declared: str) -> pa.DataType:
-    """Return the type of a column in formats that need one, from its declared type.
+    """Return the type of a column, from its declared type, for formats that need one type per column.
 
-    Follows the affinities ("Datatypes In SQLite", 3.1), except for NUMERIC, which SQLite gives to any other word, such
-    as DATE, JSON or UUID. Here, only words for numbers mean numbers; the rest is text.
+    Follows SQLite's affinities ("Datatypes In SQLite", 3.1) with one exception. SQLite gives the affinity NUMERIC to
+    all other words, such as DECIMAL, DATE or UUID. Here, only words for numbers mean numbers, and the rest means text.
 
     >>> arrow_type("VARCHAR(20)"), arrow_type("BIGINT"), arrow_type("DATETIME")
     (DataType(string), DataType(int64), DataType(string))
@@ -70,7 +71,7 @@ def arrow_type(declared: str) -> pa.DataType:
 
 
 def form_of(declared: str, *, is_table: bool) -> Form:
-    """Return the cheapest form for a column. Without *is_table* it is a view's, whose values may have any type."""
+    """Return the cheapest form for a column. *is_table*: False for a view, whose values may have any type."""
     kind = arrow_type(declared)
     name = declared.upper()
     if not name or pa.types.is_binary(kind) or name == "ANY":
@@ -90,7 +91,7 @@ class Selected:
     #: the name, qualified and quoted
     sql: str
     form: Form
-    #: size limit of a value in bytes; the query replaces a larger one by a marker
+    #: size limit of a value in bytes; the query replaces a larger value by a marker
     largest: int
 
     def expressions(self) -> list[str]:
@@ -146,12 +147,12 @@ def misfit_test(column: str, kind: pa.DataType) -> str:
 
 
 def size(columns: list[str]) -> str:
-    """Return an SQL expression for the bytes of a row. *columns* are qualified and quoted."""
+    """Return an SQL expression for the number of bytes of a row. *columns*: qualified and quoted names."""
     return f"{8 * len(columns)} + " + _sum([f"iif({name} >= '', octet_length({name}), 0)" for name in columns])
 
 
 def sizes(columns: list[pa.Array]) -> pa.Array:
-    """Return the bytes of each row, counted as in `size`."""
+    """Return the number of bytes of each row, counted as in `size`."""
     total = pa.array([8 * len(columns)], pa.int64()).take(pa.nulls(len(columns[0]), pa.int64()).fill_null(0))
     for column in columns:
         total = pc.add(total, mixed_columns.text_bytes(column))
@@ -159,7 +160,7 @@ def sizes(columns: list[pa.Array]) -> pa.Array:
 
 
 def fitting(row_sizes: pa.Array, max_bytes: int) -> int:
-    """Return how many rows together take at most *max_bytes*; at least one if there are any."""
+    """Return how many of the first rows fit into *max_bytes* together: at least one, unless there are no rows."""
     if not len(row_sizes):
         return 0
     return max(1, pc.sum(pc.less_equal(pc.cumulative_sum(row_sizes), max_bytes)).as_py() or 0)
@@ -175,7 +176,7 @@ def checked_text(column: pa.Array) -> pa.Array:
 
 
 def _sum(terms: list[str]) -> str:
-    """Return the sum of the terms, nested in pairs: SQLite limits the depth of an expression."""
+    """Return an SQL expression for the sum of the terms, nested in pairs: SQLite limits the depth of an expression."""
     if len(terms) == 1:
         return terms[0]
     middle = len(terms) // 2
@@ -183,7 +184,7 @@ def _sum(terms: list[str]) -> str:
 
 
 def _is_exact_number(column: pa.Array) -> bool:
-    """Return True if no number can have lost digits when the driver converted integers to doubles."""
+    """Return True if the driver cannot have changed a number: it may have converted integers to doubles."""
     if pa.types.is_integer(column.type):
         return True
     return pa.types.is_floating(column.type) and mixed_columns.is_plain(column)

@@ -1,6 +1,6 @@
 """The connection of a reader to a SQLite file, by ADBC into Arrow: in C, without the GIL.
 
-Uses ADBC's low-level interface: its DB-API would import polars and more, which takes longer than all else here.
+Uses ADBC's low-level interface, because its DB-API would import polars and more, which takes long.
 
 Opens the file read-only. No transaction is open between two reads, so that others can write. If the dataset has
 `snapshot`, all queries share one transaction.
@@ -25,7 +25,7 @@ from jobmanager.jobs.export.datasets import Dataset
 from jobmanager.jobs.export.readers.errors import away_error
 
 _BUSY_MILLISECONDS = 5_000
-#: SQLite's messages for a statement that does not match the table. All other errors mean that the file is away.
+#: SQLite's messages for a statement that does not match the table. All other errors mean that the file cannot be read.
 _WRONG = re.compile(r"no such (table|column|collation|function)")
 #: Arrow types of the values that a statement compares with a date or a key.
 _BOUND_TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary()}
@@ -39,7 +39,8 @@ class Connection:
         self._is_snapshot = False  # True: one transaction lasts until the connection is closed
         with self._translated():
             self._database = adbc_driver_sqlite.connect(f"file:{quote(dataset.url.database or '')}?mode=ro")
-            # Begins no transactions by itself: an open one would block writers of a file with a rollback journal.
+            # This connection begins no transaction by itself. If the file has a rollback journal, an open transaction
+            # would block writers.
             self._connection = adbc_driver_manager.AdbcConnection(self._database)
         try:
             self.query(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
@@ -52,10 +53,10 @@ class Connection:
             raise
 
     def query(self, sql: str, bounds: list[Any] | None = None, *, batch_rows: int = 1024) -> pa.Table:
-        """Return the rows of a query. *bounds* are its parameters."""
+        """Return the rows of a query. *bounds*: its parameters. *batch_rows*: must be at least the number of rows."""
         option = adbc_driver_sqlite.StatementOptions.BATCH_ROWS.value
         with self._translated(), adbc_driver_manager.AdbcStatement(self._connection) as statement:
-            # The driver takes a column's type from the first batch, so all rows must be in it.
+            # The driver takes the type of a column from the first batch. So all rows must be in the first batch.
             statement.set_options(**{option: str(batch_rows)})
             statement.set_sql_query(sql)
             if bounds is not None:
@@ -66,7 +67,7 @@ class Connection:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Run all queries in one transaction, so that they see the same rows. With a snapshot, it is open already."""
+        """Run all queries in one transaction, so that they see the same rows. For a snapshot, it is already open."""
         if self._is_snapshot:
             yield
             return
@@ -101,7 +102,7 @@ class Connection:
 def _as_batch(bounds: list[Any]) -> pa.RecordBatch:
     """Return the parameters of a statement as an Arrow batch with explicit types.
 
-    To infer a type, as the driver does, Arrow searches the disk for a package: 0.3 ms each time.
+    The driver would let Arrow infer the types. Then Arrow searches the disk for a package: 0.3 ms each time.
     """
     arrays = [pa.array([bound], _BOUND_TYPES[type(bound)]) for bound in bounds]
     return pa.record_batch(arrays, names=[str(number) for number in range(len(arrays))])

@@ -23,7 +23,8 @@ from jobmanager.jobs.export.readers.errors import date_format_error
 from jobmanager.jobs.export.readers.sqlite_connection import Connection
 from jobmanager.jobs.export.readers.sqlite_table import Table
 
-#: Size of the sample from each end of the date column, to detect its format. Twice as many are from the rest.
+#: Number of values sampled from each end of the date column, to detect its format. Twice as many are sampled in the
+#: order of the table.
 _SAMPLE = 250
 
 
@@ -47,7 +48,7 @@ class Dates:
         return self._format
 
     def bounds(self, begin: datetime, end: datetime) -> tuple[Any, Any, str]:
-        """Return the inclusive and the exclusive bound of the date column, and a further condition in SQL."""
+        """Return the inclusive and the exclusive bound of the date column, and a further condition in SQL, or ""."""
         if self.format() is DateFormat.ISO:
             return *iso_range(begin, end), f" AND {iso_condition(self._table.date, begin, end)}"
         low, high = (to_column(at, self.format(), self._dataset.timezone) for at in (begin, end))

@@ -27,6 +27,7 @@ class Order:
 
     #: COLLATE clause for date and key in every comparison; "": their columns keep their own collations
     collation: str
+    #: True if an index has the rows in the order of date and key
     is_indexed: bool
     #: True if an index has the rows in the order of the date, even if not in the order of the key
     has_dates: bool
@@ -39,7 +40,9 @@ class Segment:
     #: a FROM clause without the word FROM
     source: str
     condition: str
+    #: the parameters of the condition
     bounds: list[Any]
+    #: an ORDER BY clause without the words ORDER BY
     order: str
 
 
@@ -53,7 +56,7 @@ class RowOrder:
         self._chosen: Order | None = None
 
     def choose(self, begin: datetime, end: datetime) -> Order:
-        """Choose how date and key compare: byte by byte, unless only an index in the columns' collations is of use.
+        """Choose how date and key compare: byte by byte, unless only an index in the columns' collations is useful.
 
         Later calls return the same order, until `forget`.
         """
@@ -66,7 +69,7 @@ class RowOrder:
         return self._chosen
 
     def forget(self) -> None:
-        """Choose again when the order is next needed: the indexes may have changed."""
+        """Forget the chosen order, because the indexes may have changed: the next call of `choose` chooses again."""
         self._chosen = None
 
     def segments(self, after: Place | None, begin: datetime, end: datetime) -> list[Segment]:
@@ -113,7 +116,7 @@ class RowOrder:
 
 
 def select(connection: Connection, selected: str, segment: Segment, limit: int, *, offset: int = 0) -> pa.Table:
-    """Select from the rows of a segment, in order."""
+    """Select up to *limit* rows of a segment, in its order. *selected*: the expressions to select, in SQL."""
     return connection.query(
         f"SELECT {selected} FROM {segment.source} WHERE {segment.condition} ORDER BY {segment.order} "
         f"LIMIT {limit}" + (f" OFFSET {offset}" if offset else ""),
@@ -123,6 +126,6 @@ def select(connection: Connection, selected: str, segment: Segment, limit: int, 
 
 
 def ambiguous_key_error(dataset: Dataset, order: Order, date: Any, key: Any) -> Fatal:
-    """Return the error for rows with equal places in that order."""
+    """Return the error for several rows with the same date and key, compared as in *order*."""
     way = "byte by byte" if order.collation else "in the collation of its column, which an index has"
     return duplicate_key_error(dataset, date, key, way)

@@ -1,8 +1,8 @@
 """Read a SQLite dataset in a child process, so that ADBC's SQLite library never opens the file in this process.
 
 When one SQLite library of a process closes a file, the kernel drops the locks that any other library of the process has
-on it: an application that embeds the service would lose its transactions. Source: "How To Corrupt An SQLite Database
-File", 2.2.1. Killing the child ends a statement at once, and returns its memory to the system.
+on that file: an application that embeds the service would lose its transactions. Source: "How To Corrupt An SQLite
+Database File", 2.2.1. Killing the child ends a statement at once, and returns the memory to the system.
 The child is spawned when it is first needed. See sqlite_child.py for the protocol on the pipes.
 """
 
@@ -41,7 +41,7 @@ _STEP_MILLISECONDS = 50
 _BUSY_SECONDS = 5
 _KILL_SECONDS = 5
 _PIPE_BYTES = 1024 * 1024
-#: The program of the child. Stand-ins replace our packages, whose imports take a second and are not needed.
+#: The program of the child. Empty packages replace ours, whose imports take a second and are not needed by the child.
 _BOOT = """
 import sys, types
 sys.path += sys.argv[2:]
@@ -71,7 +71,7 @@ class SqliteProcess:
     def columns(self) -> dict[str, pa.DataType]:
         """Return name and type of every column. Does not start the child."""
         if not self._declared:
-            # The file may be locked.
+            # In a thread, because the file may be locked.
             self._declared = ThreadCall(self._read_declared, name="reads").start().result(self.on_wait)
             if self._is_closed:
                 raise ReaderClosed
@@ -94,25 +94,25 @@ class SqliteProcess:
         return list(self._call("warnings", **_range(begin, end)))
 
     def identity(self) -> dict[str, str]:
-        """Return the properties that affect how values read or compare; see Reader."""
+        """Return the properties that affect the values or their order; see Reader."""
         return dict(self._call("identity"))
 
     def mixed_columns(self, columns: list[str], begin: datetime, end: datetime) -> list[str]:
-        """Return the columns with values in [begin, end) that do not fit their type. Text fits all values."""
+        """Return the columns with values in [begin, end) that do not fit their type. A text column fits all values."""
         return list(self._call("mixed_columns", columns=columns, **_range(begin, end)))
 
     def fix_types(self, as_text: list[str]) -> None:
-        """Fix the types of all later rows as schema() then returns them. These columns become text."""
+        """Fix the types of all later rows: text for the columns *as_text*; see FixesTypes."""
         self._as_text = list(as_text)
         if self._process is not None:
             self._call("fix_types", as_text=self._as_text)
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Count the rows of the range; see Reader."""
+        """Return the number of rows of the range."""
         return int(self._call("total", **_range(begin, end)))
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count a step at a time; see Reader."""
+        """Count the next rows, about *limit* of them; see Reader."""
         counted, place = self._call("count", after=_kept(after), **_range(begin, end), limit=limit)
         return counted, _place(place)
 
@@ -138,7 +138,7 @@ class SqliteProcess:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """Request these rows from the child, which reads them while the previous ones are written. Does not wait."""
+        """Request these rows from the child, which reads them while the previous rows are written. Does not wait."""
         if self._process is not None and self._pending_request is None and not self._is_closed:
             self._send(_reading(columns, after, begin, end, limit, max_bytes))
 
@@ -150,7 +150,8 @@ class SqliteProcess:
     def _read_declared(self) -> dict[str, str]:
         """Return name and declared type of every column.
 
-        Uses Python's SQLite library, as an embedding application does: connections of one library share their locks.
+        Uses Python's SQLite library, as an application that embeds the service does. If one of its connections closes
+        the file, the library keeps the locks of its other connections.
         """
         path, table = self._dataset.url.database or "", self._dataset.table.replace('"', '""')
         try:
@@ -159,7 +160,7 @@ class SqliteProcess:
                 rows = connection.execute(f'PRAGMA table_xinfo("{table}")').fetchall()
         except sqlite3.Error:
             raise away_error(self._dataset) from None
-        # The last field is 1 for the hidden columns of virtual tables, which are for their queries only.
+        # The last field is 1 for hidden columns of virtual tables: they serve queries, and hold no data.
         return {name: declared or "" for _, name, declared, _, _, _, hidden in rows if hidden != 1}
 
     # The child
@@ -172,7 +173,7 @@ class SqliteProcess:
 
         Raises DatasetAway, Fatal and the exceptions of on_wait.
         """
-        self.columns()  # the child compares its table with these
+        self.columns()  # the child compares its table with these columns
         try:
             header, body = self._request_until_answered(request)
         except BaseException:
@@ -184,7 +185,7 @@ class SqliteProcess:
         return self._value(header), body
 
     def _request_until_answered(self, request: bytes) -> tuple[dict[str, Any], pa.Buffer]:
-        """Return the answer to a request. Sends the request again if a halt closed the reader meanwhile."""
+        """Return the answer to a request. If a halt kills the child meanwhile, sends the request to another child."""
         while True:
             try:
                 process = self._ensure_started()
@@ -215,7 +216,7 @@ class SqliteProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                # A signal to the service's process group must not reach the child: the service ends it.
+                # A signal to the service's process group must not reach the child, which the service ends itself.
                 start_new_session=True,
             )
             assert self._process.stdout is not None

@@ -1,7 +1,7 @@
 """Read the rows of a SQLite table so that every value arrives unchanged, within a limit of bytes.
 
-The form in which a column is selected is in sqlite_columns.py. If rows turn out not to fit their form, reads them again
-in another one. Knows no order: it reads the segments that it is given.
+The forms in which columns are selected are in sqlite_columns.py. If the values of a column do not fit its form, the
+column is read again in another form. The order of the rows is chosen in sqlite_order.py.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Rows:
         self._has_large_rows = False
 
     def read(self, names: list[str], segments: list[Segment], limit: int, max_bytes: int) -> dict[str, Any]:
-        """Return the columns of the next rows, with as many rows as *max_bytes* allows.
+        """Return the columns of the next rows: as many rows as *limit* and *max_bytes* allow, but at least one.
 
         If rows may be large, reads their sizes first. Otherwise reads the rows, and then measures how many fit.
         """
@@ -132,7 +132,7 @@ class Rows:
         return self._forms[name]
 
     def _encoding_error(self, name: str, segment: Segment, row: int) -> Fatal:
-        """Return the error for a text that is not valid UTF-8. It does not show the value."""
+        """Return the error for a text that is not valid UTF-8. The error does not show the text."""
         found = select(self._connection, f"quote({self._table.key}) AS key", segment, 1, offset=row)["key"].to_pylist()
         key = found[0] if found else "?"
         return encoding_error(self._dataset, name, f"the row with {self._dataset.key} = {key}")

@@ -1,6 +1,6 @@
-"""Sort the rows of a SQLite table without an index once, in a temporary table, and read it chunk by chunk.
+"""For a SQLite table without an index: sort its rows once, into a temporary table that is read chunk by chunk.
 
-Keeps only date, key and rowid of each row. The temporary table is undone by a rollback: call `forget` after one.
+Keeps only date, key and rowid of each row. A rollback removes the temporary table: call `forget` after a rollback.
 """
 
 from __future__ import annotations
@@ -26,19 +26,23 @@ class SortedRows:
 
     @property
     def is_in_use(self) -> bool:
-        """Return True if the rows are sorted. They were checked for equal and NULL keys then."""
+        """Return True if the rows are sorted. Sorting also checks that no two places are equal and no key is NULL."""
         return self._until is not None
 
     def forget(self) -> None:
-        """Sort again when rows are next needed."""
+        """Forget the temporary table: the next call of `segment` sorts the rows again."""
         self._until = None
 
     def segment(self, after: Place | None, segments: list[Segment], row_id: str) -> Segment:
-        """Return the rows after *after* as one segment that needs no sorting. *segments*: these rows, unsorted."""
+        """Return the rows after *after* as one sorted segment. *segments*: the same rows, unsorted.
+
+        Sorts them, unless *after* is the last place that was read from the temporary table.
+        """
         if self._until is None or self._until[0] != after:
             self._sort(segments, row_id)
             self._until = (after, 0)
-        # A row whose date or key has changed since is left out, like any row that moves to before the current place.
+        # A row whose date or key has changed since the rows were sorted is left out. Every reader leaves out a row that
+        # moves to before the current place.
         return Segment(
             source=f"temp.sorted AS sorted CROSS JOIN {self._table.name} ON {row_id} = sorted.row",
             condition=f"sorted.rowid > ? AND {self._table.date} = sorted.date AND {self._table.key} = sorted.key",
@@ -47,7 +51,7 @@ class SortedRows:
         )
 
     def keep_position(self, place: Place) -> None:
-        """Remember that the rows were read up to *place*."""
+        """Remember that the rows were read up to *place*, if they are sorted."""
         if self._until is None:
             return
         query = (
@@ -58,7 +62,10 @@ class SortedRows:
         self._until = (place, found["n"][0].as_py())
 
     def _sort(self, segments: list[Segment], row_id: str) -> None:
-        """Store date, key and rowid of the rows in order in a temporary table. Raises Fatal for equal or NULL keys."""
+        """Store date, key and rowid of the rows, sorted, in a temporary table.
+
+        Raises Fatal if two places are equal or a key is NULL.
+        """
         self._connection.query("DROP TABLE IF EXISTS temp.sorted")
         self._connection.query("CREATE TEMP TABLE sorted (date, key, row)")
         for segment in segments:

@@ -20,7 +20,7 @@ class Table:
     """The table of a dataset."""
 
     def __init__(self, dataset: Dataset, connection: Connection, declared: dict[str, str] | None = None) -> None:
-        """*declared*: the expected columns with their declared types; None: as found. Does not query the file."""
+        """Does not query the file. *declared*: the expected columns with their types; None: those of the file."""
         self._dataset = dataset
         self._connection = connection
         self._declared = dict(declared or {})
@@ -31,11 +31,14 @@ class Table:
         self.key = self.column(dataset.key)
 
     def column(self, name: str) -> str:
-        """Return a column's name for SQL, with its table: SQLite reads a bare name of a missing column as a text."""
+        """Return the name of a column for SQL, qualified by its table.
+
+        If the column is missing, SQLite would take the name alone for a text.
+        """
         return f"{self.name}.{_quote(name)}"
 
     def types(self) -> dict[str, pa.DataType]:
-        """Return name and type of each column, also of generated ones. Raises Fatal if the date or key is missing."""
+        """Return name and type of every column, including generated ones. Raises Fatal if date or key is missing."""
         if not self._declared:
             self._declared = self._declared_now()
         columns = {name: arrow_type(declared) for name, declared in self._declared.items()}
@@ -48,7 +51,7 @@ class Table:
         return self._declared
 
     def identities(self) -> dict[str, str]:
-        """Return each column's declared type and default: a column that was replaced often has another default."""
+        """Return the declared type of each column, with its default: a replaced column often has another default."""
         found = {row["name"]: row["dflt_value"] for row in self._columns_now()}
         return {
             name: kind if found.get(name) is None else f"{kind} DEFAULT {found[name]}"
@@ -58,7 +61,7 @@ class Table:
     def check_unchanged(self, names: list[str]) -> bool:
         """Raise Fatal if one of the columns has changed since the export began.
 
-        Return False if the schema of the file has changed since the last call: an index may have come or gone.
+        Return False if the schema of the file has changed since the last call: an index may have been added or dropped.
         """
         version = self._connection.query("PRAGMA schema_version")["schema_version"][0].as_py()
         if version == self._version:
@@ -78,7 +81,7 @@ class Table:
         return bool(self._connection.query(query, [self._dataset.table]).num_rows)
 
     def row_id(self) -> str | None:
-        """Return a name for the rowid. None: a view, a table WITHOUT ROWID, or columns have all its names."""
+        """Return a name of the rowid for SQL; None if there is no rowid, or if columns take all its names."""
         query = "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE AND type = 'table'"
         found = self._connection.query(query, [self._dataset.table])
         if not found.num_rows or found["wr"][0].as_py():
@@ -88,9 +91,9 @@ class Table:
         return f"{self.name}.{free[0]}" if free else None
 
     def is_key_certain(self, collation: str) -> bool:
-        """Return True if the table's definition guarantees that the key is never NULL and unique in this collation.
+        """Return True if the table's definition guarantees that no key is NULL and no two rows have equal places.
 
-        *collation*: see Order.collation.
+        *collation*: how dates and keys are compared, see Order.collation.
         """
         row = next(row for row in self._columns_now() if row["name"] == self._dataset.key)
         keys = [other for other in self._columns_now() if other["pk"]]
@@ -105,7 +108,7 @@ class Table:
                 continue
             rows = self._connection.query(f"PRAGMA index_xinfo({_quote(index['name'])})").to_pylist()
             rows = [row for row in rows if row["key"]]
-            # Keys that are unique in a column's collation are unique byte by byte too, but not vice versa.
+            # Keys that are unique in the collation of their column are also unique byte by byte, but not vice versa.
             is_as_fine = collation != "" or all(row["coll"] != "BINARY" for row in rows)
             if is_as_fine and {row["name"] for row in rows} <= {self._dataset.key, self._dataset.date_column}:
                 return True
@@ -116,7 +119,7 @@ class Table:
 
     def _columns_now(self) -> list[dict[str, Any]]:
         rows = self._connection.query(f"PRAGMA table_xinfo({self.name})").to_pylist()
-        # 1 marks the hidden columns of virtual tables, which are for their queries only.
+        # 1 marks hidden columns of virtual tables: they serve queries, and hold no data.
         return [row for row in rows if row["hidden"] != 1]
 
 

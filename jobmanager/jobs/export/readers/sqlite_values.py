@@ -1,4 +1,4 @@
-"""Convert values of SQLite: for a place, and to the fixed type of a column. Pure."""
+"""Convert values of SQLite: those of a place for a checkpoint, and those of a column to its fixed type. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def place_of(date: Any, key: Any) -> Place:
 
 
 def bound(value: Any) -> Any:
-    """Return a value of a place as SQLite stores it."""
+    """Return the date or the key of a place as SQLite stores it."""
     return float(value) if isinstance(value, Decimal) else value
 
 
