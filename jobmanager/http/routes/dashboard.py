@@ -18,7 +18,7 @@ blueprint = Blueprint("dashboard", __name__)
 
 #: The allowed actions by status, so that the page needs no table of its own.
 _LIFE = json.dumps({status: allowed(status) for status in Status})
-#: The statuses in which a thread works on the job, or should.
+#: The statuses in which a thread works on the job, unless its process has died.
 _ATTENDED = json.dumps([status for status in Status if status in ATTENDED])
 
 
