@@ -24,7 +24,7 @@ _PATIENCE_SECONDS = 0.1
 
 
 def take(file: Path, *, per_minute: int, now: float) -> float:
-    """Take one request from the bucket and return 0. If the bucket is empty, return the seconds until the next one.
+    """Take one request from the bucket and return 0. If it is empty, return how many seconds to wait for a request.
 
     *now* is a time of time.monotonic(). The bucket holds a minute's requests and fills up evenly. Blocks for a tenth
     of a second at most. Raises OSError if the file cannot be used, BlockingIOError if it stays locked.

@@ -1,5 +1,6 @@
-"""API tokens: a file of names, roles and hashes. It is read again when it changes: a revoke needs no restart.
+"""API tokens: a file of names, roles and hashes, which is read again when it changes.
 
+So a revoked token is refused without a restart.
 The file holds the SHA-256 of each token instead of the token, one JSON object a line. A token is 256 random bits, which
 cannot be guessed from such a hash; only passwords that people choose need a slow hash.
 This module does not depend on HTTP. Its error messages are for the operator.
@@ -274,7 +275,7 @@ def _explain(error: ValidationError) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Lock the folder. Blocks. A lock on the file itself would be lost when the file is replaced."""
+    """Lock the folder. Blocks until it is free. A lock on the file itself would be lost when the file is replaced."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(number, fcntl.LOCK_EX)

@@ -169,7 +169,7 @@ def _control(
     wait: float,
     **more: Any,
 ) -> None:
-    """Halt, resume or stop the jobs with these ids, or with --all those that match the filters."""
+    """Halt, resume or stop the jobs with these ids, or with --all the jobs that match the filters."""
     if is_all == bool(job_ids):
         raise click.UsageError("Select jobs either by ID or with --all.")
     if not is_all and any(filters.values()):

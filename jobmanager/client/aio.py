@@ -208,8 +208,8 @@ class AsyncClient:
     async def halt_all(self, *, all: bool = False, reason: str | None = None, **filters: Unpack[Filters]) -> BulkResult:  # noqa: A002
         """Halt all jobs that match the filters, without waiting. Without a filter, pass all=True.
 
-        After a lost reply, the request is sent again. The jobs that the first one changed then count as unchanged.
-        Raises InvalidRequest if there is no filter, or an empty one.
+        After a lost reply, the request is sent again. The jobs that the first request changed then count as unchanged.
+        Raises InvalidRequest if a filter is empty, or if there is neither a filter nor all=True.
         """
         return await self._run(self._core.control_all(Action.HALT, filters, all=all, reason=reason))
 
@@ -266,7 +266,7 @@ class AsyncClient:
 
         *to* is the path of a file (replaced if it exists), a folder (default: the current one), or a binary stream
         (returns None). Continues a download that broke off, even in an earlier call.
-        Raises UnknownJob, NotFound (no file), FileExistsError (its name is taken in the folder), Damaged, OSError.
+        Raises UnknownJob, NotFound (no file), FileExistsError (the folder has a file of that name), Damaged, OSError.
         """
         return await self._run(self._core.download(job_id, to))
 

@@ -25,7 +25,7 @@ class Unexpected(JobManagerError):
 
 
 class Unreachable(JobManagerError):
-    """No reply came within the client's retry time. The server may have executed the request all the same."""
+    """No reply came within the client's retry time. The server may still have executed the request."""
 
 
 class Damaged(JobManagerError):

@@ -149,7 +149,7 @@ class Core(Generic[J]):
             reply = yield from self.request(request, job_id=job_id, action=action, lost=tries)
             job = self._job(reply)
         except Outdated:
-            # This request itself may have changed the job, if the reply to an earlier try was lost.
+            # An earlier try of this request may have changed the job, if its reply was lost.
             job = yield from self.get(job_id)
             if not tries or job.status not in REACHED[action] | UNDER_WAY[action]:
                 raise
@@ -351,7 +351,8 @@ def _post(path: str, content: bytes, headers: Mapping[str, str] | None = None) -
 def _receive(reply: Reply, sink: Sink, begin: int, budget: RetryBudget) -> Flow[bool]:
     """Append the body of the reply to *sink*, which has *begin* bytes. Return True if the file is complete then.
 
-    Raises Damaged if the body is not the part of the file that the client requested, and NoReply if it breaks off.
+    Raises Damaged if the body is not the part of the file that the client requested, and NoReply if the body
+    breaks off.
     """
     first, size = _range_of(reply)
     if begin and first == 0:

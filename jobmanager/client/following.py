@@ -47,7 +47,7 @@ _LIVE = tuple(status for status in Status if status not in (Status.COMPLETED, St
 class Tail(Generic[J]):
     """Base class of JobTail (one job) and ListTail (all jobs that match a filter)."""
 
-    #: while a stream is open, time between two polls, in case the stream has lost changes
+    #: time between two polls while a stream is open: they find changes that the stream has lost
     trust_seconds = 15.0
 
     def __init__(self, core: Core[J], path: str, query: Sequence[tuple[str, str]], deadline: float = math.inf) -> None:
@@ -81,7 +81,7 @@ class Tail(Generic[J]):
         raise NotImplementedError
 
     def _take_news(self, updates: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
-        """Return those of the *updates*, which the stream has sent, that were not returned before."""
+        """Return the *updates* from the stream that were not returned before."""
         raise NotImplementedError
 
     def _seconds_to_next_poll(self) -> float:
@@ -105,7 +105,7 @@ class Tail(Generic[J]):
             self._parser.begin()
             return
         yield Close()
-        # After a permanent error (no streams here, or not for us) never request a stream again, only poll.
+        # After a permanent error (the server has no streams, or forbids them) never request a stream again, only poll.
         is_temporary = protocol.is_temporary(reply, is_repeatable=True)
         self._back_off(protocol.retry_after_seconds(reply) if is_temporary else math.inf)
 

@@ -126,7 +126,7 @@ Flow = Generator[Step, Any, T]
 
 
 class FlowDriver(Generic[T]):
-    """Runs a flow: returns its next step and passes the answer to it."""
+    """Runs a flow: returns its next step, and passes the answer to the flow."""
 
     def __init__(self, flow: Flow[T]) -> None:
         self._flow = flow

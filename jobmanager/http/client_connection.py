@@ -29,13 +29,13 @@ _log = logging.getLogger(__name__)
 
 
 class ClientConnection:
-    """The connection to a client, if the server exposes its socket."""
+    """The connection to a client. If the server does not expose the socket, the client always seems to have room."""
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self._socket: socket.socket | None = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
         self._timeout = self._socket.gettimeout() if self._socket is not None else None
         if self._socket is not None:
-            # Last resort, in case a send blocks after all.
+            # Last resort: a timeout, in case a send blocks after all.
             self._socket.settimeout(READ_SECONDS)
 
     def send_when_writable(self, chunks: Iterable[bytes], *, is_over: Callable[[], bool]) -> Iterator[bytes]:
@@ -85,7 +85,7 @@ class ClientConnection:
                 return True
         if not is_over():
             _log.info("A client does not read its stream and is disconnected.")
-        # The end of the response would not get through either: the server must not wait to send it.
+        # Otherwise the server would wait to send the end of the response, which would not get through either.
         self._shut(socket.SHUT_RDWR)
         return False
 

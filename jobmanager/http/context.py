@@ -21,7 +21,7 @@ from jobmanager.http.ranges import FilesBlueprint
 from jobmanager.manager import JobManager
 from jobmanager.visible_jobs import VisibleJobs
 
-#: The key of the JobManager among the extensions of an application that `create_app` made.
+#: The key of the JobManager in `app.extensions`, if `create_app` made the application.
 EXTENSION = "jobmanager"
 
 #: Most requests of a process that may wait at once: each holds one of its 16 threads. Streams have their own limit.

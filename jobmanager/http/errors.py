@@ -1,4 +1,4 @@
-"""The one map from errors to HTTP responses.
+"""The only mapping from errors to HTTP responses.
 
 A client's mistake is answered with the text of the JobManagerError. An error of the service is logged for the operator,
 because its text may contain paths, hosts and values; the client learns only that it happened and when to try again.

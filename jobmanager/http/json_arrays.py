@@ -1,4 +1,4 @@
-"""Parse a JSON array piece by piece: decodes a window of its text at a time, or more if an item is longer.
+"""Parse a JSON array piece by piece: decode a window of its text at a time, or more if an item is longer.
 
 Does not validate the items: the caller does.
 """
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from json import JSONDecodeError
 from typing import Any
 
-#: How many bytes are decoded at once. Yields the items of each window as one list.
+#: How many bytes are decoded at once. The items of each window are yielded as one list.
 WINDOW = 64 * 1024
-#: An error in the last characters of a window may be due to the cut. No literal or escape is longer than this.
+#: An error in this many last characters of a window may be due to the cut: no literal or escape is longer.
 LONGEST_TOKEN = 16
 _SPACES = " \t\r\n"
 _SPACE = re.compile(r"[ \t\r\n]*")

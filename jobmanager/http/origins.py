@@ -30,7 +30,7 @@ def is_from_this_machine(environ: Environment) -> bool:
 
 
 def lacks_host(environ: Environment) -> bool:
-    """Return True if the Host header is missing. Every version except HTTP/1.0 requires it (RFC 9112 §3.2)."""
+    """Return True if Host is missing, but required. Every version except HTTP/1.0 requires it (RFC 9112 §3.2)."""
     return "HTTP_HOST" not in environ and environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
 
 
@@ -64,9 +64,9 @@ def _bound_addresses(environ: Environment) -> Iterator[str]:
 def may_change(environ: Environment) -> bool:
     """Return True unless a browser sent the request for a page of another origin.
 
-    If Sec-Fetch-Site is missing, Origin must name the request's own host; if Origin is missing, too, Referer must.
-    Browsers send Sec-Fetch-Site only to trustworthy addresses (HTTPS, loopback). Returns True if all three are missing.
-    Schemes are not compared: TLS may end at a proxy.
+    Sec-Fetch-Site decides, but browsers send it only to trustworthy addresses (HTTPS, loopback). If it is missing,
+    Origin must name the request's own host. If Origin is missing, too, Referer must. Returns True if all three are
+    missing. Schemes are not compared: TLS may end at a proxy.
     """
     site = environ.get("HTTP_SEC_FETCH_SITE")
     if site is not None:
@@ -76,7 +76,7 @@ def may_change(environ: Environment) -> bool:
 
 
 def may_read(environ: Environment) -> bool:
-    """Return True unless a browser sent the request for a page of another origin, and not to follow a link.
+    """Return True unless a browser sent the request for a page of another origin. To follow a link is allowed.
 
     This is the Resource Isolation Policy. Without Sec-Fetch-Site, Origin decides: browsers send no Origin when they
     follow a link.
@@ -105,6 +105,6 @@ def _is_own(source: str, environ: Environment) -> bool:
 
 
 def _follows_link(environ: Environment) -> bool:
-    """Return True if a browser loads the page of a whole tab, not a frame or an image."""
+    """Return True if a browser navigates a tab to the address, and does not load a frame or an image."""
     goes_to = environ.get("HTTP_SEC_FETCH_DEST", "document")
     return environ.get("HTTP_SEC_FETCH_MODE") == "navigate" and goes_to == "document"

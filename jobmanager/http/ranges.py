@@ -14,7 +14,7 @@ _ONE_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
 def ignore_other_ranges() -> None:
     """Remove the Range header, unless a GET asks for a single range of bytes (RFC 9110 §14.2).
 
-    The whole file is sent then. Werkzeug would answer 416.
+    The whole file is sent then. Werkzeug would answer with 416 instead.
     """
     header = request.headers.get("Range", "")
     if request.method != "GET" or len(header) > _LONGEST_RANGE or not _ONE_RANGE.fullmatch(header):

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class SharedCounts(MmapedDict):
-    """The file of counts of one process. If there is no space for a new count, keeps it in memory and tries again.
+    """The file of counts of one process. If there is no space for a new count, keeps it in memory and tries later.
 
     Not thread-safe: prometheus_client holds its lock around every call.
     """

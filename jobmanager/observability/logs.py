@@ -108,7 +108,7 @@ def set_up(kind: str) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("jobmanager").setLevel(logging.INFO)
     if kind == "json":
-        # By default, gunicorn writes its lines with a handler and a format of its own: send them to ours.
+        # By default, gunicorn writes its log with its own handler and format: send it to our handler instead.
         server = logging.getLogger("gunicorn.error")
         server.handlers[:] = []
         server.propagate = True

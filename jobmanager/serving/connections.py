@@ -25,7 +25,7 @@ from jobmanager.serving.refusals import refusal
 
 #: Time in which a client has to send a request. Each MiB of a large body adds a second.
 REQUEST_SECONDS = 10.0
-#: Longest time to read on after the response, until the client closes, so that the client receives the response.
+#: Longest time to wait for the client to close its side after the response: otherwise it might lose the response.
 LINGER_SECONDS = 2.0
 #: Time that a stopping worker gives connections on which no request has begun.
 FAREWELL_SECONDS = 2.0

@@ -29,7 +29,7 @@ _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]{0,256})?\r\n")
 _MOST_CHUNK_LINE_BYTES = 300
 #: The most chunks that are collected. A body with more chunks is read by the thread, which takes less time per chunk.
 _MOST_CHUNKS = 4096
-#: Requests that the spare thread may answer: they show that the service works, or steer a job.
+#: Requests that the spare thread may answer: they check the health, or halt, resume or stop a job.
 _URGENT = re.compile(
     rb"[A-Z]+ [^\s?]*/(?:health/(?:live|ready)|(?:halt|stop|resume)/[^/\s?]+|jobs/(?:[^/\s?]+/)?(?:halt|stop|resume))"
     rb"(?:\?\S*)? HTTP/"

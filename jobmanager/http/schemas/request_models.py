@@ -1,6 +1,6 @@
 """The bodies and queries of the REST routes, as pydantic models.
 
-Each model validates, and documents: the API docs show its JSON Schema under the name of the class.
+Each model validates requests, and documents them: the API docs show its JSON Schema under the name of the class.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _in_utc(at: datetime) -> datetime:
 
 
 def _check_time(value: Any) -> str:
-    """Return the value if it may be an RFC 3339 time, else raise ValueError. Runs before the slow parsing."""
+    """Return the value if it may be an RFC 3339 time, else raise ValueError. Runs before pydantic's parsing."""
     if not isinstance(value, str):
         raise ValueError("a time must be a string in RFC 3339, such as 2024-03-09T12:30:00Z")
     if len(value) > _LONGEST_TIME:

@@ -1,6 +1,6 @@
 """The responses of the REST routes, as pydantic models, and functions that build them from the manager's values.
 
-Each model renders, and documents: the API docs show its JSON Schema under the name of the class.
+Each model renders responses, and documents them: the API docs show its JSON Schema under the name of the class.
 """
 
 from __future__ import annotations
