@@ -1,7 +1,7 @@
 """Limit the requests a minute: one bucket for each API token, shared by all processes of a machine.
 
-A bucket is a file of eight bytes: the time at which it is full again (the generic cell rate algorithm, ITU-T I.371,
-which needs no other state). A lock on the file makes the limit exact over all workers; the kernel drops the lock of a
+A bucket is a file of eight bytes: the time at which the bucket is full again. The generic cell rate algorithm (ITU-T
+I.371) needs no other state. A lock on the file makes the limit exact over all workers; the kernel drops the lock of a
 process that dies. The clock is CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
@@ -24,7 +24,7 @@ _PATIENCE_SECONDS = 0.1
 
 
 def take(file: Path, *, per_minute: int, now: float) -> float:
-    """Take one request from the bucket and return 0. If the bucket is empty, return the seconds until the next one.
+    """Take one request from the bucket and return 0. If it is empty, return how many seconds to wait for a request.
 
     *now* is a time of time.monotonic(). The bucket holds a minute's requests and fills up evenly. Blocks for a tenth
     of a second at most. Raises OSError if the file cannot be used, BlockingIOError if it stays locked.
@@ -39,7 +39,7 @@ def take(file: Path, *, per_minute: int, now: float) -> float:
 
 
 def after_one(full_at: float, *, per_minute: int, now: float) -> tuple[float, float]:
-    """Return the time at which the bucket is full again, and the seconds that the request has to wait; 0: it may pass.
+    """Return the time at which the bucket is full again, and how long the request has to wait: 0 if it may pass.
 
     >>> after_one(0, per_minute=6, now=100)
     (110.0, 0.0)
@@ -51,13 +51,16 @@ def after_one(full_at: float, *, per_minute: int, now: float) -> tuple[float, fl
     begin = max(full_at, now) if full_at <= empty else now
     later = begin + _MINUTE / per_minute
     too_much = later - empty
-    # Rounding errors must not make it later than empty.
+    # min(), because rounding errors must not make the time later than `empty`.
     return (min(later, empty), 0.0) if too_much < 1e-6 else (full_at, too_much)
 
 
 @contextlib.contextmanager
 def _locked(file: Path) -> Iterator[int]:
-    """Open and lock the file. Each opening has its own lock, so that threads exclude each other, too."""
+    """Open and lock the file, and yield its descriptor. Raises BlockingIOError if it stays locked.
+
+    Each descriptor has a lock of its own, so that threads of one process exclude each other, too.
+    """
     make_folder(file.parent)
     number = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:

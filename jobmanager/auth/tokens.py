@@ -1,7 +1,8 @@
-"""API tokens: a file of names, roles and hashes, read again when it changes, so that revoking one needs no restart.
+"""API tokens: a file of names, roles and hashes, which is read again when it changes.
 
-A token is 256 random bits, which cannot be guessed from their SHA-256: slow hashes are for passwords that people
-choose. The file holds hashes instead of tokens, one JSON object a line.
+So a revoked token is refused without a restart.
+The file holds the SHA-256 of each token instead of the token, one JSON object a line. A token is 256 random bits, which
+cannot be guessed from such a hash; only passwords that people choose need a slow hash.
 This module does not depend on HTTP. Its error messages are for the operator.
 """
 
@@ -29,7 +30,7 @@ from jobmanager.core.hosts import is_loopback
 from jobmanager.durable import sync_file, sync_folder
 from jobmanager.errors import ConfigError, TokensUnavailable
 
-#: Prefix of every token, by which people and scanners for leaked secrets recognise one.
+#: Prefix of every token: people, and scanners for leaked secrets, recognise a token by it.
 PREFIX = "jm_"
 
 #: Actors of changes that were requested without a token.
@@ -45,9 +46,9 @@ class Role(StrEnum):
 
     #: look at jobs
     VIEWER = "viewer"
-    #: submit, halt, resume and stop them
+    #: submit, halt, resume and stop jobs
     OPERATOR = "operator"
-    #: stop them by force
+    #: stop jobs by force
     ADMIN = "admin"
 
     def includes(self, other: Role) -> bool:
@@ -65,7 +66,7 @@ class Token(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: actor of the changes it requests; begins with a letter, so that it cannot be an IP address
+    #: actor of the changes that the token requests; begins with a letter, so that it cannot be an IP address
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9._@-]{0,63}$")
     role: Role
     #: SHA-256 of the token, in hexadecimal
@@ -73,9 +74,9 @@ class Token(BaseModel):
     made_at: AwareDatetime
     #: requests a minute; None: unlimited
     rate: int | None = Field(None, ge=1, le=1_000_000)
-    #: None: it never expires
+    #: None: the token never expires
     expires_at: AwareDatetime | None = None
-    #: the only job types that exist for this token; None: all
+    #: the job types that the token may see; None: all
     types: tuple[str, ...] | None = None
 
     @field_validator("name")
@@ -94,7 +95,7 @@ class Token(BaseModel):
 class _Seen:
     """The content of the file when it was last read."""
 
-    #: differs if the file has changed
+    #: signature of the file, see `_signature`
     signature: Signature
     tokens: tuple[Token, ...] = ()
     #: why the file cannot be used; "" if it can
@@ -120,7 +121,10 @@ class TokenFile:
         return found if found is not None and found.is_valid(now) else None
 
     def tokens(self) -> tuple[Token, ...]:
-        """Return the tokens in the file. Raises TokensUnavailable if it cannot be used, and logs a new reason once."""
+        """Return the tokens in the file. Reads the file only if it has changed.
+
+        Raises TokensUnavailable if the file cannot be used. Logs the reason once, and again only if it changes.
+        """
         signature = _signature(self.path)
         seen = self._seen
         if not signature or signature != seen.signature:
@@ -133,14 +137,14 @@ class TokenFile:
         return seen.tokens
 
     def read(self) -> tuple[Token, ...]:
-        """Read the file and return its tokens. Raises TokensUnavailable and does not log it: the caller shows it."""
+        """Read the file and return its tokens. Raises TokensUnavailable, without logging it: the caller shows it."""
         seen = _read(self.path, ())
         if seen.fault:
             raise TokensUnavailable(seen.fault)
         return seen.tokens
 
     def holds(self, token: Token, *, now: datetime) -> bool:
-        """Return True if the token is unchanged in the file and has not expired. Raises TokensUnavailable."""
+        """Return True if the file still has the token, unchanged, and it is not expired. Raises TokensUnavailable."""
         return token in self.tokens() and token.is_valid(now)
 
     def add(
@@ -191,7 +195,7 @@ class TokenFile:
         self._change(without_it)
 
     def _change(self, change: Callable[[tuple[Token, ...]], tuple[Token, ...]]) -> None:
-        path = self.path.resolve()  # write to the target of a link
+        path = self.path.resolve()  # replace the target of a symbolic link, not the link
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(path.parent):
@@ -207,9 +211,9 @@ class TokenFile:
 
 
 def check_access(settings: Settings, hosts: Iterable[str]) -> None:
-    """Raise ConfigError if the tokens cannot be read, or if none are configured and other machines can connect.
+    """Raise ConfigError if the tokens cannot be read, or if other machines can connect without a token.
 
-    JOBMANAGER_INSECURE allows the latter.
+    *hosts* are the addresses that the service binds. JOBMANAGER_INSECURE allows connections without a token.
     """
     if settings.tokens is not None:
         try:
@@ -244,7 +248,7 @@ def _read(path: Path, signature: Signature) -> _Seen:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         way_out = "; make a token with: jobmanager token add NAME --role operator" if not path.exists() else ""
-        # Without a signature, the next request reads it again: the error may pass without a change of the file.
+        # Without a signature, the next request reads the file again: the error may pass without a change of the file.
         return _Seen(signature=(), fault=f"JOBMANAGER_TOKENS cannot be read: {path}: {error.strerror}{way_out}.")
     tokens: list[Token] = []
     for number, line in enumerate(lines, 1):
@@ -271,7 +275,7 @@ def _explain(error: ValidationError) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Lock the folder: a lock on the file would be lost when the file is replaced."""
+    """Lock the folder. Blocks until it is free. A lock on the file itself would be lost when the file is replaced."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(number, fcntl.LOCK_EX)
@@ -303,7 +307,7 @@ def _replace(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             if os.geteuid() == 0:
-                # The service, which has another user, must be able to read the file.
+                # The service, which runs as another user, must be able to read the file.
                 os.fchown(number, owner.st_uid, owner.st_gid)
             sync_file(number)
         os.replace(name, path)

@@ -145,7 +145,8 @@ def release(printer: Printer, pid: int) -> None:
     PID is a process of this machine. Its jobs do not count a crash. Opens the store itself. gunicorn's master runs this
     command before it kills a worker.
     """
-    # release_process() opens the store, after it has noted the hang: the process may hold the lock until it is killed.
+    # Do not open the store here: the process that hangs may hold the store's lock until it is killed. So
+    # release_process() first notes that the process hangs, and then opens the store.
     manager = JobManager(replace(Settings.from_env(), slots=0))
     try:
         released = manager.release_process(pid)

@@ -169,7 +169,7 @@ def _control(
     wait: float,
     **more: Any,
 ) -> None:
-    """Halt, resume or stop the jobs that are named, or all that the filters select."""
+    """Halt, resume or stop the jobs with these ids, or with --all the jobs that match the filters."""
     if is_all == bool(job_ids):
         raise click.UsageError("Select jobs either by ID or with --all.")
     if not is_all and any(filters.values()):
@@ -182,7 +182,7 @@ def _control(
 
 
 def _control_each(verb: str, client: Client, printer: Printer, job_ids: tuple[str, ...], **options: Any) -> NoReturn:
-    """Halt, resume or stop each job and print the jobs. Exits with 1 if that failed for one of them."""
+    """Halt, resume or stop each job, print the jobs, and exit: with 1 if a job could not be changed."""
     jobs: list[Job] = []
     for job_id in job_ids:
         try:
@@ -229,7 +229,7 @@ def download(connection: Connection, printer: Printer, *, job_id: str, output: s
 
 
 def _check_job_exists(connection: Connection, job_id: str) -> None:
-    """Fail fast if the server or the job does not exist. The download itself retries."""
+    """Fail fast if the server or the job does not exist: the download itself would retry for minutes."""
     with connection.client() as client:
         client.get(job_id)
 

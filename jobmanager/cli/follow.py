@@ -140,7 +140,7 @@ class _BarView:
             self._update(update.status, update.done, update.total, progress_text(update))
 
     def _update(self, status: Status, done: float | None, total: float | None, text: str) -> None:
-        # A bar without a total pulses. Unless the job runs, give it one, so that it stands still.
+        # A bar without a total pulses. If the job does not run, give the bar a total, so that it does not pulse.
         known = total if total is not None or status is Status.RUNNING else max(1.0, done or 0)
         self._bar.update(self._task, status=str(status), completed=done or 0, total=known, text=text)
 
@@ -167,7 +167,7 @@ def _ending(job: Snapshot) -> str:
 
 
 def _ask_what_now(connection: Connection, job_id: str) -> Snapshot:
-    """After Ctrl-C, ask whether to leave, halt or stop the job, and do it. Exits if the job is left."""
+    """After Ctrl-C, ask whether to leave, halt or stop the job, and do it. Exits if the answer is to leave it."""
     choice = "leave"
     if sys.stdin.isatty():
         click.echo(err=True)

@@ -19,7 +19,7 @@ from jobmanager.client.flows import DEFAULT_URL
 from jobmanager.core.states import Status
 from jobmanager.errors import JobManagerError
 
-#: How long to retry a server that may not exist, and one that has just answered.
+#: How long to retry requests to a server that may not exist, and to one that has just answered.
 _QUICK_SECONDS = 2.0
 _PATIENT_SECONDS = 300.0
 
@@ -42,7 +42,7 @@ class Connection:
 
 
 def with_server_options(function: Function) -> Function:
-    """Add the options --url, --token and --json to a command, which gets a Connection and a Printer."""
+    """Add the options --url, --token and --json to a command. It is called with a Connection and a Printer."""
 
     @click.option("--url", envvar="JOBMANAGER_URL", default=DEFAULT_URL, show_default=True, help="URL of the server.")
     @click.option("--token", envvar="JOBMANAGER_TOKEN", metavar="TOKEN", help=_TOKEN_HELP)
@@ -55,7 +55,7 @@ def with_server_options(function: Function) -> Function:
 
 
 def with_json_option(function: Function) -> Function:
-    """Add the option --json to a command, which gets a *printer*."""
+    """Add the option --json to a command. It is called with a *printer*."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one per line.")
     @wraps(function)
@@ -66,7 +66,7 @@ def with_json_option(function: Function) -> Function:
 
 
 def with_filter_options(function: Function) -> Function:
-    """Add the options that filter jobs to a command, which gets *filters*."""
+    """Add the options that filter jobs to a command. It is called with *filters*."""
 
     @click.option("--type", "type_name", metavar="TYPE", shell_complete=complete_types, help="Only jobs of this type.")
     @click.option(
@@ -143,7 +143,7 @@ def _parse_value(text: str) -> Any:
 
 
 def parse_labels(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, str]:
-    """Parse labels. Raises BadParameter if a name has two values: the last one would win silently."""
+    """Parse labels. Raises BadParameter if a name has two values: only one of them could be used."""
     labels: dict[str, str] = {}
     for pair in pairs:
         name, value = parse_pair(pair, "--label")
@@ -162,7 +162,7 @@ def complete_types(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 
 def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return those of the 100 newest jobs whose ids start with *incomplete*."""
+    """Return the ids that start with *incomplete*, among the ids of the 100 newest jobs."""
     return _complete(
         ctx,
         incomplete,
@@ -173,7 +173,7 @@ def complete_jobs(ctx: click.Context, param: click.Parameter, incomplete: str) -
 def _complete(
     ctx: click.Context, incomplete: str, look: Callable[[Client], list[CompletionItem]]
 ) -> list[CompletionItem]:
-    """Return the server's items that start with *incomplete*; none if it does not answer within a second."""
+    """Return the server's items that start with *incomplete*; [] if the server does not answer within a second."""
     try:
         url, token = ctx.params.get("url") or DEFAULT_URL, ctx.params.get("token")
         with Client(url, token=token, retry_seconds=0, timeout_seconds=1) as client:

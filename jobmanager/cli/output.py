@@ -67,7 +67,7 @@ class Printer:
         """Print one line of JSON, and flush it."""
         data = value.model_dump(mode="json") if isinstance(value, BaseModel) else dict(value)
         if isinstance(value, Snapshot) and value.etag is None:
-            del data["etag"]  # jobs of a list have none
+            del data["etag"]  # a job from a list has no ETag
         click.echo(json.dumps(data, ensure_ascii=not _is_utf8()))
         sys.stdout.flush()
 

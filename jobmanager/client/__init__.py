@@ -3,10 +3,10 @@
     with Client("http://127.0.0.1:8080") as client:
         job = client.submit("Simple", {"steps": 3}).wait()
 
-Raises the same errors as the JobManager (jobmanager.errors). Retries every request that may be sent twice: each
-submission carries an idempotency key, so that its retries create one job.
-The order of requests is written once, without I/O (flows.py, following.py); sync.py and aio.py execute it. Imports
-nothing of Flask, the store or the engine.
+Raises the same errors as the JobManager (jobmanager.errors). Retries every request that is safe to send twice. A single
+submission is safe, because it carries an idempotency key: its retries create one job.
+The logic is written once, without network I/O (flows.py, following.py); sync.py and aio.py execute it. Does not import
+Flask, the store or the engine.
 """
 
 from jobmanager.client.aio import AsyncClient, AsyncJob

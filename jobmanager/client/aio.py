@@ -76,10 +76,11 @@ class AsyncJob(Snapshot):
 class AsyncClient:
     """Client of the job manager at a URL. Coroutines of one event loop may share it.
 
-    Close it, or use it as a context manager. Close an iteration that you leave early, too, with `contextlib.aclosing`.
+    Close it, or use it as a context manager. If you leave an iteration early, close the iterator, too, with
+    `contextlib.aclosing`.
 
     If the server does not answer, or answers 429, 502, 503 or 504, retries for *retry_seconds*, then raises Unreachable
-    or the server's error. Besides the errors that it names, every method may raise Unreachable, Unexpected, Refused,
+    or the server's error. Besides the errors in its docstring, each method may raise Unreachable, Unexpected, Refused,
     Unauthenticated, Forbidden, RateLimited, TokensUnavailable and StoreUnavailable.
     """
 
@@ -207,8 +208,8 @@ class AsyncClient:
     async def halt_all(self, *, all: bool = False, reason: str | None = None, **filters: Unpack[Filters]) -> BulkResult:  # noqa: A002
         """Halt all jobs that match the filters, without waiting. Without a filter, pass all=True.
 
-        After a lost reply, the request is sent again. The jobs that the first one changed then count as unchanged.
-        Raises InvalidRequest if there is no filter, or an empty one.
+        After a lost reply, the request is sent again. The jobs that the first request changed then count as unchanged.
+        Raises InvalidRequest if a filter is empty, or if there is neither a filter nor all=True.
         """
         return await self._run(self._core.control_all(Action.HALT, filters, all=all, reason=reason))
 
@@ -220,7 +221,7 @@ class AsyncClient:
         spread_seconds: float = 0,
         **filters: Unpack[Filters],
     ) -> BulkResult:
-        """Resume all jobs that match the filters, spread over *spread_seconds*; see `halt_all`."""
+        """Resume all jobs that match the filters. Their starts are spread over *spread_seconds*. See `halt_all`."""
         flow = self._core.control_all(Action.RESUME, filters, all=all, reason=reason, spread_seconds=spread_seconds)
         return await self._run(flow)
 
@@ -256,22 +257,22 @@ class AsyncClient:
     def events(self, **filters: Unpack[Filters]) -> AsyncIterator[Change]:
         """Yield each change of the jobs that match the filters, from now on, without end.
 
-        The status filter selects changes to that status.
+        The filter `status` selects changes by their new status.
         """
         return self._iterate(self._core.events(filters))
 
     async def download(self, job_id: str, to: str | Path | BinaryIO | None = None) -> Path | None:
         """Download a completed job's file, verify its SHA-256 (if the job gave one), and return its path.
 
-        *to* is a path (which is replaced), a folder, by default the current one, or a binary stream (returns None).
-        Continues a download that broke off, even in an earlier call.
-        Raises UnknownJob, NotFound (no file), FileExistsError (its name is taken in the folder), Damaged, OSError.
+        *to* is the path of a file (replaced if it exists), a folder (default: the current one), or a binary stream
+        (returns None). Continues a download that broke off, even in an earlier call.
+        Raises UnknownJob, NotFound (no file), FileExistsError (the folder has a file of that name), Damaged, OSError.
         """
         return await self._run(self._core.download(job_id, to))
 
     def _make_job(self, shown: dict[str, Any]) -> AsyncJob:
         job = protocol.validate(AsyncJob, shown)
-        job._client = self  # noqa: SLF001 - pydantic sets private attributes only so
+        job._client = self  # noqa: SLF001 - pydantic has no other way to set private attributes
         return job
 
     async def _run(self, flow: Flow[T]) -> T:
@@ -310,7 +311,7 @@ class StepExecutor:
         await self._close()
 
     async def execute(self, step: Step) -> Reply | bytes | NoReply | None:
-        """Execute a step and return its answer."""
+        """Execute a step and return its answer: None if it has none. Returns NoReply, instead of raising it."""
         try:
             match step:
                 case Pause(seconds):

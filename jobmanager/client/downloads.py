@@ -34,7 +34,7 @@ class Sink(Protocol):
         """Publish the complete file and return its path; None for a stream."""
 
     def close(self) -> None:
-        """Close the target. Keeps a part file, for a later call to continue."""
+        """Close the target. Keeps an incomplete file, so that a later download can continue it."""
 
 
 class PartFile:
@@ -117,7 +117,8 @@ class StreamSink:
 def sink_for(to: str | Path | BinaryIO | None, filename: str, job_id: str) -> Sink:
     """Return the sink for a job's file: *to* is a path, a folder, a stream, or None for the current folder.
 
-    In a folder, the file is called *filename*. Raises FileExistsError if that exists; a path is replaced instead.
+    In a folder, the file is called *filename*; raises FileExistsError if the folder has such a file. If *to* is the
+    path of a file, the download replaces that file.
     """
     if to is not None and not isinstance(to, (str, Path)):
         return StreamSink(to)

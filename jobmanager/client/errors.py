@@ -1,7 +1,7 @@
 """Errors that only a client raises, besides those of the JobManager (jobmanager.errors).
 
 JobManagerError
-├── Refused        an HTTP error that no other class stands for: 413, 500 …
+├── Refused        an HTTP error without a class of its own: 413, 500 …
 ├── Unexpected     the reply is not from a job manager
 ├── Unreachable    no reply came, or the connection broke off
 └── Damaged        a download differs from the file that the job made
@@ -25,8 +25,8 @@ class Unexpected(JobManagerError):
 
 
 class Unreachable(JobManagerError):
-    """No reply came within the client's retry time. The server may have executed the request all the same."""
+    """No reply came within the client's retry time. The server may still have executed the request."""
 
 
 class Damaged(JobManagerError):
-    """The downloaded file is not the one that the job made: the SHA-256 differs."""
+    """The downloaded bytes are not those of the file that the job made, for example because the SHA-256 differs."""

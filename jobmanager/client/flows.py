@@ -1,7 +1,7 @@
 """The logic of a client as flows of steps: which requests to send, in which order, and how to handle each reply.
 
-The only I/O here is writing the file of a download, so the sync and the async client share this module. Reads the
-monotonic clock, for deadlines.
+Does no network I/O, so that the sync and the async client share this module. Writes the file of a download, and reads
+the monotonic clock for deadlines.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Core(Generic[J]):
             reply = yield from self.request(request, job_id=job_id, action=action, lost=tries)
             job = self._job(reply)
         except Outdated:
-            # This request itself may have changed the job, if the reply to an earlier try was lost.
+            # An earlier try of this request may have changed the job, if its reply was lost.
             job = yield from self.get(job_id)
             if not tries or job.status not in REACHED[action] | UNDER_WAY[action]:
                 raise
@@ -349,9 +349,10 @@ def _post(path: str, content: bytes, headers: Mapping[str, str] | None = None) -
 
 
 def _receive(reply: Reply, sink: Sink, begin: int, budget: RetryBudget) -> Flow[bool]:
-    """Write the body of the reply to *sink*, which has *begin* bytes. Return True if the file is complete then.
+    """Append the body of the reply to *sink*, which has *begin* bytes. Return True if the file is complete then.
 
-    Raises Damaged if it is not the part that the client requested, and NoReply if it breaks off.
+    Raises Damaged if the body is not the part of the file that the client requested, and NoReply if the body
+    breaks off.
     """
     first, size = _range_of(reply)
     if begin and first == 0:
@@ -372,9 +373,10 @@ def _receive(reply: Reply, sink: Sink, begin: int, budget: RetryBudget) -> Flow[
 
 
 def _range_of(reply: Reply) -> tuple[int, int | None]:
-    """Return the offset in the file of the body's first byte, or -1; and the size of the file, None for a whole file.
+    """Return where the body begins in the file, and the size of the file.
 
-    A server may send less than the requested range (RFC 9110, 15.3.7).
+    The size is None if the body is the whole file. Returns -1 and None if Content-Range is invalid. A server may send
+    less than the requested range (RFC 9110, 15.3.7).
     """
     if reply.status == 200:
         return 0, None

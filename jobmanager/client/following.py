@@ -1,7 +1,7 @@
 """Follow changes of jobs by the server's event stream, and by polling while there is no stream.
 
-The server may refuse a stream (too many), or a stream may break at any moment. Polling then finds the missed changes,
-so that each change is returned exactly once. Does no I/O itself: see protocol.Flow.
+The server may refuse a stream if too many are open, and a stream may break at any moment. Polling then finds the missed
+changes, so that each change is returned exactly once. Does no I/O itself: see protocol.Flow.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from jobmanager.client.flows import Core
 
 J = TypeVar("J", bound=Snapshot)
-#: Fields of a job that differ after any change.
+#: Fields of a job that show whether it has changed: at least one differs after any change.
 State = tuple[object, ...]
 
-#: A stream that sends nothing for so long, not even a heartbeat, is given up.
+#: A stream that sends nothing for this long, not even a heartbeat, is given up.
 _SILENCE_SECONDS = 45.0
 #: Pause between two polls while there is no stream: the first pause, and the longest. Grows while nothing changes.
 _LEAST_PAUSE_SECONDS = 0.1
@@ -47,7 +47,7 @@ _LIVE = tuple(status for status in Status if status not in (Status.COMPLETED, St
 class Tail(Generic[J]):
     """Base class of JobTail (one job) and ListTail (all jobs that match a filter)."""
 
-    #: how long to rely on an open stream before polling to make sure
+    #: time between two polls while a stream is open: they find changes that the stream has lost
     trust_seconds = 15.0
 
     def __init__(self, core: Core[J], path: str, query: Sequence[tuple[str, str]], deadline: float = math.inf) -> None:
@@ -62,7 +62,7 @@ class Tail(Generic[J]):
         self._pause_seconds = _LEAST_PAUSE_SECONDS
 
     def next(self) -> Flow[list[Change | JobProgress]]:
-        """Wait for news and return it; an empty list if there was none."""
+        """Wait for news, and return it. Returns an empty list if the wait ended without news."""
         if self._is_open and time.monotonic() - self._polled_at < self.trust_seconds:
             return (yield from self._read())
         if not self._is_open and time.monotonic() >= self._opens_at:
@@ -81,7 +81,7 @@ class Tail(Generic[J]):
         raise NotImplementedError
 
     def _take_news(self, updates: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
-        """Return the updates from the stream that are news."""
+        """Return the *updates* from the stream that were not returned before."""
         raise NotImplementedError
 
     def _seconds_to_next_poll(self) -> float:
@@ -105,7 +105,7 @@ class Tail(Generic[J]):
             self._parser.begin()
             return
         yield Close()
-        # After a permanent error (no streams here, or not for us) never request a stream again, only poll.
+        # After a permanent error (the server has no streams, or forbids them) never request a stream again, only poll.
         is_temporary = protocol.is_temporary(reply, is_repeatable=True)
         self._back_off(protocol.retry_after_seconds(reply) if is_temporary else math.inf)
 
@@ -131,7 +131,10 @@ class Tail(Generic[J]):
 
 
 class JobTail(Tail[J]):
-    """Follows one job from the snapshot *job* on. *seen* are the changes already known; if None, polls no changes."""
+    """Follows one job, beginning with the snapshot *job*.
+
+    *seen* are the changes that the caller already has. If None, polls load only the job, not its changes.
+    """
 
     def __init__(
         self, core: Core[J], job: J, *, seen: Iterable[Change] | None = None, deadline: float = math.inf
@@ -169,13 +172,13 @@ class JobTail(Tail[J]):
         return [update for update in updates if update in changes or update in farther]
 
     def _reload_job(self, changes: Sequence[Change]) -> Flow[None]:
-        """Load a new snapshot, now that *changes* are known."""
+        """Load a new snapshot, because *changes* may be newer than the current one."""
         self.job = yield from self._core.get(self.job.id)
         # If the snapshot is already ahead of these changes, the next poll loads the rest.
         self._known = _state_of(self.job) if self.job.status == changes[-1].to_status else None
 
     def _newer_progress(self, told: Iterable[JobProgress]) -> list[JobProgress]:
-        """Return the progress newer than any returned before: a poll may be ahead of the stream."""
+        """Return only progress that is newer than all returned before: the stream may repeat what a poll has found."""
         newer: list[JobProgress] = []
         for progress in told:
             if progress.checkpoint_seq > self._checkpoint_seq:
@@ -190,9 +193,9 @@ class JobTail(Tail[J]):
 
 
 class ListTail(Tail[J]):
-    """Follows the changes of all jobs that match a filter, from now on. *query* is the same filter as parameters."""
+    """Follows the changes of all jobs that match a filter, from now on. *query* is that filter as query parameters."""
 
-    # Polling the whole list is expensive, so an open stream is relied on.
+    # Polling the whole list is expensive. So there is one poll when a stream opens, and none while it is open.
     trust_seconds = math.inf
 
     def __init__(self, core: Core[J], filters: Filters, query: Sequence[tuple[str, str]]) -> None:
@@ -204,7 +207,7 @@ class ListTail(Tail[J]):
         self._seqs: OrderedDict[str, int] = OrderedDict()
         #: all changes up to this seq were returned
         self._floor = 0
-        #: the jobs that were not final at the last poll; None before the first poll
+        #: job id → state, of the jobs that were not final at the last poll; None before the first poll
         self._live: dict[str, State] | None = None
         #: submission time of the newest job found by a poll
         self._newest_at: datetime | None = None
@@ -273,12 +276,12 @@ class ListTail(Tail[J]):
 
 
 def _state_of(job: Snapshot) -> State:
-    """Return the fields that differ after any change."""
+    """Return the fields that show whether the job has changed."""
     return (job.status, job.attempt, job.failures, job.crashes, job.forced, job.asked_at, job.run_at)
 
 
 def _update_of(event: Event) -> Change | JobProgress | None:
-    """Parse an event; None if its type is unknown. Raises Unexpected."""
+    """Parse an event; None if its type is unknown. Raises Unexpected if its data is invalid."""
     try:
         if event.name == "change":
             return protocol.validate(Change, json.loads(event.data))

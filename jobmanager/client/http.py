@@ -10,7 +10,8 @@ import httpx
 from jobmanager.client.protocol import NoReply, Reply, Request
 from jobmanager.errors import ConfigError
 
-#: Idle connections expire before the server closes them (gunicorn: 2 s): no request is sent on one about to close.
+#: Idle connections expire before the server closes them (gunicorn: 2 s), so that no request is sent on a connection
+#: that is about to close.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=1.5)
 _CONNECT_SECONDS = 5.0
 _CHUNK_BYTES = 65_536
@@ -41,7 +42,7 @@ def options(url: str, token: str | None, timeout_seconds: float) -> dict[str, An
 
 
 def to_httpx(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Request:
-    """Convert a request to httpx's type, with its own read timeout."""
+    """Convert a request to httpx's type. Its `read_seconds`, if set, replace the client's read timeout."""
     timeout = http.timeout
     if request.read_seconds is not None:
         timeout = httpx.Timeout(timeout.read, connect=timeout.connect)
@@ -57,7 +58,7 @@ def to_httpx(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.
 
 
 def reply_of(response: httpx.Response, content: bytes = b"") -> Reply:
-    """Convert httpx's response; without *content* for a stream."""
+    """Convert httpx's response to a Reply. Leave out *content* for a stream."""
     return Reply(status=response.status_code, headers=response.headers, content=content)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from jobmanager.core.states import Action, Status
 
-#: Statuses that only a new request changes: the job has ended or is halted.
+#: Statuses that change only after a new request: the job has ended or is halted.
 AT_REST = frozenset({Status.COMPLETED, Status.FAILED, Status.STOPPED, Status.HALTED})
 
 
@@ -25,14 +25,14 @@ class Value(BaseModel):
 class Progress(Value):
     """Progress of a job at its last checkpoint."""
 
-    #: units of work
+    #: units of work, done and in all
     done: float | int | None = None
     total: float | int | None = None
     #: free text from the job
     message: str | None = None
     #: units of work per second; excludes time spent halted
     rate: float | None = None
-    #: time left at this rate, while the job runs
+    #: time left at this rate; None if the job does not run
     eta_seconds: float | None = None
 
 
@@ -41,7 +41,7 @@ class JobProgress(Progress):
 
     job_id: str
     status: Status
-    #: seq of the checkpoint, 0 before the first one; only grows
+    #: seq of the checkpoint; 0 before the first one. Never decreases
     checkpoint_seq: int = 0
 
 
@@ -72,11 +72,11 @@ class Snapshot(Value):
     args: dict[str, Any]
     #: fields (args, details, result) that a list leaves out because they are large; `get` returns them
     shortened: list[str] = []
-    #: higher is claimed first
+    #: jobs with a higher priority are claimed first
     priority: int
     labels: dict[str, str]
     submitted_at: datetime
-    #: not claimed before this time
+    #: the job is not claimed before this time
     run_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -97,13 +97,13 @@ class Snapshot(Value):
     lease: Lease | None
     #: how long a halt may take now; None if the job does not run
     expected_halt_seconds: float | None
-    #: does not react to a stop: stop it with force
+    #: True if the job does not react to a stop: stop it with force
     unresponsive: bool
-    #: runs, but has saved no checkpoint for longer than its type allows
+    #: True if the job runs, but has saved no checkpoint for longer than its type allows
     stuck: bool
-    #: is being stopped by force
+    #: True if the job is being stopped by force
     forced: bool
-    #: actions that its status allows
+    #: actions that the job's status allows
     allowed: list[Action]
     #: return value of the job's `details()` at its last checkpoint
     details: dict[str, Any]
@@ -130,7 +130,7 @@ class Change(Value):
     actor: str
     reason: str | None
     asked_at: datetime
-    #: time at which it took effect
+    #: time at which the change took effect
     at: datetime
 
 
@@ -167,10 +167,10 @@ class JobType(Value):
 
     type: str
     description: str
-    #: the JSON Schema of its arguments
+    #: the JSON Schema of the arguments
     args_schema: dict[str, Any]
     resumable: bool
-    #: how many may run at once, over all processes
+    #: how many jobs of the type may run at once, over all processes; None: no limit
     max_running: int | None
     max_attempts: int
     timeout_seconds: float | None
@@ -192,7 +192,7 @@ class JobPage(Value):
 
     jobs: list[dict[str, Any]]
     next_cursor: str | None
-    #: time of the reply by the server's clock, in whole seconds; None if it sent none
+    #: time of the reply by the server's clock, in whole seconds; None if the reply has no valid Date
     shown_at: datetime | None = None
 
 

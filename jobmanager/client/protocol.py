@@ -74,7 +74,7 @@ class Reply:
 
 
 class NoReply(Exception):
-    """No reply came, or it broke off."""
+    """No reply came, or the connection broke before the reply was complete."""
 
     def __init__(self, why: str, *, was_sent: bool) -> None:
         super().__init__(why)
@@ -121,12 +121,12 @@ class Emit:
 
 
 Step = Send | Open | Receive | Close | Pause | Emit
-#: A generator of steps, each answered before the next; it returns the result.
+#: A generator that yields steps, receives the answer to each of them, and returns the result.
 Flow = Generator[Step, Any, T]
 
 
 class FlowDriver(Generic[T]):
-    """Runs a flow: returns its next step and passes the answer to it."""
+    """Runs a flow: returns its next step, and passes the answer to the flow."""
 
     def __init__(self, flow: Flow[T]) -> None:
         self._flow = flow
@@ -144,7 +144,7 @@ class FlowDriver(Generic[T]):
             return None
 
     def answer(self, answer: Reply | bytes | NoReply | None) -> None:
-        """Set the answer to the last step, for `next` to pass on."""
+        """Set the answer to the last step. `next` passes it on to the flow."""
         self._answer = answer
 
     def close(self) -> None:
@@ -193,7 +193,7 @@ def validate(model: type[Model], value: Any) -> Model:
 def is_temporary(reply: Reply, *, is_repeatable: bool) -> bool:
     """Return True if a retry may succeed, and cannot execute the request twice."""
     if reply.status in (429, 503):
-        # A proxy may send 503 too, after it has passed the request on.
+        # A 503 without our problem type may come from a proxy, which may have passed the request on.
         return is_repeatable or str(_problem(reply).get("type", "")).startswith(_URN)
     return is_repeatable and reply.status in (502, 504)
 
@@ -227,7 +227,7 @@ def error_of(reply: Reply, *, job_id: str = "", action: str = "") -> JobManagerE
         return Refused(f"The server answered with status {reply.status}.", reply.status)
     if kind is None:
         return Refused(detail, reply.status)
-    # Without __init__, which would compose a message.
+    # Do not call __init__: it would compose another message.
     error = kind.__new__(kind, detail)
     for name, value in _attributes(kind, problem, reply, job_id, action).items():
         setattr(error, name, value)
@@ -251,7 +251,7 @@ def _attributes(
 
 
 def _faults(told: Any) -> tuple[Fault, ...]:
-    """Return the faults that a problem document lists. Entries that are not objects of texts are left out."""
+    """Return the faults that a problem document lists. Leaves out entries that are not objects of strings."""
     entries = told if isinstance(told, list) else []
     return tuple(
         _fault(each) for each in entries if isinstance(each, dict) and all(isinstance(v, str) for v in each.values())

@@ -15,7 +15,7 @@ class Event:
 
 
 class Parser:
-    r"""Incremental parser of one stream after another.
+    r"""Incremental parser of a stream. After a reconnect, call `begin` to parse the next stream.
 
     >>> Parser().feed(b"id: 7\nevent: change\ndata: {}\n\n: heartbeat\n\n")
     [Event(name='change', data='{}')]

@@ -1,4 +1,4 @@
-"""The routes of the service, as a blueprint for any Flask application and as an application of their own."""
+"""Assemble the routes: as a blueprint for any Flask application, or as the service's own application."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _PARTS = tuple(
 def blueprint(manager: JobManager, *, name: str = "jobmanager") -> Blueprint:
     """Return the whole API of the manager as a blueprint, to mount under a prefix; see docs/embedding.md.
 
-    Opens nothing. Its checks, error handlers and headers apply to its own routes only, not to the application's.
-    Two of these blueprints in one application need different names.
+    Opens nothing. The checks, error handlers and headers of the blueprint apply to its own routes only, not to other
+    routes of the application. To mount two of these blueprints in one application, give them different names.
     """
     mount = Mount(manager, name)
     mount.record(_know_job_ids)
@@ -39,19 +39,20 @@ def _know_job_ids(state: BlueprintSetupState) -> None:
 
 
 def create_app(manager: JobManager | None = None) -> Flask:
-    """Return the application. Opens nothing: the manager starts with the first request, unless it was started.
+    """Return the application. Opens nothing: the first request starts the manager, unless it was started before.
 
     Raises ConfigError if no *manager* is given and a setting in the environment is invalid.
     """
     app = Flask("jobmanager.http", static_folder=None)
     app.extensions[EXTENSION] = manager = manager or JobManager()
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a property of Flask's default provider
-    # For all requests, even those that match no route. Embedding applications log, trace and count in their own way.
+    # These cover all requests, even those that match no route. The blueprint leaves them out: an application that
+    # embeds it logs, traces and counts in its own way.
     request_ids.identify(app)
     traces.trace(app)
     timing.measure(app)
     app.register_blueprint(blueprint(manager))
-    # A request that matches no route belongs to no blueprint.
+    # A request that matches no route belongs to no blueprint: the application handles its errors and headers.
     errors.register(app)
     app.after_request(headers.add_headers_without_route)
     return app

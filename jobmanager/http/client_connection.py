@@ -1,6 +1,7 @@
 """Send an endless response without ever blocking on the client, and notice when the client has left.
 
-WSGI reports neither, so this polls the socket, if the server exposes it. Knows nothing of what is sent.
+WSGI reports neither that a client has no room for more data nor that it has left. So this polls the socket, if the
+server exposes it. Does not depend on the content of the response.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-#: How long a client may leave data unread.
+#: How long a client may leave data unread before it is disconnected.
 READ_SECONDS = 10.0
 #: The longest single wait for the client, so that a shutdown is noticed.
 _POLL_SECONDS = 0.5
-#: Bytes sent at once: a connection that poll reports as writable takes so many without blocking.
+#: Bytes sent at once. A connection that poll reports as writable accepts this many without blocking.
 _PIECE = 4096
-#: The client has closed its side. Only Linux has this event; elsewhere, `_has_left` looks for the end of the data.
+#: The event of poll for a client that has closed its side. Only Linux has this event. Elsewhere, the value is 0, and
+#: `_has_left` looks for the end of the data.
 _CLOSED = getattr(select, "POLLRDHUP", 0)
 _GONE = _CLOSED | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
@@ -27,13 +29,13 @@ _log = logging.getLogger(__name__)
 
 
 class ClientConnection:
-    """The connection to a client, if the server exposes its socket."""
+    """The connection to a client. If the server does not expose the socket, the client always seems to have room."""
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self._socket: socket.socket | None = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
         self._timeout = self._socket.gettimeout() if self._socket is not None else None
         if self._socket is not None:
-            # Last resort, in case a send blocks after all.
+            # Last resort: a timeout, in case a send blocks after all.
             self._socket.settimeout(READ_SECONDS)
 
     def send_when_writable(self, chunks: Iterable[bytes], *, is_over: Callable[[], bool]) -> Iterator[bytes]:
@@ -61,7 +63,7 @@ class ClientConnection:
         return bool(found & _GONE) or (bool(found & select.POLLIN) and self._is_at_end())
 
     def _is_at_end(self) -> bool:
-        """Return True if the client, whose socket is readable, sends no more bytes. Reads none."""
+        """Return True if the client sends no more bytes. Consumes none. Call this only if the socket is readable."""
         assert self._socket is not None
         try:
             # Read the raw socket: SSLSocket.recv() takes no flags.
@@ -70,7 +72,10 @@ class ClientConnection:
             return True
 
     def _wait_for_room(self, is_over: Callable[[], bool]) -> bool:
-        """Wait until the client has room for a piece. Return False if it has left, does not read, or at shutdown."""
+        """Wait until the client has room for a piece, and return True.
+
+        Returns False if the client has left or does not read, or if *is_over* returns True.
+        """
         deadline = time.monotonic() + READ_SECONDS
         while time.monotonic() < deadline and not is_over():
             found = self._poll(select.POLLOUT | _CLOSED, _POLL_SECONDS)
@@ -80,12 +85,12 @@ class ClientConnection:
                 return True
         if not is_over():
             _log.info("A client does not read its stream and is disconnected.")
-        # The end of the response would not get through either: the server must not wait to send it.
+        # Otherwise the server would wait to send the end of the response, which would not get through either.
         self._shut(socket.SHUT_RDWR)
         return False
 
     def _poll(self, events: int, seconds: float) -> int:
-        """Poll the socket for *events*. Return those found, 0 after *seconds*, or POLLOUT if there is no socket."""
+        """Wait up to *seconds* for *events*. Return those that happened, or 0; POLLOUT if there is no socket."""
         if self._socket is None:
             return select.POLLOUT
         poll = select.poll()

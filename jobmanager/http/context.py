@@ -1,6 +1,7 @@
 """Find the mount, the manager, the token and the actor of a request, and build addresses.
 
-An application may mount the API several times, each time with another manager. The endpoint of the request selects one.
+An application may mount the API several times, each time with another manager. The endpoint of a request shows which
+of these mounts the request is for.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from jobmanager.http.ranges import FilesBlueprint
 from jobmanager.manager import JobManager
 from jobmanager.visible_jobs import VisibleJobs
 
-#: The key of the JobManager among the extensions of an application that `create_app` made.
+#: The key of the JobManager in `app.extensions`, if `create_app` made the application.
 EXTENSION = "jobmanager"
 
-#: How many requests of a process may wait at once, of its 16 threads. Streams are limited separately.
+#: Most requests of a process that may wait at once: each holds one of its 16 threads. Streams have their own limit.
 MOST_WAITS = 4
 
 #: Methods whose bodies are ignored and not read.
 METHODS_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
-#: Routes that change jobs although they answer GET: classic ones.
+#: Classic routes that change jobs, even if requested with GET.
 _CHANGING_VIEWS = frozenset({"classic.halt", "classic.resume", "classic.stop"})
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 _OPEN = "is_open_to_all"
 _OPTIONAL_TOKEN = "takes_optional_token"
-#: The static files of pages, which need no token.
+#: Endpoints of the pages' static files, which need no token.
 _STATIC = frozenset({"static", "docs.static"})
 
 
@@ -50,22 +51,22 @@ class Mount(FilesBlueprint):
         self.tokens = None if tokens is None else TokenFile(tokens)
         #: the hosts that requests may be addressed to, see Settings
         self.hosts = hosts.parse_all(manager.settings.hosts)
-        #: places for waiting requests: each one holds a thread, and some must be left for others
+        #: limits how many requests wait at once: each holds a thread, and other requests need threads, too
         self.wait_slots = threading.BoundedSemaphore(MOST_WAITS)
-        #: held while a batch is read and stored: two at once might not fit into memory
+        #: held while a batch is parsed and stored: two at once might not fit into memory
         self.batch_lock = threading.Lock()
         #: cache of OpenAPI descriptions, by the name of the blueprint and the job types that they show
         self.specifications: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
 
 
 def open_to_all(view: View) -> View:
-    """Serve a view without a token. Only for views that show nothing of any job."""
+    """Mark a view that is served without a token. Use it only for views that show nothing of any job."""
     setattr(view, _OPEN, True)
     return view
 
 
 def open_with_optional_token(view: View) -> View:
-    """Serve a view without a token. If a token is sent, it is checked, and the view may show more."""
+    """Mark a view that is served without a token. If a token is sent, it is checked, and the view may show more."""
     setattr(view, _OPTIONAL_TOKEN, True)
     return open_to_all(view)
 
@@ -123,18 +124,18 @@ def _find_target() -> Target:
 
 
 def address_of(endpoint: str, **values: Any) -> str:
-    """Return the address of a route, under the prefix of the request."""
+    """Return the path of a route, with the prefix under which the request reached the API."""
     return url_for(f"{target().name}.{endpoint}", **values)
 
 
 class JobIdConverter(BaseConverter):
-    """The id of a job in a path: any text except the names of routes in the same place."""
+    """URL converter for job ids: any text except `batch`, `halt`, `resume` and `stop`, which are routes."""
 
     regex = "(?!(?:batch|halt|resume|stop)(?:/|$))[^/]+"
 
 
 def manager() -> VisibleJobs:
-    """Return the jobs that the request may see: all, or only those of the types that its token names."""
+    """Return the manager of the request, limited to the job types that its token may see."""
     whole, sent = current_mount().manager, token()
     return whole if sent is None or sent.types is None else whole.visible_to(sent.types)
 
@@ -145,9 +146,9 @@ def token() -> Token | None:
 
 
 def token_check() -> Callable[[], bool]:
-    """Return a function that returns True while the token of this request is valid, even after the request.
+    """Return a function that returns True while the token of this request is valid, or if there is none.
 
-    The function raises TokensUnavailable.
+    The function may be called after the request, by a stream. It raises TokensUnavailable.
     """
     tokens, sent = current_mount().tokens, token()
     if tokens is None or sent is None:

@@ -1,4 +1,4 @@
-"""The one map from errors to HTTP responses.
+"""The only mapping from errors to HTTP responses.
 
 A client's mistake is answered with the text of the JobManagerError. An error of the service is logged for the operator,
 because its text may contain paths, hosts and values; the client learns only that it happened and when to try again.
@@ -37,26 +37,26 @@ from jobmanager.errors import (
 )
 from jobmanager.http.refusal_log import log_refusal
 
-#: The field of a submission that is sent as a header.
+#: The field of a submission that is sent as a header, not in the body.
 IDEMPOTENCY_KEY = "idempotency_key"
-#: The header that names the versions of a job that a request may change.
+#: The header that lists versions of a job: the request changes the job only if its version is among them.
 IF_MATCH = "If-Match"
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The HTTP status and the problem type of a kind of error."""
+    """How the errors of a class are answered: the HTTP status and the problem type."""
 
     status: HTTPStatus
-    #: the last part of the URI that names the kind; clients rely on it
+    #: the last part of the problem type's URI; clients rely on it
     name: str
 
     def uri(self) -> str:
-        """Return the `type` of the problem."""
+        """Return the URI for the `type` of a problem document (RFC 9457)."""
         return f"urn:jobmanager:problem:{self.name}"
 
 
-#: The first entry that matches applies.
+#: The kind of each class of errors. The first class that the error is an instance of applies.
 KINDS: dict[type[JobManagerError], Kind] = {
     Unreadable: Kind(HTTPStatus.BAD_REQUEST, "unreadable"),
     UnknownType: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "unknown-type"),
@@ -80,10 +80,14 @@ _log = logging.getLogger(__name__)
 
 
 def register(owner: Flask | Blueprint) -> None:
-    """Answer the owner's errors as application/problem+json (RFC 9457), or in the format of the classic routes."""
+    """Register the handler that answers errors in *owner*.
+
+    It answers with application/problem+json (RFC 9457), or in the format of the Go service for the classic routes.
+    """
     owner.register_error_handler(Exception, _error_response)
     for code in default_exceptions:
-        # Flask tries handlers of a status first: one of the application's would win over ours for Exception.
+        # Flask looks for a handler of the status first. Without ours, the application's handler for a status, such as
+        # 404, would win over our handler for Exception.
         owner.register_error_handler(code, _error_response)
 
 
@@ -125,7 +129,7 @@ def _status_and_text(error: Exception) -> tuple[HTTPStatus, str]:
 
 
 def _status_and_text_of_http(error: HTTPException | ParseException) -> tuple[HTTPStatus, str]:
-    if isinstance(error, ParseException):  # gunicorn's, from reading the body
+    if isinstance(error, ParseException):  # gunicorn raised it while the body was read
         return HTTPStatus.BAD_REQUEST, "The chunks of the body, or the fields after them, are malformed."
     if isinstance(error, ClientDisconnected):
         return HTTPStatus.BAD_REQUEST, "The request ended before its body was complete."

@@ -1,6 +1,6 @@
-"""The events of a stream (HTML Living Standard §9.2), and when it ends.
+"""Make the events of a stream (HTML Living Standard §9.2), and decide when the stream ends.
 
-Reads the clock and waits for events, but does not send: see client_connection.py.
+Reads the clock, and blocks while it waits for events. Does not send them: see client_connection.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jobmanager.visible_jobs import VisibleJobs
 HEARTBEAT_SECONDS = 10.0
 #: How long clients should wait before they reconnect.
 _RETRY_MILLISECONDS = 2000
-#: How long to wait for events at once, and how often to check that the client's token is valid.
+#: Longest single wait for events, and shortest time between two checks of the client's token.
 LOOK_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
@@ -42,11 +42,11 @@ class EventStream:
         return self._subscription.is_over
 
     def close(self) -> None:
-        """Release the stream's place among the streams that may be open."""
+        """Unsubscribe, so that another stream may be opened."""
         self._subscription.close()
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield events; yield b"" now and then if there are none. Blocks in between."""
+        """Yield events as bytes. Blocks until there are some, but yields b"" after LOOK_SECONDS without any."""
         try:
             yield from self._chunks()
         except JobManagerError as error:
@@ -74,7 +74,8 @@ class EventStream:
 
     def _greeting(self) -> bytes:
         retry = f"retry: {_RETRY_MILLISECONDS}\n\n".encode()
-        # For all jobs, send an id at once: a client that is cut off before the first event then misses nothing.
+        # A stream of all jobs begins with an id. A client that is cut off before the first event reconnects with this
+        # id, and misses nothing.
         return retry + (self._place() if self._job_id is None else self._show_job(self._job_id))
 
     def _place(self) -> bytes:

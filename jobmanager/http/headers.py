@@ -1,4 +1,4 @@
-"""The security headers of every response, and its Cache-Control. Decides nothing about requests (see security.py)."""
+"""Add security headers and Cache-Control to every response. Requests are checked in security.py."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def register(blueprint: Blueprint) -> None:
 
 
 def add_headers(response: Response) -> Response:
-    """Add the headers that every response has, except those that the route has set."""
+    """Add the headers that every response needs. Keeps headers that the route has set."""
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     if is_change_request() or response.is_json:
@@ -43,7 +43,8 @@ def add_headers_without_route(response: Response) -> Response:
     if request.endpoint is not None:
         return response
     if response.location:
-        # If only a slash is missing, Flask redirects to the Host that the client sent: keep the path alone.
+        # If only a slash is missing, Flask redirects to the host that the client named, which may be any host. Keep
+        # only the path and the query.
         _, _, path, query, _ = urlsplit(response.location)
         response.location = urlunsplit(("", "", f"/{path.lstrip('/')}", query, ""))
     return add_headers(response)

@@ -1,4 +1,4 @@
-"""Parse a JSON array piece by piece: the text in memory is one window, or the current item if that is longer.
+"""Parse a JSON array piece by piece: decode a window of its text at a time, or more if an item is longer.
 
 Does not validate the items: the caller does.
 """
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from json import JSONDecodeError
 from typing import Any
 
-#: How many bytes are decoded at once. The items are yielded in one list per window.
+#: How many bytes are decoded at once. The items of each window are yielded as one list.
 WINDOW = 64 * 1024
-#: An error this close to the end of the text may be due to the cut: no literal or escape is longer.
+#: An error in this many last characters of a window may be due to the cut: no literal or escape is longer.
 LONGEST_TOKEN = 16
 _SPACES = " \t\r\n"
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -43,9 +43,9 @@ class ArrayReader:
         self._to_text = codecs.getincrementaldecoder("utf-8-sig")()
         self._read = 0  # bytes decoded so far
         self._text, self._at = "", 0  # the window, and the position in it
-        self._lines, self._column = 0, 0  # before the window
+        self._lines, self._column = 0, 0  # where the window begins in the body
         self._count = 0  # items read so far
-        #: the text so far may contain \u escapes, or numbers with exponents: the caller has to check the items for them
+        #: True if the text so far may contain \u escapes, or numbers with exponents: the caller must check for them
         self.has_escapes = self.has_exponents = False
 
     def __iter__(self) -> Iterator[list[Any]]:
@@ -82,7 +82,7 @@ class ArrayReader:
                 return
 
     def _item(self) -> Any:
-        """Parse the next item and move past it. Decodes more text while the item may continue there."""
+        """Parse the next item and move past it. Decodes more text as long as the item may be incomplete."""
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
@@ -107,7 +107,7 @@ class ArrayReader:
             raise ItemTooLong(self._count)
 
     def _expect(self, choice: str, otherwise: str) -> str:
-        """Move past the next character and return it. Raises JSONDecodeError unless it is one of *choice*."""
+        """Move past the next character and return it. If it is not in *choice*, raise JSONDecodeError(*otherwise*)."""
         found = self._peek()
         if not found or found not in choice:
             raise JSONDecodeError(otherwise, self._text, self._at)
@@ -125,14 +125,14 @@ class ArrayReader:
                 return ""
 
     def _read_window(self) -> bool:
-        """Drop the text that was parsed and decode the next piece. Return False if there is none."""
+        """Drop the text that was parsed and decode the next piece. Return False at the end of the body."""
         if self._read == len(self._body):
             return False
         done, left = self._text[: self._at], self._text[self._at :]
         newline = done.rfind("\n")
         self._column = len(done) - newline - 1 if newline >= 0 else self._column + len(done)
         self._lines += done.count("\n")
-        # Double what is left, so that an item longer than the window is tried a few times only.
+        # At least double the text that is left. Each try parses a long item from its start, so tries must be few.
         piece = self._body[self._read : self._read + max(WINDOW, len(left))]
         self._read += len(piece)
         self._text = left + self._to_text.decode(piece, final=self._read == len(self._body))

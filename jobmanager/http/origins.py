@@ -1,6 +1,6 @@
-"""Where a request comes from: the client's address, the host it names, and the page that a browser sent it for.
+"""Find out where a request comes from: the client's address, the Host, and the page for which a browser sent it.
 
-Reads the WSGI environment and nothing else; what to refuse is decided in security.py.
+Reads only the WSGI environment. Refuses no requests: see security.py.
 Sources: Go 1.25, net/http.CrossOriginProtection; OWASP, "Cross-Site Request Forgery Prevention Cheat Sheet"; W3C, Fetch
 Metadata Request Headers; web.dev, "Protect your resources from web attacks with Fetch Metadata".
 """
@@ -30,15 +30,15 @@ def is_from_this_machine(environ: Environment) -> bool:
 
 
 def lacks_host(environ: Environment) -> bool:
-    """Return True if the Host header is missing although required: by every version but HTTP/1.0 (RFC 9112 §3.2)."""
+    """Return True if Host is missing, but required. Every version except HTTP/1.0 requires it (RFC 9112 §3.2)."""
     return "HTTP_HOST" not in environ and environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
 
 
 def names_known_host(environ: Environment, listed: Sequence[Host]) -> bool:
     """Return True if the Host header names this machine, the bound address or a listed host.
 
-    This refuses a page whose name was made to resolve to this machine (DNS rebinding). A request without Host passes:
-    every browser sends one.
+    Protects against DNS rebinding: a page whose host name was made to resolve to this machine. Returns True if there is
+    no Host header, because such a request is not from a browser: every browser sends the header.
     """
     text = environ.get("HTTP_HOST")
     if text is None:
@@ -64,8 +64,9 @@ def _bound_addresses(environ: Environment) -> Iterator[str]:
 def may_change(environ: Environment) -> bool:
     """Return True unless a browser sent the request for a page of another origin.
 
-    Browsers send Sec-Fetch-Site only to trustworthy addresses (HTTPS, loopback). Without it, Origin must name the
-    request's own host; without Origin, Referer must. Schemes are not compared: TLS may end at a proxy.
+    Sec-Fetch-Site decides, but browsers send it only to trustworthy addresses (HTTPS, loopback). If it is missing,
+    Origin must name the request's own host. If Origin is missing, too, Referer must. Returns True if all three are
+    missing. Schemes are not compared: TLS may end at a proxy.
     """
     site = environ.get("HTTP_SEC_FETCH_SITE")
     if site is not None:
@@ -75,9 +76,10 @@ def may_change(environ: Environment) -> bool:
 
 
 def may_read(environ: Environment) -> bool:
-    """Return True unless a browser sent the request for a page of another origin. Links from anywhere are allowed.
+    """Return True unless a browser sent the request for a page of another origin. To follow a link is allowed.
 
-    This is the Resource Isolation Policy. Browsers send no Origin when they follow a link.
+    This is the Resource Isolation Policy. Without Sec-Fetch-Site, Origin decides: browsers send no Origin when they
+    follow a link.
     """
     site = environ.get("HTTP_SEC_FETCH_SITE")
     if site is None:
@@ -89,8 +91,8 @@ def may_read(environ: Environment) -> bool:
 def hides_its_page(environ: Environment) -> bool:
     """Return True if a browser sent the request and does not say for which page.
 
-    Any page can make the browser omit Referer, but neither User-Agent, which begins alike in every browser, nor
-    Accept-Language, which programs that pose as a browser seldom send.
+    A page can make the browser omit Referer, but not User-Agent and Accept-Language: these two identify a browser.
+    User-Agent begins alike in every browser. Programs that pose as a browser seldom send Accept-Language.
     """
     is_browser = environ.get("HTTP_USER_AGENT", "").startswith("Mozilla/") and "HTTP_ACCEPT_LANGUAGE" in environ
     says_page = any(environ.get(name) for name in ("HTTP_SEC_FETCH_SITE", "HTTP_ORIGIN", "HTTP_REFERER"))
@@ -103,6 +105,6 @@ def _is_own(source: str, environ: Environment) -> bool:
 
 
 def _follows_link(environ: Environment) -> bool:
-    """Return True if the request navigates a whole tab, not a frame or an image."""
+    """Return True if a browser navigates a tab to the address, and does not load a frame or an image."""
     goes_to = environ.get("HTTP_SEC_FETCH_DEST", "document")
     return environ.get("HTTP_SEC_FETCH_MODE") == "navigate" and goes_to == "document"

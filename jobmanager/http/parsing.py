@@ -1,4 +1,4 @@
-"""Parse the JSON of request bodies. Knows no models: see validation.py.
+"""Parse the JSON of request bodies. The values are validated in validation.py.
 
 Errors never quote a body that cannot be parsed: it may hold secrets.
 """
@@ -17,10 +17,10 @@ from jobmanager.core.json_values import MAX_DEPTH, is_deeper
 from jobmanager.errors import InvalidRequest, Unreadable
 from jobmanager.http.json_arrays import ArrayReader, ItemTooLong
 
-#: The most jobs in a batch, and the most characters in each: as many as the body of a single job may have bytes.
+#: Most jobs in a batch, and most characters in each of them. The body of a single job may have as many bytes.
 MOST_JOBS = 100_000
 LONGEST_JOB = 1024 * 1024
-#: About how many lines, and how many bytes of them, are parsed together.
+#: Lines of NDJSON are parsed in groups: a group ends after this many lines, or once it has more than _WINDOW bytes.
 _MOST_LINES = 1000
 _WINDOW = 256 * 1024
 
@@ -32,9 +32,9 @@ _TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
 
 
 def read_once(stream: IO[bytes], most: int) -> bytearray:
-    """Read a large body into memory once; Werkzeug would hold two copies while reading. Blocks.
+    """Read a body into memory. Blocks. Raises RequestEntityTooLarge if the body has more than *most* bytes.
 
-    Raises RequestEntityTooLarge if the body has more than *most* bytes.
+    Holds one copy of the body; Werkzeug would hold two while it reads.
     """
     body = bytearray()
     while piece := stream.read(_WINDOW):
@@ -56,7 +56,7 @@ def parse_many(body: bytes | bytearray, example: str) -> Iterator[Any]:
     """Yield the values of a JSON array, or of NDJSON (one value per line).
 
     Raises Unreadable, or InvalidRequest if there are more than MOST_JOBS values or one is longer than LONGEST_JOB.
-    Holds the values of only a part of the body: as objects, they may take thirty times the memory of the text.
+    Parses a part of the body at a time: as objects, the values may take thirty times the memory of their text.
     """
     count = 0
     is_array = _BEGIN_OF_ARRAY.match(body) is not None
@@ -115,7 +115,7 @@ def _lines_of(body: bytes | bytearray, example: str) -> Iterator[list[Any]]:
 
 def _parse_lines(body: bytes | bytearray, lines: list[re.Match[bytes]], example: str) -> list[Any]:
     with contextlib.suppress(Unreadable):
-        # Parse the lines as one array, which is faster. If that fails, parse each line, so that the error names it.
+        # Parse the lines as one array, which is faster. If that fails, parse each line: the error then names the line.
         values = list(_parse(b"[" + b",".join([line[0] for line in lines]) + b"]", example))
         if len(values) == len(lines):
             return values
@@ -161,7 +161,7 @@ def _refuse_constant(name: str) -> None:
     raise _Constant(name)
 
 
-#: Created once: json.loads creates a decoder in each call with any option.
+#: Created once: json.loads would create a decoder in each call that has an option.
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 

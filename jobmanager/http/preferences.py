@@ -31,8 +31,8 @@ def preferred_wait() -> int:
 def expected_versions() -> set[str] | None:
     """Return the job versions that `If-Match` names (RFC 9110 §13.1.1); None if any version will do.
 
-    Saving a checkpoint does not change the version: progress does not count. Raises InvalidRequest if the header is too
-    long.
+    Progress does not matter: saving a checkpoint does not change the version. Raises InvalidRequest if the header is
+    too long.
     """
     header = request.headers.get("If-Match", "")
     if len(header) > _LONGEST_IF_MATCH:

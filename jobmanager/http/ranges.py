@@ -6,13 +6,16 @@ import re
 
 from flask import Blueprint, Response, request
 
-#: The only kind of Range that is served: a single range of bytes.
+#: The only kind of Range header that is served: a single range of bytes, in at most this many characters.
 _LONGEST_RANGE = 100
 _ONE_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
 
 
 def ignore_other_ranges() -> None:
-    """Ignore Range unless a GET asks for a single range of bytes (RFC 9110 §14.2): Werkzeug would answer 416."""
+    """Remove the Range header, unless a GET asks for a single range of bytes (RFC 9110 §14.2).
+
+    The whole file is sent then. Werkzeug would answer with 416 instead.
+    """
     header = request.headers.get("Range", "")
     if request.method != "GET" or len(header) > _LONGEST_RANGE or not _ONE_RANGE.fullmatch(header):
         request.environ.pop("HTTP_RANGE", None)

@@ -1,7 +1,7 @@
 """Log refused requests, so that an operator sees an attack or a wrong setting.
 
-At most one line a second for each status: a flood of requests must not become a flood of lines. Of the query and the
-headers, logs only Host: the others may hold a token.
+Logs at most one line a second for each status, so that a flood of requests does not become a flood of lines.
+Does not log the query or any header except Host, because they may hold a token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class Limit:
-    """Allows one event of each kind per second, and counts those in between. Thread-safe."""
+    """Allows one event of each kind per second, and counts the others. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -30,7 +30,7 @@ class Limit:
         self._seen: dict[int, tuple[float, int]] = {}
 
     def take(self, kind: int) -> int | None:
-        """Return how many events of this kind were left out since the last one; None if this one is left out, too."""
+        """Return how many events of this kind were left out since the last allowed one; None to leave out this one."""
         now = self._clock()
         with self._lock:
             last, left_out = self._seen.get(kind, (float("-inf"), 0))
@@ -41,7 +41,7 @@ class Limit:
             return left_out
 
 
-#: of the lines of this process
+#: limits the log lines of this process
 limit = Limit()
 
 

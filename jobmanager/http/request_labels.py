@@ -1,4 +1,4 @@
-"""The names of a request's route and method, for metrics and traces: few, whatever clients invent."""
+"""Labels for a request's route and method, in metrics and traces. There are few, whatever clients send."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flask import request
 
 #: Methods that are counted by name: those in OpenTelemetry's conventions for HTTP. Clients can invent any others.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-#: The name of every other method in these conventions.
+#: The label for all other methods, as in these conventions.
 OTHER_METHOD = "_OTHER"
 #: A variable part of a route, in Flask's notation.
 _PART = re.compile(r"<(?:\w+:)?(\w+)>")

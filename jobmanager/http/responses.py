@@ -28,7 +28,10 @@ def render_job(job: JobRecord, status: HTTPStatus = HTTPStatus.OK) -> Response:
 
 
 def render_action(action: Action, job: JobRecord, *, wait: float) -> Response:
-    """Return the response to a halt, resume or stop that waited up to *wait* seconds: 202 if it is still under way."""
+    """Return the response to a halt, resume or stop: 202 if the action is still under way, else 200.
+
+    *wait* is how many seconds the request could wait for the action to take effect.
+    """
     response = render_job(job, HTTPStatus.ACCEPTED if job.status in UNDER_WAY[action] else HTTPStatus.OK)
     if wait > MOMENT_SECONDS:
         response.headers["Preference-Applied"] = f"wait={wait:g}"

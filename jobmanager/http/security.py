@@ -1,6 +1,6 @@
 """Check each request before its route runs: client and host, origin, token, rate and size.
 
-Decides what to refuse and in which order. How an error is answered is decided in errors.py.
+Decides what to refuse and in which order. Does not make the responses: see errors.py.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _log = logging.getLogger(__name__)
 
 
 def protect(blueprint: Blueprint) -> None:
-    """Check all requests for routes of the blueprint."""
+    """Register the checks, which run before each route of the blueprint."""
     blueprint.before_request(_check)
 
 
 def _check() -> None:
-    """Refuse a request before its route runs, by the checks below, in this order."""
+    """Run the checks, in this order. The first that fails refuses the request, so that its route does not run."""
     mount, is_change = current_mount(), is_change_request()
     if endpoint() not in _PROBES:
         _check_client_and_host(mount)
@@ -55,7 +55,7 @@ def _check() -> None:
 
 
 def _check_client_and_host(mount: Mount) -> None:
-    """Refuse other machines if only this one may use the service, and hosts that the service does not answer for."""
+    """Refuse requests that come from other machines, if that is not allowed, or that name an unknown host."""
     environ, settings = request.environ, mount.manager.settings
     is_private = mount.tokens is None and not settings.insecure
     if is_private and not origins.is_from_this_machine(environ):
@@ -101,14 +101,14 @@ def _authenticate(tokens: TokenFile) -> Token:
     secret = authorization.token if authorization is not None and authorization.type == "bearer" else None
     token = tokens.find(secret, now=datetime.now(UTC)) if secret else None
     if token is None:
-        tokens.tokens()  # an unusable file takes precedence: raises TokensUnavailable
+        tokens.tokens()  # raises TokensUnavailable if the file is unusable: this error takes precedence
         raise Unauthenticated(has_token=bool(secret))
     g.jobmanager_token = token
     return token
 
 
 def _limit_rate(token: Token) -> None:
-    """Raise RateLimited if the token has sent too many requests. A bucket that cannot be used limits nothing."""
+    """Raise RateLimited if the token has sent too many requests. If its bucket cannot be used, log that and return."""
     if token.rate is None:
         return
     bucket = current_mount().manager.settings.data_dir / "rates" / token.hash[:32]
@@ -124,7 +124,8 @@ def _limit_rate(token: Token) -> None:
 def _check_size() -> None:
     """Raise RequestEntityTooLarge if the body is too large.
 
-    If the request does not give the length, reads the body to measure it. The batch route does that itself.
+    If the request does not give the length, reads the body to measure it, except for a batch: the batch route checks
+    the size while it reads.
     """
     if request.method in METHODS_WITHOUT_BODY:
         return

@@ -1,4 +1,4 @@
-"""Trace each request as a span; the jobs that it submits belong to the same trace."""
+"""Trace each request as a span. Jobs that the request submits belong to the same trace."""
 
 from __future__ import annotations
 

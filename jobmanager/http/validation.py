@@ -24,10 +24,10 @@ def validated(model: type[Model], value: Any) -> Model:
 
 
 def validated_each(model: type[Model], values: Iterable[Any]) -> Iterator[Model]:
-    """Return an iterator that validates one value at a time and keeps none.
+    """Return an iterator that validates one value at a time, and keeps no value in memory.
 
-    The iterator raises InvalidRequest, which names the wrong fields, each after the number of its value. It searches
-    for only as many faults as it reports.
+    At the first invalid value, the iterator raises InvalidRequest. It searches the remaining values, too, but only for
+    as many faults as the error can report. Each wrong field is named after the number of its value, from 0.
     """
     numbers, rest = itertools.count(), iter(values)
 
@@ -41,12 +41,12 @@ def validated_each(model: type[Model], values: Iterable[Any]) -> Iterator[Model]
             more = "; and more" if next(found, None) else ""
             raise refusal_of(faults, sentence_of(faults) + more) from None
 
-    # Not a loop: its variable would keep a value alive while the next is parsed, and each may be large.
+    # map, not a loop: the variable of a loop would keep a large value alive while the next one is parsed.
     return map(valid, rest)
 
 
 def _faults_in(model: type[Model], numbered: Iterable[tuple[int, Any]]) -> Iterator[Fault]:
-    """Yield the faults of the values, each with its value's number at the front of its path."""
+    """Yield the faults of numbered values. The path of each fault begins with the number of the value."""
     for number, value in numbered:
         try:
             model.model_validate(value)
@@ -56,7 +56,7 @@ def _faults_in(model: type[Model], numbered: Iterable[tuple[int, Any]]) -> Itera
 
 
 def parse_query(model: type[Model], query: MultiDict[str, str]) -> Model:
-    """Return the query parameters as a model. Raises InvalidRequest if one is wrong or wrongly repeated."""
+    """Return the query parameters as a model. Raises InvalidRequest if one is wrong, or is repeated but not a list."""
     values: dict[str, Any] = {}
     for name, given in query.lists():
         field = model.model_fields.get(name)

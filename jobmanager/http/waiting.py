@@ -1,6 +1,6 @@
-"""How long a request may wait, for a job or for another batch: each waiting request holds a thread.
+"""Limit how long requests wait, and how many: each waiting request holds a thread.
 
-Does not wait for jobs: the manager does.
+Waits for another batch, but not for jobs: the manager does that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jobmanager.errors import BatchUnderWay
 from jobmanager.http.context import current_mount
 from jobmanager.http.preferences import preferred_wait
 
-#: How long a request may wait without one of the places for waiting. Most jobs halt sooner.
+#: How long a request may wait without taking one of the MOST_WAITS places. Most jobs halt sooner.
 MOMENT_SECONDS = 0.1
 #: How long a batch waits while another batch is stored.
 BATCH_WAIT_SECONDS = 5.0
@@ -29,10 +29,10 @@ def preferred_wait_limit() -> Iterator[float]:
 
 @contextmanager
 def wait_limit(wanted: float) -> Iterator[float]:
-    """Yield how many seconds the request may wait: *wanted* if a place for waiting is free, else a moment.
+    """Yield how many seconds the request may wait: *wanted* if one of the MOST_WAITS places is free, else a moment.
 
-    Does not block. Each waiting request holds one of the threads that answer requests, and some must be left for
-    others. A request in the spare thread, which answers while all others are held, waits only a moment.
+    Does not block. Places are limited because each waiting request holds a thread. The spare thread answers requests
+    while all other threads are busy, so a request in the spare thread may wait only a moment.
     """
     places = current_mount().wait_slots
     is_spare = getattr(request.environ.get("gunicorn.socket"), "is_in_spare_thread", False)
@@ -47,10 +47,10 @@ def wait_limit(wanted: float) -> Iterator[float]:
 
 @contextmanager
 def batch_at_a_time() -> Iterator[None]:
-    """Hold the lock for reading and storing a batch: one batch at a time in each process.
+    """Hold the lock for parsing and storing a batch: each process does that for one batch at a time.
 
     Blocks up to five seconds for the lock, then raises BatchUnderWay. A waiting batch holds a thread, so it takes one
-    of the places for waiting; raises BatchUnderWay at once if none is free.
+    of the MOST_WAITS places; raises BatchUnderWay at once if no place is free.
     """
     lock, places = current_mount().batch_lock, current_mount().wait_slots
     if not lock.acquire(blocking=False):

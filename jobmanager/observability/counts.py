@@ -1,7 +1,7 @@
 """Files in which the workers of a server share their metrics. Allocates their space before it is used.
 
-prometheus_client grows these files with truncate, which allocates no space, and writes to them through mmap. If the
-volume is full by then (Docker gives /dev/shm 64 MiB), the write ends the process with SIGBUS.
+prometheus_client grows these files with truncate, which allocates no space, and later writes to them through mmap. If
+the volume is full then (Docker gives /dev/shm 64 MiB), the write ends the process with SIGBUS.
 This module depends on internals of prometheus_client's MmapedDict; tests/unit/test_counts.py pins its version.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from prometheus_client import values
 from prometheus_client.mmap_dict import _INITIAL_MMAP_SIZE, MmapedDict
 
-#: What a new value adds to the file beside its key: a length, padding, and two doubles.
+#: Bytes that a new value adds to the file in addition to its key: a length, padding, and two doubles.
 _OVERHEAD_BYTES = 4 + 8 + 16
 #: Suffix of an empty marker file. It exists if some counts of a process did not fit into the file of counts.
 _MISSING = ".missing"
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class SharedCounts(MmapedDict):
-    """The file of counts of one process. If there is no space for a new count, keeps it in memory and tries again.
+    """The file of counts of one process. If there is no space for a new count, keeps it in memory and tries later.
 
     Not thread-safe: prometheus_client holds its lock around every call.
     """
@@ -54,7 +54,7 @@ class SharedCounts(MmapedDict):
         return value, timestamp
 
     def write_value(self, key: str, value: float, timestamp: float) -> None:
-        """Set a count, in the file if there is space."""
+        """Set a count: in the file, or in memory while the file has no space."""
         if self._waiting or key not in self._positions:
             self._waiting[key] = value, timestamp
             self._write_waiting()
@@ -74,7 +74,7 @@ class SharedCounts(MmapedDict):
             self._path.with_suffix(_MISSING).unlink(missing_ok=True)
 
     def _init_value(self, key: str) -> None:
-        """Add a count to the file. Raises OSError if there is no space, and leaves the counts in it as they were."""
+        """Add a count to the file. If there is no space, raise OSError, and leave the counts in the file unchanged."""
         if self._m is None:
             self._open()
         before = self._capacity
@@ -93,7 +93,10 @@ class SharedCounts(MmapedDict):
         super().__init__(str(self._path))  # type: ignore[no-untyped-call]
 
     def _create(self) -> None:
-        """Create the file under another name, then rename it: without its first block, it would break every scrape."""
+        """Create the file under another name, and rename it when its first block is written.
+
+        A file without its first block would break every scrape.
+        """
         new = self._path.with_suffix(".new")
         try:
             with new.open("wb") as file:

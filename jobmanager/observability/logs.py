@@ -41,7 +41,7 @@ class Context(logging.Filter):
 class Console(logging.Formatter):
     """A line for people: time, level, logger, request or job, and message.
 
-    The other lines of a message and tracebacks are indented, so that no text can pose as a line of the log.
+    All lines after the first are indented, also those of a traceback, so that no text can pose as a line of the log.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -93,7 +93,7 @@ class _Stderr(logging.Handler):
 
 
 def _is_for_operators(record: logging.LogRecord) -> bool:
-    """Return True unless a job logged the line below WARNING: that is only kept with the job."""
+    """Return False if a job logged the line below WARNING: the line is then only in the job's own log."""
     return record.levelno >= logging.WARNING or not record.name.startswith(_JOB_LOGGER)
 
 
@@ -108,7 +108,7 @@ def set_up(kind: str) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("jobmanager").setLevel(logging.INFO)
     if kind == "json":
-        # gunicorn formats its own lines differently by default.
+        # By default, gunicorn writes its log with its own handler and format: send it to our handler instead.
         server = logging.getLogger("gunicorn.error")
         server.handlers[:] = []
         server.propagate = True

@@ -2,9 +2,9 @@
 
 Numbers of jobs are read from the store at each scrape: they are right in every process and after a restart.
 Durations are observed where they happen, in histograms that all workers of a server share through files
-(prometheus_client's multiprocess mode, see gunicorn_conf.py). Deriving them from the recorded changes would mean
-reading all changes, and they would shrink whenever finished jobs are removed. They restart at 0 with the server, which
-rate() allows for.
+(prometheus_client's multiprocess mode, see gunicorn_conf.py). The histograms restart at 0 with the server, which rate()
+of Prometheus allows for. Durations are not derived from the recorded changes: each scrape would have to read all
+changes, and the histograms would shrink whenever finished jobs are removed.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _log = logging.getLogger(__name__)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LONG_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
 
-#: Not the default registry, which has metrics of the process that answers.
+#: Not the default registry, which also has metrics of the process that answers, such as its memory.
 REGISTRY = CollectorRegistry()
 
 counts.use_allocated_files()
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a creation time for each, which would double the output
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a creation time of each metric would double the output
 
 _WAITING = Histogram(
     "jobmanager_waiting_seconds",
@@ -82,7 +82,7 @@ _STREAMS = Gauge("jobmanager_streams", "Clients that follow events.", multiproce
 
 
 def exposition(collector: StoreCollector, shared: Path | None) -> bytes:
-    """Return all metrics in the text format; *shared* is the folder of the workers' shared metrics, if there is one."""
+    """Return all metrics in the text format. *shared* is the folder of the workers' shared metrics, or None."""
     registry, incomplete = REGISTRY, 0
     if shared is not None and shared.is_dir():
         registry = CollectorRegistry()
@@ -161,7 +161,7 @@ def _time_call(operation: Histogram, method: Callable[..., Any], /, *args: Any, 
 def _observe_seconds(operation: Histogram, seconds: float) -> None:
     try:
         operation.observe(seconds)
-    except Exception:  # for example if the folder of the metrics was removed: the call has had its effect
+    except Exception:  # such as a removed folder; the store's call itself has worked, or raises its own error
         _log.exception("The duration of a store call could not be observed.")
 
 
@@ -176,8 +176,8 @@ class JobMetrics:
     def attempt_began(self, job: JobRecord) -> None:
         """Count a claim, and observe how long the job waited for it."""
         _CHANGES.labels(job.type, Action.CLAIM).inc()
-        # After a resume, a handover or a crash, run_at is the time of the submission: when the job began to wait again
-        # is not recorded.
+        # Observe only first attempts and delayed jobs, which have waited since run_at. After a resume, a handover or a
+        # crash, the time at which the job began to wait again is not recorded.
         if job.running_since is not None and (job.attempt == 1 or job.run_at > job.submitted_at):
             _WAITING.labels(job.type).observe(_seconds(job.run_at, job.running_since))
 
@@ -185,7 +185,7 @@ class JobMetrics:
         """Do nothing: `job_changed` counts outcomes."""
 
     def job_changed(self, applied: Applied) -> None:
-        """Count a change, and observe how long it took to take effect, and how long the job ran if it has ended."""
+        """Count a change. Observe how long a halt or stop took to take effect, and how long an ended job has run."""
         job, change = applied.job, applied.change
         if change is None:
             return
@@ -197,7 +197,7 @@ class JobMetrics:
 
 
 class _Incomplete(Collector):
-    """Adds the number of processes whose counts are missing."""
+    """Collector for the number of processes whose counts are missing."""
 
     def __init__(self, processes: int) -> None:
         self._processes = processes

@@ -25,7 +25,7 @@ _DELAY = 1000
 
 
 class Spans:
-    """Makes the spans of one process and sends them, as OpenTelemetry's environment variables configure it."""
+    """Makes the spans of one process and sends them. OpenTelemetry's environment variables configure this."""
 
     def __init__(self) -> None:
         resource = Resource.create({SERVICE_NAME: "jobmanager"}).merge(OTELResourceDetector().detect())
@@ -37,7 +37,7 @@ class Spans:
         self._attempts: dict[str, Span] = {}
 
     def request(self, name: str, headers: Mapping[str, str]) -> AbstractContextManager[Span]:
-        """Return a context manager that makes a span for a request, in the trace that its headers name."""
+        """Return a context manager that makes a span for a request, in the trace that the request's headers name."""
         context = self._context_of({key.lower(): value for key, value in headers.items()})
         return self._tracer.start_as_current_span(name, context, SpanKind.SERVER)
 
@@ -48,7 +48,7 @@ class Spans:
         return carrier.get("traceparent")
 
     def begin(self, job: JobRecord) -> None:
-        """Begin the span of an attempt, in the trace of the submission."""
+        """Begin the span of an attempt, in the trace of the job's submission."""
         context = self._context_of({"traceparent": job.traceparent} if job.traceparent else {})
         attributes: dict[str, Any] = {
             "job.id": job.id,

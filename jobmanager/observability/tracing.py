@@ -1,8 +1,8 @@
 """OpenTelemetry traces: a span for each request, and one for each attempt of the job that the request submitted.
 
-Does nothing unless it is set up. The server sets it up if OpenTelemetry's environment variables configure an exporter;
-this needs the extra (`pip install jobmanager[otel]`). The context of the submission is stored with the job (as a W3C
-traceparent), so that all attempts belong to its trace, in any process and at any time.
+Does nothing until `set_up` is called. The server calls it if OpenTelemetry's environment variables configure an
+exporter. Needs the extra (`pip install jobmanager[otel]`). The context of the submission is stored with the job, as a
+W3C traceparent, so that all attempts belong to the trace of the submission, in any process and at any time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _spans: Spans | None = None
 
 
 def set_up() -> None:
-    """Send traces from now on, as OpenTelemetry's environment variables configure it. Call this after the fork."""
+    """Send traces from now on, configured by OpenTelemetry's environment variables. Call this after the fork.
+
+    If the extra is not installed, only logs a warning.
+    """
     global _spans  # noqa: PLW0603 - one for each process, as loggers are
     if _spans is not None:
         return

@@ -1,1 +1,1 @@
-"""What gunicorn's worker needs to serve connections. Imported after the fork only, see gunicorn_worker.py."""
+"""Connection handling for gunicorn's worker. Imported only after the fork, see gunicorn_worker.py."""

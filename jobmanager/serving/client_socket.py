@@ -1,6 +1,6 @@
-"""A client's socket that never blocks the loop: it keeps what the client has no room for.
+"""A client's socket that never blocks the loop: it buffers bytes that the client has no room for.
 
-A thread blocks only while it reads a large body, or while too much is kept; both have a deadline.
+A thread blocks only while it reads a large body, or while the buffer is too large; both waits have a deadline.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jobmanager.serving.framing import MIB
 
 #: Time after which a client that reads nothing of its response is cut off.
 SEND_SECONDS = 30.0
-#: Bytes of a response that are kept for the loop to send. With more, the thread waits for the client.
+#: Most bytes of a response that are buffered for the loop to send. With more, the thread waits for the client.
 MOST_UNSENT_BYTES = 256 * 1024
 
 
@@ -88,16 +88,16 @@ class ClientSocket(socket.socket):
         self._unsent: deque[_BytesPart | _FilePart] = deque()
         #: deadline of the thread that reads the body, by the monotonic clock; None: no thread reads
         self.reads_until: float | None = None
-        #: the spare thread answers: it must not wait
+        #: the spare thread answers the request: it must not wait
         self.is_in_spare_thread = False
 
     def setblocking(self, flag: bool) -> None:
-        """Do nothing: gunicorn would make the socket blocking before a thread uses it."""
+        """Do nothing. gunicorn calls this before a thread uses the socket, but the socket must not become blocking."""
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Receive bytes. Blocks only in a thread that reads a large body.
 
-        Raises ConnectionResetError if that thread's deadline has passed.
+        Raises ConnectionResetError if the thread's deadline has passed. Each MiB received extends it by a second.
         """
         if self.reads_until is None:
             return super().recv(size, flags)
@@ -112,7 +112,7 @@ class ClientSocket(socket.socket):
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send the bytes, or buffer those that the client has no room for.
 
-        Blocks only while the buffer is too large. Raises ConnectionResetError if that takes SEND_SECONDS.
+        Blocks only while the buffer is too large. Raises ConnectionResetError if this lasts for SEND_SECONDS.
         """
         if data:
             self._unsent.append(_BytesPart(memoryview(data)))
@@ -125,7 +125,7 @@ class ClientSocket(socket.socket):
             piece.shrink()
 
     def sendfile(self, file: IO[bytes], offset: int = 0, count: int | None = None) -> int:  # type: ignore[override]
-        """Queue the part of the file, for the loop to send, and return its length."""
+        """Queue a part of the file, for the loop to send, and return the length of the part. Does not block."""
         if count is None:
             count = os.fstat(file.fileno()).st_size - offset
         self._unsent.append(_FilePart(file, offset, count))

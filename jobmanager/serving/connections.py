@@ -1,7 +1,7 @@
-"""Serve connections without giving a client the chance to hold a thread or the loop.
+"""Serve connections so that no client can hold a thread or the loop.
 
 Collects each request, gives it to a thread once it has arrived, sends the rest of the response, and waits for the next
-request. Runs in the loop of gunicorn's worker and never blocks. Knows nothing of the application.
+request. Runs in the loop of gunicorn's worker and never blocks. Does not depend on the application.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from jobmanager.serving.refusals import refusal
 
 #: Time in which a client has to send a request. Each MiB of a large body adds a second.
 REQUEST_SECONDS = 10.0
-#: Time for which a closed connection is read, so that the client gets to see the response.
+#: Longest time to wait for the client to close its side after the response: otherwise it might lose the response.
 LINGER_SECONDS = 2.0
 #: Time that a stopping worker gives connections on which no request has begun.
 FAREWELL_SECONDS = 2.0
-#: Bytes of all unfinished requests that a worker collects. Beyond that, only small requests are collected.
+#: Most bytes of unfinished requests that a worker holds. Beyond this, it refuses requests that are not small.
 MOST_COLLECTED_BYTES = 64 * 1024 * 1024
-#: Requests with large bodies that threads read at the same time.
+#: Most requests with large bodies that threads read at the same time.
 MOST_LARGE_REQUESTS = 2
 _RECEIVE_BYTES = 64 * 1024
 _PIECE_BYTES = 8 * 1024
@@ -69,7 +69,7 @@ class Connection(TConn):
         self.incoming = Incoming()
         #: when the loop gives up on the client, by the monotonic clock
         self.deadline = float("inf")
-        #: response to send then; None: close without a response
+        #: response to send at the deadline; None: close without a response
         self.last_words: bytes | None = None
         self.is_watched = False
         #: no request has begun, or the last one is answered
@@ -80,12 +80,12 @@ class Connection(TConn):
         self.kept_bytes = 0
         #: the loop waits for a request, or for the rest of one
         self.is_receiving = False
-        #: another request may follow the response
+        #: True to keep the connection open after the response, for another request
         self.is_kept = False
 
 
 class Worker(Protocol):
-    """What the connections use of gunicorn's worker."""
+    """The part of gunicorn's worker that the connections use."""
 
     cfg: Any
     log: Any
@@ -102,7 +102,7 @@ class Worker(Protocol):
 class Connections:
     """The open connections of a worker, and the steps that each of them takes.
 
-    Not thread-safe: only the loop calls this. A thread has a connection to itself while it answers its request.
+    Not thread-safe: only the loop calls this. While a thread answers a request, only this thread uses its connection.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -120,7 +120,7 @@ class Connections:
         }
 
     def add(self, accepted: socket.socket, client: Any, server: Any) -> None:
-        """Take over a connection and begin to read a request. Drops the slowest client if there are too many."""
+        """Take over a connection and begin to read a request. If there are too many, drop the slowest client."""
         self._worker.nr_conns += 1
         if self._worker.nr_conns >= self._worker.cfg.worker_connections:
             self._drop_the_slowest()
@@ -156,7 +156,7 @@ class Connections:
             self._drop(conn)
 
     def limit_idle(self, deadline: float) -> None:
-        """Give idle connections until *deadline* at most."""
+        """Set the deadline of idle connections to *deadline*, unless they have an earlier one."""
         for conn in self._open:
             if conn.is_idle:
                 conn.deadline = min(conn.deadline, deadline)
@@ -170,7 +170,7 @@ class Connections:
     # Steps of a connection; each ends with a wait in the poller, in a thread or in a queue
 
     def _await_request(self, conn: Connection) -> None:
-        """Wait for the next request, a part of which may have arrived with the last one."""
+        """Wait for the next request. A part of it may have arrived together with the last request."""
         conn.is_idle, conn.is_receiving = not conn.incoming, True
         conn.last_words = None
         seconds = self._worker.cfg.keepalive if conn.initialized and conn.is_idle else REQUEST_SECONDS
@@ -224,7 +224,7 @@ class Connections:
         self._answer_large()
 
     def _answer_large(self) -> None:
-        """Give the next large request to a thread that reads the rest. At most MOST_LARGE_REQUESTS are read at once."""
+        """Give queued large requests to threads, which read the rest: at most MOST_LARGE_REQUESTS at the same time."""
         while self._waiting_large and self._large_at_work < MOST_LARGE_REQUESTS:
             conn = self._waiting_large.popleft()
             if conn.last_words is not _BUSY:  # it waited for too long and got a 503
@@ -244,7 +244,7 @@ class Connections:
 
     def _send(self, conn: Connection) -> None:
         """Send the rest of the response, then wait for the next request or close the connection."""
-        conn.sock.settimeout(0.0)  # the application may have set another
+        conn.sock.settimeout(0.0)  # the application may have set another timeout
         conn.sock.reads_until = None
         conn.deadline = time.monotonic() + SEND_SECONDS
         if not conn.sock.flush():
@@ -255,7 +255,7 @@ class Connections:
             self._linger(conn)
 
     def _linger(self, conn: Connection) -> None:
-        """Close our side and read until the client closes its own: otherwise it might lose the response."""
+        """Close our side, and read until the client closes its side: otherwise the client might lose the response."""
         conn.sock.shutdown(socket.SHUT_WR)
         conn.deadline, conn.last_words = time.monotonic() + LINGER_SECONDS, None
         self._drain(conn)
@@ -295,7 +295,7 @@ class Connections:
         self._take_step(conn, step)
 
     def _take_step(self, conn: Connection, step: Callable[..., None], *args: Any) -> None:
-        """Take a step. An error closes this connection only."""
+        """Take a step. If it raises an error, close this connection, and do not raise the error."""
         try:
             step(conn, *args)
         except OSError as error:

@@ -1,7 +1,7 @@
 """Find where a request ends in the bytes of a connection, as they arrive.
 
-Pure: no I/O, no clock, no threads. gunicorn's parser reads the request, and gets no byte beyond its end. A length that
-gunicorn could read differently is refused here, so that the rest of a body is never taken for a request.
+Pure: no I/O, no clock, no threads. gunicorn's parser then gets exactly the bytes of one request. A request is refused
+here if gunicorn could read its length differently: otherwise, a part of a body could be taken for another request.
 Source: RFC 9112 §6 and §7.1 (message body length, chunked transfer coding).
 """
 
@@ -27,9 +27,9 @@ _EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNOREC
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]{0,256})?\r\n")
 #: The longest line that may stand before a chunk.
 _MOST_CHUNK_LINE_BYTES = 300
-#: The most chunks that are collected. A thread reads a body of more chunks itself, which takes less time for each.
+#: The most chunks that are collected. A body with more chunks is read by the thread, which takes less time per chunk.
 _MOST_CHUNKS = 4096
-#: Requests that the spare thread may answer: they show that the service works, or steer a job.
+#: Requests that the spare thread may answer: they check the health, or halt, resume or stop a job.
 _URGENT = re.compile(
     rb"[A-Z]+ [^\s?]*/(?:health/(?:live|ready)|(?:halt|stop|resume)/[^/\s?]+|jobs/(?:[^/\s?]+/)?(?:halt|stop|resume))"
     rb"(?:\?\S*)? HTTP/"
@@ -55,12 +55,12 @@ class Incoming:
         self._begin()
 
     def _begin(self) -> None:
-        self._searched = 0  # the head does not end before this
+        self._searched = 0  # the search for the end of the head continues here
         self._body_at: int | None = None  # None: the head is not complete
         self._chunk_at = 0  # where the next chunk begins; 0: the body is not chunked
-        self._chunks = 0  # how many were found
+        self._chunks = 0  # how many chunks were found so far
         self._end = 0  # where the request ends, once that is known
-        self._fault: Stage | None = None  # found in the head
+        self._fault: Stage | None = None  # why the head is refused; None: it is not
         self._expects = False
         self.stage = Stage.PARTIAL
         #: the client waits for `100 Continue` before it sends the body; the loop resets this after sending it
@@ -78,7 +78,7 @@ class Incoming:
         return self.update_stage()
 
     def update_stage(self) -> Stage:
-        """Return the stage of the first request."""
+        """Look at the bytes received so far, and return the stage of the first request."""
         if self._body_at is None:
             self._find_head()
         self.stage = self._judge()
@@ -87,7 +87,7 @@ class Incoming:
     def take(self) -> bytes:
         """Remove the first request and return it without its `Expect: 100-continue`.
 
-        If its body is too large to be collected, return all that has arrived.
+        If the body is too large to be collected, remove and return all bytes that have arrived.
         """
         end = len(self._data) if self.stage is Stage.LARGE else self._end
         request = bytes(self._data[:end])

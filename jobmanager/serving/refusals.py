@@ -35,6 +35,6 @@ class ErrorPage(io.BytesIO):
         return 0.0
 
     def as_problem(self) -> bytes:
-        """Return a problem document in place of the page, with the same status."""
+        """Return a response with the status of the page, and with a problem document instead of the page."""
         _, status, reason = self.getvalue().splitlines()[0].split(maxsplit=2)
         return refusal(int(status), reason.decode(), _UNREADABLE if int(status) < 500 else _BROKEN)

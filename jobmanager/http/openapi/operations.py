@@ -1,6 +1,6 @@
 """The OpenAPI description of one route: a decorator for its view, and its parameters and responses.
 
-Adds nothing to the view but the description; spec.py collects them.
+The decorator does not change how the view works. spec.py collects the descriptions.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ Example = dict[str, Any]
 class ResponseDoc:
     """The documentation of one response of a route."""
 
-    #: its description
+    #: description of the response
     text: str
-    #: its body: a model, bytes for a file, str for text, or None if it has no body
+    #: type of the body: a model, bytes for a file, str for text, or None if there is no body
     model: type | None = None
     #: the media type of a text body
     media_type: str = "text/event-stream"
     #: example bodies, by name
     examples: Mapping[str, Example] = field(default_factory=dict)
-    #: the names of its headers, see _HEADERS
+    #: names of the headers, see _HEADERS
     headers: Sequence[str] = ()
-    #: operations on the job in its body, for links
+    #: names of the operations to link to, for the job in the body
     leads_to: Sequence[str] = ()
 
 
@@ -89,7 +89,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
 #: The operations that a response with a job links to.
 ON_A_JOB = ("get_job", "get_changes", "get_log", "download", "halt_job", "resume_job", "stop_job")
 
-#: How a schema refers to the schema of a model.
+#: The `$ref` to the schema of a model.
 REFERENCE = "#/components/schemas/{model}"
 
 
@@ -103,7 +103,7 @@ def describe(
     is_body_required: bool = True,
     name: str = "",
 ) -> Decorator:
-    """Attach OpenAPI documentation to a view, whose docstring is the summary.
+    """Return a decorator that attaches OpenAPI documentation to a view. The view's docstring is the summary.
 
     *text* is the description; *name* is the operationId, for views with a single method. Adds the 401, 429 and 503
     responses to a view that needs a token.
@@ -158,7 +158,7 @@ def refusal(text: str, error: str, *, job_id: str = classic.JOB_ID, headers: Seq
 def problem(
     kind: HTTPStatus | type[JobManagerError], text: str, detail: str, *, headers: Sequence[str] = (), **more: Any
 ) -> ResponseDoc:
-    """Return an error response (RFC 9457), whose type is that of an error class, or about:blank for a status."""
+    """Return an error response (RFC 9457). *kind* is an error class with a problem type, or a status (about:blank)."""
     if isinstance(kind, HTTPStatus):
         shown = examples.problem(kind, detail)
     else:
@@ -198,7 +198,7 @@ def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a parameter without null: a parameter is left out instead."""
+    """Return the schema of a parameter without null: a query cannot send null, but may leave out the parameter."""
     kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
     kept = {name: value for name, value in schema.items() if name != "title" and value is not None}
     return kept | (kinds[0] if kinds else {})
@@ -223,7 +223,7 @@ def _openapi_response(answer: ResponseDoc) -> dict[str, Any]:
 
 
 def _examples(shown: Mapping[str, Example]) -> dict[str, Any]:
-    """Return a single example as `example`: for `examples`, Swagger UI would show a menu with one entry."""
+    """Return the examples for OpenAPI: a single one as `example`, because Swagger UI shows a menu for `examples`."""
     if len(shown) == 1:
         (only,) = shown.values()
         return {"example": only["value"]}

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 description of all routes and all schemas, built by flasgger. The routes describe themselves.
+"""Build the OpenAPI 3.1 description of all routes and schemas with flasgger, from the descriptions at the routes.
 
 Serves nothing: see routes/docs.py.
 """
@@ -156,7 +156,7 @@ def _schemas_of_type(name: str, job_type: type[Job], new_job_fields: dict[str, A
 
 
 def _submission(model: str, job_type: type[Job], fields: dict[str, Any], *, is_needed: bool) -> dict[str, Any]:
-    """Return the schema of a submission of one job type; the first of *fields* names the type."""
+    """Return the schema of a submission of one job type. The first of *fields* holds the name of the type."""
     named, *_ = fields
     return {
         "title": model,

@@ -13,7 +13,7 @@ from jobmanager.http.openapi.operations import ResponseDoc, ResponseDocs, descri
 from jobmanager.http.schemas import classic
 from jobmanager.http.waiting import wait_limit
 
-#: How long a control route waits for the requested status: most jobs have halted when their halt is answered.
+#: How long a halt, resume or stop waits for the requested status. Most jobs halt within this time.
 WAIT_SECONDS = 2.0
 
 blueprint = Blueprint("classic", __name__)

@@ -188,12 +188,15 @@ def stop_many() -> Response:
 
 
 def _check_force(body: request_models.StopControl) -> None:
-    """Raise Forbidden if the token is not an admin's and the body has `force`, which can cost the process a thread."""
+    """Raise Forbidden if the body has `force`, unless the token's role is admin.
+
+    A stop by force can cost the process a thread.
+    """
     if body.force:
         require(Role.ADMIN)
 
 
 def _parse_body(model: type[validation.Model]) -> validation.Model:
-    """Return the body as a model, with all defaults if it is empty. Raises InvalidRequest."""
+    """Return the body as a model. An empty body stands for all defaults. Raises InvalidRequest."""
     body = request.get_data()
     return validation.validated(model, parsing.parse_object(body, examples.CONTROL) if body.strip() else {})

@@ -1,7 +1,7 @@
 """The dashboard: a web page that uses the same API as any other client.
 
 The page is the same for every user, so it needs no token, like the API docs: its scripts ask for a token and send it
-with each request. Its addresses are relative, so they work under any prefix.
+with each request. The addresses in the page are relative, so they work under any prefix.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ blueprint = Blueprint("dashboard", __name__)
 
 #: The allowed actions by status, so that the page needs no table of its own.
 _LIFE = json.dumps({status: allowed(status) for status in Status})
-#: The statuses in which a thread works on the job, or should.
+#: The statuses in which a thread works on the job, unless its process has died.
 _ATTENDED = json.dumps([status for status in Status if status in ATTENDED])
 
 

@@ -39,7 +39,7 @@ def page() -> str:
 @blueprint.get("/apidocs/index.html")
 @open_to_all
 def page_as_file() -> Response:
-    """Redirect to the page."""
+    """Redirect to Swagger UI."""
     return redirect(address_of("docs.page"))
 
 

@@ -1,7 +1,7 @@
 """Follow jobs by server-sent events.
 
-Each stream holds one of the threads that serve requests, so their number is limited, and a client that does not read is
-disconnected.
+Each stream holds one of the threads that serve requests. So the number of streams is limited, and a client that does
+not read is disconnected.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def of_job(job_id: str) -> Response:
 
 
 def _last_event_id(query: request_models.JobEventQuery) -> int | None:
-    """Return the number of the last change that the client has seen, or None. Raises InvalidRequest."""
+    """Return the number of the last change that the client has seen; None if it sent none. Raises InvalidRequest."""
     event_id = request.headers.get("Last-Event-ID") or query.last_event_id
     if not event_id:
         return None

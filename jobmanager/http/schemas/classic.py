@@ -96,7 +96,10 @@ def parse_classic(body: bytes) -> tuple[str, dict[str, Any]]:
 def classic_answer(
     job: JobRecord, job_type: type[Job] | None, *, is_unresponsive: bool, is_stuck: bool
 ) -> dict[str, Any]:
-    """Return a job in the format of the Go service: the arguments that its type declares, its details and its state."""
+    """Return a job in the format of the Go service: arguments, details and state of the job in one object.
+
+    Leaves out arguments that *job_type* does not declare, and all of them if it is None (an unknown type).
+    """
     declared = job_type.Args.model_fields if job_type else {}
     details: dict[str, Any] = {name: value for name, value in job.args.items() if name in declared}
     details = showable(details | job.details | _own_fields(job))
@@ -109,7 +112,7 @@ def classic_answer(
 
 
 def _own_fields(job: JobRecord) -> dict[str, Any]:
-    """Return the service's own fields of the job, without those that have no value yet."""
+    """Return the fields that every job has, such as `attempt`. Leaves out fields that have no value yet."""
     kept = job.checkpoint
     own = {
         "type": job.type,
@@ -126,5 +129,5 @@ def _own_fields(job: JobRecord) -> dict[str, Any]:
 
 
 def format_time(at: datetime | None) -> str | None:
-    """Return the time in RFC 3339, in UTC; None if there is none."""
+    """Return the time in RFC 3339, in UTC; None for None."""
     return at.isoformat().replace("+00:00", "Z") if at else None

@@ -1,4 +1,4 @@
-"""Cursors of the list of jobs: positions as opaque text."""
+"""Cursors for the list of jobs: encode a position in the list as text that is opaque to clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def from_cursor(cursor: str | None) -> Position | None:
-    """Decode a cursor into a position in the list of jobs. Raises InvalidRequest."""
+    """Decode a cursor into a position in the list of jobs; None for None. Raises InvalidRequest."""
     if cursor is None:
         return None
     try:
@@ -29,7 +29,7 @@ def from_cursor(cursor: str | None) -> Position | None:
 
 
 def to_cursor(position: Position | None) -> str | None:
-    """Encode a position in the list of jobs; None if there is none."""
+    """Encode a position in the list of jobs as a cursor; None for None."""
     if position is None:
         return None
     at = (position.submitted_at - _EPOCH) // _MICROSECOND

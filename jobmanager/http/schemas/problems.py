@@ -1,4 +1,4 @@
-"""The JSON of errors (RFC 9457) and of health checks. The models only document: see http/errors.py."""
+"""The JSON of errors (RFC 9457) and of health checks, as models for the API docs. http/errors.py makes the errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 def leave_out_nulls(schema: dict[str, Any]) -> None:
-    """Change the schema of a model: a field without a value is left out, not null."""
+    """Change the schema of a model in place: a field that is None by default is left out of the JSON, and not null."""
     for name, described in schema["properties"].items():
         if described.get("default", "") is None:
             del described["default"]

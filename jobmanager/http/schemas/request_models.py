@@ -1,6 +1,6 @@
 """The bodies and queries of the REST routes, as pydantic models.
 
-The same models validate and document: the API docs show their JSON Schema, whose names are the names of the classes.
+Each model validates requests, and documents them: the API docs show its JSON Schema under the name of the class.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _in_utc(at: datetime) -> datetime:
 
 
 def _check_time(value: Any) -> str:
-    """Return the value if it looks like a time. Raises ValueError before any slow parsing."""
+    """Return the value if it may be an RFC 3339 time, else raise ValueError. Runs before pydantic's parsing."""
     if not isinstance(value, str):
         raise ValueError("a time must be a string in RFC 3339, such as 2024-03-09T12:30:00Z")
     if len(value) > _LONGEST_TIME:
@@ -81,13 +81,13 @@ def _check_labels(texts: list[str]) -> list[str]:
 
 
 def _or_one(schema: dict[str, Any]) -> None:
-    """Change the schema of a list: a single value may stand for a list of one."""
+    """Change the schema of a list in place: a single value is valid, too."""
     items = schema.pop("items")
     schema["anyOf"] = [{"type": schema.pop("type"), "items": items}, items]
 
 
 def _require_a_condition(schema: dict[str, Any]) -> None:
-    """Change the schema of a filter: at least one field is required."""
+    """Change the schema of a filter in place: at least one field is required."""
     given = {
         "type": {"type": "string"},
         "submitted_after": {"type": "string"},
@@ -117,7 +117,7 @@ StrictBool = Annotated[bool, Strict()]
 
 
 class StrictModel(BaseModel):
-    """A body or a query in which an unknown field is an error: it may be a misspelt one."""
+    """Base class of bodies and queries. An unknown field is an error, because it may be misspelt."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -197,7 +197,7 @@ class Filter(StrictModel):
 class ListQuery(Filter):
     """The parameters of a list of jobs."""
 
-    # Lists, as in Filter: parse_query accepts several values for a list only.
+    # These must be lists: parse_query accepts several values of a parameter only if its field is a list.
     status: list[Status] = Field(
         default_factory=list,
         max_length=len(Status),
@@ -281,7 +281,7 @@ class _Sweeping(Filter):
     all: StrictBool = Field(False, description="True to select every job; required if no other condition is given.")
 
     def chosen(self) -> Selection:
-        """Return the selection of jobs. Raises InvalidRequest if it selects every job without `all`."""
+        """Return the selection of jobs. Raises InvalidRequest if there is no condition and `all` is not set."""
         selection = self.selection()
         if selection.is_everything() and not self.all:
             raise InvalidRequest(

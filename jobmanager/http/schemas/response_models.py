@@ -1,6 +1,6 @@
-"""The responses of the REST routes, as pydantic models, and how they are made of the manager's values.
+"""The responses of the REST routes, as pydantic models, and functions that build them from the manager's values.
 
-The same models render and document: the API docs show their JSON Schema, whose names are the names of the classes.
+Each model renders responses, and documents them: the API docs show its JSON Schema under the name of the class.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ def show_job(job: JobRecord, manager: VisibleJobs) -> JobShown:
     )
 
 
-#: The fields of JobShown that are copied from the record.
+#: The fields of JobShown that `show_job` copies from the record.
 _AS_THEY_ARE = (set(JobShown.model_fields) & {field.name for field in fields(JobRecord)}) - {"checkpoint"}
 
 
@@ -320,7 +320,7 @@ def _dataset_shown(dataset: ShownDataset) -> DatasetShown:
 
 
 def etag_of(shown: JobShown, version: str) -> str:
-    """Return the ETag of a job as shown; the part before the dot is the version of the job."""
+    """Return the ETag of a job's response: *version*, a dot, and the state that *version* does not cover."""
     seq = shown.checkpoint.seq if shown.checkpoint else 0
     return f"{version}.{seq}{'u' if shown.unresponsive else ''}{'s' if shown.stuck else ''}"
 

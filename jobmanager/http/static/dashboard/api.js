@@ -28,11 +28,15 @@ export class NoAnswer extends Error {
 
 /** Return the path of a job, or of one of its resources. */
 export function jobPath(id, rest = "") {
-  // An empty id or one of dots would change the path: browsers resolve dots even if they are percent-encoded.
+  // Put an empty id, or one that consists of dots, in quotes: it would lead to another path. Browsers resolve dots even
+  // if they are percent-encoded.
   return `jobs/${encodeURIComponent(/^\.*$/.test(id) ? `"${id}"` : id)}${rest}`;
 }
 
-/** Parse JSON. Integers that JavaScript would round keep their digits, also when sent back, if JSON.rawJSON exists. */
+/**
+ * Parse JSON. If the browser has JSON.rawJSON, integers that JavaScript would round keep their digits, also when they
+ * are sent back.
+ */
 export function parseJson(text) {
   return JSON.parse(text, (_, value, context) =>
     JSON.rawJSON && typeof value === "number" && !Number.isSafeInteger(value) && /^-?\d+$/.test(context.source)

@@ -14,7 +14,7 @@ let page = null;
 
 /** Show the view that the address selects. */
 function show() {
-  for (const dialog of document.querySelectorAll("dialog")) dialog.close(""); // its subject may no longer be shown
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close(""); // it may concern a job of the old view
   const query = new URLSearchParams(location.search);
   if (query.has("job")) {
     if (page?.id !== query.get("job")) enter(new JobPage(query.get("job")));

@@ -10,7 +10,7 @@ import { say, sayError } from "./notices.js";
 import { jobLink } from "./parts.js";
 import { refusal } from "./token.js";
 
-/** If the metrics lack the numbers, jobs are counted in one page of the list, up to this many. */
+/** If the metrics lack the numbers, jobs are counted in a page of the list. This is the size of the page. */
 const MOST_COUNTED = 500;
 const MOST_LISTED = 100;
 
@@ -31,7 +31,7 @@ export class Bulk {
     this.element = h("div", { class: "bulk", role: "group", "aria-label": "All jobs in this list" }, this.#buttons);
   }
 
-  /** Show the buttons for a filter. Hides actions that none of its statuses allows. */
+  /** Show the buttons for a filter. Hides an action if no status of the filter allows it. */
   show(filter) {
     this.#filter = filter;
     this.#buttons.forEach((button, place) => {
@@ -62,7 +62,7 @@ export class Bulk {
     }
   }
 
-  /** Return how many jobs in each status allow the action, and whether there are more than were counted. */
+  /** Count the jobs in each status that allows the action. `isMore` is true if there are more than were counted. */
   async #count(action, filter) {
     const statuses = openTo(action, filter);
     await this.#counts.ask();
@@ -82,7 +82,7 @@ function pairs(statuses, counts) {
   return statuses.filter((status) => counts[status]).map((status) => [status, counts[status]]);
 }
 
-/** Return the request body for all jobs of the filter that allow the action. Always names statuses, never all jobs. */
+/** Return the request body that selects all jobs of the filter that allow the action. It always lists statuses. */
 function selection(action, filter, reason) {
   const body = { status: openTo(action, filter), reason: reason || null };
   for (const name of ["type", "q", "submitted_after", "submitted_before"]) {

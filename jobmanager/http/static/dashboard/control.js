@@ -10,10 +10,10 @@ import { keepRefusal, refusal } from "./token.js";
 /** The actions that each status allows: the service's own table, which is embedded in the page. */
 export const LIFE = JSON.parse(document.body.dataset.life);
 export const STATUSES = Object.keys(LIFE);
-/** The statuses in which a thread works on the job, or did until its process died. */
+/** The statuses in which a thread works on the job, unless its process has died. */
 export const ATTENDED = JSON.parse(document.body.dataset.attended);
 export const ACTIONS = ["halt", "resume", "stop"];
-/** How long the answer may be delayed until the action is done. Nearly every halt is reached within this time. */
+/** How long the service may wait, before it answers, for the action to take effect. Nearly every job halts in time. */
 const WAIT_SECONDS = 2;
 
 /** Return the label of an action's button. */
@@ -80,7 +80,7 @@ export class Buttons {
     } catch (error) {
       if (!body.force) heedRefusal(error); // force needs the role admin, other actions do not
       sayError(error);
-      // The status had changed before the click: show the current one.
+      // 409: the status had changed before the click. Show the current status.
       if (error.status === 409) await ask(jobPath(this.#job.id)).then(this.#onChange, sayError);
     } finally {
       this.#isAsking = false;
@@ -89,7 +89,7 @@ export class Buttons {
   }
 }
 
-/** If the service refused an action that every operator may perform, store that, and notify the page. */
+/** If the token may not perform an action that every operator may, store the refusal, and notify the page. */
 export function heedRefusal(error) {
   if (error.kind !== "forbidden") return;
   keepRefusal(error.message);

@@ -9,14 +9,14 @@ const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
 /** Metrics are expensive, as they cover all workers. At most this share of the time is spent on loading them. */
 const SHARE = 0.05;
 
-/** The numbers in the metrics: by status, of all jobs or of one type. Labels, times and searches have no numbers. */
+/** Numbers of jobs by status, of all jobs or of one type. The metrics have none for labels, times and searches. */
 export class Counts {
   #types = null;
   #timer = null;
   #nextAt = 0;
   #onChange;
 
-  /** `onChange()` is called after each request for the numbers, unless that was forbidden. */
+  /** `onChange()` is called after each request for the numbers, unless the service has forbidden the request. */
   constructor(onChange) {
     this.#onChange = onChange;
   }
@@ -41,7 +41,7 @@ export class Counts {
     this.#onChange();
   }
 
-  /** Return how many jobs match the filter in each status, ignoring its own statuses; null if that is not known. */
+  /** Return the number of jobs in each status that match the rest of the filter; null if the numbers are not known. */
   of(filter) {
     const others = besidesStatus(filter);
     others.delete("type");

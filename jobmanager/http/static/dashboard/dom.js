@@ -36,15 +36,15 @@ export function setAttribute(node, name, value) {
   node.setAttribute(name, SHOWN.has(name) ? visible(String(value)) : value);
 }
 
-/** Set the text of an element. Leaves an equal text alone, so that a selection in it survives. */
+/** Set the text of an element. Does nothing if the text is the same, so that a selection in it survives. */
 export function setText(node, text) {
   const shown = visible(text);
   if (node.textContent !== shown) node.textContent = shown;
 }
 
-/** Give an element these children, in this order. Leaves alone those that are in their place already. */
+/** Give an element these children, in this order. Does not touch children that are in their place already. */
 export function arrange(parent, children) {
-  // Remove first: fewer children have to move then, and a child that moves loses the focus.
+  // Remove the others first, so that fewer children have to move: a child that moves loses the focus.
   for (const child of [...parent.children]) if (!children.includes(child)) child.remove();
   children.forEach((child, place) => {
     if (parent.children[place] !== child) parent.insertBefore(child, parent.children[place] ?? null);

@@ -49,7 +49,7 @@ export class Filters {
     ]);
   }
 
-  /** Offer these types, and the selected one even if it is not among them. */
+  /** Offer these job types. Also offers the selected type if it is not one of them. */
   offer(types) {
     const names = new Set(types);
     if (this.#filter.get("type")) names.add(this.#filter.get("type"));

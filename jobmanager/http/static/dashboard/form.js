@@ -60,7 +60,7 @@ class Field {
   }
 }
 
-/** Return a property without references, and without the type null, which only marks it as optional. */
+/** Return the schema of a property with resolved references, and without the type null of an optional property. */
 function resolve(property, root) {
   if (property.$ref) {
     const { $ref, ...own } = property;
@@ -115,10 +115,10 @@ function choice({ enum: choices, default: chosen }, isRequired) {
 
 const json = ({ value }) => (value.trim() ? parseJson(value) : undefined);
 
-/** Read a text. Sends "" if a default was removed: the service would fill in the default for a missing value. */
+/** Read a text. If a default was removed, returns "": the service would fill in the default for a missing value. */
 const text = ({ value, defaultValue }) => value || (defaultValue ? "" : undefined);
 
-/** Read a number. Sends anything else as text, so that the service reports the error. */
+/** Read a number. Returns anything else as text, so that the service reports the error. */
 function numeric(control) {
   return NUMBER.test(control.value.trim()) ? parseJson(control.value) : text(control);
 }

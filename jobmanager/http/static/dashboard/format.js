@@ -63,7 +63,7 @@ export function tick() {
   for (const node of document.querySelectorAll("time")) setTime(node, node.dateTime);
 }
 
-/** Return the beginning of an id, which is long enough to find the job by a search. */
+/** Return the beginning of an id: enough characters to find the job by a search. */
 export function short(id) {
   return id.slice(0, 13);
 }

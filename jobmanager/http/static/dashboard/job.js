@@ -11,7 +11,7 @@ import { viewLink } from "./parts.js";
 import { Timeline } from "./timeline.js";
 
 const REFRESH_MILLISECONDS = 1000;
-/** While only the progress changes, the rest (such as the log) is loaded less often. */
+/** Time between two refreshes while only the progress changes. A refresh also loads the rest, such as the log. */
 const LOOK_MILLISECONDS = 3000;
 
 /** The page of a job. */
@@ -67,7 +67,7 @@ export class JobPage {
 
   #heed(name, data) {
     if (name === "job") {
-      this.#asked++; // ignore an answer under way: it is older
+      this.#asked++; // ignore an answer under way: it is older than this event
       this.#show(data);
       this.#refreshSoon();
     } else if (name === "progress" && this.#job) {

@@ -101,7 +101,7 @@ function card(title, ...content) {
   return h("section", { class: "card", "aria-label": title.split(",")[0] }, h("h2", {}, title), content);
 }
 
-/** Return facts about the job, as pairs of a term and its value. The value is false or null if it does not apply. */
+/** Return facts about the job, as pairs of a term and a value. If a fact does not apply, its value is false or null. */
 function factsOf(job) {
   const isHeld = job.lease && ATTENDED.includes(job.status);
   const isWaiting = job.status === "submitted" && job.run_at > job.submitted_at;

@@ -17,7 +17,7 @@ import { Row } from "./row.js";
 const REFRESH_MILLISECONDS = 1000;
 /** How long rows keep their place after the mouse has moved over them. */
 const STILL_MILLISECONDS = 3000;
-/** How many active jobs are searched for stuck ones: enough, because each running job needs a slot. */
+/** Most active jobs that are searched for stuck ones. There are seldom more, because each running job needs a slot. */
 const MOST_ATTENDED = 200;
 
 /** The page with the list. `go(query, replace)` navigates to another view. */
@@ -25,7 +25,7 @@ export class ListPage {
   #filter = null;
   #rows = new Map();
   #acted = new Set(); // jobs changed on this page: they stay visible when they no longer match the filter
-  #told = new Set(); // jobs with events since the last refresh began: those are newer than its answer
+  #told = new Set(); // jobs with events since the last refresh began: the events are newer than the answer
   #asked = 0; // the number of the last refresh: answers to earlier ones are ignored
   #stream = "";
   #unfollow = () => undefined;
@@ -113,7 +113,7 @@ export class ListPage {
     }
   }
 
-  /** Return the jobs that need attention, however old they are; none if there is a filter. */
+  /** Return the active jobs that need attention, however old they are. Returns no jobs if there is a filter. */
   async #alarmed() {
     if (this.#filter.size) return [];
     const query = new URLSearchParams([...ATTENDED.map((status) => ["status", status]), ["limit", MOST_ATTENDED]]);
@@ -151,7 +151,7 @@ export class ListPage {
     return this.#reveal(jobs.length ? [] : emptiness(this.#filter));
   }
 
-  /** Show the table, or `instead` in its place. Leaves an equal text alone, so that it keeps the focus. */
+  /** Show the table, or `instead` in its place. Does not replace an equal text, so that its link keeps the focus. */
   #reveal(instead) {
     this.element.setAttribute("aria-busy", "false");
     this.#table.hidden = this.#bulk.element.hidden = instead.length > 0;
@@ -160,7 +160,7 @@ export class ListPage {
     if (this.#empty.textContent !== text) this.#empty.replaceChildren(...instead);
   }
 
-  /** Return true if the mouse was just moved over the rows: if these moved now, a click could halt another job. */
+  /** Return true if the mouse was just moved over the rows. If the rows moved now, a click could hit another job. */
   #isPointedAt() {
     const isBusy = this.element.getAttribute("aria-busy") === "true"; // loading another filter
     return !isBusy && performance.now() - this.#pointedAt < STILL_MILLISECONDS;

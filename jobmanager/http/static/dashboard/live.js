@@ -5,12 +5,12 @@ import { NoAnswer, answeredAt, parseJson, request } from "./api.js";
 /** Timeout of a stream. The service sends a line at least every ten seconds. */
 const SILENCE_MILLISECONDS = 25_000;
 const LONGEST_WAIT_MILLISECONDS = 8_000;
-/** A stream that ends sooner counts as cut off: retries slow down. A later end is normal, as after a server restart. */
+/** If a stream ends sooner than this, retries slow down. A later end is normal, as at a restart of the server. */
 const SHORT_MILLISECONDS = 5_000;
-/** How often the page polls, also with a stream; and how long it waits if the service has no stream to spare. */
+/** Time between two polls, also while a stream is open; and time until the next try after "too many streams". */
 const POLL_MILLISECONDS = 10_000;
 const STREAM_AGAIN_MILLISECONDS = 30_000;
-/** How often to read the wall clock, and the gap between two reads that means that the computer has slept. */
+/** Time between two readings of the wall clock; and gap between two readings that shows that the computer slept. */
 const TICK_MILLISECONDS = 1_000;
 const SLEEP_MILLISECONDS = 6_000;
 

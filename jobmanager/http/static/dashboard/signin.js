@@ -9,7 +9,7 @@ import { keepToken, refusal, token } from "./token.js";
 
 let dialog = null;
 
-/** Ask for a token; `wrong` is why the last one was refused. Calls `onChange` unless the new one is refused, too. */
+/** Ask for a token; `wrong` says why the last one was refused. Then calls `onChange`, unless this one is refused. */
 export function askForToken(wrong, onChange) {
   if (dialog) return;
   const secret = h("input", {
@@ -38,7 +38,7 @@ export function askForToken(wrong, onChange) {
   });
 }
 
-/** Find out whether the token may change anything, by submitting an empty batch. */
+/** Submit an empty batch, to find out whether the token may change anything. Stores the refusal if it may not. */
 async function findRole() {
   try {
     await ask("jobs/batch", { body: [] });

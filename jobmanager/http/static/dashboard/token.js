@@ -1,6 +1,6 @@
 // The token. It is stored only in sessionStorage, which the browser deletes with the tab.
 
-// Several services may be mounted on one host, each under its own path and with its own tokens.
+// The key contains the path: several services may be mounted on one host, each with its own path and tokens.
 const KEY = `jobmanager-token:${location.pathname}`;
 const REFUSAL = `${KEY}:refusal`;
 
