@@ -1,11 +1,11 @@
-"""A TCP proxy for a database server that can stop answering new connections."""
+"""A TCP proxy for a database server that can stop answering new connections, or lose an answer."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sqlalchemy.engine import URL
 
@@ -21,6 +21,8 @@ class Gate:
         self._lock = threading.Lock()  # guards the attributes below
         self._passes = -1  # how many further connections are passed on; -1: all
         self.silent = 0  # how many connections were not answered
+        self._words: bytes | None = None  # the answer to these words is lost
+        self._is_losing = False  # the next answer is lost
         self._start(self._serve)
 
     @property
@@ -37,6 +39,10 @@ class Gate:
         """Answer all further connections."""
         with self._lock:
             self._passes = -1
+
+    def lose_answer_to(self, words: bytes) -> None:
+        """End the next connection that sends these words, as soon as the server has answered them."""
+        self._words = words
 
     def close(self) -> None:
         """End all connections."""
@@ -55,8 +61,8 @@ class Gate:
                 if self._is_passed():
                     server = self._connected()
                     self._sockets.append(server)
-                    self._start(self._copy, client, server)
-                    self._start(self._copy, server, client)
+                    self._start(self._copy, client, server, self._note_words)
+                    self._start(self._copy, server, client, self._lose)
 
     def _is_passed(self) -> bool:
         with self._lock:
@@ -75,12 +81,23 @@ class Gate:
         return found
 
     @staticmethod
-    def _copy(source: socket.socket, target: socket.socket) -> None:
+    def _copy(source: socket.socket, target: socket.socket, look: Callable[[bytes], bool]) -> None:
+        """Copy until either ends, or *look* returns False; then end both."""
         with contextlib.suppress(OSError):  # one of them has ended
-            while data := source.recv(65536):
+            while (data := source.recv(65536)) and look(data):
                 target.sendall(data)
-        with contextlib.suppress(OSError):
-            target.shutdown(socket.SHUT_RDWR)
+        for each in (source, target):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _note_words(self, data: bytes) -> bool:
+        if self._words is not None and self._words in data:
+            self._words, self._is_losing = None, True
+        return True
+
+    def _lose(self, _data: bytes) -> bool:
+        is_passed, self._is_losing = not self._is_losing, False
+        return is_passed
 
     def _start(self, run: object, *args: object) -> None:
         thread = threading.Thread(target=run, args=args, daemon=True)  # type: ignore[arg-type]

@@ -139,7 +139,7 @@ class GroupCommit:
         finally:
             for one in batch:
                 if not one.is_kept and one.error is None:  # a signal handler raised in this thread (Ctrl-C)
-                    one.error = StoreUnavailable("The write was interrupted. Check if it was stored, then try again.")
+                    one.error = interrupted()
                 one.is_done = True
                 if one is not entry:
                     one.wake.release()
@@ -161,7 +161,8 @@ class GroupCommit:
     def _commit(self, batch: list[_Entry]) -> None:
         """Commit the batch in one transaction. Writes that arrive meanwhile are added to *batch*.
 
-        If that transaction fails, commit each write in its own, so that a failed write does not affect the others.
+        If that transaction fails, commit each write in its own, so that a failed write does not affect the others. If it
+        is unknown whether the transaction was committed, refuse all writes of the batch.
         """
         written, has_begun, is_writing = 0, False, False
         self.asked_at = time.monotonic()
@@ -178,10 +179,14 @@ class GroupCommit:
                 is_writing = False
             _keep(batch)
         except BaseException as error:
-            if not is_writing and _is_signal(error):
-                raise
+            if not is_writing and not isinstance(error, Exception):
+                raise  # by a signal handler, or by force: none of the writes raised it
             if not has_begun:
                 batch += self._take()
+            elif not is_writing and not isinstance(error, DBAPIError):
+                # The transaction may have been committed: to write again could write twice.
+                _refuse(batch, _unknown_outcome(error))
+                return
             if not has_begun or len(batch) == 1:
                 _refuse(batch, error)
                 return
@@ -202,8 +207,11 @@ class GroupCommit:
                     is_writing = False
                 _keep([entry])
             except BaseException as error:
-                if not is_writing and _is_signal(error):
+                if not is_writing and not isinstance(error, Exception):
                     raise
+                if has_begun and not is_writing and not isinstance(error, DBAPIError):
+                    _refuse([entry], _unknown_outcome(error))
+                    continue
                 if not has_begun:  # the others would not begin either: do not let each of them wait
                     _refuse(batch[place:], error)
                     return
@@ -238,6 +246,19 @@ def _write(connection: Connection, entries: list[_Entry]) -> None:
 
 def _write_each(connection: Connection, writes: list[Callable[[Connection], T]]) -> list[T]:
     return [write(connection) for write in writes]
+
+
+def interrupted() -> StoreUnavailable:
+    """Return the error for a write whose transaction may have been committed or not."""
+    return StoreUnavailable("The write was interrupted. Check if it was stored, then try again.")
+
+
+def _unknown_outcome(error: BaseException) -> StoreUnavailable:
+    if isinstance(error, StoreUnavailable):
+        return error
+    ours = interrupted()
+    ours.__cause__ = error
+    return ours
 
 
 def _held_up() -> StoreUnavailable:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
 from jobmanager.core.states import Action, Status
@@ -22,6 +23,7 @@ from jobmanager.errors import LeaseLost, StoreUnavailable
 from jobmanager.store import Store
 from jobmanager.store.group_commit import GroupCommit
 from jobmanager.store.sqlite import Database
+from tests.gate import gate
 
 
 def test_thirty_two_threads_write_at_once_and_nothing_is_lost_or_doubled(
@@ -246,15 +248,15 @@ def test_after_ctrl_c_in_the_middle_of_a_statement_the_same_process_can_write_ag
 
 @pytest.mark.usefixtures("_heeds_ctrl_c")
 def test_ctrl_c_during_a_commit_writes_nothing_twice_and_others_are_told_to_look(held: Held, until: Any) -> None:
-    dialect: Any = held.store.database.engine.dialect
-    commit = dialect.do_commit
+    writer: Any = held.store.database.writer
+    send = writer.send
 
-    def commit_and_interrupt(driver: Any) -> None:
-        commit(driver)
-        if threading.current_thread() is threading.main_thread():
+    def send_and_interrupt(driver: Any, words: str) -> None:
+        send(driver, words)
+        if words == "COMMIT" and threading.current_thread() is threading.main_thread():
             interrupt_main_thread()
 
-    dialect.do_commit = commit_and_interrupt
+    writer.send = send_and_interrupt
     answers: list[Any] = []
 
     def write() -> None:
@@ -276,25 +278,6 @@ def test_ctrl_c_during_a_commit_writes_nothing_twice_and_others_are_told_to_look
     assert held.lines() == ["mine", "other"]
     assert isinstance(answers[0], StoreUnavailable)
     assert "Check if it was stored, then try again" in str(answers[0])
-
-
-def test_after_a_commit_that_failed_nothing_of_it_is_kept_and_the_next_one_succeeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = Store(f"sqlite:///{tmp_path}/jobs.db")
-
-    def fail(_driver: Any) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store.database.engine.dialect, "do_commit", fail)
-        with pytest.raises(StoreUnavailable):
-            store.add([NewJob(id="lost", type="T", args={})], actor="test")
-    store.add([NewJob(id="kept", type="T", args={})], actor="test")
-
-    assert [news.change.job_id for news in store.news(after=0)] == ["kept"]
-    assert store.correct_count() == {}, "the jobs were counted as they are"
-    store.close()
 
 
 def test_where_no_transaction_can_be_opened_all_who_wait_hear_so_at_once(held: Held, until: Any) -> None:
@@ -420,3 +403,80 @@ def test_a_write_that_comes_as_the_leader_gets_the_lock_is_stored(tmp_path: Path
 
     assert [line.message for line in store.log("a")] == ["0", "1", "2", "3"]
     store.close()
+
+
+def test_after_a_commit_that_failed_nothing_of_it_is_kept_and_the_next_one_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(f"sqlite:///{tmp_path}/jobs.db")
+    assert isinstance(store.database, Database)
+    send = store.database.writer.send
+
+    def fail(driver: Any, words: str) -> None:
+        if words == "COMMIT":
+            raise OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
+        send(driver, words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.database.writer, "send", fail)
+        with pytest.raises(StoreUnavailable, match="Nothing was changed"):
+            store.add([NewJob(id="lost", type="T", args={})], actor="test")
+    store.add([NewJob(id="kept", type="T", args={})], actor="test")
+
+    assert [news.change.job_id for news in store.news(after=0)] == ["kept"]
+    assert store.correct_count() == {}, "the jobs were counted as they are"
+    store.close()
+
+
+@pytest.mark.parametrize("writes", [1, 3])
+def test_what_may_have_been_committed_is_not_written_again(held: Held, until: Any, writes: int) -> None:
+    writer: Any = held.store.database.writer
+    send = writer.send
+
+    def send_and_fail(driver: Any, words: str) -> None:
+        send(driver, words)
+        if words == "COMMIT":
+            writer.send = send
+            raise AssertionError("an error after the commit")
+
+    writer.send = send_and_fail
+    answers: list[Any] = []
+
+    def write(line: str) -> None:
+        try:
+            answers.append(held.commits.run(lambda connection: note(connection, line)))
+        except StoreUnavailable as error:
+            answers.append(str(error))
+
+    threads = [threading.Thread(target=write, args=(str(number),)) for number in range(writes)]
+    threads[0].start()
+    assert held.began.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    until(lambda: held.waiting() == writes - 1)
+    held.may_go_on.set()
+    for thread in threads:
+        thread.join(10)
+
+    assert sorted(held.lines()) == [str(number) for number in range(writes)]
+    assert answers == ["The write was interrupted. Check if it was stored, then try again."] * writes
+
+
+@pytest.mark.database_server
+def test_a_commit_whose_answer_is_lost_is_not_reported_as_undone(request: pytest.FixtureRequest) -> None:
+    server = make_url(request.getfixturevalue("cleared_postgres"))
+    with gate(server) as proxy:
+        store = Store(f"postgresql://{server.username}@127.0.0.1:{proxy.port}/{server.database}")
+        store.add([NewJob(id="before", type="T", args={})], actor="test")
+
+        proxy.lose_answer_to(b"COMMIT")
+        with pytest.raises(StoreUnavailable, match="Check if it was stored"):
+            store.add([NewJob(id="committed", type="T", args={})], actor="test")
+        assert store.get("committed").id == "committed"
+        proxy.lose_answer_to(b"COMMIT")
+        with pytest.raises(StoreUnavailable, match="Check if it was stored"):
+            store.apply("committed", Action.HALT, actor="ann")
+
+        assert store.get("committed").status is Status.HALTED
+        assert store.correct_count() == {}
+        store.close()

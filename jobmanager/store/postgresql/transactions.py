@@ -15,9 +15,11 @@ from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from jobmanager.store import job_counts
 from jobmanager.store.fast_statements import as_sqlalchemy
+from jobmanager.store.group_commit import interrupted
 from jobmanager.store.postgresql.watch import CHANNEL
 
 _COMMIT_ANNOUNCED = f"NOTIFY {CHANNEL}; COMMIT"
@@ -35,7 +37,10 @@ class Transactions:
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
-        """Open a transaction; commits on leaving, rolls back on an exception. Raises DBAPIError."""
+        """Open a transaction; commits on leaving, rolls back on an exception.
+
+        Raises DBAPIError; StoreUnavailable if it is unknown whether the transaction was committed.
+        """
         with self._engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
             kept = connection.info  # not available any more once the connection is lost
@@ -43,7 +48,7 @@ class Transactions:
                 self._send(driver, "BEGIN")
                 yield connection
                 self._before_commit(connection)
-                self._send(driver, _COMMIT_ANNOUNCED if kept.get(_IS_ANNOUNCED) else "COMMIT")
+                self._commit(driver, is_announced=kept.get(_IS_ANNOUNCED, False))
             except BaseException:
                 _roll_back(connection, driver)
                 raise
@@ -54,6 +59,14 @@ class Transactions:
     def announce(self, connection: Connection) -> None:
         """Mark the transaction: its commit will wake the processes that watch."""
         connection.info[_IS_ANNOUNCED] = True
+
+    def _commit(self, driver: Any, *, is_announced: bool) -> None:
+        try:
+            self._send(driver, _COMMIT_ANNOUNCED if is_announced else "COMMIT")
+        except DBAPIError as error:
+            if driver.closed:  # the connection was lost: before the server committed, or before it could say so
+                raise interrupted() from error
+            raise
 
     def _send(self, driver: Any, words: str) -> None:
         try:

@@ -5,7 +5,6 @@ Puts the parts together: writer.py writes, watch.py notices commits of others, o
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -22,7 +21,7 @@ from sqlalchemy.pool import QueuePool
 from jobmanager.errors import ConfigError
 from jobmanager.private import make_file, make_folder
 from jobmanager.store import job_counts, schema
-from jobmanager.store.fast_statements import Columns, Parameters, Prepared, Rows, Statement, as_sqlalchemy
+from jobmanager.store.fast_statements import Columns, Parameters, Prepared, Rows, Statement
 from jobmanager.store.group_commit import GroupCommit
 from jobmanager.store.sqlite import clocks
 from jobmanager.store.sqlite.owners import Owners
@@ -190,10 +189,9 @@ def _set_up(connection: Any, _record: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    if options.get("has_begun"):
+        return
     # Writers lock at once: a transaction that began with a read cannot be upgraded while another one writes.
-    mode = "IMMEDIATE" if connection.get_execution_options().get("is_writer") else "DEFERRED"
-    driver: Any = connection.connection.driver_connection
-    try:
-        driver.execute(f"BEGIN {mode}")
-    except sqlite3.Error as error:
-        raise as_sqlalchemy(error, f"BEGIN {mode}", connection.dialect) from error
+    mode = "IMMEDIATE" if options.get("is_writer") else "DEFERRED"
+    connection.exec_driver_sql(f"BEGIN {mode}")
