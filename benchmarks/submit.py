@@ -35,8 +35,9 @@ MOST_MILLISECONDS = 15.0
 HOW = f"""
 Each contender has a new server in each of up to {ROUNDS} rounds, with the same gunicorn. One thread of wrk with
 {CONNECTIONS} connections sends requests for {SECONDS} seconds: POST /submit with a small JSON body, answered with a
-small JSON body. All servers use the configuration that ours ships: gthread workers that leave new connections to each
-other while all their threads are busy. The last contender is the dict with plain gunicorn.
+small JSON body. All servers use the configuration that ours ships: gthread workers whose threads share a core, and
+that leave new connections to each other while all their threads are busy. The last contender is the dict with plain
+gunicorn.
 
 Ours validates the arguments, and answers when the job and its first change are durable (SQLite, synchronous=FULL); it
 runs no jobs meanwhile. The dict shows the cost of Flask and gunicorn alone. The views of Celery and RQ enqueue into

@@ -143,24 +143,35 @@ def on_starting(server):
     command = [sys.executable, "-m", "jobmanager", "check", *binds]
     if subprocess.run(command, env=alone, check=False).returncode != 0:
         sys.exit(1)
-    server.reloads = mmap.mmap(-1, 2)  # the master shares it with its workers
 
 
 def on_reload(server):
     """Count the reload. The old workers go on until a new one serves."""
-    server.reloads[_LAST_RELOAD] = (server.reloads[_LAST_RELOAD] + 1) % 256
+    reloads = _reloads(server)
+    reloads[_LAST_RELOAD] = (reloads[_LAST_RELOAD] + 1) % 256
 
 
 def pre_fork(server, worker):
     """Give the worker the counter of reloads, and note its value at the fork."""
-    worker.reloads, worker.reload = server.reloads, server.reloads[_LAST_RELOAD]
+    worker.reloads = _reloads(server)
+    worker.reload = worker.reloads[_LAST_RELOAD]
+
+
+def _reloads(server):
+    """Return the bytes that the master shares with its workers; see _LAST_RELOAD.
+
+    Made when they are first needed: a master that was started by an earlier version, and reloads this one, has none.
+    """
+    if not hasattr(server, "reloads"):
+        server.reloads = mmap.mmap(-1, 2)
+    return server.reloads
 
 
 def post_worker_init(worker):
     """Start the manager before the first request, so that jobs go on. Let stop signals begin its shutdown at once."""
     from jobmanager.errors import StoreUnavailable  # noqa: PLC0415
     from jobmanager.observability import logs, tracing  # noqa: PLC0415 - after the fork: see on_starting
-    from jobmanager.serving import switch_interval  # noqa: PLC0415
+    from jobmanager.serving import core_pinning, frozen_imports, switch_interval  # noqa: PLC0415
 
     manager = worker.wsgi.extensions["jobmanager"]
     logs.set_up(manager.settings.log)
@@ -170,10 +181,14 @@ def post_worker_init(worker):
         manager.start()
     except StoreUnavailable as error:
         worker.log.error("%s The worker serves requests, and retries with each of them.", error)
+    else:
+        core_pinning.pin_later_threads(worker.age)
     for number in _STOP_SIGNALS:
         signal.signal(number, _shutdown_handler(worker, signal.getsignal(number)))
-    worker.reloads[_SERVING] = worker.reload
+    if worker.reload == worker.reloads[_LAST_RELOAD]:
+        worker.reloads[_SERVING] = worker.reload
     switch_interval.shorten()
+    frozen_imports.freeze()
 
 
 def worker_exit(server, worker):

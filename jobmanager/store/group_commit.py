@@ -161,8 +161,8 @@ class GroupCommit:
     def _commit(self, batch: list[_Entry]) -> None:
         """Commit the batch in one transaction. Writes that arrive meanwhile are added to *batch*.
 
-        If that transaction fails, commit each write in its own, so that a failed write does not affect the others. If it
-        is unknown whether the transaction was committed, refuse all writes of the batch.
+        If that transaction fails, commit each write in its own, so that a failed write does not affect the others. If
+        it is unknown whether the transaction was committed, refuse all writes of the batch.
         """
         written, has_begun, is_writing = 0, False, False
         self.asked_at = time.monotonic()

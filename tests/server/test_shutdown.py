@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gunicorn_server import Server, assert_attempts_never_overlap, until
+from gunicorn_server import ROOT, Server, assert_attempts_never_overlap, until
 
 INTERRUPTS = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
 
@@ -110,6 +110,34 @@ def test_a_sigterm_during_a_reload_ends_the_server_and_hands_its_jobs_over(make_
 
     assert server.wait(30) == 0
     _assert_handed_over(server, job)
+
+
+_CONFIGURATION = f"""
+__file__ = {str(ROOT / "jobmanager" / "gunicorn_conf.py")!r}
+exec(open(__file__).read())
+"""
+_OLD_CONFIGURATION = f"""{_CONFIGURATION}
+del on_reload, pre_fork
+
+def post_worker_init(worker):
+    worker.wsgi.extensions["jobmanager"].start()
+"""
+
+
+def test_a_server_that_an_earlier_version_started_can_be_reloaded(
+    make_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    configuration = tmp_path / "gunicorn.conf.py"
+    configuration.write_text(_OLD_CONFIGURATION, encoding="utf-8")
+    server = make_server().start("--config", str(configuration))
+    old = server.worker_pids()
+
+    configuration.write_text(_CONFIGURATION, encoding="utf-8")
+    server.signal(signal.SIGHUP)
+    until(lambda: server.worker_pids() not in (old, []) and not set(old) & set(server.worker_pids()), server.log)
+
+    job = server.submit("Units", units=3)
+    server.until_status("completed", job)
 
 
 def test_a_halted_job_stays_halted_over_a_sigterm_and_resumes_in_the_next_process(server: Server) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 
 import httpx
@@ -102,3 +104,31 @@ def test_the_pages_a_person_opens_first_are_there(make_server: Callable[..., Ser
         assert client.get("/health/live").json() == {"status": "ok"}
         assert "swagger" in client.get("/swagger/index.html").text
         assert "/submit" in client.get("/apispec.json").json()["paths"]
+
+
+def cores_of_threads(pid: int) -> dict[int, frozenset[int]]:
+    """Return the cores that each thread of a process may run on."""
+    return {int(tid): frozenset(os.sched_getaffinity(int(tid))) for tid in os.listdir(f"/proc/{pid}/task")}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a machine with two cores")
+def test_threads_that_answer_requests_share_a_core_and_those_of_jobs_do_not(
+    make_server: Callable[..., Server],
+) -> None:
+    everywhere = frozenset(os.sched_getaffinity(0))
+    server = make_server(workers=2, SLOTS=2).start()
+    for dead in server.worker_pids():
+        os.kill(dead, signal.SIGKILL)
+        until(lambda dead=dead: dead not in server.worker_pids() and server.is_ready(), server.log)
+    jobs = [server.submit("Units", units=10_000) for _ in range(4)]
+    for job in jobs:
+        server.until_done(job, 1)  # a job runs by its record before its thread has begun
+
+    workers = {pid: cores_of_threads(pid) for pid in server.worker_pids()}
+
+    mains = [threads[pid] for pid, threads in workers.items()]
+    assert [len(cores) for cores in mains] == [1, 1]
+    assert mains[0] != mains[1]
+    for pid, threads in workers.items():
+        assert set(threads.values()) == {threads[pid], everywhere}
+        assert list(threads.values()).count(everywhere) >= 3, "the engine's thread and those of two jobs"
