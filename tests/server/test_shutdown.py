@@ -117,7 +117,7 @@ __file__ = {str(ROOT / "jobmanager" / "gunicorn_conf.py")!r}
 exec(open(__file__).read())
 """
 _OLD_CONFIGURATION = f"""{_CONFIGURATION}
-del on_reload, pre_fork
+del on_starting, on_reload, pre_fork
 
 def post_worker_init(worker):
     worker.wsgi.extensions["jobmanager"].start()
