@@ -30,6 +30,8 @@ WriteAll = Callable[[Connection, list[Any]], list[Any]]
 _LARGEST_BATCH = 64
 #: How long to wait for the write lock: a process may be frozen while it holds the lock.
 PATIENCE_SECONDS = 30.0
+#: How long the leader waits for threads that are about to submit a write; less than a commit takes.
+GATHER_SECONDS = 0.0003
 HELD_UP = f"another process has held the write lock for over {PATIENCE_SECONDS:g} seconds"
 
 
@@ -59,6 +61,9 @@ class GroupCommit:
         self.largest = largest
         #: monotonic time at which the leader began to wait for the write lock; None if it does not wait
         self.asked_at: float | None = None
+        #: number of writes in the last commit
+        self.last_size = 0
+        self._waited = 0.0  # seconds that the last transaction waited for the write lock
         self._lock = threading.Lock()  # guards waiting and _leader; never held during a transaction
         #: writes that no leader has taken yet
         self.waiting: deque[_Entry] = deque()
@@ -131,12 +136,14 @@ class GroupCommit:
             self._hand_over()
 
     def _lead(self, entry: _Entry) -> None:
+        self._gather()
         with self._lock:
             self.waiting.remove(entry)
         batch = [entry]  # the others join when the transaction has begun: until then, they may give up
         try:
             self._commit(batch)
         finally:
+            self.last_size = len(batch)
             for one in batch:
                 if not one.is_kept and one.error is None:  # a signal handler raised in this thread (Ctrl-C)
                     one.error = interrupted()
@@ -144,6 +151,18 @@ class GroupCommit:
                 if one is not entry:
                     one.wake.release()
             self._hand_over()
+
+    def _gather(self) -> None:
+        """Wait briefly until as many writes wait as the last commit had: threads released together return together.
+
+        Otherwise, they compete with the leader for the GIL at every statement until all of them wait. Measured over
+        HTTP with two workers of 8 threads: 1,470 submissions a second; without this wait, 1,210.
+        """
+        if self._waited >= GATHER_SECONDS:  # the threads arrive while the leader waits for the write lock
+            return
+        deadline = time.monotonic() + GATHER_SECONDS
+        while len(self.waiting) < self.last_size and time.monotonic() < deadline:
+            time.sleep(0)
 
     def _take(self) -> list[_Entry]:
         with self._lock:
@@ -165,11 +184,11 @@ class GroupCommit:
         it is unknown whether the transaction was committed, refuse all writes of the batch.
         """
         written, has_begun, is_writing = 0, False, False
-        self.asked_at = time.monotonic()
+        self.asked_at = asked_at = time.monotonic()
         try:
             with self.begin() as connection:
                 has_begun = is_writing = True
-                self.asked_at = None
+                self.asked_at, self._waited = None, time.monotonic() - asked_at
                 batch += self._take()
                 while written < len(batch):
                     _write(connection, batch[written:])

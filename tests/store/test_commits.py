@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from jobmanager.core.states import Action, Status
 from jobmanager.core.values import Checkpoint, NewJob
 from jobmanager.errors import LeaseLost, StoreUnavailable
-from jobmanager.store import Store
+from jobmanager.store import Store, group_commit
 from jobmanager.store.group_commit import GroupCommit
 from jobmanager.store.sqlite import Database
 from tests.gate import gate
@@ -197,6 +197,32 @@ def test_a_thread_that_ctrl_c_takes_away_while_it_waits_strands_no_other(held: H
         thread.join(10)
         assert not thread.is_alive()
     assert held.lines() == ["first", "other"]
+
+
+@pytest.mark.usefixtures("_heeds_ctrl_c")
+def test_a_thread_that_ctrl_c_takes_away_while_others_are_about_to_come_strands_none(
+    held: Held, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.may_go_on.set()
+    monkeypatch.setattr(group_commit, "GATHER_SECONDS", 30.0)
+    held.commits.last_size = 2
+
+    def interrupt() -> None:
+        until(lambda: held.waiting() == 1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        held.commits.run(lambda connection: note(connection, "taken away"))
+    interrupter.join(10)
+    monkeypatch.undo()
+
+    other = threading.Thread(target=lambda: held.commits.run(lambda connection: note(connection, "other")), daemon=True)
+    other.start()
+    other.join(10)
+    assert not other.is_alive()
+    assert held.lines() == ["other"]
 
 
 def interrupt_main_thread() -> None:
