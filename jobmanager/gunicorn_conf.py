@@ -263,7 +263,10 @@ def _shutdown_handler(worker, gunicorn_handler):
 
 
 def _leave_after_reload(worker):
-    """Send this worker another SIGTERM once a worker of the last reload serves, or after _RELOAD_SECONDS."""
+    """Wait until a worker that was forked after the last reload serves, then end this worker by a second SIGTERM.
+
+    Waits no longer than _RELOAD_SECONDS.
+    """
     deadline = time.monotonic() + _RELOAD_SECONDS
     while worker.reloads[_SERVING] != worker.reloads[_LAST_RELOAD] and time.monotonic() < deadline:
         time.sleep(0.05)

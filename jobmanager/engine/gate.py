@@ -167,7 +167,10 @@ class Gate:
         return self._unwinding is not None or isinstance(self.signals.interrupt, Unwind)
 
     def begin_clean(self) -> None:
-        """Ignore halts and stops from now on, and cancel the Unwind of a thread that was parked for too long."""
+        """Ignore halts, stops and timeouts from now on.
+
+        If the thread was parked for too long, also discard its Unwind: the checkpoints of `clean` would raise it.
+        """
         self._unwinding = None
         self.signals.ignore_requests()
 

@@ -106,8 +106,8 @@ class JobLogger(logging.Logger):
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
         """Return True if lines of that level are kept.
 
-        Takes no lock. The inherited method takes logging's own lock: if force struck then, that lock would stay held,
-        and every thread that logs would block.
+        Takes no lock. The inherited method takes logging's own lock. If force interrupted that method, the lock could
+        stay held, and every thread that logs would block.
         """
         return level >= self.level and level > self.manager.disable
 

@@ -70,7 +70,10 @@ class Slots:
             self._changes_during_claim.setdefault(claimant, [])
 
     def end_claim(self, claimant: object) -> list[tuple[Change, bool]]:
-        """Return the changes that were kept for *claimant*; see `recipient_after_claim`."""
+        """Stop keeping changes for *claimant*. Return those kept so far, each with True if force was requested.
+
+        `recipient_after_claim` returns the runner that each is for.
+        """
         with self._lock:
             return self._changes_during_claim.pop(claimant, [])
 

@@ -30,7 +30,8 @@ def render_job(job: JobRecord, status: HTTPStatus = HTTPStatus.OK) -> Response:
 def render_action(action: Action, job: JobRecord, *, wait: float) -> Response:
     """Return the response to a halt, resume or stop: 202 if the action is still under way, else 200.
 
-    *wait* is how many seconds the request could wait for the action to take effect.
+    *wait*: how long the request was allowed to wait for the action, in seconds. If it is longer than MOMENT_SECONDS,
+    the header Preference-Applied states it.
     """
     response = render_job(job, HTTPStatus.ACCEPTED if job.status in UNDER_WAY[action] else HTTPStatus.OK)
     if wait > MOMENT_SECONDS:

@@ -47,7 +47,11 @@ def _reach(found: Sequence[Way], selection: Selection, before: Position | None) 
 
 
 def _sparsest(found: Sequence[Way], reached: Sequence[datetime | None]) -> Way:
-    """Return the way with the fewest entries to read: its sampled entries reach back farthest, or it has few in all."""
+    """Return the way whose entries are sparsest in time: its sample reaches back farthest.
+
+    *reached*: how far the sample of each stream reaches back, see `_reach`; None if the sample is the whole stream,
+    which counts as sparser than any other. A way with several streams is as sparse as its densest stream.
+    """
     each = iter(reached)
 
     def nearest(way: Way) -> float:

@@ -173,7 +173,7 @@ class Database:
 
 
 class _HintCompiler(SQLiteCompiler):
-    """Writes hints such as INDEXED BY into statements, as SQLAlchemy does for other databases only."""
+    """Writes hints such as INDEXED BY into statements. SQLAlchemy's own compiler for SQLite leaves them out."""
 
     def get_from_hint_text(self, table: Any, text: str | None) -> str | None:
         """Return the text to write after the table's name."""

@@ -105,9 +105,10 @@ def null_key_error(dataset: Dataset) -> Fatal:
 
 
 def duplicate_key_error(dataset: Dataset, date: Any, key: Any, way: str = "as the database compares it") -> Fatal:
-    """Return the error for rows with equal places in the order of the export.
+    """Return the error for several rows whose dates and keys compare as equal.
 
-    *date*, *key*: the place. *way*: a phrase for how the export compares keys.
+    *date*, *key*: the values of one such row.
+    *way*: how the export compares keys, as the end of "a key that is unique …".
     """
     return Fatal(
         f"Key {dataset.key!r} of {dataset} is not unique: several rows have {dataset.date_column} "

@@ -56,9 +56,9 @@ class RowOrder:
         self._chosen: Order | None = None
 
     def choose(self, begin: datetime, end: datetime) -> Order:
-        """Choose how date and key compare: byte by byte, unless only an index in the columns' collations is useful.
+        """Return how date and key compare: byte by byte, or in their columns' collations if an index fits those better.
 
-        Later calls return the same order, until `forget`.
+        Queries the file at the first call. Later calls return the same order, until `forget` is called.
         """
         if self._chosen is None:
             orders = [self._explained(collation, begin, end) for collation in (" COLLATE BINARY", "")]

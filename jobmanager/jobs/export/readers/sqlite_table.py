@@ -51,7 +51,10 @@ class Table:
         return self._declared
 
     def identities(self) -> dict[str, str]:
-        """Return the declared type of each column, with its default: a replaced column often has another default."""
+        """Return the declared type of each column and its default, if it has one, such as "INTEGER DEFAULT 0".
+
+        The default helps to detect that a column was dropped and added again with the same type.
+        """
         found = {row["name"]: row["dflt_value"] for row in self._columns_now()}
         return {
             name: kind if found.get(name) is None else f"{kind} DEFAULT {found[name]}"
