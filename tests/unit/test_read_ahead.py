@@ -22,6 +22,7 @@ YEARS = (datetime(2023, 1, 1), datetime(2025, 1, 1))
 COLUMNS = ["id"]
 ROWS = 100
 MAX_BYTES = 1_000_000
+DATASET = Dataset(name="d", url=make_url("x://"), table="t", date_column="at", key="id", date_format=None)
 
 
 class Numbers:
@@ -92,8 +93,7 @@ def watched() -> Iterator[Numbers]:
 
 
 def read_ahead(watched: Numbers, *, can_cancel: bool = True) -> ReadAhead:
-    dataset = Dataset(name="d", url=make_url("x://"), table="t", date_column="at", key="id", date_format=None)
-    cancellation = Cancellation(dataset)
+    cancellation = Cancellation(DATASET)
     if can_cancel:
         cancellation.add(watched.cancel)
     return ReadAhead(watched.open, cancellation)
@@ -245,3 +245,24 @@ def test_a_closed_reader_asks_its_database_no_more(watched: Numbers) -> None:
         reader.columns()
 
     assert watched.asked == []
+
+
+def test_an_error_of_one_cancel_does_not_spare_the_other_statements_or_the_connection(
+    watched: Numbers, until: Callable[..., None]
+) -> None:
+    def fail() -> None:
+        raise ConnectionError("the connection was closed")
+
+    cancellation = Cancellation(DATASET)
+    cancellation.add(fail)
+    cancellation.add(watched.cancel)
+    reader = ReadAhead(watched.open, cancellation)
+    reader.columns()
+    watched.may_go_on.clear()
+    reader.expect(COLUMNS, None, *YEARS, 20, MAX_BYTES)
+    until(lambda: len(watched.asked) == 2)
+
+    reader.close()
+
+    until(lambda: watched.is_closed)
+    assert watched.is_cancelled
