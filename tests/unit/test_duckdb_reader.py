@@ -15,7 +15,8 @@ import pyarrow as pa
 import pytest
 from sqlalchemy.engine import make_url
 
-from jobmanager.errors import Fatal
+from jobmanager.config import Settings
+from jobmanager.errors import Fatal, StopRequested
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.reader import ReaderClosed
@@ -24,6 +25,7 @@ from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.duckdb import DuckdbReader
 from jobmanager.jobs.export.readers.duckdb_connection import Connection
 from jobmanager.jobs.export.readers.opening import open_reader
+from jobmanager.jobs.export.source import Source
 
 duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install -r requirements-dev.txt")
 
@@ -208,6 +210,21 @@ def test_a_connection_that_is_closed_already_does_not_fail_a_halt(
 
     may_go_on.set()
     until(lambda: not [each for each in threading.enumerate() if each.name.endswith(("-reads", "-closes"))])
+
+
+def test_a_source_whose_close_a_force_interrupted_closes_its_connection_when_it_is_closed_again(
+    path: Path, execute: Any, refuse_thread: Any
+) -> None:
+    execute("CREATE TABLE t (id INTEGER, day DATE)")
+    source = Source(Settings(), lambda: None)
+    source.connect(dataset(path))
+    refuse_thread("-closes", StopRequested("7"))
+    with pytest.raises(StopRequested):
+        source.close()
+
+    source.close()
+
+    execute("DROP TABLE t")  # DuckDB refuses to open the file for writing while this process has it open for reading
 
 
 def test_a_missing_table_column_or_file_is_told(path: Path, execute: Any) -> None:
