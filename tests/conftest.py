@@ -72,6 +72,26 @@ def _until() -> Until:
     return until
 
 
+@pytest.fixture
+def refuse_thread(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, BaseException], threading.Event]:
+    """Return a function: the next thread whose name ends so raises *error* when it is started. It returns an Event."""
+    start = threading.Thread.start
+
+    def refuse(name: str, error: BaseException) -> threading.Event:
+        refused = threading.Event()
+
+        def start_but_once(thread: threading.Thread) -> None:
+            if thread.name.endswith(name) and not refused.is_set():
+                refused.set()
+                raise error
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_but_once)
+        return refused
+
+    return refuse
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail a test that leaves a thread of ours, or a connection to a store of its own, behind."""

@@ -147,3 +147,12 @@ def test_what_a_question_raises_is_raised_and_gives_its_place_back() -> None:
     for _ in range(5):
         with pytest.raises(ZeroDivisionError):
             bounded.query_with_timeout(lambda: 1 / 0, seconds=5)
+
+
+def test_a_question_whose_thread_cannot_be_started_gives_its_place_back(refuse_thread: Any) -> None:
+    for _ in range(bounded.MOST_QUERIES):
+        refuse_thread("-asks-a-database", RuntimeError("can't start new thread"))
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            bounded.query_with_timeout(lambda: "answer", seconds=5)
+
+    assert bounded.query_with_timeout(lambda: "answer", seconds=5) == "answer"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,14 +15,17 @@ import pyarrow as pa
 import pytest
 from sqlalchemy.engine import make_url
 
-from jobmanager.errors import Fatal
+from jobmanager.config import Settings
+from jobmanager.errors import Fatal, StopRequested
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
+from jobmanager.jobs.export.reader import ReaderClosed
 from jobmanager.jobs.export.readers import duckdb_connection
 from jobmanager.jobs.export.readers.cancellation import Cancellation
 from jobmanager.jobs.export.readers.duckdb import DuckdbReader
 from jobmanager.jobs.export.readers.duckdb_connection import Connection
 from jobmanager.jobs.export.readers.opening import open_reader
+from jobmanager.jobs.export.source import Source
 
 duckdb = pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install -r requirements-dev.txt")
 
@@ -181,6 +185,46 @@ def test_closing_it_ends_a_statement_and_makes_later_ones_fail(path: Path, execu
         until(lambda: cancellation.request() or asked.done())
 
     assert failed == ["The read of dataset 'set' was cancelled."] * 2
+
+
+def test_a_connection_that_is_closed_already_does_not_fail_a_halt(
+    path: Path, execute: Any, monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
+    execute("CREATE TABLE t (id INTEGER, day DATE)")
+    close, was_closed, may_go_on = Connection.close, threading.Event(), threading.Event()
+
+    def close_slowly(connection: Connection) -> None:
+        close(connection)
+        was_closed.set()
+        may_go_on.wait(15)
+
+    def halt() -> None:
+        if was_closed.is_set():
+            reader.close()
+
+    monkeypatch.setattr(Connection, "close", close_slowly)
+    reader = open_reader(dataset(path, "missing"))
+    reader.on_wait = halt
+    with pytest.raises(ReaderClosed):
+        reader.columns()
+
+    may_go_on.set()
+    until(lambda: not [each for each in threading.enumerate() if each.name.endswith(("-reads", "-closes"))])
+
+
+def test_a_source_whose_close_a_force_interrupted_closes_its_connection_when_it_is_closed_again(
+    path: Path, execute: Any, refuse_thread: Any
+) -> None:
+    execute("CREATE TABLE t (id INTEGER, day DATE)")
+    source = Source(Settings(), lambda: None)
+    source.connect(dataset(path))
+    refuse_thread("-closes", StopRequested("7"))
+    with pytest.raises(StopRequested):
+        source.close()
+
+    source.close()
+
+    execute("DROP TABLE t")  # DuckDB refuses to open the file for writing while this process has it open for reading
 
 
 def test_a_missing_table_column_or_file_is_told(path: Path, execute: Any) -> None:

@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from sqlalchemy.engine import make_url
 
-from jobmanager.errors import Fatal
+from jobmanager.errors import Fatal, StopRequested
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.reader import ReaderClosed
@@ -22,6 +23,7 @@ YEARS = (datetime(2023, 1, 1), datetime(2025, 1, 1))
 COLUMNS = ["id"]
 ROWS = 100
 MAX_BYTES = 1_000_000
+DATASET = Dataset(name="d", url=make_url("x://"), table="t", date_column="at", key="id", date_format=None)
 
 
 class Numbers:
@@ -92,8 +94,7 @@ def watched() -> Iterator[Numbers]:
 
 
 def read_ahead(watched: Numbers, *, can_cancel: bool = True) -> ReadAhead:
-    dataset = Dataset(name="d", url=make_url("x://"), table="t", date_column="at", key="id", date_format=None)
-    cancellation = Cancellation(dataset)
+    cancellation = Cancellation(DATASET)
     if can_cancel:
         cancellation.add(watched.cancel)
     return ReadAhead(watched.open, cancellation)
@@ -245,3 +246,100 @@ def test_a_closed_reader_asks_its_database_no_more(watched: Numbers) -> None:
         reader.columns()
 
     assert watched.asked == []
+
+
+#: Why a thread may not start: the system has no more of them, or a force interrupts the start.
+NO_THREAD = [RuntimeError("can't start new thread"), StopRequested("7")]
+
+
+@pytest.mark.parametrize("error", NO_THREAD, ids=lambda error: type(error).__name__)
+def test_a_call_whose_thread_cannot_be_started_does_not_keep_the_connection_open(
+    watched: Numbers, refuse_thread: Any, until: Callable[..., None], error: BaseException
+) -> None:
+    reader = opened(watched)
+    refuse_thread("-reads", error)
+    with pytest.raises(type(error)):
+        reader.identity()
+
+    reader.close()
+
+    until(lambda: watched.is_closed)
+    until(lambda: not reading_threads(), reading_threads)
+    assert not watched.is_cancelled, "there was no statement to cancel"
+
+
+def test_a_call_whose_thread_cannot_be_started_does_not_block_the_next_one(
+    watched: Numbers, refuse_thread: Any
+) -> None:
+    reader = opened(watched)
+    reader.on_wait = lambda: pytest.fail("it waits for a call that was never started")
+    refuse_thread("-reads", RuntimeError("can't start new thread"))
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        reader.total(*YEARS)
+
+    assert reader.total(*YEARS) == ROWS
+
+
+def test_rows_whose_reading_could_not_be_started_are_not_mistaken_for_others(
+    watched: Numbers, refuse_thread: Any
+) -> None:
+    reader = opened(watched)
+    reader.expect(COLUMNS, None, *YEARS, 20, MAX_BYTES)
+    assert reader.is_ready(15)
+    refuse_thread("-reads", RuntimeError("can't start new thread"))
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        reader.expect(COLUMNS, None, *YEARS, 30, MAX_BYTES)
+
+    assert reader.read(COLUMNS, None, *YEARS, 30, MAX_BYTES)[0].num_rows == 30
+
+
+def test_without_a_thread_for_it_a_close_cancels_the_read_and_closes_the_connection_itself(
+    watched: Numbers, refuse_thread: Any, until: Callable[..., None]
+) -> None:
+    reader = opened(watched)
+    watched.may_go_on.clear()
+    reader.expect(COLUMNS, None, *YEARS, 20, MAX_BYTES)
+    until(lambda: watched.asked)
+    refused = refuse_thread("-closes", RuntimeError("can't start new thread"))
+
+    reader.close()
+
+    assert refused.is_set()
+    assert watched.is_cancelled
+    assert watched.is_closed
+
+
+def test_a_close_that_a_force_interrupted_can_be_repeated(
+    watched: Numbers, refuse_thread: Any, until: Callable[..., None]
+) -> None:
+    reader = opened(watched)
+    refuse_thread("-closes", StopRequested("7"))
+    with pytest.raises(StopRequested):
+        reader.close()
+    with pytest.raises(ReaderClosed):
+        reader.columns()
+
+    reader.close()
+
+    until(lambda: watched.is_closed)
+
+
+def test_an_error_of_one_cancel_does_not_spare_the_other_statements_or_the_connection(
+    watched: Numbers, until: Callable[..., None]
+) -> None:
+    def fail() -> None:
+        raise ConnectionError("the connection was closed")
+
+    cancellation = Cancellation(DATASET)
+    cancellation.add(fail)
+    cancellation.add(watched.cancel)
+    reader = ReadAhead(watched.open, cancellation)
+    reader.columns()
+    watched.may_go_on.clear()
+    reader.expect(COLUMNS, None, *YEARS, 20, MAX_BYTES)
+    until(lambda: len(watched.asked) == 2)
+
+    reader.close()
+
+    until(lambda: watched.is_closed)
+    assert watched.is_cancelled

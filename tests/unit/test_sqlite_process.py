@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -202,6 +203,20 @@ def test_a_job_that_is_halted_while_it_reads_goes_on_where_it_was(path: Path) ->
     assert len(halted) == 2
     assert children() == [], "a reader that was closed keeps no child"
     assert not any(map(is_alive, halted))
+
+
+def test_a_child_that_cannot_be_started_can_be_tried_again(
+    reader: SqliteProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", refuse)
+        with pytest.raises(DatasetAway, match=r"could not be started: Resource temporarily unavailable\."):
+            reader.total(*YEAR)
+
+    assert reader.total(*YEAR) == 1000
 
 
 def test_a_child_that_dies_can_be_tried_again(reader: SqliteProcess) -> None:

@@ -29,11 +29,17 @@ def query_with_timeout(query: Callable[[], T], *, seconds: float) -> T:
     """Return the result of *query*, or raise its exception. Blocks for at most *seconds*.
 
     Raises QueryTimeout after the timeout, or at once if too many queries are running. A query that timed out counts as
-    running until it ends.
+    running until it ends. Raises RuntimeError if no thread can be started.
     """
     if not _permits.acquire(blocking=False):
         raise QueryTimeout("Too many requests are waiting for databases. Try again later.")
-    call = ThreadCall(partial(_run, query), name="asks-a-database").start()
+    call = ThreadCall(partial(_run, query), name="asks-a-database")
+    try:
+        call.start()
+    except BaseException:
+        if call.cancel():  # it has not begun: _run will not release the permit
+            _permits.release()
+        raise
     if not call.has_ended(seconds):
         raise QueryTimeout(f"The database did not answer within {seconds:g} s.")
     return call.result(None)

@@ -66,9 +66,10 @@ class Source:
 
     def close(self) -> None:
         """Close the reader. The next call of `reader` opens another one."""
-        reader, self._reader, self._is_snapshot = self._reader, None, False
-        if reader is not None:
-            reader.close()
+        if self._reader is not None:
+            self._reader.close()
+        # Not before: if a force interrupts the closing, the next call of `close` has to close the reader.
+        self._reader, self._is_snapshot = None, False
 
     def find_mark(self, dataset: Dataset) -> str | None:
         """Return table_changes.find_mark(dataset). Blocks, but obeys a halt."""

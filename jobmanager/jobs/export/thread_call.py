@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import Generic, Self, TypeVar
 
 #: The job's thread waits in steps of this length.
@@ -27,22 +28,29 @@ class ThreadCall(Generic[T]):
         self._name = f"{threading.current_thread().name}-{name}"
 
     def start(self) -> Self:
-        """Start the call."""
-        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        """Start the call. Raises RuntimeError if no thread can be started: the call has then ended."""
+        try:
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        except BaseException:
+            # If a force interrupted the start, the thread may run. Then the call goes on.
+            self.cancel()
+            raise
         return self
+
+    def cancel(self) -> bool:
+        """End the call if it has not begun. Return False if it has begun: it goes on, or has ended by itself."""
+        return self._result.cancel()
 
     def has_ended(self, seconds: float) -> bool:
         """Wait for the end of the call. Return False if it still runs after *seconds*."""
-        try:
+        with suppress(CancelledError, TimeoutError):
             self._result.exception(seconds)
-        except TimeoutError:
-            return False
-        return True
+        return self._result.done()
 
     def result(self, on_wait: Callable[[], None] | None) -> T:
         """Wait for the call, and return its result. Calls *on_wait* repeatedly meanwhile.
 
-        Raises the exceptions of the call and of *on_wait*.
+        Raises the exceptions of the call and of *on_wait*, and CancelledError if the call was cancelled.
         """
         while not self.has_ended(STEP_SECONDS):
             if on_wait is not None:
@@ -50,6 +58,8 @@ class ThreadCall(Generic[T]):
         return self._result.result()
 
     def _run(self) -> None:
+        if not self._result.set_running_or_notify_cancel():
+            return
         try:
             found = self._function()
         except BaseException as error:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from jobmanager.jobs.export.datasets import Dataset, DatasetAway
+
+_log = logging.getLogger(__name__)
 
 
 class Cancellation:
@@ -16,7 +19,10 @@ class Cancellation:
         self._cancels: list[Callable[[], None]] = []
 
     def add(self, cancel: Callable[[], None]) -> None:
-        """Add a connection. *cancel* is called in another thread, and ends the running statement, if there is one."""
+        """Add a connection. *cancel* is called in another thread, and ends the running statement, if there is one.
+
+        *cancel* may raise, for example if the connection was closed meanwhile.
+        """
         self._cancels.append(cancel)
 
     def request(self) -> None:
@@ -26,7 +32,12 @@ class Cancellation:
         """
         self.is_requested = True
         for cancel in tuple(self._cancels):
-            cancel()
+            try:
+                cancel()
+            except Exception:
+                # The statement or the connection has ended meanwhile, or the server does not answer. An error must
+                # neither spare the statements of the other connections nor end the closing of the reader.
+                _log.debug("A statement of dataset %r could not be cancelled.", self._dataset.name, exc_info=True)
 
     def check(self) -> None:
         """Raise DatasetAway if the reader was cancelled. Called before each statement."""

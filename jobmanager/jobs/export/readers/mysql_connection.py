@@ -109,15 +109,11 @@ class Connection:
         if connection is None:
             return
         timeouts = {"connect_timeout": _KILL_SECONDS, "read_timeout": _KILL_SECONDS}
-        try:
-            with closing(self._driver.connect(**self._arguments | timeouts)) as other, other.cursor() as cursor:
-                cursor.execute(_SERVER)
-                # On another server, a connection of another client may have the same number.
-                if cursor.fetchall() == self._server:
-                    cursor.execute(f"KILL QUERY {connection.thread_id()}")
-        except self._driver.err.MySQLError:
-            # The connection has ended meanwhile, or the server does not answer. The next request tries again.
-            _log.debug("The statement could not be killed.", exc_info=True)
+        with closing(self._driver.connect(**self._arguments | timeouts)) as other, other.cursor() as cursor:
+            cursor.execute(_SERVER)
+            # On another server, a connection of another client may have the same number.
+            if cursor.fetchall() == self._server:
+                cursor.execute(f"KILL QUERY {connection.thread_id()}")
 
     def _connected(self) -> Any:
         self._cancellation.check()

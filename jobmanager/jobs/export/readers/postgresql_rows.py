@@ -6,7 +6,6 @@ postgresql_statements.py.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,8 +39,6 @@ _AWAY = (
 _ENCODING_ERRORS = ("has no equivalent in encoding", "invalid byte sequence")
 #: The SQLSTATEs of errors for a table, a column or a function that does not exist.
 _MISSING_STATES = ("42P01", "42703", "42883")
-
-_log = logging.getLogger(__name__)
 
 
 class NameMissing(Exception):
@@ -115,13 +112,8 @@ class RowConnection:
     def _cancel(self) -> None:
         """Cancel the statement that another thread waits for, if there is one."""
         cursor = self._cursor
-        if cursor is None:
-            return
-        try:
+        if cursor is not None:
             cursor.adbc_cancel()
-        except adbc_driver_manager.Error:
-            # The statement has ended by itself meanwhile.
-            _log.debug("The statement could not be cancelled.", exc_info=True)
 
     def _see_snapshot(self, snapshot: str) -> None:
         """Give the transaction the snapshot of the session. Raises DatasetAway if the session has ended."""

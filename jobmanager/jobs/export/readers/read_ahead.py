@@ -37,11 +37,12 @@ class ReadAhead:
         #: called repeatedly while waiting for the database; may raise, or close this reader
         self.on_wait: Callable[[], None] | None = None
         self._reader: Reader | None = None  # None: not opened yet
-        self._announced: tuple[Any, ...] = ()  # the arguments of the read whose result is self._found
-        self._found: ThreadCall[tuple[pa.Table, Place | None]] | None = None
+        # The arguments of a read that was started in advance, and the read. One value: a start may fail in between.
+        self._expected: tuple[tuple[Any, ...], ThreadCall[tuple[pa.Table, Place | None]]] | None = None
         # The last call. Until it has ended, no other thread may use the reader.
         self._last: ThreadCall[Any] | None = None
         self._is_closed = False
+        self._closing: ThreadCall[None] | None = None
 
     def columns(self) -> dict[str, pa.DataType]:
         """Return name and type of every column. Queries the database only to open the reader."""
@@ -83,8 +84,8 @@ class ReadAhead:
         """Start reading these rows in a thread. Does not wait. Does nothing if another call is under way."""
         if self._is_closed or self._reader is None or not self.is_ready(0):
             return
-        self._announced = columns, after, begin, end, limit, max_bytes
-        self._found = self._start_call(self._reader.read, *self._announced)
+        wanted = columns, after, begin, end, limit, max_bytes
+        self._expected = wanted, self._start_call(self._reader.read, *wanted)
 
     def is_ready(self, seconds: float) -> bool:
         """Wait for the call under way. Return False if the call still runs after *seconds*."""
@@ -101,25 +102,33 @@ class ReadAhead:
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows; see Reader."""
         wanted = columns, after, begin, end, limit, max_bytes
-        reader, found, self._found = self._opened(), self._found, None
-        if found is None or self._announced != wanted:
+        reader, expected, self._expected = self._opened(), self._expected, None
+        if expected is None or expected[0] != wanted:
             return self._call(reader.read, *wanted)
-        return found.result(self._obey)
+        return expected[1].result(self._obey)
 
     def close(self) -> None:
         """Cancel the call under way, and close the connection as soon as that call has ended.
 
         Blocks for half a second at most. If the call has not ended then, a thread waits for it and closes the
-        connection.
+        connection. If no thread can be started, blocks until the call has ended. Can be called again if a force
+        interrupted it.
         """
-        if self._is_closed:
-            return
         self._is_closed = True
-        closing = ThreadCall(self._cancel_and_close, name="closes").start()
+        if self._closing is not None and not self._closing.cancel():
+            return
+        self._closing = closing = ThreadCall(self._cancel_and_close, name="closes")
+        try:
+            closing.start()
+        except RuntimeError:
+            self._cancel_and_close()
+            return
         if closing.has_ended(_CLOSE_SECONDS):
             closing.result(None)
 
     def _cancel_and_close(self) -> None:
+        if self._last is not None:
+            self._last.cancel()  # a call that was not started would never end
         while not self.is_ready(0):
             # Repeated, because a request between two statements finds nothing to cancel.
             self._cancellation.request()

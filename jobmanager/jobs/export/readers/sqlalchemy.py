@@ -7,7 +7,6 @@ database compares keys and writes values. Keeps the Python objects of only one r
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -44,8 +43,6 @@ _SAMPLE_ROWS = 1000
 
 #: Errors that may be transient. The operator must fix the cause of any other error of SQLAlchemy.
 _AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError)
-
-_log = logging.getLogger(__name__)
 
 
 class SqlReader:
@@ -159,13 +156,8 @@ class SqlReader:
 
     def _cancel(self) -> None:
         """Cancel the running statement, if the driver can. Otherwise the statement runs to its end."""
-        if not hasattr(self._driver_connection, "cancel"):
-            return
-        try:
+        if hasattr(self._driver_connection, "cancel"):
             self._driver_connection.cancel()
-        except self._engine.dialect.loaded_dbapi.Error:
-            # The statement has ended by itself meanwhile.
-            _log.debug("The statement could not be cancelled.", exc_info=True)
 
     def _within(self, after: Place | None, begin: datetime, end: datetime) -> list[Any]:
         """Return the conditions for the rows of [begin, end) after *after*."""

@@ -211,14 +211,20 @@ class SqliteProcess:
     def _ensure_started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             folder = str(Path(__file__).parents[4])
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _BOOT, folder, *filter(None, sys.path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                bufsize=0,
-                # A signal to the service's process group must not reach the child, which the service ends itself.
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", _BOOT, folder, *filter(None, sys.path)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    bufsize=0,
+                    # A signal to the service's process group must not reach the child, which the service ends itself.
+                    start_new_session=True,
+                )
+            except OSError as error:
+                reason = os.strerror(error.errno or 0)
+                raise DatasetAway(
+                    f"The process that reads dataset {self._dataset.name!r} could not be started: {reason}."
+                ) from None
             assert self._process.stdout is not None
             if hasattr(fcntl, "F_SETPIPE_SZ"):  # macOS lacks it: an export reads in smaller steps there
                 with suppress(OSError):  # the system may limit the size
