@@ -604,3 +604,43 @@ def test_force_ends_a_job_that_waits_for_another_job(
     assert time.monotonic() - began < 4
     assert manager.actions(job_id) == ["submit", "claim", "stop", "yield"]
     assert manager.stop(other, wait=10).status == "stopped"
+
+
+def test_force_that_strikes_as_a_job_begins_to_wait_leaves_no_lock_held(
+    manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "ANSWER_SECONDS", 1.0)
+
+    @types.register
+    class Waits(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            stage.pass_gate("stopped")
+            stage.open("waits")
+            self.wait(60)
+
+    force, enter = Runner.force, threading.Condition.__enter__
+
+    def open_forced(runner: Runner) -> None:
+        force(runner)
+        stage.open("forced")
+
+    def enter_slowly(condition: threading.Condition) -> bool:
+        """Take the condition's lock, and let force strike before the caller knows."""
+        entered = enter(condition)
+        is_first = "lock taken" not in stage.told
+        if stage.is_open("waits") and threading.current_thread().name == name and is_first:
+            stage.tell("lock taken")
+            spin(lambda: stage.is_open("forced"))
+        return entered
+
+    job_id = started(manager, stage, "Waits")
+    name = f"job-{job_id}-1"
+    monkeypatch.setattr(Runner, "force", open_forced)
+    monkeypatch.setattr(threading.Condition, "__enter__", enter_slowly)
+    manager.stop(job_id, force=True)
+    stage.open("stopped")
+
+    assert manager.until(job_id, "stopped").attempt == 1
+    assert stage.told == ["start", "lock taken"]
+    assert manager.actions(job_id) == ["submit", "claim", "stop", "yield"]
