@@ -38,6 +38,9 @@ class CheckpointGate(Protocol):
     def reach_checkpoint(self, job: Job) -> None:
         """Save the job's checkpoint, then obey: block while halted, return to go on, or raise an Interrupt."""
 
+    def wait_for_request(self, seconds: float) -> bool:
+        """Block until a halt, a stop or an interrupt is requested, or for *seconds*. Return True if it is."""
+
     def folder(self) -> Path:
         """Return the job's own folder. Make it if it is missing."""
 
@@ -162,7 +165,7 @@ class Job:
         while left > 0:
             began = time.monotonic()
             until_due = self._gate.due - began if self.is_dirty else left
-            asked = self._gate.signals.halt.wait(max(0.0, min(left, until_due, threading.TIMEOUT_MAX)))
+            asked = self._gate.wait_for_request(max(0.0, min(left, until_due, threading.TIMEOUT_MAX)))
             waited = time.monotonic() - began
             left -= waited
             self._waited_seconds += waited

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from jobmanager.config import Settings
 from jobmanager.engine import retention
+from jobmanager.engine.force import unforced
 from jobmanager.engine.observers import Observers
 from jobmanager.jobs import BUILT_IN
 from jobmanager.observability.metrics import JobMetrics, StoreCollector, exposition
@@ -63,7 +64,8 @@ class JobManager(VisibleJobs):
 
     def check(self) -> None:
         """Raise ConfigError or StoreUnavailable if `start` would fail. Leaves nothing open, so a fork may follow."""
-        self._open_store().close()
+        with unforced():
+            self._open_store().close()
 
     def begin_shutdown(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """Stop claiming, and begin to hand over running jobs. Does not block; safe in a signal handler."""
@@ -87,7 +89,7 @@ class JobManager(VisibleJobs):
 
     def metrics(self) -> bytes:
         """Return the metrics of the service, in the text format of Prometheus."""
-        with self._runtime.calls:
+        with unforced(), self._runtime.calls:
             return exposition(self._collector, self.settings.metrics_dir)
 
     def prune(self, *, before: datetime | None = None, keep: int | None = None) -> int:

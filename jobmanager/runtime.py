@@ -16,6 +16,7 @@ from typing import NamedTuple, cast
 from jobmanager.config import Settings
 from jobmanager.core.job_log import LogLimits
 from jobmanager.engine.dispatcher import Engine
+from jobmanager.engine.force import unforced
 from jobmanager.engine.observers import Observers
 from jobmanager.errors import ConfigError, StoreUnavailable
 from jobmanager.observability.metrics import TimedStore, has_slots
@@ -83,8 +84,11 @@ class Runtime:
 
     @contextmanager
     def call(self) -> Iterator[Opened]:
-        """Yield the store and the engine for one call, which `close` waits for. Starts and raises like `start`."""
-        with self.calls:
+        """Yield the store and the engine for one call, which `close` waits for. Starts and raises like `start`.
+
+        Force against a job whose code makes the call waits until the call has ended.
+        """
+        with unforced(), self.calls:
             yield self.start()
 
     def start(self) -> Opened:
@@ -95,7 +99,7 @@ class Runtime:
             # Checked without the lock: close holds it while it waits for calls in progress.
             raise _shutting_down()
         asked_at = time.monotonic()
-        with self._lock:
+        with unforced(), self._lock:
             if self._opened is not None:
                 return self._opened
             if self._is_ending:
@@ -123,7 +127,7 @@ class Runtime:
     def close(self, grace_seconds: float) -> None:
         """Save and hand over running jobs, end all threads, close the store. Blocks; may be called twice."""
         self._is_ending = True
-        with self._lock:
+        with unforced(), self._lock:
             if self._opened is None:
                 return
             store, engine = self._opened

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from jobmanager.core.states import ATTENDED
 from jobmanager.core.values import News, Progress, Selection
+from jobmanager.engine.force import unforced
 from jobmanager.engine.wakeup import StatusVersion
 from jobmanager.errors import StoreUnavailable, TooManyStreams
 from jobmanager.store import Store
@@ -317,29 +318,27 @@ class Subscription:
         self._feed = feed
         self._interest = interest
         self._read = read
-        self._came = threading.Condition()  # guards _waiting, _reached; notified when they change, and at the end
+        # Guards _waiting, _reached, _is_forced; notified when they change, and at the end.
+        self._came = threading.Condition()
+        self._is_forced = False  # force has come due for the job whose code waits here
         self._waiting: list[Message] = []
         self._reached = after  # the position when all of _waiting have been taken
 
     def next_events(self, timeout_seconds: float) -> list[Message]:
         """Block until there are messages, and return them. Return an empty list after *timeout_seconds*, or earlier.
 
-        Raises StoreUnavailable, also when the service shuts down.
+        Raises StoreUnavailable, also when the service shuts down; StopRequested, at once, if force comes due for a job
+        whose code waits here.
         """
-        if self.is_behind:
-            return self._catch_up()
-        with self._came:
-            self._came.wait_for(lambda: self._waiting or self.is_behind or self.is_over, timeout_seconds)
-            if self.is_behind:
-                return []
-            taken, self._waiting = self._waiting, []
-            self.position = max(self.position, self._reached)
-        return taken
+        self._is_forced = False
+        with unforced(wake=self._wake):
+            return self._catch_up() if self.is_behind else self._take(timeout_seconds)
 
     def close(self) -> None:
         """End the subscription and leave the feed. May be called twice."""
-        self.end()
-        self._feed.leave(self)
+        with unforced():
+            self.end()
+            self._feed.leave(self)
 
     def put(self, messages: list[Message], position: int) -> None:
         """Queue the messages of interest. Called by the feed; with these, it has put all changes up to *position*."""
@@ -359,6 +358,22 @@ class Subscription:
         with self._came:
             self.is_over = True
             self._came.notify_all()
+
+    def _wake(self) -> None:
+        with self._came:
+            self._is_forced = True
+            self._came.notify_all()
+
+    def _take(self, timeout_seconds: float) -> list[Message]:
+        with self._came:
+            self._came.wait_for(
+                lambda: self._waiting or self.is_behind or self.is_over or self._is_forced, timeout_seconds
+            )
+            if self.is_behind:
+                return []
+            taken, self._waiting = self._waiting, []
+            self.position = max(self.position, self._reached)
+        return taken
 
     def _catch_up(self) -> list[Message]:
         upto = self._feed.position()

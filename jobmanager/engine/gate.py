@@ -17,7 +17,7 @@ from jobmanager.core.json_values import check_json
 from jobmanager.core.outcomes import Settlement
 from jobmanager.core.states import Action, Status
 from jobmanager.core.values import Change, Checkpoint, JobRecord, finite, storable
-from jobmanager.engine.force import ForceWindow
+from jobmanager.engine.force import ForceWindow, unforced
 from jobmanager.engine.job_log_buffer import JobLogBuffer
 from jobmanager.engine.lease import AttemptStore, Lease
 from jobmanager.errors import LeaseLost, StopRequested, Unwind
@@ -141,6 +141,15 @@ class Gate:
             self._force_window.restore(was_open)
         if was_halted:
             job.resume()
+
+    def wait_for_request(self, seconds: float) -> bool:
+        """Block until a halt, a stop or an interrupt is requested, or for *seconds*. Return True if it is.
+
+        Force waits until this has ended, which needs no wake: it follows a stop, which sets the Event. Otherwise, the
+        Event's lock might stay held, and block the threads that set it.
+        """
+        with unforced():
+            return self.signals.halt.wait(seconds)
 
     def folder(self) -> Path:
         """Return the job's folder. Make it if it is missing."""

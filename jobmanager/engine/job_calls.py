@@ -82,7 +82,7 @@ class JobCalls:
     def make_job(self) -> Job:
         """Return a new instance, with the last saved checkpoint."""
         record = self._lease.record
-        logger = JobLogger(f"jobmanager.jobs.{record.id}", self._log, self._force_window.delayed)
+        logger = JobLogger(f"jobmanager.jobs.{record.id}", self._log)
         job = self._job_type(
             self._gate,
             job_id=record.id,

@@ -10,11 +10,12 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 
 from jobmanager.core.job_log import LogLimits, LogSize, entry_of, line_text, note_line
 from jobmanager.core.values import LogLine
+from jobmanager.engine.force import unforced
 
 _jobs_log = logging.getLogger("jobmanager.jobs")
 _formatter = logging.Formatter()
@@ -96,12 +97,10 @@ class JobLogBuffer:
 class JobLogger(logging.Logger):
     """The logger of one job. Keeps its lines with the job. Force does not interrupt it."""
 
-    def __init__(self, name: str, buffer: JobLogBuffer, unforced: Callable[[], AbstractContextManager[None]]) -> None:
-        """*unforced* returns a context manager that delays force."""
+    def __init__(self, name: str, buffer: JobLogBuffer) -> None:
         super().__init__(name, logging.INFO)
         self.parent = _jobs_log
         self._buffer = buffer
-        self._unforced = unforced
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
         """Return True if lines of that level are kept.
@@ -113,7 +112,8 @@ class JobLogger(logging.Logger):
 
     def handle(self, record: logging.LogRecord) -> None:
         """Keep and emit the record; force waits until that is done."""
-        with self._unforced():
+        # Otherwise, a logging lock might stay held, and block other threads.
+        with unforced():
             super().handle(record)
 
     def callHandlers(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name

@@ -7,6 +7,8 @@ import select
 import threading
 import weakref
 
+from jobmanager.engine.force import unforced
+
 #: How many bytes to read from an alarm's pipe to clear it. The pipe contains fewer: each thread writes one at most.
 _MOST_BYTES = 4096
 
@@ -75,8 +77,11 @@ class StatusVersion:
         return self._waiting > 0
 
     def wait(self, seen: int, timeout_seconds: float) -> None:
-        """Block until the number differs from *seen*, for *timeout_seconds* at most."""
-        with self._grown:
+        """Block until the number differs from *seen*, for *timeout_seconds* at most.
+
+        Raises StopRequested, at once, if force comes due for a job whose code waits here.
+        """
+        with unforced(wake=self.grow), self._grown:
             self._waiting += 1
             try:
                 self._grown.wait_for(lambda: self._value != seen, timeout_seconds)

@@ -7,13 +7,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from jobmanager import Job
 from jobmanager.core.states import Action
+from jobmanager.core.values import Selection
 from jobmanager.engine import watchdog
 from jobmanager.engine.attempt import Runner
 from jobmanager.errors import Fatal, StoreUnavailable
@@ -35,6 +39,31 @@ def spin(is_over: Callable[[], bool]) -> None:
     """
     while not is_over():
         pass
+
+
+def labels_of_all(manager: Any) -> Counter[str]:
+    """Return how many stored jobs have each value of the label "name"."""
+    labels: Counter[str] = Counter()
+    before = None
+    while True:
+        page = manager.find(Selection(), before=before)
+        labels.update(job.labels["name"] for job in page.jobs if "name" in job.labels)
+        before = page.next
+        if before is None:
+            return labels
+
+
+@contextmanager
+def threads(number: int, code: Callable[[int], None]) -> Iterator[None]:
+    """Run that code in threads, each with its number. Joins them at the end."""
+    running = [threading.Thread(target=code, args=(place,)) for place in range(number)]
+    for thread in running:
+        thread.start()
+    try:
+        yield
+    finally:
+        for thread in running:
+            thread.join()
 
 
 def test_a_clean_that_takes_long_after_a_forced_stop_is_left_alone(
@@ -448,3 +477,170 @@ def test_force_that_is_asked_for_again_and_again_does_not_put_off_the_end(
 
     assert 1 < asked < 10, "its thread was abandoned"
     assert stage.told == ["start"]
+
+
+def test_force_against_a_job_that_submits_jobs_leaves_all_other_submissions_alone(
+    manager: Any, types: Registry, stage: Any
+) -> None:
+    later = datetime(2100, 1, 1, tzinfo=UTC)
+    counted: list[str] = []
+    refused: list[BaseException] = []
+
+    def submit(name: str) -> None:
+        manager.submit("Parent", run_at=later, labels={"name": name})
+        counted.append(name)
+
+    def submit_many(who: str) -> None:
+        for number in range(100_000):
+            if stage.is_open("end"):
+                return
+            submit(f"{who}-{number}")
+
+    @types.register
+    class Parent(Job):
+        def start(self) -> None:
+            submit_many(self.job_id)
+
+    def others(place: int) -> None:
+        try:
+            submit_many(f"other-{place}")
+        except BaseException as error:
+            refused.append(error)
+
+    def force_one(number: int) -> None:
+        job_id = manager.submit("Parent").id
+        manager.until(job_id, "running")
+        time.sleep(number * 0.0007)
+        stopped = manager.stop(job_id, wait=10, force=True)
+        assert (stopped.status, stopped.attempt, stopped.error) == ("stopped", 1, None)
+        assert manager.actions(job_id) == ["submit", "claim", "stop", "yield"], "its thread was abandoned"
+
+    with threads(2, others):
+        try:
+            for number in range(25):
+                force_one(number)
+        finally:
+            stage.open("end")
+
+    submit("last")
+    stored = labels_of_all(manager)
+    assert refused == []
+    assert set(stored.values()) == {1}
+    assert set(counted) <= stored.keys()
+    assert all(name in counted for name in stored if name.startswith("other"))
+
+
+def test_force_waits_until_a_call_of_the_manager_has_ended_and_ends_the_work_then(
+    manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @types.register
+    class Parent(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            try:
+                self.submit_child()
+                spin(lambda: stage.is_open("end"))  # on a busy machine, force may strike only here
+            except BaseException as error:
+                stage.tell(type(error).__name__)
+                raise
+
+        def submit_child(self) -> None:
+            manager.submit("Parent", run_at=datetime(2100, 1, 1, tzinfo=UTC), labels={"name": "child"})
+
+    def take_long(name: str) -> None:
+        if name == "add" and threading.current_thread().name.startswith("job-"):
+            spin(lambda: stage.is_open("add"))  # in Python code, where force would strike
+            stage.tell("added")
+
+    force = Runner.force
+
+    def tell_force(runner: Runner) -> None:
+        force(runner)
+        stage.tell("force")
+
+    monkeypatch.setattr(Runner, "force", tell_force)
+    manager.store.fault = take_long
+    job_id = started(manager, stage, "Parent")
+    manager.stop(job_id, force=True)
+    manager.wait_until(lambda: "force" in stage.told)
+    stage.open("add")
+
+    assert manager.until(job_id, "stopped").attempt == 1
+    assert stage.told == ["start", "force", "added", "StopRequested"]
+    assert labels_of_all(manager) == {"child": 1}
+    assert manager.actions(job_id) == ["submit", "claim", "stop", "yield"]
+
+
+@pytest.mark.parametrize("way", ["wait", "wait of another manager", "follow"])
+def test_force_ends_a_job_that_waits_for_another_job(
+    make_manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(watchdog, "FORCE_SECONDS", 5.0)
+    manager = make_manager()
+    asked = manager if way == "wait" else make_manager(slots=0)
+
+    @types.register
+    class Waits(Job):
+        def start(self) -> None:
+            if way == "follow":
+                events = asked.follow(job_id=other)
+                stage.tell("start")
+                try:
+                    events.next_events(3600)
+                    events.next_events(3600)
+                finally:
+                    events.close()
+            else:
+                stage.tell("start")
+                asked.wait(other, unless=("submitted",), wait=3600)
+
+    other = manager.submit("Waits", run_at=datetime(2100, 1, 1, tzinfo=UTC)).id
+    job_id = started(manager, stage, "Waits")
+
+    began = time.monotonic()
+    stopped = manager.stop(job_id, wait=10, force=True)
+
+    assert (stopped.status, stopped.attempt) == ("stopped", 1)
+    assert time.monotonic() - began < 4
+    assert manager.actions(job_id) == ["submit", "claim", "stop", "yield"]
+    assert manager.stop(other, wait=10).status == "stopped"
+
+
+def test_force_that_strikes_as_a_job_begins_to_wait_leaves_no_lock_held(
+    manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "ANSWER_SECONDS", 1.0)
+
+    @types.register
+    class Waits(Job):
+        def start(self) -> None:
+            stage.tell("start")
+            stage.pass_gate("stopped")
+            stage.open("waits")
+            self.wait(60)
+
+    force, enter = Runner.force, threading.Condition.__enter__
+
+    def open_forced(runner: Runner) -> None:
+        force(runner)
+        stage.open("forced")
+
+    def enter_slowly(condition: threading.Condition) -> bool:
+        """Take the condition's lock, and let force strike before the caller knows."""
+        entered = enter(condition)
+        is_first = "lock taken" not in stage.told
+        if stage.is_open("waits") and threading.current_thread().name == name and is_first:
+            stage.tell("lock taken")
+            spin(lambda: stage.is_open("forced"))
+        return entered
+
+    job_id = started(manager, stage, "Waits")
+    name = f"job-{job_id}-1"
+    monkeypatch.setattr(Runner, "force", open_forced)
+    monkeypatch.setattr(threading.Condition, "__enter__", enter_slowly)
+    manager.stop(job_id, force=True)
+    stage.open("stopped")
+
+    assert manager.until(job_id, "stopped").attempt == 1
+    assert stage.told == ["start", "lock taken"]
+    assert manager.actions(job_id) == ["submit", "claim", "stop", "yield"]

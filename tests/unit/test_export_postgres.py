@@ -91,6 +91,9 @@ class Keeper:
         self.cursor: Any = None
         self._folder, self._at, self._act = folder, at, act
 
+    def wait_for_request(self, seconds: float) -> bool:
+        return self.signals.halt.wait(seconds)
+
     def folder(self) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder

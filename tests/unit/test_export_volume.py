@@ -38,6 +38,9 @@ class Keeper:
         self.cursor: Any = None
         self._folder = folder
 
+    def wait_for_request(self, seconds: float) -> bool:
+        return self.signals.halt.wait(seconds)
+
     def folder(self) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder

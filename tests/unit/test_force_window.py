@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from jobmanager.engine.force import ForceWindow
+from jobmanager.engine.force import ForceWindow, unforced
 from jobmanager.errors import StopRequested
 
 
@@ -95,17 +95,113 @@ def test_force_spares_a_checkpoint_and_strikes_again_after_it() -> None:
     assert reached == ["after the checkpoint"]
 
 
-def test_force_waits_until_a_line_is_logged() -> None:
+def test_force_waits_until_a_delay_has_ended() -> None:
     window = ForceWindow("7")
     reached: list[str] = []
 
     def code() -> None:
-        with window.delayed():
+        with unforced():
             force_from_another_thread(window)
             work()
-            reached.append("logged")
+            reached.append("end of the delay")
         reached.append("went on")
 
     with pytest.raises(StopRequested):
         window.call(code)
-    assert reached == ["logged"]
+    assert reached == ["end of the delay"]
+
+
+def test_force_waits_until_the_outermost_delay_has_ended() -> None:
+    window = ForceWindow("7")
+    reached: list[str] = []
+
+    def code() -> None:
+        with unforced():
+            with unforced():
+                force_from_another_thread(window)
+            work()
+            with unforced():
+                work()
+            reached.append("end of the delay")
+        reached.append("went on")
+
+    with pytest.raises(StopRequested):
+        window.call(code)
+    assert reached == ["end of the delay"]
+
+
+def test_force_strikes_again_after_a_delay() -> None:
+    window = ForceWindow("7")
+
+    def code() -> None:
+        with pytest.raises(StopRequested), unforced():
+            force_from_another_thread(window)
+        with unforced():
+            pass
+        force_from_another_thread(window)
+        work()
+
+    with pytest.raises(StopRequested):
+        window.call(code)
+
+
+def test_force_that_waits_wakes_the_code_that_it_waits_for() -> None:
+    window = ForceWindow("7")
+    woken = threading.Event()
+
+    def code() -> None:
+        with unforced(wake=woken.set):
+            Thread(target=window.force).start()
+            assert woken.wait(20)
+
+    with pytest.raises(StopRequested):
+        window.call(code)
+
+
+def test_another_thread_of_the_job_does_not_delay_force() -> None:
+    window = ForceWindow("7")
+    is_delaying, is_over = threading.Event(), threading.Event()
+
+    def delay() -> None:
+        with unforced():
+            is_delaying.set()
+            is_over.wait(20)
+
+    def code() -> None:
+        thread.start()
+        assert is_delaying.wait(20)
+        force_from_another_thread(window)
+        work()
+
+    thread = Thread(target=delay)
+    try:
+        with pytest.raises(StopRequested):
+            window.call(code)
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def test_no_delay_outlasts_the_call() -> None:
+    window = ForceWindow("7")
+    window.call(lambda: None)
+
+    with unforced():
+        force_from_another_thread(window)
+        work()
+
+
+def test_a_job_that_is_run_within_a_job_delays_the_force_of_the_outer_one() -> None:
+    outer, inner = ForceWindow("7"), ForceWindow("8")
+    reached: list[str] = []
+
+    def code() -> None:
+        with unforced():
+            force_from_another_thread(outer)
+            work()
+            reached.append("end of the delay")
+        reached.append("went on")
+
+    with pytest.raises(StopRequested):
+        outer.call(lambda: inner.call(code))
+    assert reached == ["end of the delay"]

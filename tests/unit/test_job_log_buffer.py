@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 import pytest
 
 from jobmanager.core.job_log import LogLimits
-from jobmanager.engine.force import ForceWindow
 from jobmanager.engine.job_log_buffer import JobLogBuffer, JobLogger
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -20,7 +19,7 @@ def make_buffer(lines: int = 100) -> JobLogBuffer:
 
 
 def make_logger(buffer: JobLogBuffer) -> logging.Logger:
-    return JobLogger("jobmanager.jobs.7", buffer, ForceWindow("7").delayed)
+    return JobLogger("jobmanager.jobs.7", buffer)
 
 
 def taken_from(buffer: JobLogBuffer) -> list[str]:
