@@ -610,6 +610,7 @@ def test_force_that_strikes_as_a_job_begins_to_wait_leaves_no_lock_held(
     manager: Any, types: Registry, stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(watchdog, "FORCE_SECONDS", 60.0)
 
     @types.register
     class Waits(Job):
