@@ -49,7 +49,8 @@ class JobCalls:
 
         def begin() -> Any:
             nonlocal job
-            # Force that was requested before this point has interrupted no code of the job, and is not repeated.
+            # Check for a stop here. If it was forced before this point, force found no code of the job to interrupt,
+            # and is not repeated.
             self._gate.raise_if_over()
             job = made
             return made.start()

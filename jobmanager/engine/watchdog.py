@@ -92,6 +92,6 @@ class _Force:
 
     #: when the job's code is interrupted (monotonic)
     strikes_at: float
-    #: True: the thread was in `clean` at the request. It is abandoned only if this has not changed
+    #: True: the thread was in `clean` at the request; if it was not but is by now, it is not abandoned
     in_clean: bool
     has_struck: bool = False
