@@ -171,7 +171,7 @@ class Runner:
         self._lease.settle(self._lease.record, release)
 
     def give_back(self) -> None:
-        """Release a job that was claimed but not begun. If that fails, its lease will expire."""
+        """Release a job that was claimed but not begun. Does not raise: if this fails, the job's lease will expire."""
         self.interrupt(Unwind(self.job_id))
         try:
             self._release()

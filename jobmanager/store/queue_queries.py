@@ -32,7 +32,7 @@ _FEW = 5000
 
 
 def waited_longest(depth: int) -> Select[Any]:
-    """Return the query for the time since which the longest-waiting job without a delay waits.
+    """Return the query for the earliest time at which a waiting job without a delay began to wait.
 
     A job waits from its submission or resume. Ignores jobs that were handed over: the time of a handover is not stored.
     *depth* is the number of waiting jobs.
@@ -50,8 +50,8 @@ _last_sign = func.coalesce(
     jobs.c.running_since,
     type_=jobs.c.saved_at.type,
 )
-#: Per type: the number of jobs that a thread works on, and the earliest time of their last checkpoints. If a job has
-#: not saved one in this attempt, the time of its start counts.
+#: Per type: the number of jobs that a thread works on, and the earliest of the times of their last checkpoints. If a job
+#: has not saved a checkpoint in this attempt, the start of the attempt counts.
 AT_WORK = (
     select(jobs.c.type, func.count().label("jobs"), func.min(_last_sign, type_=jobs.c.saved_at.type).label("oldest_at"))
     .where(IS_HELD, jobs.c.status.in_(ATTENDED))

@@ -27,8 +27,8 @@ class Retention:
     def prune(self, *, before: datetime | None, keep: int | None, limit: int) -> list[str]:
         """Remove up to *limit* finished jobs with their changes and logs, oldest first; returns their ids.
 
-        Removes jobs that finished before *before*, and those beyond the newest *keep*. *keep* does not apply to failed
-        jobs, which may be resumed.
+        Removes jobs that finished before *before*, and those beyond the newest *keep*. A limit of None does not apply.
+        *keep* does not apply to failed jobs, which may be resumed.
         """
         bounds = [jobs.c.finished_at < before] if before is not None else []
         if keep is not None:

@@ -60,7 +60,7 @@ class Submissions:
     # Inside a write transaction
 
     def add_keyed(self, connection: Connection, new: Sequence[NewJob], actors: Sequence[str]) -> list[JobRecord]:
-        """Insert the jobs whose idempotency key is new. Return new and existing jobs, in order."""
+        """Insert the jobs whose idempotency key is new or missing. Return new and existing jobs, in the order of *new*."""
         now = self._database.now()
         stored_as = ids_by_key(self._database, connection, new, now)
         fresh = [(job, actor) for job, actor in zip(new, actors, strict=True) if stored_as[job.id] == job.id]
@@ -119,7 +119,7 @@ class Submissions:
         self._limit.check_room_after(connection, last_change(self._database, connection))
 
 
-#: How to get each column that a submission sets.
+#: For each column that a submission sets: the function that returns its value.
 _OF_SUBMISSION: dict[str, Callable[[NewJob], Any]] = {
     "id": attrgetter("id"),
     "type": attrgetter("type"),
