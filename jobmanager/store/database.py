@@ -52,7 +52,10 @@ class Database(Protocol):
     # Transactions
 
     def run(self, write: Callable[[Connection], T]) -> T:
-        """Run *write* in a transaction, commit, and return its result. Raises *write*'s exception, or StoreUnavailable."""
+        """Run *write* in a transaction, commit, and return its result.
+
+        Raises the exception of *write*, or StoreUnavailable.
+        """
 
     def run_together(self, write_all: Callable[[Connection, list[Item]], list[T]], item: Item) -> T:
         """Run *write_all* for the items of several threads in one commit. Return its result for *item*; see `run`."""

@@ -56,7 +56,8 @@ class Prepared:
     def run_many(self, connection: Any, columns: Columns, shared: Parameters) -> int:
         """Run the statement on a driver connection once per row of *columns*.
 
-        *shared* has the parameters whose value is the same for all rows. Returns the total number of rows changed or inserted. Raises DBAPIError.
+        *shared* has the parameters whose value is the same for all rows. Returns the total number of rows changed or
+        inserted. Raises DBAPIError.
         """
         try:
             with closing(connection.cursor()) as cursor:  # otherwise, a kept exception would keep the file open

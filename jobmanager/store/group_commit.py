@@ -286,7 +286,7 @@ def _held_up() -> StoreUnavailable:
 
 
 def translate(error: BaseException) -> BaseException:
-    """Return our error for a database error. Its message leaves out the driver's text, which may show secret values.
+    """Return our error for a database error. Its message omits the driver's, which may show paths and values.
 
     For a value that cannot be stored, returns a ValueError, TypeError or OverflowError: a retry cannot help. Returns
     other errors unchanged.

@@ -21,7 +21,8 @@ from jobmanager.store.schema import changes, idempotency_keys
 def ids_by_key(database: Database, connection: Connection, new: Sequence[NewJob], now: datetime) -> dict[str, str]:
     """Map the id of each submission to the id of the job that has its key.
 
-    If the key is new or missing, maps the id to itself. Stores the new keys. Raises Conflict if a key was used for another submission.
+    If the key is new or missing, maps the id to itself. Stores the new keys. Raises Conflict if a key was used for
+    another submission.
     """
     # Sorted by key, so that two batches with the same keys cannot deadlock.
     return {job.id: _id_by_key(database, connection, job, new, now) for job in sorted(new, key=_stored_key)}

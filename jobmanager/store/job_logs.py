@@ -67,8 +67,8 @@ class JobLogs:
     def read(self, job_id: str, *, after: int, limit: int) -> list[LogLine]:
         """Return the log lines of the job numbered above *after*, oldest first.
 
-        Returns up to *limit* lines and about 1 MiB of messages. An empty list means the end of the log: as long as there
-        are lines, at least one is returned.
+        Returns up to *limit* lines and about 1 MiB of messages, but at least one line. If there are no more lines,
+        returns an empty list.
         """
         return [
             LogLine(number=row.number, attempt=row.attempt, at=row.at, level=row.level, message=row.message)

@@ -55,7 +55,7 @@ class Lookup:
     def find_ids(
         self, selection: Selection, types: Collection[str], *, before: Position | None, limit: int
     ) -> tuple[list[str], Position | None]:
-        """Return ids of matching jobs, in the order of `find`, and the position of the next page; None: no next page."""
+        """Return the ids of a page of jobs, like `find`, and the position of the next page (None: no next page)."""
         way = sampling.choose(self._reader, search.ways(selection, types), selection, before)
         rows = self._reader.read(search.page_of_ids(way, selection, before=before, limit=limit + 1))
         shown = rows[:limit]

@@ -1,7 +1,7 @@
 """Enforce the limit of waiting jobs without counting them at every submission.
 
-To count the jobs at every submission takes 32 % more CPU on PostgreSQL, and no more on SQLite (measured for a submission
-from one of 16 threads). On PostgreSQL, submissions would also wait for those of other processes.
+To count the jobs at every submission takes 32 % more CPU on PostgreSQL, and no more on SQLite. This was measured for a
+submission from one of 16 threads. On PostgreSQL, submissions would also wait for those of other processes.
 
 Reads the counts of job_counts.py and raises QueueFull; writes nothing.
 """
@@ -42,7 +42,7 @@ class QueueLimit:
             self._count_waiting(connection, wanted)
 
     def check_room_after(self, connection: Connection, seq: int) -> None:
-        """Raise QueueFull if the limit is exceeded. *seq*: number of the newest change, counted over all processes."""
+        """Raise QueueFull if the limit is exceeded. *seq* is the number of the newest change of any process."""
         self._last_seq = seq
         if self.may_be_exceeded(0):
             self._count_waiting(connection, 0)

@@ -54,7 +54,8 @@ Condition = ColumnElement[bool]
 #: The last columns of every index here: the time of the submission and the number of the job.
 Place = tuple[ColumnClause[datetime], ColumnClause[int]]
 
-# The same columns in subqueries. They have fixed names: to let SQLAlchemy name them takes a fifth of the time of a list.
+# The same columns in subqueries. Their names are given, because SQLAlchemy would need a fifth of the time of a list to
+# name them.
 _AT, _NUMBER = column("at", jobs.c.submitted_at.type), column("number", jobs.c.number.type)
 
 _OF_JOBS: Place = (jobs.c.submitted_at, jobs.c.number)

@@ -66,7 +66,7 @@ class StoreView:
     def find_ids(
         self, selection: Selection, types: Collection[str], *, before: Position | None = None, limit: int
     ) -> tuple[list[str], Position | None]:
-        """Return ids of matching jobs, in the order of `find`, and the position of the next page; None: no next page."""
+        """Return the ids of a page of jobs, like `find`, and the position of the next page (None: no next page)."""
         return self.lookup.find_ids(selection, types, before=before, limit=limit)
 
     def changes(self, job_id: str) -> list[Change]:

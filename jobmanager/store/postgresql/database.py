@@ -56,7 +56,8 @@ _ADD_UP = text(
 )
 #: The key in a connection's `info`.
 _IDLE_SINCE = "idle_since"
-#: A transaction that writes to a table holds this lock from before it takes the numbers of its rows until it ends.
+#: Finds the open transactions that write to the table `changes`. Each of them takes the lock of a writer before it takes
+#: the numbers of its rows, and holds the lock until it ends.
 _CHANGE_WRITERS = text(
     "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -131,7 +132,8 @@ class Database:
     def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> int:
         """Run a prepared statement once per row of *columns*.
 
-        *shared* has the parameters whose value is the same for all rows. Returns the total number of rows changed or inserted. Raises DBAPIError.
+        *shared* has the parameters whose value is the same for all rows. Returns the total number of rows changed or
+        inserted. Raises DBAPIError.
         """
         return self._prepare(statement).run_many(connection.connection.driver_connection, columns, shared)
 

@@ -95,7 +95,8 @@ class Database:
     def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> int:
         """Run a prepared statement once per row of *columns*.
 
-        *shared* has the parameters whose value is the same for all rows. Returns the total number of rows changed or inserted. Raises DBAPIError.
+        *shared* has the parameters whose value is the same for all rows. Returns the total number of rows changed or
+        inserted. Raises DBAPIError.
         """
         return self._prepare(statement).run_many(connection.connection.driver_connection, columns, shared)
 
