@@ -160,7 +160,7 @@ def pre_fork(server, worker):
 def _reloads(server):
     """Return the bytes that the master shares with its workers; see _LAST_RELOAD.
 
-    Makes them at the first call: if an earlier version started the master, and it reloads this version, they are missing.
+    Makes the bytes at the first call: a master that an earlier version started, and that reloads this one, lacks them.
     """
     if not hasattr(server, "reloads"):
         server.reloads = mmap.mmap(-1, 2)

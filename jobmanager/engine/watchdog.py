@@ -40,7 +40,7 @@ class Watchdog:
         asked_at = runner.signals.stop_asked_at
         strikes_at = max(now, (now if asked_at is None else asked_at) + ANSWER_SECONDS)
         with self._lock:
-            # If not, the attempt has ended meanwhile, or began after the request.
+            # Ignore force if the attempt has ended meanwhile, or began after the request.
             if self._is_held(runner) and runner.attempt() <= change.attempt:
                 in_clean = runner.is_cleaning()
                 before = self._scheduled.get(runner)

@@ -200,7 +200,7 @@ class GroupCommit:
             _keep(batch)
         except BaseException as error:
             if not is_writing and not isinstance(error, Exception):
-                raise  # by a signal handler, or by force: none of the writes raised it
+                raise  # raised by a signal handler or by force, not by a write
             if not has_begun:
                 batch += self._take()
             elif not is_writing and not isinstance(error, DBAPIError):

@@ -60,7 +60,7 @@ class Submissions:
     # Inside a write transaction
 
     def add_keyed(self, connection: Connection, new: Sequence[NewJob], actors: Sequence[str]) -> list[JobRecord]:
-        """Insert the jobs whose idempotency key is new or missing. Return new and existing jobs in the order of *new*."""
+        """Insert the jobs whose idempotency key is new or missing. Return new and existing jobs, in order of *new*."""
         now = self._database.now()
         stored_as = ids_by_key(self._database, connection, new, now)
         fresh = [(job, actor) for job, actor in zip(new, actors, strict=True) if stored_as[job.id] == job.id]

@@ -56,8 +56,8 @@ _ADD_UP = text(
 )
 #: The key in a connection's `info`.
 _IDLE_SINCE = "idle_since"
-#: Finds the open transactions that write to the table `changes`. Each of them takes the lock of a writer before it takes
-#: the numbers of its rows, and holds the lock until it ends.
+#: Finds the open transactions that write to the table `changes`. Each of them takes the lock of a writer before it
+#: takes the numbers of its rows, and holds the lock until it ends.
 _CHANGE_WRITERS = text(
     "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"

@@ -83,7 +83,7 @@ class Writer:
         Blocks until it has the write lock. Raises StoreUnavailable after PATIENCE_SECONDS.
         """
         with self._starting_lock(), self._engine.connect().execution_options(is_writer=True) as connection:
-            # Only with the write lock: two processes that start on a new file would collide when they change the mode.
+            # Hold the write lock: otherwise, two processes that start on a new file would collide on this change.
             driver: Any = connection.connection.driver_connection
             driver.execute("PRAGMA journal_mode = WAL")
             with connection.begin():
