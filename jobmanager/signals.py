@@ -83,7 +83,10 @@ class Signals:
             self.resume.set()
 
     def ask_interrupt(self, interrupt: Interrupt) -> None:
-        """Make the thread raise *interrupt* at its next checkpoint, or at once if it is parked. Keeps an earlier one."""
+        """Make the thread raise *interrupt* at its next checkpoint, or at once if it is parked.
+
+        If another interrupt was requested before, keeps that one.
+        """
         with self._lock:
             if self._is_ignoring and isinstance(interrupt, TimedOut):
                 return

@@ -201,10 +201,10 @@ class Engine:
 
     def _turn(self, watch: Watch) -> None:
         if self._is_closing:
-            # Do this before the store is called: subscribers have to end even if the store is unavailable.
+            # Do this before the store is called: subscribers and jobs have to end even if it is unavailable.
             self._feed.end()
             self._interrupt_all()
-        # Do this before the store is called: the watchdog has to act even if the store is unavailable.
+        # Do this before the store is called: the watchdog has to act even if it is unavailable.
         self._watchdog.check()
         is_woken = self._wake.take()
         has_moved = watch.has_moved() or self._is_behind

@@ -58,7 +58,7 @@ def _stored_key(job: NewJob) -> str:
 
 
 def _scope_older_key(connection: Connection, job: NewJob) -> None:
-    """Move the submission's key into its scope if the same actor used the key before keys had scopes."""
+    """Move the submission's key into its scope if the same actor used the key when keys had no scopes yet."""
     submitted = select(changes.c.seq).where(
         changes.c.job_id == idempotency_keys.c.job_id,
         changes.c.action == Action.SUBMIT,

@@ -215,7 +215,7 @@ def _labelled(selection: Selection, name: str, types: Collection[str]) -> Stream
 
 
 def _looked_up(selection: Selection) -> Iterator[Condition]:
-    """Yield the condition that the job of a label entry has to meet, if any. An index of the jobs is used for it."""
+    """Yield the condition that the job of a label entry has to meet, if any. It is checked in an index of the jobs."""
     if conditions := list(_of_job(selection)):
         is_of_type = selection.type is not None or selection.types is not None
         index = "jobs_by_type" if is_of_type else "jobs_by_status"
