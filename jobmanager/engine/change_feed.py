@@ -79,7 +79,7 @@ class Tail:
     If several transactions write at once (PostgreSQL), numbers are not committed in order: a reader that asks for
     numbers above the last one would miss a lower one that is committed later. So changes after a gap are held back
     until no transaction is left that could fill the gap. A transaction locks the table before it takes a number, and
-    until it has ended. If no transaction holds that lock, the missing change was rolled back or removed.
+    holds the lock until it has ended. If no transaction holds the lock, the missing change was rolled back or removed.
     """
 
     def __init__(self, store: Store) -> None:

@@ -49,7 +49,7 @@ class JobCalls:
 
         def begin() -> Any:
             nonlocal job
-            # Check for a stop here. If it was forced before this point, force found no code of the job to interrupt,
+            # Check for a stop here: force that was requested before this point could not interrupt any code of the job,
             # and is not repeated.
             self._gate.raise_if_over()
             job = made

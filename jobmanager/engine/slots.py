@@ -85,8 +85,8 @@ class Slots:
                 for changes in self._changes_during_claim.values():
                     changes.append((change, is_forced))
                 return None
-            # If there is none, return the runner of an earlier attempt, if any: the change shows it that its lease is
-            # lost.
+            # If there is none, return the runner of an earlier attempt, if any. It learns from the change that its
+            # lease is lost.
             return runner or self._runners.get(change.job_id)
 
     def recipient_after_claim(self, change: Change, *, is_forced: bool) -> Runner | None:

@@ -95,7 +95,7 @@ class Database(Protocol):
     # Counts of jobs; see job_counts.py
 
     def flush_counts(self, connection: Connection) -> None:
-        """Apply to the counts of jobs the changes that the transaction has noted."""
+        """Update the counts of jobs by the changes that the transaction has noted."""
 
     def add_up_counts(self) -> None:
         """Merge the parts of each count."""

@@ -37,7 +37,7 @@ class QueueLimit:
         return waiting + max(0, self._last_seq - counted_at) + wanted > self._limit - _UNSEEN
 
     def check_room_before(self, connection: Connection, wanted: int) -> None:
-        """Raise QueueFull if *wanted* more jobs exceed the limit. Counts the waiting jobs only if it is close."""
+        """Raise QueueFull if *wanted* more jobs exceed the limit. Counts the waiting jobs only near the limit."""
         if self.may_be_exceeded(wanted):
             self._count_waiting(connection, wanted)
 

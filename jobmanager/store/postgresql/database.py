@@ -164,9 +164,9 @@ class Database:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"jobmanager {name}"))))
 
     def flush_counts(self, connection: Connection) -> None:
-        """Apply to the counts of jobs the changes that the transaction has noted.
+        """Update the counts of jobs by the changes that the transaction has noted.
 
-        Until it commits, other transactions of this process may have to wait.
+        Until the transaction commits, other transactions of this process may have to wait.
         """
         if (noted := job_counts.take(connection, part=self._first_part + random.randrange(_PARTS))) is not None:
             self.execute_many(connection, self._addition, noted, {})

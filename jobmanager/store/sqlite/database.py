@@ -124,7 +124,7 @@ class Database:
         """Do nothing: a writer already excludes all others."""
 
     def flush_counts(self, connection: Connection) -> None:
-        """Apply to the counts of jobs the changes that the transaction has noted."""
+        """Update the counts of jobs by the changes that the transaction has noted."""
         if (noted := job_counts.take(connection, part=0)) is not None:
             self.execute_many(connection, self._addition, noted, {})
 
