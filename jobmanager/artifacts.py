@@ -18,7 +18,7 @@ from jobmanager.errors import NotFound
 
 #: Most characters of each text in a job's result that describes its file.
 _LONGEST_HEADER = 1000
-#: The limit of most file systems.
+#: Longest name of a file: the limit of most file systems.
 _LONGEST_FILENAME = 255
 _LINE = re.compile(r".+")
 _ETAG = re.compile(r"[A-Za-z0-9._-]+")

@@ -59,7 +59,7 @@ class BulkControl:
             except StoreUnavailable:
                 if begin == 0:
                     raise
-                # The batches before are committed. An error would say that nothing was changed.
+                # Do not raise: an error would mean that nothing was changed, but the earlier batches are committed.
                 unchanged |= dict.fromkeys(ids[begin:], "The store did not answer. Send the request again.")
                 break
             for job_id, outcome in outcomes.items():

@@ -45,7 +45,7 @@ class Settings:
     checkpoint_seconds: float = 1.0
     #: how long a halted job keeps its thread
     park_seconds: float = 60.0
-    #: consecutive process crashes without a new cursor before the job fails
+    #: a job fails after this many process crashes without a new cursor in between
     max_crashes: int = 3
     #: time after which a stopping job counts as unresponsive
     stop_grace_seconds: float = 30.0
@@ -62,13 +62,13 @@ class Settings:
     #: allow other addresses than loopback to be bound without tokens
     insecure: bool = False
     #: hosts, with or without a port, that requests may name in addition to loopback and the bound address. If empty:
-    #: any host is allowed with tokens or with insecure, and only loopback and the bound address otherwise
+    #: with tokens or with insecure, any host is allowed; otherwise, only loopback and the bound address are allowed
     hosts: tuple[str, ...] = ()
     #: most open streams in a process; each takes one of the threads that serve requests
     streams: int = 8
     #: format of the server's log: "console" for people, "json" for programs
     log: str = "console"
-    #: folder in which the workers of a server share their metrics; None: each process has its own
+    #: folder in which the workers of a server share their metrics; None: each process has its own metrics
     metrics_dir: Path | None = None
     #: True if traces are sent, as configured by OpenTelemetry's variables
     has_traces: bool = False

@@ -58,7 +58,7 @@ class InvalidRequest(JobManagerError):
         self.faults = tuple(faults) or ((((field,), message),) if field else ())
 
     def moved(self, under: tuple[str | int, ...]) -> InvalidRequest:
-        """Return this error for the whole request: *under*, the path of the faulty part, precedes each path."""
+        """Return this error with *under*, the path of the faulty part of the request, in front of each path."""
         if not under:
             return self
         path = ".".join(map(str, under))

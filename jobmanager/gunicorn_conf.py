@@ -160,7 +160,7 @@ def pre_fork(server, worker):
 def _reloads(server):
     """Return the bytes that the master shares with its workers; see _LAST_RELOAD.
 
-    Made when they are first needed: a master that was started by an earlier version, and reloads this one, has none.
+    Makes the bytes at the first call: a master that an earlier version started, and that reloads this one, lacks them.
     """
     if not hasattr(server, "reloads"):
         server.reloads = mmap.mmap(-1, 2)

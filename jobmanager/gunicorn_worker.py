@@ -1,14 +1,14 @@
 """Gunicorn's threaded worker, changed so that no client can hold a thread or the loop.
 
 - The loop collects a request and gives it to a thread once it is complete.
-- A thread never waits for a client to read: the loop sends what the client has no room for.
+- A thread never waits for a client to read: the loop sends the bytes that the client does not take at once.
 - The loop never blocks, not even while it lingers before it closes a connection (RFC 9112 §9.6).
 - Every wait for a client has a deadline.
 - One thread is kept for health checks and for halt, resume and stop.
 
 This overrides internals of gunicorn 27.0.1; tests/server/test_standstill.py fails if another version is installed.
-Gunicorn's master loads this file by its path. So this file imports nothing of the package before the fork: the worker
-imports jobmanager.serving, which serves the connections, after it.
+Gunicorn's master loads this file by its path. So this file imports nothing of the package before the fork. After the
+fork, the worker imports jobmanager.serving, which serves the connections.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class gthread(SharingWorker):  # noqa: N801 - gunicorn shows this name; its own 
     def load_wsgi(self) -> None:
         """Import the application, and the parts of its package that this class needs.
 
-        Not earlier: until gunicorn has set the worker's signal handlers, a SIGTERM would be lost.
+        Do not import them earlier: until gunicorn has set the worker's signal handlers, a SIGTERM would be lost.
         """
         super().load_wsgi()
         from jobmanager.serving import connections, refusals  # noqa: PLC0415 - after the fork: see the module's docstring

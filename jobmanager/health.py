@@ -20,7 +20,7 @@ def is_unresponsive(job: JobRecord, now: Callable[[], datetime], *, grace_second
 
 
 def is_stuck(job: JobRecord, now: Callable[[], datetime], *, allowed_seconds: float | None) -> bool:
-    """Return True if the job runs but has saved no checkpoint for *allowed_seconds*. If that is None, return False."""
+    """Return True if the job runs but has saved no checkpoint for *allowed_seconds* (None: return False)."""
     if job.status not in (Status.RUNNING, Status.HALTING) or job.running_since is None or allowed_seconds is None:
         return False
     last_sign = max(job.running_since, job.checkpoint.saved_at or job.running_since)

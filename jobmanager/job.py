@@ -142,9 +142,9 @@ class Job:
         """Report that the work up to *cursor* is done, and obey a halt or a stop.
 
         Cheap enough for every unit of work: saves only if JOBMANAGER_CHECKPOINT_SECONDS have passed since the last
-        save, and whenever the job halts, stops, ends or is handed over. None leaves a value as it was. Pass a new
-        value as *cursor*; do not change one in place. Blocks while the job is halted. Raises an Interrupt, which is a
-        BaseException, if the attempt has to end.
+        save, and whenever the job halts, stops, ends or is handed over. An argument of None leaves its value as it was.
+        Pass a new object as *cursor*; do not change an earlier one in place. Blocks while the job is halted. Raises an
+        Interrupt, which is a BaseException, if the attempt has to end.
         """
         if cursor is not None:
             self.cursor = cursor

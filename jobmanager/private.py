@@ -20,7 +20,7 @@ def make_folder(path: Path) -> None:
 
 
 def make_file(path: Path) -> None:
-    """Make an empty file, unless there is one."""
+    """Make an empty file if the file is missing. Leaves an existing file and its mode alone."""
     # O_EXCL: do not open an existing file. If SQLite has it open here, closing it would release SQLite's locks on it.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

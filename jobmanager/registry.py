@@ -87,7 +87,7 @@ class Registry:
         return iter(sorted(self._types))
 
     def max_running(self) -> dict[str, int]:
-        """Return how many jobs of a type may run at once, for the types that limit it."""
+        """Return by type how many jobs may run at once. Leaves out the types without a limit."""
         return {name: kind.max_running for name, kind in self._types.items() if kind.max_running is not None}
 
 
@@ -141,7 +141,7 @@ def invalid(error: ValidationError, *, under: tuple[str | int, ...] = ()) -> Inv
 
 
 def refusal_of(faults: list[Fault], message: str) -> InvalidRequest:
-    """Return the error that reports these faults, one at least. Its `field` is that of the first fault."""
+    """Return the error that reports these faults (at least one). Its `field` is the path of the first fault."""
     return InvalidRequest(message, field=".".join(map(str, faults[0][0])), faults=faults)
 
 

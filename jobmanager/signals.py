@@ -39,7 +39,7 @@ class Signals:
     def clear_requests(self) -> None:
         """Clear halt and resume, before the job's status is read from the store. A stop and an interrupt stay.
 
-        Later requests take effect at the next checkpoint, or wake the thread if it parks in this one.
+        Later requests take effect at the next checkpoint, or wake the thread if it parks in the current one.
         """
         with self._lock:
             if not self.stop.is_set() and self._interrupt is None:
@@ -83,7 +83,10 @@ class Signals:
             self.resume.set()
 
     def ask_interrupt(self, interrupt: Interrupt) -> None:
-        """Make the thread raise *interrupt* at its next checkpoint, or at once if it is parked. The first one stays."""
+        """Make the thread raise *interrupt* at its next checkpoint, or at once if it is parked.
+
+        If another interrupt was requested before, keeps that one.
+        """
         with self._lock:
             if self._is_ignoring and isinstance(interrupt, TimedOut):
                 return

@@ -135,7 +135,7 @@ def _check_limits(max_attempts: int, timeout_seconds: float | None) -> None:
 
 
 def _check_fields(asked: Submission) -> None:
-    """Raise InvalidRequest if another field of a submission cannot be stored."""
+    """Raise InvalidRequest if a field other than the type, arguments and limits cannot be stored."""
     try:
         check_json(asked.labels, "labels")
     except (TypeError, ValueError) as error:

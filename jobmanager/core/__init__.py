@@ -1,1 +1,1 @@
-"""The life of a job as data and decisions. Pure: no I/O, no clock, no threads; a test enforces it."""
+"""The life of a job as data and decisions. All modules are pure: no I/O, clock or threads. A test enforces this."""

@@ -28,7 +28,8 @@ class Host(NamedTuple):
     def covers(self, other: Host) -> bool:
         """Return True if *other* has this name and this port. If this host has no port, any port matches.
 
-        A missing port of *other* counts as 80 and as 443: behind a proxy that ends TLS, only the client knows which.
+        If *other* has no port, it matches both 80 and 443: behind a proxy that terminates TLS, only the client knows
+        which of the two it uses.
 
         >>> Host("jobs.lan", None).covers(Host("jobs.lan", 8080)), Host("jobs.lan", 443).covers(Host("jobs.lan", None))
         (True, True)
@@ -69,7 +70,7 @@ def parse(text: str) -> Host | None:
 
 
 def parse_origin(text: str) -> Host | None:
-    """Return the host and port that an Origin or a Referer names; None unless it is a valid HTTP or HTTPS address.
+    """Return the host and port of an Origin or Referer header; None if the header is not a valid HTTP or HTTPS URL.
 
     >>> parse_origin("https://jobs.lan/page?x#y"), parse_origin("null")
     (Host(name='jobs.lan', port=443), None)
@@ -83,7 +84,7 @@ def parse_origin(text: str) -> Host | None:
 
 
 def parse_all(texts: Iterable[str]) -> tuple[Host, ...]:
-    """Return the hosts that a setting lists. Raises ValueError, which names the first text that is not a host."""
+    """Parse the hosts that a setting lists. Raises ValueError, whose message names the first invalid one."""
     found = []
     for text in texts:
         host = parse(text)

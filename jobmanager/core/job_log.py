@@ -57,7 +57,7 @@ class LogLimits:
     def is_worth_dropping(self, size: LogSize) -> bool:
         """Return True if a log of this size exceeds a limit by more than a tenth.
 
-        Until then, no lines are dropped: to drop them one by one would cost more.
+        Lines are dropped in batches, because to drop them one by one would cost more.
         """
         return 10 * size.lines > 11 * self.lines or 10 * size.bytes > 11 * self.bytes
 
@@ -118,7 +118,7 @@ def lines_noted(message: str) -> int:
 def line_text(message: str, *, longest: int = LONGEST_LINE) -> str:
     """Return *message* in a form that every database can store, of about *longest* characters at most.
 
-    The middle of a longer message is left out: a traceback shows the first call at its beginning, the error at its end.
+    Drops the middle of a longer message. A traceback keeps the first call, at its beginning, and the error, at its end.
     """
     left_out = len(message) - longest
     if left_out > 0:

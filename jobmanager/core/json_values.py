@@ -12,8 +12,8 @@ from typing import Any
 
 JSON = Any
 
-#: Most levels of nested arrays and objects. Far below Python's recursion limit: near that limit, a thread with a deep
-#: stack could not read a value that another thread has written. The serializer of answers handles 254 levels.
+#: Most levels of nested arrays and objects. Far below Python's recursion limit, so that even a thread with a deep stack
+#: can parse every stored value. Also below the 254 levels that the serializer of responses handles.
 MAX_DEPTH = 100
 #: Most bytes of one value, as compact JSON in UTF-8.
 MAX_BYTES = 1 << 20
@@ -63,7 +63,7 @@ def showable(value: JSON) -> JSON:
 def _is_plain(value: object) -> bool:
     """Return True for null, a short ASCII text, a bool or an integer of usual size.
 
-    These are valid without a trial encoding, which takes several times as long.
+    These values are always valid. A trial encoding of them would take several times as long as this check.
     """
     if isinstance(value, str):
         return len(value) <= _SHORT_TEXT and value.isascii()
@@ -79,8 +79,8 @@ def _is_plain_object(value: object) -> bool:
 def _check_shape(value: JSON, what: str) -> None:
     """Raise ValueError if *value* is nested too deep, or has so many items that it is certainly too large.
 
-    Stops at the first level that is too deep or too large. So it ends soon even for a value that contains itself, or
-    that contains another value many times.
+    Stops at the first level that is too deep or too large. Therefore the check is fast even for a value that contains
+    itself, or that contains another value many times.
     """
     least = 0
     for level, containers in enumerate(_containers_by_level(value), 1):

@@ -11,7 +11,7 @@ from enum import Enum
 from jobmanager.core.states import Action
 from jobmanager.core.values import JSON, JobRecord
 
-#: How often `clean` is tried before the job fails. Another stop starts the count again.
+#: How often `clean` is tried before the job fails. A further stop resets the count.
 CLEAN_ATTEMPTS = 5
 
 
@@ -50,7 +50,7 @@ class Settlement:
     run_at: datetime | None = None
 
 
-#: By ending of a failed call: most tries of the call (None: the job's max_attempts), and the action for the next try.
+#: For each ending of a failed call: the most tries (None: the job's max_attempts), and the action if a try is left.
 _TRIES: dict[Ending, tuple[int | None, Action]] = {
     Ending.RAISED: (None, Action.RETRY),
     Ending.CLEAN_RAISED: (CLEAN_ATTEMPTS, Action.RELEASE),

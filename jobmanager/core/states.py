@@ -44,7 +44,7 @@ class Action(StrEnum):
 
 
 class Fact(StrEnum):
-    """A fact about a job that, with its status, decides where an action leads."""
+    """A fact about a job. Some actions lead to another status if the fact holds; see EXCEPTIONS."""
 
     NEVER_BEGAN = "never began"  # no attempt was ever made: there is nothing to clean
     CRASHED_TOO_OFTEN = "crashed too often"  # its process died while running it JOBMANAGER_MAX_CRASHES times

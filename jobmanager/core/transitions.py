@@ -14,8 +14,8 @@ from jobmanager.core.values import JobRecord
 
 Values = dict[str, Any]
 
-#: The stored `run_at` of a job without a delay. Not the time of its submission: if the clock is set back, that time
-#: would delay the job. A JobRecord shows the time of its submission instead.
+#: The stored `run_at` of a job without a delay. To store the time of submission would delay the job if the clock were
+#: set back. A JobRecord shows the time of submission in place of this constant.
 AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -31,7 +31,7 @@ class Move:
     values: Values
 
     def is_idle(self) -> bool:
-        """Return True if a person requests a status that the job already has: there is nothing to write."""
+        """Return True if there is nothing to write, because a person requests a status that the job already has."""
         # A forced stop of a stopping job is always written, even if it is repeated: the job's owner has to be notified.
         is_forced_on = self.to_status is Status.STOPPING and self.values.get("is_forced", False)
         return self.to_status is self.job.status and self.action in ASKED and not is_forced_on
@@ -83,7 +83,7 @@ def _consequences(job: JobRecord, action: Action, to_status: Status, now: dateti
         values |= {"finished_at": now, "owner": None, "lease_expires_at": None}
     match action:
         case Action.CLAIM:
-            # Force was meant for the attempt before. It can be requested again.
+            # Force was requested against the previous attempt. For the new attempt, it has to be requested again.
             values |= {"attempt": job.attempt + 1, "started_at": job.started_at or now, "is_forced": False}
             if to_status is Status.RUNNING:
                 values |= {"running_since": now, "asked_at": None}

@@ -14,7 +14,7 @@ from typing import Any
 
 from jobmanager.core.states import Action, Status
 
-#: Largest args, result or details that a list shows, as JSON.
+#: A list leaves out a job's args, result or details if they take more bytes than this as JSON.
 MOST_LISTED_BYTES = 4096
 
 JSON = Any
@@ -94,7 +94,7 @@ class JobRecord(Worked):
     submitted_at: datetime
     #: start of the first attempt
     started_at: datetime | None
-    #: start of the current attempt; None: it does not run
+    #: start of the current attempt; None: the job is not running
     running_since: datetime | None
     finished_at: datetime | None
     #: duration of all earlier attempts together, without time in the queue or halted
@@ -102,9 +102,9 @@ class JobRecord(Worked):
 
     #: number of executions so far; the fencing token of the current one
     attempt: int
-    #: errors raised by the job's code; a stop, or the resume of a failed job, sets the number to 0
+    #: number of errors that the job's code has raised; reset to 0 by a stop, and by the resume of a failed job
     failures: int
-    #: how often its process died while running it, since it last saved a new cursor
+    #: how often a process died while it ran the job, since the job last saved a new cursor
     crashes: int
     #: name of the process that holds it
     owner: str | None
@@ -114,11 +114,11 @@ class JobRecord(Worked):
     #: what the job's `details()` returned at the last checkpoint
     details: dict[str, JSON]
     result: JSON
-    #: why it failed, or why its last attempt did
+    #: why the job failed, or why its last attempt failed
     error: str | None
     #: when the halt, resume or stop under way was requested
     asked_at: datetime | None
-    #: the stop may interrupt Python code that does not obey
+    #: True: the requested stop may interrupt Python code that does not obey
     is_forced: bool
     #: the span of the request that submitted it (W3C Trace Context), if any
     traceparent: str | None = None
@@ -292,7 +292,7 @@ class News:
     """A change, for subscribers."""
 
     change: Change
-    #: the progress of the change's job when it was read, which may be later than the change
+    #: the progress of the job at the time of reading, which may be later than the change
     progress: Progress
 
 
@@ -347,7 +347,7 @@ class Queue:
     oldest_at: datetime | None
     #: number of jobs that hold a slot
     busy: int
-    #: by type: when the running job that has saved no checkpoint for the longest time last saved one, or started
+    #: by type: the earliest of the times at which its running jobs last saved a checkpoint, or else started
     checkpoints: dict[str, datetime]
 
 

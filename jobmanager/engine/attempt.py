@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 class Runner:
-    """Runs one attempt, and the next one if its parked thread is woken.
+    """Runs one attempt of a job. If its parked thread is woken, runs the job's next attempt, too.
 
     Other threads may call the methods from `start` to `join`.
     """
@@ -63,7 +63,7 @@ class Runner:
         clock: Callable[[], float] = time.monotonic,
         rng: Callable[[], float] = random.random,
     ) -> None:
-        """*predecessor* runs an earlier attempt, whose thread may still be unwinding. *rng* varies retry delays."""
+        """*predecessor* ran an earlier attempt of the job; its thread may still be unwinding. *rng* varies delays."""
         self.job_id = record.id
         self.signals = Signals(clock)
         #: the job was claimed only to run `clean`, after the work of an earlier attempt
@@ -141,10 +141,11 @@ class Runner:
         self._force_window.force()
 
     def abandon(self, *, in_clean: bool) -> bool:
-        """Release the job of a thread that does not end, so that the thread can write nothing more.
+        """Release the job of a thread that does not end, so that the thread can write nothing more. Return True.
 
-        *in_clean*: the thread was in `clean` when force was requested. If it was not, but is by now, do nothing and
-        return False. Does not retry. Raises LeaseLost if the attempt no longer owned the job, StoreUnavailable.
+        *in_clean*: True if the thread was in `clean` when force was requested. If False and the thread is in `clean` by
+        now, do nothing and return False. Does not retry. Raises StoreUnavailable, or LeaseLost if the attempt no longer
+        owned the job.
         """
         if in_clean:
             self._lease.lose()
@@ -157,7 +158,8 @@ class Runner:
     def hand_over(self) -> None:
         """Release the job of a thread that did not end in time.
 
-        The job is due one lease later, when this process is gone. Raises LeaseLost, StoreUnavailable.
+        The job is due again after the time of one lease: by then, this process has ended. Raises LeaseLost,
+        StoreUnavailable.
         """
         self._is_process_ending = True
         self._lease.lose()
@@ -169,7 +171,7 @@ class Runner:
         self._lease.settle(self._lease.record, release)
 
     def give_back(self) -> None:
-        """Release a job that was claimed but not begun. If that fails, its lease will expire."""
+        """Release a job that was claimed but not begun. Does not raise: if this fails, the job's lease will expire."""
         self.interrupt(Unwind(self.job_id))
         try:
             self._release()
@@ -216,7 +218,7 @@ class Runner:
             self._last = self._settle(self._job_calls.clean())
 
     def _record_outcome(self, outcome: Outcome) -> bool:
-        """Record the outcome of `start`. Return True if that ended the attempt, False if `clean` has to run.
+        """Record the outcome of `start`. Return True if the attempt has ended, False if `clean` has to run.
 
         Raises LeaseLost.
         """
@@ -274,9 +276,9 @@ class Runner:
                 self._store.add_log(self.job_id, lines)
 
     def _remove_what_came_late(self) -> None:
-        """Remove the job's folder if this attempt made it again after another one had cleaned the job.
+        """Remove the job's folder if this attempt made it again after another attempt had cleaned the job.
 
-        This happens if the process was frozen for longer than its lease, just before it asked for the folder.
+        This happens if the process froze just before it made the folder, for longer than its lease.
         """
         if self._is_process_ending or not self._gate.path().exists():
             return
@@ -294,5 +296,5 @@ def _run_all(runner: Runner) -> None:
     """Run an attempt, then each runner that its thread continues with."""
     following: Runner | None = runner
     while following is not None:
-        # Each in a fresh context, as in a new thread.
+        # Run each in a fresh context, as a new thread would.
         following = contextvars.Context().run(following.run)

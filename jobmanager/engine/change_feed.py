@@ -79,8 +79,8 @@ class Tail:
 
     If several transactions write at once (PostgreSQL), numbers are not committed in order: a reader that asks for
     numbers above the last one would miss a lower one that is committed later. So changes after a gap are held back
-    until no transaction is left that could fill the gap. Such a transaction locks the table from before it takes a
-    number until it has ended. If there is no such lock, the missing change was rolled back or removed.
+    until no transaction is left that could fill the gap. A transaction locks the table before it takes a number, and
+    holds the lock until it has ended. If no transaction holds the lock, the missing change was rolled back or removed.
     """
 
     def __init__(self, store: Store) -> None:
@@ -99,7 +99,7 @@ class Tail:
         return self._writers is not None
 
     def begin(self) -> None:
-        """Go to the last change, to read everything committed from now on. Blocks for writes under way, up to 10 s.
+        """Go to the last change, to read everything committed from now on. Waits up to 10 s for writes under way.
 
         Raises StoreUnavailable.
         """
@@ -111,7 +111,7 @@ class Tail:
         self.position, self._writers, self.has_more = end, None, False
 
     def read(self) -> list[News]:
-        """Return the next changes, without those held back after a gap. Raises StoreUnavailable."""
+        """Return the next changes, if any. Leaves out those held back after a gap. Raises StoreUnavailable."""
         found = self._store.news(after=self.position, limit=_PAGE)
         self.has_more = len(found) == _PAGE
         ready = _without_gap(found, self.position)
@@ -141,7 +141,7 @@ class Tail:
 
 
 def _without_gap(found: list[News], position: int) -> list[News]:
-    """Return the changes before the first number after *position* that is missing."""
+    """Return the changes whose numbers follow *position* without a gap."""
     if found and found[-1].change.seq == position + len(found):
         return found
     expected = range(position + 1, position + 1 + len(found))
@@ -176,7 +176,7 @@ class Feed:
     def subscribe(self, interest: Interest, *, after: int | None, read: ReadNews) -> Subscription:
         """Return a subscription, which the caller has to close. Raises TooManyStreams, StoreUnavailable.
 
-        It begins with the changes numbered above *after*; None: with changes from now on.
+        It begins with the changes numbered above *after*. If *after* is None, it begins with changes from now on.
         """
         with self._lock:
             if len(self._subscriptions) + self._reserved >= self._limit:
@@ -327,8 +327,8 @@ class Subscription:
     def next_events(self, timeout_seconds: float) -> list[Message]:
         """Block until there are messages, and return them. Return an empty list after *timeout_seconds*, or earlier.
 
-        Raises StoreUnavailable, also when the service shuts down; StopRequested, at once, if force comes due for a job
-        whose code waits here.
+        Raises StoreUnavailable if the store does not answer, and when the service shuts down. Raises StopRequested at
+        once if a job's code waits here and force comes due.
         """
         self._is_forced = False
         with unforced(wake=self._wake):
@@ -341,7 +341,7 @@ class Subscription:
             self._feed.leave(self)
 
     def put(self, messages: list[Message], position: int) -> None:
-        """Queue the messages of interest. Called by the feed; with these, it has put all changes up to *position*."""
+        """Queue the messages that the subscriber receives. The feed has now delivered all changes up to *position*."""
         if self.is_behind:
             return
         wanted = [one for one in messages if self._interest.covers(one)]

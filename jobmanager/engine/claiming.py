@@ -63,8 +63,8 @@ class Claimer:
                 # Cleaning takes no slot: a job that is ending should not keep another one from running.
                 self._launch_all(self._store.claim_to_clean(self._slots.free_cleaners(), types=types))
             if outlook.has_due and self._store.queue_due():
-                # Needed even if no slot is free: a thread whose job ends claims only from the queue.
-                # More jobs may be due than one call queues: look again.
+                # Queue due jobs even if no slot is free: a thread whose job ends claims only from the queue.
+                # Then look again: more jobs may be due than one call queues.
                 self._wake.set()
             free = self._slots.free_slots()
             if outlook.has_waiting and free > 0:
@@ -95,7 +95,7 @@ class Claimer:
             try:
                 runner.hand_over()
             except (JobManagerError, LeaseLost) as error:
-                # Its lease will expire. LeaseLost would end the dispatcher.
+                # Do not raise: LeaseLost would end the dispatcher. The job's lease will expire.
                 _log.warning("Job %s could not be released: %s", record.id, error)
 
     # Called in the threads of jobs, too

@@ -21,7 +21,7 @@ class Delivery:
         self._watchdog = watchdog
 
     def deliver(self, change: Change, *, is_forced: bool) -> None:
-        """Deliver a change to its job's thread. If this process has none, keep the change for the claims under way."""
+        """Deliver a change to its job's thread. If there is none here, keep the change for the claims under way."""
         runner = self._slots.recipient(change, is_forced=is_forced)
         if runner is not None:
             self._deliver_to(runner, change, is_forced=is_forced)

@@ -36,8 +36,8 @@ _EXPIRE_SECONDS = 1.0
 _LOG_SECONDS = 1.0
 #: How often to remove old finished jobs, if the settings say so, and old idempotency keys.
 _PRUNE_SECONDS = 5.0
-#: How often to check the counts of jobs. Processes of an earlier version do not update the counts. Such processes may
-#: run during a deployment.
+#: How often to check the counts of jobs. During a deployment, the counts may become wrong: processes of an earlier
+#: version do not update them.
 COUNT_SECONDS = 3600.0
 #: Delay of the first check after the start: by then, the processes of the earlier version have ended.
 FIRST_COUNT_SECONDS = 60.0
@@ -201,10 +201,10 @@ class Engine:
 
     def _turn(self, watch: Watch) -> None:
         if self._is_closing:
-            # First, because this needs no store: threads that wait for an unavailable store have to end, too.
+            # Do this before the store is called: subscribers and jobs have to end even if it is unavailable.
             self._feed.end()
             self._interrupt_all()
-        # Before the store is called, because the watchdog has to act even if the store is unavailable.
+        # Do this before the store is called: the watchdog has to act even if it is unavailable.
         self._watchdog.check()
         is_woken = self._wake.take()
         has_moved = watch.has_moved() or self._is_behind

@@ -30,7 +30,7 @@ _UNHALTED = (Status.RUNNING, Status.STOPPING)
 
 
 class Gate:
-    """The CheckpointGate of one attempt, and of the next if its parked thread is woken.
+    """The CheckpointGate of one attempt. If its parked thread is woken, also that of the job's next attempt.
 
     Other threads may call the methods from `apply_change` to `run_seconds`; the rest is for the job's thread.
     """
@@ -47,7 +47,7 @@ class Gate:
         on_halted: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        """*on_halted* is called when `halted` was written: the attempt goes on, without a slot."""
+        """*on_halted* is called once the status `halted` is committed: the attempt then holds no slot."""
         self.signals = signals
         self.due = 0.0
         self._lease = lease
@@ -73,7 +73,7 @@ class Gate:
     def apply_change(self, change: Change) -> None:
         """Set the signals that a committed change calls for.
 
-        Ignores outdated changes: threads may call this in another order than they have committed.
+        Ignores outdated changes. They occur because threads may call this in another order than they committed.
         """
         with self._lock:
             attempt = self._lease.record.attempt
@@ -126,7 +126,7 @@ class Gate:
     def reach_checkpoint(self, job: Job) -> None:
         """Save the job's checkpoint, then obey halt, stop and interrupts; see CheckpointGate."""
         if self._is_at_checkpoint:
-            # Called by flush, details or halt: what they pass to checkpoint() is saved with the rest.
+            # A hook (`flush`, `details`, `halt`) has called checkpoint(). Its values are saved with the others.
             self.signals.clear_requests()
             self.raise_if_over()
             return
@@ -210,7 +210,7 @@ class Gate:
                 lambda: self._store.checkpoint(record.id, record.attempt, saved, details, lines)
             )
         job.is_dirty = False
-        # Not from _clock: Job compares `due` with time.monotonic().
+        # Do not use _clock here: Job compares `due` with time.monotonic().
         self.due = time.monotonic() + self._settings.checkpoint_seconds
         return status
 
@@ -245,7 +245,7 @@ class Gate:
     def _park(self, job: Job) -> None:
         """Record the halt, give the slot back, and block until woken. Return if the job goes on.
 
-        Raises an Interrupt if the attempt has to end: after JOBMANAGER_PARK_SECONDS, this is Unwind.
+        Raises an Interrupt if the attempt has to end; after JOBMANAGER_PARK_SECONDS, raises Unwind.
         """
         while not self._record_halt():
             status = self._renew_lease()

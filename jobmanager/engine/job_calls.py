@@ -49,7 +49,8 @@ class JobCalls:
 
         def begin() -> Any:
             nonlocal job
-            # Force that was requested before this point has interrupted no code of the job, and is not repeated.
+            # Check for a stop here: force that was requested before this point could not interrupt any code of the job,
+            # and is not repeated.
             self._gate.raise_if_over()
             job = made
             return made.start()

@@ -24,8 +24,8 @@ _formatter = logging.Formatter()
 class JobLogBuffer:
     """Collects the lines that a job logs until they are stored.
 
-    Keeps no more lines than the store does, since a job may log while the store does not answer. Not a logging.Handler:
-    to make a Handler takes a lock that all threads share.
+    Keeps no more lines than the store does, since a job may log while the store does not answer. This class is not a
+    logging.Handler, because to make a Handler takes a lock that all threads share.
     """
 
     def __init__(self, attempt: int, now: Callable[[], datetime], limits: LogLimits) -> None:
@@ -53,8 +53,8 @@ class JobLogBuffer:
     def taken(self, *, waits: bool = True) -> Iterator[list[LogLine]]:
         """Yield the lines kept since the last call, for the caller to store. Keep them again if the caller raises.
 
-        Only one thread at a time takes lines, so that they stay in order. Another one blocks meanwhile if *waits*, and
-        otherwise gets no lines.
+        Only one thread at a time takes lines, so that they stay in order. If *waits*, another thread blocks until its
+        turn; if not, it gets no lines.
         """
         if not self._turn.acquire(blocking=waits):
             yield []

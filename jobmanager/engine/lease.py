@@ -71,7 +71,7 @@ class Lease:
 
     @property
     def record(self) -> JobRecord:
-        """The job as claimed. Replaced when a parked thread is woken for a new attempt, and for `clean`."""
+        """The job as claimed. Replaced when a parked thread is woken for a new attempt, and before `clean`."""
         with self._lock:
             return self._record
 

@@ -19,7 +19,7 @@ WATCH_SECONDS = 0.02
 DEAF_WATCH_SECONDS = 0.04
 #: Poll interval of an idle process that can receive notifications.
 IDLE_WATCH_SECONDS = 0.25
-#: A process without jobs and waiting callers counts as idle when nothing has happened for this long.
+#: A process without jobs and without waiting callers counts as idle if nothing has happened for this long.
 LULL_SECONDS = 1.0
 
 

@@ -15,10 +15,10 @@ _KEEP_KEYS = timedelta(days=2)
 
 
 def prune(store: Store, data_dir: Path, *, before: datetime | None, keep: int | None, seconds: float) -> int:
-    """Remove jobs that finished before *before*, and those beyond the newest *keep*. Return how many.
+    """Remove jobs that finished before *before*, and those beyond the newest *keep*. Return their number.
 
-    Stops after about *seconds*. Works in small transactions, so that other writers hardly wait. A download under way
-    keeps its file open, and continues to its end.
+    If a limit is None, it does not apply. Stops after about *seconds*. Works in small transactions, so that other
+    writers hardly wait. A download under way keeps its file open, and continues to its end.
     """
     deadline, removed = time.monotonic() + seconds, 0
     while time.monotonic() < deadline and (ids := store.prune(before=before, keep=keep)):
@@ -29,7 +29,7 @@ def prune(store: Store, data_dir: Path, *, before: datetime | None, keep: int | 
 
 
 def prune_as_set(store: Store, settings: Settings, *, seconds: float) -> None:
-    """Remove old idempotency keys, then the finished jobs that the settings do not keep, for about *seconds*."""
+    """Remove old idempotency keys, then finished jobs that the settings do not keep. Stops after about *seconds*."""
     now = store.now()
     store.forget_keys(before=now - _KEEP_KEYS)
     before = now - timedelta(days=settings.keep_days) if settings.keep_days else None

@@ -85,7 +85,8 @@ class Slots:
                 for changes in self._changes_during_claim.values():
                     changes.append((change, is_forced))
                 return None
-            # Otherwise an earlier attempt's runner, if any: the change makes it notice that it has lost its lease.
+            # If there is none, return the runner of an earlier attempt, if any. It learns from the change that its
+            # lease is lost.
             return runner or self._runners.get(change.job_id)
 
     def recipient_after_claim(self, change: Change, *, is_forced: bool) -> Runner | None:

@@ -20,7 +20,7 @@ class Alarm:
         self._reading, self._writing = os.pipe()
         for end in (self._reading, self._writing):
             os.set_blocking(end, False)
-            # Not closed earlier: a thread may set the alarm as long as it exists.
+            # Do not close the pipe earlier: a thread may set the alarm as long as the alarm exists.
             weakref.finalize(self, os.close, end)
         self._is_set = False
 
@@ -32,7 +32,7 @@ class Alarm:
 
     def take(self) -> bool:
         """Clear the alarm, and return True if it was set. Call this before looking for work, to miss none."""
-        # In this order, an alarm that is set meanwhile is not lost.
+        # Clear the flag before the pipe: then an alarm that is set meanwhile is not lost.
         was_set, self._is_set = self._is_set, False
         try:
             os.read(self._reading, _MOST_BYTES)

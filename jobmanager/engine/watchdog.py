@@ -40,7 +40,7 @@ class Watchdog:
         asked_at = runner.signals.stop_asked_at
         strikes_at = max(now, (now if asked_at is None else asked_at) + ANSWER_SECONDS)
         with self._lock:
-            # If not, the attempt has ended meanwhile, or began after the request.
+            # Ignore force if the attempt has ended meanwhile, or began after the request.
             if self._is_held(runner) and runner.attempt() <= change.attempt:
                 in_clean = runner.is_cleaning()
                 before = self._scheduled.get(runner)
@@ -92,6 +92,6 @@ class _Force:
 
     #: when the job's code is interrupted (monotonic)
     strikes_at: float
-    #: True: the thread was in `clean` at the request. It is abandoned only if this has not changed
+    #: True: the thread was in `clean` at the request; if it was not but is by now, it is not abandoned
     in_clean: bool
     has_struck: bool = False

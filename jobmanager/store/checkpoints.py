@@ -1,6 +1,6 @@
 """Save the checkpoints of attempts.
 
-Changes no status: it returns the current one, by which the attempt learns that a halt or a stop was requested.
+Changes no status. Returns the job's current status, so that the attempt learns of a requested halt or stop.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Checkpoints:
     ) -> Status:
         """Save a checkpoint of an attempt of this process, renew its lease, and return the job's current status.
 
-        *saved* is None if nothing is new since the last checkpoint; its `seq` and `saved_at` are set here. A cursor of
+        *saved* is None if nothing is new since the last checkpoint. This method sets `seq` and `saved_at`. A cursor of
         None leaves the saved cursor as it is. A cursor that differs from the saved one resets `crashes`. Committed when
         this returns. Raises LeaseLost or StoreUnavailable.
         """

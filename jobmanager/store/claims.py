@@ -70,7 +70,7 @@ class Claims:
         owned: Values = {"owner": self._owner.name, "lease_expires_at": self._owner.lease_end()}
         moves: dict[str, Move] = {}
         for job in map(self._rows.job, rows):
-            # Claim one job per limited type: the next claim counts the running ones again.
+            # Of a type with a limit, claim one job at a time: the next claim counts the running jobs again.
             key = job.type if job.type in wanted.max_running else job.id
             moves.setdefault(key, self._lifecycle.decide(job, Action.CLAIM, owned))
         return [applied.job for applied in self._lifecycle.move_all(connection, list(moves.values()))]

@@ -47,18 +47,21 @@ class Database(Protocol):
         """Return the current time, by the clock that all recorded times use."""
 
     def lease_now(self) -> datetime:
-        """Return the current time by the clock for leases. To set the wall clock does not change it."""
+        """Return the current time by the clock for leases. Setting the wall clock does not change this clock."""
 
     # Transactions
 
     def run(self, write: Callable[[Connection], T]) -> T:
-        """Run *write* in a transaction, commit, and return its result. Raises as *write* does, or StoreUnavailable."""
+        """Run *write* in a transaction, commit, and return its result.
+
+        Raises the exception of *write*, or StoreUnavailable.
+        """
 
     def run_together(self, write_all: Callable[[Connection, list[Item]], list[T]], item: Item) -> T:
         """Run *write_all* for the items of several threads in one commit. Return its result for *item*; see `run`."""
 
     def begin_alone(self) -> AbstractContextManager[Connection]:
-        """Open a transaction for changes of the schema, which excludes other processes that change it."""
+        """Open a transaction for changes of the schema. Meanwhile, other processes cannot change the schema."""
 
     def acquire_lock(self, connection: Connection, name: str) -> None:
         """Acquire the lock *name*, which excludes transactions of other processes until this one ends. Blocks."""
@@ -92,7 +95,7 @@ class Database(Protocol):
     # Counts of jobs; see job_counts.py
 
     def flush_counts(self, connection: Connection) -> None:
-        """Add the notes of the transaction to the counts of jobs."""
+        """Update the counts of jobs by the changes that the transaction has noted."""
 
     def add_up_counts(self) -> None:
         """Merge the parts of each count."""

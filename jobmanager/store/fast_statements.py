@@ -1,7 +1,7 @@
 """Prepared statements: SQLAlchemy compiles them once, and the driver runs them directly.
 
-A job needs about ten statements. If SQLAlchemy's `execute` ran them, each would take more time in SQLAlchemy than in
-SQLite: measured on SQLite, a job that does nothing then takes 36 % more CPU.
+A job needs about ten statements. With SQLAlchemy's `execute`, each takes more time in SQLAlchemy than in SQLite.
+Measured on SQLite for a job that does nothing: 36 % more CPU.
 
 Prepare only statements that are built once, like those in statements.py: the cache of compiled statements is never
 emptied.
@@ -54,9 +54,10 @@ class Prepared:
         return [self._shown(row) for row in rows]
 
     def run_many(self, connection: Any, columns: Columns, shared: Parameters) -> int:
-        """Run the statement on a driver connection once per row of *columns*, with the *shared* values added.
+        """Run the statement on a driver connection once per row of *columns*.
 
-        Returns the total number of rows changed or inserted. Raises DBAPIError.
+        *shared* has the parameters whose value is the same for all rows. Returns the total number of rows changed or
+        inserted. Raises DBAPIError.
         """
         try:
             with closing(connection.cursor()) as cursor:  # otherwise, a kept exception would keep the file open

@@ -60,7 +60,10 @@ class History:
         return [rows.change(row) for row in found]
 
     def news(self, *, after: int, upto: int, job_id: str | None, limit: int) -> list[News]:
-        """Return the changes, of all jobs or of one, numbered above *after* up to *upto*, in order of their numbers."""
+        """Return up to *limit* changes numbered above *after* and up to *upto*, lowest number first.
+
+        If *job_id* is None, returns changes of all jobs.
+        """
         asked: Values = {"after": after, "upto": upto, "limit": limit}
         if job_id is not None:
             asked["job_id_is"] = job_id
@@ -93,7 +96,7 @@ class History:
 
 @cache
 def _news(*, of_one_job: bool) -> Select[Any]:
-    """Return the query of the changes, of all jobs or of one, numbered above `after` up to `upto`, with their jobs."""
+    """Return the query of the changes numbered above `after` and up to `upto`, with their jobs. See History.news."""
     joined = changes.join(jobs, jobs.c.id == changes.c.job_id)
     query = select(changes, *_PROGRESS).select_from(joined)
     query = query.where(changes.c.seq > bindparam("after"), changes.c.seq <= bindparam("upto"))

@@ -19,9 +19,10 @@ from jobmanager.store.schema import changes, idempotency_keys
 
 
 def ids_by_key(database: Database, connection: Connection, new: Sequence[NewJob], now: datetime) -> dict[str, str]:
-    """Map the id of each submission to the id of the job that has its key: to itself if the key is new or missing.
+    """Map the id of each submission to the id of the job that has its key.
 
-    Stores the new keys. Raises Conflict if a key was used for another submission.
+    If the key is new or missing, maps the id to itself. Stores the new keys. Raises Conflict if a key was used for
+    another submission.
     """
     # Sorted by key, so that two batches with the same keys cannot deadlock.
     return {job.id: _id_by_key(database, connection, job, new, now) for job in sorted(new, key=_stored_key)}
@@ -57,7 +58,7 @@ def _stored_key(job: NewJob) -> str:
 
 
 def _scope_older_key(connection: Connection, job: NewJob) -> None:
-    """Move a key that was stored before keys had scopes into the submission's scope, if the same actor used it."""
+    """Move the submission's key into its scope if the same actor used the key when keys had no scopes yet."""
     submitted = select(changes.c.seq).where(
         changes.c.job_id == idempotency_keys.c.job_id,
         changes.c.action == Action.SUBMIT,

@@ -51,7 +51,7 @@ def _miscounted() -> Select[Any]:
     )
 
 
-#: The corrections to add to the counts: no rows, unless something has written jobs without counting them.
+#: Selects the corrections to add to the counts. Finds no rows if every writer of jobs has counted them.
 MISCOUNTED = _miscounted()
 
 
@@ -63,7 +63,7 @@ class JobCounts:
         self._reader = reader
 
     def read(self) -> Census:
-        """Return the number of jobs of each type and status that has any. Cheap: every commit updates the counts."""
+        """Return the number of jobs by type and status, without zeros. Cheap: every commit updates the counts."""
         return {(row.type, Status(row.status)): int(row.jobs) for row in self._reader.read(COUNTED)}
 
     def correct(self) -> Census:
@@ -78,10 +78,10 @@ class JobCounts:
         return self._database.run(self._add_missed)
 
     def _add_missed(self, connection: Connection) -> Census:
-        """Add to each count the jobs that it misses, and return the numbers added."""
+        """Correct each count that is wrong, and return the numbers added."""
         self._database.acquire_lock(connection, "correction")  # else two processes would add the differences twice
         self._database.flush_counts(connection)  # the notes of this transaction so far
-        # One query: of every other transaction, it sees both the jobs and their counts, or neither.
+        # Use one query: of every other transaction, it sees either both the jobs and their counts, or neither.
         missed = {(row.type, Status(row.status)): int(row.missed) for row in connection.execute(MISCOUNTED)}
         for key, number in missed.items():
             note(connection, [key], number)

@@ -67,7 +67,8 @@ class JobLogs:
     def read(self, job_id: str, *, after: int, limit: int) -> list[LogLine]:
         """Return the log lines of the job numbered above *after*, oldest first.
 
-        Up to *limit* lines and about 1 MiB of messages, but at least one line. An empty list is the end of the log.
+        Returns up to *limit* lines and about 1 MiB of messages, but at least one line. If there are no more lines,
+        returns an empty list.
         """
         return [
             LogLine(number=row.number, attempt=row.attempt, at=row.at, level=row.level, message=row.message)
@@ -105,7 +106,7 @@ def _add_lines(
     *known* is the previous result for the job, if that was committed. If None, the log is counted.
     """
     attempt = lines[-1].attempt
-    # Another process can have added lines in between, but only as another attempt.
+    # Count again for a new attempt: the attempt before it may have run in another process, which added lines.
     size = known.size if known is not None and known.attempt == attempt else _size(connection, job_id)
     rows = [
         {"job_id": job_id, "attempt": line.attempt, "at": line.at, "level": line.level, "message": line.message}
@@ -122,7 +123,8 @@ def _add_lines(
 def _page(job_id: str, *, after: int, limit: int) -> Select[Any]:
     """Return the query of the lines numbered above *after*: up to *limit* lines, and about PAGE_BYTES.
 
-    One statement, not two: between them, lines could be dropped, and a page could be empty before the end of the log.
+    Uses one statement, because lines could be dropped between two statements. A page could then be empty before the end
+    of the log.
     """
     behind = _of(job_id) & (log_lines.c.number > after)
     size = _octets(log_lines.c.message)
@@ -143,9 +145,9 @@ def _size(connection: Connection, job_id: str) -> LogSize:
 
 
 def _drop_oldest(connection: Connection, job_id: str, size: LogSize, limits: LogLimits) -> LogSize:
-    """Drop the surplus lines and return the size of the rest. The last dropped line is replaced by the note.
+    """Drop the surplus lines and return the size of the rest. The note takes the number of the last dropped line.
 
-    So the note precedes the remaining lines, and a reader that has read past it does not get it again.
+    Therefore the note precedes the remaining lines, and a reader that has read past that number does not get the note.
     """
     dropped = limits.surplus(_oldest(connection, job_id), size)
     last, note = dropped[-1].number, limits.note(dropped)

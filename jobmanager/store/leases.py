@@ -84,7 +84,7 @@ class Leases:
         return run_announced(self._database, write)
 
     def release_process(self, pid: int) -> list[Applied]:
-        """Take back the jobs of a stalled process of this machine; returns the results.
+        """Take back the jobs of a stalled process of this machine. Return each job with its change.
 
         Does not count a crash: the process is about to be killed because it stalls. Committed when this returns.
         """
@@ -98,7 +98,7 @@ class Leases:
         return run_announced(self._database, write)
 
     def expire(self) -> list[Applied]:
-        """Take back jobs whose leases have expired or whose owners have died; returns the results.
+        """Take back jobs whose leases have expired or whose owners have died. Return each job with its change.
 
         A parked job, or one that waits to be woken, only loses its owner: any process may claim it when it is resumed.
         """

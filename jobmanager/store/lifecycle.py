@@ -77,9 +77,9 @@ class Lifecycle:
     ) -> dict[str, Applied | NotAllowed | None]:
         """Apply a requested action to several jobs in one commit, and return the result per job.
 
-        *run_ats* has the ids of the jobs, and the time until which a resume is delayed (None: no delay). If a job is
-        missing, or its status is not in *statuses* (empty: any status will do), it is unchanged and its result is None.
-        The jobs in the results lack args, details, result and cursor.
+        *run_ats* has the ids of the jobs, and the time until which a resume is delayed (None: no delay). If the action
+        is not allowed for a job, its result is a NotAllowed. If a job is missing, or its status is not in *statuses*
+        (empty: any status will do), its result is None. The jobs in the results lack args, details, result and cursor.
         """
         values: Values = {"is_forced": True} if is_forced else {}
 
@@ -122,8 +122,8 @@ class Lifecycle:
     ) -> list[Applied]:
         """Write the moves and record them as changes. The only place where statuses are written.
 
-        Raises Overtaken if the status, attempt or owner of any job has changed since it was read. If there was only one
-        job, nothing is written then. Of several jobs, some may be moved: the caller has to roll back.
+        Raises Overtaken if the status, attempt or owner of any job has changed since it was read. If *moves* has one
+        job, nothing was written. If it has several, some of them may be written already: the caller has to roll back.
         """
         if not moves:
             return []
@@ -148,7 +148,7 @@ class Lifecycle:
         ]
 
     def _process_to_notify(self, job: JobRecord) -> str | None:
-        """Return the name of the process that holds the job; None if this process does, or none."""
+        """Return the name of the other process that holds the job; None if no other process holds it."""
         return job.owner if job.owner != self._owner.name else None
 
 

@@ -38,7 +38,7 @@ class Lookup:
         """Return a page of jobs, newest submission first, starting after the position *before*.
 
         *types* are the type names to search for the selection's `q`. The jobs lack their cursors, and the fields named
-        in JobRecord.shortened. If they are still large, the page has fewer than *limit* jobs.
+        in JobRecord.shortened. If the jobs are large even so, the page has fewer than *limit* jobs.
         """
         way = sampling.choose(self._reader, search.ways(selection, types), selection, before)
         shown: list[JobRecord] = []
@@ -55,7 +55,7 @@ class Lookup:
     def find_ids(
         self, selection: Selection, types: Collection[str], *, before: Position | None, limit: int
     ) -> tuple[list[str], Position | None]:
-        """Return the ids of matching jobs, in the order of `find`, and the position of the next page, if any."""
+        """Return the ids of a page of jobs, like `find`, and the position of the next page (None: no next page)."""
         way = sampling.choose(self._reader, search.ways(selection, types), selection, before)
         rows = self._reader.read(search.page_of_ids(way, selection, before=before, limit=limit + 1))
         shown = rows[:limit]

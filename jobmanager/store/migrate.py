@@ -16,7 +16,7 @@ _ALEMBIC = table("alembic_version", column("version_num"))
 def bring_up_to_date(connection: Connection) -> None:
     """Create or migrate the tables in the transaction of *connection*, which must exclude other migrating processes.
 
-    Does nothing if they are up to date. Raises ConfigError if a newer version of the service made them.
+    Does nothing if the tables are up to date. Raises ConfigError if a newer version of the service made the tables.
     """
     present = _present(connection)
     if present == CURRENT:

@@ -48,7 +48,7 @@ def owner_name_prefix(pid: int) -> str:
 def boot_id() -> str:
     """Return an identifier of the current boot of this machine. The names of all its processes begin with it.
 
-    If the system has no such identifier, it is random in each process: no other process seems to be of this boot.
+    If the system has none, returns a random one in each process, so that no other process seems to be of this boot.
     """
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]

@@ -17,7 +17,8 @@ _QUEUED = by_index(select(func.count()).select_from(jobs).where(IS_QUEUED), "job
 _IS_DUE = and_(IS_PUT_OFF, jobs.c.waits_until <= _NOW)
 _DUE = by_index(select(func.count()).select_from(jobs).where(_IS_DUE), "jobs_due")
 DEPTH = select(_QUEUED.scalar_subquery() + _DUE.scalar_subquery())
-#: When the earliest due job with a delay became due: of the jobs in the queue, and of those not in the queue yet.
+#: Two queries for the earliest time at which a delayed job became due: one for the jobs in the queue, and one for the
+#: due jobs that are not in the queue yet.
 PUT_OFF_WAITED_LONGEST = (
     by_index(select(jobs.c.run_at.label("at")).where(HAS_COME_DUE), "jobs_due").order_by(jobs.c.run_at).limit(1),
     by_index(select(jobs.c.waits_until.label("at")).where(_IS_DUE), "jobs_due").order_by(jobs.c.waits_until).limit(1),
@@ -32,7 +33,7 @@ _FEW = 5000
 
 
 def waited_longest(depth: int) -> Select[Any]:
-    """Return the query for the time since which the longest-waiting job without a delay waits.
+    """Return the query for the earliest time at which a waiting job without a delay began to wait.
 
     A job waits from its submission or resume. Ignores jobs that were handed over: the time of a handover is not stored.
     *depth* is the number of waiting jobs.
@@ -50,8 +51,8 @@ _last_sign = func.coalesce(
     jobs.c.running_since,
     type_=jobs.c.saved_at.type,
 )
-#: Per type: the number of jobs that a thread works on, and the earliest time of their last checkpoints. If a job has
-#: not saved one in this attempt, the time of its start counts.
+#: Per type: the number of jobs that a thread works on, and the earliest of the times of their last checkpoints. If a
+#: job has not saved a checkpoint in this attempt, the start of the attempt counts.
 AT_WORK = (
     select(jobs.c.type, func.count().label("jobs"), func.min(_last_sign, type_=jobs.c.saved_at.type).label("oldest_at"))
     .where(IS_HELD, jobs.c.status.in_(ATTENDED))

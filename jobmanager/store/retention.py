@@ -27,8 +27,8 @@ class Retention:
     def prune(self, *, before: datetime | None, keep: int | None, limit: int) -> list[str]:
         """Remove up to *limit* finished jobs with their changes and logs, oldest first; returns their ids.
 
-        Removes jobs that finished before *before*, and those beyond the newest *keep*. *keep* does not apply to failed
-        jobs, which may be resumed.
+        Removes jobs that finished before *before*, and those beyond the newest *keep*. A limit of None does not apply.
+        *keep* does not apply to failed jobs, which may be resumed.
         """
         bounds = [jobs.c.finished_at < before] if before is not None else []
         if keep is not None:
@@ -47,7 +47,10 @@ class Retention:
             self._database.run(lambda connection: connection.execute(delete(idempotency_keys).where(old)))
 
     def _beyond_newest(self, keep: int) -> list[ColumnElement[bool]]:
-        """Return a list with the condition of final jobs beyond the newest *keep*; an empty list if there are none."""
+        """Return a list with one condition, which selects the final jobs beyond the newest *keep*.
+
+        If there are no such jobs, return an empty list.
+        """
         final = [IS_FINISHED, jobs.c.status.in_(FINAL)]
         newest = select(jobs.c.finished_at, jobs.c.number).where(*final)
         in_order = newest.order_by(jobs.c.finished_at.desc(), jobs.c.number.desc())

@@ -1,9 +1,10 @@
 """Choose the index that finds a list of jobs: of the indexes that fit, the one whose entries are sparsest in time.
 
 A fixed order of preference cannot replace the sample: any order is slow for some pair of conditions. Measured on SQLite
-with 200,000 jobs, CPU of a page of 100: with labels first, a common label with a rare type takes 45 ms instead of 5 ms,
-and with a rare label 9 ms instead of 3 ms; with types first, a search for a part of a type's name with a rare label
-takes 52 ms instead of 7 ms. These times grow with the number of jobs. The sample itself takes up to 1 ms.
+with 200,000 jobs, CPU of a page of 100 jobs:
+- labels first: a common label with a rare type takes 45 ms instead of 5 ms; with a rare label, 9 ms instead of 3 ms;
+- types first: a search for a part of a type's name with a rare label takes 52 ms instead of 7 ms.
+These times grow with the number of jobs. The sample itself takes up to 1 ms.
 
 Decides by times only. search.py builds the queries.
 """
@@ -39,7 +40,7 @@ def choose(reader: Reader, ways: Sequence[Way], selection: Selection, before: Po
 
 
 def _reach(found: Sequence[Way], selection: Selection, before: Position | None) -> Select[Any]:
-    """Return the query for `_sparsest`: one row with the time of the entry after the newest SAMPLE of each stream."""
+    """Return the query for `_sparsest`: one row with a time per stream, that of the entry after its SAMPLE newest."""
     streams = (stream for way in found for stream in way)
     samples = (stream.entries(selection, before).offset(SAMPLE).limit(1).subquery() for stream in streams)
     each = (select(_AT).select_from(sample).scalar_subquery() for sample in samples)

@@ -113,7 +113,7 @@ def _to_text(value: Any) -> str | None:
 def _from_text(value: Any) -> Any:
     if value == "{}":  # the common case
         return {}
-    # Files of the first versions contain numbers.
+    # SQLite files of the first versions contain plain numbers, not only texts.
     return from_json(value) if isinstance(value, str) else value
 
 
@@ -144,8 +144,8 @@ metadata = MetaData()
 
 def _where(condition: str) -> dict[str, Any]:
     """Return the options of a partial index of the rows that meet *condition*."""
-    # Without postgresql_where: that would make SQLAlchemy import its PostgreSQL dialect at every start. See
-    # have_partial_indexes.
+    # Do not pass postgresql_where: SQLAlchemy would import its PostgreSQL dialect at every start.
+    # have_partial_indexes adds this option when it is needed.
     return {"sqlite_where": text(condition)}
 
 

@@ -54,7 +54,8 @@ Condition = ColumnElement[bool]
 #: The last columns of every index here: the time of the submission and the number of the job.
 Place = tuple[ColumnClause[datetime], ColumnClause[int]]
 
-# The same columns in subqueries: letting SQLAlchemy name them would take a fifth of the time of a list.
+# The same columns in subqueries. Their names are given, because SQLAlchemy would need a fifth of the time of a list to
+# name them.
 _AT, _NUMBER = column("at", jobs.c.submitted_at.type), column("number", jobs.c.number.type)
 
 _OF_JOBS: Place = (jobs.c.submitted_at, jobs.c.number)
@@ -96,7 +97,7 @@ Way = Sequence[Stream]
 
 
 def ways(selection: Selection, types: Collection[str]) -> list[Way]:
-    """Return the ways to find the jobs: any one of them finds all. *types* are the type names to search for `q`."""
+    """Return the ways to find the jobs. Each way alone finds them all. *types* are the type names to search for `q`."""
     labelled = islice(selection.labels, _MOST_LABELS)
     found: list[Way] = [[_labelled(selection, name, types)] for name in labelled]
     if selection.q is not None:
@@ -189,7 +190,7 @@ def _of_labels(selection: Selection, place: Place, *, but: str | None = None) ->
 
 
 def _is_there(place: Place, table: FromClause, its: Place, which: Sequence[Condition], index: str) -> Condition:
-    """Return the condition that *table* has an entry for the job at *place* that meets *which*. Looks in *index*.
+    """Return the condition that *index* of *table* has an entry of the job at *place*, and the entry meets *which*.
 
     Without the hint, SQLite would use the table's primary key, where successive jobs are far apart, and read rows.
     Without OFFSET 0, PostgreSQL would scan all entries that meet *which* and join them with the few that are needed.
@@ -214,7 +215,7 @@ def _labelled(selection: Selection, name: str, types: Collection[str]) -> Stream
 
 
 def _looked_up(selection: Selection) -> Iterator[Condition]:
-    """Yield the condition on the job of a label entry, checked in an index of the jobs; nothing if any job will do."""
+    """Yield the condition that the job of a label entry has to meet, if any. It is checked in an index of the jobs."""
     if conditions := list(_of_job(selection)):
         is_of_type = selection.type is not None or selection.types is not None
         index = "jobs_by_type" if is_of_type else "jobs_by_status"

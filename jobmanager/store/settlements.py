@@ -48,9 +48,9 @@ class Settlements:
         """Record the outcome of an attempt of this process; committed when this returns.
 
         Writes nothing and returns None if the job's status is in *unless*. *parked* keeps the lease: the thread waits
-        and may be woken. If *wanted* is given, the same commit claims another job for its slot. *seen* is the job as
-        it was claimed for this attempt: if its status is unchanged, the job is not read again, and the result lacks
-        what was saved since. Raises LeaseLost, NotAllowed or StoreUnavailable.
+        and may be woken. If *wanted* is given, the same commit claims another job for the slot. *seen* is the job as
+        it was claimed for this attempt. If its status is unchanged, the job is not read again, and the returned job
+        lacks the values saved since its claim. Raises LeaseLost, NotAllowed or StoreUnavailable.
         """
         values: Values = {"failures": settlement.failures, "error": settlement.error, "result": settlement.result}
         if settlement.run_at is not None:
@@ -64,7 +64,7 @@ class Settlements:
         return self._database.run_together(self._settle_all, ended)
 
     def _settle_all(self, connection: Connection, ended: list[Ended]) -> list[Applied | None]:
-        """Record the outcomes of several attempts, and claim the wanted jobs in their places."""
+        """Record the outcomes of several attempts, and claim the wanted jobs for the free slots."""
         applied = settle_unread(self._lifecycle, connection, ended) or self._settle_reloaded(connection, ended)
         wanting = [place for place, one in enumerate(ended) if one.wanted is not None and applied[place] is not None]
         claimed = self._claim_instead(connection, [wanted for place in wanting if (wanted := ended[place].wanted)])

@@ -108,7 +108,7 @@ HAS_EXPIRED = select(exists(select(literal(1)).where(_LEASE_HAS_EXPIRED)))
 
 
 def by_index(query: Select[Any], index: str) -> Select[Any]:
-    """Make SQLite use the index: its planner would pick a more selective one, and sort thousands of rows for a few."""
+    """Make SQLite use *index*. Its planner would pick a more selective index, and sort thousands of rows for a few."""
     return query.with_hint(jobs, f"INDEXED BY {index}", "sqlite")
 
 
@@ -170,7 +170,7 @@ def move_job(names: tuple[str, ...]) -> Update:
 def save_checkpoint(columns: tuple[str, ...]) -> Update:
     """Return the update of an owned job that saves a checkpoint in *columns*, and returns the job's status.
 
-    Increments `checkpoint_seq` if `saved_at` is among them. A new cursor resets `crashes`.
+    Increments `checkpoint_seq` if *columns* contains `saved_at`. A new cursor resets `crashes`.
     """
     values = _parameters(columns)
     if "saved_at" in columns:

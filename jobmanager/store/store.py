@@ -82,7 +82,7 @@ class Store(StoreView):
     # Submit
 
     def add(self, new: Sequence[NewJob], *, actor: str) -> list[JobRecord]:
-        """Store new jobs, all or none, and return them, or the jobs that have their idempotency keys."""
+        """Store new jobs, all or none, and return them. If an idempotency key was used before, return its job."""
         return self.submissions.add(new, actor=actor)
 
     def add_all(self, new: NewBatch, *, actor: str) -> list[str]:
@@ -177,11 +177,11 @@ class Store(StoreView):
         return self.history.receive_signals()
 
     def expire(self) -> list[Applied]:
-        """Take back jobs whose leases have expired or whose owners have died; returns the results."""
+        """Take back jobs whose leases have expired or whose owners have died. Return each job with its change."""
         return self.leases.expire()
 
     def release_process(self, pid: int) -> list[Applied]:
-        """Take back the jobs of a stalled process of this machine; returns the results."""
+        """Take back the jobs of a stalled process of this machine. Return each job with its change."""
         return self.leases.release_process(pid)
 
     # Maintenance

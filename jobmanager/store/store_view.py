@@ -66,7 +66,7 @@ class StoreView:
     def find_ids(
         self, selection: Selection, types: Collection[str], *, before: Position | None = None, limit: int
     ) -> tuple[list[str], Position | None]:
-        """Return the ids of matching jobs, in the order of `find`, and the position of the next page, if any."""
+        """Return the ids of a page of jobs, like `find`, and the position of the next page (None: no next page)."""
         return self.lookup.find_ids(selection, types, before=before, limit=limit)
 
     def changes(self, job_id: str) -> list[Change]:
@@ -80,7 +80,7 @@ class StoreView:
     # For streams of changes and progress
 
     def news(self, *, after: int, upto: int = LAST_SEQ, job_id: str | None = None, limit: int = 500) -> list[News]:
-        """Return the changes, of all jobs or of one, numbered above *after* up to *upto*, in order of their numbers."""
+        """Return changes numbered above *after*, lowest number first; of all jobs if *job_id* is None."""
         return self.history.news(after=after, upto=upto, job_id=job_id, limit=limit)
 
     def progress(self, *, since: datetime) -> list[Progress]:
@@ -98,7 +98,7 @@ class StoreView:
     # For metrics
 
     def count(self) -> Census:
-        """Return the number of jobs of each type and status that has any."""
+        """Return the number of jobs by type and status, without zeros."""
         return self.counts.read()
 
     def queue(self) -> Queue:

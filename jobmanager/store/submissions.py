@@ -44,8 +44,8 @@ class Submissions:
         it was used for another one, QueueFull, or StoreUnavailable.
         """
         if len(new) == 1 and new[0].idempotency_key is None and not self._limit.may_be_exceeded(1):
-            # May share a transaction with other threads: only keys and the limit make a submission wait for another
-            # process, which may be frozen.
+            # This submission may share a transaction with other threads. Others must not: an idempotency key, or the
+            # limit, can make a submission wait for another process, which may be frozen.
             return [self._database.run_together(self._add_each, (new[0], actor))]
         return run_announced(self._database, lambda connection: self.add_keyed(connection, new, [actor] * len(new)))
 
@@ -60,7 +60,7 @@ class Submissions:
     # Inside a write transaction
 
     def add_keyed(self, connection: Connection, new: Sequence[NewJob], actors: Sequence[str]) -> list[JobRecord]:
-        """Insert the jobs whose idempotency key is new. Return new and existing jobs, in order."""
+        """Insert the jobs whose idempotency key is new or missing. Return new and existing jobs, in order of *new*."""
         now = self._database.now()
         stored_as = ids_by_key(self._database, connection, new, now)
         fresh = [(job, actor) for job, actor in zip(new, actors, strict=True) if stored_as[job.id] == job.id]
@@ -119,7 +119,7 @@ class Submissions:
         self._limit.check_room_after(connection, last_change(self._database, connection))
 
 
-#: How to get each column that a submission sets.
+#: For each column that a submission sets: the function that returns its value.
 _OF_SUBMISSION: dict[str, Callable[[NewJob], Any]] = {
     "id": attrgetter("id"),
     "type": attrgetter("type"),

@@ -68,6 +68,6 @@ class WorkQueue:
         return len(self._database.execute(connection, statements.QUEUE_DUE, parameters))
 
     def parameters(self) -> Values:
-        """Return the parameters of the queries for pending work: the clocks, and this process."""
+        """Return the parameters of the queries for pending work: the current times, and this process."""
         now, lease_now = self._database.now(), self._database.lease_now()
         return {"now": now, "lease_now": lease_now, "owner_is": self._owner.name}

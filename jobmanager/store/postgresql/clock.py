@@ -1,6 +1,6 @@
 """The clock of a PostgreSQL server: the same for all hosts, and read over the network only now and then.
 
-Setting the clock of a host does not change it.
+Setting the clock of a host does not change this clock.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ServerClock:
         self._synced_at = 0.0
 
     def now(self) -> datetime:
-        """Return the server's time. Queries it once a minute; raises DBAPIError if the first query fails."""
+        """Return the server's time. Queries the server once a minute; raises DBAPIError if the first query fails."""
         with self._lock:
             offset, is_stale = self._offset, time.monotonic() - self._synced_at > _SYNC_SECONDS
         if offset is None or is_stale:

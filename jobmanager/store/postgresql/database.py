@@ -56,7 +56,8 @@ _ADD_UP = text(
 )
 #: The key in a connection's `info`.
 _IDLE_SINCE = "idle_since"
-#: A transaction that writes to a table holds this lock from before it takes the numbers of its rows until it ends.
+#: Finds the open transactions that write to the table `changes`. Each of them takes the lock of a writer before it
+#: takes the numbers of its rows, and holds the lock until it ends.
 _CHANGE_WRITERS = text(
     "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -70,7 +71,7 @@ class Database:
     has_boot_clock = False
 
     def __init__(self, url: str, json_serializer: Any) -> None:
-        """Does not connect."""
+        """Make the pool of connections. Does not connect."""
         schema.have_partial_indexes("postgresql")
         self.engine = create_engine(
             make_url(url).set(drivername="postgresql+psycopg"),
@@ -113,7 +114,7 @@ class Database:
     def run_together(self, write_all: Callable[[Connection, list[Item]], list[T]], item: Item) -> T:
         """Run *write_all*, commit, and return its result for *item*; see GroupCommit.run_together.
 
-        This process runs these transactions one after another: they are for writes that are faster in a batch.
+        This process runs such transactions one after another. Use them only for writes that are faster in a batch.
         """
         return self.commits.run_together(write_all, item)
 
@@ -129,9 +130,10 @@ class Database:
         return self._prepare(statement).run(connection.connection.driver_connection, parameters)
 
     def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> int:
-        """Run a prepared statement once per row of *columns*, with the *shared* values added.
+        """Run a prepared statement once per row of *columns*.
 
-        Returns the total number of rows changed or inserted. Raises DBAPIError.
+        *shared* has the parameters whose value is the same for all rows. Returns the total number of rows changed or
+        inserted. Raises DBAPIError.
         """
         return self._prepare(statement).run_many(connection.connection.driver_connection, columns, shared)
 
@@ -162,12 +164,15 @@ class Database:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"jobmanager {name}"))))
 
     def flush_counts(self, connection: Connection) -> None:
-        """Add the notes of the transaction to the counts of jobs. Other writers here may wait until it commits."""
+        """Update the counts of jobs by the changes that the transaction has noted.
+
+        Until the transaction commits, other transactions of this process may have to wait.
+        """
         if (noted := job_counts.take(connection, part=self._first_part + random.randrange(_PARTS))) is not None:
             self.execute_many(connection, self._addition, noted, {})
 
     def add_up_counts(self) -> None:
-        """Merge the rows of each count: every process that ever counted leaves some behind."""
+        """Merge the rows of each count: every process that ever counted jobs leaves rows behind."""
         with self.reader.connect() as connection:
             connection.execute(_ADD_UP)
 

@@ -63,7 +63,7 @@ class Watch:
             connection.close()
 
     def _connect(self) -> bool:
-        """Try to listen, at most every _RECONNECT_SECONDS. Return True if it tried: commits may be unnoticed."""
+        """Try to listen, at most every _RECONNECT_SECONDS. Return True if it tried: commits may have been missed."""
         if time.monotonic() - self._tried_at < _RECONNECT_SECONDS:
             return False
         self._tried_at = time.monotonic()

@@ -9,7 +9,7 @@ _BOOT = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def wall_clock() -> datetime:
-    """Return the time of day, which may be set."""
+    """Return the wall-clock time. It jumps if an operator sets the clock."""
     return datetime.now(UTC)
 
 

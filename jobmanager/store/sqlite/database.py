@@ -70,7 +70,7 @@ class Database:
         self.lease_now = clock or clocks.boot_clock
         #: the write transactions of this process
         self.writer = Writer(self.engine, f"{path}-turn", self.flush_counts)
-        #: runs the writes of several threads in one such transaction
+        #: runs the writes of several threads in one write transaction
         self.commits = GroupCommit(self.writer.begin)
         self._prepared: dict[Statement, Prepared] = {}
         self._addition = job_counts.addition(insert(schema.census))
@@ -93,9 +93,10 @@ class Database:
         return self._prepare(statement).run(connection.connection.driver_connection, parameters)
 
     def execute_many(self, connection: Connection, statement: Statement, columns: Columns, shared: Parameters) -> int:
-        """Run a prepared statement once per row of *columns*, with the *shared* values added.
+        """Run a prepared statement once per row of *columns*.
 
-        Returns the total number of rows changed or inserted. Raises DBAPIError.
+        *shared* has the parameters whose value is the same for all rows. Returns the total number of rows changed or
+        inserted. Raises DBAPIError.
         """
         return self._prepare(statement).run_many(connection.connection.driver_connection, columns, shared)
 
@@ -123,7 +124,7 @@ class Database:
         """Do nothing: a writer already excludes all others."""
 
     def flush_counts(self, connection: Connection) -> None:
-        """Add the notes of the transaction to the counts of jobs."""
+        """Update the counts of jobs by the changes that the transaction has noted."""
         if (noted := job_counts.take(connection, part=0)) is not None:
             self.execute_many(connection, self._addition, noted, {})
 

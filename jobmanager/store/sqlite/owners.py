@@ -26,8 +26,8 @@ def note_standstill(path: str, prefix: str) -> None:
 class Owners:
     """The processes that use a store's file. Each keeps a file of its own locked.
 
-    The kernel releases that lock when the last thread of the process has ended. If another process gets the lock, the
-    owner can do nothing more, and its jobs can be taken back without waiting for their leases.
+    The kernel releases that lock when the last thread of the process has ended. So if another process gets the lock,
+    the owner is dead, and its jobs can be taken back before their leases expire.
     """
 
     def __init__(self, folder: Path) -> None:
