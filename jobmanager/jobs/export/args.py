@@ -1,4 +1,4 @@
-"""The arguments of an export, and their checks when a client submits one.
+"""The arguments of an export, and the checks of the arguments when a client submits an export.
 
 The dataset of a stored job is not checked here: the job compares its dataset with its plan, see source.py.
 """

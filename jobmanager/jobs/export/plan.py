@@ -19,7 +19,8 @@ from jobmanager.jobs.export.reader import COLUMN
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Increase it if exports write other bytes for the same rows: then an export of an earlier version starts over.
+#: Increase this number if exports write other bytes for the same rows. An export that an earlier version of the
+#: service began then starts over.
 VERSION = 1
 
 _ADVICE = "Submit a new export."

@@ -50,7 +50,7 @@ class DuckdbReader:
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count all rows in one query, which is fast in DuckDB; see Reader."""
+        """Count all rows in one query, without a limit: counting is fast in DuckDB. See Reader."""
         source, values = self._source(after, begin, end)
         return int(self._connection.query(f"SELECT count(*) {source}", values)[0][0]), None
 
@@ -119,7 +119,7 @@ class DuckdbReader:
         self._connection.close()
 
     def _check_place(self, place: Place | None) -> None:
-        """Raise Fatal if a row with the date of *place* has no key, or if several rows have this place."""
+        """Raise Fatal if a row with the date of *place* has a NULL key, or if several rows have this date and key."""
         if place is None:
             return
         table = self._table

@@ -1,7 +1,7 @@
 """Read a dataset from PostgreSQL. Never writes. Holds a transaction between two reads only for a `snapshot`.
 
 Two connections: one for rows (postgresql_rows.py), and one for everything else (postgresql_session.py). This module
-decides what is read and checked in which order; the SQL is in postgresql_table.py and postgresql_statements.py.
+decides what is read and checked, and in which order; the SQL is in postgresql_table.py and postgresql_statements.py.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from jobmanager.jobs.export.readers.postgresql_table import Table
 from jobmanager.jobs.export.readers.postgresql_values import to_types
 from jobmanager.jobs.export.schemas import schema_of
 
-#: Timeout of the search for equal keys, which is made if no unique index excludes them. The end of each chunk is
-#: checked in any case.
+#: Timeout of the search for rows with the same date and key. The search runs only if no unique index rules out such
+#: rows. The end of each chunk is checked in any case.
 _CHECK_SECONDS = 30
 
 _log = logging.getLogger(__name__)
@@ -154,10 +154,10 @@ class PostgresReader:
         return [row[0] for row in self._session.query(date_sample(self._table))]
 
     def _check_ties(self) -> None:
-        """Raise Fatal if two rows have equal places. If the search takes too long, only logs a warning."""
+        """Raise Fatal if two rows have the same date and key. If the search takes too long, only logs a warning."""
         ties = self._session.query_within(_CHECK_SECONDS, self._statements.ties())
         if ties is None:
-            # A row is lost only if a chunk ends between two rows with equal places. The end of each chunk is checked.
+            # Go on: such rows are lost only if a chunk ends between them, and the end of each chunk is checked.
             _log.warning(
                 "Dataset %r: the search for equal keys did not finish. Each chunk is checked instead.",
                 self._dataset.name,
@@ -168,7 +168,8 @@ class PostgresReader:
     def _check_unchanged(self, columns: list[str], after: Place | None) -> None:
         """Raise Fatal if a column has changed since the reader was opened, or if a read after *after* would skip rows.
 
-        Runs one statement. Preparing it locks the table, so that its columns stay the same until the transaction ends.
+        Runs one statement. Preparing the statement locks the table, so that no column can change until the transaction
+        ends.
         """
         query = self._session.text_of(self._statements.columns_with_check(after))
         rows = self._rows.execute(query).to_pylist()
@@ -181,7 +182,8 @@ class PostgresReader:
     def _last_place(self, dates: pa.ChunkedArray, keys: pa.ChunkedArray, fitting: int) -> Place:
         """Return the place of the last row of a chunk. The chunk is the first *fitting* rows; more rows may follow.
 
-        Raises Fatal if a key of the chunk or of the next row is NULL, or if the next row has the same place.
+        Raises Fatal if a key of the chunk or of the next row is NULL. Raises Fatal if the next row has the same date
+        and key as the last row of the chunk.
         """
         if keys.slice(0, fitting + 1).null_count:
             raise null_key_error(self._dataset)

@@ -182,7 +182,7 @@ class SqlReader:
         return [value for each in [*ends, query.limit(_SAMPLE_ROWS // 2)] for (value,) in self._rows(each)]
 
     def _reflected(self) -> sa.Table:
-        """Read the description of the table. If no table has the whole configured name, reads it as schema.table."""
+        """Read the description of the table. If no table has the whole configured name, takes it as schema.table."""
         name, schema = self._dataset.table, None
         if "." in name and not sa.inspect(self._connection).has_table(name):
             schema, _, name = name.rpartition(".")
@@ -266,6 +266,9 @@ def _text(value: Any) -> str | None:
 
 
 def check_order(dataset: Dataset, last: Place, following: Place | None) -> None:
-    """Raise Fatal if the row after *last* has the same place: the next read would skip that row."""
+    """Raise Fatal if *last* and *following* are equal: the next read would skip the row after *last*.
+
+    *following*: the place of that row; None if *last* is the last row.
+    """
     if last == following:
         raise duplicate_key_error(dataset, last.date, last.key)

@@ -1,7 +1,7 @@
 """Read a dataset from a SQLite file. Runs in a child process, see sqlite_process.py and sqlite_connection.py.
 
-Each read is one transaction. This module decides what is read and checked in which order; the order of the rows is in
-sqlite_order.py and sqlite_sorted.py, and the selection of their values in sqlite_rows.py.
+Each read is one transaction. This module decides what is read and checked, and in which order. The order of the rows
+is in sqlite_order.py and sqlite_sorted.py, and the selection of their values in sqlite_rows.py.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class SqliteReader:
             if self._connection.query(f"SELECT 1 {within} AND {table.key} IS NULL LIMIT 1").num_rows:
                 raise null_key_error(self._dataset)
             if not order.is_indexed:
-                return  # each read checks for equal places; sorting the table here, too, would take long
+                return  # each read checks for this; sorting the table here, too, would take long
             date, key = table.date + order.collation, table.key + order.collation
             selected = f"SELECT {table.date} AS date, {table.key} AS key"
             query = f"{selected} {within} GROUP BY {date}, {key} HAVING count(*) > 1 LIMIT 1"
@@ -188,7 +188,7 @@ class SqliteReader:
         return segments if row_id is None else [self._sorted.segment(after, segments, row_id)]
 
     def _check_unique(self, place: Place, begin: datetime, end: datetime) -> None:
-        """Raise Fatal if several rows have this place: the next read would skip some of them."""
+        """Raise Fatal if several rows have the date and key of *place*: the next read would skip some of them."""
         if self._sorted.is_in_use:
             return  # checked when the rows were sorted
         order = self._order.choose(begin, end)

@@ -184,7 +184,7 @@ def _sum(terms: list[str]) -> str:
 
 
 def _is_exact_number(column: pa.Array) -> bool:
-    """Return True if the driver cannot have changed a number: it may have converted integers to doubles."""
+    """Return True if no number can have changed, even if the driver converted integers to doubles."""
     if pa.types.is_integer(column.type):
         return True
     return pa.types.is_floating(column.type) and mixed_columns.is_plain(column)
