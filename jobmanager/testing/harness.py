@@ -146,7 +146,7 @@ class Harness:
         self._log: JobLogBuffer
 
     def plan(self) -> Plan:
-        """Return what to do at the checkpoint of `start` that the job has just reached. Called once for each."""
+        """Return what to do at the checkpoint of `start` that was just reached. Called once for each checkpoint."""
         raise NotImplementedError
 
     def prepare(self, job: Job, gate: Gate) -> None:

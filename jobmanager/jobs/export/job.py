@@ -53,7 +53,7 @@ class Export(Job):
         self._counter = RowCounter(self, self._source)
 
     def start(self) -> dict[str, Any]:
-        """Append the remaining chunks, count the rows, then make the file."""
+        """Append the remaining chunks, count the rows, make the file for download, and return the job's result."""
         with translate_os_errors():
             try:
                 plan = self._plan = kept_plan(self) or retry_if_closed(self._begin_plan)

@@ -117,7 +117,7 @@ class Part:
     def write(self, data: Any) -> None:
         """Append bytes. If this raises, `length` and `sha256` include nothing of *data*."""
         self._is_synced = False
-        # The file is unbuffered: a later write that fails must not affect earlier writes.
+        # The file is unbuffered, so that a failed write cannot affect earlier ones. An unbuffered write may be partial.
         rest = memoryview(data).cast("B")
         while rest:
             rest = rest[self._file.write(rest) :]

@@ -55,7 +55,7 @@ class DuckdbReader:
         return int(self._connection.query(f"SELECT count(*) {source}", values)[0][0]), None
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Return the number of rows of the range."""
+        """Return the number of rows of [begin, end)."""
         return self.count(None, begin, end, 1)[0]
 
     def check(self) -> None:

@@ -82,7 +82,7 @@ class MysqlReader:
         return counted, None
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Return the number of rows of the range."""
+        """Return the number of rows of [begin, end)."""
         (condition,) = self._segments(None, begin, end)
         return int(self._connection.query(f"SELECT count(*) FROM {self._table.name} AS t WHERE {condition}")[0][0])
 
@@ -98,7 +98,7 @@ class MysqlReader:
             self._check_ties(dated)
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return a warning if no index has the rows in order; see Reader."""
+        """Return a warning if no index has the rows in the order of the export, otherwise no warnings; see Reader."""
         return [] if self._table.has_index() else [no_index_warning(self._dataset)]
 
     def identity(self) -> dict[str, str]:

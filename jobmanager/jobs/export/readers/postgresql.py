@@ -80,7 +80,7 @@ class PostgresReader:
         return self._session.query(self._statements.count(after, begin, end))[0][0], None
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Return the number of rows of the range."""
+        """Return the number of rows of [begin, end)."""
         return int(self._session.query(self._statements.count(None, begin, end))[0][0])
 
     def check(self) -> None:
@@ -92,7 +92,7 @@ class PostgresReader:
             self._check_ties()
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return a warning if no index has the rows in order; see Reader."""
+        """Return a warning if no index has the rows in the order of the export, otherwise no warnings; see Reader."""
         rows = self._statements.rows([], None, begin, end, 1000)
         query = sql.SQL("EXPLAIN (FORMAT JSON) {}").format(rows.text)
         # For a small table, the planner ignores an index. So ask for the plan that avoids scans and sorts.

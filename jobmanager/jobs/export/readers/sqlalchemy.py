@@ -94,7 +94,7 @@ class SqlReader:
         return self._rows(sa.select(sa.func.count()).select_from(self._table).where(*within))[0][0], None
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Return the number of rows of the range."""
+        """Return the number of rows of [begin, end)."""
         query = sa.select(sa.func.count()).select_from(self._table).where(*self._within(None, begin, end))
         return int(self._rows(query)[0][0])
 

@@ -73,7 +73,7 @@ class SqliteReader:
                 raise ambiguous_key_error(self._dataset, order, row["date"], row["key"])
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return a warning if an index is missing; see Reader."""
+        """Return a warning if an index is missing, otherwise no warnings; see Reader."""
         with self._transaction():
             order = self._order.choose(begin, end)
             if order.is_indexed:
@@ -116,7 +116,7 @@ class SqliteReader:
         self._as_text, self._has_fixed_types = frozenset(as_text), True
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Return the number of rows of the range."""
+        """Return the number of rows of [begin, end)."""
         (segment,) = self._order.segments(None, begin, end)
         return self._count(segment)
 

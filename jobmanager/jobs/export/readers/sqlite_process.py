@@ -71,7 +71,7 @@ class SqliteProcess:
     def columns(self) -> dict[str, pa.DataType]:
         """Return name and type of every column. Does not start the child."""
         if not self._declared:
-            # In a thread, because the file may be locked.
+            # Read in a thread, so that on_wait is called while the file is locked.
             self._declared = ThreadCall(self._read_declared, name="reads").start().result(self.on_wait)
             if self._is_closed:
                 raise ReaderClosed
@@ -90,7 +90,7 @@ class SqliteProcess:
         self._call("check")
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return a warning if an index is missing; see Reader."""
+        """Return a warning if an index is missing, otherwise no warnings; see Reader."""
         return list(self._call("warnings", **_range(begin, end)))
 
     def identity(self) -> dict[str, str]:
@@ -108,7 +108,7 @@ class SqliteProcess:
             self._call("fix_types", as_text=self._as_text)
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Return the number of rows of the range."""
+        """Return the number of rows of [begin, end)."""
         return int(self._call("total", **_range(begin, end)))
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:

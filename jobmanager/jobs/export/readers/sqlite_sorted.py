@@ -44,8 +44,8 @@ class SortedRows:
         if self._until is None or self._until[0] != after:
             self._sort(segments, row_id)
             self._until = (after, 0)
-        # A row whose date or key has changed since the rows were sorted is left out. Every reader leaves out a row that
-        # moves to before the current place.
+        # Leave out a row whose date or key has changed since the rows were sorted. This is no new kind of gap: every
+        # reader leaves out a row that moves to before the current place.
         return Segment(
             source=f"temp.sorted AS sorted CROSS JOIN {self._table.name} ON {row_id} = sorted.row",
             condition=f"sorted.rowid > ? AND {self._table.date} = sorted.date AND {self._table.key} = sorted.key",

@@ -46,7 +46,7 @@ class Table:
         return columns
 
     def declared(self) -> dict[str, str]:
-        """Return name and declared type of every column. Raises Fatal as `types` does."""
+        """Return name and declared type of every column. Raises Fatal if date or key is missing."""
         self.types()
         return self._declared
 
