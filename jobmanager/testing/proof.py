@@ -193,7 +193,7 @@ class _Bench:
     def _run(self, kind: Disturbance, places: frozenset[int]) -> tuple[Trace, _Rig]:
         """Run the job to its end, in as many processes as needed. Then clean up, unless a stop has cleaned up already.
 
-        Returns the outcome before the cleaning, and the rig that ran the job.
+        Returns the outcome of the run, and the rig that ran the job.
         """
         self._runs += 1
         folder = self._folder / str(self._runs)

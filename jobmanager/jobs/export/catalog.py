@@ -41,7 +41,7 @@ def find_dataset(name: str | None, settings: Settings) -> Dataset:
 
 
 def configured_datasets(settings: Settings) -> Datasets:
-    """Return the datasets that can be exported; the faults of all others are in `faults`. Raises ListUnreadable."""
+    """Return the datasets that can be exported, with the faults of all others in `faults`. Raises ListUnreadable."""
     datasets = load_datasets(settings.datasets) if settings.datasets else Datasets()
     for name in [name for name, dataset in datasets.items() if _is_store(dataset, settings)]:
         del datasets[name]

@@ -93,7 +93,7 @@ class Moment:
     is_day: bool
 
     def after(self) -> datetime:
-        """Return the exclusive end of a range up to this moment. If this is a day, the range includes the whole day."""
+        """Return the exclusive end of a range up to this moment. If the moment is a day, the whole day is included."""
         if not self.is_day:
             return self.at
         return self.at + _DAY if self.at < datetime.max - _DAY else datetime.max

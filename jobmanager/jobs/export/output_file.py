@@ -74,8 +74,9 @@ class Part:
 
     @classmethod
     def reopen(cls, path: Path, *, length: int, sha256: str, copy_to: Path, on_block: Callable[[], None]) -> Part:
-        """Reopen a part and truncate it to *length*. If another attempt still holds the part, copies it to *copy_to*.
+        """Reopen a part and truncate it to *length*. If another attempt still holds the part, returns a copy.
 
+        The copy has the path *copy_to*.
         Calls *on_block* after each block, because reading a long part takes a while. Raises PartDamaged if the part is
         missing, is shorter than *length*, or has another SHA-256. Raises PartHeld if another attempt holds *copy_to*.
         """

@@ -163,7 +163,7 @@ def changed_column_error(
 
 
 def timeout_error(dataset: Dataset, seconds: int) -> DatasetAway:
-    """Return the error for a statement that the server cancelled. *seconds*: the default timeout, to name in the error."""
+    """Return the error for a statement that the server cancelled after a timeout. *seconds*: the default timeout."""
     return DatasetAway(
         f"Timeout: a statement for {dataset} took longer than its server "
         f"allows, by default {seconds} s. An index on ({dataset.date_column}, {dataset.key}) makes it fast."

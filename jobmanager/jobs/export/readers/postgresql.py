@@ -182,8 +182,8 @@ class PostgresReader:
     def _last_place(self, dates: pa.ChunkedArray, keys: pa.ChunkedArray, fitting: int) -> Place:
         """Return the place of the last row of a chunk. The chunk is the first *fitting* rows; more rows may follow.
 
-        Raises Fatal if a key of the chunk or of the next row is NULL. Raises Fatal if the next row has the same date
-        and key as the last row of the chunk.
+        Raises Fatal if a key of the chunk or of the next row is NULL, or if the last row and the next row have the same
+        date and key.
         """
         if keys.slice(0, fitting + 1).null_count:
             raise null_key_error(self._dataset)

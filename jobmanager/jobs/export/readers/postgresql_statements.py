@@ -100,8 +100,8 @@ class Statements:
     def _lost(self, after: Place | None) -> tuple[sql.Composable, sql.Composable]:
         """Return the conditions "lost" and "tied", see `columns_with_check`.
 
-        If a condition cannot be true, returns a constant false condition that names the table. The statement has to
-        name the table in any case, so that it locks the table.
+        If a condition cannot be true, returns a false condition that names the table. The statement must name the table
+        in any case, because naming it locks the table.
         """
         table = self._table
         touch = sql.SQL("EXISTS (SELECT 1 FROM {} AS t WHERE false)").format(table.name)

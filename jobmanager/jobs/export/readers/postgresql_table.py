@@ -150,7 +150,8 @@ class Table:
             return True  # the index does not have the key: the dates alone are unique
         if self.key.is_deterministic or collation != self.key.collation:
             return True
-        # Texts that are equal to the column may differ in the index. So index and column must compare in the same way.
+        # Texts that the column treats as equal may differ in the index. So the index rules out ties only if it compares
+        # texts as the column does.
         is_citext = self.key.declared.rpartition(".")[2] == "citext"
         return bool(index["collation"] == collation and index["is_citext"] == is_citext)
 

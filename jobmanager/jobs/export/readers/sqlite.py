@@ -65,7 +65,8 @@ class SqliteReader:
             if self._connection.query(f"SELECT 1 {within} AND {table.key} IS NULL LIMIT 1").num_rows:
                 raise null_key_error(self._dataset)
             if not order.is_indexed:
-                return  # each read checks for this; sorting the table here, too, would take long
+                # Each read checks for rows with the same date and key. Sorting the table here, too, would take long.
+                return
             date, key = table.date + order.collation, table.key + order.collation
             selected = f"SELECT {table.date} AS date, {table.key} AS key"
             query = f"{selected} {within} GROUP BY {date}, {key} HAVING count(*) > 1 LIMIT 1"
