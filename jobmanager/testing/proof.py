@@ -1,8 +1,9 @@
 """Prove that a job type can be halted, killed and stopped anywhere, or show where it cannot.
 
-The job runs undisturbed, then again while it is halted and resumed, restarted, killed with SIGKILL and stopped at its
-checkpoints. Results and files have to equal those of the undisturbed run. Each run forks its own processes, so that the
-kills are real: call `torture` only from a program with one thread. The engine's own code calls the job, see harness.py.
+The job runs once undisturbed. Then it runs again for each disturbance: it is halted and resumed, restarted, killed with
+SIGKILL or stopped at its checkpoints. Results and files must equal those of the undisturbed run. Each run forks its own
+processes, so that the kills are real. So call `torture` only from a program with one thread. The engine's own code
+calls the job, see harness.py.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Trace:
     """The outcome of one run of the job."""
 
     result: Any = None
-    #: why it failed, with the innermost line of the job's own code
+    #: why the job failed, with the innermost line of its own code; None: it did not fail
     error: str | None = None
     #: SHA-256 and size of each file in the job's folder, by path
     files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
@@ -80,14 +81,14 @@ class Trace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The result for a job type: the problems that were found, if any. str() of a verdict is a report."""
+    """The result for a job type, with the problems that were found. str() of a verdict returns a report."""
 
     type: str
     checkpoints: int
     #: seconds of work between two checkpoints: a halt waits for the next checkpoint
     median_gap_seconds: float
     longest_gap_seconds: float
-    #: one sentence for each disturbance that the job does not survive, with the first checkpoint and what to do
+    #: one problem for each disturbance that the job does not survive, with the first checkpoint and some advice
     problems: tuple[str, ...]
 
     def is_sound(self) -> bool:

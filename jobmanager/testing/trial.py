@@ -36,7 +36,7 @@ class RunOutcome:
     status: Status
     #: the return value of `start`, as it is after a round trip through JSON; None unless completed
     result: JSON
-    #: why it failed, as the service would show it; the traceback is in `log`
+    #: why the job failed, as the service would show it; None: it did not fail. The traceback is in `log`
     error: str | None
     #: every checkpoint that was saved, in order; `seq` counts from 1
     checkpoints: tuple[Checkpoint, ...]

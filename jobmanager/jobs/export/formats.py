@@ -104,7 +104,7 @@ class Csv(_PartIsFile):
             yield _csv(rows.slice(begin, _ROWS_AT_ONCE))
 
     def notes(self, schema: pa.Schema) -> list[str]:
-        """Return a note if NULL and empty text look the same."""
+        """Return a note if NULL and empty text look the same, otherwise no notes."""
         if len(schema) != 1 or not (pa.types.is_string(schema[0].type) or pa.types.is_binary(schema[0].type)):
             return []
         return [f'The CSV has one column, {schema[0].name!r}, in which "" stands for NULL and for empty text.']

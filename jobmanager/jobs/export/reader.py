@@ -104,6 +104,6 @@ class FixesTypes(Protocol):
 class Waits(Protocol):
     """A reader that waits for its database in steps, and calls back after each step."""
 
-    #: called repeatedly while the reader waits; may raise, or close the reader. A reader that was closed opens again by
-    #: itself or raises ReaderClosed.
+    #: called repeatedly while the reader waits; may raise, or close the reader. If the reader was closed, its method
+    #: either opens it again or raises ReaderClosed.
     on_wait: Callable[[], None] | None

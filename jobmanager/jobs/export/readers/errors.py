@@ -38,7 +38,7 @@ class InvalidJson(Exception):
 
 
 class DeclaredColumn(Protocol):
-    """A description of a column. Two descriptions of a column are equal if nothing about the column has changed."""
+    """A description of a column. Two descriptions of one column differ only if the column has changed."""
 
     @property
     def declared(self) -> str:
