@@ -111,9 +111,10 @@ class Csv(_PartIsFile):
 
 
 class JsonLines(_PartIsFile):
-    """One JSON object per line; dates as ISO text, bytes in base64, null for numbers JSON lacks (NaN, infinity).
+    """Lines of JSON, one object for each row.
 
-    Decimals are numbers with all their digits; JSON columns are nested unchanged.
+    Dates are ISO text, and bytes are in base64. Numbers that JSON lacks (NaN, infinity) become null. Decimals are
+    numbers with all their digits. JSON columns are nested unchanged.
     """
 
     extension = "jsonl"

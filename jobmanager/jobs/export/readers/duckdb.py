@@ -45,7 +45,7 @@ class DuckdbReader:
         return self._table.types()
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; see Reader."""
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them."""
         schema_of(self._dataset, chosen, self.columns())
         return pa.schema([self._table.columns[name].field for name in chosen])
 
@@ -94,7 +94,7 @@ class DuckdbReader:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows; see Reader."""
+        """Return the next rows of [begin, end), and the place of the last one (None: no rows); see Reader."""
         wanted = self.schema(columns)
         self._table.check_unchanged(columns)
         self._check_place(after)

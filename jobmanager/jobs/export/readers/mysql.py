@@ -64,12 +64,12 @@ class MysqlReader:
         return self._table.types()
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; see Reader."""
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them."""
         schema_of(self._dataset, chosen, self.columns())
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count the next rows, about *limit* of them; see Reader."""
+        """Count the rows of [begin, end) after *after*, but only about *limit* of them; see Reader."""
         table, counted = self._table, 0
         for condition in self._segments(after, begin, end):
             source = f"FROM {table.name} AS t WHERE {condition}"
@@ -121,7 +121,7 @@ class MysqlReader:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows; see Reader."""
+        """Return the next rows of [begin, end), and the place of the last one (None: no rows); see Reader."""
         wanted = self.schema(columns)
         self._table.check_unchanged(columns)
         if after is not None and not self._table.is_proven_unique:

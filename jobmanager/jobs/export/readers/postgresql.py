@@ -68,12 +68,12 @@ class PostgresReader:
         return self._table.types()
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; see Reader."""
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them."""
         schema_of(self._dataset, chosen, self.columns())
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count the next rows, about *limit* of them; see Reader."""
+        """Count the rows of [begin, end) after *after*, but only about *limit* of them; see Reader."""
         found = self._session.query(self._statements.place_at(limit, after, begin, end))
         if found:
             return limit, Place(date=found[0][0], key=found[0][1])
@@ -126,7 +126,7 @@ class PostgresReader:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows; see Reader."""
+        """Return the next rows of [begin, end), and the place of the last one (None: no rows); see Reader."""
         wanted = self.schema(columns)
         query = self._statements.rows(columns, after, begin, end, limit + 1)
         try:

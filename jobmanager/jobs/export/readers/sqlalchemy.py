@@ -80,12 +80,12 @@ class SqlReader:
         return {column.name: arrow_type(column.type) for column in self._table.columns}
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; see Reader."""
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them."""
         schema = schema_of(self._dataset, chosen, self.columns())
         return pa.schema([_marked(field, self._table.columns[field.name].type) for field in schema])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count the next rows, about *limit* of them; see Reader."""
+        """Count the rows of [begin, end) after *after*, but only about *limit* of them; see Reader."""
         within = self._within(after, begin, end)
         step = sa.select(self._date, self._key).where(*within).order_by(self._date, self._key)
         found = self._rows(step.limit(1).offset(limit - 1))
@@ -130,7 +130,7 @@ class SqlReader:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows; see Reader."""
+        """Return the next rows of [begin, end), and the place of the last one (None: no rows); see Reader."""
         wanted = self.schema(columns)
         # Read one more row than wanted: it shows whether the key is unique.
         query = self.select_rows(columns, after, begin, end, limit + 1)

@@ -49,7 +49,7 @@ class SqliteReader:
         return self._table.types()
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; see Reader."""
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them."""
         kinds = self.columns()
         return schema_of(self._dataset, chosen, kinds | {name: pa.string() for name in self._as_text if name in kinds})
 
@@ -142,7 +142,7 @@ class SqliteReader:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows; see Reader."""
+        """Return the next rows of [begin, end), and the place of the last one (None: no rows); see Reader."""
         with self._transaction():
             wanted = self.schema(columns)
             names = list(dict.fromkeys([*columns, self._dataset.date_column, self._dataset.key]))

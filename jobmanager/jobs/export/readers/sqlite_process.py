@@ -80,7 +80,7 @@ class SqliteProcess:
         return columns
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; see Reader."""
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them."""
         kinds = self.columns()
         texts = {name: pa.string() for name in self._as_text or () if name in kinds}
         return schema_of(self._dataset, chosen, kinds | texts)
@@ -112,7 +112,7 @@ class SqliteProcess:
         return int(self._call("total", **_range(begin, end)))
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count the next rows, about *limit* of them; see Reader."""
+        """Count the rows of [begin, end) after *after*, but only about *limit* of them; see Reader."""
         counted, place = self._call("count", after=_kept(after), **_range(begin, end), limit=limit)
         return counted, _place(place)
 
@@ -125,7 +125,7 @@ class SqliteProcess:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows; see Reader."""
+        """Return the next rows of [begin, end), and the place of the last one (None: no rows); see Reader."""
         place, body = self._exchange(_reading(columns, after, begin, end, limit, max_bytes))
         return pa.ipc.open_stream(body).read_all(), _place(place)
 
