@@ -49,7 +49,7 @@ class Plan:
 
     #: True: halts the job first
     halts: bool = False
-    #: how the attempt ends then; None: the job goes on, and is resumed if it was halted
+    #: how the attempt ends, after the halt if there is one; None: the job goes on, and is resumed if it was halted
     end: End | None = None
 
 
@@ -146,11 +146,11 @@ class Harness:
         self._log: JobLogBuffer
 
     def plan(self) -> Plan:
-        """Return what to do at the checkpoint of `start` that the job has just reached. Called once for each."""
+        """Return what to do at the checkpoint of `start` that was just reached. Called once for each checkpoint."""
         raise NotImplementedError
 
     def prepare(self, job: Job, gate: Gate) -> None:
-        """Change an instance of the job before its code is called. For subclasses; does nothing here."""
+        """Change an instance of the job before its code is called. Does nothing unless a subclass overrides it."""
 
     def begin(self) -> None:
         """Claim the job for the next attempt."""
@@ -199,7 +199,7 @@ class _PlannedGate(Gate):
         self._plan = Plan()
 
     def reach_checkpoint(self, job: Job) -> None:
-        """Halt or end the attempt if that is planned for this checkpoint. For hooks, nothing is planned."""
+        """Halt or end the attempt if the harness plans so for this checkpoint. Nothing is planned within hooks."""
         if self._is_planned or self.signals.is_ignoring_requests:
             super().reach_checkpoint(job)
             return

@@ -1,8 +1,9 @@
 """Prove that a job type can be halted, killed and stopped anywhere, or show where it cannot.
 
-The job runs undisturbed, then again while it is halted and resumed, restarted, killed with SIGKILL and stopped at its
-checkpoints. Results and files have to equal those of the undisturbed run. Each run forks its own processes, so that the
-kills are real: call `torture` only from a program with one thread. The engine's own code calls the job, see harness.py.
+The job runs once undisturbed. Then it runs again for each disturbance: it is halted and resumed, restarted, killed with
+SIGKILL or stopped at its checkpoints. Results and files must equal those of the undisturbed run. Each run forks its own
+processes, so that the kills are real. So call `torture` only from a program with one thread. The engine's own code
+calls the job, see harness.py.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Trace:
     """The outcome of one run of the job."""
 
     result: Any = None
-    #: why it failed, with the innermost line of the job's own code
+    #: why the job failed, with the innermost line of its own code; None: it did not fail
     error: str | None = None
     #: SHA-256 and size of each file in the job's folder, by path
     files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
@@ -80,14 +81,14 @@ class Trace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The result for a job type: the problems that were found, if any. str() of a verdict is a report."""
+    """The result for a job type, with the problems that were found. str() of a verdict returns a report."""
 
     type: str
     checkpoints: int
     #: seconds of work between two checkpoints: a halt waits for the next checkpoint
     median_gap_seconds: float
     longest_gap_seconds: float
-    #: one sentence for each disturbance that the job does not survive, with the first checkpoint and what to do
+    #: one problem for each disturbance that the job does not survive, with the first checkpoint and some advice
     problems: tuple[str, ...]
 
     def is_sound(self) -> bool:
@@ -117,7 +118,7 @@ def torture(
 
     *settings*: the job's settings (for its datasets, for example). The job's files go to a temporary folder. *observe*
     returns, as JSON, the effects of the job outside its folder (rows of a table, for example). *observe* has to
-    return the same before a run and after `clean`.
+    return the same value before a run and after `clean`.
     Raises InvalidRequest if the arguments are wrong.
     """
     settings = settings or Settings.from_env()
@@ -164,8 +165,8 @@ class _Bench:
     def _problem(self, kind: Disturbance, places: list[int], undisturbed: Trace) -> str | None:
         """Disturb the job in one way at *places*, and return the problem; None if there is none.
 
-        Disturbs the job at all places in one run. If the outcome differs, tries one place after the other, to name the
-        first with a problem. A stop ends the job, so it is always tried at one place after the other.
+        Disturbs the job at all places in one run. If the outcome differs, makes one run for each place, until a place
+        with a problem is found. A stop ends the job, so stops always need one run for each place.
         """
         if kind is Disturbance.STOP:
             return next(filter(None, (self._leftover(place) for place in places)), None)
@@ -179,7 +180,7 @@ class _Bench:
         return f"{kind.capitalize()} at every checkpoint: {_difference(undisturbed, together)}. {_advice(kind)}"
 
     def _leftover(self, place: int) -> str | None:
-        """Stop the job at one checkpoint. Return the problem, or None if nothing is left."""
+        """Stop the job at one checkpoint. Return the problem; None if the stop left no files and no other effects."""
         trace, rig = self._run(Disturbance.STOP, frozenset({place}))
         wrong = None
         if trace.error is not None:
@@ -191,7 +192,10 @@ class _Bench:
         return wrong and f"Stopped at checkpoint {place}: {wrong}. {_advice(Disturbance.STOP)}"
 
     def _run(self, kind: Disturbance, places: frozenset[int]) -> tuple[Trace, _Rig]:
-        """Run the job to its end, in as many processes as needed, then clean up. (A stop cleans up by itself.)"""
+        """Run the job to its end, in as many processes as needed. Then clean up, unless a stop has cleaned up already.
+
+        Returns the outcome of the run, and the rig that ran the job.
+        """
         self._runs += 1
         folder = self._folder / str(self._runs)
         folder.mkdir()
@@ -211,7 +215,10 @@ class _Bench:
         return Trace(result=told["result"], error=told["error"], files=files, observed=observed), rig
 
     def _in_a_child(self, rig: _Rig, call: Callable[[], Outcome]) -> None:
-        """Make a call in a forked process, and wait for it. The process stores the outcome, unless the job unwinds."""
+        """Make a call in a forked process, and wait until that process has ended.
+
+        The forked process stores the outcome, unless the job continues in another attempt.
+        """
         child = os.fork()
         if child != 0:
             os.waitpid(child, 0)
@@ -309,7 +316,7 @@ class _Rig(Harness):
         return _PLANS.get(kind, Plan())
 
     def _is_due(self, place: int) -> bool:
-        """Return True if the job is to be disturbed at this place: once, even if the job reaches the place again."""
+        """Return True if the job is to be disturbed at this place. Returns True only once for each place."""
         marker = self.file_store.folder / f"disturbed-{place}"
         if place not in self._places or marker.exists():
             return False

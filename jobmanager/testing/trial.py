@@ -36,7 +36,7 @@ class RunOutcome:
     status: Status
     #: the return value of `start`, as it is after a round trip through JSON; None unless completed
     result: JSON
-    #: why it failed, as the service would show it; the traceback is in `log`
+    #: why the job failed, as the service would show it; None: it did not fail. The traceback is in `log`
     error: str | None
     #: every checkpoint that was saved, in order; `seq` counts from 1
     checkpoints: tuple[Checkpoint, ...]
@@ -66,10 +66,12 @@ def run(
     """Run a job of that type to its end, in this thread and in a temporary folder, and return the outcome.
 
     *cursor*: where the first attempt begins, as if an earlier one had saved it.
-    *halt_after*: at that checkpoint (from 1, over all attempts), call `halt` and `resume`; the work goes on.
-    *restart_after*: at that checkpoint, unwind the attempt, and begin with a new instance from the saved cursor, as
-    after a shutdown. Together with the same *halt_after*: call `halt` but not `resume`, as after a long halt.
-    *stop_after*: at that checkpoint, stop the job: `stop`, then `clean` on a fresh instance.
+    *halt_after*: at the checkpoint with this number, call `halt` and `resume`; the work goes on. Checkpoints are
+    counted from 1 over all attempts.
+    *restart_after*: at the checkpoint with this number, unwind the attempt, and begin with a new instance from the
+    saved cursor, as after a shutdown. If *halt_after* is the same number, call `halt` before the unwinding, but not
+    `resume`, as after a long halt.
+    *stop_after*: at the checkpoint with this number, call `stop`, then `clean` on a fresh instance.
     *clean_times*: how often to call `clean` after a stop, each time on a fresh instance: `clean` must be repeatable.
     *settings*: the settings for the job and for the validation of its arguments; None: the defaults.
 
@@ -113,7 +115,7 @@ class _Trial(Harness):
         self._waited = 0.0
 
     def plan(self) -> Plan:
-        """Return what `run` has to do at the next checkpoint."""
+        """Return what the arguments of `run` say about the checkpoint that was just reached."""
         self.seen += 1
         asked = {name for name, number in self._numbers.items() if number == self.seen}
         end = End.STOPPED if "stop_after" in asked else End.UNWOUND if "restart_after" in asked else None

@@ -1,4 +1,4 @@
-"""The arguments of an export, and their checks when a client submits one.
+"""The arguments of an export, and the checks of the arguments when a client submits an export.
 
 The dataset of a stored job is not checked here: the job compares its dataset with its plan, see source.py.
 """
@@ -93,9 +93,9 @@ class ExportArgs(BaseModel):
 
 
 def _check_columns(columns: list[str], dataset: Dataset) -> None:
-    """Raise ValueError if a column is named twice, or if the table lacks one.
+    """Raise ValueError if a column is named twice, or if the table lacks a column.
 
-    If the database cannot be read, the table is not checked here: the job checks it when it runs.
+    If the database cannot be read, checks only for columns named twice. The job checks the table when it runs.
     """
     if len(set(columns)) < len(columns):
         raise ValueError("columns must not name a column twice")

@@ -46,7 +46,7 @@ class Artifact:
     def open_part(self, plan: Plan) -> Part:
         """Return the open part. If no part is open, reopens the part that the cursor names, or begins a new one.
 
-        If the part that the cursor names is damaged, resets the cursor and begins a new one: the export starts over.
+        If the part that the cursor names is damaged, resets the cursor and begins a new part: the export starts over.
         """
         if self._part is None:
             self._part = self._reopen_part()
@@ -62,22 +62,23 @@ class Artifact:
         part, self._part = self._part, None
         if part is not None:
             with closing(part):
-                # After a failure, the last claim is saved after this close. Then it is too late for a sync.
+                # Sync now. After a failure, the last checkpoint is saved after this close, and must claim only synced
+                # bytes.
                 part.sync()
 
     def finish(self, plan: Plan, rows: int) -> MadeFile:
         """Turn the complete part into the file for download.
 
-        Raises FilesUnusable if the part was lost while the job was halted: it no longer has *rows* rows.
+        Raises FilesUnusable if the part no longer has *rows* rows, because it was lost while the job was halted.
         """
         part = self.open_part(plan)
         if self._job.cursor["rows"] != rows:
             raise FilesUnusable("The export lost its part while it was halted; another attempt starts over.")
         part.sync()
         self.is_finishing = True
-        # The name contains that of the part, which only one attempt writes. So an attempt that has lost its lease
-        # cannot replace the file of another attempt. The name also contains the number of rows: if the process dies
-        # now, the last checkpoint may claim fewer rows.
+        # The file's name contains the part's name. Only one attempt writes a part. So an attempt that has lost its
+        # lease cannot replace the file of another attempt. The file's name also contains the number of rows, because
+        # the last checkpoint may claim fewer: `find_finished` needs the number if the process dies now.
         path = self._job.workdir / f"{_stem(part.path.name)}-{rows}.{self._encoding.extension}"
         return MadeFile(path=path, rows=rows, sha256=self._encoding.finish(part, path, self._job.checkpoint))
 
@@ -104,7 +105,7 @@ class Artifact:
     def remove_leftovers(self) -> None:
         """Remove the parts of earlier attempts that died before their first checkpoint was saved.
 
-        Never removes a finished file: if this attempt has lost its lease, the file may be the result of a later one.
+        Never removes a finished file: if this attempt has lost its lease, that file may be a later attempt's result.
         """
         for path in self._job.workdir.glob("export-*"):
             is_unfinished = path.suffix in (".part", ".unfinished")
@@ -113,7 +114,7 @@ class Artifact:
                 remove_unless_locked(path)
 
     def _reopen_part(self) -> Part | None:
-        """Reopen the part that the cursor names; None if it names none.
+        """Reopen the part that the cursor names. Return None if the cursor names no part.
 
         If the part is damaged, resets the cursor and returns None.
         """
@@ -136,7 +137,7 @@ class Artifact:
 
     def _begin_part(self, plan: Plan) -> Part:
         head = self._encoding.head(self._source.reader(plan).schema(plan.names()))
-        # Stored before the write: if the write fails, because the volume is full, `close` still closes the part.
+        # Store the part before the write. If the write fails because the volume is full, `close` still closes the part.
         part = self._part = Part.create(self._new_part_path())
         part.write(head)
         self._job.cursor = {**self._job.cursor, **claim(part, 0)}

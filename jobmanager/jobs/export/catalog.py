@@ -41,7 +41,7 @@ def find_dataset(name: str | None, settings: Settings) -> Dataset:
 
 
 def configured_datasets(settings: Settings) -> Datasets:
-    """Return the datasets that can be exported, and the faults of the others. Raises ListUnreadable."""
+    """Return the datasets that can be exported, with the faults of all others in `faults`. Raises ListUnreadable."""
     datasets = load_datasets(settings.datasets) if settings.datasets else Datasets()
     for name in [name for name, dataset in datasets.items() if _is_store(dataset, settings)]:
         del datasets[name]
@@ -52,8 +52,8 @@ def configured_datasets(settings: Settings) -> Datasets:
 def _is_store(dataset: Dataset, settings: Settings) -> bool:
     """Return True if the dataset is the SQLite file of the service's own store.
 
-    An export of the store could damage it. ADBC brings its own SQLite library, and when one library of a process closes
-    a file, the kernel drops the locks that another library of the process has on that file.
+    An export could damage the store, because ADBC brings its own SQLite library. When one SQLite library of a process
+    closes a file, the kernel drops the locks that another SQLite library of the process has on the file.
     Source: "How To Corrupt An SQLite Database File", 2.2.1.
     """
     store = make_url(settings.database_url)

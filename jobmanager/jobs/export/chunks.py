@@ -38,7 +38,7 @@ def row_bytes(rows: pa.RecordBatch) -> pa.Array:
 
 
 class Chunk:
-    """Collects batches of rows for one chunk. It is complete once a row beyond the limits of the chunk was added."""
+    """Collects batches of rows for one chunk. The chunk is complete once a row beyond its limits was added."""
 
     def __init__(self, limit: int, max_bytes: int) -> None:
         self._limit = limit
@@ -73,10 +73,11 @@ class Chunk:
 def fitting_rows(
     rows: Iterable[Sequence[Any]], limit: int, max_bytes: int
 ) -> tuple[list[Sequence[Any]], list[Sequence[Any]]]:
-    """Return the rows of one chunk, and a list with the next row, which is empty at the end of *rows*.
+    """Return two lists: the rows of one chunk, and the row after the chunk.
 
-    The chunk has at least one row, unless *rows* is empty. Takes only the returned rows from *rows*. The size of a row
-    is the length of its texts and bytes, plus 8 bytes for each other value.
+    The second list is empty if *rows* ends with the chunk. The chunk has at least one row, unless *rows* is empty.
+    Takes only the returned rows from *rows*. The size of a row is the length of its texts and bytes, plus 8 bytes for
+    each other value.
     """
     found: list[Sequence[Any]] = []
     size = 0

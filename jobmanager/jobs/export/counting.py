@@ -1,6 +1,6 @@
-"""Count the rows of an export in its database: before the first chunk, for the job's total, and after the last chunk.
+"""Count the rows of an export in its database, once before the first chunk and once after the last chunk.
 
-The second count shows whether rows were lost or doubled. Reads and writes no rows.
+The first count is the job's total. The second count shows whether rows were lost or doubled. Exports no rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jobmanager.jobs.export.plan import Plan
 from jobmanager.jobs.export.position import Place
 from jobmanager.jobs.export.source import Source, retry_if_closed
 
-#: Rows per step of a count, so that a halt never waits for a whole count.
+#: Rows per step of a count. A halt waits for one step at most, not for the whole count.
 COUNT_STEP = 500_000
 #: Rows are counted up to this number (50 ms per million). A larger export has no total, and no count at its end.
 COUNT_LIMIT = 100_000_000
@@ -53,7 +53,8 @@ class RowCounter:
     def check(self, plan: Plan, rows: int) -> tuple[bool, str]:
         """Compare the number of rows written with a count of the table.
 
-        Returns True if they are equal, else False and a note. Keeps the outcome in the cursor, so that a later attempt
+        Returns True and an empty note if the numbers are equal. Otherwise returns False and a note for the client on
+        the difference, or on why the rows were not counted. Keeps the outcome in the cursor, so that a later attempt
         does not count again. Raises Fatal if rows were lost or doubled.
         """
         if self._job.cursor.get("checked", {}).get("rows") != rows:
@@ -72,7 +73,7 @@ class RowCounter:
             return False, f"The rows were not counted at the end: there are more than {COUNT_LIMIT:,}."
         now = retry_if_closed(lambda: self._source.reader(plan).total(*self._job.args.bounds()))
         if plan.snapshot and self._job.cursor["counted"] not in (None, rows):
-            now = self._job.cursor["counted"]  # the count of the same snapshot: rows were lost or doubled
+            now = self._job.cursor["counted"]  # counted in the same snapshot: a difference is an error
         if now == rows:
             return True, ""
         was_written = False if plan.snapshot else self._was_written(plan, now)

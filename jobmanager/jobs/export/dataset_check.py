@@ -1,4 +1,4 @@
-"""Check for the operator if a dataset can be exported: its connection, table, key and dates, and warnings."""
+"""Check for the operator whether a dataset can be exported, and whether the export would be slow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Findings:
     """The results of a check. After an error, the fields that were not checked yet have their defaults."""
 
     name: str
-    #: why the dataset cannot be exported
+    #: why the dataset cannot be exported; None: it can be exported
     error: str | None = None
     #: reasons why an export is slow
     warnings: list[str] = field(default_factory=list)

@@ -182,7 +182,7 @@ def _check_key(key: Any) -> None:
 
 def _url(text: str, folder: Path) -> URL:
     """Parse the URL of a dataset. The path of a SQLite file is relative to *folder*. Raises _BadEntry."""
-    # Imported here, because the import takes a third of a second: processes that read no list do without it.
+    # Imported here: the import takes a third of a second, and processes that read no list do not need it.
     from sqlalchemy.engine import make_url  # noqa: PLC0415
     from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
 

@@ -80,7 +80,7 @@ class DatePattern:
         return any(self._fits(value, count) for count in range(shortest, len(self.directives) + 1))
 
     def bound(self, at: datetime) -> str | int:
-        """Return a bound to compare values with: values before *at* are below the bound, all others are not.
+        """Return a bound for comparisons. Dates before *at* are below the bound; all other dates are not below it.
 
         The bound may be a truncated text, such as 2024/03/09 for midnight. datetime.max stands for the end of the
         calendar: all values are below its bound.

@@ -93,7 +93,7 @@ class Moment:
     is_day: bool
 
     def after(self) -> datetime:
-        """Return the exclusive end of a range that ends with this moment: a day is included whole."""
+        """Return the exclusive end of a range up to this moment. If the moment is a day, the whole day is included."""
         if not self.is_day:
             return self.at
         return self.at + _DAY if self.at < datetime.max - _DAY else datetime.max
@@ -131,7 +131,7 @@ def _parse_day(text: str) -> date | None:
 
 
 def sample_from(kinds: Sequence[str], texts: Sequence[str]) -> list[object]:
-    """Return the values of a sample from SQLite.
+    """Convert a sample of SQLite values, which were read as text, to Python values of their types.
 
     *kinds*: typeof(value). *texts*: CAST(value AS TEXT); for a blob, hex(value).
 
@@ -233,7 +233,7 @@ def day_from(at: datetime) -> date | str:
 
 
 def check_iso(others: Sequence[object]) -> None:
-    """Raise ValueError, with a sentence, if there are *others*: values for which iso_instant is NULL."""
+    """Raise ValueError, with a sentence, unless *others* is empty. *others*: values whose `iso_instant` is NULL."""
     if others:
         raise ValueError(
             f"the date column has values that do not fit date_format iso: {_shown(others)}. Correct them, or make a "
@@ -244,7 +244,8 @@ def check_iso(others: Sequence[object]) -> None:
 def iso_range(begin: datetime, end: datetime) -> tuple[str, str]:
     """Return an inclusive and an exclusive bound, to search an index for all ISO texts of instants in [begin, end).
 
-    Allows for offsets of up to a day. So texts of other instants may be within the bounds, too: see iso_condition.
+    The bounds allow for offsets of up to a day, so texts of other instants may be within them, too. Use `iso_condition`
+    to exclude those texts.
     """
     first = (begin if begin < datetime.min + _DAY else begin - _DAY).date()
     return first.isoformat(), "A" if end > datetime.max - 2 * _DAY else (end + 2 * _DAY).date().isoformat()

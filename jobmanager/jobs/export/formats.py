@@ -104,16 +104,17 @@ class Csv(_PartIsFile):
             yield _csv(rows.slice(begin, _ROWS_AT_ONCE))
 
     def notes(self, schema: pa.Schema) -> list[str]:
-        """Return a note if NULL and empty text look the same."""
+        """Return a note if NULL and empty text look the same, otherwise no notes."""
         if len(schema) != 1 or not (pa.types.is_string(schema[0].type) or pa.types.is_binary(schema[0].type)):
             return []
         return [f'The CSV has one column, {schema[0].name!r}, in which "" stands for NULL and for empty text.']
 
 
 class JsonLines(_PartIsFile):
-    """One JSON object per line; dates as ISO text, bytes in base64, null for numbers JSON lacks (NaN, infinity).
+    """Lines of JSON, one object for each row.
 
-    Decimals are numbers with all their digits; JSON columns are nested unchanged.
+    Dates are ISO text, and bytes are in base64. Numbers that JSON lacks (NaN, infinity) become null. Decimals are
+    numbers with all their digits. JSON columns are nested unchanged.
     """
 
     extension = "jsonl"
@@ -124,7 +125,7 @@ class JsonLines(_PartIsFile):
         return b""
 
     def body(self, rows: pa.Table, at: int) -> Iterator[Any]:
-        """Yield one line for each row. Raises InvalidJson."""
+        """Yield lines of JSON, one for each row. Raises InvalidJson if a text in a JSON column is not valid JSON."""
         rows_at_once = max(1, BYTES_AT_ONCE * rows.num_rows // max(1, rows.nbytes))
         written = 0
         for batch in rows.to_batches(max_chunksize=rows_at_once):
@@ -218,9 +219,9 @@ def _written(rows: pa.Table, *, include_header: bool) -> pa.Buffer:
 
 
 def _joined(rows: pa.Table) -> memoryview:
-    """Return the rows as CSV without Arrow's writer.
+    """Return the rows as CSV without Arrow's CSV writer.
 
-    That writer is slow for times with a zone, and unsuitable for NULL in a single column.
+    Arrow's writer is slow for times with a zone. For NULL in a single column, it would write an empty line.
     """
     null = '""' if rows.num_columns == 1 else ""
     parts: list[Any] = []
@@ -228,7 +229,7 @@ def _joined(rows: pa.Table) -> memoryview:
     for column in rows.combine_chunks().columns:
         before, texts, after = _cells(pa.concat_arrays(column.chunks))
         if column.null_count:
-            # NULL has neither quotes nor a zone.
+            # A NULL gets neither the prefix nor the suffix, so join both to the other values here.
             before, texts, after = "", pc.fill_null(pc.binary_join_element_wise(before, texts, after, ""), null), ""
         parts += [between + before, texts]
         between = after + ","

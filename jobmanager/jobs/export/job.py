@@ -35,7 +35,7 @@ class Export(Job):
     max_attempts: ClassVar[int] = 5
     #: maximum number of rows in a chunk
     chunk_rows: ClassVar[int] = 25_000
-    #: approximate size limit of a chunk with more than one row, in bytes as Arrow stores them
+    #: approximate size limit of a chunk, in bytes as Arrow stores them; a chunk has at least one row even so
     chunk_bytes: ClassVar[int] = 16 * 1024 * 1024
 
     class Args(ExportArgs):
@@ -45,7 +45,7 @@ class Export(Job):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        # Imported here, not in start: a force that interrupts an import may leave the import lock of the module held.
+        # Import here, not in start. There, a force could interrupt the import and leave the module's import lock held.
         self._encoding: Encoding = load_arrow().ENCODINGS[self.args.format]
         self._plan: Plan | None = None
         self._source = Source(self.settings, self._obey)
@@ -53,7 +53,7 @@ class Export(Job):
         self._counter = RowCounter(self, self._source)
 
     def start(self) -> dict[str, Any]:
-        """Append the remaining chunks, count the rows, then make the file."""
+        """Append the remaining chunks, count the rows, make the file for download, and return the job's result."""
         with translate_os_errors():
             try:
                 plan = self._plan = kept_plan(self) or retry_if_closed(self._begin_plan)
@@ -114,7 +114,8 @@ class Export(Job):
     def _append_chunk(self, plan: Plan) -> dict[str, Any] | None:
         """Append the next chunk. Return the cursor that claims it; None if no rows are left.
 
-        Returns the cursor unchanged if a halt closed the reader, or the export started over: call again.
+        If a halt closed the reader, or the export started over, appends no rows and returns the current cursor. Call
+        again in this case.
         This is a function of its own, so that the memory of the rows is freed before the next read or a halt.
         """
         # Open the part first: if it is damaged, this resets the cursor, and the export starts over.

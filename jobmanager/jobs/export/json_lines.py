@@ -77,7 +77,7 @@ def _nested(name: str, column: pa.Array) -> pa.Array:
     for row, text in enumerate(texts.to_pylist()):
         if text is not None and not _is_json(text):
             raise InvalidJson(name, row)
-    # A JSON string cannot contain line breaks, so they are between tokens.
+    # A valid JSON string contains no line breaks. So all line breaks are between tokens, where a blank means the same.
     return pc.fill_null(pc.replace_substring_regex(texts, r"[\r\n]", " "), "null")
 
 

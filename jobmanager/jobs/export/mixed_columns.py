@@ -15,10 +15,10 @@ _TYPES = (pa.int64(), pa.float64(), pa.string(), pa.binary())
 
 
 def merged(integers: pa.Array, reals: pa.Array, texts: pa.Array, blobs: pa.Array) -> pa.Array:
-    """Return one column from four. In each row, at most one of the four has a value.
+    """Merge four columns, one for each type of value, into one. In each row, at most one of the four has a value.
 
-    If all values have one type, the column has that type. Integers and reals become doubles if all integers keep their
-    text. All other mixtures become a union.
+    If all values have one type, the result has that type. A mixture of integers and reals becomes doubles if every
+    integer has the same text as a double. All other mixtures become a union.
     """
     parts = (integers, reals, texts, blobs)
     used = [code for code, part in enumerate(parts) if part.null_count < len(part)]

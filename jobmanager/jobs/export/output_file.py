@@ -68,16 +68,17 @@ class Part:
         except BlockingIOError:
             raise PartHeld("Another attempt of this job writes its file.") from None
         with part._closed_on_error():
-            # Not truncated by open(): this attempt did not hold the lock then.
+            # Truncate only now: during open(), this attempt did not yet hold the lock.
             file.truncate()
         return part
 
     @classmethod
     def reopen(cls, path: Path, *, length: int, sha256: str, copy_to: Path, on_block: Callable[[], None]) -> Part:
-        """Reopen a part and truncate it to *length*. Continues in a copy if another attempt still holds the part.
+        """Reopen a part and truncate it to *length*. If another attempt still holds the part, returns a copy.
 
+        The copy has the path *copy_to*.
         Calls *on_block* after each block, because reading a long part takes a while. Raises PartDamaged if the part is
-        shorter or has another SHA-256, PartHeld if another attempt holds the copy.
+        missing, is shorter than *length*, or has another SHA-256. Raises PartHeld if another attempt holds *copy_to*.
         """
         try:
             file = open(path, "r+b", buffering=0)  # noqa: SIM115 - closed by close()
@@ -117,7 +118,7 @@ class Part:
     def write(self, data: Any) -> None:
         """Append bytes. If this raises, `length` and `sha256` include nothing of *data*."""
         self._is_synced = False
-        # The file is unbuffered: a later write that fails must not affect earlier writes.
+        # The file is unbuffered, so that a failed write cannot affect earlier ones. An unbuffered write may be partial.
         rest = memoryview(data).cast("B")
         while rest:
             rest = rest[self._file.write(rest) :]
@@ -128,7 +129,7 @@ class Part:
     def _begin_to_sync(self) -> None:
         """Make the kernel start writing dirty pages to disk. Does not wait.
 
-        A later fsync of this file, or of another on the same disk, then takes a millisecond instead of fifty. On
+        A later fsync of this or another file on the same disk then takes a millisecond instead of fifty. On
         POSIX_FADV_DONTNEED, Linux starts to write dirty pages, and drops no page while it is being written. macOS has
         no such call: the fsync takes longer there.
         """

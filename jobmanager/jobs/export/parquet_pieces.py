@@ -26,9 +26,10 @@ _SEEN = 1_000
 
 
 def piece(rows: pa.Table, at: int) -> bytes:
-    """Return a Parquet file with these rows, to be appended after *at* bytes. Without rows, it has no row group.
+    """Return a Parquet file with these rows, to be appended after *at* bytes.
 
-    Makes the file in memory on Linux, elsewhere on disk. Raises FilesUnusable if it cannot be written.
+    Without rows, the file has no row group. Makes the file in memory on Linux, elsewhere on disk. Raises FilesUnusable
+    if the file cannot be written.
     """
     try:
         with _scratch_file() as (file, name):
@@ -68,7 +69,7 @@ def combined_footer(descriptor: int, length: int, on_piece: Callable[[], None]) 
     while (found := _footer_before(descriptor, ends[-1])).num_row_groups:
         ends.append(_beginning(descriptor, found.row_group(0).column(0)))
         on_piece()
-    # Row groups are added to the first footer. The others are read again: keeping all of them would take much memory.
+    # The first footer gets the row groups of all others. Read the others again: keeping them all takes much memory.
     for end in reversed(ends[:-1]):
         found.append_row_groups(_footer_before(descriptor, end))
         on_piece()

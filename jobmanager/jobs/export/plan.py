@@ -1,8 +1,8 @@
 """The plan of an export: decided once, when it begins, and kept in its cursor for later attempts.
 
-If the later rows of a file came from another table, or had other columns, the file would be wrong, and nothing would
-show it. So each attempt compares the dataset and the database with the plan, and fails if they differ. Opens nothing;
-works without Arrow.
+If the later rows of a file came from another table, or had other columns, the file would be silently wrong. So each
+attempt compares the dataset and the database with the plan, and fails if they differ. Opens nothing; works without
+Arrow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from jobmanager.jobs.export.reader import COLUMN
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Increase it if exports write other bytes for the same rows: then an export of an earlier version starts over.
+#: Increase this number if exports write other bytes for the same rows. An export that an earlier version of the
+#: service began then starts over.
 VERSION = 1
 
 _ADVICE = "Submit a new export."

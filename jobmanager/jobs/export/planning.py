@@ -13,7 +13,10 @@ from jobmanager.jobs.export.source import Source
 
 
 def kept_plan(job: Job) -> Plan | None:
-    """Return the plan in the cursor; None if there is none. If the export must start over, resets the cursor."""
+    """Return the plan in the cursor; None if there is no plan yet.
+
+    If the export must start over, resets the cursor and returns None.
+    """
     if not job.cursor:
         return None
     if job.cursor.get("version") != PLAN_VERSION:
@@ -53,7 +56,10 @@ def begin_plan(job: Job, source: Source, *, needs_types: bool) -> Plan:
 
 
 def _fix_types(job: Job, reader: Reader, columns: list[str]) -> list[str] | None:
-    """Fix one type per column, if the reader may return several. Return the value for Plan.as_text."""
+    """Make the reader return one type per column, and return the columns that become text, for Plan.as_text.
+
+    Returns None for a reader that always returns one type per column.
+    """
     if not isinstance(reader, FixesTypes):
         return None
     as_text = reader.mixed_columns(columns, *job.args.bounds())

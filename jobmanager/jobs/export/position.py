@@ -34,7 +34,7 @@ class Unstorable(TypeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The position of a row in the order of an export, with the values as the database returns them."""
+    """The position of a row in the order of an export: its date and its key, as the database returns them."""
 
     date: Any
     key: Any

@@ -19,7 +19,7 @@ COLUMN = "column "
 
 
 class ReaderClosed(Exception):
-    """The reader was closed while it waited for the database. Open another one."""
+    """The reader was closed while it waited for the database. Open another reader."""
 
 
 class Reader(Protocol):
@@ -55,8 +55,8 @@ class Reader(Protocol):
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
         """Count the rows of [begin, end) after *after*.
 
-        Returns the number of rows and None. If there are many rows, counts only about *limit* of them. Then returns the
-        number of counted rows and the place of the last one.
+        Returns the number of rows, and None if all of them were counted. If there are many rows, counts only about
+        *limit* of them. Then returns the number of counted rows, and the place of the last counted row.
         """
 
     def total(self, begin: datetime, end: datetime) -> int:
@@ -67,8 +67,8 @@ class Reader(Protocol):
     ) -> tuple[pa.Table, Place | None]:
         """Return the next rows of [begin, end) in the order (date, key), and the place of the last one (None: no rows).
 
-        Returns at most *limit* rows, and at most about *max_bytes* as Arrow stores them, but at least one row. How
-        many depends on the rows alone, so that a halt does not change the chunks. Raises Fatal, with the name of the
+        Returns at most *limit* rows, and at most about *max_bytes* as Arrow stores them, but at least one row. The
+        number depends on the rows alone, so that a halt does not change the chunks. Raises Fatal, with the name of the
         column, if a column has changed since the reader was opened.
         """
 
@@ -104,6 +104,6 @@ class FixesTypes(Protocol):
 class Waits(Protocol):
     """A reader that waits for its database in steps, and calls back after each step."""
 
-    #: called repeatedly while the reader waits; may raise, or close the reader. A reader that was closed opens again by
-    #: itself or raises ReaderClosed.
+    #: called repeatedly while the reader waits; may raise, or close the reader. If the reader was closed, its method
+    #: either opens it again or raises ReaderClosed.
     on_wait: Callable[[], None] | None

@@ -102,7 +102,7 @@ def _fill(path: Path, rows: int) -> None:
 
 
 def responses(rows: int) -> Iterator[tuple[object, ...]]:
-    """Yield the responses in the order of time. Some have the same time."""
+    """Yield *rows* responses in the order of time. Some responses have the same time."""
     chance = random.Random(20230101)
     pick, number = chance.choice, chance.random
     seconds = sorted(int(number() * _SECONDS) for _ in range(rows))

@@ -21,7 +21,7 @@ def schema_of(dataset: Dataset, chosen: list[str], columns: dict[str, pa.DataTyp
 
 
 def check_table(dataset: Dataset, columns: dict[str, pa.DataType]) -> None:
-    """Raise Fatal if the table does not exist (no columns), or lacks the configured date column or key."""
+    """Raise Fatal if the table does not exist (*columns* is empty), or lacks the configured date column or key."""
     if not columns:
         raise missing_table_error(dataset)
     for setting, name in (("date_column", dataset.date_column), ("key", dataset.key)):

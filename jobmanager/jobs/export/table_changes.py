@@ -31,8 +31,8 @@ _log = logging.getLogger(__name__)
 def find_mark(dataset: Dataset) -> str | None:
     """Return a text that changes with each write of the dataset's table; None if writes cannot be detected. Blocks.
 
-    SQLite: inode, size and modification time of the file and of its write-ahead log. Neither is opened: closing a
-    SQLite file drops the locks that other connections of the process hold on it.
+    SQLite: inode, size and modification time of the file and of its write-ahead log. Does not open the two files:
+    closing a SQLite file drops the locks that other connections of the process hold on the file.
     PostgreSQL: the numbers of rows written; None for a view. These numbers may change late, see late_seconds.
     """
     kind = dataset.url.get_backend_name()

@@ -18,7 +18,7 @@ class DateBounds:
     """The date column of a dataset: its format, and the conditions that restrict it to a range."""
 
     def __init__(self, dataset: Dataset, kind: str, sample: Callable[[], list[Any]]) -> None:
-        """*kind*: see date_conditions. *sample* returns values of the column; called once, and only if *kind* is ""."""
+        """*kind*: see date_conditions. *sample* returns values of the column; called only if *kind* is "", and once."""
         self._dataset = dataset
         self._kind = kind
         self._sample = sample

@@ -45,17 +45,17 @@ class DuckdbReader:
         return self._table.types()
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; see Reader."""
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them."""
         schema_of(self._dataset, chosen, self.columns())
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count all rows in one query, which is fast in DuckDB; see Reader."""
+        """Count all rows in one query, without a limit: counting is fast in DuckDB. See Reader."""
         source, values = self._source(after, begin, end)
         return int(self._connection.query(f"SELECT count(*) {source}", values)[0][0]), None
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Return the number of rows of the range."""
+        """Return the number of rows of [begin, end)."""
         return self.count(None, begin, end, 1)[0]
 
     def check(self) -> None:
@@ -94,7 +94,7 @@ class DuckdbReader:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows; see Reader."""
+        """Return the next rows of [begin, end), and the place of the last one (None: no rows); see Reader."""
         wanted = self.schema(columns)
         self._table.check_unchanged(columns)
         self._check_place(after)
@@ -119,7 +119,7 @@ class DuckdbReader:
         self._connection.close()
 
     def _check_place(self, place: Place | None) -> None:
-        """Raise Fatal if a row with the date of *place* has no key, or if several rows have this place."""
+        """Raise Fatal if a row with the date of *place* has a NULL key, or if several rows have this date and key."""
         if place is None:
             return
         table = self._table

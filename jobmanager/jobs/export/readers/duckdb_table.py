@@ -37,7 +37,7 @@ _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 #: Types that are exported as JSON: lists, arrays, structs, maps and unions.
 _NESTED = re.compile(r"(STRUCT|MAP|UNION)\(.*\)|.*\[\d*\]", re.DOTALL)
 _DATE_KINDS = {"DATE": "date", "TIMESTAMP": "naive", "TIMESTAMP WITH TIME ZONE": "aware"}
-#: Types that can order the rows: their values compare with a literal in their sort order.
+#: Types that can order the rows: a comparison with a literal follows their sort order.
 _KEYS = (*_TYPES, "HUGEINT", "UHUGEINT", "UUID")
 
 
@@ -69,7 +69,7 @@ class Column:
 
     @property
     def is_ordered(self) -> bool:
-        """Return True if the column can order the rows: its values compare with a literal in their sort order."""
+        """Return True if the column can order the rows: a comparison with a literal follows its sort order."""
         return self.declared in _KEYS or _DECIMAL.fullmatch(self.declared) is not None
 
 

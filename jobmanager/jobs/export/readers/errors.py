@@ -38,7 +38,7 @@ class InvalidJson(Exception):
 
 
 class DeclaredColumn(Protocol):
-    """A description of a column. Two descriptions of a column are equal if nothing about the column has changed."""
+    """A description of a column. Two descriptions of one column differ only if the column has changed."""
 
     @property
     def declared(self) -> str:
@@ -163,7 +163,7 @@ def changed_column_error(
 
 
 def timeout_error(dataset: Dataset, seconds: int) -> DatasetAway:
-    """Return the error for a statement that the server cancelled. *seconds* is the default timeout."""
+    """Return the error for a statement that the server cancelled after a timeout. *seconds*: the default timeout."""
     return DatasetAway(
         f"Timeout: a statement for {dataset} took longer than its server "
         f"allows, by default {seconds} s. An index on ({dataset.date_column}, {dataset.key}) makes it fast."

@@ -1,6 +1,6 @@
 """Read a dataset from MariaDB or MySQL. Values arrive as the server's text, and Arrow converts them.
 
-Holds no transaction between two reads, and never writes; see mysql_connection.py. The table is in mysql_table.py.
+Holds no transaction between two reads, and never writes; see mysql_connection.py. mysql_table.py describes the table.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from jobmanager.jobs.export.readers.mysql_connection import Connection
 from jobmanager.jobs.export.readers.mysql_table import Table, value_literal
 from jobmanager.jobs.export.schemas import schema_of
 
-#: Timeout of the search for equal keys, which is made if no unique index excludes them. The end of each chunk is
-#: checked in any case.
+#: Timeout of the search for rows with the same date and key. The search runs only if no unique index rules out such
+#: rows. The end of each chunk is checked in any case.
 _CHECK_SECONDS = 30
 _SAMPLE_ROWS = 1000
 
@@ -64,12 +64,12 @@ class MysqlReader:
         return self._table.types()
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; see Reader."""
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them."""
         schema_of(self._dataset, chosen, self.columns())
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count the next rows, about *limit* of them; see Reader."""
+        """Count the rows of [begin, end) after *after*, but only about *limit* of them; see Reader."""
         table, counted = self._table, 0
         for condition in self._segments(after, begin, end):
             source = f"FROM {table.name} AS t WHERE {condition}"
@@ -82,7 +82,7 @@ class MysqlReader:
         return counted, None
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Return the number of rows of the range."""
+        """Return the number of rows of [begin, end)."""
         (condition,) = self._segments(None, begin, end)
         return int(self._connection.query(f"SELECT count(*) FROM {self._table.name} AS t WHERE {condition}")[0][0])
 
@@ -98,7 +98,7 @@ class MysqlReader:
             self._check_ties(dated)
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return a warning if no index has the rows in order; see Reader."""
+        """Return a warning if no index has the rows in the order of the export, otherwise no warnings; see Reader."""
         return [] if self._table.has_index() else [no_index_warning(self._dataset)]
 
     def identity(self) -> dict[str, str]:
@@ -121,7 +121,7 @@ class MysqlReader:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows; see Reader."""
+        """Return the next rows of [begin, end), and the place of the last one (None: no rows); see Reader."""
         wanted = self.schema(columns)
         self._table.check_unchanged(columns)
         if after is not None and not self._table.is_proven_unique:
@@ -145,7 +145,7 @@ class MysqlReader:
         self._connection.close()
 
     def _check_ties(self, dated: str) -> None:
-        """Raise Fatal if two rows have equal places. If the search takes too long, only logs a warning."""
+        """Raise Fatal if two rows have the same date and key. If the search takes too long, only logs a warning."""
         query = (
             f"SELECT {self._table.date_name}, min({self._table.key_name}) {dated} "
             f"GROUP BY {self._table.order} HAVING count(*) > 1 LIMIT 1"
@@ -154,7 +154,7 @@ class MysqlReader:
             ties = self._connection.query(query, seconds=_CHECK_SECONDS)
         except DatasetAway:
             self._cancellation.check()
-            # A row is lost only if a chunk ends between two rows with equal places. The end of each chunk is checked.
+            # Go on: such rows are lost only if a chunk ends between them, and the end of each chunk is checked.
             _log.warning(
                 "Dataset %r: the search for equal keys did not finish. Each chunk is checked instead.",
                 self._dataset.name,
@@ -164,7 +164,7 @@ class MysqlReader:
             raise duplicate_key_error(self._dataset, *ties[0])
 
     def _check_place(self, place: Place) -> None:
-        """Raise Fatal if several rows have this place: the next read would skip some of them."""
+        """Raise Fatal if several rows have the date and key of *place*: the next read would skip some of them."""
         date, key = self._literals(place)
         same = f"{self._table.date_name} = {date} AND {self._table.key_name} = {key}"
         if len(self._connection.query(f"SELECT 1 FROM {self._table.name} AS t WHERE {same} LIMIT 2")) > 1:
@@ -173,9 +173,9 @@ class MysqlReader:
     def _segments(self, after: Place | None, begin: datetime, end: datetime) -> list[str]:
         """Return the conditions to query, one after the other, for the rows of [begin, end) after *after*.
 
-        Without *after*, there is only one. Otherwise the first selects the remaining rows with the date of *after*, and
-        the second the rows with later dates. The single condition `(date, key) > (?, ?)` would be slow: the server does
-        not look up the key in its index, and scans the whole range for each chunk.
+        Without *after*, returns one condition. Otherwise returns two. The first selects the remaining rows with the
+        date of *after*, and the second selects the rows with later dates. The single condition `(date, key) > (?, ?)`
+        would be slow: the server does not look up the key in its index, and scans the whole range for each chunk.
         """
         table = self._table
         low, high = (

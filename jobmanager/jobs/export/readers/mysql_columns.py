@@ -23,8 +23,8 @@ _SHAPES = frozenset({"geometry", "point", "linestring", "polygon"}) | frozenset(
 _DIGITS_OF_UNSIGNED = 20
 #: Bits of a signed 64-bit number without its sign.
 _BITS_OF_SIGNED = 63
-#: Types that cannot order the rows, because their values do not compare with a literal in their sort order: float is
-#: rounded, enum sorts by number.
+#: Types that cannot order the rows, because a comparison with a literal does not follow their sort order. For example,
+#: float is rounded, and enum sorts by number.
 _UNORDERED = frozenset({"float", "enum", "set", "json", "bit"}) | _SHAPES
 
 
@@ -57,7 +57,7 @@ class Column:
 
     @property
     def is_ordered(self) -> bool:
-        """Return True if the column can order the rows: its values compare with a literal in their sort order."""
+        """Return True if the column can order the rows: a comparison with a literal follows its sort order."""
         return self.kind not in _UNORDERED
 
     @property

@@ -59,7 +59,7 @@ class Connection:
         cancellation.add(self._kill)
 
     def query(self, query: str, *, seconds: int | None = None) -> list[Any]:
-        """Return the rows of a query with a short result. *seconds* is a shorter statement timeout."""
+        """Return the rows of a query with a short result. *seconds*: a shorter statement timeout."""
         with self._translated(), self._connected().cursor() as cursor:
             if seconds is None:
                 cursor.execute(query)
@@ -67,7 +67,7 @@ class Connection:
             self._limit(cursor, seconds)
             cursor.execute(query)
             found = list(cursor.fetchall())
-            # Restores the timeout. Not needed after an error, which closes the connection.
+            # Restore the timeout. An error closes the connection, so the timeout need not be restored after an error.
             self._limit(cursor, STATEMENT_SECONDS)
             return found
 
@@ -91,7 +91,7 @@ class Connection:
             self._is_sending = False
 
     def discard_rows(self) -> None:
-        """Close the connection if rows of a stream are left: the server would send these before the next answer."""
+        """Close the connection if rows of a stream are left: the server would send them before the next answer."""
         if self._is_sending:
             self.close()
 
@@ -111,7 +111,7 @@ class Connection:
         timeouts = {"connect_timeout": _KILL_SECONDS, "read_timeout": _KILL_SECONDS}
         with closing(self._driver.connect(**self._arguments | timeouts)) as other, other.cursor() as cursor:
             cursor.execute(_SERVER)
-            # On another server, a connection of another client may have the same number.
+            # Kill only on the same server. On another server, another client's connection may have this number.
             if cursor.fetchall() == self._server:
                 cursor.execute(f"KILL QUERY {connection.thread_id()}")
 
@@ -179,7 +179,7 @@ def _driver(dataset: Dataset) -> Any:
 
 
 def _arguments(dataset: Dataset) -> dict[str, Any]:
-    """Return the arguments of the URL to connect with, changed so that all values arrive as text. Raises Fatal."""
+    """Return the driver's arguments from the URL, set so that all values arrive as text. Raises Fatal for a bad URL."""
     try:
         url = dataset.url.set(drivername="mysql+pymysql")
         _, given = url.get_dialect()().create_connect_args(url)

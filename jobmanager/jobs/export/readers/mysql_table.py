@@ -20,7 +20,7 @@ _COLUMNS = """
     SELECT column_name, column_type, data_type, numeric_precision, numeric_scale, is_nullable, collation_name
     FROM information_schema.columns WHERE table_schema = {} AND table_name = {} ORDER BY ordinal_position
 """
-#: The unique indexes. is_other is 0 if an index consists of whole columns among the given ones, otherwise 1.
+#: The unique indexes. is_other is 0 if an index has only the given columns, and none by a prefix; otherwise 1.
 _UNIQUE = """
     SELECT index_name, max(CASE WHEN sub_part IS NULL AND column_name IN ({}) THEN 0 ELSE 1 END) AS is_other
     FROM information_schema.statistics
@@ -52,7 +52,7 @@ class Table:
                 raise unordered_error(dataset, column.name, column.declared)
         self.date_name, self.key_name = (f"t.{_quoted(column.name)}" for column in (self.date, self.key))
         self.order = f"{self.date_name}, {self.key_name}"
-        #: True if a unique index rules out rows with equal places
+        #: True if a unique index rules out rows with the same date and key
         self.is_proven_unique = self._has_unique_index()
 
     def types(self) -> dict[str, pa.DataType]:
@@ -81,7 +81,7 @@ class Table:
             raise error
 
     def _find(self) -> tuple[str, str, dict[str, Column]]:
-        """Return schema, name and columns. If no table has the whole configured name, reads it as schema.table.
+        """Return schema, name and columns. If no table has the whole configured name, takes the name as schema.table.
 
         Raises Fatal if there is no such table.
         """
@@ -99,7 +99,7 @@ class Table:
         return {row[0]: column_of(row) for row in rows}
 
     def _has_unique_index(self) -> bool:
-        # An index compares texts as its column does. So rows that a unique index distinguishes have different places.
+        # An index compares texts as its column does. So rows that differ in a unique index also differ in date or key.
         ours = ", ".join(literal(column.name) for column in (self.date, self.key))
         unique = self._connection.query(_UNIQUE.format(ours, literal(self._schema), literal(self._name)))
         return any(is_other == "0" for _, is_other in unique)

@@ -24,8 +24,8 @@ __all__ = ["ENCODINGS", "import_driver", "open_reader"]
 def open_reader(dataset: Dataset) -> Reader:
     """Return a reader of the dataset. Does not block: the reader imports its driver and connects when it is first used.
 
-    The reader does both in a thread of its own. A force does not interrupt that thread: an interrupted import may leave
-    the import lock held.
+    The reader imports and connects in a thread of its own, which a force does not interrupt. An interrupted import
+    could leave the import lock held.
     """
     if _is_sqlite(dataset):
         return SqliteProcess(dataset)

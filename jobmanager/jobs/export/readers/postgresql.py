@@ -1,7 +1,7 @@
 """Read a dataset from PostgreSQL. Never writes. Holds a transaction between two reads only for a `snapshot`.
 
 Two connections: one for rows (postgresql_rows.py), and one for everything else (postgresql_session.py). This module
-decides what is read and checked in which order; the SQL is in postgresql_table.py and postgresql_statements.py.
+decides what is read and checked, and in which order; the SQL is in postgresql_table.py and postgresql_statements.py.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from jobmanager.jobs.export.readers.postgresql_table import Table
 from jobmanager.jobs.export.readers.postgresql_values import to_types
 from jobmanager.jobs.export.schemas import schema_of
 
-#: Timeout of the search for equal keys, which is made if no unique index excludes them. The end of each chunk is
-#: checked in any case.
+#: Timeout of the search for rows with the same date and key. The search runs only if no unique index rules out such
+#: rows. The end of each chunk is checked in any case.
 _CHECK_SECONDS = 30
 
 _log = logging.getLogger(__name__)
@@ -68,19 +68,19 @@ class PostgresReader:
         return self._table.types()
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; see Reader."""
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them."""
         schema_of(self._dataset, chosen, self.columns())
         return pa.schema([self._table.columns[name].field for name in chosen])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count the next rows, about *limit* of them; see Reader."""
+        """Count the rows of [begin, end) after *after*, but only about *limit* of them; see Reader."""
         found = self._session.query(self._statements.place_at(limit, after, begin, end))
         if found:
             return limit, Place(date=found[0][0], key=found[0][1])
         return self._session.query(self._statements.count(after, begin, end))[0][0], None
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Return the number of rows of the range."""
+        """Return the number of rows of [begin, end)."""
         return int(self._session.query(self._statements.count(None, begin, end))[0][0])
 
     def check(self) -> None:
@@ -92,7 +92,7 @@ class PostgresReader:
             self._check_ties()
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return a warning if no index has the rows in order; see Reader."""
+        """Return a warning if no index has the rows in the order of the export, otherwise no warnings; see Reader."""
         rows = self._statements.rows([], None, begin, end, 1000)
         query = sql.SQL("EXPLAIN (FORMAT JSON) {}").format(rows.text)
         # For a small table, the planner ignores an index. So ask for the plan that avoids scans and sorts.
@@ -126,7 +126,7 @@ class PostgresReader:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows; see Reader."""
+        """Return the next rows of [begin, end), and the place of the last one (None: no rows); see Reader."""
         wanted = self.schema(columns)
         query = self._statements.rows(columns, after, begin, end, limit + 1)
         try:
@@ -154,10 +154,10 @@ class PostgresReader:
         return [row[0] for row in self._session.query(date_sample(self._table))]
 
     def _check_ties(self) -> None:
-        """Raise Fatal if two rows have equal places. If the search takes too long, only logs a warning."""
+        """Raise Fatal if two rows have the same date and key. If the search takes too long, only logs a warning."""
         ties = self._session.query_within(_CHECK_SECONDS, self._statements.ties())
         if ties is None:
-            # A row is lost only if a chunk ends between two rows with equal places. The end of each chunk is checked.
+            # Go on: such rows are lost only if a chunk ends between them, and the end of each chunk is checked.
             _log.warning(
                 "Dataset %r: the search for equal keys did not finish. Each chunk is checked instead.",
                 self._dataset.name,
@@ -168,7 +168,8 @@ class PostgresReader:
     def _check_unchanged(self, columns: list[str], after: Place | None) -> None:
         """Raise Fatal if a column has changed since the reader was opened, or if a read after *after* would skip rows.
 
-        Runs one statement. Preparing it locks the table, so that its columns stay the same until the transaction ends.
+        Runs one statement. Preparing the statement locks the table, so that no column can change until the transaction
+        ends.
         """
         query = self._session.text_of(self._statements.columns_with_check(after))
         rows = self._rows.execute(query).to_pylist()
@@ -181,7 +182,8 @@ class PostgresReader:
     def _last_place(self, dates: pa.ChunkedArray, keys: pa.ChunkedArray, fitting: int) -> Place:
         """Return the place of the last row of a chunk. The chunk is the first *fitting* rows; more rows may follow.
 
-        Raises Fatal if a key of the chunk or of the next row is NULL, or if the next row has the same place.
+        Raises Fatal if a key of the chunk or of the next row is NULL, or if the last row and the next row have the same
+        date and key.
         """
         if keys.slice(0, fitting + 1).null_count:
             raise null_key_error(self._dataset)

@@ -86,9 +86,11 @@ class RowConnection:
             return cursor.fetch_arrow_table()
 
     def fetch(self, query: str, limit: int, max_bytes: int) -> tuple[pa.Table, int]:
-        """Return the rows of a chunk, followed by some of the next rows, and the number of rows in the chunk.
+        """Return a table that begins with the rows of a chunk, and the number of rows in the chunk.
 
-        Streams the rows and reads no further than needed, so that memory is bounded for all sizes of rows.
+        The table may have further rows after those of the chunk.
+
+        Streams the rows and stops soon after the end of the chunk, so that memory is bounded for all sizes of rows.
         """
         option = adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value
         chunk = Chunk(limit, max_bytes)
@@ -120,7 +122,7 @@ class RowConnection:
         try:
             self._set("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             self._set(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-            # An ALTER TABLE that waits for the session makes this transaction wait, too.
+            # Limit the wait for locks: an ALTER TABLE that waits for the session makes this transaction wait, too.
             self._set(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
         except adbc_driver_manager.Error:
             raise away_error(self._dataset) from None
@@ -134,21 +136,21 @@ class RowConnection:
         with self._connection.cursor() as cursor:
             self._cursor = cursor
             try:
-                # Checked after the cursor is set, because a later cancel finds the cursor.
+                # Check after the cursor is set. An earlier cancel raises here, and a later cancel finds the cursor.
                 self._cancellation.check()
                 yield cursor
             finally:
                 self._cursor = None
 
     def _end(self, cursor: Any, batches: Any) -> None:
-        """Cancel a statement whose remaining rows are not needed: the server would send them all."""
+        """Cancel a statement whose remaining rows are not needed. Otherwise the server would send all of them."""
         cursor.adbc_cancel()
         try:
             for _ in batches:
                 pass
         except (OSError, pa.ArrowException):
             return  # the error of the cancelled statement
-        # The statement ended before the cancel. The cancel might hit the next statement on the connection: close it.
+        # The statement ended before the cancel. Close the connection: the cancel might hit its next statement.
         self.close()
 
     @contextmanager

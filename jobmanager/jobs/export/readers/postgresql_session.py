@@ -84,9 +84,10 @@ class Session:
     def take_snapshot(self, table: sql.Identifier) -> None:
         """Begin a transaction of this session, with a snapshot that was taken while the table was locked.
 
-        The lock, the one that SELECT takes, must come first: TRUNCATE, REFRESH and renames ignore snapshots, so that a
-        table that was loaded again would look empty in an older snapshot. But a transaction takes its snapshot before
-        its first lock. So a second session locks the table, takes the snapshot and hands it to this session.
+        The table must be locked before the snapshot is taken. TRUNCATE, REFRESH and renames ignore snapshots: if one of
+        them replaced the rows after the snapshot, the table would look empty. But a transaction takes its snapshot
+        before its first lock. So a second session locks the table as SELECT does, takes the snapshot, and hands the
+        snapshot to this session.
         Blocks until the table is locked. Raises DatasetAway if another session keeps the table locked.
         Source: PostgreSQL, "Caveats" of "Concurrency Control", and "Snapshot Synchronization Functions".
         """
@@ -122,7 +123,7 @@ class Session:
                 _log.debug("The statement could not be cancelled.", exc_info=True)
 
     def _connected(self) -> psycopg.Connection:
-        # Without prepared statements: a pooler could run one on another connection than it was prepared on.
+        # No prepared statements: a pooler could run one on a connection that has not prepared it.
         return psycopg.connect(self.conninfo, autocommit=True, prepare_threshold=None)
 
     @contextmanager

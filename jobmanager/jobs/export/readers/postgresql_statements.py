@@ -1,6 +1,6 @@
 """The SQL that reads the rows of a PostgreSQL table. Values are literals, because COPY takes no parameters.
 
-Runs no statement itself. But to build one, the date format may have to be detected by a query: see date_bounds.py.
+Runs no statement itself. But building a query may run another one, which detects the date format: see date_bounds.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Statements:
         """Return the SELECT of the next rows of [begin, end) after *after*."""
         selected = [_selected(self._table.columns[name]) for name in columns]
         date, key = _selected(self._table.date), self._selected_key()
-        # The place of a row is its date and key. They are added unless they are selected already.
+        # The place of a row is its date and key. Add each of the two unless it is selected already.
         for place in (date, key):
             if place not in selected:
                 selected.append(place)
@@ -71,7 +71,7 @@ class Statements:
         )
 
     def ties(self) -> sql.Composed:
-        """Return the query that finds date and key of rows with equal places, if there are any."""
+        """Return the query that finds a date and key that several rows have, if there are such rows."""
         return sql.SQL(
             "SELECT {date}::text, min({key}::text) FROM {table} AS t WHERE {date} IS NOT NULL "
             "GROUP BY {date}, {order} HAVING count(*) > 1 LIMIT 1"
@@ -85,7 +85,7 @@ class Statements:
     def columns_with_check(self, after: Place | None) -> sql.Composed:
         """Return the query for the columns in the catalog, each with two conditions on the place *after*.
 
-        "lost": a row with the date of the place has no key. "tied": several rows have the place.
+        "lost": a row with the date of *after* has a NULL key. "tied": several rows have the date and key of *after*.
         """
         return sql.SQL("SELECT c.*, {} AS lost, {} AS tied FROM ({}) AS c").format(
             *self._lost(after), self._table.catalog_query()
@@ -100,8 +100,8 @@ class Statements:
     def _lost(self, after: Place | None) -> tuple[sql.Composable, sql.Composable]:
         """Return the conditions "lost" and "tied", see `columns_with_check`.
 
-        In place of a condition that cannot be true, returns a false one that names the table, so that the statement
-        locks the table.
+        If a condition cannot be true, returns a false condition that names the table. The statement must name the table
+        in any case, because naming it locks the table.
         """
         table = self._table
         touch = sql.SQL("EXISTS (SELECT 1 FROM {} AS t WHERE false)").format(table.name)

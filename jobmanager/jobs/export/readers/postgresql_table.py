@@ -75,7 +75,7 @@ class Table:
         check_table(dataset, self.types())
         #: the column of the dates, and the unique column that orders rows of equal date
         self.date, self.key = (self.columns[name] for name in (dataset.date_column, dataset.key))
-        #: OID of the collation that orders the keys, and True if a unique index rules out rows with equal places
+        #: OID of the collation that orders the keys; True if a unique index rules out rows with the same date and key
         self.collation, self.is_proven_unique = self._order_of_key()
         self.date_name, key_name = (sql.Identifier("t", column.name) for column in (self.date, self.key))
         #: the key as every statement compares it
@@ -121,11 +121,11 @@ class Table:
         return {row["name"]: column_of(row) for row in rows}
 
     def _order_of_key(self) -> tuple[int, bool]:
-        """Return the collation that orders the keys, and True if a unique index rules out rows with equal places.
+        """Return the collation that orders the keys, and True if a unique index rules out rows with equal date and key.
 
-        The collation is that of the key column, unless only an index with another collation is useful. An index on
-        (date, key) is useful. If the collation of the column treats different texts as equal, a unique index that
-        distinguishes these texts is useful instead.
+        By default, the collation is the one of the key column. It is the collation of an index instead if that index
+        helps the export and no index with the column's own collation does. An index on (date, key) helps. But if the
+        column's collation treats different texts as equal, a unique index that distinguishes these texts helps instead.
         """
         numbers = self.date.number, self.key.number
         given = {"relation": self._relation, "key": self.key.number}
@@ -142,7 +142,7 @@ class Table:
         return collation, any(self._excludes_ties(index, collation) for index in unique)
 
     def _excludes_ties(self, index: dict[str, Any], collation: int) -> bool:
-        """Return True if rows that a unique index distinguishes have different places in the order of the export.
+        """Return True if a unique index rules out rows whose date and key are equal in the order of the export.
 
         *collation*: the collation that orders the keys.
         """
@@ -150,7 +150,8 @@ class Table:
             return True  # the index does not have the key: the dates alone are unique
         if self.key.is_deterministic or collation != self.key.collation:
             return True
-        # Texts that the column treats as equal may differ in the index. So both must compare in the same way.
+        # Texts that the column treats as equal may differ in the index. So the index rules out ties only if it compares
+        # texts as the column does.
         is_citext = self.key.declared.rpartition(".")[2] == "citext"
         return bool(index["collation"] == collation and index["is_citext"] == is_citext)
 

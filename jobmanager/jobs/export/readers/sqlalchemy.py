@@ -77,12 +77,12 @@ class SqlReader:
         return {column.name: arrow_type(column.type) for column in self._table.columns}
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; see Reader."""
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them."""
         schema = schema_of(self._dataset, chosen, self.columns())
         return pa.schema([_marked(field, self._table.columns[field.name].type) for field in schema])
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count the next rows, about *limit* of them; see Reader."""
+        """Count the rows of [begin, end) after *after*, but only about *limit* of them; see Reader."""
         within = self._within(after, begin, end)
         step = sa.select(self._date, self._key).where(*within).order_by(self._date, self._key)
         found = self._rows(step.limit(1).offset(limit - 1))
@@ -91,7 +91,7 @@ class SqlReader:
         return self._rows(sa.select(sa.func.count()).select_from(self._table).where(*within))[0][0], None
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Return the number of rows of the range."""
+        """Return the number of rows of [begin, end)."""
         query = sa.select(sa.func.count()).select_from(self._table).where(*self._within(None, begin, end))
         return int(self._rows(query)[0][0])
 
@@ -127,7 +127,7 @@ class SqlReader:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows; see Reader."""
+        """Return the next rows of [begin, end), and the place of the last one (None: no rows); see Reader."""
         wanted = self.schema(columns)
         # Read one more row than wanted: it shows whether the key is unique.
         query = self.select_rows(columns, after, begin, end, limit + 1)
@@ -174,7 +174,7 @@ class SqlReader:
         return [value for each in [*ends, query.limit(_SAMPLE_ROWS // 2)] for (value,) in self._rows(each)]
 
     def _reflected(self) -> sa.Table:
-        """Read the description of the table. If no table has the whole configured name, reads it as schema.table."""
+        """Read the description of the table. If no table has the whole configured name, takes it as schema.table."""
         name, schema = self._dataset.table, None
         if "." in name and not sa.inspect(self._connection).has_table(name):
             schema, _, name = name.rpartition(".")
@@ -258,6 +258,9 @@ def _text(value: Any) -> str | None:
 
 
 def check_order(dataset: Dataset, last: Place, following: Place | None) -> None:
-    """Raise Fatal if the row after *last* has the same place: the next read would skip that row."""
+    """Raise Fatal if *last* and *following* are equal: the next read would skip the row after *last*.
+
+    *following*: the place of that row; None if *last* is the last row.
+    """
     if last == following:
         raise duplicate_key_error(dataset, last.date, last.key)

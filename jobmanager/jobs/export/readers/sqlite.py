@@ -1,7 +1,7 @@
 """Read a dataset from a SQLite file. Runs in a child process, see sqlite_process.py and sqlite_connection.py.
 
-Each read is one transaction. This module decides what is read and checked in which order; the order of the rows is in
-sqlite_order.py and sqlite_sorted.py, and the selection of their values in sqlite_rows.py.
+Each read is one transaction. This module decides what is read and checked, and in which order. The order of the rows
+is in sqlite_order.py and sqlite_sorted.py, and the selection of their values in sqlite_rows.py.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class SqliteReader:
         return self._table.types()
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; see Reader."""
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them."""
         kinds = self.columns()
         return schema_of(self._dataset, chosen, kinds | {name: pa.string() for name in self._as_text if name in kinds})
 
@@ -65,7 +65,8 @@ class SqliteReader:
             if self._connection.query(f"SELECT 1 {within} AND {table.key} IS NULL LIMIT 1").num_rows:
                 raise null_key_error(self._dataset)
             if not order.is_indexed:
-                return  # each read checks for equal places; sorting the table here, too, would take long
+                # Each read checks for rows with the same date and key. Sorting the table here, too, would take long.
+                return
             date, key = table.date + order.collation, table.key + order.collation
             selected = f"SELECT {table.date} AS date, {table.key} AS key"
             query = f"{selected} {within} GROUP BY {date}, {key} HAVING count(*) > 1 LIMIT 1"
@@ -73,7 +74,7 @@ class SqliteReader:
                 raise ambiguous_key_error(self._dataset, order, row["date"], row["key"])
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return a warning if an index is missing; see Reader."""
+        """Return a warning if an index is missing, otherwise no warnings; see Reader."""
         with self._transaction():
             order = self._order.choose(begin, end)
             if order.is_indexed:
@@ -116,7 +117,7 @@ class SqliteReader:
         self._as_text, self._has_fixed_types = frozenset(as_text), True
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Return the number of rows of the range."""
+        """Return the number of rows of [begin, end)."""
         (segment,) = self._order.segments(None, begin, end)
         return self._count(segment)
 
@@ -141,7 +142,7 @@ class SqliteReader:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows; see Reader."""
+        """Return the next rows of [begin, end), and the place of the last one (None: no rows); see Reader."""
         with self._transaction():
             wanted = self.schema(columns)
             names = list(dict.fromkeys([*columns, self._dataset.date_column, self._dataset.key]))
@@ -188,7 +189,7 @@ class SqliteReader:
         return segments if row_id is None else [self._sorted.segment(after, segments, row_id)]
 
     def _check_unique(self, place: Place, begin: datetime, end: datetime) -> None:
-        """Raise Fatal if several rows have this place: the next read would skip some of them."""
+        """Raise Fatal if several rows have the date and key of *place*: the next read would skip some of them."""
         if self._sorted.is_in_use:
             return  # checked when the rows were sorted
         order = self._order.choose(begin, end)

@@ -2,8 +2,8 @@
 
 Requests are lines of JSON on the standard input. Answers go to the standard output. An answer is the length of a header
 in four bytes, the header in JSON, and an Arrow IPC stream, whose number of bytes is the header's "size". The child ends
-with its parent: if the input ends, it exits at once, even while a statement runs. It imports little, because it is
-started for each export.
+with its parent: if the input ends, the child exits at once, even while a statement runs. The child imports little,
+because it is started for each export.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _open_reader(
     dataset: dict[str, Any], database: str, declared: dict[str, str], as_text: list[str] | None
 ) -> SqliteReader:
     date_format = DateFormat(dataset["date_format"]) if dataset["date_format"] else None
-    # The reader uses only this attribute of a URL. To import SQLAlchemy's URL would take a third of a second.
+    # The reader uses only this attribute of a URL. Importing SQLAlchemy's URL would take a third of a second.
     url = SimpleNamespace(database=database)
     reader = SqliteReader(Dataset(**dataset | {"url": url, "date_format": date_format}), declared)
     if as_text is not None:

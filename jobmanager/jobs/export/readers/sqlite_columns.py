@@ -35,7 +35,10 @@ class Form(Enum):
 
 
 class Unfit(Exception):
-    """The rows cannot be read in this way. If *is_large*, read their sizes first, otherwise read the column as ANY."""
+    """The rows cannot be read in this way.
+
+    If *is_large*, read the sizes of the rows first. Otherwise read the column in the form ANY.
+    """
 
     def __init__(self, *, is_large: bool) -> None:
         super().__init__()
@@ -54,7 +57,8 @@ def arrow_type(declared: str) -> pa.DataType:
     """Return the type of a column, from its declared type, for formats that need one type per column.
 
     Follows SQLite's affinities ("Datatypes In SQLite", 3.1) with one exception. SQLite gives the affinity NUMERIC to
-    all other words, such as DECIMAL, DATE or UUID. Here, only words for numbers mean numbers, and the rest means text.
+    every type without another affinity, such as DECIMAL, DATE or UUID. Here, only words for numbers mean numbers. All
+    other words mean text.
 
     >>> arrow_type("VARCHAR(20)"), arrow_type("BIGINT"), arrow_type("DATETIME")
     (DataType(string), DataType(int64), DataType(string))
@@ -97,7 +101,7 @@ class Selected:
     def expressions(self) -> list[str]:
         """Return the SQL expressions to select."""
         column = self.sql
-        # In SQLite's order, numbers come before texts, and texts before blobs.
+        # In SQLite's order, numbers come before texts, and texts before blobs. So only texts and blobs are >= ''.
         if self.form in (Form.INTEGER, Form.REAL):
             return [f"iif({column} >= '', '', {column})"]
         if self.form is Form.TEXT:
@@ -184,7 +188,7 @@ def _sum(terms: list[str]) -> str:
 
 
 def _is_exact_number(column: pa.Array) -> bool:
-    """Return True if the driver cannot have changed a number: it may have converted integers to doubles."""
+    """Return True if no number can have changed, even if the driver converted integers to doubles."""
     if pa.types.is_integer(column.type):
         return True
     return pa.types.is_floating(column.type) and mixed_columns.is_plain(column)

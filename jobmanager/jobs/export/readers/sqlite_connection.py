@@ -75,7 +75,7 @@ class Connection:
         try:
             yield
         except BaseException:
-            # If this fails too, the connection is unusable, and the first error is the one to report.
+            # If the rollback fails, too, the connection is unusable. Report the first error, not the rollback's.
             with suppress(Exception):
                 self.query("ROLLBACK")
             raise

@@ -48,7 +48,7 @@ class Dates:
         return self._format
 
     def bounds(self, begin: datetime, end: datetime) -> tuple[Any, Any, str]:
-        """Return the inclusive and the exclusive bound of the date column, and a further condition in SQL, or ""."""
+        """Return the inclusive bound and the exclusive bound of the date column, and a further SQL condition or ""."""
         if self.format() is DateFormat.ISO:
             return *iso_range(begin, end), f" AND {iso_condition(self._table.date, begin, end)}"
         low, high = (to_column(at, self.format(), self._dataset.timezone) for at in (begin, end))

@@ -56,8 +56,9 @@ class RowOrder:
         self._chosen: Order | None = None
 
     def choose(self, begin: datetime, end: datetime) -> Order:
-        """Return how date and key compare: byte by byte, or in their columns' collations if an index fits those better.
+        """Return how date and key compare: byte by byte, or in their columns' own collations.
 
+        Prefers the comparison for which an index has the rows in order; byte by byte if both are equally good.
         Queries the file at the first call. Later calls return the same order, until `forget` is called.
         """
         if self._chosen is None:
@@ -75,9 +76,9 @@ class RowOrder:
     def segments(self, after: Place | None, begin: datetime, end: datetime) -> list[Segment]:
         """Return the segments to read, one after the other, for the rows of [begin, end) after *after*.
 
-        Without *after*, there is only one. Otherwise the first has the remaining rows with the date of *after*, and the
-        second the rows with later dates. The single condition `(date, key) > (?, ?) AND date < ?` would be slow: SQLite
-        3.40 does not look up the key in its index, and scans all rows of a date for each chunk.
+        Without *after*, returns one segment. Otherwise returns two. The first has the remaining rows with the date of
+        *after*, and the second has the rows with later dates. The single condition `(date, key) > (?, ?) AND date < ?`
+        would be slow: SQLite 3.40 does not look up the key in its index, and scans all rows of a date for each chunk.
         """
         order = self.choose(begin, end)
         whole = self._range(order, begin, end)

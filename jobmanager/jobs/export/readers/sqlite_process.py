@@ -71,7 +71,7 @@ class SqliteProcess:
     def columns(self) -> dict[str, pa.DataType]:
         """Return name and type of every column. Does not start the child."""
         if not self._declared:
-            # In a thread, because the file may be locked.
+            # Read in a thread, so that on_wait is called while the file is locked.
             self._declared = ThreadCall(self._read_declared, name="reads").start().result(self.on_wait)
             if self._is_closed:
                 raise ReaderClosed
@@ -80,7 +80,7 @@ class SqliteProcess:
         return columns
 
     def schema(self, chosen: list[str]) -> pa.Schema:
-        """Return the types of the chosen columns; see Reader."""
+        """Return the schema of the chosen columns. Raises Fatal if the table lacks one of them."""
         kinds = self.columns()
         texts = {name: pa.string() for name in self._as_text or () if name in kinds}
         return schema_of(self._dataset, chosen, kinds | texts)
@@ -90,7 +90,7 @@ class SqliteProcess:
         self._call("check")
 
     def warnings(self, begin: datetime, end: datetime) -> list[str]:
-        """Return a warning if an index is missing; see Reader."""
+        """Return a warning if an index is missing, otherwise no warnings; see Reader."""
         return list(self._call("warnings", **_range(begin, end)))
 
     def identity(self) -> dict[str, str]:
@@ -108,11 +108,11 @@ class SqliteProcess:
             self._call("fix_types", as_text=self._as_text)
 
     def total(self, begin: datetime, end: datetime) -> int:
-        """Return the number of rows of the range."""
+        """Return the number of rows of [begin, end)."""
         return int(self._call("total", **_range(begin, end)))
 
     def count(self, after: Place | None, begin: datetime, end: datetime, limit: int) -> tuple[int, Place | None]:
-        """Count the next rows, about *limit* of them; see Reader."""
+        """Count the rows of [begin, end) after *after*, but only about *limit* of them; see Reader."""
         counted, place = self._call("count", after=_kept(after), **_range(begin, end), limit=limit)
         return counted, _place(place)
 
@@ -125,7 +125,7 @@ class SqliteProcess:
         limit: int,
         max_bytes: int = MAX_BYTES,
     ) -> tuple[pa.Table, Place | None]:
-        """Return the next rows; see Reader."""
+        """Return the next rows of [begin, end), and the place of the last one (None: no rows); see Reader."""
         place, body = self._exchange(_reading(columns, after, begin, end, limit, max_bytes))
         return pa.ipc.open_stream(body).read_all(), _place(place)
 

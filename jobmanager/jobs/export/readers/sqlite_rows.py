@@ -49,7 +49,7 @@ class Rows:
         self._has_large_rows = False
 
     def read(self, names: list[str], segments: list[Segment], limit: int, max_bytes: int) -> dict[str, Any]:
-        """Return the columns of the next rows: as many rows as *limit* and *max_bytes* allow, but at least one.
+        """Return the columns of the next rows. Returns as many rows as *limit* and *max_bytes* allow, at least one.
 
         If rows may be large, reads their sizes first. Otherwise reads the rows, and then measures how many fit.
         """

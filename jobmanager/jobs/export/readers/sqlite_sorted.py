@@ -21,12 +21,15 @@ class SortedRows:
         self._dataset = dataset
         self._table = table
         self._connection = connection
-        #: the last place read from the temporary table, and its position there; None if there is no such table
+        #: the last place read from the temporary table, and its position there; None if the rows are not sorted
         self._until: tuple[Place | None, int] | None = None
 
     @property
     def is_in_use(self) -> bool:
-        """Return True if the rows are sorted. Sorting also checks that no two places are equal and no key is NULL."""
+        """Return True if the rows are sorted.
+
+        Sorting also checks that no key is NULL, and that no two rows have the same date and key.
+        """
         return self._until is not None
 
     def forget(self) -> None:
@@ -36,13 +39,13 @@ class SortedRows:
     def segment(self, after: Place | None, segments: list[Segment], row_id: str) -> Segment:
         """Return the rows after *after* as one sorted segment. *segments*: the same rows, unsorted.
 
-        Sorts them, unless *after* is the last place that was read from the temporary table.
+        Sorts the rows first, unless *after* is the last place that was read from the temporary table.
         """
         if self._until is None or self._until[0] != after:
             self._sort(segments, row_id)
             self._until = (after, 0)
-        # A row whose date or key has changed since the rows were sorted is left out. Every reader leaves out a row that
-        # moves to before the current place.
+        # Leave out a row whose date or key has changed since the rows were sorted. This is no new kind of gap: every
+        # reader leaves out a row that moves to before the current place.
         return Segment(
             source=f"temp.sorted AS sorted CROSS JOIN {self._table.name} ON {row_id} = sorted.row",
             condition=f"sorted.rowid > ? AND {self._table.date} = sorted.date AND {self._table.key} = sorted.key",
@@ -51,7 +54,7 @@ class SortedRows:
         )
 
     def keep_position(self, place: Place) -> None:
-        """Remember that the rows were read up to *place*, if they are sorted."""
+        """Remember that the rows were read up to *place*. Does nothing if the rows are not sorted."""
         if self._until is None:
             return
         query = (
@@ -64,7 +67,7 @@ class SortedRows:
     def _sort(self, segments: list[Segment], row_id: str) -> None:
         """Store date, key and rowid of the rows, sorted, in a temporary table.
 
-        Raises Fatal if two places are equal or a key is NULL.
+        Raises Fatal if two rows have the same date and key, or a key is NULL.
         """
         self._connection.query("DROP TABLE IF EXISTS temp.sorted")
         self._connection.query("CREATE TEMP TABLE sorted (date, key, row)")

@@ -33,7 +33,7 @@ class Table:
     def column(self, name: str) -> str:
         """Return the name of a column for SQL, qualified by its table.
 
-        If the column is missing, SQLite would take the name alone for a text.
+        Without the qualification, SQLite would take the name of a missing column for a text.
         """
         return f"{self.name}.{_quote(name)}"
 
@@ -46,7 +46,7 @@ class Table:
         return columns
 
     def declared(self) -> dict[str, str]:
-        """Return name and declared type of every column. Raises Fatal as `types` does."""
+        """Return name and declared type of every column. Raises Fatal if date or key is missing."""
         self.types()
         return self._declared
 
@@ -94,7 +94,7 @@ class Table:
         return f"{self.name}.{free[0]}" if free else None
 
     def is_key_certain(self, collation: str) -> bool:
-        """Return True if the table's definition guarantees that no key is NULL and no two rows have equal places.
+        """Return True if the table's definition rules out NULL keys, and rows with the same date and key.
 
         *collation*: how dates and keys are compared, see Order.collation.
         """
