@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LONG_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
 
-#: Not the default registry, which also has metrics of the process that answers, such as its memory.
+#: Our own registry. The default one also has metrics of the process that answers, such as its memory.
 REGISTRY = CollectorRegistry()
 
 counts.use_allocated_files()
@@ -166,7 +166,7 @@ def _observe_seconds(operation: Histogram, seconds: float) -> None:
 
 
 class JobMetrics:
-    """An observer (see engine/observers.py) that counts the changes this process commits, and their durations."""
+    """An observer (see engine/observers.py) that counts the changes this process commits and observes durations."""
 
     def jobs_submitted(self, of_types: Mapping[str, int]) -> None:
         """Count submissions."""
