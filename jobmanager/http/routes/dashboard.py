@@ -1,6 +1,6 @@
 """The dashboard: a web page that uses the same API as any other client.
 
-The page is the same for every user, so it needs no token, like the API docs: its scripts ask for a token and send it
+The page is the same for every user, so it needs no token (nor do the API docs). Its scripts ask for a token and send it
 with each request. The addresses in the page are relative, so they work under any prefix.
 """
 
