@@ -248,7 +248,7 @@ def _read(path: Path, signature: Signature) -> _Seen:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         way_out = "; make a token with: jobmanager token add NAME --role operator" if not path.exists() else ""
-        # An empty signature makes the next request read the file again: the error may pass though the file stays the same.
+        # An empty signature makes the next request read the file again: the error may pass without a change to it.
         return _Seen(signature=(), fault=f"JOBMANAGER_TOKENS cannot be read: {path}: {error.strerror}{way_out}.")
     tokens: list[Token] = []
     for number, line in enumerate(lines, 1):

@@ -63,7 +63,7 @@ class ClientConnection:
         return bool(found & _GONE) or (bool(found & select.POLLIN) and self._is_at_end())
 
     def _is_at_end(self) -> bool:
-        """Return True if the client sends no more bytes. Consumes no bytes. Call this only if the socket is readable."""
+        """Return True if the client sends no more bytes. Consumes no byte. Call this only if the socket is readable."""
         assert self._socket is not None
         try:
             # Read the raw socket: SSLSocket.recv() takes no flags.
@@ -90,7 +90,7 @@ class ClientConnection:
         return False
 
     def _poll(self, events: int, seconds: float) -> int:
-        """Wait up to *seconds* for *events*. Return the events that happened, or 0. Without a socket, return POLLOUT."""
+        """Wait up to *seconds* for *events*. Return those that happened, or 0. Without a socket, return POLLOUT."""
         if self._socket is None:
             return select.POLLOUT
         poll = select.poll()
