@@ -311,7 +311,10 @@ class StepExecutor:
         await self._close()
 
     async def execute(self, step: Step) -> Reply | bytes | NoReply | None:
-        """Execute a step and return its answer, or None if the step has no answer. Returns NoReply; does not raise it."""
+        """Execute a step and return its answer, or None if the step has no answer.
+
+        Returns NoReply; does not raise it.
+        """
         try:
             match step:
                 case Pause(seconds):

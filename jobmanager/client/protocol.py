@@ -84,7 +84,7 @@ class NoReply(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send the request. The answer to this step is the Reply. If no reply comes, the step raises NoReply."""
+    """Send the request. The answer to this step is the Reply. If no reply comes, raises NoReply."""
 
     request: Request
 
@@ -98,7 +98,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """Wait for more of the body. The answer is bytes, b"" at the end. If the body breaks off, the step raises NoReply."""
+    """Wait for more of the body. The answer is bytes, b"" at the end. If the body breaks off, raises NoReply."""
 
 
 @dataclass(frozen=True, slots=True)

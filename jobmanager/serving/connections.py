@@ -44,7 +44,7 @@ _BUSY = refusal(503, "Service Unavailable", "Other large requests are being read
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
-    """Yield the data in small pieces. Large ones are slow: gunicorn's parser copies the rest of a piece at each step."""
+    """Yield the data in small pieces. Large ones are slow: at each step, gunicorn's parser copies the piece's rest."""
     for begin in range(0, len(data), _PIECE_BYTES):
         yield data[begin : begin + _PIECE_BYTES]
 
