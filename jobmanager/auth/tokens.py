@@ -123,7 +123,7 @@ class TokenFile:
     def tokens(self) -> tuple[Token, ...]:
         """Return the tokens in the file. Reads the file only if it has changed.
 
-        Raises TokensUnavailable if the file cannot be used. Logs the reason once, and again only if it changes.
+        Raises TokensUnavailable if the file cannot be used. Logs the reason once, and again only if the reason changes.
         """
         signature = _signature(self.path)
         seen = self._seen

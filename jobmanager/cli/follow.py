@@ -64,7 +64,7 @@ def follow(connection: Connection, printer: Printer, *, job_id: str, has_log: bo
 
 
 class View(Protocol):
-    """Output of the updates of a job."""
+    """A way to show the updates of a job: as JSON, as lines or with a progress bar."""
 
     def shown(self) -> AbstractContextManager[object]:
         """Return a context manager to enter while updates are shown."""

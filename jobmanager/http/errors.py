@@ -160,7 +160,7 @@ def _problem(error: Exception, status: HTTPStatus, text: str) -> dict[str, Any]:
 def _fault(path: tuple[str | int, ...], text: str) -> dict[str, str]:
     if request.method in ("GET", "HEAD") or path[0] in (IDEMPOTENCY_KEY, IF_MATCH):
         return {"parameter": str(path[0]), "detail": text}
-    # RFC 6901 §3 and §6: ~ and / are escaped, and a pointer in a fragment is percent-encoded.
+    # RFC 6901 §3 and §6: escape ~ and /, and percent-encode the pointer, because it is a URI fragment.
     parts = (quote(str(part).replace("~", "~0").replace("/", "~1")) for part in path)
     return {"pointer": "#/" + "/".join(parts), "detail": text}
 
@@ -169,7 +169,7 @@ def _add_headers(response: Response, error: Exception) -> None:
     if isinstance(error, (BatchUnderWay, QueueFull, RateLimited, StoreUnavailable, TokensUnavailable, TooManyStreams)):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, Unauthenticated):
-        # RFC 6750 §3: no error code for a request without a token.
+        # RFC 6750 §3: if the request has no token, send no error code.
         code = ', error="invalid_token"' if error.has_token else ""
         response.headers["WWW-Authenticate"] = f'Bearer realm="jobmanager"{code}'
     if isinstance(error, Forbidden):

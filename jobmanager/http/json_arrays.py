@@ -45,7 +45,7 @@ class ArrayReader:
         self._text, self._at = "", 0  # the window, and the position in it
         self._lines, self._column = 0, 0  # where the window begins in the body
         self._count = 0  # items read so far
-        #: True if the text so far may contain \u escapes, or numbers with exponents: the caller must check for them
+        #: True if the text so far may contain \u escapes, or numbers with exponents: the caller must check such values
         self.has_escapes = self.has_exponents = False
 
     def __iter__(self) -> Iterator[list[Any]]:

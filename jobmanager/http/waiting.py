@@ -48,10 +48,10 @@ def wait_limit(wanted: float) -> Iterator[float]:
 
 @contextmanager
 def batch_at_a_time() -> Iterator[None]:
-    """Hold the lock for parsing and storing a batch: each process does that for one batch at a time.
+    """Hold the lock for parsing and storing a batch, so that each process handles one batch at a time.
 
-    Blocks up to five seconds for the lock, then raises BatchUnderWay. A waiting batch holds a thread, so it takes one
-    of the MOST_WAITS places; raises BatchUnderWay at once if no place is free.
+    Blocks up to five seconds for the lock, then raises BatchUnderWay. While it waits, a batch takes one of the
+    MOST_WAITS places, because it holds a thread. If no place is free, raises BatchUnderWay at once.
     """
     lock, places = current_mount().batch_lock, current_mount().wait_slots
     if not lock.acquire(blocking=False):

@@ -82,14 +82,17 @@ _STREAMS = Gauge("jobmanager_streams", "Clients that follow events.", multiproce
 
 
 def exposition(collector: StoreCollector, shared: Path | None) -> bytes:
-    """Return all metrics in the text format. *shared* is the folder of the workers' shared metrics, or None."""
+    """Return all metrics in the text format.
+
+    *shared* is the folder of the workers' shared metrics. None means that workers share no metrics.
+    """
     registry, incomplete = REGISTRY, 0
     if shared is not None and shared.is_dir():
         registry = CollectorRegistry()
         MultiProcessCollector(registry, str(shared))  # type: ignore[no-untyped-call]
         incomplete = counts.incomplete_processes(shared)
     elif shared is not None:
-        incomplete = 1  # at least: the folder with the counts of the other processes is gone
+        incomplete = 1  # at least one: the folder with the counts of the other processes is gone
     asked = CollectorRegistry()
     asked.register(collector)
     asked.register(_Incomplete(incomplete))
@@ -161,7 +164,7 @@ def _time_call(operation: Histogram, method: Callable[..., Any], /, *args: Any, 
 def _observe_seconds(operation: Histogram, seconds: float) -> None:
     try:
         operation.observe(seconds)
-    except Exception:  # such as a removed folder; the store's call itself has worked, or raises its own error
+    except Exception:  # for example, the folder was removed; this must not change the outcome of the store's call
         _log.exception("The duration of a store call could not be observed.")
 
 

@@ -88,7 +88,7 @@ class ClientSocket(socket.socket):
         self._unsent: deque[_BytesPart | _FilePart] = deque()
         #: deadline, by the monotonic clock, of the thread that reads a large body; None: no thread reads one
         self.reads_until: float | None = None
-        #: the spare thread answers the request: it must not wait
+        #: True if the spare thread answers the request: this thread must not wait
         self.is_in_spare_thread = False
 
     def setblocking(self, flag: bool) -> None:

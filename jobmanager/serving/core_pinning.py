@@ -18,5 +18,5 @@ def pin_later_threads(number: int) -> None:
     """
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        with suppress(OSError):  # a container may forbid it; the worker is only slower
+        with suppress(OSError):  # a container may forbid pinning; without it, the worker is only slower
             os.sched_setaffinity(0, {cores[(os.getppid() + number) % len(cores)]})
