@@ -37,7 +37,7 @@ _URGENT = re.compile(
 
 
 class Stage(Enum):
-    """How much of a request has arrived."""
+    """How much of a request has arrived, or why it is refused."""
 
     PARTIAL = "the head or the body is incomplete"
     COMPLETE = "head and body have arrived"
@@ -63,7 +63,7 @@ class Incoming:
         self._fault: Stage | None = None  # why the head is refused; None: it is not
         self._expects = False
         self.stage = Stage.PARTIAL
-        #: the client waits for `100 Continue` before it sends the body; the loop resets this after sending it
+        #: the client waits for `100 Continue` before it sends the body; the loop sends this line and resets the field
         self.awaits_continue = False
         #: the spare thread may answer this request
         self.is_urgent = False

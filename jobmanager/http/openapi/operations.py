@@ -226,7 +226,7 @@ def _openapi_response(answer: ResponseDoc) -> dict[str, Any]:
 
 
 def _examples(shown: Mapping[str, Example]) -> dict[str, Any]:
-    """Return the examples for OpenAPI: a single one as `example`, because Swagger UI shows a menu for `examples`."""
+    """Return the examples for OpenAPI. A single one is an `example`, because Swagger UI shows a menu for `examples`."""
     if len(shown) == 1:
         (only,) = shown.values()
         return {"example": only["value"]}

@@ -27,6 +27,6 @@ _ATTENDED = json.dumps([status for status in Status if status in ATTENDED])
 def page() -> Response:
     """Show the dashboard."""
     response = make_response(render_template("jobmanager/dashboard.html", life=_LIFE, attended=_ATTENDED))
-    response.headers["Cache-Control"] = "no-cache"  # cached, but revalidated: a new release shows at once
+    response.headers["Cache-Control"] = "no-cache"  # browsers revalidate their copy, so a new release shows at once
     response.add_etag()
     return response.make_conditional(request)
