@@ -19,12 +19,12 @@ from jobmanager.private import make_folder
 
 _MINUTE = 60.0
 _TIME = struct.Struct("<d")
-#: How long to wait for another process, which holds the lock for microseconds unless it is frozen.
+#: How long to wait for the lock. Other processes hold it for microseconds, unless they are frozen.
 _PATIENCE_SECONDS = 0.1
 
 
 def take(file: Path, *, per_minute: int, now: float) -> float:
-    """Take one request from the bucket and return 0. If it is empty, return how many seconds to wait for a request.
+    """Take one request from the bucket and return 0. If the bucket is empty, return how many seconds to wait.
 
     *now* is a time of time.monotonic(). The bucket holds a minute's requests and fills up evenly. Blocks for a tenth
     of a second at most. Raises OSError if the file cannot be used, BlockingIOError if it stays locked.
@@ -39,7 +39,9 @@ def take(file: Path, *, per_minute: int, now: float) -> float:
 
 
 def after_one(full_at: float, *, per_minute: int, now: float) -> tuple[float, float]:
-    """Return the time at which the bucket is full again, and how long the request has to wait: 0 if it may pass.
+    """Return the time at which the bucket is full after one more request, and 0.
+
+    If the bucket is empty, return *full_at* unchanged, and the seconds that the request has to wait.
 
     >>> after_one(0, per_minute=6, now=100)
     (110.0, 0.0)
@@ -47,7 +49,7 @@ def after_one(full_at: float, *, per_minute: int, now: float) -> tuple[float, fl
     (160, 10.0)
     """
     empty = now + _MINUTE
-    # A time later than empty was stored before a reboot, which resets the clock.
+    # If `full_at` is later than `empty`, it was stored before a reboot, which resets the clock.
     begin = max(full_at, now) if full_at <= empty else now
     later = begin + _MINUTE / per_minute
     too_much = later - empty
@@ -59,7 +61,7 @@ def after_one(full_at: float, *, per_minute: int, now: float) -> tuple[float, fl
 def _locked(file: Path) -> Iterator[int]:
     """Open and lock the file, and yield its descriptor. Raises BlockingIOError if it stays locked.
 
-    Each descriptor has a lock of its own, so that threads of one process exclude each other, too.
+    The lock belongs to the descriptor, not to the process: threads of one process exclude each other, too.
     """
     make_folder(file.parent)
     number = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)

@@ -1,8 +1,8 @@
 """API tokens: a file of names, roles and hashes, which is read again when it changes.
 
-So a revoked token is refused without a restart.
-The file holds the SHA-256 of each token instead of the token, one JSON object a line. A token is 256 random bits, which
-cannot be guessed from such a hash; only passwords that people choose need a slow hash.
+A revoked token is refused without a restart.
+Each line of the file is a JSON object with the SHA-256 of a token, not the token itself. A fast hash is enough, because
+a token is 256 random bits and cannot be guessed; only passwords that people choose need a slow hash.
 This module does not depend on HTTP. Its error messages are for the operator.
 """
 
@@ -30,10 +30,10 @@ from jobmanager.core.hosts import is_loopback
 from jobmanager.durable import sync_file, sync_folder
 from jobmanager.errors import ConfigError, TokensUnavailable
 
-#: Prefix of every token: people, and scanners for leaked secrets, recognise a token by it.
+#: Prefix of every token. It lets people, and scanners for leaked secrets, recognise a token.
 PREFIX = "jm_"
 
-#: Actors of changes that were requested without a token.
+#: Names that no token may have: they are the actors of changes that were requested without a token.
 _RESERVED = frozenset({"engine", "embedder", "local"})
 
 _log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class TokenFile:
     def tokens(self) -> tuple[Token, ...]:
         """Return the tokens in the file. Reads the file only if it has changed.
 
-        Raises TokensUnavailable if the file cannot be used. Logs the reason once, and again only if it changes.
+        Raises TokensUnavailable if the file cannot be used. Logs the reason once, and again only if the reason changes.
         """
         signature = _signature(self.path)
         seen = self._seen
@@ -157,7 +157,7 @@ class TokenFile:
         expires_at: datetime | None = None,
         types: Sequence[str] | None = None,
     ) -> str:
-        """Make a token and return its secret, which is stored nowhere.
+        """Add a token to the file and return its secret. The secret itself is stored nowhere.
 
         Raises ConfigError if the name is taken, a value is invalid, or the file cannot be read or written.
         """
@@ -235,7 +235,7 @@ def _hash(secret: str) -> str:
 
 
 def _signature(path: Path) -> Signature:
-    """Return a value that differs if the file has changed; empty if there is no such file."""
+    """Return a value that differs if the file has changed; () if the file is missing or inaccessible."""
     try:
         found = path.stat()
     except OSError:
@@ -248,7 +248,7 @@ def _read(path: Path, signature: Signature) -> _Seen:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         way_out = "; make a token with: jobmanager token add NAME --role operator" if not path.exists() else ""
-        # Without a signature, the next request reads the file again: the error may pass without a change of the file.
+        # An empty signature makes the next request read the file again: the error may pass without a change to it.
         return _Seen(signature=(), fault=f"JOBMANAGER_TOKENS cannot be read: {path}: {error.strerror}{way_out}.")
     tokens: list[Token] = []
     for number, line in enumerate(lines, 1):
@@ -275,7 +275,10 @@ def _explain(error: ValidationError) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Lock the folder. Blocks until it is free. A lock on the file itself would be lost when the file is replaced."""
+    """Lock the folder of the file. Blocks until the lock is free.
+
+    A lock on the file itself would be lost when the file is replaced.
+    """
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(number, fcntl.LOCK_EX)
@@ -290,7 +293,7 @@ def _unfinished_prefix(path: Path) -> str:
 
 def _remove_unfinished(path: Path) -> None:
     """Remove the unfinished files of processes that were killed while writing. Needs the lock."""
-    # mkstemp adds eight characters; an editor's files beside this one, as in .tokens.swp, have other names.
+    # Match the eight characters that mkstemp adds. Otherwise an editor's files, such as .tokens.swp, could be removed.
     unfinished = re.compile(re.escape(_unfinished_prefix(path)) + "[a-z0-9_]{8}")
     for other in path.parent.iterdir():
         if unfinished.fullmatch(other.name):

@@ -48,7 +48,7 @@ def serve(
         arguments["--bind"] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # type: ignore[assignment]
     options = [f"{name}={value}" for name, value in arguments.items() if value is not None]
     command = [sys.executable, "-m", "gunicorn", "--config", _config_file(), *options, *gunicorn_options]
-    # Replace this process: signals reach gunicorn, and its workers do not inherit our imports.
+    # Replace this process, so that signals reach gunicorn and its workers do not inherit our imports.
     os.execv(sys.executable, [*command, "jobmanager.wsgi:app"])
 
 
@@ -74,7 +74,7 @@ def check(printer: Printer, hosts: tuple[str, ...]) -> None:
         check_access(manager.settings, hosts)
         manager.check()
     except StoreUnavailable as error:
-        # Not a reason to refuse: the store may come back, and the service retries.
+        # Only warn: the service can start without the store, and retries until the store comes back.
         click.echo(str(error), err=True)
     except ConfigError as error:
         click.echo(f"The service cannot start. {error}", err=True)

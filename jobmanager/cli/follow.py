@@ -64,7 +64,7 @@ def follow(connection: Connection, printer: Printer, *, job_id: str, has_log: bo
 
 
 class View(Protocol):
-    """Output of the updates of a job."""
+    """A way to show the updates of a job: as JSON, as lines or with a progress bar."""
 
     def shown(self) -> AbstractContextManager[object]:
         """Return a context manager to enter while updates are shown."""
@@ -167,7 +167,10 @@ def _ending(job: Snapshot) -> str:
 
 
 def _ask_what_now(connection: Connection, job_id: str) -> Snapshot:
-    """After Ctrl-C, ask whether to leave, halt or stop the job, and do it. Exits if the answer is to leave it."""
+    """After Ctrl-C, ask whether to leave, halt or stop the job. Halt or stop the job, and return it.
+
+    Exits if the user leaves the job, or if stdin is not a terminal.
+    """
     choice = "leave"
     if sys.stdin.isatty():
         click.echo(err=True)

@@ -19,7 +19,7 @@ from jobmanager.client.flows import DEFAULT_URL
 from jobmanager.core.states import Status
 from jobmanager.errors import JobManagerError
 
-#: How long to retry requests to a server that may not exist, and to one that has just answered.
+#: How long to retry requests: the first is for a server that may not exist, the second for one that has just answered.
 _QUICK_SECONDS = 2.0
 _PATIENT_SECONDS = 300.0
 
@@ -36,13 +36,13 @@ class Connection:
     token: str | None
 
     def client(self, *, is_patient: bool = False) -> Client:
-        """Return a client. A patient one waits while the server restarts."""
+        """Return a client. If *is_patient*, the client retries long enough for the server to restart."""
         seconds = _PATIENT_SECONDS if is_patient else _QUICK_SECONDS
         return Client(self.url, token=self.token or None, retry_seconds=seconds)
 
 
 def with_server_options(function: Function) -> Function:
-    """Add the options --url, --token and --json to a command. It is called with a Connection and a Printer."""
+    """Add the options --url, --token and --json to a command, which is called with a Connection and a Printer."""
 
     @click.option("--url", envvar="JOBMANAGER_URL", default=DEFAULT_URL, show_default=True, help="URL of the server.")
     @click.option("--token", envvar="JOBMANAGER_TOKEN", metavar="TOKEN", help=_TOKEN_HELP)
@@ -55,7 +55,7 @@ def with_server_options(function: Function) -> Function:
 
 
 def with_json_option(function: Function) -> Function:
-    """Add the option --json to a command. It is called with a *printer*."""
+    """Add the option --json to a command, which is called with a *printer*."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one per line.")
     @wraps(function)
@@ -66,7 +66,7 @@ def with_json_option(function: Function) -> Function:
 
 
 def with_filter_options(function: Function) -> Function:
-    """Add the options that filter jobs to a command. It is called with *filters*."""
+    """Add the options that filter jobs to a command, which is called with *filters*."""
 
     @click.option("--type", "type_name", metavar="TYPE", shell_complete=complete_types, help="Only jobs of this type.")
     @click.option(

@@ -80,8 +80,8 @@ class AsyncClient:
     `contextlib.aclosing`.
 
     If the server does not answer, or answers 429, 502, 503 or 504, retries for *retry_seconds*, then raises Unreachable
-    or the server's error. Besides the errors in its docstring, each method may raise Unreachable, Unexpected, Refused,
-    Unauthenticated, Forbidden, RateLimited, TokensUnavailable and StoreUnavailable.
+    or the server's error. All methods may raise Unreachable, Unexpected, Refused, Unauthenticated, Forbidden,
+    RateLimited, TokensUnavailable and StoreUnavailable, in addition to the errors in their docstrings.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class AsyncClient:
     ) -> AsyncJob:
         """Submit a job. Once this returns, the job survives any crash.
 
-        Retries create no second job: the request carries *idempotency_key*, or a generated key.
+        Retries do not create a second job: the request carries *idempotency_key*, or a generated key.
         Raises UnknownType, InvalidRequest, Conflict (the key was used for another submission), QueueFull.
         """
         asked = Submission(
@@ -142,7 +142,7 @@ class AsyncClient:
     async def submit_all(self, submissions: Iterable[Submission]) -> Ids:
         """Submit many jobs, all or none, and return their ids.
 
-        Not retried after a lost reply: raises Unreachable, and the jobs may have been stored.
+        Does not retry after a lost reply, but raises Unreachable. The jobs may have been stored.
         Raises InvalidRequest (also if a submission has an idempotency key), QueueFull.
         """
         return await self._run(self._core.submit_all(submissions))
@@ -208,7 +208,7 @@ class AsyncClient:
     async def halt_all(self, *, all: bool = False, reason: str | None = None, **filters: Unpack[Filters]) -> BulkResult:  # noqa: A002
         """Halt all jobs that match the filters, without waiting. Without a filter, pass all=True.
 
-        After a lost reply, the request is sent again. The jobs that the first request changed then count as unchanged.
+        After a lost reply, sends the request again. Its result counts jobs that the first request changed as unchanged.
         Raises InvalidRequest if a filter is empty, or if there is neither a filter nor all=True.
         """
         return await self._run(self._core.control_all(Action.HALT, filters, all=all, reason=reason))
@@ -311,7 +311,10 @@ class StepExecutor:
         await self._close()
 
     async def execute(self, step: Step) -> Reply | bytes | NoReply | None:
-        """Execute a step and return its answer: None if it has none. Returns NoReply, instead of raising it."""
+        """Execute a step and return its answer, or None if the step has no answer.
+
+        Returns NoReply; does not raise it.
+        """
         try:
             match step:
                 case Pause(seconds):

@@ -38,7 +38,7 @@ class Sink(Protocol):
 
 
 class PartFile:
-    """A file with a temporary name until it is complete. A later download continues it, in another process too."""
+    """A file with a temporary name until it is complete. A later download, even in another process, continues it."""
 
     def __init__(self, path: Path, job_id: str) -> None:
         self._path = path

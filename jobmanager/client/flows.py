@@ -149,7 +149,7 @@ class Core(Generic[J]):
             reply = yield from self.request(request, job_id=job_id, action=action, lost=tries)
             job = self._job(reply)
         except Outdated:
-            # An earlier try of this request may have changed the job, if its reply was lost.
+            # If the reply to an earlier try of this request was lost, that try may have changed the job.
             job = yield from self.get(job_id)
             if not tries or job.status not in REACHED[action] | UNDER_WAY[action]:
                 raise
@@ -190,7 +190,7 @@ class Core(Generic[J]):
         return job
 
     def _until(self, job: J, deadline: float, holds: Callable[[Status], bool]) -> Flow[J]:
-        """Return the job once *holds* is true of its status, or at the deadline."""
+        """Wait until *holds* is true of the job's status, or until the deadline, and return the job."""
         tail = JobTail(self, job, deadline=deadline)
         while not holds(tail.job.status) and time.monotonic() < deadline:
             yield from tail.next()
@@ -349,10 +349,10 @@ def _post(path: str, content: bytes, headers: Mapping[str, str] | None = None) -
 
 
 def _receive(reply: Reply, sink: Sink, begin: int, budget: RetryBudget) -> Flow[bool]:
-    """Append the body of the reply to *sink*, which has *begin* bytes. Return True if the file is complete then.
+    """Append the body of the reply to *sink*, which already has *begin* bytes. Return True if the file is complete now.
 
-    Raises Damaged if the body is not the part of the file that the client requested, and NoReply if the body
-    breaks off.
+    If the server sent the whole file instead, replaces those bytes. Raises Damaged if the body is another part of the
+    file than the client requested, or has the wrong length. Raises NoReply if the body breaks off.
     """
     first, size = _range_of(reply)
     if begin and first == 0:

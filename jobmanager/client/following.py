@@ -31,9 +31,9 @@ J = TypeVar("J", bound=Snapshot)
 #: Fields of a job that show whether it has changed: at least one differs after any change.
 State = tuple[object, ...]
 
-#: A stream that sends nothing for this long, not even a heartbeat, is given up.
+#: A stream that sends nothing for this long, not even a heartbeat, is closed.
 _SILENCE_SECONDS = 45.0
-#: Pause between two polls while there is no stream: the first pause, and the longest. Grows while nothing changes.
+#: First and longest pause between two polls while there is no stream. The pause grows while nothing changes.
 _LEAST_PAUSE_SECONDS = 0.1
 _MOST_PAUSE_SECONDS = 2.0
 #: Longest backoff after a refused stream; a longer Retry-After takes precedence.
@@ -47,7 +47,7 @@ _LIVE = tuple(status for status in Status if status not in (Status.COMPLETED, St
 class Tail(Generic[J]):
     """Base class of JobTail (one job) and ListTail (all jobs that match a filter)."""
 
-    #: time between two polls while a stream is open: they find changes that the stream has lost
+    #: time between two polls while a stream is open; these polls find changes that the stream has lost
     trust_seconds = 15.0
 
     def __init__(self, core: Core[J], path: str, query: Sequence[tuple[str, str]], deadline: float = math.inf) -> None:
@@ -69,7 +69,7 @@ class Tail(Generic[J]):
             yield from self._open()
         elif not self._is_open:
             yield Pause(self._seconds_to_next_poll())
-        # Also poll right after opening a stream: it does not contain earlier changes.
+        # Also poll right after opening a stream: the stream does not contain earlier changes.
         self._polled_at = time.monotonic()
         updates = yield from self._poll()
         is_news = any(isinstance(update, Change) for update in updates)
@@ -81,7 +81,7 @@ class Tail(Generic[J]):
         raise NotImplementedError
 
     def _take_news(self, updates: list[Change | JobProgress]) -> Flow[list[Change | JobProgress]]:
-        """Return the *updates* from the stream that were not returned before."""
+        """Return those *updates* from the stream that were not returned before."""
         raise NotImplementedError
 
     def _seconds_to_next_poll(self) -> float:
@@ -105,7 +105,7 @@ class Tail(Generic[J]):
             self._parser.begin()
             return
         yield Close()
-        # After a permanent error (the server has no streams, or forbids them) never request a stream again, only poll.
+        # After a permanent error (the server has no streams, or forbids them), only poll: never request a stream again.
         is_temporary = protocol.is_temporary(reply, is_repeatable=True)
         self._back_off(protocol.retry_after_seconds(reply) if is_temporary else math.inf)
 
@@ -133,7 +133,7 @@ class Tail(Generic[J]):
 class JobTail(Tail[J]):
     """Follows one job, beginning with the snapshot *job*.
 
-    *seen* are the changes that the caller already has. If None, polls load only the job, not its changes.
+    *seen* are the changes that the caller already has. If *seen* is None, polls load only the job, not its changes.
     """
 
     def __init__(
@@ -143,14 +143,14 @@ class JobTail(Tail[J]):
         #: the last snapshot
         self.job = job
         self._seq = max((change.seq for change in seen or ()), default=0)
-        # With *seen*, the first poll loads the changes: the job may have changed after they were read.
+        # With *seen*, the first poll loads the changes: the job may have changed after the caller read *seen*.
         self._known = _state_of(job) if seen is None else None
         self._wants_changes = seen is not None
         self._checkpoint_seq = progress_of(job).checkpoint_seq
 
     @property
     def is_caught_up(self) -> bool:
-        """Return True if all changes that led to the current snapshot were returned."""
+        """Return True if all changes that led to the current snapshot were returned, or if changes are not loaded."""
         return not self._wants_changes or self._known == _state_of(self.job)
 
     def _poll(self) -> Flow[list[Change | JobProgress]]:
@@ -178,7 +178,7 @@ class JobTail(Tail[J]):
         self._known = _state_of(self.job) if self.job.status == changes[-1].to_status else None
 
     def _newer_progress(self, told: Iterable[JobProgress]) -> list[JobProgress]:
-        """Return only progress that is newer than all returned before: the stream may repeat what a poll has found."""
+        """Return only progress that was not returned before. The stream may repeat progress that a poll has found."""
         newer: list[JobProgress] = []
         for progress in told:
             if progress.checkpoint_seq > self._checkpoint_seq:
@@ -195,7 +195,7 @@ class JobTail(Tail[J]):
 class ListTail(Tail[J]):
     """Follows the changes of all jobs that match a filter, from now on. *query* is that filter as query parameters."""
 
-    # Polling the whole list is expensive. So there is one poll when a stream opens, and none while it is open.
+    # Poll once when a stream opens, and never while the stream is open: polling the whole list is expensive.
     trust_seconds = math.inf
 
     def __init__(self, core: Core[J], filters: Filters, query: Sequence[tuple[str, str]]) -> None:
@@ -221,7 +221,7 @@ class ListTail(Tail[J]):
             newer["submitted_after"] = self._newest_at
         now = yield from self._states({**self._filters, "status": _LIVE})
         if before is not None:
-            # A job may be submitted and finish between two polls.
+            # Also load jobs that were submitted since the last poll: they may have finished already.
             now |= yield from self._states(newer)
         self._live = {job_id: state for job_id, state in now.items() if state[0] in _LIVE}
         if before is None:
@@ -264,7 +264,7 @@ class ListTail(Tail[J]):
         while True:
             page = yield from self._core.page(filters, 500, cursor)
             if self._live is None and self._began_at is None:
-                # Jobs that finished before the first poll are not news.
+                # Remember the time of the first poll: jobs that finished earlier are not news.
                 self._began_at = self._newest_at = page.shown_at
             for shown in page.jobs:
                 job = self._core.job_of(shown)

@@ -42,7 +42,7 @@ def options(url: str, token: str | None, timeout_seconds: float) -> dict[str, An
 
 
 def to_httpx(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Request:
-    """Convert a request to httpx's type. Its `read_seconds`, if set, replace the client's read timeout."""
+    """Convert a request to httpx's type. If the request has `read_seconds`, they replace the client's read timeout."""
     timeout = http.timeout
     if request.read_seconds is not None:
         timeout = httpx.Timeout(timeout.read, connect=timeout.connect)

@@ -97,7 +97,7 @@ class Snapshot(Value):
     lease: Lease | None
     #: how long a halt may take now; None if the job does not run
     expected_halt_seconds: float | None
-    #: True if the job does not react to a stop: stop it with force
+    #: True if the job does not react to a stop and has to be stopped with force
     unresponsive: bool
     #: True if the job runs, but has saved no checkpoint for longer than its type allows
     stuck: bool

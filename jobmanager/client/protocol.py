@@ -58,7 +58,7 @@ class Request:
     query: tuple[tuple[str, str], ...] = ()
     content: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    #: read timeout; None: that of the client
+    #: read timeout; None: the client's timeout
     read_seconds: float | None = None
 
 
@@ -84,7 +84,7 @@ class NoReply(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send the request. The answer to this step is the Reply, or NoReply is raised."""
+    """Send the request. The answer to this step is the Reply. If no reply comes, raises NoReply."""
 
     request: Request
 
@@ -98,7 +98,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """Wait for more of the body. The answer is bytes, empty at the end, or NoReply is raised."""
+    """Wait for more of the body. The answer is bytes, b"" at the end. If the body breaks off, raises NoReply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class FlowDriver(Generic[T]):
     def __init__(self, flow: Flow[T]) -> None:
         self._flow = flow
         self._answer: Any = None
-        #: set when no step is left
+        #: result of the flow; set once the flow has no step left
         self.result: T
 
     def next(self) -> Step | None:
@@ -193,7 +193,8 @@ def validate(model: type[Model], value: Any) -> Model:
 def is_temporary(reply: Reply, *, is_repeatable: bool) -> bool:
     """Return True if a retry may succeed, and cannot execute the request twice."""
     if reply.status in (429, 503):
-        # A 503 without our problem type may come from a proxy, which may have passed the request on.
+        # If a second execution would do harm, retry only if the 429 or 503 has our problem type. Without the type, it
+        # may come from a proxy that has passed the request on.
         return is_repeatable or str(_problem(reply).get("type", "")).startswith(_URN)
     return is_repeatable and reply.status in (502, 504)
 

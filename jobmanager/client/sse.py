@@ -22,7 +22,7 @@ class Parser:
     """
 
     def __init__(self) -> None:
-        #: the last event id, to continue after it; "" before the first one
+        #: id of the last event, after which the next stream continues; "" before the first id
         self.last_id = ""
         self.begin()
 

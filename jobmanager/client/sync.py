@@ -77,8 +77,8 @@ class Client:
     """Client of the job manager at a URL. Thread-safe. Close it, or use it as a context manager.
 
     If the server does not answer, or answers 429, 502, 503 or 504, retries for *retry_seconds*, then raises Unreachable
-    or the server's error. Besides the errors in its docstring, each method may raise Unreachable, Unexpected, Refused,
-    Unauthenticated, Forbidden, RateLimited, TokensUnavailable and StoreUnavailable.
+    or the server's error. All methods may raise Unreachable, Unexpected, Refused, Unauthenticated, Forbidden,
+    RateLimited, TokensUnavailable and StoreUnavailable, in addition to the errors in their docstrings.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Client:
     ) -> Job:
         """Submit a job. Once this returns, the job survives any crash.
 
-        Retries create no second job: the request carries *idempotency_key*, or a generated key.
+        Retries do not create a second job: the request carries *idempotency_key*, or a generated key.
         Raises UnknownType, InvalidRequest, Conflict (the key was used for another submission), QueueFull.
         """
         asked = Submission(
@@ -139,7 +139,7 @@ class Client:
     def submit_all(self, submissions: Iterable[Submission]) -> Ids:
         """Submit many jobs, all or none, and return their ids.
 
-        Not retried after a lost reply: raises Unreachable, and the jobs may have been stored.
+        Does not retry after a lost reply, but raises Unreachable. The jobs may have been stored.
         Raises InvalidRequest (also if a submission has an idempotency key), QueueFull.
         """
         return self._run(self._core.submit_all(submissions))
@@ -201,7 +201,7 @@ class Client:
     def halt_all(self, *, all: bool = False, reason: str | None = None, **filters: Unpack[Filters]) -> BulkResult:  # noqa: A002
         """Halt all jobs that match the filters, without waiting. Without a filter, pass all=True.
 
-        After a lost reply, the request is sent again. The jobs that the first request changed then count as unchanged.
+        After a lost reply, sends the request again. Its result counts jobs that the first request changed as unchanged.
         Raises InvalidRequest if a filter is empty, or if there is neither a filter nor all=True.
         """
         return self._run(self._core.control_all(Action.HALT, filters, all=all, reason=reason))
@@ -302,7 +302,10 @@ class StepExecutor:
         self._close()
 
     def execute(self, step: Step) -> Reply | bytes | NoReply | None:
-        """Execute a step and return its answer: None if it has none. Returns NoReply, instead of raising it. Blocks."""
+        """Execute a step and return its answer, or None if the step has no answer. Blocks.
+
+        Returns NoReply; does not raise it.
+        """
         try:
             match step:
                 case Pause(seconds):

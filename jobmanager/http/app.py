@@ -32,7 +32,7 @@ def blueprint(manager: JobManager, *, name: str = "jobmanager") -> Blueprint:
 
 
 def _know_job_ids(state: BlueprintSetupState) -> None:
-    """Register the URL converter `job` for ids of jobs. Raises ValueError if the application has another `job`."""
+    """Register the URL converter `job` for job ids. Raises ValueError if another converter has this name."""
     known = state.app.url_map.converters.setdefault("job", JobIdConverter)
     if known is not JobIdConverter:
         raise ValueError("the application has a URL converter 'job' of its own, but the job manager needs that name")
@@ -46,8 +46,8 @@ def create_app(manager: JobManager | None = None) -> Flask:
     app = Flask("jobmanager.http", static_folder=None)
     app.extensions[EXTENSION] = manager = manager or JobManager()
     app.json.sort_keys = False  # type: ignore[attr-defined]  # a property of Flask's default provider
-    # These cover all requests, even those that match no route. The blueprint leaves them out: an application that
-    # embeds it logs, traces and counts in its own way.
+    # Set up logs, traces and metrics for all requests, even those that match no route. The blueprint does not set them
+    # up, because an application that embeds it logs, traces and counts in its own way.
     request_ids.identify(app)
     traces.trace(app)
     timing.measure(app)

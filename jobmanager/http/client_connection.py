@@ -1,7 +1,7 @@
 """Send an endless response without ever blocking on the client, and notice when the client has left.
 
-WSGI reports neither that a client has no room for more data nor that it has left. So this polls the socket, if the
-server exposes it. Does not depend on the content of the response.
+WSGI does not report that a client has no room for more data, or that it has left. So this module polls the socket, if
+the server exposes one. Does not depend on the content of the response.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 #: How long a client may leave data unread before it is disconnected.
 READ_SECONDS = 10.0
-#: The longest single wait for the client, so that a shutdown is noticed.
+#: The longest single wait for the client. A shutdown is noticed between two waits.
 _POLL_SECONDS = 0.5
 #: Bytes sent at once. A connection that poll reports as writable accepts this many without blocking.
 _PIECE = 4096
@@ -63,7 +63,7 @@ class ClientConnection:
         return bool(found & _GONE) or (bool(found & select.POLLIN) and self._is_at_end())
 
     def _is_at_end(self) -> bool:
-        """Return True if the client sends no more bytes. Consumes none. Call this only if the socket is readable."""
+        """Return True if the client sends no more bytes. Consumes no byte. Call this only if the socket is readable."""
         assert self._socket is not None
         try:
             # Read the raw socket: SSLSocket.recv() takes no flags.
@@ -85,12 +85,12 @@ class ClientConnection:
                 return True
         if not is_over():
             _log.info("A client does not read its stream and is disconnected.")
-        # Otherwise the server would wait to send the end of the response, which would not get through either.
+        # Shut the socket down. Otherwise the server would block while it sends the end of the response to this client.
         self._shut(socket.SHUT_RDWR)
         return False
 
     def _poll(self, events: int, seconds: float) -> int:
-        """Wait up to *seconds* for *events*. Return those that happened, or 0; POLLOUT if there is no socket."""
+        """Wait up to *seconds* for *events*. Return those that happened, or 0. Without a socket, return POLLOUT."""
         if self._socket is None:
             return select.POLLOUT
         poll = select.poll()

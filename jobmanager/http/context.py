@@ -24,7 +24,7 @@ from jobmanager.visible_jobs import VisibleJobs
 #: The key of the JobManager in `app.extensions`, if `create_app` made the application.
 EXTENSION = "jobmanager"
 
-#: Most requests of a process that may wait at once: each holds one of its 16 threads. Streams have their own limit.
+#: Most requests of a process that may wait at once. Each holds one of its 16 threads. Streams have their own limit.
 MOST_WAITS = 4
 
 #: Methods whose bodies are ignored and not read.
@@ -53,7 +53,7 @@ class Mount(FilesBlueprint):
         self.hosts = hosts.parse_all(manager.settings.hosts)
         #: limits how many requests wait at once: each holds a thread, and other requests need threads, too
         self.wait_slots = threading.BoundedSemaphore(MOST_WAITS)
-        #: held while a batch is parsed and stored: two at once might not fit into memory
+        #: held while a batch is parsed and stored: two batches at once might not fit into memory
         self.batch_lock = threading.Lock()
         #: cache of OpenAPI descriptions, by the name of the blueprint and the job types that they show
         self.specifications: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
@@ -146,9 +146,9 @@ def token() -> Token | None:
 
 
 def token_check() -> Callable[[], bool]:
-    """Return a function that returns True while the token of this request is valid, or if there is none.
+    """Return a function that returns True while the token of this request is valid. Without a token, it returns True.
 
-    The function may be called after the request, by a stream. It raises TokensUnavailable.
+    A stream may call the function after the request has ended. The function raises TokensUnavailable.
     """
     tokens, sent = current_mount().tokens, token()
     if tokens is None or sent is None:

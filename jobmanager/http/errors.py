@@ -39,7 +39,7 @@ from jobmanager.http.refusal_log import log_refusal
 
 #: The field of a submission that is sent as a header, not in the body.
 IDEMPOTENCY_KEY = "idempotency_key"
-#: The header that lists versions of a job: the request changes the job only if its version is among them.
+#: The header that lists versions of a job. The request changes the job only if the job has one of these versions.
 IF_MATCH = "If-Match"
 
 
@@ -56,7 +56,7 @@ class Kind:
         return f"urn:jobmanager:problem:{self.name}"
 
 
-#: The kind of each class of errors. The first class that the error is an instance of applies.
+#: The kind of each class of errors. An error has the kind of the first class that it is an instance of.
 KINDS: dict[type[JobManagerError], Kind] = {
     Unreadable: Kind(HTTPStatus.BAD_REQUEST, "unreadable"),
     UnknownType: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "unknown-type"),
@@ -82,7 +82,8 @@ _log = logging.getLogger(__name__)
 def register(owner: Flask | Blueprint) -> None:
     """Register the handler that answers errors in *owner*.
 
-    It answers with application/problem+json (RFC 9457), or in the format of the Go service for the classic routes.
+    The handler answers with application/problem+json (RFC 9457). For the classic routes, it answers in the format of
+    the Go service.
     """
     owner.register_error_handler(Exception, _error_response)
     for code in default_exceptions:
@@ -159,7 +160,7 @@ def _problem(error: Exception, status: HTTPStatus, text: str) -> dict[str, Any]:
 def _fault(path: tuple[str | int, ...], text: str) -> dict[str, str]:
     if request.method in ("GET", "HEAD") or path[0] in (IDEMPOTENCY_KEY, IF_MATCH):
         return {"parameter": str(path[0]), "detail": text}
-    # RFC 6901 §3 and §6: ~ and / are escaped, and a pointer in a fragment is percent-encoded.
+    # RFC 6901 §3 and §6: escape ~ and /, and percent-encode the pointer, because it is a URI fragment.
     parts = (quote(str(part).replace("~", "~0").replace("/", "~1")) for part in path)
     return {"pointer": "#/" + "/".join(parts), "detail": text}
 
@@ -168,7 +169,7 @@ def _add_headers(response: Response, error: Exception) -> None:
     if isinstance(error, (BatchUnderWay, QueueFull, RateLimited, StoreUnavailable, TokensUnavailable, TooManyStreams)):
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, Unauthenticated):
-        # RFC 6750 §3: no error code for a request without a token.
+        # RFC 6750 §3: if the request has no token, send no error code.
         code = ', error="invalid_token"' if error.has_token else ""
         response.headers["WWW-Authenticate"] = f'Bearer realm="jobmanager"{code}'
     if isinstance(error, Forbidden):

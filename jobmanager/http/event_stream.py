@@ -1,6 +1,6 @@
 """Make the events of a stream (HTML Living Standard §9.2), and decide when the stream ends.
 
-Reads the clock, and blocks while it waits for events. Does not send them: see client_connection.py.
+Reads the clock, and blocks while it waits for events. Does not send the events: see client_connection.py.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class EventStream:
         self._subscription.close()
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield events as bytes. Blocks until there are some, but yields b"" after LOOK_SECONDS without any."""
+        """Yield events as bytes. Waits up to LOOK_SECONDS for an event, and yields b"" if none has come.
+
+        Ends after a JobManagerError, which is only logged.
+        """
         try:
             yield from self._chunks()
         except JobManagerError as error:

@@ -20,7 +20,7 @@ def show_change(news: News) -> bytes:
 
 
 def show_event(name: str, data: BaseModel, *, number: int | None = None) -> bytes:
-    """Return an event. *number* becomes its id: a client that reconnects sends the last id, to resume after it."""
+    """Return an event. *number* becomes the event's id. A client that reconnects sends the last id, to resume there."""
     place = "" if number is None else f"id: {number}\n"
     # The JSON is a single line: pydantic writes no line breaks between tokens, and escapes those in strings.
     return f"event: {name}\n{place}data: {data.model_dump_json()}\n\n".encode()

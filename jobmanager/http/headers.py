@@ -43,8 +43,8 @@ def add_headers_without_route(response: Response) -> Response:
     if request.endpoint is not None:
         return response
     if response.location:
-        # If only a slash is missing, Flask redirects to the host that the client named, which may be any host. Keep
-        # only the path and the query.
+        # Keep only the path and the query. If only a slash is missing, Flask redirects to the host that the client
+        # named, which may be any host.
         _, _, path, query, _ = urlsplit(response.location)
         response.location = urlunsplit(("", "", f"/{path.lstrip('/')}", query, ""))
     return add_headers(response)

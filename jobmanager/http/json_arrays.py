@@ -14,7 +14,7 @@ from typing import Any
 
 #: How many bytes are decoded at once. The items of each window are yielded as one list.
 WINDOW = 64 * 1024
-#: An error in this many last characters of a window may be due to the cut: no literal or escape is longer.
+#: No literal or escape is longer. So an error this close to the end of a window may be due to the cut.
 LONGEST_TOKEN = 16
 _SPACES = " \t\r\n"
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -45,7 +45,7 @@ class ArrayReader:
         self._text, self._at = "", 0  # the window, and the position in it
         self._lines, self._column = 0, 0  # where the window begins in the body
         self._count = 0  # items read so far
-        #: True if the text so far may contain \u escapes, or numbers with exponents: the caller must check for them
+        #: True if the text so far may contain \u escapes, or numbers with exponents: the caller must check such values
         self.has_escapes = self.has_exponents = False
 
     def __iter__(self) -> Iterator[list[Any]]:
@@ -95,7 +95,7 @@ class ArrayReader:
                     raise
                 continue
             self._check_length(end)
-            # A number at the end of the text may continue in the next window: "1e+", cut from "1e+5", is parsed as 1.
+            # Parse again with the next window: a number at the end may be cut. "1e+", cut from "1e+5", is parsed as 1.
             if end > len(self._text) - LONGEST_TOKEN and self._read_window():
                 continue
             self._at = end

@@ -38,7 +38,7 @@ def names_known_host(environ: Environment, listed: Sequence[Host]) -> bool:
     """Return True if the Host header names this machine, the bound address or a listed host.
 
     Protects against DNS rebinding: a page whose host name was made to resolve to this machine. Returns True if there is
-    no Host header, because such a request is not from a browser: every browser sends the header.
+    no Host header. Every browser sends the header, so such a request is not from a browser.
     """
     text = environ.get("HTTP_HOST")
     if text is None:
@@ -105,6 +105,6 @@ def _is_own(source: str, environ: Environment) -> bool:
 
 
 def _follows_link(environ: Environment) -> bool:
-    """Return True if a browser navigates a tab to the address, and does not load a frame or an image."""
+    """Return True if a browser navigates a tab to the address. Return False if it loads a frame or an image."""
     goes_to = environ.get("HTTP_SEC_FETCH_DEST", "document")
     return environ.get("HTTP_SEC_FETCH_MODE") == "navigate" and goes_to == "document"

@@ -17,7 +17,7 @@ from jobmanager.core.json_values import MAX_DEPTH, is_deeper
 from jobmanager.errors import InvalidRequest, Unreadable
 from jobmanager.http.json_arrays import ArrayReader, ItemTooLong
 
-#: Most jobs in a batch, and most characters in each of them. The body of a single job may have as many bytes.
+#: Most jobs in a batch, and most characters in each job. A body with a single job may have the same number of bytes.
 MOST_JOBS = 100_000
 LONGEST_JOB = 1024 * 1024
 #: Lines of NDJSON are parsed in groups: a group ends after this many lines, or once it has more than _WINDOW bytes.
@@ -56,7 +56,7 @@ def parse_many(body: bytes | bytearray, example: str) -> Iterator[Any]:
     """Yield the values of a JSON array, or of NDJSON (one value per line).
 
     Raises Unreadable, or InvalidRequest if there are more than MOST_JOBS values or one is longer than LONGEST_JOB.
-    Parses a part of the body at a time: as objects, the values may take thirty times the memory of their text.
+    Parses a part of the body at a time, because the objects may take thirty times the memory of their text.
     """
     count = 0
     is_array = _BEGIN_OF_ARRAY.match(body) is not None
@@ -126,7 +126,7 @@ def _parse_line(body: bytes | bytearray, line: re.Match[bytes], example: str) ->
     try:
         return _parse(line[0], example)
     except Unreadable:
-        # Count the lines only for the error message: to count them for each line would take quadratic time.
+        # Count the lines only now, for the error message. Counting them for each line would take quadratic time.
         end = line.start()
         number = 1 + body.count(b"\n", 0, end) + body.count(b"\r", 0, end) - body.count(b"\r\n", 0, end)
         return _parse(line[0], example, line_number=number)
@@ -144,7 +144,7 @@ def _parse(body: bytes, example: str, *, line_number: int | None = None) -> Any:
 def _check(value: Any, *, has_escapes: bool, has_exponents: bool) -> None:
     """Raise ValueError or RecursionError if the value was parsed but cannot be stored."""
     if has_escapes:
-        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can be escaped, but not stored
+        json.dumps(value, ensure_ascii=False).encode()  # an escaped lone surrogate can be parsed, but not stored
     if is_deeper(value, MAX_DEPTH):
         raise RecursionError
     if has_exponents:

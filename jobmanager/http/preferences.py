@@ -20,7 +20,10 @@ _WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:;[^,]*)?(?=,|$)', r
 
 
 def preferred_wait() -> int:
-    """Return the wait that the client prefers, in seconds (`Prefer: wait=N`, RFC 7240 §4.3); 0 without one."""
+    """Return the wait that the client prefers (`Prefer: wait=N`, RFC 7240 §4.3), from 0 to MOST_WAIT_SECONDS.
+
+    Returns 0 if the client states no wait.
+    """
     header = ",".join(request.headers.getlist("Prefer"))
     if len(header) > _LONGEST_PREFER:
         return 0  # a server may ignore a preference: RFC 7240 §2
@@ -29,10 +32,10 @@ def preferred_wait() -> int:
 
 
 def expected_versions() -> set[str] | None:
-    """Return the job versions that `If-Match` names (RFC 9110 §13.1.1); None if any version will do.
+    """Return the job versions that `If-Match` names (RFC 9110 §13.1.1); None if the header is missing or `*`.
 
-    Progress does not matter: saving a checkpoint does not change the version. Raises InvalidRequest if the header is
-    too long.
+    Ignores the progress in each tag: saving a checkpoint does not change the version. Raises InvalidRequest if the
+    header is too long.
     """
     header = request.headers.get("If-Match", "")
     if len(header) > _LONGEST_IF_MATCH:

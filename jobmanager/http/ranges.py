@@ -12,9 +12,9 @@ _ONE_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)\s*")
 
 
 def ignore_other_ranges() -> None:
-    """Remove the Range header, unless a GET asks for a single range of bytes (RFC 9110 §14.2).
+    """Keep the Range header only if a GET asks for a single range of bytes (RFC 9110 §14.2).
 
-    The whole file is sent then. Werkzeug would answer with 416 instead.
+    Without the header, the whole file is sent. Werkzeug would answer other ranges with 416.
     """
     header = request.headers.get("Range", "")
     if request.method != "GET" or len(header) > _LONGEST_RANGE or not _ONE_RANGE.fullmatch(header):

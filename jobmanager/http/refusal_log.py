@@ -30,7 +30,10 @@ class Limit:
         self._seen: dict[int, tuple[float, int]] = {}
 
     def take(self, kind: int) -> int | None:
-        """Return how many events of this kind were left out since the last allowed one; None to leave out this one."""
+        """Count an event of this kind. Return None if the event must be left out.
+
+        If it is allowed, return how many events of this kind were left out since the last allowed one.
+        """
         now = self._clock()
         with self._lock:
             last, left_out = self._seen.get(kind, (float("-inf"), 0))

@@ -34,5 +34,5 @@ def _send_id(response: Response) -> Response:
 
 
 def _end(_error: BaseException | None) -> None:
-    # The thread answers another request next: its log lines must not have this id.
+    # Remove the id: the thread will answer another request, whose log lines must not have it.
     request_id.set("")

@@ -1,4 +1,4 @@
-"""Labels for a request's route and method, in metrics and traces. There are few, whatever clients send."""
+"""Labels for a request's route and method, in metrics and traces. Clients cannot create new labels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 
 from flask import request
 
-#: Methods that are counted by name: those in OpenTelemetry's conventions for HTTP. Clients can invent any others.
+#: Methods that are counted by name: those in OpenTelemetry's conventions for HTTP. Clients can invent others.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-#: The label for all other methods, as in these conventions.
+#: The label for all other methods, as in OpenTelemetry's conventions.
 OTHER_METHOD = "_OTHER"
 #: A variable part of a route, in Flask's notation.
 _PART = re.compile(r"<(?:\w+:)?(\w+)>")

@@ -30,8 +30,8 @@ def render_job(job: JobRecord, status: HTTPStatus = HTTPStatus.OK) -> Response:
 def render_action(action: Action, job: JobRecord, *, wait: float) -> Response:
     """Return the response to a halt, resume or stop: 202 if the action is still under way, else 200.
 
-    *wait*: how long the request was allowed to wait for the action, in seconds. If it is longer than MOMENT_SECONDS,
-    the header Preference-Applied states it.
+    *wait* is how long the request was allowed to wait for the action, in seconds. The header Preference-Applied states
+    a wait that is longer than MOMENT_SECONDS.
     """
     response = render_job(job, HTTPStatus.ACCEPTED if job.status in UNDER_WAY[action] else HTTPStatus.OK)
     if wait > MOMENT_SECONDS:

@@ -55,7 +55,7 @@ def _check() -> None:
 
 
 def _check_client_and_host(mount: Mount) -> None:
-    """Refuse requests that come from other machines, if that is not allowed, or that name an unknown host."""
+    """Refuse a request from another machine if only this machine may connect. Refuse a request for an unknown host."""
     environ, settings = request.environ, mount.manager.settings
     is_private = mount.tokens is None and not settings.insecure
     if is_private and not origins.is_from_this_machine(environ):
@@ -108,7 +108,10 @@ def _authenticate(tokens: TokenFile) -> Token:
 
 
 def _limit_rate(token: Token) -> None:
-    """Raise RateLimited if the token has sent too many requests. If its bucket cannot be used, log that and return."""
+    """Raise RateLimited if the token has sent too many requests.
+
+    If the token's bucket cannot be used, log a warning and let the request pass.
+    """
     if token.rate is None:
         return
     bucket = current_mount().manager.settings.data_dir / "rates" / token.hash[:32]
@@ -124,15 +127,15 @@ def _limit_rate(token: Token) -> None:
 def _check_size() -> None:
     """Raise RequestEntityTooLarge if the body is too large.
 
-    If the request does not give the length, reads the body to measure it, except for a batch: the batch route checks
-    the size while it reads.
+    If the request does not give the length, reads the body to measure it. Does not read a batch: the route of batches
+    checks the size while it reads.
     """
     if request.method in METHODS_WITHOUT_BODY:
         return
     is_batch = endpoint() == "jobs.submit_batch"
     most = MAX_BATCH_BYTES if is_batch else MAX_BODY_BYTES
     g.jobmanager_max_body_bytes = most
-    # Werkzeug silently cuts off a body of unknown length: one byte more shows that it was too long.
+    # Allow one byte more: it shows that the body is too long. Werkzeug silently cuts off a body of unknown length.
     request.max_content_length = most + 1
     length = request.content_length
     if length is None and is_batch:

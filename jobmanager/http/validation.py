@@ -27,7 +27,7 @@ def validated_each(model: type[Model], values: Iterable[Any]) -> Iterator[Model]
     """Return an iterator that validates one value at a time, and keeps no value in memory.
 
     At the first invalid value, the iterator raises InvalidRequest. It searches the remaining values, too, but only for
-    as many faults as the error can report. Each wrong field is named after the number of its value, from 0.
+    as many faults as the error can report. The name of each wrong field begins with the index of its value.
     """
     numbers, rest = itertools.count(), iter(values)
 

@@ -1,6 +1,6 @@
-"""Limit how long requests wait, and how many: each waiting request holds a thread.
+"""Limit how long requests wait, and how many wait at once, because each waiting request holds a thread.
 
-Waits for another batch, but not for jobs: the manager does that.
+Waits until another batch is stored. Does not wait for jobs: the manager does.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ BATCH_WAIT_SECONDS = 5.0
 
 @contextmanager
 def preferred_wait_limit() -> Iterator[float]:
-    """Yield how many seconds to wait: as many as the client prefers, or a moment if too many requests wait already."""
+    """Yield how many seconds to wait: the wait that the client prefers, or a moment if too many requests wait."""
     with wait_limit(preferred_wait()) as seconds:
         yield seconds
 
 
 @contextmanager
 def wait_limit(wanted: float) -> Iterator[float]:
-    """Yield how many seconds the request may wait: *wanted* if one of the MOST_WAITS places is free, else a moment.
+    """Yield how many seconds the request may wait: *wanted* if one of the MOST_WAITS places is free.
 
+    Otherwise, yields MOMENT_SECONDS, or *wanted* if that is shorter.
     Does not block. Places are limited because each waiting request holds a thread. The spare thread answers requests
     while all other threads are busy, so a request in the spare thread may wait only a moment.
     """
@@ -47,10 +48,10 @@ def wait_limit(wanted: float) -> Iterator[float]:
 
 @contextmanager
 def batch_at_a_time() -> Iterator[None]:
-    """Hold the lock for parsing and storing a batch: each process does that for one batch at a time.
+    """Hold the lock for parsing and storing a batch, so that each process handles one batch at a time.
 
-    Blocks up to five seconds for the lock, then raises BatchUnderWay. A waiting batch holds a thread, so it takes one
-    of the MOST_WAITS places; raises BatchUnderWay at once if no place is free.
+    Blocks up to five seconds for the lock, then raises BatchUnderWay. While it waits, a batch takes one of the
+    MOST_WAITS places, because it holds a thread. If no place is free, raises BatchUnderWay at once.
     """
     lock, places = current_mount().batch_lock, current_mount().wait_slots
     if not lock.acquire(blocking=False):

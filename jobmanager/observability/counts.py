@@ -1,7 +1,7 @@
-"""Files in which the workers of a server share their metrics. Allocates their space before it is used.
+"""Files in which the workers of a server share their metrics. Allocates disk space before it is used.
 
 prometheus_client grows these files with truncate, which allocates no space, and later writes to them through mmap. If
-the volume is full then (Docker gives /dev/shm 64 MiB), the write ends the process with SIGBUS.
+the volume is full by that time (Docker gives /dev/shm 64 MiB), the write ends the process with SIGBUS.
 This module depends on internals of prometheus_client's MmapedDict; tests/unit/test_counts.py pins its version.
 """
 
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class SharedCounts(MmapedDict):
-    """The file of counts of one process. If there is no space for a new count, keeps it in memory and tries later.
+    """The file of counts of one process. If there is no space for a count, keeps it in memory and tries again later.
 
     Not thread-safe: prometheus_client holds its lock around every call.
     """
@@ -80,7 +80,7 @@ class SharedCounts(MmapedDict):
         before = self._capacity
         try:
             if self._used + len(key.encode()) + _OVERHEAD_BYTES > before:
-                # After this, the truncate in super() finds that the file is long enough.
+                # Allocate the space first. The truncate in super() then has nothing left to extend.
                 _grow(self._f.fileno(), 2 * before)
             super()._init_value(key)  # type: ignore[no-untyped-call]
         except OSError:

@@ -26,7 +26,7 @@ _JSON_FIELDS = {"levelname": "level", "name": "logger"}
 
 
 class Context(logging.Filter):
-    """Adds `request_id`, `job_id` and `attempt` to each record; "" if it belongs to no request or job."""
+    """Adds `request_id`, `job_id` and `attempt` to each record. Outside of a request or a job, they are ""."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the three attributes. Let every record pass."""
@@ -74,7 +74,7 @@ class _Stderr(logging.Handler):
     """
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
-        """Make no lock: see the class."""
+        """Create no lock; the class says why."""
         self.lock = None
 
     def handle(self, record: logging.LogRecord) -> bool:
@@ -93,7 +93,7 @@ class _Stderr(logging.Handler):
 
 
 def _is_for_operators(record: logging.LogRecord) -> bool:
-    """Return False if a job logged the line below WARNING: the line is then only in the job's own log."""
+    """Return False for a line that a job logged below WARNING. Such a line is only in the job's own log."""
     return record.levelno >= logging.WARNING or not record.name.startswith(_JOB_LOGGER)
 
 

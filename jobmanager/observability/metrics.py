@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LONG_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
 
-#: Not the default registry, which also has metrics of the process that answers, such as its memory.
+#: Our own registry. The default one also has metrics of the process that answers, such as its memory.
 REGISTRY = CollectorRegistry()
 
 counts.use_allocated_files()
@@ -82,14 +82,17 @@ _STREAMS = Gauge("jobmanager_streams", "Clients that follow events.", multiproce
 
 
 def exposition(collector: StoreCollector, shared: Path | None) -> bytes:
-    """Return all metrics in the text format. *shared* is the folder of the workers' shared metrics, or None."""
+    """Return all metrics in the text format.
+
+    *shared* is the folder of the workers' shared metrics. None means that workers share no metrics.
+    """
     registry, incomplete = REGISTRY, 0
     if shared is not None and shared.is_dir():
         registry = CollectorRegistry()
         MultiProcessCollector(registry, str(shared))  # type: ignore[no-untyped-call]
         incomplete = counts.incomplete_processes(shared)
     elif shared is not None:
-        incomplete = 1  # at least: the folder with the counts of the other processes is gone
+        incomplete = 1  # at least one: the folder with the counts of the other processes is gone
     asked = CollectorRegistry()
     asked.register(collector)
     asked.register(_Incomplete(incomplete))
@@ -161,12 +164,12 @@ def _time_call(operation: Histogram, method: Callable[..., Any], /, *args: Any, 
 def _observe_seconds(operation: Histogram, seconds: float) -> None:
     try:
         operation.observe(seconds)
-    except Exception:  # such as a removed folder; the store's call itself has worked, or raises its own error
+    except Exception:  # for example, the folder was removed; this must not change the outcome of the store's call
         _log.exception("The duration of a store call could not be observed.")
 
 
 class JobMetrics:
-    """An observer (see engine/observers.py) that counts the changes this process commits, and their durations."""
+    """An observer (see engine/observers.py) that counts the changes this process commits and observes durations."""
 
     def jobs_submitted(self, of_types: Mapping[str, int]) -> None:
         """Count submissions."""

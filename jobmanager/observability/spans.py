@@ -1,6 +1,7 @@
-"""Make the spans of traces and send them with OpenTelemetry, which only this module imports; see tracing.py.
+"""Make the spans of traces and send them with OpenTelemetry; see tracing.py.
 
-Imported only if traces are set up. Importing it raises ImportError if the extra is not installed.
+No other module imports OpenTelemetry. This module is imported only if traces are set up. Its import raises ImportError
+if the extra is not installed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _DELAY = 1000
 
 
 class Spans:
-    """Makes the spans of one process and sends them. OpenTelemetry's environment variables configure this."""
+    """Makes the spans of one process and sends them, as OpenTelemetry's environment variables configure."""
 
     def __init__(self) -> None:
         resource = Resource.create({SERVICE_NAME: "jobmanager"}).merge(OTELResourceDetector().detect())
@@ -42,7 +43,7 @@ class Spans:
         return self._tracer.start_as_current_span(name, context, SpanKind.SERVER)
 
     def traceparent(self) -> str | None:
-        """Return the W3C traceparent of the current span of this thread; None if there is none."""
+        """Return the W3C traceparent of the current span of this thread; None if the thread has no span."""
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier)
         return carrier.get("traceparent")

@@ -52,17 +52,17 @@ def request(name: str, headers: Mapping[str, str]) -> AbstractContextManager[Any
 
 
 def is_on() -> bool:
-    """Return True if traces are made."""
+    """Return True if tracing is on."""
     return _spans is not None
 
 
 def traceparent() -> str | None:
-    """Return the W3C traceparent of the current span of this thread, to store with a job; None if there is none."""
+    """Return the W3C traceparent of this thread's span, to store with a job. Return None if the thread has no span."""
     return _spans.traceparent() if _spans is not None else None
 
 
 class AttemptTraces:
-    """An observer (see engine/observers.py) that makes a span for each attempt, if traces are made."""
+    """An observer (see engine/observers.py) that makes a span for each attempt. Does nothing if tracing is off."""
 
     def jobs_submitted(self, of_types: Mapping[str, int]) -> None:
         """Do nothing: a submission belongs to the span of its request."""

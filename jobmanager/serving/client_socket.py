@@ -86,9 +86,9 @@ class ClientSocket(socket.socket):
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         self.settimeout(0.0)
         self._unsent: deque[_BytesPart | _FilePart] = deque()
-        #: deadline of the thread that reads the body, by the monotonic clock; None: no thread reads
+        #: deadline, by the monotonic clock, of the thread that reads a large body; None: no thread reads one
         self.reads_until: float | None = None
-        #: the spare thread answers the request: it must not wait
+        #: True if the spare thread answers the request: this thread must not wait
         self.is_in_spare_thread = False
 
     def setblocking(self, flag: bool) -> None:
@@ -97,7 +97,8 @@ class ClientSocket(socket.socket):
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Receive bytes. Blocks only in a thread that reads a large body.
 
-        Raises ConnectionResetError if the thread's deadline has passed. Each MiB received extends it by a second.
+        Raises ConnectionResetError if the thread's deadline has passed. Each MiB received extends the deadline by a
+        second.
         """
         if self.reads_until is None:
             return super().recv(size, flags)

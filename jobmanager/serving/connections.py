@@ -25,11 +25,11 @@ from jobmanager.serving.refusals import refusal
 
 #: Time in which a client has to send a request. Each MiB of a large body adds a second.
 REQUEST_SECONDS = 10.0
-#: Longest time to wait for the client to close its side after the response: otherwise it might lose the response.
+#: How long to wait, after the response, for the client to close its side. Without the wait, it might lose the response.
 LINGER_SECONDS = 2.0
 #: Time that a stopping worker gives connections on which no request has begun.
 FAREWELL_SECONDS = 2.0
-#: Most bytes of unfinished requests that a worker holds. Beyond this, it refuses requests that are not small.
+#: Most bytes of requests that a worker holds in memory. Beyond this, it refuses those longer than _RECEIVE_BYTES.
 MOST_COLLECTED_BYTES = 64 * 1024 * 1024
 #: Most requests with large bodies that threads read at the same time.
 MOST_LARGE_REQUESTS = 2
@@ -44,7 +44,7 @@ _BUSY = refusal(503, "Service Unavailable", "Other large requests are being read
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
-    """Yield the data in small pieces: gunicorn's parser copies the rest of a piece at each step."""
+    """Yield the data in small pieces. Large ones are slow: at each step, gunicorn's parser copies the piece's rest."""
     for begin in range(0, len(data), _PIECE_BYTES):
         yield data[begin : begin + _PIECE_BYTES]
 
@@ -76,7 +76,7 @@ class Connection(TConn):
         self.is_idle = True
         self.is_large = False
         self.is_urgent = False
-        #: bytes in memory of the request that a thread works on
+        #: bytes of memory that the request holds while a thread answers it
         self.kept_bytes = 0
         #: the loop waits for a request, or for the rest of one
         self.is_receiving = False
@@ -96,13 +96,13 @@ class Worker(Protocol):
     nr_conns: int
 
     def enqueue_req(self, conn: Any) -> None:
-        """Give the request of a connection to a thread; `Connections.finish` is called in the loop afterwards."""
+        """Give the request to a thread. After the thread has answered it, the loop calls `Connections.finish`."""
 
 
 class Connections:
     """The open connections of a worker, and the steps that each of them takes.
 
-    Not thread-safe: only the loop calls this. While a thread answers a request, only this thread uses its connection.
+    Not thread-safe: only the loop calls this. While a thread answers a request, only that thread uses the connection.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -140,7 +140,7 @@ class Connections:
         self._answer_large()
 
     def refuse_overdue(self) -> None:
-        """Refuse or drop the clients whose deadline has passed."""
+        """Send `last_words` to each client whose deadline has passed, or drop the client if they are None."""
         now = time.monotonic()
         for conn in [conn for conn in self._open if conn.deadline <= now]:
             self._unwatch(conn)
@@ -183,7 +183,7 @@ class Connections:
             self._steps_by_stage[conn.incoming.update_stage()](conn)
 
     def _receive(self, conn: Connection) -> None:
-        """Add the bytes that have arrived to the request, then take the step that follows."""
+        """Add newly received bytes to the request, and take the next step. If the client has left, drop it."""
         try:
             data = conn.sock.recv(_RECEIVE_BYTES)
         except BlockingIOError:
@@ -198,7 +198,7 @@ class Connections:
         self._steps_by_stage[conn.incoming.feed(data)](conn)
 
     def _wait_for_more(self, conn: Connection) -> None:
-        """Wait for the rest of a request, unless that would take too much memory."""
+        """Wait for the rest of a request. Refuse the request if it is large and the worker holds too many bytes."""
         is_small = len(conn.incoming) <= _RECEIVE_BYTES
         if not is_small and sum(len(each.incoming) + each.kept_bytes for each in self._open) > MOST_COLLECTED_BYTES:
             self._refuse(conn, _BUSY)

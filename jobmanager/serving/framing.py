@@ -1,7 +1,7 @@
 """Find where a request ends in the bytes of a connection, as they arrive.
 
 Pure: no I/O, no clock, no threads. gunicorn's parser then gets exactly the bytes of one request. A request is refused
-here if gunicorn could read its length differently: otherwise, a part of a body could be taken for another request.
+here if gunicorn could read its length differently. Otherwise, part of a body could be taken for another request.
 Source: RFC 9112 §6 and §7.1 (message body length, chunked transfer coding).
 """
 
@@ -37,7 +37,7 @@ _URGENT = re.compile(
 
 
 class Stage(Enum):
-    """How much of a request has arrived."""
+    """How much of a request has arrived, or why it is refused."""
 
     PARTIAL = "the head or the body is incomplete"
     COMPLETE = "head and body have arrived"
@@ -63,7 +63,7 @@ class Incoming:
         self._fault: Stage | None = None  # why the head is refused; None: it is not
         self._expects = False
         self.stage = Stage.PARTIAL
-        #: the client waits for `100 Continue` before it sends the body; the loop resets this after sending it
+        #: the client waits for `100 Continue` before it sends the body; the loop sends this line and resets the field
         self.awaits_continue = False
         #: the spare thread may answer this request
         self.is_urgent = False
@@ -137,7 +137,7 @@ class Incoming:
         return Stage.COMPLETE if len(self._data) >= end else Stage.PARTIAL
 
     def _walk_chunks(self, body_at: int) -> Stage:
-        """Return the stage of a chunked request. Continue with the chunk that was incomplete the last time."""
+        """Return the stage of a chunked request. Begin at the chunk that was incomplete in the last call."""
         while self._chunk_at < len(self._data):
             if self._chunks and not self._data.startswith(_LINE_END, self._chunk_at - len(_LINE_END)):
                 return Stage.MALFORMED
@@ -154,7 +154,7 @@ class Incoming:
         return Stage.PARTIAL
 
     def _stage_of_line(self) -> Stage:
-        """Return the stage if the line before a chunk is incomplete or malformed."""
+        """Return MALFORMED or PARTIAL: the line before a chunk is wrong, or has not arrived completely."""
         line = self._data[self._chunk_at : self._chunk_at + _MOST_CHUNK_LINE_BYTES]
         is_whole = b"\n" in line or len(line) == _MOST_CHUNK_LINE_BYTES
         return Stage.MALFORMED if is_whole else Stage.PARTIAL

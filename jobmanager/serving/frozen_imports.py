@@ -1,4 +1,4 @@
-"""Keep the garbage collector from scanning all that was imported: it stays for good.
+"""Keep the garbage collector from scanning imported modules, which are never freed.
 
 Measured with wrk on 2 cores, medians of 5 alternating rounds: the slowest hundredth of submissions to one worker takes
 22 ms; without this, 35 ms.
@@ -10,6 +10,6 @@ import gc
 
 
 def freeze() -> None:
-    """Collect garbage, and leave all objects that exist out of later collections."""
+    """Collect garbage once, and exclude the remaining objects from all later collections."""
     gc.collect()
     gc.freeze()

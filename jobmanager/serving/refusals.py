@@ -10,7 +10,7 @@ _BROKEN = "Internal error. The details are in the service's log."
 
 
 def refusal(status: int, reason: str, detail: str, *headers: str) -> bytes:
-    """Return a complete response that refuses a request without the application and closes the connection."""
+    """Return the bytes of a response that refuses a request. Its headers say that the connection will be closed."""
     problem = {"type": "about:blank", "title": reason, "status": status, "detail": detail}
     body = json.dumps(problem).encode()
     lines = [

@@ -158,7 +158,10 @@ def refusal(text: str, error: str, *, job_id: str = classic.JOB_ID, headers: Seq
 def problem(
     kind: HTTPStatus | type[JobManagerError], text: str, detail: str, *, headers: Sequence[str] = (), **more: Any
 ) -> ResponseDoc:
-    """Return an error response (RFC 9457). *kind* is an error class with a problem type, or a status (about:blank)."""
+    """Return an error response (RFC 9457).
+
+    *kind* is an error class that has a problem type, or a status, whose problem type is about:blank.
+    """
     if isinstance(kind, HTTPStatus):
         shown = examples.problem(kind, detail)
     else:
@@ -223,7 +226,7 @@ def _openapi_response(answer: ResponseDoc) -> dict[str, Any]:
 
 
 def _examples(shown: Mapping[str, Example]) -> dict[str, Any]:
-    """Return the examples for OpenAPI: a single one as `example`, because Swagger UI shows a menu for `examples`."""
+    """Return the examples for OpenAPI. A single one is an `example`, because Swagger UI shows a menu for `examples`."""
     if len(shown) == 1:
         (only,) = shown.values()
         return {"example": only["value"]}

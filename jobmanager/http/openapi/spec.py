@@ -117,7 +117,7 @@ def _template(types: Registry) -> dict[str, Any]:
             {"name": "health", "description": "Health checks and metrics."},
         ],
         "components": {"schemas": _schemas(types), "securitySchemes": {"token": _BEARER}},
-        # Either of the two: no token is needed if the operator has created none.
+        # Two alternatives, with and without a token: no token is needed if the service has no tokens.
         "security": [{"token": []}, {}],
     }
 

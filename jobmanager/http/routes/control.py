@@ -188,9 +188,9 @@ def stop_many() -> Response:
 
 
 def _check_force(body: request_models.StopControl) -> None:
-    """Raise Forbidden if the body has `force`, unless the token's role is admin.
+    """Raise Forbidden if the body has `force` and the token's role is not admin.
 
-    A stop by force can cost the process a thread.
+    Only an admin may stop by force, because such a stop can cost the process a thread.
     """
     if body.force:
         require(Role.ADMIN)

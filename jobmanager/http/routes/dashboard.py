@@ -1,6 +1,6 @@
 """The dashboard: a web page that uses the same API as any other client.
 
-The page is the same for every user, so it needs no token, like the API docs: its scripts ask for a token and send it
+The page is the same for every user, so it needs no token (nor do the API docs). Its scripts ask for a token and send it
 with each request. The addresses in the page are relative, so they work under any prefix.
 """
 
@@ -27,6 +27,6 @@ _ATTENDED = json.dumps([status for status in Status if status in ATTENDED])
 def page() -> Response:
     """Show the dashboard."""
     response = make_response(render_template("jobmanager/dashboard.html", life=_LIFE, attended=_ATTENDED))
-    response.headers["Cache-Control"] = "no-cache"  # cached, but revalidated: a new release shows at once
+    response.headers["Cache-Control"] = "no-cache"  # browsers revalidate their copy, so a new release shows at once
     response.add_etag()
     return response.make_conditional(request)

@@ -95,7 +95,7 @@ def of_job(job_id: str) -> Response:
 
 
 def _last_event_id(query: request_models.JobEventQuery) -> int | None:
-    """Return the number of the last change that the client has seen; None if it sent none. Raises InvalidRequest."""
+    """Return the number of the last change that the client has seen; None if it sent no id. Raises InvalidRequest."""
     event_id = request.headers.get("Last-Event-ID") or query.last_event_id
     if not event_id:
         return None

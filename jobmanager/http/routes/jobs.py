@@ -44,8 +44,8 @@ from jobmanager.http.schemas import cursors, request_models, response_models
 from jobmanager.http.security import MAX_BATCH_BYTES
 from jobmanager.http.waiting import batch_at_a_time
 
-#: The largest body, in bytes, whose jobs are all in memory at once. As objects, they may take thirty times the memory
-#: of their text.
+#: The largest body, in bytes, whose jobs are all in memory at once. The objects may take thirty times the memory of
+#: their text.
 _SMALL_BATCH = 2 * 1024 * 1024
 
 blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
@@ -126,7 +126,7 @@ def submit_batch() -> Response:
             # A small body is parsed once, which is faster; a large body is parsed twice, a part at a time.
             ids = manager().submit_all(list(batch) if len(body) <= _SMALL_BATCH else batch, actor=actor())
         except InvalidRequest:
-            # An unreadable body or too many jobs take precedence: parse the whole body, to raise such an error instead.
+            # Parse the whole body. If it is unreadable or has too many jobs, that error takes precedence.
             deque(parsing.parse_many(body, examples.NEW_JOB), maxlen=0)
             raise
     return render(response_models.Ids(ids=ids), HTTPStatus.ACCEPTED)

@@ -98,7 +98,8 @@ def classic_answer(
 ) -> dict[str, Any]:
     """Return a job in the format of the Go service: arguments, details and state of the job in one object.
 
-    Leaves out arguments that *job_type* does not declare, and all of them if it is None (an unknown type).
+    Leaves out arguments that *job_type* does not declare. If *job_type* is None (the type is unknown), leaves out all
+    arguments.
     """
     declared = job_type.Args.model_fields if job_type else {}
     details: dict[str, Any] = {name: value for name, value in job.args.items() if name in declared}

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 def leave_out_nulls(schema: dict[str, Any]) -> None:
-    """Change the schema of a model in place: a field that is None by default is left out of the JSON, and not null."""
+    """Change the schema of a model in place: a field that is None by default may be missing, but may not be null."""
     for name, described in schema["properties"].items():
         if described.get("default", "") is None:
             del described["default"]

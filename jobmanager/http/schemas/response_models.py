@@ -305,7 +305,10 @@ def show_type(job_type: type[Job]) -> TypeShown:
 
 
 def list_datasets(settings: Settings) -> Datasets:
-    """Return the response model of all datasets. Connects to their databases, for a few seconds at most."""
+    """Return the response model of all datasets, or of the error if their list cannot be read.
+
+    Connects to the databases of the datasets, for a few seconds at most.
+    """
     formats = list(get_args(Export.Args.model_fields["format"].annotation))
     try:
         found = show_datasets(settings)
@@ -320,7 +323,7 @@ def _dataset_shown(dataset: ShownDataset) -> DatasetShown:
 
 
 def etag_of(shown: JobShown, version: str) -> str:
-    """Return the ETag of a job's response: *version*, a dot, and the state that *version* does not cover."""
+    """Return the ETag of a job's response: *version*, a dot, and the state that can change within a version."""
     seq = shown.checkpoint.seq if shown.checkpoint else 0
     return f"{version}.{seq}{'u' if shown.unresponsive else ''}{'s' if shown.stuck else ''}"
 
