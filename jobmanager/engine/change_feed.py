@@ -184,9 +184,10 @@ class Feed:
             self._reserved += 1
         try:
             return self._subscribe(interest, after, read)
-        finally:
+        except BaseException:
             with self._lock:
                 self._reserved -= 1
+            raise
 
     def end(self) -> None:
         """End every subscription and the reader. Does not wait for them; may be called more than once."""
@@ -233,7 +234,9 @@ class Feed:
                 elif not self._is_read:
                     self._start_reader()  # the reader waits for the lock; RuntimeError: no more threads
                     self._is_read = True
+                # Under one lock: counted twice for a moment, the subscription would refuse the place of another thread.
                 self._subscriptions.append(subscription)
+                self._reserved -= 1
         return subscription
 
     # The reader's thread
