@@ -97,9 +97,10 @@ class BulkControl:
 
 
 def _spread(number: int, now: datetime, seconds: float) -> Iterator[datetime | None]:
-    """Yield for each of *number* jobs, newest first, the time from which it may run: *now* for the oldest.
+    """Yield the start times of *number* jobs, newest job first.
 
-    The newest may run *seconds* later, the others in between. Yields None for each job if *seconds* is 0.
+    The times are spread evenly: the oldest job may start at *now*, the newest *seconds* later. Yields None for each
+    job if *seconds* is 0.
     """
     step = timedelta(seconds=seconds) / max(1, number - 1)
     return (now + step * place if seconds > 0 else None for place in reversed(range(number)))

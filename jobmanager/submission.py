@@ -48,7 +48,7 @@ class Submissions:
     def validate_all(self, submissions: Iterable[Submission]) -> NewBatch | list[NewJob]:
         """Return submissions as a batch, or as a list if any has an idempotency key. Raises as `validate` does.
 
-        The batch iterates over the submissions again, and makes the jobs again, each time it is iterated.
+        The batch is lazy: it keeps no jobs. Each iteration reads the submissions, and makes new jobs of them.
         """
         again = repeatable(submissions)
         of_types: Counter[str] = Counter()

@@ -201,7 +201,8 @@ class Client:
     def halt_all(self, *, all: bool = False, reason: str | None = None, **filters: Unpack[Filters]) -> BulkResult:  # noqa: A002
         """Halt all jobs that match the filters, without waiting. Without a filter, pass all=True.
 
-        After a lost reply, sends the request again. Its result counts jobs that the first request changed as unchanged.
+        If the reply is lost, sends the request again. The result is then that of the second request: jobs that the
+        first request has changed count as unchanged.
         Raises InvalidRequest if a filter is empty, or if there is neither a filter nor all=True.
         """
         return self._run(self._core.control_all(Action.HALT, filters, all=all, reason=reason))

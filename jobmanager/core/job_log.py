@@ -48,9 +48,9 @@ class LogLimits:
 
     @property
     def longest_line(self) -> int:
-        """Most characters of one line.
+        """The maximum length of one line, in characters.
 
-        The line has to fit in `bytes`, and each character takes at most six bytes when it is escaped.
+        Even a line whose every character takes six bytes when it is escaped has to fit in the limit `self.bytes`.
         """
         return min(LONGEST_LINE, self.bytes // 8)
 

@@ -83,7 +83,7 @@ def _check_origin(mount: Mount, *, is_change: bool) -> None:
 
 
 def _refuse_foreign_change(mount: Mount) -> None:
-    """Refuse a change that a browser requests for a page of another origin, or as a prefetch."""
+    """Refuse a change if the request is cross-origin (CSRF), or a browser's prefetch."""
     if request.method == "HEAD":
         raise MethodNotAllowed(["GET", "POST"], "HEAD is not allowed here. Use GET or POST.")
     environ = request.environ

@@ -65,10 +65,10 @@ class JobLogs:
         self._tallies: dict[str, _Tally] = {}  # by job; a log without a tally is counted
 
     def read(self, job_id: str, *, after: int, limit: int) -> list[LogLine]:
-        """Return the log lines of the job numbered above *after*, oldest first.
+        """Return the job's log lines with numbers greater than *after*, oldest first.
 
-        Returns up to *limit* lines and about 1 MiB of messages, but at least one line. If there are no more lines,
-        returns an empty list.
+        Returns at most *limit* lines, and about 1 MiB of messages. Returns one line even if it is longer than that, and
+        an empty list only if no lines are left.
         """
         return [
             LogLine(number=row.number, attempt=row.attempt, at=row.at, level=row.level, message=row.message)

@@ -47,10 +47,12 @@ class Settlements:
     ) -> Applied | None:
         """Record the outcome of an attempt of this process; committed when this returns.
 
-        Writes nothing and returns None if the job's status is in *unless*. *parked* keeps the lease: the thread waits
-        and may be woken. If *wanted* is given, the same commit claims another job for the slot. *seen* is the job as
-        it was claimed for this attempt. If its status is unchanged, the job is not read again, and the returned job
-        lacks the values saved since its claim. Raises LeaseLost, NotAllowed or StoreUnavailable.
+        *unless*: if the job has one of these statuses, nothing is written and None is returned.
+        *parked*: keep the lease, because the thread stays with the job and may be woken.
+        *wanted*: claim another job for the slot in the same commit.
+        *seen*: the job as this attempt claimed it. If its status is still the same, the job is not read again, and the
+        returned job lacks the values that were saved after the claim.
+        Raises LeaseLost, NotAllowed or StoreUnavailable.
         """
         values: Values = {"failures": settlement.failures, "error": settlement.error, "result": settlement.result}
         if settlement.run_at is not None:

@@ -110,5 +110,5 @@ def _escaped(texts: pa.Array) -> pa.Array:
 
 
 def _plain(value: Any) -> str:
-    """Return a value that JSON lacks as a string: base64 for bytes, str() for anything else."""
+    """Return the string for a value of a type that JSON lacks: base64 for bytes, str() for all others."""
     return base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else str(value)

@@ -19,7 +19,10 @@ _NOTE_SECONDS = 3600.0
 
 
 def note_standstill(path: str, prefix: str) -> None:
-    """Mark the processes whose names begin with *prefix* as stalled. Takes no lock: one of them may hold it."""
+    """Mark the processes whose names begin with *prefix* as stalled.
+
+    Takes no lock of the database, because a stalled process may hold that lock.
+    """
     Owners(Path(f"{path}-owners")).note_standstill(prefix)
 
 

@@ -41,7 +41,7 @@ class ChunkTable:
 
 
 def first_misfit(values: Sequence[Any], kind: pa.DataType) -> int:
-    """Return the index of the first value that does not fit a type. At least one value must not fit."""
+    """Return the index of the first value that does not fit a type. The caller ensures that there is one."""
     return next(index for index, value in enumerate(values) if not _fits(value, kind))
 
 

@@ -77,7 +77,7 @@ class Table:
         return False
 
     def is_table(self) -> bool:
-        """Return True if the dataset is an ordinary table. Its columns convert values; the columns of a view do not."""
+        """Return True if the dataset is a table, not a view. Only a table's columns convert values (type affinity)."""
         query = (
             "SELECT 1 AS n FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE AND type = 'table'"
         )
