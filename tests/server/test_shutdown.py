@@ -101,6 +101,7 @@ def test_requests_are_answered_and_jobs_go_on_while_the_workers_of_a_reload_star
 def test_a_sigterm_during_a_reload_ends_the_server_and_hands_its_jobs_over(make_server: Callable[..., Server]) -> None:
     server = make_server(app="slow_start:app").start()
     job = server.submit("Units", units=100_000)
+    server.until_done(job, 3)
     (server.data_dir / "hold").touch()
     server.signal(signal.SIGHUP)
     until((server.data_dir / "waits").exists, server.log)
