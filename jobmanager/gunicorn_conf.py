@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 
 
 def _raise_descriptor_limit():
@@ -152,9 +153,23 @@ def on_reload(server):
 
 
 def pre_fork(server, worker):
-    """Give the worker the counter of reloads, and note its value at the fork."""
+    """Give the worker the counter of reloads, note its value at the fork, and choose a core for the worker."""
     worker.reloads = _reloads(server)
     worker.reload = worker.reloads[_LAST_RELOAD]
+    worker.core = _least_used_core(server)
+
+
+def _least_used_core(server):
+    """Return the core that the fewest workers use; None if the system cannot pin threads (macOS).
+
+    The master's pid decides between equals, so that several servers spread.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    first = os.getpid() % len(cores)
+    used = Counter(getattr(other, "core", None) for other in server.WORKERS.values())
+    return min(cores[first:] + cores[:first], key=used.__getitem__)
 
 
 def _reloads(server):
@@ -182,7 +197,7 @@ def post_worker_init(worker):
     except StoreUnavailable as error:
         worker.log.error("%s The worker serves requests, and retries with each of them.", error)
     else:
-        core_pinning.pin_later_threads(worker.age)
+        core_pinning.pin_later_threads(worker.core)
     for number in _STOP_SIGNALS:
         signal.signal(number, _shutdown_handler(worker, signal.getsignal(number)))
     if worker.reload == worker.reloads[_LAST_RELOAD]:

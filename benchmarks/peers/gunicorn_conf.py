@@ -18,10 +18,11 @@ _ours = runpy.run_path(str(_ROOT / "jobmanager" / "gunicorn_conf.py"))
 worker_class = _ours["worker_class"]
 worker_tmp_dir = _ours["worker_tmp_dir"]
 control_socket_disable = _ours["control_socket_disable"]
+pre_fork = _ours["pre_fork"]
 
 
 def post_worker_init(worker):
     """Pin the threads that answer requests to one core."""
     from jobmanager.serving import core_pinning  # noqa: PLC0415 - as ours does, after the fork
 
-    core_pinning.pin_later_threads(worker.age)
+    core_pinning.pin_later_threads(worker.core)

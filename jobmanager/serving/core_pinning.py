@@ -11,12 +11,8 @@ import os
 from contextlib import suppress
 
 
-def pin_later_threads(number: int) -> None:
-    """Pin this thread, and all threads that it starts from now on, to the core for worker *number*.
-
-    Workers with consecutive numbers get different cores. Does nothing on a system that cannot pin threads (macOS).
-    """
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
+def pin_later_threads(core: int | None) -> None:
+    """Pin this thread, and all threads that it starts from now on, to *core*. Does nothing if *core* is None."""
+    if core is not None:
         with suppress(OSError):  # a container may forbid pinning; without it, the worker is only slower
-            os.sched_setaffinity(0, {cores[(os.getppid() + number) % len(cores)]})
+            os.sched_setaffinity(0, {core})
