@@ -14,7 +14,6 @@ from jobmanager.errors import ConfigError
 #: that is about to close.
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=1.5)
 _CONNECT_SECONDS = 5.0
-_CHUNK_BYTES = 65_536
 #: Errors after which the server has certainly not received the request.
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from jobmanager.jobs.export.dates import (
     DateFormat,
     check_timezone,
-    day_from,
     detect,
     in_zone,
     iso_condition,
@@ -338,12 +337,6 @@ def test_the_ends_of_the_calendar_are_within_it_in_every_zone(zone: str | None) 
 def test_a_zone_that_does_not_exist_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="the timezone is not known"):
         check_timezone(name)
-
-
-def test_a_day_counts_from_its_first_moment_to_the_end_of_the_calendar() -> None:
-    assert day_from(DAY) == DAY.date()
-    assert day_from(DAY + timedelta(microseconds=1)) == date(2024, 3, 10)
-    assert day_from(datetime.max) == "10000-01-01"
 
 
 def test_iso_texts_are_not_compared_as_text() -> None:

@@ -225,13 +225,6 @@ def check_timezone(name: str) -> None:
         raise ValueError("the timezone is not known; use a name such as Europe/Berlin") from None
 
 
-def day_from(at: datetime) -> date | str:
-    """Return the first day that begins at *at* or later; as a text if it is after Python's calendar."""
-    if at.time() == time():
-        return at.date()
-    return at.date() + _DAY if at.date() < date.max else "10000-01-01"
-
-
 def check_iso(others: Sequence[object]) -> None:
     """Raise ValueError, with a sentence, unless *others* is empty. *others*: values whose `iso_instant` is NULL."""
     if others:
