@@ -206,10 +206,10 @@ class Deaf(Job):
 
 
 @pytest.fixture
-def manager(settings: Settings, types: Registry) -> Iterator[JobManager]:
+def manager(settings: Settings, types: Registry, rng: Callable[[], float]) -> Iterator[JobManager]:
     """A manager that soon calls a job unresponsive; a deaf job is let go before it closes."""
     Deaf.let_go.clear()
-    with JobManager(replace(settings, stop_grace_seconds=0.1), types) as manager:
+    with JobManager(replace(settings, stop_grace_seconds=0.1), types, rng=rng) as manager:
         yield manager
         Deaf.let_go.set()
 
